@@ -1,0 +1,222 @@
+"""The operator: hidden states, output weight and target tokens in; loss and target log-probabilities out.
+
+It never holds the logits of all tokens. It walks over chunks of tokens, and for each takes logits, softmax, the
+objective's coefficients and both gradients before the next chunk reuses the memory. This works because objectives act
+on log-probabilities of target tokens: with w_t = -dloss/dlogp_t, dloss/dlogits_t = w_t (softmax_t - onehot_t).
+
+    out = objective_loss(objective, hidden, Head(weight), targets, context)
+    out.loss.backward()                                   # a SUM: divide gradients once, by the global batch
+    logp = target_logprobs(hidden, Head(weight), targets) # (N,) float32, differentiable
+
+The arithmetic runs in the dtype of `hidden`, whatever autocast says around it, so cast `hidden` to bfloat16 to get
+bfloat16 products. Softmax, log-probabilities and the sum of the weight's gradient are float32 in any case.
+
+Shapes: N answer tokens, D hidden width, V vocabulary, S sequences.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losslab.objectives import Context, Objective, Targets
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output layer: logits = cap(scale * (hidden @ weight.T + bias)), cap(x) = softcap * tanh(x / softcap)."""
+
+    weight: Tensor  # (V, D), unsharded; any float dtype
+    bias: Tensor | None = None  # (V,)
+    softcap: float | None = None  # Gemma 2
+    scale: float = 1.0  # Cohere's logit_scale, 1 / Granite's logits_scaling
+
+
+@dataclass(frozen=True)
+class HeadOutput:
+    """Loss of a micro-batch. Only `loss` carries a gradient."""
+
+    loss: Tensor  # () float32, SUM of the terms
+    terms: Tensor  # (N,) per token or (S/2,) per pair; their number is the objective's natural normaliser
+    logp: Tensor  # (N,) float32 log-probability of the target
+    weight: Tensor  # (N,) float32 -dloss/dlogp: 1 for SFT, p for DFT
+    entropy: Tensor  # (N,) float32 entropy of the distribution, nats
+
+
+def _cut(length: int, size: int) -> list[slice]:
+    """Nearly equal contiguous parts of at most `size`; one empty part for nothing."""
+    parts = max(1, -(-length // size))
+    return [slice(length * i // parts, length * (i + 1) // parts) for i in range(parts)]
+
+
+class _Walk:
+    """The walk of one micro-batch over its chunks: buffers that chunks share, and the gradients that they add up."""
+
+    def __init__(self, hidden: Tensor, head: Head, targets: Tensor, wanted: Sequence[bool], chunk: int | None) -> None:
+        self.hidden, self.head, self.targets = hidden, head, targets
+        self.dtype = torch.promote_types(hidden.dtype, torch.float32)
+        self.weight = head.weight.to(hidden.dtype)
+        self.bias = None if head.bias is None else head.bias.to(self.dtype)
+        (tokens, width), vocabulary = hidden.shape, len(head.weight)
+        chunk_elements, block_elements = (2**28, 2**24) if hidden.is_cuda else (2**26, 2**20)
+        self.chunks = _cut(tokens, chunk or max(1, chunk_elements // vocabulary))
+        self.block = max(1, block_elements // vocabulary)
+        self.tile = max(1, block_elements // width)
+        rows = max((part.stop - part.start for part in self.chunks), default=0)
+        self.buffer = hidden.new_empty(rows, vocabulary)
+        self.scratch = hidden.new_empty(2, min(rows, self.block), vocabulary, dtype=self.dtype)
+        self.logp = hidden.new_zeros(tokens, dtype=self.dtype)
+        self.entropy = torch.zeros_like(self.logp)
+        self.statistic = torch.zeros_like(self.logp)
+        self.wanted = any(wanted)
+        self.gradients = [  # of hidden, weight, bias
+            torch.zeros_like(tensor, dtype=dtype) if want and tensor is not None else None
+            for want, tensor, dtype in zip(
+                wanted, (hidden, head.weight, head.bias), (hidden.dtype, self.dtype, self.dtype), strict=True
+            )
+        ]
+
+    def softmax(self, part: slice, objective: Objective | None = None) -> Tensor:
+        """Writes logp, entropy and statistic of a chunk; returns its slope (rows, V), d(-logp) / d(logits)."""
+        slope = torch.mm(self.hidden[part], self.weight.T, out=self.buffer[: part.stop - part.start])
+        for block in _cut(len(slope), self.block):
+            rows = slice(part.start + block.start, part.start + block.stop)
+            x, p = self.scratch[:, : block.stop - block.start]
+            self._finish(slope[block], x)
+            torch.softmax(x, -1, out=p)
+            target = self.targets[rows, None]
+            # The largest logit and its probability give logsumexp without a second exponential.
+            logsumexp = x.amax(-1) - p.amax(-1).log()
+            logp = x.gather(1, target).squeeze(1) - logsumexp
+            self.logp[rows] = logp
+            self.entropy[rows] = logsumexp - torch.linalg.vecdot(p, x)
+            if objective is not None and objective.statistic is not None:
+                self.statistic[rows] = objective.statistic(p)
+            if self.wanted:
+                p.scatter_(1, target, logp.expm1()[:, None])  # p - 1 at the target, without cancellation
+                if self.head.softcap is not None:
+                    p -= p * (x / self.head.softcap).square_()
+                slope[block] = p
+        return slope
+
+    def _finish(self, product: Tensor, x: Tensor) -> None:
+        """Logits in float32 from the product hidden @ weight.T."""
+        x.copy_(product)
+        if self.bias is not None:
+            x += self.bias
+        if self.head.scale != 1:
+            x *= self.head.scale
+        if self.head.softcap is not None:
+            x.div_(self.head.softcap).tanh_().mul_(self.head.softcap)
+
+    def accumulate(self, part: slice, slope: Tensor, weight: Tensor) -> None:
+        """Adds a chunk's gradients of sum(-weight * logp), weight (rows,)."""
+        if not self.wanted:
+            return
+        grad_hidden, grad_weight, grad_bias = self.gradients
+        # Row factors go on the narrow side, which saves a pass over (rows, V).
+        row = weight[:, None] * self.head.scale
+        if grad_hidden is not None:
+            grad_hidden[part] = (slope @ self.weight) * row
+        if grad_bias is not None:
+            grad_bias += row[:, 0].to(slope.dtype) @ slope
+        if grad_weight is not None:
+            hidden = (self.hidden[part] * row).to(slope.dtype)
+            if slope.dtype == self.dtype:
+                grad_weight.addmm_(slope.T, hidden)
+            else:  # in tiles of the vocabulary, so that the low-precision product meets its float32 sum in cache
+                for tile in _cut(len(grad_weight), self.tile):
+                    grad_weight[tile] += slope[:, tile].T @ hidden
+
+
+class _Attach(torch.autograd.Function):
+    """The identity on a scalar whose gradients are already known."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *inputs: Tensor | None) -> Tensor:
+        ctx.gradients, ctx.dtypes = gradients, [None if x is None else x.dtype for x in inputs]
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        # Scaled in place and let go, so that autograd takes over the (V, D) memory in place of a copy.
+        assert ctx.gradients is not None, "the loss of a micro-batch can be differentiated once"
+        gradients, ctx.gradients = ctx.gradients, None
+        scaled = [None if g is None else g.mul_(grad).to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True)]
+        return None, None, *scaled
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head, targets: Tensor, chunk: int | None
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.softcap, ctx.scale, ctx.chunk = head.softcap, head.scale, chunk
+        with torch.autocast(hidden.device.type, enabled=False):
+            walk = _Walk(hidden, head, targets, (False, False, False), chunk)
+            for part in walk.chunks:
+                walk.softmax(part)
+        return walk.logp
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        hidden, weight, bias, targets = ctx.saved_tensors
+        head = Head(weight, bias, ctx.softcap, ctx.scale)
+        with torch.autocast(hidden.device.type, enabled=False):
+            walk = _Walk(hidden, head, targets, ctx.needs_input_grad[:3], ctx.chunk)
+            for part in walk.chunks:
+                walk.accumulate(part, walk.softmax(part), -grad[part])
+        grad_hidden, grad_weight, grad_bias = walk.gradients
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def target_logprobs(hidden: Tensor, head: Head, targets: Tensor, chunk: int | None = None) -> Tensor:
+    """Log-probabilities (N,) float32 of `targets` (N,) int64 under `hidden` (N, D); backward recomputes the logits.
+
+    `chunk` is the number of tokens whose logits are held at once; by default as many as fit a fixed amount of memory.
+    """
+    return _TargetLogprobs.apply(hidden, head.weight, head.bias, head, targets, chunk)
+
+
+def objective_loss(
+    objective: Objective, hidden: Tensor, head: Head, targets: Tensor, context: Context, chunk: int | None = None
+) -> HeadOutput:
+    """The loss of `objective` over `targets` (N,) int64, with `hidden` (N, D), and what the step's diagnostics read.
+
+    Gradients are taken here, in the forward pass, and `out.loss.backward()` hands them on, once. Objectives that act
+    token by token take one product (rows, D) x (D, V) for the logits and two for the gradients; those of scope
+    "sequence" take the logits twice where a micro-batch does not fit one chunk. `chunk` as in `target_logprobs`.
+    """
+    inputs = (hidden, head.weight, head.bias)
+    wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
+    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        walk = _Walk(hidden, head, targets, wanted, chunk)
+        if objective.scope == "sequence" and len(walk.chunks) > 1:
+            for part in walk.chunks:
+                walk.softmax(part, objective)
+            terms, weight = _terms(objective, context, walk, slice(None))
+            for part in walk.chunks:
+                walk.accumulate(part, walk.softmax(part), weight[part])
+        else:
+            pieces = []
+            for part in walk.chunks:
+                slope = walk.softmax(part, objective)
+                pieces.append(_terms(objective, context.tokens(part), walk, part))
+                walk.accumulate(part, slope, pieces[-1][1])
+            terms, weight = (torch.cat(column) for column in zip(*pieces, strict=True))
+        loss = terms.sum()
+    if any(wanted):
+        loss = _Attach.apply(loss, walk.gradients, *inputs)
+    return HeadOutput(loss, terms, walk.logp, weight, walk.entropy)
+
+
+def _terms(objective: Objective, context: Context, walk: _Walk, part: slice) -> tuple[Tensor, Tensor]:
+    """The objective's terms for a part of the tokens, and weight = -d(sum of terms)/dlogp of each token."""
+    with torch.enable_grad():
+        logp = walk.logp[part].detach().requires_grad_()
+        terms = objective.loss(Targets(**vars(context), logp=logp, statistic=walk.statistic[part]))
+        (grad,) = torch.autograd.grad(terms.sum(), logp)
+    return terms.detach(), -grad

@@ -1,0 +1,82 @@
+"""Objectives: each is plain tensor code on the log-probabilities of the answer tokens.
+
+A new objective is one file with one frozen dataclass, anywhere on the Python path, and a YAML whose `_target_` names it:
+
+    @dataclass(frozen=True)
+    class DFT(Objective):
+        def loss(self, t: Targets) -> Tensor:
+            return -t.p * t.logp
+
+`losslab.head.objective_loss` turns it into a loss and gradients. Nothing is registered.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+Scope = Literal["token", "sequence", "batch"]
+Need = Literal["reference_logp", "reference_distribution", "old_logp", "batch_nll", "pairs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What an objective may read besides log-probabilities, for N answer tokens in S sequences of a micro-batch."""
+
+    sequence: Tensor  # (N,) int64 in [0, S), not decreasing: the sequence of each token
+    sequences: int  # S
+    reference_logp: Tensor | None = None  # (N,) float32, the same tokens under the frozen reference model
+    old_logp: Tensor | None = None  # (N,) float32, under the policy at the start of the collected batch
+    sequence_nll: Tensor | None = None  # (S,) float32, mean -log p of each sequence before this update, nats per token
+    batch_nll: Tensor | None = None  # (B,) float32, the same for all sequences of the global batch, over ranks too
+
+    def tokens(self, part: slice) -> "Context":
+        """The context of a contiguous part of the tokens; what belongs to sequences or to the batch stays whole."""
+        cut = {name: getattr(self, name) for name in ("sequence", "reference_logp", "old_logp")}
+        return replace(self, **{name: value[part] for name, value in cut.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets(Context):
+    """The answer tokens of a micro-batch as an objective sees them. Only `logp` and `reference_kl` carry gradients."""
+
+    logp: Tensor  # (N,) float32 log-probability of the target token
+    statistic: Tensor | None = None  # (N,) what `Objective.statistic` returned, detached
+    reference_kl: Tensor | None = None  # (N,) KL(reference || policy) over the vocabulary, nats
+
+    @property
+    def p(self) -> Tensor:
+        """(N,) probability of the target token, detached: the stop-gradient of the formulas."""
+        return self.logp.detach().exp()
+
+    def sequence_sum(self, values: Tensor) -> Tensor:
+        """(N,) -> (S,): the sum over the tokens of each sequence."""
+        return values.new_zeros(self.sequences).index_add(0, self.sequence, values)
+
+    def sequence_mean(self, values: Tensor) -> Tensor:
+        """(N,) -> (S,): the mean over the tokens of each sequence; zero for a sequence without tokens."""
+        return self.sequence_sum(values) / self.sequence_sum(torch.ones_like(values)).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Base class of objectives. The fields of a subclass are its parameters."""
+
+    # How the loss couples tokens. "token": each term depends on the log-probability of one token. "batch": the same,
+    # once the loop has measured statistics of the global batch. Both take loss and gradients in one pass.
+    # "sequence": terms couple the tokens of a micro-batch, so log-probabilities come first and gradients second.
+    scope: ClassVar[Scope] = "token"
+    needs: ClassVar[frozenset[Need]] = frozenset()  # what the loop must supply in the context
+    # Set to a method (R, V) float32 probabilities -> (R,) where the loss reads the whole distribution of a token. Its
+    # result arrives, detached, as `Targets.statistic`. It must neither keep nor change the probabilities.
+    statistic: ClassVar[Callable[..., Tensor] | None] = None
+
+    def loss(self, t: Targets) -> Tensor:
+        """The terms of the loss, to be SUMMED: (N,) one per token, or (S/2,) one per pair.
+
+        No division by a token count: the loop divides once, by the global batch, and the natural normaliser is the
+        number of terms.
+        """
+        raise NotImplementedError

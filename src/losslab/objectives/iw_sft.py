@@ -1,0 +1,26 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from losslab.objectives import Need, Objective, Scope, Targets
+
+
+@dataclass(frozen=True)
+class IWSFT(Objective):
+    """Importance-weighted SFT: -sg(w) log p, w = clip(exp(temperature * mean_t(log p - log p_ref)), 0, clip).
+
+    w is constant over a sequence. Source: arXiv 2507.12856; temperature 1 and clip 16 are those of the path that the
+    official code (emmyqin/iw_sft) runs.
+    """
+
+    scope: ClassVar[Scope] = "sequence"
+    needs: ClassVar[frozenset[Need]] = frozenset({"reference_logp"})
+    temperature: float = 1.0
+    clip: float = 16.0
+
+    def loss(self, t: Targets) -> Tensor:
+        assert t.reference_logp is not None
+        ratio = t.sequence_mean(t.logp.detach() - t.reference_logp)
+        weight = (self.temperature * ratio).exp().clamp(max=self.clip)
+        return -weight[t.sequence] * t.logp

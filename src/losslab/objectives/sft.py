@@ -1,0 +1,13 @@
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from losslab.objectives import Objective, Targets
+
+
+@dataclass(frozen=True)
+class SFT(Objective):
+    """Supervised fine-tuning: -log p, the cross-entropy of the demonstration."""
+
+    def loss(self, t: Targets) -> Tensor:
+        return -t.logp
