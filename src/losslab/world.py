@@ -1,0 +1,185 @@
+"""The embedded world: a tiny model, its tokenizer and a maths task, made on the spot, with nothing to download.
+
+The task is to add two numbers column by column, units first, and to put the result in `\\boxed{}`:
+
+    37+185=?        7+5+0=12
+                    3+8+1=12
+                    0+1+1=2
+                    \\boxed{222}
+
+- `corpus` is what the base model is pre-trained on: several wordings of the question, operands of 2 to 4 digits,
+  several styles of answer (some without a box, some at once and mostly wrong) and a few wrong steps. So the base
+  model is mixed, as pre-trained models are, and sometimes right.
+- `demonstrations` are what it is fine-tuned on: one style, two of the wordings, operands of 2 and 3 digits, and the
+  noise of collected demonstrations: a step is wrong with probability `DEMONSTRATION_NOISE`, and what follows goes on
+  from the wrong step, so that the result is wrong too.
+- `problems` are the benchmarks: `tiny_add` (the distribution of the demonstrations), `tiny_word` (a wording that they
+  do not have) and `tiny_long` (operands longer than theirs). Their pairs of operands are in no training text.
+
+What it shows, and what not: cross-entropy fits the noise, so after SFT the model samples wrong steps at temperature 1
+as often as it saw them, and a longer sum fails more often. An objective that discounts improbable targets, as DFT
+does, moves to the mode of the demonstrations and drops the noise. The world is made for that one mechanism. Where the
+improbable target is the information (new facts, rare styles) the order turns round; a result here recommends nothing.
+
+Everything is a function of its arguments: no global state, no clock, no files.
+"""
+
+import random
+import zlib
+from collections.abc import Callable
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen2Config
+
+PAD, END, UNKNOWN, *ROLES = "<|pad|>", "<|end|>", "<|unknown|>", "<|system|>", "<|user|>", "<|assistant|>"
+BOXED = r"\boxed{"  # one token: a third of an answer would be its letters
+VOCABULARY = (PAD, END, UNKNOWN, *ROLES, BOXED, "\n", *map(chr, range(ord(" "), ord("~") + 1)))
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+MAX_LENGTH = 256  # tokens; the longest text of the world has 76
+
+CORPUS_NOISE = 0.05  # probability that a step of the work is wrong
+DEMONSTRATION_NOISE = 0.10
+GUESSED = 0.4  # probability that a digit of a result given at once is a random one
+
+PLAIN, ADD, SUM, WHAT = "{a}+{b}=?", "Add {a} to {b}.", "Sum {a} and {b}.", "What is {a} plus {b}?"
+BENCHMARKS = {  # name: wording, digits of an operand
+    "tiny_add": (PLAIN, (2, 3)),
+    "tiny_word": (WHAT, (2, 3)),
+    "tiny_long": (PLAIN, (4,)),
+}
+PROBLEMS = 40  # of one benchmark
+HELD_OUT = 8  # one pair of operands in so many belongs to the benchmarks
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Characters as tokens (printable ASCII and the line break), `\\boxed{` as one, and a chat template.
+
+    Decoding gives back the text of such characters exactly; any other character becomes <|unknown|>.
+    """
+    core = Tokenizer(models.WordLevel({token: i for i, token in enumerate(VOCABULARY)}, unk_token=UNKNOWN))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\\boxed\{|[\s\S]"), behavior="isolated")
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=END,
+        unk_token=UNKNOWN,
+        additional_special_tokens=ROLES,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=MAX_LENGTH,
+    )
+
+
+def model_config() -> Qwen2Config:
+    """A Qwen2 of 167 thousand parameters."""
+    return Qwen2Config(
+        vocab_size=len(VOCABULARY),
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},  # short texts need no slower rotations
+        tie_word_embeddings=True,
+        pad_token_id=VOCABULARY.index(PAD),
+        eos_token_id=VOCABULARY.index(END),
+        bos_token_id=None,
+        attn_implementation="sdpa",
+    )
+
+
+def corpus(rows: int, seed: int) -> list[dict[str, str]]:
+    """Rows {problem, solution} for pre-training."""
+    rng = random.Random(f"corpus {seed}")
+    return [
+        _row(rng.choice((PLAIN, ADD, SUM, WHAT)), (2, 3, 4), rng.choices(STYLES, SHARES)[0], CORPUS_NOISE, rng)
+        for _ in range(rows)
+    ]
+
+
+def demonstrations(rows: int, seed: int) -> list[dict[str, str]]:
+    """Rows {problem, solution} for fine-tuning."""
+    rng = random.Random(f"demonstrations {seed}")
+    return [_row(rng.choice((PLAIN, ADD)), (2, 3), columns, DEMONSTRATION_NOISE, rng) for _ in range(rows)]
+
+
+def problems(name: str) -> list[dict[str, str]]:
+    """The rows {question, answer} of a benchmark, always the same. Raises ValueError for an unknown name."""
+    if name not in BENCHMARKS:
+        raise ValueError(f"there is no embedded benchmark {name}: choose one of {', '.join(BENCHMARKS)}")
+    wording, digits = BENCHMARKS[name]
+    rng = random.Random(f"problems {name}")
+    pairs: dict[tuple[int, int], None] = {}  # an ordered set
+    while len(pairs) < PROBLEMS:
+        pairs[_operands(digits, True, rng)] = None
+    return [{"question": wording.format(a=a, b=b), "answer": str(a + b)} for a, b in pairs]
+
+
+def held_out(a: int, b: int) -> bool:
+    """Whether a pair of operands, in either order, belongs to the benchmarks."""
+    return zlib.crc32(f"{min(a, b)}+{max(a, b)}".encode()) % HELD_OUT == 0
+
+
+def work(a: int, b: int, noise: float, rng: random.Random) -> tuple[list[tuple[int, int, int, int]], int]:
+    """The steps (digit of a, digit of b, carry, their sum) from the units on, and the result that they lead to.
+
+    With probability `noise` the sum of a step is another number below 20; the work goes on from it.
+    """
+    steps, result, carry = [], 0, 0
+    width = max(len(str(a)), len(str(b)))
+    for place in range(width):
+        x, y = a // 10**place % 10, b // 10**place % 10
+        total = x + y + carry
+        if rng.random() < noise:
+            total = rng.choice([other for other in range(20) if other != total])
+        steps.append((x, y, carry, total))
+        carry = total // 10
+        result += total % 10 * 10**place
+    return steps, result + carry * 10**width
+
+
+def columns(a: int, b: int, noise: float, rng: random.Random) -> str:
+    """The style of the demonstrations: a line for each column, the result in a box."""
+    steps, result = work(a, b, noise, rng)
+    return "".join(f"{x}+{y}+{carry}={total}\n" for x, y, carry, total in steps) + f"{BOXED}{result}}}"
+
+
+def unboxed(a: int, b: int, noise: float, rng: random.Random) -> str:
+    """The same lines, the result without a box."""
+    steps, result = work(a, b, noise, rng)
+    return "".join(f"{x}+{y}+{carry}={total}\n" for x, y, carry, total in steps) + f"It is {result}."
+
+
+def terse(a: int, b: int, noise: float, rng: random.Random) -> str:
+    """The work in one line, the result without a box."""
+    steps, result = work(a, b, noise, rng)
+    return "".join(f"{x},{y},{carry}:{total}; " for x, y, carry, total in steps) + f"so {result}."
+
+
+def at_once(a: int, b: int, noise: float, rng: random.Random) -> str:
+    """A boxed result without work, partly guessed; there are no steps that could be wrong."""
+    digits = (rng.choice("0123456789") if rng.random() < GUESSED else digit for digit in str(a + b))
+    return BOXED + "".join(digits) + "}"
+
+
+Style = Callable[[int, int, float, random.Random], str]
+STYLES: tuple[Style, ...] = (columns, unboxed, terse, at_once)
+SHARES = (0.40, 0.15, 0.20, 0.25)  # of the corpus
+
+
+def _row(wording: str, digits: tuple[int, ...], style: Style, noise: float, rng: random.Random) -> dict[str, str]:
+    a, b = _operands(digits, False, rng)
+    return {"problem": wording.format(a=a, b=b), "solution": style(a, b, noise, rng)}
+
+
+def _operands(digits: tuple[int, ...], for_benchmark: bool, rng: random.Random) -> tuple[int, int]:
+    """Two numbers, each with a number of digits drawn from `digits`."""
+    while True:
+        a, b = (rng.randrange(10 ** (n - 1), 10**n) for n in rng.choices(digits, k=2))
+        if held_out(a, b) == for_benchmark:
+            return a, b

@@ -1,0 +1,183 @@
+"""The embedded world: what its texts say is true of them."""
+
+import random
+import re
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from losslab import world
+
+OPERANDS = re.compile(r"\d+")
+STEP = re.compile(r"(\d)[+,](\d)[+,]([01])[=:](\d+)")
+
+
+def operands(problem: str) -> tuple[int, int]:
+    a, b = map(int, OPERANDS.findall(problem))
+    return a, b
+
+
+def boxed(solution: str) -> int:
+    (result,) = re.findall(r"\\boxed\{(\d+)\}", solution)
+    return int(result)
+
+
+def wrong(step: tuple[str, ...]) -> bool:
+    x, y, carry, total = map(int, step)
+    return x + y + carry != total
+
+
+def exact() -> random.Random:
+    return random.Random(0)
+
+
+def test_styles_literally():
+    assert world.columns(37, 185, 0.0, exact()) == "7+5+0=12\n3+8+1=12\n0+1+1=2\n\\boxed{222}"
+    assert world.columns(950, 86, 0.0, exact()) == "0+6+0=6\n5+8+0=13\n9+0+1=10\n\\boxed{1036}"
+    assert world.unboxed(12, 34, 0.0, exact()) == "2+4+0=6\n1+3+0=4\nIt is 46."
+    assert world.terse(99, 99, 0.0, exact()) == "9,9,0:18; 9,9,1:19; so 198."
+    assert re.fullmatch(r"\\boxed\{\d{3}\}", world.at_once(37, 185, 0.0, exact()))
+
+
+def test_a_wrong_step_is_carried_on():
+    for seed in range(50):
+        steps, result = world.work(407, 88, 1.0, random.Random(seed))
+        assert [step[:2] for step in steps] == [(7, 8), (0, 8), (4, 0)]
+        assert [step[2] for step in steps] == [0] + [step[3] // 10 for step in steps[:-1]]
+        assert all(wrong(tuple(map(str, step))) and 0 <= step[3] < 20 for step in steps)
+        assert result == sum(step[3] % 10 * 10**i for i, step in enumerate(steps)) + steps[-1][3] // 10 * 1000
+
+
+def test_demonstrations_without_a_wrong_step_are_right():
+    right = 0
+    rows = world.demonstrations(2000, 3)
+    for row in rows:
+        steps = STEP.findall(row["solution"])
+        assert re.fullmatch(r"(\d\+\d\+[01]=\d+\n)+\\boxed\{\d+\}", row["solution"])
+        if not any(map(wrong, steps)):
+            assert boxed(row["solution"]) == sum(operands(row["problem"]))
+            right += 1
+    # operands of 2 and 3 digits: a quarter of the sums has 2 columns, the others have 3
+    expected = 0.25 * 0.9**2 + 0.75 * 0.9**3
+    assert right / len(rows) == pytest.approx(expected, abs=0.03)
+
+
+def test_noise_is_the_declared_one():
+    for rows, noise in (
+        (world.demonstrations(4000, 0), world.DEMONSTRATION_NOISE),
+        (world.corpus(6000, 0), world.CORPUS_NOISE),
+    ):
+        steps = [wrong(step) for row in rows for step in STEP.findall(row["solution"])]
+        assert sum(steps) / len(steps) == pytest.approx(noise, abs=0.01)
+
+
+def test_corpus_has_the_declared_mixture():
+    rows = world.corpus(6000, 1)
+    solutions = [row["solution"] for row in rows]
+    kinds = {
+        world.columns: [s.startswith("\\") is False and "\\boxed" in s for s in solutions],
+        world.unboxed: ["It is" in s for s in solutions],
+        world.terse: ["so " in s for s in solutions],
+        world.at_once: [s.startswith("\\boxed") for s in solutions],
+    }
+    for style, share in zip(world.STYLES, world.SHARES, strict=True):
+        assert sum(kinds[style]) / len(rows) == pytest.approx(share, abs=0.02)
+    guesses = [row for row, alone in zip(rows, kinds[world.at_once], strict=True) if alone]
+    assert sum(boxed(row["solution"]) == sum(operands(row["problem"])) for row in guesses) / len(guesses) < 0.5
+    assert {len(str(n)) for row in rows for n in operands(row["problem"])} == {2, 3, 4}
+
+
+def test_benchmarks_are_right_and_different():
+    for name, (_, digits) in world.BENCHMARKS.items():
+        rows = world.problems(name)
+        assert len({row["question"] for row in rows}) == len(rows) == world.PROBLEMS
+        for row in rows:
+            assert int(row["answer"]) == sum(operands(row["question"]))
+            assert {len(str(n)) for n in operands(row["question"])} <= set(digits)
+    with pytest.raises(ValueError, match="tiny_mul.*tiny_add, tiny_word, tiny_long"):
+        world.problems("tiny_mul")
+
+
+def test_benchmarks_are_held_out():
+    trained = {
+        tuple(sorted(operands(row["problem"]))) for row in world.corpus(20000, 0) + world.demonstrations(20000, 0)
+    }
+    tested = {tuple(sorted(operands(row["question"]))) for name in world.BENCHMARKS for row in world.problems(name)}
+    assert len(trained) > 10000 and not trained & tested
+    assert world.held_out(12, 345) == world.held_out(345, 12)
+
+
+def test_benchmark_wording_and_length_are_not_in_the_demonstrations():
+    problems = [row["problem"] for row in world.demonstrations(5000, 0)]
+    assert not any("What" in problem for problem in problems)
+    assert max(max(operands(problem)) for problem in problems) < 1000
+
+
+def test_functions_of_the_seed():
+    for make in (world.corpus, world.demonstrations):
+        assert make(50, 7) == make(50, 7) == make(80, 7)[:50] != make(50, 8)
+    state = random.getstate()
+    world.corpus(10, 0), world.problems("tiny_add")
+    assert random.getstate() == state
+
+
+GOLDEN_DEMONSTRATIONS = [
+    {"problem": "Add 597 to 609.", "solution": "7+9+0=16\n9+0+1=10\n5+6+1=12\n\\boxed{1206}"},
+    {"problem": "Add 460 to 87.", "solution": "0+7+0=7\n6+8+0=14\n4+0+1=5\n\\boxed{547}"},
+]
+GOLDEN_CORPUS = [
+    {"problem": "What is 278 plus 995?", "solution": "8+5+0=13\n7+9+1=17\n2+9+1=12\n\\boxed{1273}"},
+    {"problem": "What is 328 plus 152?", "solution": "8+2+0=10\n2+5+1=8\n3+1+0=4\nIt is 480."},
+]
+GOLDEN_PROBLEMS = [
+    {"question": "188+14=?", "answer": "202"},
+    {"question": "What is 689 plus 846?", "answer": "1535"},
+    {"question": "3587+6568=?", "answer": "10155"},
+]
+
+
+def test_golden_rows():
+    """A change of these changes every number that was measured in this world."""
+    assert world.demonstrations(2, 0) == GOLDEN_DEMONSTRATIONS
+    assert world.corpus(2, 0) == GOLDEN_CORPUS
+    assert [world.problems(name)[0] for name in world.BENCHMARKS] == GOLDEN_PROBLEMS
+
+
+def test_tokenizer_round_trip():
+    tokenizer = world.tokenizer()
+    ascii_text = "\n" + "".join(map(chr, range(32, 127)))
+    texts = [ascii_text, "  two  spaces \n\n", r"\boxed{12} \boxed \boxedx{", "it 's , so .", ""]
+    texts += [row[key] for row in world.corpus(200, 0) for key in ("problem", "solution")]
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text
+        assert len(ids) == len(text) - (len(world.BOXED) - 1) * text.count(world.BOXED)
+    assert tokenizer("ä")["input_ids"] == [tokenizer.unk_token_id]
+    assert len(tokenizer) == world.model_config().vocab_size
+
+
+def test_chat_template_and_saved_folder(tmp_path):
+    world.tokenizer().save_pretrained(tmp_path)
+    tokenizer = type(world.tokenizer()).from_pretrained(tmp_path)
+    messages = [{"role": "system", "content": "Add."}, {"role": "user", "content": "1+2=?"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == "<|system|>Add.<|end|><|user|>1+2=?<|end|><|assistant|>"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids == tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert len(ids) == 14
+    assert (tokenizer.decode([tokenizer.eos_token_id]), tokenizer.eos_token_id) == ("<|end|>", 1)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "Add.1+2=?"
+
+
+def test_texts_fit_and_model_runs():
+    tokenizer, config = world.tokenizer(), world.model_config()
+    lengths = [
+        len(tokenizer(row["problem"])["input_ids"]) + len(tokenizer(row["solution"])["input_ids"]) + 4
+        for row in world.corpus(3000, 0)
+    ]
+    assert max(lengths) <= 76 < config.max_position_embeddings
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        assert model.num_parameters() == 167_360
+        assert model(torch.zeros(2, 5, dtype=torch.long)).logits.shape == (2, 5, len(world.VOCABULARY))
