@@ -54,22 +54,31 @@ def _cut(length: int, size: int) -> list[slice]:
 class _Walk:
     """The walk of one micro-batch over its chunks: buffers that chunks share, and the gradients that they add up."""
 
-    def __init__(self, hidden: Tensor, head: Head, targets: Tensor, wanted: Sequence[bool], chunk: int | None) -> None:
-        self.hidden, self.head, self.targets = hidden, head, targets
+    def __init__(
+        self,
+        hidden: Tensor,
+        head: Head,
+        targets: Tensor,
+        wanted: Sequence[bool],
+        chunk: int | None,
+        reference: tuple[Tensor, Head] | None = None,
+    ) -> None:
+        self.hidden, self.head, self.targets, self.reference = hidden, head, targets, reference
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.weight = head.weight.to(hidden.dtype)
-        self.bias = None if head.bias is None else head.bias.to(self.dtype)
         (tokens, width), vocabulary = hidden.shape, len(head.weight)
         chunk_elements, block_elements = (2**28, 2**24) if hidden.is_cuda else (2**26, 2**20)
         self.chunks = _cut(tokens, chunk or max(1, chunk_elements // vocabulary))
         self.block = max(1, block_elements // vocabulary)
         self.tile = max(1, block_elements // width)
         rows = max((part.stop - part.start for part in self.chunks), default=0)
-        self.buffer = hidden.new_empty(rows, vocabulary)
-        self.scratch = hidden.new_empty(2, min(rows, self.block), vocabulary, dtype=self.dtype)
+        both = 1 if reference is None else 2
+        self.buffers = hidden.new_empty(both, rows, vocabulary)
+        self.scratch = hidden.new_empty(2 * both, min(rows, self.block), vocabulary, dtype=self.dtype)
         self.logp = hidden.new_zeros(tokens, dtype=self.dtype)
         self.entropy = torch.zeros_like(self.logp)
         self.statistic = torch.zeros_like(self.logp)
+        self.reference_kl = torch.zeros_like(self.logp)
         self.wanted = any(wanted)
         self.gradients = [  # of hidden, weight, bias
             torch.zeros_like(tensor, dtype=dtype) if want and tensor is not None else None
@@ -79,43 +88,48 @@ class _Walk:
         ]
 
     def softmax(self, part: slice, objective: Objective | None = None) -> Tensor:
-        """Writes logp, entropy and statistic of a chunk; returns its slope (rows, V), d(-logp) / d(logits)."""
-        slope = torch.mm(self.hidden[part], self.weight.T, out=self.buffer[: part.stop - part.start])
-        for block in _cut(len(slope), self.block):
+        """Writes what is known of each token of a chunk; returns its slopes (1 or 2, rows, V) with respect to logits.
+
+        slopes[0] = d(-logp) = softmax - onehot, slopes[1] = d(reference_kl) = softmax - reference softmax.
+        """
+        slopes = self.buffers[:, : part.stop - part.start]
+        torch.mm(self.hidden[part], self.weight.T, out=slopes[0])
+        if self.reference is not None:
+            hidden, head = self.reference
+            torch.mm(hidden[part], head.weight.to(hidden.dtype).T, out=slopes[1])
+        for block in _cut(slopes.shape[1], self.block):
             rows = slice(part.start + block.start, part.start + block.stop)
-            x, p = self.scratch[:, : block.stop - block.start]
-            self._finish(slope[block], x)
-            torch.softmax(x, -1, out=p)
+            x, p, *reference = self.scratch[:, : block.stop - block.start]
+            largest, logsumexp = _softmax(slopes[0, block], self.head, x, p)
             target = self.targets[rows, None]
-            # The largest logit and its probability give logsumexp without a second exponential.
-            logsumexp = x.amax(-1) - p.amax(-1).log()
-            logp = x.gather(1, target).squeeze(1) - logsumexp
+            logp = (x.gather(1, target).squeeze(1) - largest - logsumexp).clamp_(max=0)
             self.logp[rows] = logp
-            self.entropy[rows] = logsumexp - torch.linalg.vecdot(p, x)
+            self.entropy[rows] = largest - torch.linalg.vecdot(p, x) + logsumexp
             if objective is not None and objective.statistic is not None:
                 self.statistic[rows] = objective.statistic(p)
+            if self.reference is not None:
+                y, q = reference
+                reference_largest, reference_logsumexp = _softmax(slopes[1, block], self.reference[1], y, q)
+                shift = largest - reference_largest + logsumexp - reference_logsumexp
+                self.reference_kl[rows] = torch.linalg.vecdot(q, y.sub_(x)) + shift
+                q.neg_().add_(p)
+            p.scatter_(1, target, logp.expm1()[:, None])  # p - 1 at the target
+            gradients = self.scratch[1::2, : block.stop - block.start]
+            if self.head.softcap is not None:
+                gradients *= 1 - (x / self.head.softcap).square_()
             if self.wanted:
-                p.scatter_(1, target, logp.expm1()[:, None])  # p - 1 at the target, without cancellation
-                if self.head.softcap is not None:
-                    p -= p * (x / self.head.softcap).square_()
-                slope[block] = p
-        return slope
+                slopes[:, block] = gradients
+        return slopes
 
-    def _finish(self, product: Tensor, x: Tensor) -> None:
-        """Logits in float32 from the product hidden @ weight.T."""
-        x.copy_(product)
-        if self.bias is not None:
-            x += self.bias
-        if self.head.scale != 1:
-            x *= self.head.scale
-        if self.head.softcap is not None:
-            x.div_(self.head.softcap).tanh_().mul_(self.head.softcap)
-
-    def accumulate(self, part: slice, slope: Tensor, weight: Tensor) -> None:
-        """Adds a chunk's gradients of sum(-weight * logp), weight (rows,)."""
+    def accumulate(self, part: slice, slopes: Tensor, weight: Tensor, kl_weight: Tensor) -> None:
+        """Adds a chunk's gradients of sum(kl_weight * reference_kl - weight * logp), both weights (rows,)."""
         if not self.wanted:
             return
         grad_hidden, grad_weight, grad_bias = self.gradients
+        slope = slopes[0]
+        if self.reference is not None:
+            slope.mul_(weight[:, None]).addcmul_(slopes[1], kl_weight[:, None].to(slope.dtype))
+            weight = torch.ones_like(weight)
         # Row factors go on the narrow side, which saves a pass over (rows, V).
         row = weight[:, None] * self.head.scale
         if grad_hidden is not None:
@@ -129,6 +143,22 @@ class _Walk:
             else:  # in tiles of the vocabulary, so that the low-precision product meets its float32 sum in cache
                 for tile in _cut(len(grad_weight), self.tile):
                     grad_weight[tile] += slope[:, tile].T @ hidden
+
+
+def _softmax(product: Tensor, head: Head, logits: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """Writes float32 logits and probabilities (rows, V) from the product hidden @ weight.T.
+
+    Returns the largest logit (rows,) and the logsumexp (rows,) of the logits less the largest.
+    """
+    logits.copy_(product)
+    if head.bias is not None:
+        logits += head.bias
+    if head.scale != 1:
+        logits *= head.scale
+    if head.softcap is not None:
+        logits.div_(head.softcap).tanh_().mul_(head.softcap)
+    torch.softmax(logits, -1, out=probabilities)
+    return logits.amax(-1), -probabilities.amax(-1).log()  # as exp(0) / sum is the largest probability
 
 
 class _Attach(torch.autograd.Function):
@@ -168,12 +198,12 @@ class _TargetLogprobs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             walk = _Walk(hidden, head, targets, ctx.needs_input_grad[:3], ctx.chunk)
             for part in walk.chunks:
-                walk.accumulate(part, walk.softmax(part), -grad[part])
+                walk.accumulate(part, walk.softmax(part), -grad[part], walk.reference_kl[part])
         grad_hidden, grad_weight, grad_bias = walk.gradients
         return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
-def target_logprobs(hidden: Tensor, head: Head, targets: Tensor, chunk: int | None = None) -> Tensor:
+def target_logprobs(hidden: Tensor, head: Head, targets: Tensor, *, chunk: int | None = None) -> Tensor:
     """Log-probabilities (N,) float32 of `targets` (N,) int64 under `hidden` (N, D); backward recomputes the logits.
 
     `chunk` is the number of tokens whose logits are held at once; by default as many as fit a fixed amount of memory.
@@ -182,41 +212,50 @@ def target_logprobs(hidden: Tensor, head: Head, targets: Tensor, chunk: int | No
 
 
 def objective_loss(
-    objective: Objective, hidden: Tensor, head: Head, targets: Tensor, context: Context, chunk: int | None = None
+    objective: Objective,
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    context: Context,
+    *,
+    reference: tuple[Tensor, Head] | None = None,
+    chunk: int | None = None,
 ) -> HeadOutput:
     """The loss of `objective` over `targets` (N,) int64, with `hidden` (N, D), and what the step's diagnostics read.
 
     Gradients are taken here, in the forward pass, and `out.loss.backward()` hands them on, once. Objectives that act
     token by token take one product (rows, D) x (D, V) for the logits and two for the gradients; those of scope
-    "sequence" take the logits twice where a micro-batch does not fit one chunk. `chunk` as in `target_logprobs`.
+    "sequence" take the logits twice where a micro-batch does not fit one chunk. `reference` is the frozen model's own
+    hidden states and head, for an objective that needs its distribution. `chunk` as in `target_logprobs`.
     """
     inputs = (hidden, head.weight, head.bias)
     wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        walk = _Walk(hidden, head, targets, wanted, chunk)
+        walk = _Walk(hidden, head, targets, wanted, chunk, reference)
         if objective.scope == "sequence" and len(walk.chunks) > 1:
             for part in walk.chunks:
                 walk.softmax(part, objective)
-            terms, weight = _terms(objective, context, walk, slice(None))
+            terms, weight, kl_weight = _terms(objective, context, walk, slice(None))
             for part in walk.chunks:
-                walk.accumulate(part, walk.softmax(part), weight[part])
+                walk.accumulate(part, walk.softmax(part), weight[part], kl_weight[part])
         else:
             pieces = []
             for part in walk.chunks:
-                slope = walk.softmax(part, objective)
+                slopes = walk.softmax(part, objective)
                 pieces.append(_terms(objective, context.tokens(part), walk, part))
-                walk.accumulate(part, slope, pieces[-1][1])
-            terms, weight = (torch.cat(column) for column in zip(*pieces, strict=True))
+                walk.accumulate(part, slopes, *pieces[-1][1:])
+            terms, weight, _ = (torch.cat(column) for column in zip(*pieces, strict=True))
         loss = terms.sum()
     if any(wanted):
         loss = _Attach.apply(loss, walk.gradients, *inputs)
     return HeadOutput(loss, terms, walk.logp, weight, walk.entropy)
 
 
-def _terms(objective: Objective, context: Context, walk: _Walk, part: slice) -> tuple[Tensor, Tensor]:
-    """The objective's terms for a part of the tokens, and weight = -d(sum of terms)/dlogp of each token."""
+def _terms(objective: Objective, context: Context, walk: _Walk, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """The terms of some tokens, and the derivatives of their sum: -d/dlogp and d/dreference_kl of each token."""
+    logp, kl = (values[part].detach().requires_grad_() for values in (walk.logp, walk.reference_kl))
     with torch.enable_grad():
-        logp = walk.logp[part].detach().requires_grad_()
-        terms = objective.loss(Targets(**vars(context), logp=logp, statistic=walk.statistic[part]))
-        (grad,) = torch.autograd.grad(terms.sum(), logp)
-    return terms.detach(), -grad
+        t = Targets(**vars(context), logp=logp, statistic=walk.statistic[part], reference_kl=kl)
+        terms = objective.loss(t)
+        slope, kl_slope = torch.autograd.grad(terms.sum(), (logp, kl), materialize_grads=True)
+    return terms.detach(), -slope, kl_slope

@@ -1,6 +1,6 @@
 """Objectives: each is plain tensor code on the log-probabilities of the answer tokens.
 
-A new objective is one file with one frozen dataclass, anywhere on the Python path, and a YAML whose `_target_` names it:
+A new one is one file with one frozen dataclass, anywhere on the Python path, and a YAML whose `_target_` names it:
 
     @dataclass(frozen=True)
     class DFT(Objective):
@@ -42,9 +42,9 @@ class Context:
 class Targets(Context):
     """The answer tokens of a micro-batch as an objective sees them. Only `logp` and `reference_kl` carry gradients."""
 
-    logp: Tensor  # (N,) float32 log-probability of the target token
-    statistic: Tensor | None = None  # (N,) what `Objective.statistic` returned, detached
-    reference_kl: Tensor | None = None  # (N,) KL(reference || policy) over the vocabulary, nats
+    logp: Tensor  # (N,) float32 log-probability of the target token, at most 0
+    statistic: Tensor  # (N,) float32, what `Objective.statistic` returned, detached; zeros without one
+    reference_kl: Tensor  # (N,) float32 KL(reference || policy) over the vocabulary, nats; zeros without a reference
 
     @property
     def p(self) -> Tensor:

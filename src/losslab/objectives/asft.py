@@ -1,0 +1,21 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from losslab.objectives import Need, Objective, Targets
+
+
+@dataclass(frozen=True)
+class ASFT(Objective):
+    """Anchored SFT: -sg(p) log p + kl_weight * KL(reference || policy) over the vocabulary, at every answer token.
+
+    Source: arXiv 2509.23753; the direction of the KL is checked against the official code (zhuchichi56/ASFT), whose
+    README sets the weight to 0.05 and whose code defaults to 0.1.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"reference_distribution"})
+    kl_weight: float = 0.05
+
+    def loss(self, t: Targets) -> Tensor:
+        return -t.p * t.logp + self.kl_weight * t.reference_kl

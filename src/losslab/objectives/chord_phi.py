@@ -1,0 +1,16 @@
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from losslab.objectives import Objective, Targets
+
+
+@dataclass(frozen=True)
+class ChordPhi(Objective):
+    """CHORD-phi: -sg(p (1 - p)) log p, which spares tokens that the model already knows and those it refuses.
+
+    Source: arXiv 2508.11408, the token weight of its off-policy part; the on-policy part is not here.
+    """
+
+    def loss(self, t: Targets) -> Tensor:
+        return -t.p * (1 - t.p) * t.logp

@@ -1,0 +1,25 @@
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from losslab.objectives import Objective, Targets
+
+
+@dataclass(frozen=True)
+class EAFT(Objective):
+    """Entropy-adaptive fine-tuning: -sg((H / 3)^alpha) log p, H = entropy of the renormalised top_k probabilities.
+
+    Source: arXiv 2601.02151; checked against the `eaft` loss of LLaMA-Factory, by its authors. 3 is about log 20, the
+    largest H. Tokens that the model is sure of count little, whether it is right or wrong.
+    """
+
+    alpha: float = 1.0
+    top_k: int = 20
+
+    def statistic(self, probabilities: Tensor) -> Tensor:
+        top = probabilities.topk(min(self.top_k, probabilities.shape[-1])).values
+        return torch.special.entr(top / top.sum(-1, keepdim=True)).sum(-1)
+
+    def loss(self, t: Targets) -> Tensor:
+        return -((t.statistic / 3) ** self.alpha) * t.logp

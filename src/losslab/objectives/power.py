@@ -1,0 +1,23 @@
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from losslab.objectives import Objective, Targets
+
+
+@dataclass(frozen=True)
+class Power(Objective):
+    """Beyond log-likelihood: (1 - p^alpha) / alpha, whose gradient is that of -sg(p^alpha) log p.
+
+    Source: arXiv 2510.00526. alpha -> 0 is SFT, alpha = 1 has DFT's gradient, alpha 10 is their example.
+    """
+
+    alpha: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.alpha <= 0:
+            raise ValueError(f"The power loss needs alpha above 0 (near 0 it is SFT), not {self.alpha}.")
+
+    def loss(self, t: Targets) -> Tensor:
+        return -torch.expm1(self.alpha * t.logp) / self.alpha

@@ -1,0 +1,24 @@
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from losslab.objectives import Need, Objective, Targets
+
+
+@dataclass(frozen=True)
+class PSFT(Objective):
+    """Proximal SFT: -min(r, 1 + epsilon), r = p / p_old; a token stops learning once its r passes the clip.
+
+    Source: arXiv 2508.17784. Only the upper clip acts, as the advantage is 1 everywhere. p_old is the policy at the
+    start of the collected batch, so it takes several updates per batch: with one, r = 1 and the gradient is SFT's.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"old_logp"})
+    epsilon: float = 0.28
+
+    def loss(self, t: Targets) -> Tensor:
+        assert t.old_logp is not None
+        # clipped before exp, whose overflow would turn the zero gradient into nan
+        return -(t.logp - t.old_logp).clamp(max=math.log1p(self.epsilon)).exp()

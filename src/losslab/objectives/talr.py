@@ -1,0 +1,25 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from losslab.objectives import Need, Objective, Scope, Targets
+
+
+@dataclass(frozen=True)
+class TALR(Objective):
+    """Token-adaptive loss reweighting: -sg(max(p^(1 / tau), w_min)) log p, tau = median sequence mean NLL of the batch.
+
+    Source: arXiv 2509.20758, known here from a re-implementation only: formula and w_min are not checked against the
+    paper's equations. The median is over the global batch, so that neither micro-batches nor ranks change the result.
+    """
+
+    scope: ClassVar[Scope] = "batch"
+    needs: ClassVar[frozenset[Need]] = frozenset({"batch_nll"})
+    w_min: float = 0.01
+
+    def loss(self, t: Targets) -> Tensor:
+        assert t.batch_nll is not None
+        # quantile averages the two middle values of an even batch; Tensor.median takes the lower one
+        tau = t.batch_nll.quantile(0.5).clamp(min=1e-6)
+        return -(t.logp.detach() / tau).exp().clamp(min=self.w_min) * t.logp

@@ -1,0 +1,26 @@
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from losslab.objectives import Objective, Targets
+
+
+@dataclass(frozen=True)
+class Threshold(Objective):
+    """SFT on likely tokens: -1[p >= tau] log p; with direction "below", on unlikely ones: -1[p <= tau] log p.
+
+    Source: arXiv 2510.00526 (thresholded likelihood) and 2601.09195 (ProFit). Published codes differ in whether they
+    divide by the kept tokens or by all: that is the loop's normaliser, not part of this loss.
+    """
+
+    tau: float = 0.1
+    direction: Literal["above", "below"] = "above"
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("above", "below"):
+            raise ValueError(f"The threshold's direction is 'above' or 'below', not '{self.direction}'.")
+
+    def loss(self, t: Targets) -> Tensor:
+        kept = t.p >= self.tau if self.direction == "above" else t.p <= self.tau
+        return kept * -t.logp

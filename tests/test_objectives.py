@@ -1,0 +1,300 @@
+"""Each objective by hand: losses and weights as literals, identities between objectives, naive gradients."""
+
+import math
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from losslab.head import Head, HeadOutput, objective_loss
+from losslab.objectives import Context, Objective, Targets
+from losslab.objectives.asft import ASFT
+from losslab.objectives.cadft import CADFT
+from losslab.objectives.chord_phi import ChordPhi
+from losslab.objectives.deft import DEFT
+from losslab.objectives.dft import DFT
+from losslab.objectives.dft_sequence import SequenceDFT
+from losslab.objectives.dpo import DPO
+from losslab.objectives.eaft import EAFT
+from losslab.objectives.focal import Focal
+from losslab.objectives.iw_sft import IWSFT
+from losslab.objectives.iw_sft_token import TokenIWSFT
+from losslab.objectives.power import Power
+from losslab.objectives.psft import PSFT
+from losslab.objectives.sft import SFT
+from losslab.objectives.talr import TALR
+from losslab.objectives.threshold import Threshold
+
+CONF = Path(__file__).parents[1] / "conf" / "loss"
+LN2 = math.log(2)
+
+# Four tokens in two sequences, over a vocabulary of three; token 0 is the target everywhere.
+PROBABILITIES = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.8, 0.1, 0.1], [0.05, 0.9, 0.05]])
+P = PROBABILITIES[:, 0].double()
+SEQUENCE = torch.tensor([0, 0, 1, 1])
+
+
+def run(objective: Objective, reference: Tensor | None = None, **context: Any) -> HeadOutput:
+    """The objective on tokens of known probabilities: hidden = log-probabilities, weight = identity."""
+    hidden = PROBABILITIES.log().requires_grad_()
+    identity = Head(torch.eye(3))
+    return objective_loss(
+        objective,
+        hidden,
+        identity,
+        torch.zeros(4, dtype=torch.long),
+        Context(sequence=SEQUENCE, sequences=2, **context),
+        reference=None if reference is None else (reference.log(), identity),
+    )
+
+
+def check(out: HeadOutput, terms: list[float], weight: list[float]) -> None:
+    torch.testing.assert_close(out.terms.double(), torch.tensor(terms).double(), rtol=2e-5, atol=1e-6)
+    torch.testing.assert_close(out.weight.double(), torch.tensor(weight).double(), rtol=2e-5, atol=1e-6)
+    assert out.loss.item() == pytest.approx(sum(terms), rel=2e-5)
+
+
+NLL = [0.693147, 1.386294, 0.223144, 2.995732]  # -log of 0.5, 0.25, 0.8, 0.05
+
+
+def weighted(weight: list[float]) -> tuple[list[float], list[float]]:
+    """Terms and weights of a loss -sg(w) log p."""
+    return [w * n for w, n in zip(weight, NLL, strict=True)], weight
+
+
+def test_sft() -> None:
+    check(run(SFT()), NLL, [1, 1, 1, 1])
+
+
+def test_dft() -> None:
+    check(run(DFT()), [0.346574, 0.346574, 0.178515, 0.149787], [0.5, 0.25, 0.8, 0.05])
+
+
+def test_dft_floor() -> None:
+    check(run(DFT(floor=0.1)), *weighted([0.5, 0.25, 0.8, 0.1]))
+
+
+def test_sequence_dft() -> None:
+    check(run(SequenceDFT("product")), *weighted([0.125, 0.125, 0.04, 0.04]))
+    check(run(SequenceDFT("geometric")), *weighted([0.353553, 0.353553, 0.2, 0.2]))
+
+
+def test_iw_sft() -> None:
+    # Ratios 2 and 1/2 in the first sequence, 32 and 32 in the second: their geometric means are 1 and 32.
+    reference = (P / torch.tensor([2, 0.5, 32, 32])).log().float()
+    check(run(IWSFT(), reference_logp=reference), *weighted([1, 1, 16, 16]))
+    check(run(IWSFT(clip=64), reference_logp=reference), *weighted([1, 1, 32, 32]))
+    check(run(IWSFT(temperature=0.4), reference_logp=reference), *weighted([1, 1, 4, 4]))
+
+
+def test_iw_sft_token() -> None:
+    reference = (P / torch.tensor([2, 0.5, 0.1, 1.25])).log().float()
+    check(run(TokenIWSFT(), reference_logp=reference), *weighted([1.8, 0.5, 0.2, 1.25]))
+
+
+def test_focal() -> None:
+    # weight = (1 - p)^2 - 2 p (1 - p) log p, the derivative through the factor as well
+    terms = [0.25 * 0.693147, 0.5625 * 1.386294, 0.04 * 0.223144, 0.9025 * 2.995732]
+    weight = [0.25 + 2 * 0.25 * 0.693147, 0.5625 + 2 * 0.1875 * 1.386294, 0.04 + 2 * 0.16 * 0.223144]
+    check(run(Focal(2.0)), terms, [*weight, 0.9025 + 2 * 0.0475 * 2.995732])
+
+
+def test_power() -> None:
+    check(run(Power(2.0)), [0.375, 0.46875, 0.18, 0.49875], [0.25, 0.0625, 0.64, 0.0025])
+
+
+def test_threshold() -> None:
+    check(run(Threshold(0.3)), *weighted([1, 0, 1, 0]))
+    check(run(Threshold(0.3, "below")), *weighted([0, 1, 0, 1]))
+
+
+def test_chord_phi() -> None:
+    check(run(ChordPhi()), *weighted([0.25, 0.1875, 0.16, 0.0475]))
+
+
+def test_talr() -> None:
+    # The median of the global batch, not of the two sequences here, is 0.5, so the weight is p^2.
+    batch = torch.tensor([0.2, 9.0, 0.6, 0.4])
+    check(run(TALR(), batch_nll=batch), *weighted([0.25, 0.0625, 0.64, 0.01]))
+
+
+def test_cadft() -> None:
+    # Global mean 2 and population deviation 1; sequence 0 lies below the mean, sequence 1 one deviation above.
+    statistics = {"batch_nll": torch.tensor([1.0, 3.0, 1.0, 3.0]), "sequence_nll": torch.tensor([1.0, 3.0])}
+    check(run(CADFT(), **statistics), *weighted([0.5, 0.25, 0.8 * 0.367879, 0.05 * 0.367879]))
+    check(run(CADFT(beta=0.0), **statistics), *weighted(P.tolist()))
+
+
+def test_eaft() -> None:
+    # Entropies of the whole rows, as 20 exceeds the vocabulary: 1.5 log 2 twice, then 0.639032 and 0.394398.
+    check(run(EAFT()), *weighted([0.346574, 0.346574, 0.213011, 0.131466]))
+    # The two largest of each row, renormalised: (2/3, 1/3) twice, (8/9, 1/9), (18/19, 1/19).
+    check(run(EAFT(alpha=2.0, top_k=2)), *weighted([0.0450167, 0.0450167, 0.0135204, 0.0047239]))
+
+
+def test_deft() -> None:
+    a = [0.375, 0.375, 0.66, 0.815]
+    terms = [(1 - p**x) / (x + 1e-6) for p, x in zip(P.tolist(), a, strict=True)]
+    assert terms[0] == pytest.approx(0.610384, rel=1e-5)
+    check(run(DEFT()), terms, [p**x for p, x in zip(P.tolist(), a, strict=True)])
+
+
+def test_asft() -> None:
+    uniform = torch.full((4, 3), 1 / 3)
+    # KL(uniform || row) = -log 3 - mean log p_v
+    kl = [0.056633, 0.056633, 0.510826, 0.933663]
+    out = run(ASFT(kl_weight=0.1), reference=uniform)
+    dft, weight = weighted(P.tolist())
+    check(out, [d + 0.1 * k for d, k in zip(dft, kl, strict=True)], weight)
+    torch.testing.assert_close(run(ASFT(), reference=PROBABILITIES).terms, run(DFT()).terms, rtol=1e-5, atol=1e-7)
+
+
+def test_psft() -> None:
+    old = (P / torch.tensor([1.0, 1.2, 1.3, 0.5])).log().float()
+    check(run(PSFT(), old_logp=old), [-1, -1.2, -1.28, -0.5], [1, 1.2, 0, 0.5])
+
+
+def test_psft_survives_a_ratio_beyond_float32() -> None:
+    out = run(PSFT(), old_logp=torch.full((4,), -200.0))
+    check(out, [-1.28] * 4, [0, 0, 0, 0])
+
+
+def test_dpo() -> None:
+    # Margins of the policy over the reference: log 4 for the chosen, log 1/2 for the rejected; sigmoid(log 8) = 8/9.
+    reference = (P / torch.tensor([2, 2, 1, 0.5])).log().float()
+    out = run(DPO(beta=1.0), reference_logp=reference)
+    check(out, [0.117783], [1 / 9, 1 / 9, -1 / 9, -1 / 9])
+    assert run(DPO(), reference_logp=P.log().float()).terms.tolist() == [pytest.approx(LN2)]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (Power(1.0), DFT()),
+        (Power(1e-6), SFT()),
+        (Threshold(0.0), SFT()),
+        (DFT(floor=1.0), SFT()),
+        (Focal(0.0), SFT()),
+        (IWSFT(), SFT()),
+        (TokenIWSFT(), SFT()),
+        (PSFT(), SFT()),
+        (CADFT(beta=0.0), DFT()),
+        (EAFT(alpha=0.0), SFT()),
+    ],
+)
+def test_same_gradient(left: Objective, right: Objective) -> None:
+    """At reference = policy = old policy, which is where importance weights are 1."""
+    own = P.log().float()
+    nll = torch.tensor([1.0, 2.0])
+    context = {"reference_logp": own, "old_logp": own, "batch_nll": nll, "sequence_nll": nll}
+    torch.testing.assert_close(run(left, **context).weight, run(right, **context).weight, rtol=1e-5, atol=1e-6)
+
+
+def test_dft_gradient_is_that_of_minus_p() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, 6, generator=generator, dtype=torch.float64)
+    weight = torch.randn(9, 6, generator=generator, dtype=torch.float64)
+    targets = torch.tensor([0, 8, 3, 3, 5])
+    inputs = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+    context = Context(sequence=torch.zeros(5, dtype=torch.long), sequences=1)
+    objective_loss(DFT(), inputs[0], Head(inputs[1]), targets, context).loss.backward()
+    naive = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+    exponentials = (naive[0] @ naive[1].T).exp()
+    (-(exponentials / exponentials.sum(-1, keepdim=True))[torch.arange(5), targets]).sum().backward()
+    for ours, theirs in zip(inputs, naive, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-14)
+
+
+def test_asft_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, anchor = torch.randn(2, 7, 6, generator=generator, dtype=torch.float64)
+    weight, anchor_weight = torch.randn(2, 9, 6, generator=generator, dtype=torch.float64)
+    targets = torch.tensor([0, 8, 3, 3, 5, 1, 2])
+    context = Context(sequence=torch.zeros(7, dtype=torch.long), sequences=1)
+    inputs = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+    head, reference = Head(inputs[1], softcap=4.0), (anchor, Head(anchor_weight, softcap=4.0))
+    out = objective_loss(ASFT(0.3), inputs[0], head, targets, context, reference=reference, chunk=3)
+    out.loss.backward()
+
+    naive = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+    logp = (4 * torch.tanh(naive[0] @ naive[1].T / 4)).log_softmax(-1)
+    q = (4 * torch.tanh(anchor @ anchor_weight.T / 4)).log_softmax(-1)
+    target = logp[torch.arange(7), targets]
+    loss = (-target.detach().exp() * target).sum() + 0.3 * (q.exp() * (q - logp)).sum()
+    loss.backward()
+    assert out.loss.item() == pytest.approx(loss.item(), rel=1e-12)
+    for ours, theirs in zip(inputs, naive, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("path", sorted(set(CONF.glob("*.yaml")) - {CONF / "base.yaml"}), ids=lambda path: path.stem)
+def test_shipped_configs(path: Path) -> None:
+    config = OmegaConf.load(path)
+    objective = hydra.utils.instantiate(config)
+    assert isinstance(objective, Objective)
+    # A file spells out all parameters, so that what a run used can be read from its config.
+    assert {field.name for field in fields(objective)} == set(config) - {"_target_"}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DFT(floor=2.0), "from 0 to 1"),
+        (lambda: SequenceDFT("token"), "'product' or 'geometric'"),  # type: ignore[arg-type]
+        (lambda: Focal(0.5), "at least 1"),
+        (lambda: Power(0.0), "above 0"),
+        (lambda: Threshold(0.1, "over"), "'above' or 'below'"),  # type: ignore[arg-type]
+    ],
+)
+def test_parameters_out_of_range(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_targets_pool_by_sequence() -> None:
+    zeros = torch.zeros(4)
+    t = Targets(
+        sequence=torch.tensor([0, 0, 2, 2]),
+        sequences=3,
+        logp=torch.tensor([-1.0, -3.0, -5.0, -6.0]),
+        statistic=zeros,
+        reference_kl=zeros,
+    )
+    assert t.sequence_sum(t.logp).tolist() == [-4, 0, -11]
+    assert t.sequence_mean(t.logp).tolist() == [-2, 0, -5.5]
+
+
+def test_objective_from_outside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cubic.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from losslab.objectives import Objective\n"
+        "@dataclass(frozen=True)\n"
+        "class Cubic(Objective):\n"
+        "    scale: float = 1.0\n"
+        "    def loss(self, t):\n"
+        "        return -self.scale * t.p**3 * t.logp\n"
+    )
+    (tmp_path / "cubic.yaml").write_text("_target_: cubic.Cubic\nscale: 2.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    objective = hydra.utils.instantiate(OmegaConf.load(tmp_path / "cubic.yaml"))
+    check(run(objective), *weighted([0.25, 0.03125, 1.024, 0.00025]))
+    sys.modules.pop("cubic")
+
+
+@dataclass(frozen=True)
+class _Frozen(Objective):
+    def loss(self, t: Targets) -> Tensor:
+        return 0 * t.logp
+
+
+def test_a_loss_without_weight_gives_zero_gradients() -> None:
+    hidden = PROBABILITIES.log().requires_grad_()
+    context = Context(sequence=SEQUENCE, sequences=2)
+    objective_loss(_Frozen(), hidden, Head(torch.eye(3)), torch.zeros(4, dtype=torch.long), context).loss.backward()
+    assert hidden.grad is not None and not hidden.grad.any()
