@@ -1,0 +1,87 @@
+"""Causal attention over a row of whole sequences, one after another, each seeing itself alone.
+
+A micro-batch is one such row: no padding, no mask, no cross-talk. The function is registered with transformers, whose
+models hand its keyword `packing` through to every attention layer.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface
+
+NAME = "packed"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the sequences of a row of T tokens lie."""
+
+    lengths: list[int]  # of each sequence, in order
+    boundaries: Tensor  # (S + 1,) int32: 0, ..., T
+
+    @classmethod
+    def of(cls, lengths: list[int], device: torch.device | None = None) -> "Packing":
+        boundaries = torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
+        return cls(lengths, boundaries)
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        """(start, count, length) of neighbours of equal length, which attention can take together."""
+        runs, start = [], 0
+        for i, length in enumerate(self.lengths):
+            if i and length == self.lengths[i - 1]:
+                first, count, _ = runs[-1]
+                runs[-1] = (first, count + 1, length)
+            else:
+                runs.append((start, 1, length))
+            start += length
+        return runs
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packing: Packing,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """query (1, H, T, C), key and value (1, K, T, C) with K dividing H; returns (1, T, H, C).
+
+    Raises ValueError for attention that it does not compute: a sliding window that is shorter than a sequence, or a
+    soft cap on the scores.
+    """
+    assert attention_mask is None and len(query) == 1
+    if softcap is not None or (sliding_window is not None and max(packing.lengths) > sliding_window):
+        raise ValueError(
+            "this model's attention has a soft cap or a sliding window below train.max_length, which packed training "
+            "does not compute: lower train.max_length or choose another model"
+        )
+    groups = query.shape[1] // key.shape[1]
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+        if groups > 1:
+            k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+        ends, longest = packing.boundaries, max(packing.lengths)
+        out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(-1, 0))
+        assert isinstance(out, Tensor)
+        return out[None], None
+    parts = []
+    for start, count, length in packing.runs():
+        q, k, v = (
+            x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
+            for x in (query, key, value)
+        )
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=groups > 1)
+        parts.append(out.transpose(1, 2).flatten(0, 1))  # (count * length, H, C)
+    return torch.cat(parts)[None], None
+
+
+AttentionInterface.register(NAME, packed_attention)

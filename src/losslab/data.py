@@ -1,0 +1,271 @@
+"""From rows of text to the micro-batches of a step.
+
+Prompt and answer are tokenised apart and joined, so that the model is trained on exactly the token boundary at which
+it will be sampled; the answer ends in EOS; the loss is on answer tokens only. A step's sequences are spread over the
+ranks and laid one after another in rows without padding; attention keeps them apart (`losslab.attention`), so that the
+result does not depend on the grouping.
+"""
+
+import hashlib
+import heapq
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from losslab.attention import Packing
+from losslab.compose import content
+from losslab.prompts import render
+from losslab.schema import EMBEDDED, DatasetConfig, Overlong, TrainConfig
+
+CHUNK = 1000  # rows tokenised at once
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples in flat arrays: number i is `tokens[offsets[i]:offsets[i+1]]`, its answer begins at `prompts[i]`."""
+
+    tokens: np.ndarray  # (sum of lengths,) int32
+    offsets: np.ndarray  # (examples + 1,) int64
+    prompts: np.ndarray  # (examples,) int64: length of the prompt, at least 1
+    key: str  # SHA-256 of everything that decided the tokens
+    report: dict[str, Any]  # rows read, broken, dropped, truncated
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    @property
+    def answers(self) -> np.ndarray:
+        """(examples,) number of answer tokens."""
+        return self.lengths - self.prompts
+
+    @classmethod
+    def load(cls, folder: Path) -> "Examples":
+        about = json.loads((folder / "about.json").read_text())
+        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "offsets", "prompts")]
+        return cls(*arrays, key=about["key"], report=about["report"])
+
+    def save(self, folder: Path) -> None:
+        """Appears whole: written beside its place, then renamed."""
+        temporary = folder.with_name(f".{folder.name}.writing")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name in ("tokens", "offsets", "prompts"):
+            np.save(temporary / f"{name}.npy", getattr(self, name))
+        (temporary / "about.json").write_text(json.dumps({"key": self.key, "report": self.report}))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: S whole sequences in a row of T tokens, with N answer tokens in all."""
+
+    tokens: Tensor  # (1, T) int64
+    positions: Tensor  # (1, T) int64, from 0 in each sequence
+    packing: Packing  # where each sequence lies
+    predictors: Tensor  # (N,) int64: the index in the row from which each answer token is predicted
+    targets: Tensor  # (N,) int64: the answer tokens
+    sequence: Tensor  # (N,) int64 in [0, S): the sequence of each answer token
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved, packing=Packing(self.packing.lengths, self.packing.boundaries.to(device)))
+
+
+def prepare(dataset: DatasetConfig, train: TrainConfig, tokenizer: Any, template: str, cache: Path) -> Path:
+    """Tokenise a data set once and keep it; returns the folder of the `Examples`.
+
+    Raises ValueError when the file, a column or too many rows are unusable.
+    """
+    vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+    about = [
+        {key: str(value) for key, value in vars(dataset).items()},
+        [content(file) for file in local_files(dataset.path)] or dataset.path,
+        [vocabulary, tokenizer.chat_template, template, train.max_length, str(train.overlong)],
+    ]
+    key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
+    folder = cache / "data" / key[:16]
+    if not folder.exists():
+        tokenise(read(dataset), dataset, train, tokenizer, template, key).save(folder)
+    return folder
+
+
+def local_files(path: str) -> list[str]:
+    """Files that a path or pattern names on this machine; none for a hub id."""
+    if not path.endswith((".jsonl", ".json", ".parquet")):
+        return []
+    parent = Path(path).parent
+    files = sorted(str(file) for file in parent.glob(Path(path).name)) if parent.is_dir() else []
+    if not files:
+        raise ValueError(f"dataset.path={path} names no file: check the path")
+    return files
+
+
+def read(dataset: DatasetConfig) -> list[tuple[Any, Any]]:
+    """The (prompt, answer) pairs of a data set, after the selection of rows.
+
+    Raises ValueError when the source or a column is missing.
+    """
+    if dataset.path == EMBEDDED:
+        from losslab import world
+
+        if dataset.rows is None:
+            raise ValueError("dataset.rows has no value: the embedded data set is made on the spot, say how many rows")
+        rows = getattr(world, dataset.split)(dataset.rows, dataset.seed)
+        return [(row[dataset.prompt_column], row[dataset.answer_column]) for row in rows]
+    from datasets import load_dataset
+
+    files = local_files(dataset.path)
+    try:
+        if files:
+            kind = "parquet" if dataset.path.endswith(".parquet") else "json"
+            table = load_dataset(kind, data_files=files, split="train")
+        else:
+            table = load_dataset(dataset.path, revision=dataset.revision, split=dataset.split)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"the data set {dataset.path} cannot be read ({reason}): check dataset.path") from error
+    for column in (dataset.prompt_column, dataset.answer_column):
+        if column not in table.column_names:
+            raise ValueError(
+                f"{dataset.path} has no column {column!r} but {table.column_names}: "
+                "set dataset.prompt_column and dataset.answer_column"
+            )
+    if dataset.rows is not None and dataset.rows < len(table):
+        if dataset.selection == "random":
+            table = table.select(np.sort(np.random.default_rng(dataset.seed).permutation(len(table))[: dataset.rows]))
+        else:
+            table = table.select(range(dataset.rows))
+    return list(zip(table[dataset.prompt_column], table[dataset.answer_column], strict=True))
+
+
+def tokenise(
+    pairs: list[tuple[Any, Any]],
+    dataset: DatasetConfig,
+    train: TrainConfig,
+    tokenizer: Any,
+    template: str,
+    key: str = "",
+) -> Examples:
+    """Token ids of prompt + answer + EOS for every usable pair; what was left out is counted in the report.
+
+    Raises ValueError when more than `dataset.max_broken` of the rows lack a usable text, naming the first ones.
+    """
+    assert tokenizer.eos_token_id is not None
+    whole = [_is_text(prompt) and _is_text(answer) for prompt, answer in pairs]
+    broken = [i for i, fine in enumerate(whole) if not fine]
+    if len(broken) > dataset.max_broken * len(pairs):
+        raise ValueError(
+            f"{len(broken)} of {len(pairs)} rows of {dataset.path} have no usable prompt or answer (rows "
+            f"{', '.join(map(str, broken[:10]))}{', …' if len(broken) > 10 else ''}): mend them or raise "
+            "dataset.max_broken"
+        )
+    usable = [pair for pair, fine in zip(pairs, whole, strict=True) if fine]
+    tokens: list[np.ndarray] = []
+    prompts: list[int] = []
+    dropped = truncated = 0
+    with tqdm(total=len(usable), desc="tokenising", unit="row", disable=len(usable) < 10 * CHUNK) as bar:
+        for start in range(0, len(usable), CHUNK):
+            part = usable[start : start + CHUNK]
+            texts = [render(template, prompt, tokenizer) for prompt, _ in part]
+            heads = tokenizer(texts, add_special_tokens=False)["input_ids"]
+            tails = tokenizer([answer for _, answer in part], add_special_tokens=False)["input_ids"]
+            for head, tail in zip(heads, tails, strict=True):
+                if not head:
+                    raise ValueError("the training prompt has no token: model.train_prompt must not be empty")
+                ids = [*head, *tail, tokenizer.eos_token_id]
+                if len(ids) > train.max_length:
+                    if train.overlong == Overlong.drop or len(head) >= train.max_length:
+                        dropped += 1
+                        continue
+                    truncated += 1
+                    ids = ids[: train.max_length]
+                tokens.append(np.array(ids, dtype=np.int32))
+                prompts.append(len(head))
+            bar.update(len(part))
+    if not tokens:
+        raise ValueError(f"no row of {dataset.path} fits train.max_length={train.max_length}: raise it")
+    lengths = np.array([len(ids) for ids in tokens])
+    report = {"rows": len(pairs), "broken": len(broken), "overlong_dropped": dropped, "truncated": truncated}
+    report |= {"examples": len(tokens), "tokens": int(lengths.sum()), "answer_tokens": int((lengths - prompts).sum())}
+    return Examples(np.concatenate(tokens), np.r_[0, lengths.cumsum()], np.array(prompts), key, report)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which examples each step trains on: one permutation for each epoch, from the seed alone."""
+
+    examples: int
+    batch_size: int
+    epochs: int
+    seed: int
+    drop_last: bool = False
+    max_steps: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.examples // self.batch_size if self.drop_last else -(-self.examples // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        steps = self.steps_per_epoch * self.epochs
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def batch(self, step: int) -> np.ndarray:
+        """Indices of the examples of a step, counted from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.examples)
+        return order[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+def micro_batches(batch: np.ndarray, lengths: np.ndarray, budget: int, rank: int, ranks: int) -> list[np.ndarray]:
+    """This rank's share of a batch in groups of about equal size, of at most `budget` tokens each.
+
+    Every rank gets the same number of groups, since they move in step; some are empty where sequences are few. A
+    sequence above the budget stands alone.
+    """
+    ordered = batch[np.argsort(-lengths[batch], kind="stable")]
+    rounds = max(1, -(-int(lengths[batch].sum()) // (budget * ranks)))
+    while True:
+        groups: list[list[int]] = [[] for _ in range(rounds * ranks)]
+        loads = [(0, i) for i in range(len(groups))]  # a heap: the longest left goes where there is least
+        for example in ordered:
+            load, i = loads[0]
+            groups[i].append(example)
+            heapq.heapreplace(loads, (load + int(lengths[example]), i))
+        if all(load <= budget or len(groups[i]) == 1 for load, i in loads):
+            return [np.array(group, dtype=np.int64) for group in groups[rank::ranks]]
+        rounds += 1
+
+
+def collate(examples: Examples, group: np.ndarray) -> Batch:
+    """The examples of a group in one row. An empty group gives one token without an answer."""
+    if not len(group):
+        none = torch.zeros(0, dtype=torch.int64)
+        zero = torch.zeros(1, 1, dtype=torch.int64)
+        return Batch(zero, zero, Packing.of([1]), none, none, none)
+    lengths, prompts = examples.lengths[group], examples.prompts[group]
+    tokens = np.concatenate([examples.tokens[examples.offsets[i] : examples.offsets[i + 1]] for i in group])
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    answers = np.flatnonzero(positions >= np.repeat(prompts, lengths))
+    sequence = np.repeat(np.arange(len(group)), lengths - prompts)
+    row, place, predictors, targets, owner = (
+        torch.from_numpy(np.asarray(array, dtype=np.int64))
+        for array in (tokens, positions, answers - 1, tokens[answers], sequence)
+    )
+    return Batch(row[None], place[None], Packing.of(lengths.tolist()), predictors, targets, owner)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())

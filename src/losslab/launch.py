@@ -1,0 +1,122 @@
+"""Starts the workers of a cell: torch's elastic launcher on this machine, or the processes that are there already."""
+
+import logging
+import multiprocessing
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from losslab.schema import Device, MachineConfig
+
+PRELOAD = ["losslab.loop"]  # imported once by the fork server, so that the cells of a sweep start at once
+SHUTDOWN_SECONDS = "600"  # how long a worker that was asked to leave may take for its checkpoint
+
+
+class WorkerError(RuntimeError):
+    """A worker failed; the message names the rank and its error."""
+
+
+def launch(worker: Callable[..., str], *args: object, machine: MachineConfig, logs: Path) -> str:
+    """Run `worker(*args)` on every rank and return rank 0's result. Raises WorkerError with the first rank's error.
+
+    Under torchrun or srun the ranks are the processes that were started, and `worker` runs in this one.
+    """
+    join_slurm()
+    if joined():
+        return _run(worker, *args)
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    workers = count(machine)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=workers,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id="losslab",
+        local_addr="localhost",
+        start_method="forkserver",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(
+            log_dir=str(logs) if workers > 1 else None, redirects={rank: Std.ALL for rank in range(1, workers)}
+        ),
+    )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it repeats what we raise
+    try:
+        return elastic_launch(config, _run)(worker, *args)[0]
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        message = (
+            failure.message.strip().splitlines()[-1] if failure.error_file_data else f"exit code {failure.exitcode}"
+        )
+        raise WorkerError(f"rank {rank}: {message} (logs in {logs})") from None
+
+
+@record
+def _run(worker: Callable[..., str], *args: object) -> str:
+    try:
+        return worker(*args)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Let rank 0 of processes that somebody else started do the block before the others do it."""
+    wait = joined() and int(os.environ["WORLD_SIZE"]) > 1
+    if wait:
+        dist.init_process_group("gloo", timeout=timedelta(hours=12))
+        if not main_process():
+            dist.barrier()
+    try:
+        yield
+    finally:
+        if wait:
+            if main_process():
+                dist.barrier()
+            dist.destroy_process_group()
+
+
+def count(machine: MachineConfig) -> int:
+    """Workers on this machine: as asked for, else one per GPU, else one."""
+    if machine.workers is not None:
+        return machine.workers
+    return max(1, torch.cuda.device_count()) if machine.device != Device.cpu else 1
+
+
+def joined() -> bool:
+    """Whether somebody else started this process as one rank among others."""
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def main_process() -> bool:
+    """Whether this process writes records: the only one, or rank 0."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def join_slurm() -> None:
+    """Translate the variables of `srun` with several tasks into those that torch reads."""
+    environment = os.environ
+    if joined() or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
+        return
+    hosts = subprocess.run(
+        ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
+    )
+    environment.update(
+        RANK=environment["SLURM_PROCID"],
+        WORLD_SIZE=environment["SLURM_STEP_NUM_TASKS"],
+        LOCAL_RANK=environment["SLURM_LOCALID"],
+        LOCAL_WORLD_SIZE=environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0].split(",")[0],
+        MASTER_ADDR=hosts.stdout.split()[0],
+        MASTER_PORT=environment.get("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000)),
+    )

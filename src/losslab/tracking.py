@@ -1,0 +1,136 @@
+"""W&B beside the run, never in its way.
+
+The run writes records; a process of its own reads them and reports to W&B while they grow. Should it fail or hang,
+the run does not notice, and `python -m losslab.tracking CELL CONFIG` reports the records again.
+"""
+
+import json
+import netrc
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from losslab.records import Cell, read_json, read_lines
+from losslab.schema import Config, TrackerMode
+
+PATIENCE_SECONDS = 60.0  # that a finished cell waits for its tracker
+SAMPLES = 50  # problems of each benchmark in the table of samples
+
+
+@contextmanager
+def follow(config: Config, cell: Cell) -> Iterator[None]:
+    """Report the cell to the tracker while the block runs, and its end after it."""
+    mode = resolve(config.tracker.mode)
+    if mode == TrackerMode.disabled:
+        yield
+        return
+    order = {
+        "folder": str(cell.folder),
+        "scores": str(cell.scores(config)),
+        "init": {
+            "project": config.tracker.project,
+            "entity": config.tracker.entity,
+            "mode": str(mode),
+            "id": cell.identity[:16],
+            "name": cell.folder.name,
+            "group": config.sweep.name,
+            "tags": [config.names.model, config.names.dataset, config.names.loss],
+            "config": asdict(config),
+            "dir": str(cell.folder),
+            "resume": "allow" if mode == TrackerMode.online else None,
+        },
+    }
+    with (cell.folder / "tracker.log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "losslab.tracking"],
+            stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, start_new_session=True,
+        )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(order, default=str) + "\n")
+    process.stdin.flush()
+    try:
+        yield
+    finally:
+        try:
+            process.stdin.close()  # the sign that all is written
+            process.wait(PATIENCE_SECONDS)
+            if process.returncode:
+                print(f"the tracker failed, the records are complete: see {cell.folder / 'tracker.log'}", flush=True)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            process.kill()
+            print(
+                f"the tracker did not finish, the records are complete: see {cell.folder / 'tracker.log'}", flush=True
+            )
+
+
+def resolve(mode: TrackerMode) -> TrackerMode:
+    """`auto` is online where there is a login, and offline elsewhere."""
+    if mode != TrackerMode.auto:
+        return mode
+    try:
+        known = netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        known = False
+    return TrackerMode.online if known or os.environ.get("WANDB_API_KEY") else TrackerMode.offline
+
+
+def report(order: dict[str, Any], finished: Any) -> None:
+    """Log what the records hold, as it appears, until `finished()`; then the scores and a table of samples."""
+    import wandb
+
+    folder, scores = Path(order["folder"]), Path(order["scores"])
+    run = wandb.init(**order["init"], settings=wandb.Settings(silent=True, console="off"))
+    logged = 0
+    while True:
+        last = finished()
+        rows = read_lines(folder / "metrics.jsonl")
+        for row in rows[logged:]:
+            histogram = row.pop("p_histogram", None)
+            values: dict[str, Any] = {f"train/{key}": value for key, value in row.items()}
+            if histogram:
+                values["train/p"] = wandb.Histogram(np_histogram=(histogram, edges()))
+            run.log(values, step=row["step"])
+        logged = len(rows)
+        if last:
+            break
+        time.sleep(2)
+    summary = read_json(scores / "scores.json")
+    for name, score in summary.get("benchmarks", {}).items():
+        run.summary[f"scores/{name}"] = score["accuracy"]
+        table = wandb.Table(columns=["problem", "question", "gold", "sample", "extracted", "correct"])
+        for record in read_lines(scores / f"{name}.jsonl")[:SAMPLES]:
+            first = record["samples"][0]
+            verdict = first[summary["verdict"]]
+            table.add_data(
+                record["index"], record["question"], record["gold"], first["text"], first["extracted"], verdict
+            )
+        run.log({f"samples/{name}": table})
+    if "average" in summary:
+        run.summary["scores/average"] = summary["average"]["accuracy"]
+    run.finish()
+
+
+def edges() -> list[float]:
+    from losslab.diagnostics import EDGES
+
+    return list(EDGES)
+
+
+def main() -> None:
+    """Follow the cell that standard input describes, until standard input is closed."""
+    import threading
+
+    order = json.loads(sys.stdin.readline())
+    closed = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
+    report(order, closed.is_set)
+
+
+if __name__ == "__main__":
+    main()

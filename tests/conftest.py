@@ -1,0 +1,36 @@
+"""Fixtures shared by the tests: a tiny checkpoint on disk, the project's root, and the shared real data if present."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from losslab import world
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("LOSSLAB_SHARED", ROOT.parent / "shared"))
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no real data at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen2 with random weights and its tokenizer, in Hugging Face format."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(world.model_config()).save_pretrained(folder)
+    world.tokenizer().save_pretrained(folder)
+    return folder

@@ -1,0 +1,121 @@
+"""Token masks by hand, broken rows, and the cutting of a batch."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from losslab import world
+from losslab.data import Examples, Schedule, collate, micro_batches, prepare, read, tokenise
+from losslab.schema import DatasetConfig, Overlong, Selection, TrainConfig
+
+TOKENIZER = world.tokenizer()
+FILE = DatasetConfig(path="rows.jsonl")
+
+
+def encode(pairs, template="{problem}>", dataset=FILE, **train) -> Examples:
+    return tokenise(pairs, dataset, TrainConfig(**train), TOKENIZER, template)
+
+
+def test_prompt_and_answer_are_joined_and_only_the_answer_counts():
+    examples = encode([("1+1=?", "2"), ("3", "45")])
+    assert TOKENIZER.decode(examples.tokens[:8]) == "1+1=?>2<|end|>"
+    assert examples.offsets.tolist() == [0, 8, 13]
+    assert examples.prompts.tolist() == [6, 2]
+    assert examples.answers.tolist() == [2, 3]  # EOS is trained
+
+    batch = collate(examples, np.array([0, 1]))
+    assert TOKENIZER.decode(batch.tokens[0]) == "1+1=?>2<|end|>3>45<|end|>"
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4]]
+    assert batch.packing.boundaries.tolist() == [0, 8, 13]
+    assert batch.sequence.tolist() == [0, 0, 1, 1, 1]
+    assert batch.predictors.tolist() == [5, 6, 9, 10, 11]  # the position before each answer token
+    assert TOKENIZER.decode(batch.targets) == "2<|end|>45<|end|>"
+
+
+def test_chat_template_is_the_tokenizers_own():
+    examples = encode([("1+1=?", "2")], template="chat")
+    assert TOKENIZER.decode(examples.tokens) == "<|user|>1+1=?<|end|><|assistant|>2<|end|>"
+    assert examples.answers.tolist() == [2]
+
+
+def test_empty_group_keeps_step_without_an_answer():
+    batch = collate(encode([("1", "2")]), np.array([], dtype=np.int64))
+    assert batch.tokens.shape == (1, 1) and len(batch.targets) == 0
+
+
+def test_overlong_rows_are_dropped_and_counted():
+    examples = encode([("1", "2"), ("1", "234567")], max_length=5)
+    assert len(examples) == 1
+    assert examples.report | {"rows": 2, "examples": 1, "overlong_dropped": 1, "truncated": 0} == examples.report
+
+
+def test_truncation_keeps_the_start_and_drops_prompts_without_room():
+    examples = encode([("1", "234567"), ("12345", "6")], max_length=5, overlong=Overlong.truncate)
+    assert TOKENIZER.decode(examples.tokens) == "1>234"
+    assert (examples.report["truncated"], examples.report["overlong_dropped"]) == (1, 1)
+
+
+def test_broken_rows_are_counted_or_refused():
+    pairs = [("1", "2")] * 99 + [("1", None)]
+    assert encode(pairs).report["broken"] == 1
+    with pytest.raises(ValueError, match=r"3 of 102 rows of rows.jsonl have no usable .* \(rows 99, 100, 101\)"):
+        encode([*pairs, ("", "2"), (3, "2")])
+    with pytest.raises(ValueError, match="no row of rows.jsonl fits train.max_length=2"):
+        encode([("1", "2")], max_length=2)
+
+
+def test_prepare_keeps_tokens_and_notices_a_changed_file(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"problem": "1+1=?", "solution": "2"}\n{"problem": "3", "solution": "45"}\n')
+    dataset = DatasetConfig(path=str(file))
+    folder = prepare(dataset, TrainConfig(), TOKENIZER, "chat", tmp_path)
+    assert prepare(dataset, TrainConfig(), TOKENIZER, "chat", tmp_path) == folder
+    loaded = Examples.load(folder)
+    assert len(loaded) == 2 and loaded.report["examples"] == 2
+    file.write_text('{"problem": "1+1=?", "solution": "3"}\n')
+    assert prepare(dataset, TrainConfig(), TOKENIZER, "chat", tmp_path) != folder
+
+
+def test_read_selects_rows_and_names_a_missing_column(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f'{{"problem": "{i}", "solution": "a"}}\n' for i in range(50)))
+    first = read(DatasetConfig(path=str(file), rows=3, selection=Selection.first))
+    assert [prompt for prompt, _ in first] == ["0", "1", "2"]
+    some = [int(prompt) for prompt, _ in read(DatasetConfig(path=str(file), rows=10))]
+    assert len(set(some)) == 10 and some == sorted(some) and some != list(range(10))
+    with pytest.raises(ValueError, match="has no column 'answer' but .*'problem', 'solution'"):
+        read(DatasetConfig(path=str(file), answer_column="answer"))
+    with pytest.raises(ValueError, match="names no file"):
+        read(DatasetConfig(path=str(tmp_path / "none.jsonl")))
+
+
+def test_schedule_sees_every_example_once_an_epoch():
+    schedule = Schedule(examples=10, batch_size=4, epochs=2, seed=3)
+    assert (schedule.steps_per_epoch, schedule.steps) == (3, 6)
+    epochs = [np.concatenate([schedule.batch(e * 3 + i) for i in range(3)]) for e in range(2)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0].tolist() != epochs[1].tolist()
+    assert Schedule(10, 4, 2, seed=3).batch(4).tolist() == schedule.batch(4).tolist()
+    assert Schedule(10, 4, 1, seed=4).batch(0).tolist() != schedule.batch(0).tolist()
+    assert Schedule(10, 4, 1, seed=3, drop_last=True).steps == 2
+    assert Schedule(10, 4, 2, seed=3, max_steps=5).steps == 5
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 4), st.integers(20, 200))
+@settings(max_examples=200, deadline=None)
+def test_micro_batches_are_a_partition_within_the_budget(lengths, ranks, budget):
+    lengths = np.array(lengths)
+    shares = [micro_batches(np.arange(len(lengths)), lengths, budget, rank, ranks) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1  # ranks move in step
+    groups = [group for share in shares for group in share if len(group)]
+    assert sorted(np.concatenate(groups)) == list(range(len(lengths)))
+    assert all(lengths[group].sum() <= budget or len(group) == 1 for group in groups)
+
+
+def test_micro_batches_share_real_lengths_evenly(shared):
+    rows = read(DatasetConfig(path=str(shared / "data/train/math_4500.jsonl")))
+    lengths = np.array([len(prompt) + len(answer) for prompt, answer in rows]) // 3  # about the tokens of a real one
+    batch = Schedule(len(lengths), 256, 1, seed=0).batch(0)
+    loads = np.array([[lengths[g].sum() for g in micro_batches(batch, lengths, 4096, rank, 8)] for rank in range(8)])
+    assert loads.min() / loads.max() > 0.97

@@ -1,0 +1,10 @@
+"""Train and score a cell, or a sweep of cells, and add it to the ablation table.
+
+python train.py -m loss=dft,sft model=qwen2.5-math-1.5b
+"""
+
+if __name__ == "__main__":  # the imports too: every worker process reads this file
+    from losslab.cell import run
+    from losslab.compose import entry
+
+    entry(run)
