@@ -64,6 +64,10 @@ class _Walk:
         reference: tuple[Tensor, Head] | None = None,
     ) -> None:
         self.hidden, self.head, self.targets, self.reference = hidden, head, targets, reference
+        if reference is not None:
+            self.reference_hidden, self.reference_weight = (
+                x.to(hidden.dtype) for x in (reference[0], reference[1].weight)
+            )
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.weight = head.weight.to(hidden.dtype)
         (tokens, width), vocabulary = hidden.shape, len(head.weight)
@@ -80,12 +84,10 @@ class _Walk:
         self.statistic = torch.zeros_like(self.logp)
         self.reference_kl = torch.zeros_like(self.logp)
         self.wanted = any(wanted)
-        self.gradients = [  # of hidden, weight, bias
-            torch.zeros_like(tensor, dtype=dtype) if want and tensor is not None else None
-            for want, tensor, dtype in zip(
-                wanted, (hidden, head.weight, head.bias), (hidden.dtype, self.dtype, self.dtype), strict=True
-            )
-        ]
+        grad_hidden = torch.empty_like(hidden) if wanted[0] else None
+        grad_weight = torch.empty_like(head.weight, dtype=self.dtype) if wanted[1] else None
+        grad_bias = torch.zeros_like(head.bias, dtype=self.dtype) if wanted[2] and head.bias is not None else None
+        self.gradients = [grad_hidden, grad_weight, grad_bias]
 
     def softmax(self, part: slice, objective: Objective | None = None) -> Tensor:
         """Writes what is known of each token of a chunk; returns its slopes (1 or 2, rows, V) with respect to logits.
@@ -95,8 +97,7 @@ class _Walk:
         slopes = self.buffers[:, : part.stop - part.start]
         torch.mm(self.hidden[part], self.weight.T, out=slopes[0])
         if self.reference is not None:
-            hidden, head = self.reference
-            torch.mm(hidden[part], head.weight.to(hidden.dtype).T, out=slopes[1])
+            torch.mm(self.reference_hidden[part], self.reference_weight.T, out=slopes[1])
         for block in _cut(slopes.shape[1], self.block):
             rows = slice(part.start + block.start, part.start + block.stop)
             x, p, *reference = self.scratch[:, : block.stop - block.start]
@@ -128,7 +129,8 @@ class _Walk:
         grad_hidden, grad_weight, grad_bias = self.gradients
         slope = slopes[0]
         if self.reference is not None:
-            slope.mul_(weight[:, None]).addcmul_(slopes[1], kl_weight[:, None].to(slope.dtype))
+            columns = torch.stack((weight, kl_weight)).to(slope.dtype)[:, :, None]
+            slope.mul_(columns[0]).addcmul_(slopes[1], columns[1])
             weight = torch.ones_like(weight)
         # Row factors go on the narrow side, which saves a pass over (rows, V).
         row = weight[:, None] * self.head.scale
@@ -138,11 +140,13 @@ class _Walk:
             grad_bias += row[:, 0].to(slope.dtype) @ slope
         if grad_weight is not None:
             hidden = (self.hidden[part] * row).to(slope.dtype)
+            first = part.start == 0  # writes in place of adding: zeros would cost a pass over (V, D) per micro-batch
             if slope.dtype == self.dtype:
-                grad_weight.addmm_(slope.T, hidden)
+                grad_weight.addmm_(slope.T, hidden, beta=0 if first else 1)
             else:  # in tiles of the vocabulary, so that the low-precision product meets its float32 sum in cache
+                write = Tensor.copy_ if first else Tensor.add_
                 for tile in _cut(len(grad_weight), self.tile):
-                    grad_weight[tile] += slope[:, tile].T @ hidden
+                    write(grad_weight[tile], slope[:, tile].T @ hidden)
 
 
 def _softmax(product: Tensor, head: Head, logits: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
