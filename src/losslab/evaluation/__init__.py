@@ -1,0 +1,1 @@
+"""Scores of a model on benchmarks: problems, engines, verdicts, records. Knows nothing of training."""

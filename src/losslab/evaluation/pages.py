@@ -1,0 +1,106 @@
+"""A page for reading the samples of an evaluation: one file that opens without a server."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+LIMIT = 200  # problems of each benchmark on the page; all of them are in the records
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; } td, th { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
+td:first-child, th:first-child { text-align: left; }
+nav { position: sticky; top: 0; padding: .6rem 0; background: Canvas; border-bottom: 1px solid #8884; }
+nav label { margin-right: 1rem; }
+article { border: 1px solid #8884; border-radius: .4rem; padding: .6rem 1rem; margin: .8rem 0; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.45 ui-monospace, monospace; margin: .4rem 0; }
+summary { cursor: pointer; } .right { color: #1a7f37; } .wrong { color: #cf222e; } .note { opacity: .7; }
+[hidden] { display: none; }
+"""
+
+SCRIPT = """
+const controls = ["benchmark", "verdict", "text"].map(id => document.getElementById(id));
+const tests = {
+  all: () => true,
+  solved: a => a.dataset.right === a.dataset.samples,
+  mixed: a => a.dataset.right !== "0" && a.dataset.right !== a.dataset.samples,
+  unsolved: a => a.dataset.right === "0",
+  disagree: a => a.dataset.disagree === "1",
+  cut: a => a.dataset.cut === "1",
+};
+function filter() {
+  const [benchmark, verdict, text] = controls.map(control => control.value);
+  let shown = 0;
+  for (const article of document.querySelectorAll("article")) {
+    article.hidden = !((benchmark === "" || article.dataset.benchmark === benchmark) && tests[verdict](article)
+      && article.textContent.toLowerCase().includes(text.toLowerCase()));
+    shown += !article.hidden;
+  }
+  document.getElementById("shown").textContent = shown + " shown";
+}
+for (const control of controls) control.addEventListener("input", filter);
+filter();
+"""
+
+
+def page(title: str, scores: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, Any]]], limit: int = LIMIT) -> str:
+    """The scores, and the first `limit` problems of each benchmark with their samples and verdicts, as HTML."""
+    verdict = scores["verdict"]
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{row['score']:.1f}</td><td>{row['interval'][0]:.1f} – {row['interval'][1]:.1f}</td>"
+        f"<td>{row['official']:.1f}</td><td>{row['corrected']:.1f}</td><td>{row['without_answer']:.0f}%</td>"
+        f"<td>{row['cut_by_length']:.0f}%</td></tr>"
+        for name, row in scores["benchmarks"].items()
+    )
+    warnings = "".join(f"<p class='wrong'>{escape(warning)}</p>" for warning in scores["warnings"])
+    articles = "".join(_problem(name, r, verdict) for name, all_ in records.items() for r in all_[:limit])
+    left_out = {name: len(all_) - limit for name, all_ in records.items() if len(all_) > limit}
+    note = "".join(f" {count} more problems of {escape(name)} are in its records." for name, count in left_out.items())
+    options = "".join(f"<option>{escape(name)}</option>" for name in records)
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{escape(title)}</title><style>{STYLE}</style>
+<h1>{escape(title)}</h1>
+<table><tr><th>{escape(verdict)} verdict</th><th>score</th><th>95%</th><th>official</th><th>corrected</th>
+<th>no answer</th><th>cut</th></tr>{rows}</table>{warnings}
+<nav><label>benchmark <select id="benchmark"><option value="">all</option>{options}</select></label>
+<label>problems <select id="verdict"><option>all</option><option>solved</option><option>mixed</option>
+<option>unsolved</option><option value="disagree">verdicts disagree</option><option value="cut">cut by length</option></select></label>
+<label>containing <input id="text" type="search"></label><span id="shown" class="note"></span></nav>
+<p class="note">{note}</p>
+{articles}
+<script>{SCRIPT}</script></html>
+"""
+
+
+def _problem(name: str, record: Mapping[str, Any], verdict: str) -> str:
+    samples = record["samples"]
+    right = sum(sample[verdict] for sample in samples)
+    disagree = any(sample["official"] != sample["corrected"] for sample in samples)
+    cut = any(sample["finish_reason"] == "length" for sample in samples)
+    other = "" if record["gold"] == record["gold_official"] else f" (official: {escape(record['gold_official'])})"
+    return (
+        f"<article data-benchmark='{escape(name)}' data-right='{right}' data-samples='{len(samples)}' "
+        f"data-disagree='{disagree:d}' data-cut='{cut:d}'><b>{escape(name)} {record['index']}</b> "
+        f"<span class='note'>{right} of {len(samples)} right</span><pre>{escape(record['question'])}</pre>"
+        f"gold <code>{escape(record['gold'])}</code>{other}"
+        f"<details><summary class='note'>prompt</summary><pre>{escape(record['prompt'])}</pre></details>"
+        + "".join(_sample(sample, verdict) for sample in samples)
+        + "</article>\n"
+    )
+
+
+def _sample(sample: Mapping[str, Any], verdict: str) -> str:
+    mark = "right" if sample[verdict] else "wrong"
+    notes = [f"{sample['tokens']} tokens", {"length": "cut by length", "too_long": "too long"}.get(sample["finish_reason"], "")]
+    if sample["official"] != sample["corrected"]:
+        notes.append("official: " + ("right" if sample["official"] else "wrong"))
+        notes.append("corrected: " + ("right" if sample["corrected"] else "wrong"))
+    if sample["timed_out"]:
+        notes.append("grading timed out")
+    return (
+        f"<details><summary><span class='{mark}'>{mark}</span> <code>{escape(sample['extracted']) or '(no answer)'}</code> "
+        f"<span class='note'>{', '.join(filter(None, notes))}</span></summary><pre>{escape(sample['text'])}</pre></details>"
+    )
