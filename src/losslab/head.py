@@ -143,7 +143,12 @@ class _Walk:
             first = part.start == 0  # writes in place of adding: zeros would cost a pass over (V, D) per micro-batch
             if slope.dtype == self.dtype:
                 grad_weight.addmm_(slope.T, hidden, beta=0 if first else 1)
-            else:  # in tiles of the vocabulary, so that the low-precision product meets its float32 sum in cache
+            elif grad_weight.is_cuda:
+                total = grad_weight.zero_() if first else grad_weight
+                torch.addmm(total, slope.T, hidden, out_dtype=self.dtype, out=total)
+            else:
+                # A CPU has no such product: it rounds once per chunk, and the sum over chunks is float32. By tiles of
+                # the vocabulary, so that the rounded product meets its sum in cache.
                 write = Tensor.copy_ if first else Tensor.add_
                 for tile in _cut(len(grad_weight), self.tile):
                     write(grad_weight[tile], slope[:, tile].T @ hidden)
