@@ -55,7 +55,9 @@ class Grader:
     def __enter__(self) -> Grader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._threads.shutdown(wait=True, cancel_futures=kind is not None)
         for _ in range(self._workers):
             self._idle.get().stop()
@@ -113,7 +115,8 @@ class _Worker:
     def _start(self) -> Connection:
         # A plain process, not one of multiprocessing: that would import the main module, and torch with it.
         self.connection, theirs = Pipe()
-        command = f"from losslab.evaluation.grading import _serve; _serve({theirs.fileno()}, {self.seconds}, {self.memory_mb})"
+        arguments = f"{theirs.fileno()}, {self.seconds}, {self.memory_mb}"
+        command = f"from losslab.evaluation.grading import _serve; _serve({arguments})"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", command],
@@ -176,8 +179,7 @@ def regrade(input: Path, output: Path, workers: int) -> None:
     rows = list(_rows(input))
     with Grader(workers) as grader:
         futures = [
-            grader.submit(row["benchmark"], row.get("response", row.get("prediction")), row["gold"], row.get("gold_raw"))
-            for row in rows
+            grader.submit(row["benchmark"], row[_response(row)], row["gold"], row.get("gold_raw")) for row in rows
         ]
         graded = [{**row, **asdict(future.result())} for row, future in zip(rows, futures, strict=True)]
     partial = output.with_name(output.name + ".partial")
@@ -195,10 +197,13 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: this is not JSON; each line must be one JSON object") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: a row must be a JSON object")
-        response = "response" if "response" in row else "prediction"
-        for column in ("benchmark", response, "gold"):
+        for column in ("benchmark", _response(row), "gold"):
             if not isinstance(row.get(column), str):
                 raise ValueError(f"{path}, line {number}: a row needs a text in {column!r}")
         if not isinstance(row.get("gold_raw", ""), str):
             raise ValueError(f"{path}, line {number}: 'gold_raw' must be a text")
         yield row
+
+
+def _response(row: dict[str, Any]) -> str:
+    return "prediction" if "prediction" in row and "response" not in row else "response"

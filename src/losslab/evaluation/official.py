@@ -16,26 +16,26 @@ STOPS = ("</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>",
 KEEPS_UNITS = frozenset({"minerva_math", "carp_en"})
 GOLD_FROM_SOLUTION = frozenset({"math500", "math_oai", "math", "minerva_math"})
 
-# Stripped in this order, each also with an "s" appended after all of these; a space or a dot is part of the pattern, and
-# the dot matches any character. That short words such as "a", "m" or "pm" are in it is one of the faults.
+# Stripped in this order, then once more with an "s" each; spaces are part of the pattern, and a dot matches any
+# character. That short words such as "a", "m" or "pm" are in it is one of the faults.
 UNITS = (
-    "east|degree|mph|kmph|ft|m sqaure| m east|sq m|deg|mile|q .|monkey|prime|ratio|profit of rs|rd|o|gm|p . m|lb|tile|per|"
-    "dm|lt|gain|ab|way|west|a .|b .|c .|d .|e .|f .|g .|h .|t|a|h|no change|men|soldier|pie|bc|excess|st|inches|noon|"
-    "percent|by|gal|kmh|c|acre|rise|a . m|th|π r 2|sq|mark|l|toy|coin|sq . m|gallon|° f|profit|minw|yr|women|feet|am|pm|"
-    "hr|cu cm|square|v â € ™|are|rupee|rounds|cubic|cc|mtr|s|ohm|number|kmph|day|hour|minute|min|second|man|woman|sec|"
-    "cube|mt|sq inch|mp|∏ cm ³|hectare|more|sec|unit|cu . m|cm 2|rs .|rs|kg|g|month|km|m|cm|mm|apple|liter|loss|yard|"
-    "pure|year|increase|decrease|d|less|Surface|litre|pi sq m|s .|metre|meter|inch"
+    "east|degree|mph|kmph|ft|m sqaure| m east|sq m|deg|mile|q .|monkey|prime|ratio|profit of rs|rd|o|gm|p . m|lb|tile|"
+    "per|dm|lt|gain|ab|way|west|a .|b .|c .|d .|e .|f .|g .|h .|t|a|h|no change|men|soldier|pie|bc|excess|st|inches|"
+    "noon|percent|by|gal|kmh|c|acre|rise|a . m|th|π r 2|sq|mark|l|toy|coin|sq . m|gallon|° f|profit|minw|yr|women|feet|"
+    "am|pm|hr|cu cm|square|v â € ™|are|rupee|rounds|cubic|cc|mtr|s|ohm|number|kmph|day|hour|minute|min|second|man|"
+    "woman|sec|cube|mt|sq inch|mp|∏ cm ³|hectare|more|sec|unit|cu . m|cm 2|rs .|rs|kg|g|month|km|m|cm|mm|apple|liter|loss|"
+    "yard|pure|year|increase|decrease|d|less|Surface|litre|pi sq m|s .|metre|meter|inch"
 ).split("|")
+BRACE = re.compile(r"[{}]")
 UNIT_PATTERNS = [
-    (unit, re.search(r"\w+", unit)[0], re.compile(rf"(^|\W){unit}($|\W)"))  # type: ignore[index]
-    for unit in [*UNITS, *(unit + "s" for unit in UNITS)]
+    (re.findall(r"\w+", unit)[0], re.compile(rf"(^|\W){unit}($|\W)")) for unit in [*UNITS, *(u + "s" for u in UNITS)]
 ]
 
 NUMBER_WORDS = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen".split()
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen".split()
     )
 }
 NUMBER_WORDS |= {w: 20 + 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())}
@@ -45,8 +45,8 @@ NUMBER_WORDS |= {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion":
 def extract(response: str, benchmark: str = "", gold: str | None = None) -> str:
     """The answer that the official evaluation reads from a response, normalised; "" where it finds none.
 
-    `benchmark` decides whether units are stripped. A gold that is one of A-E, or made of these letters only (an empty one
-    too), changes what is read, so pass it where it is known.
+    `benchmark` decides whether units are stripped. A gold that is one of A-E, or made of these letters only (an empty
+    one too), changes what is read, so pass it where it is known.
     """
     text = response.rstrip()
     for stop in STOPS:
@@ -87,7 +87,7 @@ def gold(benchmark: str, row: dict[str, Any]) -> str:
 
 
 def equal(prediction: str, gold: str) -> bool:
-    """Whether the official evaluation takes an extracted answer as equal to a gold. May run for very long: see `Grader`."""
+    """Whether the official evaluation takes an extracted answer as equal to a gold. May run for long: see `Grader`."""
     verdict = equal_as_text(prediction, gold)
     return _equal_as_mathematics(prediction, gold) if verdict is None else verdict
 
@@ -166,14 +166,14 @@ def _last_answer(text: str) -> str:
     return answer.removeprefix(":").removesuffix(".").removesuffix("/")
 
 
-def inside_braces(text: str) -> str:
-    """What stands between the brace that `text` begins with and its partner, or the end of the text."""
+def inside_braces(text: str, start: int = 0) -> str:
+    """What stands between the brace at `start` and its partner, or the end of the text."""
     depth = 0
-    for match in re.finditer(r"[{}]", text):
-        depth += 1 if match[0] == "{" else -1
+    for brace in BRACE.finditer(text, start):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            return text[1 : match.start()]
-    return text[1:]
+            return text[start + 1 : brace.start()]
+    return text[start + 1 :]
 
 
 def _choice_of_response(text: str) -> str:
@@ -210,7 +210,7 @@ def _strip_units(text: str) -> str:
         words = set(re.findall(r"\w+", text))  # removals never make a new word, so one look per round will do
         if all(word.isdecimal() for word in words):
             break
-        for unit, first_word, pattern in UNIT_PATTERNS:
+        for first_word, pattern in UNIT_PATTERNS:
             if first_word in words:
                 text = pattern.sub(r"\1\2", text) or text
     return text
@@ -263,7 +263,7 @@ def _below_thousand(words: list[str]) -> int:
 
 
 def _brace_fracs(text: str) -> str:
-    """\\frac12 and \\frac1{2} as \\frac{1}{2}; all is left alone where a \\frac has fewer than two characters behind it."""
+    """\\frac12 and \\frac1{2} as \\frac{1}{2}; no change where a \\frac has fewer than two characters behind it."""
     head, *tails = text.split("\\frac")
     for i, tail in enumerate(tails):
         if tail[:1] == "{":
@@ -311,7 +311,9 @@ def _equal_as_mathematics(prediction: str, gold: str) -> bool:
             return True
     if _is_matrix(prediction) and _is_matrix(gold):
         rows, gold_rows = _matrix_rows(prediction), _matrix_rows(gold)
-        if len(rows) == len(gold_rows) and all(_all_equal(row, other) for row, other in zip(rows, gold_rows, strict=True)):
+        if len(rows) == len(gold_rows) and all(
+            _all_equal(row, other) for row, other in zip(rows, gold_rows, strict=True)
+        ):
             return True
     if prediction.count("=") == 1 and gold.count("=") == 1:
         differences = ["{} - ({})".format(*(side.strip() for side in text.split("="))) for text in (prediction, gold)]
@@ -327,7 +329,9 @@ def _equal_as_mathematics(prediction: str, gold: str) -> bool:
 
 
 def _all_equal(parts: list[str], gold_parts: list[str]) -> bool:
-    return len(parts) == len(gold_parts) and all(equal(part, other) for part, other in zip(parts, gold_parts, strict=True))
+    return len(parts) == len(gold_parts) and all(
+        equal(part, other) for part, other in zip(parts, gold_parts, strict=True)
+    )
 
 
 def _without_brackets(prediction: str, gold: str) -> bool:
