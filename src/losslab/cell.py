@@ -30,7 +30,7 @@ def run(config: Config) -> None:
     with lock(cell.folder):
         if config.force:
             cell.clear()
-        cell.join(config.sweep.name)
+        cell.declare(config)
         if cell.done(config):
             print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
             return
@@ -40,13 +40,13 @@ def run(config: Config) -> None:
                 model = train_missing(config, cell)
                 cell.update(state="scoring")
                 evaluate(config, model, cell.scores(config))
-            cell.update(state="done", error=None)
+            cell.update(state="done")
         except (KeyboardInterrupt, Interrupted):
             cell.update(state="interrupted")
             print(f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
             sys.exit(REQUEUE)
         except Exception as error:
-            write(cell.folder / "error.txt", traceback.format_exc())
+            write(cell.folder / "error.txt", getattr(error, "trace", "") or traceback.format_exc())
             cell.update(state="failed", error=f"{type(error).__name__}: {error}")
             print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,11 @@ SHUTDOWN_SECONDS = "600"  # how long a worker that was asked to leave may take f
 
 
 class WorkerError(RuntimeError):
-    """A worker failed; the message names the rank and its error."""
+    """A worker failed: the rank with its error, and the worker's own traceback."""
+
+    def __init__(self, message: str, trace: str) -> None:
+        super().__init__(message)
+        self.trace = trace
 
 
 def launch(worker: Callable[..., str], *args: object, machine: MachineConfig, logs: Path) -> str:
@@ -55,10 +60,10 @@ def launch(worker: Callable[..., str], *args: object, machine: MachineConfig, lo
         return elastic_launch(config, _run)(worker, *args)[0]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        message = (
-            failure.message.strip().splitlines()[-1] if failure.error_file_data else f"exit code {failure.exitcode}"
-        )
-        raise WorkerError(f"rank {rank}: {message} (logs in {logs})") from None
+        report: Any = failure.message  # what `record` wrote, or a text about the exit code
+        if isinstance(report, dict):
+            raise WorkerError(f"rank {rank}: {report['message']}", report["extraInfo"]["py_callstack"]) from None
+        raise WorkerError(f"rank {rank} died with exit code {failure.exitcode}", "") from None
 
 
 @record

@@ -68,32 +68,35 @@ class Cell:
         scored = read_json(self.scores(config) / "scores.json").get("benchmarks", {})
         return self.trained(config) and set(config.benchmark) <= set(scored)
 
+    def declare(self, config: Config) -> None:
+        """Make the cell a member of the sweep's table. A cell can be in several."""
+        state = self.state()
+        sweeps = state.get("sweeps", [])
+        if config.sweep.name in sweeps:
+            return
+        if "declared" not in state:
+            write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+            self.update(identity=self.identity, names=asdict(config.names), seed=config.seed, declared=_now())
+        self.update(sweeps=[*sweeps, config.sweep.name])
+
     def begin(self, config: Config) -> None:
         """Write down what is about to run, where and with which code."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
         write_json(self.folder / "environment.json", environment())
         write(self.folder / "changes.diff", _git("diff", "HEAD"))
-        attempts = self.state().get("attempts", 0) + 1
-        self.update(identity=self.identity, names=asdict(config.names), seed=config.seed, attempts=attempts)
+        self.update(attempts=self.state().get("attempts", 0) + 1, error=None)
 
     def update(self, **values: Any) -> None:
-        state = self.state() | values | {"updated": datetime.now(UTC).isoformat(timespec="seconds")}
+        state = self.state() | values | {"updated": _now()}
         write_json(self.folder / "cell.json", state)
 
-    def join(self, sweep: str) -> None:
-        """Make the cell a member of a sweep's table. A cell can be in several."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if sweep not in self.state().get("sweeps", []):
-            self.update(sweeps=[*self.state().get("sweeps", []), sweep])
-
     def clear(self) -> None:
-        """Forget everything but the memberships, for `force=true`."""
-        kept = {"sweeps": self.state().get("sweeps", [])}
+        """Forget what the cell has done, for `force=true`."""
+        kept = {"identity", "names", "seed", "declared", "sweeps"}
+        write_json(self.folder / "cell.json", {key: value for key, value in self.state().items() if key in kept})
         for path in self.folder.iterdir():
-            if path.name != "lock":
+            if path.name not in ("lock", "cell.json", "config.yaml"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.update(**kept)
 
 
 @contextmanager
@@ -169,6 +172,10 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 def append_line(path: Path, row: dict[str, Any]) -> None:
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _git(*arguments: str) -> str:

@@ -60,6 +60,8 @@ class Sweep(Callback):
         if self.configs[0].plan:
             show(self.configs)
             sys.exit(0)
+        for config in self.configs:  # now, so that a table shows what is still missing
+            Cell.of(config).declare(config)
         done = sum(Cell.of(config).done(config) for config in self.configs)
         print(f"{self.configs[0].sweep.name}: {len(self.configs)} cells, {done} of them done", flush=True)
 

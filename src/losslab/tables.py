@@ -1,0 +1,269 @@
+"""The ablation table of a sweep, from records alone.
+
+A row is a configuration apart from its seed; several seeds make a mean with a 95% interval over seeds (Student t), a
+single one has its interval over problems. Cells that are not scored are shown as missing.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from losslab.compose import BASE
+from losslab.diagnostics import EDGES
+from losslab.evaluation.scores import student
+from losslab.records import read_json, read_lines, write
+from losslab.schema import SweepConfig
+
+AVERAGE = "average"
+NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "plan", "force", "benchmark"}
+IMPLIED = {"eval.seed", "eval.data", "loss._target_", "model.path", "dataset.path", "optimizer.lr"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scored cell under one protocol, or one that has no score yet."""
+
+    folder: Path
+    names: dict[str, str]
+    seed: int
+    config: dict[str, Any]  # flat: the science of the cell, by dotted key
+    scores: dict[str, float]  # percent, by benchmark and AVERAGE; empty where not scored
+    halves: dict[str, float]  # half of the 95% interval over problems
+
+
+@dataclass(frozen=True)
+class Value:
+    mean: float
+    half: float | None  # None where one number says nothing of its uncertainty
+
+
+@dataclass(frozen=True)
+class Row:
+    names: dict[str, str]
+    label: str
+    entries: list[Entry]
+
+    @property
+    def scored(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.scores]
+
+    def value(self, column: str) -> Value | None:
+        """Mean over the seeds that have this column, with its interval; None where none has."""
+        having = [entry for entry in self.scored if column in entry.scores]
+        if not having:
+            return None
+        values = np.array([entry.scores[column] for entry in having])
+        if len(values) == 1:
+            return Value(float(values[0]), having[0].halves.get(column))
+        return Value(float(values.mean()), float(student(len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5))
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    question: str
+    columns: list[str]
+    rows: list[Row]
+
+
+def publish(sweep: SweepConfig, results: str) -> None:
+    """Print the table of a sweep and write it, with its figure, under results/tables/<sweep>."""
+    table, folder = build(sweep, results), Path(results) / "tables" / sweep.name
+    write(folder / "table.md", markdown(table))
+    write(folder / "table.csv", spreadsheet(table))
+    console = Console()
+    console.print(rich(table))
+    if any(row.scored for row in table.rows):
+        figure(table, folder / "figure.png")
+        console.print(f"figure:  {folder / 'figure.png'}", highlight=False, soft_wrap=True)
+    console.print(f"table:   {folder / 'table.md'}, table.csv", highlight=False, soft_wrap=True)
+    console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)
+
+
+def rebuild(sweeps: list[str], results: str) -> None:
+    """Publish sweeps again from records, all of them where none is named. ValueError when there is no record."""
+    known: dict[str, str] = {}
+    for path in sorted(Path(results).glob("cells/*/cell.json")):
+        for name in read_json(path).get("sweeps", []):
+            config = path.with_name("config.yaml")
+            own = yaml.safe_load(config.read_text())["sweep"] if config.exists() else {}
+            known[name] = own["question"] if own.get("name") == name else known.get(name, "")
+    if not known:
+        raise ValueError(f"no record of any sweep under {results}: run one first, or set results=FOLDER")
+    for name in sweeps or sorted(known):
+        publish(SweepConfig(name=name, question=known.get(name, "")), results)
+
+
+def build(sweep: SweepConfig, results: str) -> Table:
+    """The table of all cells that are members of a sweep. Raises ValueError when there is none."""
+    entries = list(collect(sweep.name, results))
+    if not entries:
+        raise ValueError(f"no record of the sweep {sweep.name} under {results}: run it first, or name another sweep")
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(json.dumps(entry.config, sort_keys=True, default=str), []).append(entry)
+    rows = [Row(group[0].names, "", sorted(group, key=lambda e: e.seed)) for group in groups.values()]
+    rows = [Row(row.names, label(row, rows), row.entries) for row in rows]
+    models = list(dict.fromkeys(row.names["model"] for row in rows))
+    rows.sort(key=lambda row: (models.index(row.names["model"]), row.names["loss"] != BASE, average(row)))
+    columns = list(dict.fromkeys(column for entry in entries for column in entry.scores if column != AVERAGE))
+    return Table(sweep.name, sweep.question, [*columns, AVERAGE], rows)
+
+
+def collect(sweep: str, results: str) -> Iterator[Entry]:
+    """The cells of a sweep, in the order in which they were asked for, each once for each protocol of its scores."""
+    states = {path.parent: read_json(path) for path in sorted(Path(results).glob("cells/*/cell.json"))}
+    members = [folder for folder, state in states.items() if sweep in state.get("sweeps", [])]
+    for folder in sorted(members, key=lambda folder: states[folder]["declared"]):
+        state = states[folder]
+        config = flatten(yaml.safe_load((folder / "config.yaml").read_text()))
+        protocols = sorted(folder.glob("scores/*/scores.json"))
+        for path in protocols or [None]:
+            found = read_json(path) if path else {"benchmarks": {}}
+            parts = found["benchmarks"] | ({AVERAGE: found[AVERAGE]} if AVERAGE in found else {})
+            yield Entry(
+                folder,
+                state["names"] | ({"eval": path.parent.name.rsplit("-", 1)[0]} if path else {}),
+                state["seed"],
+                config | ({"eval": path.parent.name.rsplit("-", 1)[0]} if path else {}),
+                {name: part["score"] for name, part in parts.items()},
+                {name: (part["interval"][1] - part["interval"][0]) / 2 for name, part in parts.items()},
+            )
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The science of a config by dotted key, without what follows from other keys or only repeats a chosen file."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if not prefix and (key in NOT_SCIENCE or key == "eval"):
+            continue
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    if not prefix and config["names"]["loss"] == BASE:
+        flat = {key: value for key, value in flat.items() if key.startswith("model.")}
+    return flat | ({"names": config["names"]["loss"]} if not prefix else {})
+
+
+def label(row: Row, rows: list[Row]) -> str:
+    """The objective's name, and whatever else sets the row apart from others with the same model and objective."""
+    alike = [r for r in rows if (r.names["model"], r.names["loss"]) == (row.names["model"], row.names["loss"])]
+    own = row.entries[0].config
+    apart = [key for key in own if any(r.entries[0].config.get(key) != own[key] for r in alike)]
+    shown = [key for key in apart if key not in IMPLIED] or apart
+    return " ".join([row.names["loss"], *(f"{key}={own[key]}" for key in shown)])
+
+
+def average(row: Row) -> float:
+    value = row.value(AVERAGE)
+    return value.mean if value else float("inf")
+
+
+def cells(table: Table, row: Row) -> list[str]:
+    """The texts of a row's columns; `–` for what is missing."""
+    texts = []
+    for column in table.columns:
+        value = row.value(column)
+        half = "" if value is None or value.half is None or not np.isfinite(value.half) else f" ± {value.half:.1f}"
+        texts.append("–" if value is None else f"{value.mean:.1f}{half}")
+    return texts
+
+
+def best(table: Table, column: str, model: str) -> str | None:
+    """The text of the highest mean of a column among a model's rows."""
+    values = [row.value(column) for row in table.rows if row.names["model"] == model]
+    means = [value.mean for value in values if value]
+    return f"{max(means):.1f}" if means else None
+
+
+def texts(table: Table, bold: str) -> Iterator[list[str]]:
+    """Rows of text: model, objective, columns with the best mean in `bold`, seeds scored (of those asked for)."""
+    for row in table.rows:
+        model, end = row.names["model"], bold.replace("[", "[/")
+        marked = [
+            f"{bold}{text}{end}" if text.split(" ")[0] == best(table, column, model) else text
+            for column, text in zip(table.columns, cells(table, row), strict=True)
+        ]
+        seeds = str(len(row.scored)) if len(row.scored) == len(row.entries) else f"{len(row.scored)}/{len(row.entries)}"
+        yield [model, row.label, *marked, seeds]
+
+
+CAPTION = "Accuracy in percent ± half of the 95% interval (over seeds where there are several, else over problems)."
+
+
+def heading(table: Table) -> list[str]:
+    return ["model", "objective", *table.columns, "seeds"]
+
+
+def markdown(table: Table) -> str:
+    head = heading(table)
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 2 + "---:|" * (len(head) - 2)]
+    lines += ["| " + " | ".join(row) + " |" for row in texts(table, "**")]
+    return "\n".join([f"# {table.name}", "", table.question, "", *lines, "", CAPTION, ""])
+
+
+def spreadsheet(table: Table) -> str:
+    """CSV with the mean and half interval of each column in columns of their own."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["model", "objective", "seeds", *(f"{c}{s}" for c in table.columns for s in ("", "_half"))])
+    for row in table.rows:
+        values = [row.value(column) for column in table.columns]
+        numbers = [x for value in values for x in ((value.mean, value.half) if value else (None, None))]
+        writer.writerow([row.names["model"], row.label, len(row.scored), *numbers])
+    return out.getvalue()
+
+
+def rich(table: Table) -> RichTable:
+    out = RichTable(title=f"{table.name}: {table.question}", caption=CAPTION, title_justify="left")
+    for i, name in enumerate(heading(table)):
+        out.add_column(name, justify="left" if i < 2 else "right", no_wrap=i > 1)
+    for row in texts(table, "[bold]"):
+        out.add_row(*row)
+    return out
+
+
+def figure(table: Table, path: Path) -> None:
+    """Scores by objective, and where the probabilities of the training targets ended."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    rows = [row for row in table.rows if row.scored]
+    several = len({row.names["model"] for row in rows}) > 1
+    names = [f"{row.names['model']}\n{row.label}" if several else row.label for row in rows]
+    width = 0.8 / len(rows)
+    for i, (row, name) in enumerate(zip(rows, names, strict=True)):
+        values = [row.value(column) for column in table.columns]
+        means = [value.mean if value else 0.0 for value in values]
+        halves = [value.half if value and value.half is not None else 0.0 for value in values]
+        place = np.arange(len(values)) + (i - (len(rows) - 1) / 2) * width
+        left.bar(place, means, width * 0.9, yerr=halves, label=name, color=f"C{i}", capsize=2)
+        metrics = [read_lines(entry.folder / "metrics.jsonl") for entry in row.scored]
+        counts = np.zeros(len(EDGES) - 1) + sum(np.array(lines[-1]["p_histogram"]) for lines in metrics if lines)
+        if counts.any():
+            right.stairs(100 * counts / counts.sum(), label=name, color=f"C{i}", linewidth=2)
+    left.set_xticks(range(len(table.columns)), table.columns)
+    left.set_ylabel("accuracy, %")
+    left.set_title("scores, with 95% intervals")
+    left.legend(fontsize="small")
+    right.set_xticks(range(len(EDGES)), [f"{edge:g}" for edge in EDGES], rotation=60, fontsize="small")
+    right.set_yscale("log")
+    right.set_xlabel("probability of the target token, last batch of training")
+    right.set_ylabel("share of answer tokens, %")
+    right.set_title("what the objective does to probabilities")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
