@@ -173,6 +173,15 @@ def test_bfloat16(objective: Objective) -> None:
         assert (tensor.grad.double() - exact).norm() < 0.01 * exact.norm()
 
 
+def test_bfloat16_weight() -> None:
+    """As FSDP hands it over under mixed precision: the gradient has the parameter's dtype."""
+    hidden, weight, _, targets, context = problem(20, 8, 33, torch.bfloat16)
+    low = weight.detach().bfloat16().requires_grad_()
+    one = torch.autograd.grad(objective_loss(SFT(), hidden, Head(low), targets, context).loss, low)[0]
+    two = torch.autograd.grad(-target_logprobs(hidden, Head(low), targets).sum(), low)[0]
+    assert one.dtype == two.dtype == torch.bfloat16 and torch.equal(one, two)
+
+
 def test_weight_gradient_sums_chunks_in_float32() -> None:
     """A thousand equal tokens, one per chunk: a bfloat16 sum would stop growing at 256 times the first summand."""
     hidden = torch.ones(1000, 1, dtype=torch.bfloat16, requires_grad=True)

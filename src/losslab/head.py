@@ -175,7 +175,7 @@ class _Attach(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *inputs: Tensor | None) -> Tensor:
-        ctx.gradients, ctx.dtypes = gradients, [None if x is None else x.dtype for x in inputs]
+        ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
@@ -183,8 +183,7 @@ class _Attach(torch.autograd.Function):
         # Scaled in place and let go, so that autograd takes over the (V, D) memory in place of a copy.
         assert ctx.gradients is not None, "the loss of a micro-batch can be differentiated once"
         gradients, ctx.gradients = ctx.gradients, None
-        scaled = [None if g is None else g.mul_(grad).to(dtype) for g, dtype in zip(gradients, ctx.dtypes, strict=True)]
-        return None, None, *scaled
+        return None, None, *(None if gradient is None else gradient.mul_(grad) for gradient in gradients)
 
 
 class _TargetLogprobs(torch.autograd.Function):
