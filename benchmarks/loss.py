@@ -197,7 +197,7 @@ def table(results: dict[str, tuple[float, float, float]], args: argparse.Namespa
             "",
             f"`{' '.join(['python benchmarks/loss.py', *sys.argv[1:]])}`",
             "",
-            f"{_processor(args)}, {os.cpu_count()} cores, {args.threads} threads, load average {os.getloadavg()[0]:.1f} "
+            f"{_processor(args)}, {os.cpu_count()} cores, {args.threads} threads, load {os.getloadavg()[0]:.1f} "
             f"at the end, {platform.system()}, Python {platform.python_version()}, {', '.join(libraries)}.",
             "",
         ]
