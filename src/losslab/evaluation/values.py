@@ -91,8 +91,11 @@ def value_at(expression: Any, point: Callable[[str], Fraction]) -> Fraction | co
             return abs(first) if isinstance(first, Fraction) else complex(abs(first))  # type: ignore[arg-type]
         case sympy.factorial(), Fraction() if first.denominator == 1 and 0 <= first <= 500:
             return Fraction(factorial(int(first)))
-        case sympy.binomial(), Fraction() if first.denominator == values[1].denominator == 1 and 0 <= first <= 500:  # type: ignore[union-attr]
-            return Fraction(comb(int(first), int(values[1]))) if values[1] >= 0 else Fraction(0)  # type: ignore
+        case sympy.binomial(), Fraction() if first.denominator == 1 and 0 <= first <= 500:
+            below = values[1]
+            if not isinstance(below, Fraction) or below.denominator != 1:
+                raise TypeError("a binomial coefficient of no integers")
+            return Fraction(comb(int(first), int(below)) if below >= 0 else 0)
         case sympy.log(), _:
             return cmath.log(*values)
         case sympy.core.function.AppliedUndef(), _:

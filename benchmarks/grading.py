@@ -1,0 +1,101 @@
+"""How right and how fast the grading is: agreement with stored verdicts, errors against known truth, throughput.
+
+    python benchmarks/grading.py SHARED_DATA_FOLDER
+
+The folder holds grader/pairs_open.jsonl, grader/reference_golds.jsonl and benchmarks/*.jsonl. Throughput is measured with
+one worker process, both verdicts, extraction included, the start of the worker not; equal answers are graded once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from losslab.evaluation import corrected, official
+from losslab.evaluation.grading import Grader, Verdict
+
+Row = dict[str, Any]
+
+
+def read(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def grade(rows: list[Row], seconds: float = 3.0) -> tuple[list[Verdict], float]:
+    """The verdicts and the seconds that they took."""
+    with Grader(workers=1, seconds=seconds) as grader:
+        grader.submit("warm_up", "\\boxed{x+1}", "1+x").result()
+        start = time.perf_counter()
+        futures = [grader.submit(row["benchmark"], row["prediction"], row["gold"], row["gold_raw"]) for row in rows]
+        verdicts = [future.result() for future in futures]
+        return verdicts, time.perf_counter() - start
+
+
+def golds(folder: Path) -> list[Row]:
+    """All rows of the five benchmarks with their reference gold, the official one and the corrected one."""
+    files = {name: read(folder / f"benchmarks/{name}.jsonl") for name in ("math500", "minerva_math", "olympiadbench")}
+    files |= {name: read(folder / f"benchmarks/{name}.jsonl") for name in ("aime24", "amc23")}
+    rows = []
+    for row in read(folder / "grader/reference_golds.jsonl"):
+        name = "math500" if row["benchmark"] == "math_oai" else row["benchmark"]
+        source = files[name][row["idx"]]
+        mine, true = official.gold(name, source), corrected.gold(name, source)
+        rows.append({"benchmark": name, "reference": row["gold_at_scoring"], "gold": mine, "gold_raw": true})
+    return rows
+
+
+def ordinary(rows: list[Row]) -> list[Row]:
+    """Three answers to each problem, hardly any twice: the gold as it is, written otherwise, and that of the next row."""
+    answers = []
+    for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
+        rewritten = re.sub(r"\\frac\{(\w+)\}\{(\w+)\}", r"\\dfrac{\1}{\2}", row["gold_raw"]).replace("+", " + ")
+        for answer in (row["gold_raw"], rewritten + " \\, ", other["gold_raw"]):
+            answers.append({**row, "prediction": f"Step by step.\n\nThe final answer is $\\boxed{{{answer}}}$."})
+    return answers
+
+
+def main(folder: Path) -> None:
+    pairs, reference = read(folder / "grader/pairs_open.jsonl"), golds(folder)
+    print(f"golds equal to the reference: {sum(r['gold'] == r['reference'] for r in reference)} of {len(reference)}")
+
+    verdicts, seconds = grade(pairs)
+    agreed = sum(v.official == row["reference_score"] for v, row in zip(verdicts, pairs, strict=True))
+    read_alike = sum(v.extracted == (row["reference_extracted"] or "") for v, row in zip(verdicts, pairs, strict=True))
+    print(f"official verdicts as stored: {agreed} of {len(pairs)}; extracted answers as stored: {read_alike}")
+
+    errors: Counter[tuple[str, bool]] = Counter()
+    known = [(v, row) for v, row in zip(verdicts, pairs, strict=True) if "intended" in row]
+    for v, row in known:
+        graders = {
+            "official": v.official,
+            "Math-Verify alone": bool(row["math_verify_score"]),
+            "corrected": v.corrected,
+        }
+        errors.update((name, accepts) for name, accepts in graders.items() if accepts != row["intended"])
+    print(f"\n| grader | false accepts | false rejects |  ({len(known)} pairs of known truth)\n|---|---|---|")
+    for name in ("official", "Math-Verify alone", "corrected"):
+        print(f"| {name} | {errors[name, True]} | {errors[name, False]} |")
+
+    print("\n| mix | responses | distinct | timed out | seconds | responses/s |\n|---|---|---|---|---|---|")
+    real = [row for row in pairs if row["kind"] == "generation"]
+    for name, rows in {
+        "open pairs, hard by design": pairs,
+        "open pairs without the adversarial": [row for row in pairs if not row["kind"].startswith("adversarial")],
+        "real responses among them": real,
+        "three answers to each problem": ordinary(reference),
+    }.items():
+        verdicts, seconds = grade(rows)
+        distinct = len({(row["benchmark"], v.extracted, row["gold"]) for v, row in zip(verdicts, rows, strict=True)})
+        late = sum(v.timed_out for v in verdicts)
+        print(f"| {name} | {len(rows)} | {distinct} | {late} | {seconds:.2f} | {len(rows) / seconds:.0f} |")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        sys.exit("usage: python benchmarks/grading.py SHARED_DATA_FOLDER")
+    main(Path(sys.argv[1]))

@@ -1,0 +1,180 @@
+"""Grading in killable processes: overlap, limits, hostile answers, and whole files."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from losslab.evaluation.grading import Grader, Verdict, regrade
+
+SHARED = Path(os.environ.get("LOSSLAB_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared")) / "data"
+TOWER = "9^{9^{9^{9}}}"
+
+
+@pytest.fixture(scope="module")
+def grader():
+    with Grader(workers=1, seconds=1.0) as grader:
+        yield grader
+
+
+def test_both_verdicts(grader: Grader) -> None:
+    assert grader.submit("tiny_sums", "so \\boxed{512}", "512").result() == Verdict("512", True, True, False)
+    assert grader.submit("aime24", "\\boxed{2500}", "25").result() == Verdict("2500", True, False, False)
+    assert grader.submit("a_new_one", "\\boxed{1+x}", "x+1").result() == Verdict("1+x", True, True, False)
+    scientific = grader.submit("minerva_math", "\\boxed{3.21 \\times 10^{13}}", "3.21e13").result()
+    assert scientific == Verdict("3.21\\times10^{13}", False, True, False)
+    truth = grader.submit("math500", "\\boxed{864}", "864^2", truth="864 \\mbox{ inches}^2").result()
+    assert truth == Verdict("864", False, True, False)
+    assert grader.submit("math500", "\\boxed{west}", "").result() == Verdict("", True, False, False)
+    assert grader.submit("math500", "", "7").result() == Verdict("", False, False, False)
+
+
+def test_equal_answers_are_graded_once(grader: Grader) -> None:
+    first = grader.submit("tiny_sums", "I say \\boxed{\\frac{2}{4}+y}", "y+0.5")
+    assert grader.submit("tiny_sums", "or rather \\boxed{\\frac{2}{4}+y}", "y+0.5") is first
+    assert first.result().official and first.result().corrected
+
+
+def test_plain_answers_need_no_worker() -> None:
+    with Grader(workers=1) as grader:
+        start = time.perf_counter()
+        verdicts = [grader.submit("tiny_sums", f"\\boxed{{{n}}}", "500") for n in range(1000)]
+        assert sum(verdict.result().official for verdict in verdicts) == 2  # 500 and, by the factor of 100, 5
+        assert sum(verdict.result().corrected for verdict in verdicts) == 1
+        assert time.perf_counter() - start < 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [TOWER, "9^9^9^9", "(" * 20_000, "\\frac{" * 3000, "x" * 100_000, "\\Gamma(100000)", "e^{2\\pi i/2310}!!!!"],
+)
+def test_hostile_answers_cost_their_own_limit_only(grader: Grader, answer: str) -> None:
+    start = time.perf_counter()
+    verdict = grader.submit("tiny_sums", f"\\boxed{{{answer}}}", "7y").result()
+    assert not verdict.official and not verdict.corrected
+    assert time.perf_counter() - start < 20  # two limits of one second, and the start of two processes
+    assert grader.submit("tiny_sums", f"\\boxed{{{len(answer)}+z}}", f"z+{len(answer)}").result().official
+
+
+def test_overruns_are_reported_and_the_limit_does_not_run_in_the_queue() -> None:
+    with Grader(workers=1, seconds=1.0) as grader:
+        grader.submit("tiny_sums", "\\boxed{1+x}", "x+1").result()
+        start = time.perf_counter()
+        hangs = [grader.submit("tiny_sums", f"\\boxed{{{TOWER}+{n}}}", f"{TOWER}+{n}+1") for n in range(1)]
+        waiting = [grader.submit("tiny_sums", f"\\boxed{{{n}+x}}", f"x+{n}") for n in range(20)]
+        assert time.perf_counter() - start < 1  # submitting waits for nothing
+        assert all(hang.result().timed_out for hang in hangs)
+        assert all(verdict.result() == Verdict(f"{n}+x", True, True, False) for n, verdict in enumerate(waiting))
+
+
+def test_memory_is_limited() -> None:
+    if sys.platform == "darwin":
+        pytest.skip("macOS does not enforce the limit")
+    with Grader(workers=1, seconds=20.0, memory_mb=256) as grader:
+        start = time.perf_counter()
+        verdict = grader.submit("tiny_sums", "\\boxed{3^{3^{21}}x}", "3^{3^{21}}x+x-x+0x").result()
+        assert time.perf_counter() - start < 20  # ended by its memory, not by its time
+    assert verdict.timed_out and not verdict.official
+
+
+def test_code_is_never_executed(grader: Grader, tmp_path: Path) -> None:
+    victim = tmp_path / "made"
+    codes = [f"__import__('os').system('touch {victim}')", f"open('{victim}','w')", f"exec(\"open('{victim}','w')\")"]
+    for code in codes:
+        for gold in ("7", "x+1", "(1,2)", "x=5", "\\begin{pmatrix}1\\\\2\\end{pmatrix}", code + "+1"):
+            verdict = grader.submit("tiny_sums", f"\\boxed{{{code}}}", gold).result()
+            assert not verdict.corrected
+            # The official rules read a formula up to what they cannot read: equal beginnings are equal to them.
+            assert verdict.official is (gold == code + "+1" and code[0] == "o")
+    assert not victim.exists()
+
+
+def test_workers_import_neither_torch_nor_the_main_module(tmp_path: Path) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import os, sys\n"
+        "open(os.environ['TRACE'], 'a').write('main\\n')\n"
+        "from losslab.evaluation.grading import Grader\n"
+        "with Grader(2) as grader:\n"
+        "    print(grader.submit('tiny', '\\\\boxed{1+x}', 'x+1').result().official)\n"
+        "print('sympy' in sys.modules, 'torch' in sys.modules)\n"
+    )
+    trace = tmp_path / "trace"
+    source = Path(__file__).resolve().parents[1] / "src"
+    environment = {**os.environ, "TRACE": str(trace), "PYTHONPATH": str(source)}
+    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=100)
+    assert run.stdout.split() == ["True", "False", "False"], run.stderr
+    assert trace.read_text() == "main\n"
+    code = "import sys, losslab.evaluation.symbols, losslab.evaluation.corrected; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    assert run.stdout.split() == ["False"], run.stderr
+
+
+def test_limits_are_checked() -> None:
+    with pytest.raises(ValueError, match="at least one worker"):
+        Grader(workers=0)
+
+
+def test_extraction_in_the_parent_is_linear(grader: Grader) -> None:
+    start = time.perf_counter()
+    grader.submit("tiny_sums", "7" * 10**6, "7").result()
+    assert time.perf_counter() - start < 2
+
+
+def test_regrade(tmp_path: Path) -> None:
+    rows = [
+        {"benchmark": "aime24", "response": "\\boxed{2500}", "gold": "25", "mine": [1]},
+        {"benchmark": "minerva_math", "prediction": "\\boxed{x+1}", "gold": "1+x"},
+        {"benchmark": "math500", "response": "\\boxed{east}", "gold": "", "gold_raw": "\\text{east}"},
+        {"benchmark": "aime24", "response": "\\boxed{2500}", "gold": "25"},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    regrade(tmp_path / "in.jsonl", tmp_path / "out.jsonl", workers=1)
+    graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert graded == [
+        {**rows[0], "extracted": "2500", "official": True, "corrected": False, "timed_out": False},
+        {**rows[1], "extracted": "x+1", "official": True, "corrected": True, "timed_out": False},
+        {**rows[2], "extracted": "", "official": True, "corrected": True, "timed_out": False},
+        {**rows[3], "extracted": "2500", "official": True, "corrected": False, "timed_out": False},
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2: this is not JSON"),
+        ("[]", "line 2: a row must be a JSON object"),
+        ('{"benchmark": "x", "gold": "1"}', "line 2: a row needs a text in 'response'"),
+        ('{"benchmark": "x", "gold": 1, "response": ""}', "line 2: a row needs a text in 'gold'"),
+        ('{"benchmark": "x", "gold": "1", "prediction": null}', "line 2: a row needs a text in 'prediction'"),
+        ('{"benchmark": "x", "gold": "1", "response": "", "gold_raw": 1}', "line 2: 'gold_raw' must be a text"),
+    ],
+)
+def test_regrade_names_the_malformed_row(tmp_path: Path, line: str, message: str) -> None:
+    good = '{"benchmark": "x", "gold": "1", "response": "1"}\n'
+    (tmp_path / "in.jsonl").write_text(good + line + "\n")
+    with pytest.raises(ValueError, match=f"in.jsonl, {message}"):
+        regrade(tmp_path / "in.jsonl", tmp_path / "out.jsonl", workers=1)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_open_pairs_in_any_order() -> None:
+    path = SHARED / "grader/pairs_open.jsonl"
+    if not path.exists():
+        pytest.skip("needs the shared data")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with Grader(workers=1) as grader:
+        futures = {}
+        for row in reversed(rows):
+            futures[row["id"]] = grader.submit(row["benchmark"], row["prediction"], row["gold"], row["gold_raw"])
+        verdicts = [futures[row["id"]].result() for row in rows]
+    agreed = sum(v.official == row["reference_score"] for v, row in zip(verdicts, rows, strict=True))
+    assert agreed >= 0.995 * len(rows)
+    known = [(v.corrected, row["intended"]) for v, row in zip(verdicts, rows, strict=True) if "intended" in row]
+    assert sum(ours and not truth for ours, truth in known) == 0
+    assert sum(truth and not ours for ours, truth in known) <= 1
