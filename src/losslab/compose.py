@@ -11,11 +11,12 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING as REQUIRED
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, make_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import get_class
@@ -28,6 +29,7 @@ from losslab.schema import EMBEDDED, Config
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 PROVIDED = {"reference_logp", "batch_nll"}  # what the training loop supplies of an objective's needs
+ConfigStore.instance().store("schema", Config)  # the first of conf/config.yaml's defaults, so every key has a type
 BASE = "base"  # the loss of the row that is scored as it is, without training
 
 
@@ -36,7 +38,8 @@ def entry(task: Callable[[Config], None], *overrides: str) -> None:
 
     A user's mistake is printed as one sentence and ends the program with status 2, before anything is loaded.
     """
-    sys.argv[1:] = [*overrides, *(part for argument in sys.argv[1:] for part in _any_model(argument))]
+    arguments = [*overrides, *(part for argument in sys.argv[1:] for part in _any_model(argument))]
+    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra wants it first
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions to us in place of printing them
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -55,8 +58,8 @@ def read(cfg: DictConfig, choices: Any) -> Config:
     model = choices["model"] if choices["model"] != "custom" else Path(cfg.model.path.rstrip("/")).name
     names = {"model": model, "dataset": choices["dataset"], "loss": choices["loss"], "eval": choices["eval"]}
     try:
-        own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-        merged = OmegaConf.merge(OmegaConf.structured(Config), own, {"names": names})
+        plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names})
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(sentence(error)) from None
@@ -119,11 +122,21 @@ def objective_class(config: Config) -> type[Objective]:
     for key, f in known.items():
         if key not in given and f.default is REQUIRED and f.default_factory is REQUIRED:
             raise ValueError(f"loss.{key} has no value: set it")
-    try:
-        OmegaConf.merge(OmegaConf.structured(cls), {k: config.loss[k] for k in given})
-    except OmegaConfBaseException as error:
-        raise ValueError(f"loss.{sentence(error)}") from None
+    hints = get_type_hints(cls)
+    for key in given:
+        _check_type(f"loss.{key}", config.loss[key], hints[key])
     return cls
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{name}: invalid value {value!r}, expected one of {list(get_args(hint))}")
+        return
+    try:
+        OmegaConf.merge(OmegaConf.structured(make_dataclass("Parameter", [("value", hint)])), {"value": value})
+    except OmegaConfBaseException as error:
+        raise ValueError(sentence(error).replace("value:", f"{name}:", 1)) from None
 
 
 def identity(config: Config) -> str:

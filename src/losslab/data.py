@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from losslab.attention import Packing
 from losslab.compose import content
-from losslab.prompts import render
+from losslab.prompts import encode, render
 from losslab.schema import EMBEDDED, DatasetConfig, Overlong, TrainConfig
 
 CHUNK = 1000  # rows tokenised at once
@@ -179,7 +179,7 @@ def tokenise(
         for start in range(0, len(usable), CHUNK):
             part = usable[start : start + CHUNK]
             texts = [render(template, prompt, tokenizer) for prompt, _ in part]
-            heads = tokenizer(texts, add_special_tokens=False)["input_ids"]
+            heads = encode(texts, tokenizer)
             tails = tokenizer([answer for _, answer in part], add_special_tokens=False)["input_ids"]
             for head, tail in zip(heads, tails, strict=True):
                 if not head:

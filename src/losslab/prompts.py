@@ -16,3 +16,9 @@ def render(template: str, problem: str, tokenizer: Any) -> str:
         )
     messages = [{"role": "user", "content": problem}]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def encode(prompts: list[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of rendered prompts, with the tokenizer's own BOS where a prompt does not spell it out."""
+    spelled = bool(tokenizer.bos_token) and all(prompt.startswith(tokenizer.bos_token) for prompt in prompts)
+    return tokenizer(prompts, add_special_tokens=not spelled)["input_ids"]
