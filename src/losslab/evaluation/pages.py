@@ -10,7 +10,8 @@ STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; } td, th { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
+table { border-collapse: collapse; }
+td, th { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
 td:first-child, th:first-child { text-align: left; }
 nav { position: sticky; top: 0; padding: .6rem 0; background: Canvas; border-bottom: 1px solid #8884; }
 nav label { margin-right: 1rem; }
@@ -45,11 +46,15 @@ filter();
 """
 
 
-def page(title: str, scores: Mapping[str, Any], records: Mapping[str, Sequence[Mapping[str, Any]]], limit: int = LIMIT) -> str:
+Record = Mapping[str, Any]
+
+
+def page(title: str, scores: Record, records: Mapping[str, Sequence[Record]], limit: int = LIMIT) -> str:
     """The scores, and the first `limit` problems of each benchmark with their samples and verdicts, as HTML."""
     verdict = scores["verdict"]
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{row['score']:.1f}</td><td>{row['interval'][0]:.1f} – {row['interval'][1]:.1f}</td>"
+        f"<tr><td>{escape(name)}</td><td>{row['score']:.1f}</td>"
+        f"<td>{row['interval'][0]:.1f} – {row['interval'][1]:.1f}</td>"
         f"<td>{row['official']:.1f}</td><td>{row['corrected']:.1f}</td><td>{row['without_answer']:.0f}%</td>"
         f"<td>{row['cut_by_length']:.0f}%</td></tr>"
         for name, row in scores["benchmarks"].items()
@@ -67,7 +72,8 @@ def page(title: str, scores: Mapping[str, Any], records: Mapping[str, Sequence[M
 <th>no answer</th><th>cut</th></tr>{rows}</table>{warnings}
 <nav><label>benchmark <select id="benchmark"><option value="">all</option>{options}</select></label>
 <label>problems <select id="verdict"><option>all</option><option>solved</option><option>mixed</option>
-<option>unsolved</option><option value="disagree">verdicts disagree</option><option value="cut">cut by length</option></select></label>
+<option>unsolved</option><option value="disagree">verdicts disagree</option>
+<option value="cut">cut by length</option></select></label>
 <label>containing <input id="text" type="search"></label><span id="shown" class="note"></span></nav>
 <p class="note">{note}</p>
 {articles}
@@ -75,7 +81,7 @@ def page(title: str, scores: Mapping[str, Any], records: Mapping[str, Sequence[M
 """
 
 
-def _problem(name: str, record: Mapping[str, Any], verdict: str) -> str:
+def _problem(name: str, record: Record, verdict: str) -> str:
     samples = record["samples"]
     right = sum(sample[verdict] for sample in samples)
     disagree = any(sample["official"] != sample["corrected"] for sample in samples)
@@ -92,15 +98,18 @@ def _problem(name: str, record: Mapping[str, Any], verdict: str) -> str:
     )
 
 
-def _sample(sample: Mapping[str, Any], verdict: str) -> str:
+def _sample(sample: Record, verdict: str) -> str:
     mark = "right" if sample[verdict] else "wrong"
-    notes = [f"{sample['tokens']} tokens", {"length": "cut by length", "too_long": "too long"}.get(sample["finish_reason"], "")]
+    ended = {"length": "cut by length", "too_long": "problem too long"}.get(sample["finish_reason"], "")
+    notes = [f"{sample['tokens']} tokens", ended]
     if sample["official"] != sample["corrected"]:
         notes.append("official: " + ("right" if sample["official"] else "wrong"))
         notes.append("corrected: " + ("right" if sample["corrected"] else "wrong"))
     if sample["timed_out"]:
         notes.append("grading timed out")
+    answer = escape(sample["extracted"]) or "(no answer)"
     return (
-        f"<details><summary><span class='{mark}'>{mark}</span> <code>{escape(sample['extracted']) or '(no answer)'}</code> "
-        f"<span class='note'>{', '.join(filter(None, notes))}</span></summary><pre>{escape(sample['text'])}</pre></details>"
+        f"<details><summary><span class='{mark}'>{mark}</span> <code>{answer}</code> "
+        f"<span class='note'>{', '.join(filter(None, notes))}</span></summary>"
+        f"<pre>{escape(sample['text'])}</pre></details>"
     )

@@ -38,6 +38,7 @@ CUT_SHARE = 20  # percent of samples cut by length above which a score misleads
 TOO_LONG = "too_long"  # the finish reason of a problem that does not fit the context
 
 Key = tuple[str, int, int]  # benchmark, problem, sample
+Prompts = dict[tuple[str, int], str]  # of (benchmark, problem)
 Sample = dict[str, Any]
 
 
@@ -47,12 +48,13 @@ def evaluate(config: Config, model: str, folder: Path) -> dict[str, Any]:
     Only samples that `folder` lacks are generated.
 
     Raises:
-        ValueError: no engine or tokenizer, an unknown or broken benchmark, or a folder with samples of another protocol.
+        ValueError: no engine or tokenizer, a broken benchmark, or a folder with samples of another protocol.
         RuntimeError: the engine died; what it had finished is kept.
     """
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: set benchmark=[math500,...]")
     engine = engines.choose(config.machine.engine)
+    engines.warm_up(engine, config.machine.device)
     chosen = [benchmarks.load(name, cfg, config.eval.data) for name, cfg in config.benchmark.items()]
     tokenizer = _tokenizer(config, model)
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,9 +79,10 @@ def evaluate(config: Config, model: str, folder: Path) -> dict[str, Any]:
 def verdicts(folder: Path, verdict: str) -> dict[str, NDArray[np.float64]]:
     """The (problems, samples) verdicts of each benchmark in a folder of `evaluate`, for `scores.paired_difference`."""
     known = json.loads((folder / "scores.json").read_text())["benchmarks"]
+    rows = {name: [record["samples"] for record in _lines(folder / f"{name}.jsonl")] for name in known}
     return {
-        name: np.array([[s[verdict] for s in r["samples"][: row["samples"]]] for r in _lines(folder / f"{name}.jsonl")], float)
-        for name, row in known.items()
+        name: np.array([[sample[verdict] for sample in row[: known[name]["samples"]]] for row in rows[name]], float)
+        for name in known
     }
 
 
@@ -197,7 +200,9 @@ class Samples:
     def __enter__(self) -> "Samples":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for file in self._files.values():
             file.close()
 
@@ -219,7 +224,7 @@ class Samples:
             self.known[key] |= asdict(verdict.result())
 
     def of(self, name: str, index: int) -> list[Sample]:
-        samples = []
+        samples: list[Sample] = []
         while (key := (name, index, len(samples))) in self.known:
             samples.append(self.known[key])
         return samples
@@ -248,11 +253,11 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield json.loads(line)
         except ValueError:
-            raise ValueError(f"{path}:{number}: this line is damaged; remove it, or the file, to generate it again") from None
+            raise ValueError(f"{path}:{number}: this line is damaged; remove it to generate it again") from None
 
 
 def _generate(
-    config: Config, model: str, tokenizer: Any, protocol: dict[str, Any], prompts: dict[tuple[str, int], str], samples: Samples
+    config: Config, model: str, tokenizer: Any, protocol: dict[str, Any], prompts: Prompts, samples: Samples
 ) -> dict[str, Any]:
     """Generate what is missing; returns what it took."""
     cfg, source = config.eval, _source(config, model)
@@ -302,7 +307,7 @@ def _generate(
 def _ids(prompt: str, tokenizer: Any) -> list[int]:
     """Token ids of a prompt, with the tokenizer's own BOS unless the text has it."""
     has_bos = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-    return tokenizer(prompt, add_special_tokens=not has_bos)["input_ids"]
+    return tokenizer(prompt, add_special_tokens=not has_bos, verbose=False)["input_ids"]
 
 
 # Records
@@ -314,7 +319,7 @@ def _result(
     tokenizer: Any,
     protocol: dict[str, Any],
     chosen: list[Benchmark],
-    prompts: dict[tuple[str, int], str],
+    prompts: Prompts,
     samples: Samples,
     generation: dict[str, Any],
 ) -> dict[str, Any]:
@@ -354,15 +359,15 @@ def _result(
     return result
 
 
-def _warnings(
-    config: Config, tokenizer: Any, prompts: dict[tuple[str, int], str], rows: dict[str, dict[str, Any]]
-) -> list[str]:
+def _warnings(config: Config, tokenizer: Any, prompts: Prompts, rows: dict[str, dict[str, Any]]) -> list[str]:
     """What would mislead a reader of the scores."""
     found = []
     for name, row in rows.items():
         if row["cut_by_length"] > CUT_SHARE:
             limit = config.eval.max_new_tokens
-            found.append(f"{name}: {row['cut_by_length']:.0f}% of the samples are cut at the limit (max_new_tokens={limit})")
+            found.append(
+                f"{name}: {row['cut_by_length']:.0f}% of the samples are cut by length (max_new_tokens={limit})"
+            )
         if row["too_long"]:
             found.append(f"{name}: {row['too_long']} problems are longer than the model's context and are scored 0")
         if row["timed_out"]:

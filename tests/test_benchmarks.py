@@ -1,0 +1,164 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from losslab.evaluation.benchmarks import Benchmark, load
+from losslab.prompts import render
+from losslab.schema import BenchmarkConfig, Gold
+
+ROWS = {
+    "math500": 500,
+    "minerva_math": 272,
+    "olympiadbench": 675,
+    "aime24": 30,
+    "amc23": 40,
+    "aime25": 30,
+    "gsm8k": 1319,
+}
+QWEN = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\n{problem}\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+LLAMA = (
+    "<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful assistant.<|end_of_text|>\n"
+    "<|start_header_id|>user<|end_header_id|>\n\n{problem}\n"
+    "Please reason step by step, and put your final answer within \\boxed{}.<|end_of_text|>\n"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+DEEPSEEK = "User: {problem}\nPlease reason step by step, and put your final answer within \\boxed{}.\n\nAssistant:"
+
+
+def config(root: Path, name: str) -> BenchmarkConfig:
+    content = yaml.safe_load((root / f"conf/benchmark/{name}.yaml").read_text())
+    assert list(content) == [name], "a benchmark's file holds one key, its name"
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), content[name]))
+
+
+def local(folder: Path, *rows: dict | str, **options) -> Benchmark:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / "mine.jsonl").write_text("\n".join(lines) + "\n")
+    return load("mine", BenchmarkConfig(path=str(folder / "mine.jsonl"), **options))
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_real_benchmarks_have_all_their_rows(root, shared, name):
+    cfg = config(root, name)
+    benchmark = load(name, cfg, shared / "data/benchmarks")
+    assert cfg.rows == len(benchmark.problems) == ROWS[name]
+    assert [p.index for p in benchmark.problems] == list(range(ROWS[name]))
+    assert all(p.gold for p in benchmark.problems)
+
+
+@pytest.mark.parametrize("name", ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"])
+def test_golds_and_prompts_are_those_of_the_official_evaluation(root, shared, name):
+    rows = [json.loads(line) for line in (shared / "data/grader/reference_golds.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["benchmark"] == {"math500": "math_oai"}.get(name, name)]
+    problems = load(name, config(root, name), shared / "data/benchmarks").problems
+    assert len(rows) == len(problems)
+    assert [p.gold_official for p in problems] == [row["gold_at_scoring"] for row in rows]
+    hashes = [hashlib.sha256(render(QWEN, p.question, None).encode()).hexdigest() for p in problems]
+    assert hashes == [row["qwen_boxed_prompt_sha256"] for row in rows]
+
+
+def test_official_prompts_literally():
+    asked = "What is $\\frac{1}{2}$?\nPlease reason step by step, and put your final answer within \\boxed{}."
+    assert render(QWEN, "What is $\\frac{1}{2}$?", None) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        + asked
+        + "<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert render(DEEPSEEK, "What is $\\frac{1}{2}$?", None) == f"User: {asked}\n\nAssistant:"
+    assert render(LLAMA, "What is $\\frac{1}{2}$?", None) == (
+        "<|start_header_id|>system<|end_header_id|>\n\nYou are a helpful assistant.<|end_of_text|>\n"
+        f"<|start_header_id|>user<|end_header_id|>\n\n{asked}<|end_of_text|>\n"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+
+
+def test_models_have_the_official_prompts(root):
+    prompts = {"qwen2.5": QWEN, "llama": LLAMA, "deepseekmath": DEEPSEEK}
+    for path in (root / "conf/model").glob("*.yaml"):
+        for family, prompt in prompts.items():
+            if path.name.startswith(family):
+                assert yaml.safe_load(path.read_text())["eval_prompt"] == prompt, path.name
+
+
+@pytest.mark.parametrize("name", ["tiny_add", "tiny_long", "tiny_word"])
+def test_embedded_benchmarks(root, name):
+    first, again = (load(name, config(root, name)) for _ in range(2))
+    assert first == again
+    assert all(p.gold == p.gold_official and p.gold.isdigit() for p in first.problems)
+
+
+def test_the_hash_follows_the_content_and_not_the_file(tmp_path):
+    one = local(tmp_path, {"problem": "1+1?", "answer": "2"})
+    assert one.sha256 == local(tmp_path, {"question": "1+1?", "answer": "2", "level": 3}).sha256
+    assert one.sha256 != local(tmp_path, {"problem": "1+1?", "answer": "3"}).sha256
+
+
+def test_golds_by_rule(tmp_path):
+    boxed = local(tmp_path, {"problem": "p", "solution": "so \\boxed{\\frac12}"}, answer="solution", gold=Gold.boxed)
+    assert (boxed.problems[0].gold_official, boxed.problems[0].gold) == ("\\frac{1}{2}", "\\frac12")
+    hashes = local(tmp_path, {"problem": "p", "answer": "6*7=42\n#### 1,042"}, gold=Gold.hashes)
+    assert hashes.problems[0].gold == "1,042"
+    parts = local(tmp_path, {"problem": "p", "answer": ["1", "-1"]})
+    assert (parts.problems[0].gold_official, parts.problems[0].gold) == ("1", "1, -1")
+    assert local(tmp_path, {"problem": "p", "answer": 27.0}).problems[0].gold == "27"
+
+
+def test_minerva_math_of_the_hub_has_the_box_alone(root, tmp_path):
+    cfg = config(root, "minerva_math")
+    cfg.rows = None
+    (tmp_path / "minerva_math.jsonl").write_text(json.dumps({"question": "p", "answer": "4.5e33"}) + "\n")
+    assert load("minerva_math", cfg, tmp_path).problems[0].gold_official == "4.5e33"
+
+
+def test_a_parquet_file(tmp_path):
+    import datasets
+
+    datasets.Dataset.from_list([{"problem": "p", "answer": "4"}]).to_parquet(tmp_path / "mine.parquet")
+    assert load("mine", BenchmarkConfig(path=str(tmp_path / "mine.parquet"))).problems[0].gold == "4"
+
+
+good = {"problem": "1+1?", "answer": "2"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([good, '{"problem": "2+'], {}, r"mine\.jsonl:2: this is not a JSON object"),
+        ([good, "[1]"], {}, r"mine\.jsonl:2: this is not a JSON object"),
+        ([{"id": 7, **good}, {"id": 7, **good}], {}, r"mine\.jsonl:2: id 7 is also that of .*mine\.jsonl:1"),
+        ([{"text": "1+1?", "answer": "2"}], {}, "no text in the column 'problem'; the row has text, answer"),
+        ([{"problem": " ", "answer": "2"}], {}, "no text in the column 'problem'"),
+        ([{"problem": "1+1?"}], {}, r"mine\.jsonl:1: no gold answer"),
+        ([{"problem": "1+1?", "answer": None}], {}, "no gold answer"),
+        ([{"problem": "1+1?", "answer": ""}], {}, "the gold answer is empty"),
+        ([{"problem": "1+1?", "answer": "\\frac{1}{2"}], {}, "does not parse"),
+        ([{"problem": "1+1?", "answer": "no box"}], {"gold": Gold.boxed}, "no gold answer"),
+        ([{"problem": "1+1?", "answer": "no mark"}], {"gold": Gold.hashes}, "no gold answer"),
+        ([good], {"rows": 2}, "has 1 problems in place of 2"),
+        ([""], {}, "is empty"),
+    ],
+)
+def test_bad_files_are_one_clear_sentence(tmp_path, rows, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        local(tmp_path, *rows, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_benchmarks(tmp_path):
+    (tmp_path / "known.jsonl").write_text(json.dumps(good))
+    with pytest.raises(ValueError, match="no benchmark other in .*, which has known"):
+        load("other", BenchmarkConfig(path="x"), tmp_path)
+    with pytest.raises(ValueError, match="there is no file"):
+        load("other", BenchmarkConfig(path=str(tmp_path / "other.jsonl")))
+    with pytest.raises(ValueError, match="there is no embedded benchmark other: choose one of tiny_add"):
+        load("other", BenchmarkConfig(path="embedded"))
+    with pytest.raises(ValueError, match="benchmark other: .* cannot be read"):
+        load("other", BenchmarkConfig(path=str(tmp_path / "missing.parquet")))

@@ -1,0 +1,190 @@
+"""Both engines on a tiny random Qwen2, each in its own process."""
+
+import os
+import re
+import signal
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
+
+from losslab import world
+from losslab.evaluation import engines
+from losslab.evaluation.engines import Completion, Generation, Job, Noise, Request, Sampling
+from losslab.schema import Device, Engine
+
+INSTALLED = [Engine.transformers]
+if find_spec("vllm"):
+    INSTALLED.insert(0, Engine.vllm)  # first, so that the processes are forked with vLLM imported
+both = pytest.mark.parametrize("engine", INSTALLED)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """Random weights, made large enough for texts that differ from prompt to prompt."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config: Qwen2Config = world.model_config()
+    config.initializer_range = 0.3
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    world.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def job(model: Path, **changes) -> Job:
+    sampling = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 24, "stop_ids": (1,)} | changes
+    return Job(str(model), Sampling(**sampling), threads=1, device=Device.cpu)
+
+
+def requests(model: Path, count: int, seeded: bool = True) -> list[Request]:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    prompts = [tokenizer(f"{i}+{i * i}=?")["input_ids"] for i in range(count)]
+    return [Request(i, prompts[i], 1000 + i if seeded else None) for i in range(count)]
+
+
+def run(engine: Engine, job: Job, requests: list[Request], folder: Path) -> dict[int, Completion]:
+    with Generation(engine, job, requests, folder / "engine.log") as generation:
+        found = [completion for completions in generation for completion in completions]
+    assert len(found) == len({completion.key for completion in found}) == len(requests)
+    return {completion.key: completion for completion in found}
+
+
+@pytest.fixture(scope="module")
+def sampled(model, tmp_path_factory):
+    """24 seeded samples of each engine."""
+    folder = tmp_path_factory.mktemp("sampled")
+    return {engine: run(engine, job(model), requests(model, 24), folder) for engine in INSTALLED}
+
+
+@both
+def test_a_seeded_sample_does_not_depend_on_its_batch(engine, model, sampled, tmp_path):
+    few = run(engine, job(model), requests(model, 24)[17:3:-3], tmp_path)
+    assert few == {key: sampled[engine][key] for key in few}
+    assert len({completion.text for completion in sampled[engine].values()}) == 24
+
+
+@both
+def test_samples_end_at_the_end_token_or_at_the_limit(engine, model, sampled):
+    reasons = {completion.finish_reason for completion in sampled[engine].values()}
+    assert reasons <= {"stop", "length"} and "length" in reasons
+    for completion in sampled[engine].values():
+        assert (completion.tokens == 24) or completion.finish_reason == "stop"
+        assert "<|" not in completion.text
+
+
+@both
+def test_stop_texts_end_a_sample_and_are_not_part_of_it(engine, model, sampled, tmp_path):
+    """The samples are those without the stop text, cut before it."""
+    free, stops = sampled[engine], ("7", "4")
+    cut = run(engine, job(model, stop=stops), requests(model, 24), tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    stopped = 0
+    for key, completion in free.items():
+        text = re.split("[74]", completion.text)[0]
+        if text != completion.text:
+            stopped += 1
+            assert (cut[key].text, cut[key].finish_reason) == (text, "stop")
+            # A special token may be among them: it counts and does not show.
+            assert len(tokenizer(text)["input_ids"]) < cut[key].tokens <= completion.tokens
+    assert stopped > 3
+
+
+def test_greedy_texts_agree_between_the_engines(model, tmp_path):
+    texts = [run(engine, job(model, temperature=0.0), requests(model, 16), tmp_path) for engine in INSTALLED]
+    assert all(text == texts[0] for text in texts)
+    assert len({completion.text for completion in texts[0].values()}) > 8
+
+
+@both
+def test_engine_seeds(engine, model, tmp_path):
+    first, again, other = (
+        run(engine, job(model, seed=seed, max_new_tokens=12), requests(model, 8, seeded=False), tmp_path)
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert sum(first[key].text != other[key].text for key in first) >= 7
+
+
+@both
+def test_a_dead_engine_is_one_clear_error(engine, model, tmp_path):
+    # The first message is already on its way when the process is killed, and must still come out.
+    with pytest.raises(RuntimeError, match=r"the engine was killed.*engine\.log; run the same again"):
+        with Generation(engine, job(model, max_new_tokens=400), requests(model, 200), tmp_path / "engine.log") as g:
+            for process in g._engines.values():
+                os.kill(process.pid, signal.SIGKILL)
+            list(g)
+
+
+@both
+def test_a_model_that_cannot_be_loaded_is_one_clear_error(engine, model, tmp_path):
+    (tmp_path / "broken").mkdir()
+    for file in model.iterdir():
+        content = file.read_bytes()
+        (tmp_path / "broken" / file.name).write_bytes(content[: 100 if file.suffix == ".safetensors" else None])
+    with pytest.raises(RuntimeError, match="the engine failed: .*engine.log") as caught:
+        run(engine, job(tmp_path / "broken"), requests(model, 2), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" in (tmp_path / "engine.log").read_text()
+
+
+def test_no_requests_start_no_engine(model, tmp_path):
+    assert run(Engine.transformers, job(model), [], tmp_path) == {}
+
+
+def test_noise_samples_from_the_softmax():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).expand(20_000, 4)
+    for temperature, top_p in [(1.0, 1.0), (0.5, 1.0), (1.0, 0.8)]:
+        chosen = Noise(temperature, top_p, list(range(20_000)))(None, logits).argmax(-1)
+        expected = (logits[0] / temperature).softmax(-1)
+        if top_p == 0.8:  # 0.644 and 0.237 are enough
+            expected = torch.tensor([0.7311, 0.2689, 0, 0])
+        assert chosen.bincount(minlength=4) / 20_000 == pytest.approx(expected, abs=0.012)
+
+
+def test_request_seeds_are_fixed_by_what_names_the_sample():
+    assert engines.request_seed(0, "math500", 0, 0) == 0xA317AE0C
+    assert engines.request_seed(0, "math500", 0, 1) != engines.request_seed(0, "math500", 1, 0)
+    seeds = {engines.request_seed(0, "math500", i, j) for i in range(500) for j in range(16)}
+    assert len(seeds) == 8000 and max(seeds) < 2**32
+
+
+def test_one_engine_for_each_gpu(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert engines.gpu_groups(Device.auto) == ["0", "1", "2", "3"]
+    assert engines.gpu_groups(Device.auto, size=2) == ["0,1", "2,3"]
+    assert engines.gpu_groups(Device.auto, size=3) == ["0,1,2"]
+    assert engines.gpu_groups(Device.cpu) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert engines.gpu_groups(Device.cuda) == ["2", "5"]
+    with pytest.raises(ValueError, match="one engine needs 4 GPUs and 2 are visible"):
+        engines.gpu_groups(Device.auto, size=4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="no GPU is visible"):
+        engines.gpu_groups(Device.cuda)
+
+
+def test_the_choice_of_an_engine(monkeypatch):
+    installed = {"vllm", "transformers"}
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: name in installed or None)
+    assert engines.choose(Engine.auto) == Engine.vllm
+    assert engines.choose(Engine.transformers) == Engine.transformers
+    installed.remove("vllm")
+    assert engines.choose(Engine.auto) == Engine.transformers
+    with pytest.raises(ValueError, match="vLLM is not installed"):
+        engines.choose(Engine.vllm)
+    installed.remove("transformers")
+    with pytest.raises(ValueError, match="no engine is installed"):
+        engines.choose(Engine.auto)
+
+
+def test_versions_are_known():
+    assert all(engines.version(engine)[0].isdigit() for engine in INSTALLED)
+
+
+def test_the_parent_imports_no_engine():
+    assert "vllm" not in sys.modules
