@@ -2,8 +2,8 @@
 
     python benchmarks/grading.py SHARED_DATA_FOLDER
 
-The folder holds grader/pairs_open.jsonl, grader/reference_golds.jsonl and benchmarks/*.jsonl. Throughput is measured with
-one worker process, both verdicts, extraction included, the start of the worker not; equal answers are graded once.
+The folder holds grader/pairs_open.jsonl, grader/reference_golds.jsonl and benchmarks/*.jsonl. Throughput is measured
+with one worker process, both verdicts, extraction included, the start of the worker not; equal answers are graded once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def golds(folder: Path) -> list[Row]:
 
 
 def ordinary(rows: list[Row]) -> list[Row]:
-    """Three answers to each problem, hardly any twice: the gold as it is, written otherwise, and that of the next row."""
+    """Three answers to each problem, few of them twice: the gold as it is, written otherwise, and that of the next."""
     answers = []
     for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
         rewritten = re.sub(r"\\frac\{(\w+)\}\{(\w+)\}", r"\\dfrac{\1}{\2}", row["gold_raw"]).replace("+", " + ")

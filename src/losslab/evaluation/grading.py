@@ -69,18 +69,22 @@ class Grader:
             benchmark: name of the benchmark; unknown ones are graded by the general rules.
             response: the whole response of the model.
             gold: the gold answer as `official.gold` gives it.
-            truth: the gold answer as `corrected.gold` gives it, where that is known; else the gold itself.
+            truth: the gold answer as `corrected.gold` gives it, where that is known; else the gold, repaired where its
+                damage is known.
         """
         extracted = official.extract(response, benchmark, gold)
         answer = corrected.extract(response)
-        key = (benchmark, extracted, gold, answer, gold if truth is None else truth)
+        if truth is None:
+            truth = corrected.repaired(benchmark, gold)
+        key = (benchmark, extracted, gold, answer, truth)
         if key not in self._verdicts:
-            known = official.equal_as_text(extracted, gold), corrected.equal_as_text(answer, key[4])
-            if known[0] is None or known[1] is None:
-                self._verdicts[key] = self._threads.submit(self._grade, extracted, gold, answer, key[4])
+            by_official = official.equal_as_text(extracted, gold)
+            by_corrected = corrected.equal_as_text(answer, truth)
+            if by_official is None or by_corrected is None:
+                self._verdicts[key] = self._threads.submit(self._grade, extracted, gold, answer, truth)
             else:
                 self._verdicts[key] = Future()
-                self._verdicts[key].set_result(Verdict(extracted, known[0], known[1], timed_out=False))
+                self._verdicts[key].set_result(Verdict(extracted, by_official, by_corrected, timed_out=False))
         return self._verdicts[key]
 
     def _grade(self, extracted: str, gold: str, answer: str, truth: str) -> Verdict:
@@ -123,11 +127,15 @@ class _Worker:
             pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         theirs.close()
-        if not self.connection.poll(START_SECONDS):
-            self.stop()
-            raise RuntimeError(f"a grading process did not start within {START_SECONDS:g} s")
-        self.connection.recv_bytes()
-        return self.connection
+        connection = self.connection
+        try:
+            if connection.poll(START_SECONDS):
+                connection.recv_bytes()
+                return connection
+        except (EOFError, OSError):  # it died: its own message stands on stderr
+            pass
+        self.stop()
+        raise RuntimeError("a grading process did not start; is there enough memory for it?")
 
     def stop(self) -> None:
         if self.connection is not None and self.process is not None:

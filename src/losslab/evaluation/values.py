@@ -42,9 +42,9 @@ def _number_at(expression: Any, point: Callable[[str], Fraction]) -> complex:
 
 
 def agree(a: Any, b: Any) -> bool:
-    """Whether two constants with an e, pi and i in them agree to forty digits."""
-    left, right = (sympy.N(constant.xreplace(CONSTANTS), 50) for constant in (a, b))
-    return bool(abs(left - right) <= abs(right) * sympy.Float("1e-40"))
+    """Whether two constants of the size of floats, with an e, pi and i in them, agree to forty places."""
+    left, right = (sympy.N(constant.xreplace(CONSTANTS), 360) for constant in (a, b))
+    return bool(abs(left - right) <= min(1, abs(right)) * sympy.Float("1e-40"))
 
 
 def _fraction(seed: int, name: str) -> Fraction:
