@@ -2,23 +2,23 @@
 
 import hashlib
 import json
+import signal
 import sys
 import traceback
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 from losslab import tracking
 from losslab.compose import BASE, content, identity
 from losslab.data import prepare
 from losslab.evaluation.run import evaluate
-from losslab.launch import launch, main_first, main_process
-from losslab.loop import INTERRUPTED, train
+from losslab.launch import REQUEUE, Interrupted, launch, main_first, main_process
+from losslab.loop import train
 from losslab.policy import load_tokenizer
 from losslab.records import Cell, lock, write
 from losslab.schema import EMBEDDED, Config, DatasetConfig, ModelConfig, Names, SchedulerConfig
-
-REQUEUE = 75  # the exit status (EX_TEMPFAIL) of a run that was interrupted and goes on when started again
 
 
 def run(config: Config) -> None:
@@ -38,6 +38,7 @@ def run(config: Config) -> None:
         try:
             with tracking.follow(config, cell):
                 model = train_missing(config, cell)
+                signal.signal(signal.SIGTERM, _leave)  # samples are on disk as they finish
                 cell.update(state="scoring")
                 evaluate(config, model, cell.scores(config))
             cell.update(state="done")
@@ -51,8 +52,8 @@ def run(config: Config) -> None:
             print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
 
 
-class Interrupted(Exception):
-    """The workers were asked to leave and did, with a checkpoint."""
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise Interrupted
 
 
 def train_missing(config: Config, cell: Cell) -> str:
@@ -97,8 +98,4 @@ def train_model(config: Config, folder: Path) -> None:
         data = prepare(config.dataset, config.train, load_tokenizer(config.model), config.model.train_prompt, cache)
     about = [content(config.model.path), config.model.revision, data.name, str(config.train.precision)]
     reference = cache / "reference" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.npy"
-    outcome = launch(
-        train, config, str(data), str(folder), str(reference), machine=config.machine, logs=folder / "logs"
-    )
-    if outcome == INTERRUPTED:
-        raise Interrupted
+    launch(train, config, str(data), str(folder), str(reference), machine=config.machine, logs=folder / "logs")

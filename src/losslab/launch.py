@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from losslab.schema import Device, MachineConfig
 
 PRELOAD = ["losslab.loop"]  # imported once by the fork server, so that the cells of a sweep start at once
+REQUEUE = 75  # EX_TEMPFAIL: start the same command again and it goes on
 SHUTDOWN_SECONDS = "600"  # how long a worker that was asked to leave may take for its checkpoint
 
 
@@ -30,14 +31,22 @@ class WorkerError(RuntimeError):
         self.trace = trace
 
 
-def launch(worker: Callable[..., str], *args: object, machine: MachineConfig, logs: Path) -> str:
-    """Run `worker(*args)` on every rank and return rank 0's result. Raises WorkerError with the first rank's error.
+class Interrupted(SystemExit):
+    """The run was asked to leave and did, with a checkpoint behind it. As an exit status it asks for a requeue."""
+
+    def __init__(self) -> None:
+        super().__init__(REQUEUE)
+
+
+def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, logs: Path) -> None:
+    """Run `worker(*args)` on every rank. Raises WorkerError with the first error of a rank, or Interrupted.
 
     Under torchrun or srun the ranks are the processes that were started, and `worker` runs in this one.
     """
     join_slurm()
     if joined():
-        return _run(worker, *args)
+        _run(worker, *args)
+        return
     multiprocessing.set_forkserver_preload(PRELOAD)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: a quarter off the head's time on a CPU
@@ -56,11 +65,16 @@ def launch(worker: Callable[..., str], *args: object, machine: MachineConfig, lo
             log_dir=str(logs) if workers > 1 else None, redirects={rank: Std.ALL for rank in range(1, workers)}
         ),
     )
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it repeats what we raise
+    for noisy in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they repeat what we raise
     try:
-        return elastic_launch(config, _run)(worker, *args)[0]
+        elastic_launch(config, _run)(worker, *args)
+    except SignalException:
+        raise Interrupted from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == REQUEUE:
+            raise Interrupted from None
         report: Any = failure.message  # what `record` wrote, or a text about the exit code
         if isinstance(report, dict):
             raise WorkerError(f"rank {rank}: {report['message']}", report["extraInfo"]["py_callstack"]) from None
@@ -68,9 +82,9 @@ def launch(worker: Callable[..., str], *args: object, machine: MachineConfig, lo
 
 
 @record
-def _run(worker: Callable[..., str], *args: object) -> str:
+def _run(worker: Callable[..., None], *args: object) -> None:
     try:
-        return worker(*args)
+        worker(*args)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from losslab import checkpoint, diagnostics
 from losslab.data import Examples, Schedule, collate, micro_batches
+from losslab.launch import Interrupted
 from losslab.objectives import Objective
 from losslab.policy import Policy, build, export, gradient_norm, load_tokenizer
 from losslab.prepass import Reference, batch_nll
@@ -24,15 +25,13 @@ from losslab.progress import bar
 from losslab.records import append_line, read_lines, write_lines
 from losslab.schema import Config, Decay, Device, OptimizerConfig, SchedulerConfig, Shape
 
-TRAINED, INTERRUPTED = "trained", "interrupted"
 
-
-def train(config: Config, data: str, folder: str, reference: str) -> str:
-    """Train one cell on this rank; returns TRAINED or INTERRUPTED, the latter with a checkpoint behind it.
+def train(config: Config, data: str, folder: str, reference: str) -> None:
+    """Train one cell on this rank, to the exported model.
 
     `data` is a folder of `Examples`, `folder` the cell's, `reference` the file of the reference's log-probabilities,
-    made where the objective needs it. Goes on from the newest checkpoint. FloatingPointError on a gradient that is
-    not finite.
+    made where the objective needs it. Goes on from the newest checkpoint. Raises Interrupted, with a checkpoint behind
+    it, when asked to leave, and FloatingPointError on a gradient that is not finite.
     """
     device, stop = start(config), StopSignal()
     rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -87,12 +86,11 @@ def train(config: Config, data: str, folder: str, reference: str) -> str:
         if step + 1 < schedule.steps and (asked or (step + 1) % config.machine.checkpoint_steps == 0):
             checkpoint.save(checkpoints, step + 1, policy, optimizer)
         if asked and step + 1 < schedule.steps:
-            return INTERRUPTED
+            raise Interrupted
     progress.close()
     export(policy, tokenizer, model)
     if rank == 0:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    return TRAINED
 
 
 def start(config: Config) -> torch.device:
