@@ -45,6 +45,7 @@ SHARED = Path(os.environ.get("LOSSLAB_SHARED", Path(__file__).resolve().parents[
         ("50\\ \\mathrm{cm}^2", "50"),
         ("3\\text{ m/s}^2", "3"),
         ("27 units", "27"),
+        ("(0,4] \\text{ square units}", "(0,4]"),
         ("180°", "180^\\circ"),
         ("106\\degree", "106"),
         ("30\\text{°}", "30^\\circ"),

@@ -131,7 +131,7 @@ def test_extraction_in_the_parent_is_linear(grader: Grader) -> None:
 
 def test_regrade(tmp_path: Path) -> None:
     rows = [
-        {"benchmark": "aime24", "response": "\\boxed{2500}", "gold": "25", "mine": [1]},
+        {"benchmark": "aime24", "response": "\\boxed{2500}\u2028", "gold": "25", "mine": ["\ud800"]},
         {"benchmark": "minerva_math", "prediction": "\\boxed{x+1}", "gold": "1+x"},
         {"benchmark": "math500", "response": "\\boxed{east}", "gold": "", "gold_raw": "\\text{east}"},
         {"benchmark": "aime24", "response": "\\boxed{2500}", "gold": "25"},

@@ -163,7 +163,7 @@ REWRITES = [
     ]
 ]
 UNIT = re.compile(
-    r"(?<=[\d}).a-zA-Z])\s*(?:\\text\{[^{}]*\}|(?<=\d)\s*[a-zA-Z]{2,}(?: [a-zA-Z]+)*)(?:\s*\^\s*\{?-?\d\}?|/)*\s*$"
+    r"(?<=[\d}\]).a-zA-Z])\s*(?:\\text\{[^{}]*\}|(?<=\d)\s*[a-zA-Z]{2,}(?: [a-zA-Z]+)*)(?:\s*\^\s*\{?-?\d\}?|/)*\s*$"
 )
 NUMBER = re.compile(
     r"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)\s+(?P<top>\d+)/(?P<bottom>\d+)|"
@@ -180,7 +180,7 @@ def clean(text: str) -> str:
     text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text.translate(CHARACTERS))
     for pattern, replacement in REWRITES:
         text = pattern.sub(replacement, text)
-    text = text.rstrip(" .,;:").lstrip(" ,;:")
+    text = text.rstrip(" .,;:/").lstrip(" ,;:")
     without_unit = UNIT.sub("", text).rstrip(" .,;:")
     return re.sub(r"\\text\{([^{}]*)\}", r"\1", without_unit or text).strip()
 

@@ -185,13 +185,14 @@ def regrade(input: Path, output: Path, workers: int) -> None:
         ValueError: a row is malformed; nothing is written then.
     """
     rows = list(_rows(input))
+    output.parent.mkdir(parents=True, exist_ok=True)  # a bad path shows now and not after the work
     with Grader(workers) as grader:
         futures = [
             grader.submit(row["benchmark"], row[_response(row)], row["gold"], row.get("gold_raw")) for row in rows
         ]
         graded = [{**row, **asdict(future.result())} for row, future in zip(rows, futures, strict=True)]
     partial = output.with_name(output.name + ".partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in graded), encoding="utf-8")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in graded), encoding="utf-8")
     partial.replace(output)
 
 
