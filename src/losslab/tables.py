@@ -130,11 +130,12 @@ def collect(sweep: str, results: str) -> Iterator[Entry]:
         for path in protocols or [None]:
             found = read_json(path) if path else {"benchmarks": {}}
             parts = found["benchmarks"] | ({AVERAGE: found[AVERAGE]} if AVERAGE in found else {})
+            protocol = path.parent.name.rsplit("-", 1)[0] if path else state["names"]["eval"]
             yield Entry(
                 folder,
-                state["names"] | ({"eval": path.parent.name.rsplit("-", 1)[0]} if path else {}),
+                state["names"] | {"eval": protocol},
                 state["seed"],
-                config | ({"eval": path.parent.name.rsplit("-", 1)[0]} if path else {}),
+                config | {"eval": protocol},
                 {name: part["score"] for name, part in parts.items()},
                 {name: (part["interval"][1] - part["interval"][0]) / 2 for name, part in parts.items()},
             )

@@ -1,10 +1,9 @@
 """W&B beside the run, never in its way.
 
 The run writes records; a process of its own reads them and reports to W&B while they grow. Should it fail or hang,
-the run does not notice, and `python -m losslab.tracking CELL CONFIG` reports the records again.
+the run does not notice, and `python -m losslab.tracking CELL/tracker.json </dev/null` reports the records again.
 """
 
-import json
 import netrc
 import os
 import subprocess
@@ -16,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from losslab.records import Cell, read_json, read_lines
+from losslab.records import Cell, read_json, read_lines, write_json
 from losslab.schema import Config, TrackerMode
 
 PATIENCE_SECONDS = 60.0  # that a finished cell waits for its tracker
@@ -46,27 +45,21 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
             "resume": "allow" if mode == TrackerMode.online else None,
         },
     }
+    write_json(cell.folder / "tracker.json", order)
+    arguments = [sys.executable, "-P", "-m", "losslab.tracking", str(cell.folder / "tracker.json")]
     with (cell.folder / "tracker.log").open("a") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "losslab.tracking"],
-            stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, start_new_session=True,
-        )  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(order, default=str) + "\n")
-    process.stdin.flush()
+        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
     try:
         yield
     finally:
         try:
-            process.stdin.close()  # the sign that all is written
-            process.wait(PATIENCE_SECONDS)
-            if process.returncode:
-                print(f"the tracker failed, the records are complete: see {cell.folder / 'tracker.log'}", flush=True)
-        except (subprocess.TimeoutExpired, BrokenPipeError):
+            process.communicate(timeout=PATIENCE_SECONDS)  # closes its standard input, the sign that all is written
+            outcome = "failed" if process.returncode else ""
+        except subprocess.TimeoutExpired:
             process.kill()
-            print(
-                f"the tracker did not finish, the records are complete: see {cell.folder / 'tracker.log'}", flush=True
-            )
+            outcome = "did not finish"
+        if outcome:
+            print(f"the tracker {outcome}, the records are complete: see {cell.folder / 'tracker.log'}", flush=True)
 
 
 def resolve(mode: TrackerMode) -> TrackerMode:
@@ -102,7 +95,7 @@ def report(order: dict[str, Any], finished: Any) -> None:
         time.sleep(2)
     summary = read_json(scores / "scores.json")
     for name, score in summary.get("benchmarks", {}).items():
-        run.summary[f"scores/{name}"] = score["accuracy"]
+        run.summary[f"scores/{name}"] = score["score"]
         table = wandb.Table(columns=["problem", "question", "gold", "sample", "extracted", "correct"])
         for record in read_lines(scores / f"{name}.jsonl")[:SAMPLES]:
             first = record["samples"][0]
@@ -112,7 +105,7 @@ def report(order: dict[str, Any], finished: Any) -> None:
             )
         run.log({f"samples/{name}": table})
     if "average" in summary:
-        run.summary["scores/average"] = summary["average"]["accuracy"]
+        run.summary["scores/average"] = summary["average"]["score"]
     run.finish()
 
 
@@ -123,10 +116,10 @@ def edges() -> list[float]:
 
 
 def main() -> None:
-    """Follow the cell that standard input describes, until standard input is closed."""
+    """Follow the cell that a file describes, until standard input is closed."""
     import threading
 
-    order = json.loads(sys.stdin.readline())
+    order = read_json(Path(sys.argv[1]))
     closed = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
     report(order, closed.is_set)

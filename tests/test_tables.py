@@ -1,0 +1,93 @@
+"""The ablation table from records written by hand."""
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from losslab import tables
+from losslab.records import Cell, write_json
+from losslab.schema import Config, MachineConfig, Names, OptimizerConfig, SweepConfig
+
+
+def cell(
+    results: Path, loss: str, seed: int, scores: dict[str, float] | None, lr: float = 1e-3, half: float = 3.0
+) -> Cell:
+    config = Config(
+        names=Names(model="tiny", dataset="embedded", loss=loss, eval="paper"),
+        machine=MachineConfig(results=str(results)),
+        optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=lr),
+        loss={"_target_": f"losslab.objectives.{loss}"},
+        sweep=SweepConfig(name="study", question="Which?"),
+        seed=seed,
+    )
+    config.model.path = config.dataset.path = "embedded"
+    found = Cell.of(config)
+    found.declare(config)
+    if scores is not None:
+        parts = {name: {"score": s, "interval": [s - half, s + half]} for name, s in scores.items()}
+        mean = sum(scores.values()) / len(scores)
+        average = {"score": mean, "interval": [mean - 1, mean + 1]}
+        write_json(found.scores(config) / "scores.json", {"benchmarks": parts, "average": average})
+    return found
+
+
+def test_seeds_make_a_student_interval_and_one_seed_has_its_own(tmp_path):
+    for seed, score in enumerate([50.0, 52.0, 54.0]):
+        cell(tmp_path, "sft", seed, {"math500": score, "amc23": 10.0})
+    cell(tmp_path, "base", 0, {"math500": 20.0, "amc23": 10.0})
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    assert table.columns == ["math500", "amc23", "average"]
+    assert [row.label for row in table.rows] == ["base", "sft"]
+    base, sft = table.rows
+    assert sft.value("math500").mean == pytest.approx(52)
+    assert sft.value("math500").half == pytest.approx(4.3027 * 2 / 3**0.5, rel=1e-4)  # t(0.975, 2) s / sqrt(n)
+    assert sft.value("average").half == pytest.approx(4.3027 * 1 / 3**0.5, rel=1e-4)
+    assert (base.value("math500").half, base.value("average").half) == (3.0, 1.0)
+    assert tables.markdown(table).splitlines()[4:8] == [
+        "| model | objective | math500 | amc23 | average | seeds |",
+        "|---|---|---:|---:|---:|---:|",
+        "| tiny | base | 20.0 ± 3.0 | **10.0 ± 3.0** | 15.0 ± 1.0 | 1 |",
+        "| tiny | sft | **52.0 ± 5.0** | **10.0 ± 0.0** | **31.0 ± 2.5** | 3 |",
+    ]
+
+
+def test_missing_cells_are_shown(tmp_path):
+    cell(tmp_path, "sft", 0, {"math500": 50.0})
+    cell(tmp_path, "sft", 1, None)
+    cell(tmp_path, "dft", 0, None)
+    text = tables.markdown(tables.build(SweepConfig(name="study"), str(tmp_path)))
+    assert "| tiny | dft | – | – | 0/1 |" in text
+    assert "| tiny | sft | **50.0 ± 3.0** | **50.0 ± 1.0** | 1/2 |" in text
+
+
+def test_rows_of_one_objective_are_told_apart(tmp_path):
+    cell(tmp_path, "sft", 0, {"math500": 50.0}, lr=1e-3)
+    cell(tmp_path, "sft", 0, {"math500": 40.0}, lr=1e-4)
+    cell(tmp_path, "dft", 0, {"math500": 60.0}, lr=1e-3)
+    rows = tables.build(SweepConfig(name="study"), str(tmp_path)).rows
+    assert [row.label for row in rows] == ["sft optimizer.lr=0.0001", "sft optimizer.lr=0.001", "dft"]
+
+
+def test_a_cell_of_two_sweeps_is_in_both_tables(tmp_path):
+    found = cell(tmp_path, "sft", 0, {"math500": 50.0})
+    config = Config(
+        names=Names(model="tiny", dataset="embedded", loss="sft", eval="paper"), sweep=SweepConfig(name="two")
+    )
+    replace(found).declare(config)
+    for name in ("study", "two"):
+        assert len(tables.build(SweepConfig(name=name), str(tmp_path)).rows) == 1
+    with pytest.raises(ValueError, match="no record of the sweep three"):
+        tables.build(SweepConfig(name="three"), str(tmp_path))
+
+
+def test_spreadsheet_and_figure(tmp_path):
+    cell(tmp_path, "sft", 0, {"math500": 50.25})
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    (row,) = csv.DictReader(io.StringIO(tables.spreadsheet(table)))
+    assert (float(row["math500"]), float(row["math500_half"]), row["seeds"]) == (50.25, 3.0, "1")
+    tables.rebuild([], str(tmp_path))
+    folder = tmp_path / "tables" / "study"
+    assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "table.csv", "table.md"]
