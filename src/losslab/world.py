@@ -85,6 +85,7 @@ def model_config() -> Qwen2Config:
         max_position_embeddings=MAX_LENGTH,
         rope_parameters={"rope_type": "default", "rope_theta": 1000.0},  # short texts need no slower rotations
         tie_word_embeddings=True,
+        initializer_range=0.1,  # about 1/sqrt(width): from the usual 0.02 the same base takes twice the steps
         pad_token_id=VOCABULARY.index(PAD),
         eos_token_id=VOCABULARY.index(END),
         bos_token_id=None,
