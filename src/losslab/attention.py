@@ -30,7 +30,8 @@ class Packing:
 
     def runs(self) -> list[tuple[int, int, int]]:
         """(start, count, length) of neighbours of equal length, which attention can take together."""
-        runs, start = [], 0
+        runs: list[tuple[int, int, int]] = []
+        start = 0
         for i, length in enumerate(self.lengths):
             if i and length == self.lengths[i - 1]:
                 first, count, _ = runs[-1]

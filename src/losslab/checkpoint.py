@@ -7,6 +7,7 @@ read by another number of ranks.
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -46,7 +47,7 @@ def resume(folder: Path, policy: Policy, optimizer: Optimizer) -> int:
         return 0
     position = json.loads((checkpoints[-1] / "position.json").read_text())
     model_state, optimizer_state = get_state_dict(policy, optimizer)
-    state = {"model": model_state, "optimizer": optimizer_state}
+    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
     own = str(dist.get_rank())
     if position["ranks"] == dist.get_world_size():
         state["random"] = {own: torch.get_rng_state()}

@@ -58,7 +58,7 @@ def read(cfg: DictConfig, choices: Any) -> Config:
     model = choices["model"] if choices["model"] != "custom" else Path(cfg.model.path.rstrip("/")).name
     names = {"model": model, "dataset": choices["dataset"], "loss": choices["loss"], "eval": choices["eval"]}
     try:
-        plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+        plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
         merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names})
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:

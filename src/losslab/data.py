@@ -52,8 +52,10 @@ class Examples:
     @classmethod
     def load(cls, folder: Path) -> "Examples":
         about = json.loads((folder / "about.json").read_text())
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "offsets", "prompts")]
-        return cls(*arrays, key=about["key"], report=about["report"])
+        tokens, offsets, prompts = (
+            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "offsets", "prompts")
+        )
+        return cls(tokens, offsets, prompts, about["key"], about["report"])
 
     def save(self, folder: Path) -> None:
         """Appears whole: written beside its place, then renamed."""

@@ -119,7 +119,9 @@ def build(model: ModelConfig, precision: Precision, device: torch.device) -> Pol
 
     Only rank 0 reads the weights and hands them out, so a node never holds the model once per rank.
     """
-    published = load_config(model).dtype or torch.float32
+    published = load_config(model).dtype
+    assert published is None or isinstance(published, torch.dtype)
+    published = published or torch.float32
     if dist.get_world_size() == 1 and device.type == "cpu":
         return Policy(load_model(model), precision, published)
     whole = load_model(model) if dist.get_rank() == 0 else None
@@ -142,7 +144,9 @@ def shard(policy: Policy, precision: Precision) -> None:
     """FSDP2 on every decoder layer and on the rest; float32 masters and reductions, sums over ranks and no mean."""
     dtype = torch.bfloat16 if precision == Precision.bf16 else torch.float32
     mixed = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for layer in policy.model.base_model.layers:
+    layers = policy.model.base_model.layers
+    assert isinstance(layers, nn.ModuleList)
+    for layer in layers:
         fully_shard(layer, mp_policy=mixed)
     fully_shard(policy, mp_policy=mixed)
     for module in policy.modules():
@@ -168,7 +172,11 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     if dist.get_rank() == 0:
         temporary = folder.with_name(f".{folder.name}.writing")
         shutil.rmtree(temporary, ignore_errors=True)
-        weights = {name.removeprefix("model."): tensor.to(dtype) for name, tensor in state.items()}
+        weights = {
+            name.removeprefix("model."): tensor.to(dtype)
+            for name, tensor in state.items()
+            if isinstance(tensor, Tensor)
+        }
         policy.model.config.dtype = dtype
         policy.model.save_pretrained(temporary, state_dict=weights)
         tokenizer.save_pretrained(temporary)

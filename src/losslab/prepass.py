@@ -47,8 +47,8 @@ class Reference:
         progress = bar("reference log-probabilities", len(groups), "batch", disable=dist.get_rank() > 0)
         for group in groups:
             logp = _logp(policy, examples, group, device).cpu()
-            where = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in group]) if len(group) else []
-            values[torch.as_tensor(where, dtype=torch.int64)] = logp
+            for example, part in zip(group, torch.split(logp, examples.answers[group].tolist()), strict=True):
+                values[offsets[example] : offsets[example + 1]] = part
             progress.update()
         progress.close()
         values = values.to(device)

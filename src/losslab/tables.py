@@ -126,7 +126,7 @@ def collect(sweep: str, results: str) -> Iterator[Entry]:
     for folder in sorted(members, key=lambda folder: states[folder]["declared"]):
         state = states[folder]
         config = flatten(yaml.safe_load((folder / "config.yaml").read_text()))
-        protocols = sorted(folder.glob("scores/*/scores.json"))
+        protocols: list[Path | None] = [*sorted(folder.glob("scores/*/scores.json"))]
         for path in protocols or [None]:
             found = read_json(path) if path else {"benchmarks": {}}
             parts = found["benchmarks"] | ({AVERAGE: found[AVERAGE]} if AVERAGE in found else {})

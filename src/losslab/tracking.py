@@ -75,7 +75,10 @@ def resolve(mode: TrackerMode) -> TrackerMode:
 
 def report(order: dict[str, Any], finished: Any) -> None:
     """Log what the records hold, as it appears, until `finished()`; then the scores and a table of samples."""
+    import numpy as np
     import wandb
+
+    from losslab.diagnostics import EDGES
 
     folder, scores = Path(order["folder"]), Path(order["scores"])
     run = wandb.init(**order["init"], settings=wandb.Settings(silent=True, console="off"))
@@ -87,7 +90,7 @@ def report(order: dict[str, Any], finished: Any) -> None:
             histogram = row.pop("p_histogram", None)
             values: dict[str, Any] = {f"train/{key}": value for key, value in row.items()}
             if histogram:
-                values["train/p"] = wandb.Histogram(np_histogram=(histogram, edges()))
+                values["train/p"] = wandb.Histogram(np_histogram=(np.array(histogram), np.array(EDGES)))
             run.log(values, step=row["step"])
         logged = len(rows)
         if last:
@@ -109,19 +112,18 @@ def report(order: dict[str, Any], finished: Any) -> None:
     run.finish()
 
 
-def edges() -> list[float]:
-    from losslab.diagnostics import EDGES
-
-    return list(EDGES)
-
-
 def main() -> None:
     """Follow the cell that a file describes, until standard input is closed."""
     import threading
 
     order = read_json(Path(sys.argv[1]))
     closed = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        closed.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     report(order, closed.is_set)
 
 
