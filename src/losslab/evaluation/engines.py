@@ -252,11 +252,18 @@ def _serve(engine: Engine, job: Job, requests: list[Request], gpus: str, log: Pa
 
 def _vllm(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Completion]]:
     """Yields an empty list when ready, then the samples that each step of the engine finishes."""
+    llm = start_vllm(job, requests, on_gpu)
+    yield []
+    yield from run_vllm(llm, job.sampling, requests)
+
+
+def start_vllm(job: Job, requests: list[Request], on_gpu: bool) -> Any:
+    """vLLM's engine for these requests, in this process."""
     options: dict[str, Any] = {}
     longest = max(len(request.prompt) for request in requests) + job.sampling.max_new_tokens
     length = min(longest, context_length(job.model, job.revision, job.trust_remote_code))
     if not on_gpu:
-        # In this process: no second import and no copies between processes. On a GPU the engine's own process is
+        # All in this process: no second import and no copies between processes. On a GPU the engine's own process is
         # worth it, since Python's share of a step overlaps the kernels.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         if job.threads:
@@ -269,23 +276,27 @@ def _vllm(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comp
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(length, 8192),
         }
-    from vllm import LLM, SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm import LLM
 
-    sampling = job.sampling
-    engine = LLM(
+    return LLM(
         model=job.model,
         revision=job.revision,
         trust_remote_code=job.trust_remote_code,
         max_model_len=length,
-        dtype=_dtype(job, on_gpu),
+        dtype=str(_dtype(job, on_gpu)).removeprefix("torch."),  # type: ignore[arg-type]
         tensor_parallel_size=job.tensor_parallel,
-        seed=sampling.seed,
+        seed=job.sampling.seed,
         **options,
-    ).llm_engine
-    yield []
-    for request in requests:
-        parameters = SamplingParams(
+    )
+
+
+def run_vllm(llm: Any, sampling: Sampling, requests: list[Request]) -> Iterator[list[Completion]]:
+    """All requests go in at once; yields the samples that each step finishes, as `LLM.generate` cannot."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    parameters = [
+        SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_new_tokens,
@@ -294,11 +305,16 @@ def _vllm(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comp
             seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        engine.add_request(str(request.key), {"prompt_token_ids": request.prompt}, parameters)
-    while engine.has_unfinished_requests():
-        finished: list[Any] = [output for output in engine.step() if output.finished]
+        for request in requests
+    ]
+    prompts = [{"prompt_token_ids": request.prompt} for request in requests]
+    names = llm.enqueue(prompts, parameters, use_tqdm=False)
+    # vLLM appends "-" and letters to the name of a request, and leaves them out of its output.
+    keys = {name.split("-")[0]: request.key for name, request in zip(names, requests, strict=True)}
+    while llm.llm_engine.has_unfinished_requests():
+        finished = [output for output in llm.llm_engine.step() if output.finished]
         if finished:
-            samples = [(int(output.request_id), output.outputs[0]) for output in finished]
+            samples = [(keys[output.request_id], output.outputs[0]) for output in finished]
             yield [Completion(key, s.text, len(s.token_ids), s.finish_reason) for key, s in samples]
 
 
