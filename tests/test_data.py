@@ -65,6 +65,15 @@ def test_broken_rows_are_counted_or_refused():
         encode([("1", "2")], max_length=2)
 
 
+def test_pairs_stay_together_and_are_cut_together():
+    dataset = DatasetConfig(path="rows.jsonl", rejected_column="wrong")
+    examples = encode([("1", "2", "34"), ("5", "6", "789"), ("7", "8", "9")], dataset=dataset, max_length=5)
+    assert TOKENIZER.decode(examples.tokens) == "1>2<|end|>1>34<|end|>7>8<|end|>7>9<|end|>"
+    assert (examples.unit, examples.report["overlong_dropped"]) == (2, 1)
+    assert examples.units.tolist() == [9, 8]
+    assert examples.expand(np.array([1, 0])).tolist() == [2, 3, 0, 1]
+
+
 def test_prepare_keeps_tokens_and_notices_a_changed_file(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"problem": "1+1=?", "solution": "2"}\n{"problem": "3", "solution": "45"}\n')
@@ -91,7 +100,7 @@ def test_read_selects_rows_and_names_a_missing_column(tmp_path):
 
 
 def test_schedule_sees_every_example_once_an_epoch():
-    schedule = Schedule(examples=10, batch_size=4, epochs=2, seed=3)
+    schedule = Schedule(units=10, batch_size=4, epochs=2, seed=3)
     assert (schedule.steps_per_epoch, schedule.steps) == (3, 6)
     epochs = [np.concatenate([schedule.batch(e * 3 + i) for i in range(3)]) for e in range(2)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
@@ -100,6 +109,11 @@ def test_schedule_sees_every_example_once_an_epoch():
     assert Schedule(10, 4, 1, seed=4).batch(0).tolist() != schedule.batch(0).tolist()
     assert Schedule(10, 4, 1, seed=3, drop_last=True).steps == 2
     assert Schedule(10, 4, 2, seed=3, max_steps=5).steps == 5
+    twice = Schedule(10, 4, 2, seed=3, updates=2)
+    assert twice.steps == 12
+    assert [twice.batch(step).tolist() for step in (0, 1, 2, 7)] == [schedule.batch(i).tolist() for i in (0, 0, 1, 3)]
+    assert [step for step in range(12) if twice.saves(step, every=3, asked=False)] == [3, 5, 9]
+    assert twice.saves(1, 3, True) and not twice.saves(2, 3, True)
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 4), st.integers(20, 200))

@@ -125,9 +125,9 @@ def test_evaluate_scores_a_folder(root, sweep):
 
 
 def test_nothing_runs_when_one_cell_of_a_sweep_cannot(root, tmp_path):
-    refused = run(root, tmp_path, "-m", "loss=sft,asft")
+    refused = run(root, tmp_path, "-m", "loss=sft,dpo")
     assert refused.returncode == 2 and not (tmp_path / "results").exists()
-    assert refused.stderr.strip().splitlines()[-1].startswith("error: loss=asft needs reference_distribution")
+    assert refused.stderr.strip().splitlines()[-1].startswith("error: loss=dpo needs pairs of answers")
 
 
 def wait_for(metrics: Path, steps: int, process: subprocess.Popen) -> None:

@@ -34,6 +34,9 @@ TARGETS = {
     "dft": "losslab.objectives.dft.DFT",
     "iw_sft": "losslab.objectives.iw_sft.IWSFT",
     "talr": "losslab.objectives.talr.TALR",
+    "asft": "losslab.objectives.asft.ASFT",
+    "psft": "losslab.objectives.psft.PSFT",
+    "dpo": "losslab.objectives.dpo.DPO",
 }
 BATCH, STEPS, LR, MOMENTUM = 8, 3, 0.1, 0.9
 
@@ -42,7 +45,10 @@ BATCH, STEPS, LR, MOMENTUM = 8, 3, 0.1, 0.9
 def rows(tmp_path_factory) -> Path:
     rng = random.Random(0)
     file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    lines = [{"problem": f"{i}+{i}=?", "solution": f"{2 * i} " * rng.randint(1, 9)} for i in range(22)]
+    lines = [
+        {"problem": f"{i}+{i}=?", "solution": f"{2 * i} " * rng.randint(1, 9), "wrong": f"{i} " * rng.randint(1, 9)}
+        for i in range(22)
+    ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file
 
@@ -50,11 +56,13 @@ def rows(tmp_path_factory) -> Path:
 def make(checkpoint: Path, rows: Path, results: Path, loss: str, **machine) -> Config:
     return Config(
         model=ModelConfig(path=str(checkpoint)),
-        dataset=DatasetConfig(path=str(rows)),
+        dataset=DatasetConfig(path=str(rows), rejected_column="wrong" if loss == "dpo" else None),
         loss={"_target_": TARGETS[loss]},
         optimizer=OptimizerConfig(_target_="torch.optim.SGD", lr=LR, arguments={"momentum": MOMENTUM}),
         scheduler=SchedulerConfig(warmup_ratio=0.34),
-        train=TrainConfig(batch_size=BATCH, precision=Precision.fp32, clip=0.5),
+        train=TrainConfig(
+            batch_size=BATCH, precision=Precision.fp32, clip=0.5, updates=3 if loss == "psft" else 1, max_steps=STEPS
+        ),
         machine=MachineConfig(results=str(results), device="cpu", threads=1, **machine),
         seed=5,
     )
@@ -72,44 +80,55 @@ def naive(checkpoint: Path, rows: Path, loss: str) -> tuple[dict[str, torch.Tens
     model = AutoModelForCausalLM.from_pretrained(checkpoint).double()
     reference = AutoModelForCausalLM.from_pretrained(checkpoint).double()
     data = [json.loads(line) for line in rows.read_text().splitlines()]
-    schedule = Schedule(len(data), BATCH, 1, seed=5)
+    schedule = Schedule(len(data), BATCH, 1, seed=5, updates=3 if loss == "psft" else 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     losses, norms = [], []
 
-    def logprobs(model, row):
+    def logprobs(model, row, column="solution"):
+        """(N,) log-probabilities of the answer tokens and (N, V) the whole distributions."""
         prompt = tokenizer.apply_chat_template(
             [{"role": "user", "content": row["problem"]}], add_generation_prompt=True, tokenize=False
         )
         head = tokenizer(prompt)["input_ids"]
-        ids = torch.tensor(head + tokenizer(row["solution"])["input_ids"] + [tokenizer.eos_token_id])
-        table = model(input_ids=ids[None]).logits[0].log_softmax(-1)
-        return torch.stack([table[i - 1, ids[i]] for i in range(len(head), len(ids))])
+        ids = torch.tensor(head + tokenizer(row[column])["input_ids"] + [tokenizer.eos_token_id])
+        table = model(input_ids=ids[None]).logits[0].log_softmax(-1)[len(head) - 1 : -1]
+        return table[range(len(table)), ids[len(head) :]], table
 
     for step in range(STEPS):
-        total, count = 0.0, 0
+        total, count = torch.zeros((), dtype=torch.float64), 0
         for i in schedule.batch(step):
-            logp = logprobs(model, data[i])
+            logp, table = logprobs(model, data[i])
+            known, known_table = logprobs(reference, data[i])
             match loss:
                 case "sft":
-                    weight = torch.ones_like(logp)
+                    terms = -logp
                 case "dft":
-                    weight = logp.detach().exp()
+                    terms = -logp.detach().exp() * logp
                 case "iw_sft":
-                    weight = (logp - logprobs(reference, data[i])).mean().exp().clamp(0, 16).detach()
-            total = total - (weight * logp).sum()
-            count += len(logp)
+                    terms = -(logp - known).mean().exp().clamp(0, 16).detach() * logp
+                case "asft":
+                    kl = (known_table.detach().exp() * (known_table.detach() - table)).sum(-1)
+                    terms = -logp.detach().exp() * logp + 0.05 * kl
+                case "psft":  # all three steps are on the first batch, whose old policy is the base model
+                    terms = -(logp - known.detach()).exp().clamp(max=1.28)
+                case "dpo":
+                    wrong, known_wrong = logprobs(model, data[i], "wrong")[0], logprobs(reference, data[i], "wrong")[0]
+                    margin = (logp - known.detach()).sum() - (wrong - known_wrong.detach()).sum()
+                    terms = -torch.nn.functional.logsigmoid(0.1 * margin)[None]
+            total = total + terms.sum()
+            count += len(terms)
         optimizer.zero_grad()
         (total / count).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         for group in optimizer.param_groups:  # one step of warm-up, then a cosine over the two that remain
             group["lr"] = LR * [1.0, 1.0, 0.5][step]
         optimizer.step()
-        losses.append(float(total / count))
+        losses.append(float(total.detach()) / count)
         norms.append(float(norm))
     return model.state_dict(), losses, norms
 
 
-@pytest.mark.parametrize("loss", ["sft", "dft", "iw_sft"])
+@pytest.mark.parametrize("loss", ["sft", "dft", "iw_sft", "asft", "psft", "dpo"])
 def test_three_steps_equal_the_naive_version(checkpoint, rows, tmp_path, loss):
     weights, metrics = trained(make(checkpoint, rows, tmp_path, loss), tmp_path / "cell")
     expected, losses, norms = naive(checkpoint, rows, loss)
@@ -120,7 +139,7 @@ def test_three_steps_equal_the_naive_version(checkpoint, rows, tmp_path, loss):
         torch.testing.assert_close(tensor.double(), expected[name], rtol=0, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("loss", ["dft", "talr"])
+@pytest.mark.parametrize("loss", ["dft", "talr", "asft", "dpo"])
 def test_ranks_and_micro_batches_do_not_change_the_result(checkpoint, rows, tmp_path, loss):
     one, metrics = trained(make(checkpoint, rows, tmp_path, loss), tmp_path / "one")
     config = make(checkpoint, rows, tmp_path, loss, workers=2, micro_batch_tokens=64)
@@ -135,7 +154,7 @@ def test_ranks_and_micro_batches_do_not_change_the_result(checkpoint, rows, tmp_
 def test_resume_is_bit_identical_also_from_a_checkpoint_between(checkpoint, rows, tmp_path):
     adam = OptimizerConfig(_target_="torch.optim.AdamW", lr=1e-3, weight_decay=0.1, arguments={"fused": True})
     config = replace(make(checkpoint, rows, tmp_path, "iw_sft", checkpoint_steps=2), optimizer=adam)
-    config = replace(config, train=replace(config.train, epochs=2))
+    config = replace(config, train=replace(config.train, epochs=2, max_steps=None))
     whole, metrics = trained(config, tmp_path / "whole")
     # The first part ends by an error in its third step: a batch that cannot be read.
     tokens = tmp_path / "cache" / "data"

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
 from losslab.policy import Policy
 
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)  # a frozen reference comes from its own files
 KEEP = 2  # the newest ones; an older one is there should the newest prove unreadable
 
 
@@ -28,7 +29,7 @@ def save(folder: Path, step: int, policy: Policy, optimizer: Optimizer) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     dist.barrier()
-    model_state, optimizer_state = get_state_dict(policy, optimizer)
+    model_state, optimizer_state = get_state_dict(policy, optimizer, options=TRAINED)
     random = {str(dist.get_rank()): torch.get_rng_state()}
     dcp.save({"model": model_state, "optimizer": optimizer_state, "random": random}, checkpoint_id=temporary)
     if dist.get_rank() == 0:
@@ -46,13 +47,15 @@ def resume(folder: Path, policy: Policy, optimizer: Optimizer) -> int:
     if not checkpoints:
         return 0
     position = json.loads((checkpoints[-1] / "position.json").read_text())
-    model_state, optimizer_state = get_state_dict(policy, optimizer)
+    model_state, optimizer_state = get_state_dict(policy, optimizer, options=TRAINED)
     state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
     own = str(dist.get_rank())
     if position["ranks"] == dist.get_world_size():
         state["random"] = {own: torch.get_rng_state()}
     dcp.load(state, checkpoint_id=checkpoints[-1])
-    set_state_dict(policy, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        policy, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=TRAINED
+    )
     if "random" in state:
         torch.set_rng_state(state["random"][own])
     return position["step"]

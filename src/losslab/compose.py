@@ -28,7 +28,6 @@ from losslab.schema import EMBEDDED, Config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
-PROVIDED = {"reference_logp", "batch_nll"}  # what the training loop supplies of an objective's needs
 ConfigStore.instance().store("schema", Config)  # the first of conf/config.yaml's defaults, so every key has a type
 BASE = "base"  # the loss of the row that is scored as it is, without training
 
@@ -75,6 +74,7 @@ def check(config: Config) -> None:
         "train.batch_size": train.batch_size,
         "train.max_length": train.max_length,
         "train.epochs": train.epochs,
+        "train.updates": train.updates,
         "eval.samples": scoring.samples,
         "eval.max_new_tokens": scoring.max_new_tokens,
         "machine.micro_batch_tokens": config.machine.micro_batch_tokens,
@@ -95,13 +95,15 @@ def check(config: Config) -> None:
             f"train.batch_size={train.batch_size} cannot be divided over machine.workers={config.machine.workers}: "
             "make it a multiple"
         )
-    objective = objective_class(config)
-    unmet = sorted(objective.needs - PROVIDED)
-    if unmet:
+    needs = objective_class(config).needs
+    if ("pairs" in needs) != (config.dataset.rejected_column is not None):
         raise ValueError(
-            f"loss={config.names.loss} needs {' and '.join(unmet)}, which this version's training loop does not "
-            "provide: choose another loss"
+            f"loss={config.names.loss} needs pairs of answers: set dataset.rejected_column"
+            if "pairs" in needs
+            else f"loss={config.names.loss} does not know what to do with dataset.rejected_column: leave it out"
         )
+    if train.updates > 1 and "old_logp" not in needs:
+        raise ValueError(f"loss={config.names.loss} takes one step on each batch: leave train.updates at 1")
 
 
 def objective_class(config: Config) -> type[Objective]:

@@ -36,6 +36,7 @@ class Examples:
     prompts: np.ndarray  # (examples,) int64: length of the prompt, at least 1
     key: str  # SHA-256 of everything that decided the tokens
     report: dict[str, Any]  # rows read, broken, dropped, truncated
+    unit: int = 1  # neighbours that stay together: 2 where each chosen answer is followed by the rejected one
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -49,13 +50,22 @@ class Examples:
         """(examples,) number of answer tokens."""
         return self.lengths - self.prompts
 
+    @property
+    def units(self) -> np.ndarray:
+        """(examples / unit,) tokens of each unit."""
+        return self.lengths.reshape(-1, self.unit).sum(1)
+
+    def expand(self, units: np.ndarray) -> np.ndarray:
+        """The examples of some units, in order."""
+        return (units[:, None] * self.unit + np.arange(self.unit)).reshape(-1)
+
     @classmethod
     def load(cls, folder: Path) -> "Examples":
         about = json.loads((folder / "about.json").read_text())
         tokens, offsets, prompts = (
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "offsets", "prompts")
         )
-        return cls(tokens, offsets, prompts, about["key"], about["report"])
+        return cls(tokens, offsets, prompts, about["key"], about["report"], about["unit"])
 
     def save(self, folder: Path) -> None:
         """Appears whole: written beside its place, then renamed."""
@@ -64,7 +74,7 @@ class Examples:
         temporary.mkdir(parents=True)
         for name in ("tokens", "offsets", "prompts"):
             np.save(temporary / f"{name}.npy", getattr(self, name))
-        (temporary / "about.json").write_text(json.dumps({"key": self.key, "report": self.report}))
+        (temporary / "about.json").write_text(json.dumps({"key": self.key, "report": self.report, "unit": self.unit}))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
 
@@ -114,8 +124,8 @@ def local_files(path: str) -> list[str]:
     return files
 
 
-def read(dataset: DatasetConfig) -> list[tuple[Any, Any]]:
-    """The (prompt, answer) pairs of a data set, after the selection of rows.
+def read(dataset: DatasetConfig) -> list[tuple[Any, ...]]:
+    """The rows of a data set after their selection: (prompt, answer), or (prompt, chosen, rejected).
 
     Raises ValueError when the source or a column is missing.
     """
@@ -125,7 +135,7 @@ def read(dataset: DatasetConfig) -> list[tuple[Any, Any]]:
         if dataset.rows is None:
             raise ValueError("dataset.rows has no value: the embedded data set is made on the spot, say how many rows")
         rows = getattr(world, dataset.split)(dataset.rows, dataset.seed)
-        return [(row[dataset.prompt_column], row[dataset.answer_column]) for row in rows]
+        return [tuple(row[column] for column in columns(dataset)) for row in rows]
     from datasets import load_dataset
 
     files = local_files(dataset.path)
@@ -138,7 +148,7 @@ def read(dataset: DatasetConfig) -> list[tuple[Any, Any]]:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"the data set {dataset.path} cannot be read ({reason}): check dataset.path") from error
-    for column in (dataset.prompt_column, dataset.answer_column):
+    for column in columns(dataset):
         if column not in table.column_names:
             raise ValueError(
                 f"{dataset.path} has no column {column!r} but {table.column_names}: "
@@ -149,75 +159,83 @@ def read(dataset: DatasetConfig) -> list[tuple[Any, Any]]:
             table = table.select(np.sort(np.random.default_rng(dataset.seed).permutation(len(table))[: dataset.rows]))
         else:
             table = table.select(range(dataset.rows))
-    return list(zip(table[dataset.prompt_column], table[dataset.answer_column], strict=True))
+    return list(zip(*(table[column] for column in columns(dataset)), strict=True))
+
+
+def columns(dataset: DatasetConfig) -> list[str]:
+    rejected = [] if dataset.rejected_column is None else [dataset.rejected_column]
+    return [dataset.prompt_column, dataset.answer_column, *rejected]
 
 
 def tokenise(
-    pairs: list[tuple[Any, Any]],
+    rows: list[tuple[Any, ...]],
     dataset: DatasetConfig,
     train: TrainConfig,
     tokenizer: Any,
     template: str,
     key: str = "",
 ) -> Examples:
-    """Token ids of prompt + answer + EOS for every usable pair; what was left out is counted in the report.
+    """Token ids of prompt + answer + EOS for every answer of every usable row; the report counts what was left out.
 
     Raises ValueError when more than `dataset.max_broken` of the rows lack a usable text, naming the first ones.
     """
     assert tokenizer.eos_token_id is not None
-    whole = [_is_text(prompt) and _is_text(answer) for prompt, answer in pairs]
+    whole = [all(map(_is_text, row)) for row in rows]
     broken = [i for i, fine in enumerate(whole) if not fine]
-    if len(broken) > dataset.max_broken * len(pairs):
+    if len(broken) > dataset.max_broken * len(rows):
         raise ValueError(
-            f"{len(broken)} of {len(pairs)} rows of {dataset.path} have no usable prompt or answer (rows "
+            f"{len(broken)} of {len(rows)} rows of {dataset.path} have no usable prompt or answer (rows "
             f"{', '.join(map(str, broken[:10]))}{', …' if len(broken) > 10 else ''}): mend them or raise "
             "dataset.max_broken"
         )
-    usable = [pair for pair, fine in zip(pairs, whole, strict=True) if fine]
+    usable = [row for row, fine in zip(rows, whole, strict=True) if fine]
     tokens: list[np.ndarray] = []
     prompts: list[int] = []
     dropped = truncated = 0
     with tqdm(total=len(usable), desc="tokenising", unit="row", disable=len(usable) < 10 * CHUNK) as bar:
         for start in range(0, len(usable), CHUNK):
             part = usable[start : start + CHUNK]
-            texts = [render(template, prompt, tokenizer) for prompt, _ in part]
-            heads = encode(texts, tokenizer)
-            tails = tokenizer([answer for _, answer in part], add_special_tokens=False)["input_ids"]
-            for head, tail in zip(heads, tails, strict=True):
+            heads = encode([render(template, row[0], tokenizer) for row in part], tokenizer)
+            _, *texts = zip(*part, strict=True)
+            answers = [tokenizer(list(column), add_special_tokens=False)["input_ids"] for column in texts]
+            for head, *tails in zip(heads, *answers, strict=True):
                 if not head:
                     raise ValueError("the training prompt has no token: model.train_prompt must not be empty")
-                ids = [*head, *tail, tokenizer.eos_token_id]
-                if len(ids) > train.max_length:
+                sequences = [[*head, *tail, tokenizer.eos_token_id] for tail in tails]
+                if max(map(len, sequences)) > train.max_length:
                     if train.overlong == Overlong.drop or len(head) >= train.max_length:
                         dropped += 1
                         continue
                     truncated += 1
-                    ids = ids[: train.max_length]
-                tokens.append(np.array(ids, dtype=np.int32))
-                prompts.append(len(head))
+                for ids in sequences:
+                    tokens.append(np.array(ids[: train.max_length], dtype=np.int32))
+                    prompts.append(len(head))
             bar.update(len(part))
     if not tokens:
         raise ValueError(f"no row of {dataset.path} fits train.max_length={train.max_length}: raise it")
     lengths = np.array([len(ids) for ids in tokens])
-    report = {"rows": len(pairs), "broken": len(broken), "overlong_dropped": dropped, "truncated": truncated}
+    report = {"rows": len(rows), "broken": len(broken), "overlong_dropped": dropped, "truncated": truncated}
     report |= {"examples": len(tokens), "tokens": int(lengths.sum()), "answer_tokens": int((lengths - prompts).sum())}
-    return Examples(np.concatenate(tokens), np.r_[0, lengths.cumsum()], np.array(prompts), key, report)
+    unit = len(columns(dataset)) - 1
+    return Examples(np.concatenate(tokens), np.r_[0, lengths.cumsum()], np.array(prompts), key, report, unit)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which examples each step trains on: one permutation for each epoch, from the seed alone."""
+    """Which units of data each step trains on: one permutation for each epoch, from the seed alone."""
 
-    examples: int
+    units: int
     batch_size: int
     epochs: int
     seed: int
     drop_last: bool = False
     max_steps: int | None = None
+    updates: int = 1  # steps in a row on the same batch
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.examples // self.batch_size if self.drop_last else -(-self.examples // self.batch_size)
+        batches = self.units // self.batch_size if self.drop_last else -(-self.units // self.batch_size)
+        return batches * self.updates
 
     @property
     def steps(self) -> int:
@@ -225,27 +243,33 @@ class Schedule:
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def batch(self, step: int) -> np.ndarray:
-        """Indices of the examples of a step, counted from 0."""
+        """Indices of the units of a step, counted from 0."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.examples)
-        return order[position * self.batch_size : (position + 1) * self.batch_size]
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.units)
+        start = position // self.updates * self.batch_size
+        return order[start : start + self.batch_size]
+
+    def saves(self, step: int, every: int, asked: bool) -> bool:
+        """Whether a checkpoint follows a step: about `every` steps, or when asked, and never within a batch."""
+        done = step + 1
+        return done < self.steps and done % self.updates == 0 and (asked or done % every < self.updates)
 
 
 def micro_batches(batch: np.ndarray, lengths: np.ndarray, budget: int, rank: int, ranks: int) -> list[np.ndarray]:
     """This rank's share of a batch in groups of about equal size, of at most `budget` tokens each.
 
-    Every rank gets the same number of groups, since they move in step; some are empty where sequences are few. A
-    sequence above the budget stands alone.
+    `batch` holds units, `lengths` the tokens of each. Every rank gets the same number of groups, since they move in
+    step; some are empty where units are few. A unit above the budget stands alone.
     """
     ordered = batch[np.argsort(-lengths[batch], kind="stable")]
     rounds = max(1, -(-int(lengths[batch].sum()) // (budget * ranks)))
     while True:
         groups: list[list[int]] = [[] for _ in range(rounds * ranks)]
         loads = [(0, i) for i in range(len(groups))]  # a heap: the longest left goes where there is least
-        for example in ordered:
+        for unit in ordered:
             load, i = loads[0]
-            groups[i].append(example)
-            heapq.heapreplace(loads, (load + int(lengths[example]), i))
+            groups[i].append(unit)
+            heapq.heapreplace(loads, (load + int(lengths[unit]), i))
         if all(load <= budget or len(groups[i]) == 1 for load, i in loads):
             return [np.array(group, dtype=np.int64) for group in groups[rank::ranks]]
         rounds += 1

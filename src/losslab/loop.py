@@ -20,7 +20,7 @@ from losslab.data import Examples, Schedule, collate, micro_batches
 from losslab.launch import Interrupted
 from losslab.objectives import Objective
 from losslab.policy import Policy, build, export, gradient_norm, load_tokenizer
-from losslab.prepass import Reference, batch_nll
+from losslab.prepass import Reference, batch_nll, old_logp
 from losslab.progress import bar
 from losslab.records import append_line, read_lines, write_lines
 from losslab.schema import Config, Decay, Device, OptimizerConfig, SchedulerConfig, Shape
@@ -36,12 +36,12 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
     device, stop = start(config), StopSignal()
     rank, ranks = dist.get_rank(), dist.get_world_size()
     examples = Examples.load(Path(data))
-    schedule = make_schedule(config, len(examples))
+    schedule = make_schedule(config, len(examples) // examples.unit)
     objective: Objective = instantiate(config.loss)
     tokenizer = load_tokenizer(config.model)
-    policy = build(config.model, config.train.precision, device)
+    policy = build(config.model, config.train.precision, device, "reference_distribution" in objective.needs)
     optimizer = make_optimizer(config.optimizer, policy)
-    lengths, budget = examples.lengths, config.machine.micro_batch_tokens
+    budget = config.machine.micro_batch_tokens
     known = Reference.of(objective, Path(reference), policy, examples, budget, device)
 
     checkpoints, metrics, model = (Path(folder) / name for name in ("checkpoints", "metrics.jsonl", "model"))
@@ -52,13 +52,16 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
 
     for step in range(first, schedule.steps):
         began = time.perf_counter()
-        batch = schedule.batch(step)
-        groups = micro_batches(batch, lengths, budget, rank, ranks)
+        units = schedule.batch(step)
+        shares = micro_batches(units, examples.units, budget, rank, ranks)
+        batch, groups = examples.expand(units), [examples.expand(share) for share in shares]
         statistics = batch_nll(objective, policy, examples, batch, groups, device)
+        if step == first or step % schedule.updates == 0:
+            old = old_logp(objective, policy, examples, groups, device)
         sums = diagnostics.zeros(device)
-        for group in groups:
+        for group, before in zip(groups, old, strict=True):
             micro = collate(examples, group).to(device)
-            out = policy(micro, objective, known.context(group) | statistics.context(group))
+            out = policy(micro, objective, known.context(group) | statistics.context(group) | before)
             out["loss"].backward()
             sums += diagnostics.measure(out, micro, tokenizer.eos_token_id, stop.asked)
         dist.all_reduce(sums)
@@ -76,17 +79,17 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
         optimizer.zero_grad()
 
         if rank == 0:
-            seconds, tokens = time.perf_counter() - began, int(lengths[batch].sum())
+            seconds, tokens = time.perf_counter() - began, int(examples.units[units].sum())
             row = {"step": step + 1, **diagnostics.report(sums, config.train.normaliser), "gradient_norm": norm}
             row |= {"lr": optimizer.param_groups[0]["lr"], "tokens": tokens, "seconds": round(seconds, 4)}
             append_line(metrics, row)
             progress.set_postfix_str(f"loss {row['loss']:.4f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
             progress.update()
         asked = float(sums[diagnostics.SUMS.index("stop")]) > 0
-        if step + 1 < schedule.steps and (asked or (step + 1) % config.machine.checkpoint_steps == 0):
+        if schedule.saves(step, config.machine.checkpoint_steps, asked):
             checkpoint.save(checkpoints, step + 1, policy, optimizer)
-        if asked and step + 1 < schedule.steps:
-            raise Interrupted
+            if asked:
+                raise Interrupted
     progress.close()
     export(policy, tokenizer, model)
     if rank == 0:
@@ -106,9 +109,9 @@ def start(config: Config) -> torch.device:
     return torch.device("cuda", local) if cuda else torch.device("cpu")
 
 
-def make_schedule(config: Config, examples: int) -> Schedule:
-    train = config.train
-    return Schedule(examples, train.batch_size, train.epochs, config.seed, train.drop_last, train.max_steps)
+def make_schedule(config: Config, units: int) -> Schedule:
+    t = config.train
+    return Schedule(units, t.batch_size, t.epochs, config.seed, t.drop_last, t.max_steps, t.updates)
 
 
 def make_optimizer(config: OptimizerConfig, policy: Policy) -> Optimizer:

@@ -1,6 +1,7 @@
 """The model under training: load, shard, run to a loss, export."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,34 +32,47 @@ class Policy(nn.Module):
     The whole computation is one forward, so that FSDP gathers the output weight (the embedding, when tied) once.
     """
 
-    def __init__(self, model: PreTrainedModel, precision: Precision, published: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        precision: Precision,
+        published: torch.dtype,
+        frozen: PreTrainedModel | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.precision = precision
         self.published = published  # the dtype of the weights on disk, in which they are exported too
+        self.frozen = None if frozen is None else frozen.requires_grad_(False)  # for objectives with its distribution
 
     def forward(self, batch: Batch, objective: Objective | None, context: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fields of `HeadOutput`, or only logp (N,) without an objective. `context` adds to `Context`."""
-        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.precision == Precision.bf16):
-            hidden = self.model.base_model(
-                input_ids=batch.tokens, position_ids=batch.positions, packing=batch.packing, use_cache=False
-            ).last_hidden_state
-        hidden = hidden[0, batch.predictors]
-        if self.precision == Precision.bf16:
-            hidden = hidden.bfloat16()
-        output = self.model.get_output_embeddings()
-        config = self.model.config
-        head = Head(
-            output.weight,
-            output.bias,
-            softcap=getattr(config, "final_logit_softcapping", None),
-            scale=getattr(config, "logit_scale", None) or 1.0 / getattr(config, "logits_scaling", 1.0),
-        )
+        hidden, head = self.hidden(self.model, batch), output_layer(self.model)
         if objective is None:
             return {"logp": target_logprobs(hidden, head, batch.targets)}
+        reference = None
+        if self.frozen is not None:
+            with torch.no_grad():
+                reference = self.hidden(self.frozen, batch), output_layer(self.frozen)
         full = Context(sequence=batch.sequence, sequences=len(batch.packing.lengths), **context)
-        result: HeadOutput = objective_loss(objective, hidden, head, batch.targets, full)
+        result: HeadOutput = objective_loss(objective, hidden, head, batch.targets, full, reference=reference)
         return vars(result)  # a dict, since FSDP looks for the tensors of an output in containers that it knows
+
+    def hidden(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """(N, D) last hidden states at the positions that predict an answer token."""
+        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.precision == Precision.bf16):
+            states = model.base_model(
+                input_ids=batch.tokens, position_ids=batch.positions, packing=batch.packing, use_cache=False
+            ).last_hidden_state
+        states = states[0, batch.predictors]
+        return states.bfloat16() if self.precision == Precision.bf16 else states
+
+
+def output_layer(model: PreTrainedModel) -> Head:
+    """The output layer with what a few families do to its logits."""
+    layer, config = model.get_output_embeddings(), model.config
+    scale = getattr(config, "logit_scale", None) or 1.0 / getattr(config, "logits_scaling", 1.0)
+    return Head(layer.weight, layer.bias, getattr(config, "final_logit_softcapping", None), scale)
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -114,29 +128,34 @@ def load_model(model: ModelConfig) -> PreTrainedModel:
         raise ValueError(f"the model model.path={model.path} cannot be loaded: {_reason(error)}") from error
 
 
-def build(model: ModelConfig, precision: Precision, device: torch.device) -> Policy:
-    """The policy on this rank, sharded over all ranks when there are several.
+def build(model: ModelConfig, precision: Precision, device: torch.device, frozen: bool = False) -> Policy:
+    """The policy on this rank, sharded over all ranks when there are several; with a frozen copy where asked for.
 
     Only rank 0 reads the weights and hands them out, so a node never holds the model once per rank.
     """
     published = load_config(model).dtype
     assert published is None or isinstance(published, torch.dtype)
-    published = published or torch.float32
+
+    def make(source: Callable[[ModelConfig], PreTrainedModel]) -> Policy:
+        return Policy(source(model), precision, published or torch.float32, source(model) if frozen else None)
+
     if dist.get_world_size() == 1 and device.type == "cpu":
-        return Policy(load_model(model), precision, published)
-    whole = load_model(model) if dist.get_rank() == 0 else None
-    policy = Policy(structure(model), precision, published)
+        return make(load_model)
+    whole = make(load_model) if dist.get_rank() == 0 else None
+    policy = make(structure)
     shard(policy, precision)
     policy.to_empty(device=device)
-    state = {f"model.{name}": tensor for name, tensor in whole.state_dict().items()} if whole is not None else {}
+    state = whole.state_dict() if whole is not None else {}
     set_model_state_dict(policy, state, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
     # Buffers outside the state dict, like the rotary frequencies, come from rank 0 as well.
     sources = dict(whole.named_buffers()) if whole is not None else {}
-    for name, buffer in policy.model.named_buffers():
+    for name, buffer in policy.named_buffers():
         if name in sources:
             buffer.copy_(sources[name])
         dist.broadcast(buffer, src=0)
-    policy.model.tie_weights()
+    for part in (policy.model, policy.frozen):
+        if part is not None:
+            part.tie_weights()
     return policy
 
 
@@ -144,10 +163,12 @@ def shard(policy: Policy, precision: Precision) -> None:
     """FSDP2 on every decoder layer and on the rest; float32 masters and reductions, sums over ranks and no mean."""
     dtype = torch.bfloat16 if precision == Precision.bf16 else torch.float32
     mixed = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    layers = policy.model.base_model.layers
-    assert isinstance(layers, nn.ModuleList)
-    for layer in layers:
-        fully_shard(layer, mp_policy=mixed)
+    for part in (policy.model, policy.frozen):
+        if part is not None:
+            layers = part.base_model.layers
+            assert isinstance(layers, nn.ModuleList)
+            for layer in layers:
+                fully_shard(layer, mp_policy=mixed)
     fully_shard(policy, mp_policy=mixed)
     for module in policy.modules():
         if isinstance(module, FSDPModule):
@@ -167,7 +188,7 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     The folder appears whole. Called on every rank.
     """
     dtype = policy.published
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     state = get_model_state_dict(policy, options=options)
     if dist.get_rank() == 0:
         temporary = folder.with_name(f".{folder.name}.writing")
@@ -175,7 +196,7 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
         weights = {
             name.removeprefix("model."): tensor.to(dtype)
             for name, tensor in state.items()
-            if isinstance(tensor, Tensor)
+            if isinstance(tensor, Tensor) and name.startswith("model.")
         }
         policy.model.config.dtype = dtype
         policy.model.save_pretrained(temporary, state_dict=weights)

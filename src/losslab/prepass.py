@@ -108,6 +108,15 @@ def batch_nll(
     return BatchStatistics(ordered, nll)
 
 
+def old_logp(
+    objective: Objective, policy: Policy, examples: Examples, groups: list[np.ndarray], device: torch.device
+) -> list[dict[str, Tensor]]:
+    """Keywords for `Context` of each group: old_logp (N,) of its answer tokens under the policy as it is now."""
+    if "old_logp" not in objective.needs:
+        return [{} for _ in groups]
+    return [{"old_logp": _logp(policy, examples, group, device)} for group in groups]
+
+
 @torch.no_grad()
 def _logp(policy: Policy, examples: Examples, group: np.ndarray, device: torch.device) -> Tensor:
     return policy(collate(examples, group).to(device), None, {})["logp"]

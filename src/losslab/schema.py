@@ -105,6 +105,7 @@ class DatasetConfig:
     split: str = "train"
     prompt_column: str = "problem"
     answer_column: str = "solution"
+    rejected_column: str | None = None  # for pairs: `answer_column` is then the chosen answer
     rows: int | None = None  # how many rows to take; null = all
     selection: Selection = Selection.random
     seed: int = 0  # of the selection (and of the embedded rows); the order of training has the cell's seed
@@ -133,7 +134,8 @@ class SchedulerConfig:
 class TrainConfig:
     epochs: int = 1
     max_steps: int | None = None
-    batch_size: int = 256  # sequences in one optimizer step, over all workers
+    batch_size: int = 256  # rows in one optimizer step, over all workers
+    updates: int = 1  # optimizer steps on each batch; more than one only for an objective with an old policy (psft)
     max_length: int = 2048  # tokens of prompt + answer
     overlong: Overlong = Overlong.drop
     drop_last: bool = False
