@@ -95,7 +95,7 @@ def compare(folder: Path, count: int, length: int, repetitions: int) -> None:
     for name, vocabulary in VOCABULARIES.items():
         model = folder / f"model-{vocabulary}"
         make_model(model, vocabulary)
-        scale = 1 if vocabulary is None else 4
+        scale = 1 if vocabulary is None else 8
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=measure, args=(str(model), count // scale, length, repetitions, theirs))
         process.start()
@@ -106,16 +106,20 @@ def compare(folder: Path, count: int, length: int, repetitions: int) -> None:
         process.join()
         cpu = {key: [rate for _, rate in found] for key, found in rates.items()}
 
-        def ratio(a: str, b: str, cpu: dict[str, list[float]] = cpu) -> float:
-            return statistics.median(x / y for x, y in zip(cpu[a], cpu[b], strict=True))
+        def ratios(a: str, b: str, cpu: dict[str, list[float]] = cpu) -> list[float]:
+            return sorted(x / y for x, y in zip(cpu[a], cpu[b], strict=True))
 
         median = {key: statistics.median(found) for key, found in cpu.items()}
+        costs = [100 * (1 - ratio) for ratio in ratios("ours, seeds", "ours")]
+        low, _, high = statistics.quantiles(costs, n=4)
         print(
-            f"| {name} | {median['bare']:,.0f} | {median['ours']:,.0f} | {ratio('ours', 'bare'):.3f} "
-            f"| {median['ours, seeds']:,.0f} | {100 * (1 - ratio('ours, seeds', 'ours')):.1f}% "
-            f"| {ratio('ours, seeds', 'bare, seeds'):.3f} |",
+            f"| {name} | {median['bare']:,.0f} | {median['ours']:,.0f} "
+            f"| {statistics.median(ratios('ours', 'bare')):.3f} | {median['ours, seeds']:,.0f} "
+            f"| {statistics.median(costs):.1f}% ({low:.0f} to {high:.0f}) "
+            f"| {statistics.median(ratios('ours, seeds', 'bare, seeds')):.3f} |",
             flush=True,
         )
+    print("\nIn brackets: the middle half of the pairs.")
 
 
 def start_up(folder: Path) -> None:
@@ -181,7 +185,7 @@ def main() -> None:
     parser.add_argument("--benchmarks", help="folder with the official benchmark files; without it the embedded ones")
     parser.add_argument("--requests", type=int, default=512)
     parser.add_argument("--length", type=int, default=48)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=9)
     options = parser.parse_args()
     print("# Speed of generation\n")
     print("`python benchmarks/generation.py" + (" --benchmarks DATA`" if options.benchmarks else "`"), end="; ")
