@@ -4,6 +4,7 @@ import hashlib
 import json
 import signal
 import sys
+import time
 import traceback
 from contextlib import nullcontext
 from dataclasses import replace
@@ -37,11 +38,14 @@ def run(config: Config) -> None:
         cell.begin(config)
         try:
             with tracking.follow(config, cell):
+                began = time.monotonic()
                 model = train_missing(config, cell)
+                cell.update(training_seconds=round(time.monotonic() - began, 1))
                 signal.signal(signal.SIGTERM, _leave)  # samples are on disk as they finish
                 cell.update(state="scoring")
+                began = time.monotonic()
                 evaluate(config, model, cell.scores(config))
-            cell.update(state="done")
+            cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
         except (KeyboardInterrupt, Interrupted):
             cell.update(state="interrupted")
             print(f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True)

@@ -195,6 +195,7 @@ class MachineConfig:
 class SweepConfig:
     name: str = "ablation"  # tables of this sweep go to results/tables/<name>
     question: str = ""
+    next: str = ""  # a command to try after this sweep
 
 
 @dataclass

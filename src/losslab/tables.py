@@ -87,6 +87,8 @@ def publish(sweep: SweepConfig, results: str) -> None:
         console.print(f"figure:  {folder / 'figure.png'}", highlight=False, soft_wrap=True)
     console.print(f"table:   {folder / 'table.md'}, table.csv", highlight=False, soft_wrap=True)
     console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)
+    if sweep.next:
+        console.print(f"next:    {sweep.next}", highlight=False, soft_wrap=True)
 
 
 def rebuild(sweeps: list[str], results: str) -> None:
@@ -226,11 +228,15 @@ def spreadsheet(table: Table) -> str:
 
 
 def rich(table: Table) -> RichTable:
-    out = RichTable(title=f"{table.name}: {table.question}", caption=CAPTION, title_justify="left")
-    for i, name in enumerate(heading(table)):
+    """For the terminal, without the column of models where there is one."""
+    models = list(dict.fromkeys(row.names["model"] for row in table.rows))
+    skipped = 1 if len(models) == 1 else 0
+    title = f"{table.name}: {table.question}" + (f" ({models[0]})" if skipped else "")
+    out = RichTable(title=title, caption=CAPTION, title_justify="left", caption_justify="left")
+    for i, name in enumerate(heading(table)[skipped:], start=skipped):
         out.add_column(name, justify="left" if i < 2 else "right", no_wrap=i > 1)
     for row in texts(table, "[bold]"):
-        out.add_row(*row)
+        out.add_row(*row[skipped:])
     return out
 
 
@@ -259,7 +265,7 @@ def figure(table: Table, path: Path) -> None:
     left.set_xticks(range(len(table.columns)), table.columns)
     left.set_ylabel("accuracy, %")
     left.set_title("scores, with 95% intervals")
-    left.legend(fontsize="small")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(rows))
     right.set_xticks(range(len(EDGES)), [f"{edge:g}" for edge in EDGES], rotation=60, fontsize="small")
     right.set_yscale("log")
     right.set_xlabel("probability of the target token, last batch of training")
