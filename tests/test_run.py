@@ -160,3 +160,18 @@ def test_an_interrupted_run_ends_with_the_same_weights(root, sweep, tmp_path, nu
     mine, theirs = load_file(metrics.parent / "model/model.safetensors"), load_file(whole)
     assert all((mine[name] == theirs[name]).all() for name in theirs)
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, 11))
+
+
+def test_two_processes_of_torchrun_make_the_same_cell(root, sweep, tmp_path):
+    folder, _ = sweep
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/cache").symlink_to(folder / "results/cache")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29577"]
+    arguments = command(root, "loss._target_=losslab.objectives.dft.DFT")[1:]
+    done = subprocess.run([*launcher, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (state,) = cells(tmp_path).values()
+    assert state["state"] == "done"
+    whole = load_file(next(folder.glob("results/cells/*dft-s0*/model/model.safetensors")))
+    mine = load_file(next(tmp_path.glob("results/cells/*/model/model.safetensors")))
+    assert all((mine[name] - whole[name]).abs().max() < 1e-4 for name in whole)  # ten steps of AdamW apart

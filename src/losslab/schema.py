@@ -188,6 +188,7 @@ class MachineConfig:
     micro_batch_tokens: int = 16384  # padded tokens that one worker takes at once
     checkpoint_steps: int = 50  # steps between two checkpoints
     engine: Engine = Engine.auto
+    tensor_parallel: int = 1  # GPUs that share one vLLM engine, for a model that one cannot hold
     grading_seconds: float = 3.0  # limit for one answer
 
 

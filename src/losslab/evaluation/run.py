@@ -31,7 +31,7 @@ from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.engines import Completion, Generation, Job, Request, Sampling
 from losslab.evaluation.grading import Grader, Verdict
 from losslab.progress import bar
-from losslab.prompts import render
+from losslab.prompts import encode, render
 from losslab.schema import Config, Engine
 
 CUT_SHARE = 20  # percent of samples cut by length above which a score misleads
@@ -266,7 +266,7 @@ def _generate(
     if not missing:
         return {}
     room = engines.context_length(model, **source)
-    ids = {problem: _ids(prompt, tokenizer) for problem, prompt in prompts.items()}
+    ids = dict(zip(prompts, encode(list(prompts.values()), tokenizer), strict=True))
     seeds = [engines.request_seed(cfg.seed, *key) if cfg.request_seeds else None for key in missing]
     requests = []
     for i, key in enumerate(missing):
@@ -283,7 +283,15 @@ def _generate(
         # Another one for each continuation: the same stream again would repeat samples that are there.
         seed=engines.request_seed(cfg.seed, "engine", len(missing)),
     )
-    job = Job(model, sampling, threads=config.machine.threads, device=config.machine.device, **source)
+    machine = config.machine
+    job = Job(
+        model,
+        sampling,
+        threads=machine.threads,
+        device=machine.device,
+        tensor_parallel=machine.tensor_parallel,
+        **source,
+    )
     tokens, begin = 0, time.perf_counter()
     with (
         bar("samples", len(wanted), "sample", initial=len(wanted) - len(requests)) as progress,
@@ -302,12 +310,6 @@ def _generate(
         "seconds_of_start": round(generation.start_seconds, 2),
         "tokens_per_second": round(tokens / max(seconds - generation.start_seconds, 1e-9)),
     }
-
-
-def _ids(prompt: str, tokenizer: Any) -> list[int]:
-    """Token ids of a prompt, with the tokenizer's own BOS unless the text has it."""
-    has_bos = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-    return tokenizer(prompt, add_special_tokens=not has_bos, verbose=False)["input_ids"]
 
 
 # Records

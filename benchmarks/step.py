@@ -1,0 +1,192 @@
+"""Whole training steps of losslab beside TRL's SFTTrainer, on the same model and sequences, in one run.
+
+    pip install trl
+    python benchmarks/step.py                    # a vocabulary of 151,936
+    python benchmarks/step.py --vocabulary 4096
+
+A Qwen2 of 25M parameters in its body; sequences of log-normal length up to 2048, most of them answer. Each contestant
+runs in a process of its own: one step of warm-up, then the measured ones. Prints a table and writes it to
+results/benchmarks/. Answer tokens a second is the measure, since they are what is trained.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+STEPS, BATCH, LENGTH = 3, 8, 2048
+CONTESTANTS = {
+    "losslab, DFT": {"loss": "losslab.objectives.dft.DFT"},
+    "losslab, SFT": {"loss": "losslab.objectives.sft.SFT"},
+    "TRL dft, defaults": {"loss_type": "dft"},
+    "TRL dft, packing": {"loss_type": "dft", "packing": True, "max_length": LENGTH},
+    "TRL chunked_nll (SFT), defaults": {"loss_type": "chunked_nll"},
+}
+
+
+def sequences(vocabulary: int) -> list[tuple[list[int], int]]:
+    """(token ids, length of the prompt) of the sequences of all steps."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range((STEPS + 1) * BATCH):
+        length = int(np.clip(rng.lognormal(5.5, 0.8), 32, LENGTH))
+        found.append((rng.integers(10, vocabulary, length).tolist(), max(1, length // 4)))
+    return found
+
+
+def make_model(folder: Path, vocabulary: int) -> None:
+    config = Qwen2Config(
+        vocab_size=vocabulary, hidden_size=384, intermediate_size=2304, num_hidden_layers=6, num_attention_heads=6,
+        num_key_value_heads=2, max_position_embeddings=LENGTH, tie_word_embeddings=True,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    from losslab import world
+
+    world.tokenizer().save_pretrained(folder)
+
+
+def run_losslab(options: dict, folder: Path, vocabulary: int) -> list[float]:
+    from losslab.data import Examples
+    from losslab.loop import train
+    from losslab.schema import Config, MachineConfig, ModelConfig, OptimizerConfig, TrainConfig
+
+    found = sequences(vocabulary)
+    lengths = np.array([len(ids) for ids, _ in found])
+    tokens = np.concatenate([np.array(ids, dtype=np.int32) for ids, _ in found])
+    prompts = np.array([prompt for _, prompt in found])
+    with tempfile.TemporaryDirectory() as scratch:
+        Examples(tokens, np.r_[0, lengths.cumsum()], prompts, "", {}).save(Path(scratch) / "data")
+        config = Config(
+            model=ModelConfig(path=str(folder)),
+            loss={"_target_": options["loss"]},
+            optimizer=OptimizerConfig("torch.optim.AdamW", 1e-5, arguments={"fused": True}),
+            train=TrainConfig(batch_size=BATCH, max_steps=STEPS + 1),
+            machine=MachineConfig(device="cpu", micro_batch_tokens=2048),  # type: ignore[arg-type]
+        )
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        os.environ |= alone | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29555"}
+        train(config, f"{scratch}/data", scratch, "")
+        rows = [json.loads(line) for line in (Path(scratch) / "metrics.jsonl").read_text().splitlines()]
+    return [row["seconds"] for row in rows[1:]]
+
+
+def run_trl(options: dict, folder: Path, vocabulary: int) -> list[float]:
+    from datasets import Dataset
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: object, **__: object) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *_: object, **__: object) -> None:
+            seconds.append(time.perf_counter() - self.began)
+
+    rows = [
+        {"input_ids": ids, "completion_mask": [0] * prompt + [1] * (len(ids) - prompt)}
+        for ids, prompt in sequences(vocabulary)
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = {"max_length": LENGTH} | options
+        micro = 4
+        config = SFTConfig(
+            output_dir=scratch, max_steps=STEPS + 1, per_device_train_batch_size=micro,
+            gradient_accumulation_steps=BATCH // micro, bf16=True, use_cpu=True, report_to=[], save_strategy="no",
+            learning_rate=1e-5, disable_tqdm=True, logging_steps=100, **arguments,
+        )  # fmt: skip
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        SFTTrainer(
+            model, config, train_dataset=Dataset.from_list(rows), callbacks=[Clock()],
+            processing_class=AutoTokenizer.from_pretrained(folder),
+        ).train()  # fmt: skip
+    return seconds[1:]
+
+
+def one(name: str, folder: Path, vocabulary: int) -> None:
+    options = CONTESTANTS[name]
+    seconds = (run_losslab if "loss" in options else run_trl)(options, folder, vocabulary)
+    unit = 1 if platform.system() == "Darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    print(json.dumps({"seconds": sum(seconds), "steps": len(seconds), "peak": peak}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser.add_argument("--one", nargs=2, metavar=("CONTESTANT", "FOLDER"), help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.one:
+        one(chosen.one[0], Path(chosen.one[1]), chosen.vocabulary)
+        return
+    found = sequences(chosen.vocabulary)
+    answers = sum(len(ids) - prompt for ids, prompt in found) / (STEPS + 1)
+    tokens = sum(len(ids) for ids, _ in found) / (STEPS + 1)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        make_model(Path(scratch), chosen.vocabulary)
+        for name in CONTESTANTS:
+            command = [sys.executable, __file__, "--vocabulary", str(chosen.vocabulary), "--one", name, scratch]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                reason = done.stderr.strip().splitlines()[-1][:100]
+                rows.append((name, None, None, reason))
+                print(f"{name}: failed: {reason}", file=sys.stderr)
+                continue
+            result = json.loads(done.stdout.strip().splitlines()[-1])
+            # TRL's packed rows hold other numbers of sequences, so all are compared by tokens of an average step.
+            rate = answers * result["steps"] / result["seconds"]
+            rows.append((name, rate, result["peak"], f"{result['seconds']:.1f} s for {result['steps']} steps"))
+            print(f"{name}: {rate:,.0f} answer tokens/s, {result['peak']:.1f} GB", file=sys.stderr, flush=True)
+    own_rate, own_peak = next((rate, peak) for _, rate, peak, _ in rows if rate and peak)
+    lines = [
+        f"# Whole training steps (cpu, vocabulary {chosen.vocabulary:,})",
+        "",
+        f"{BATCH} sequences a step, on average {tokens:,.0f} tokens of which {answers:,.0f} are answer; "
+        f"{STEPS} steps after one of warm-up; bfloat16 arithmetic, float32 weights and AdamW.",
+        "",
+        "| contestant | answer tokens/s | losslab DFT is faster by | peak GB | losslab DFT takes | |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for name, rate, peak, remark in rows:
+        if rate and peak:
+            lines.append(
+                f"| {name} | {rate:,.0f} | {own_rate / rate:.2f}× | {peak:.1f} | {own_peak / peak:.2f} | {remark} |"
+            )
+        else:
+            lines.append(f"| {name} | – | – | – | – | {remark} |")
+    try:
+        trl = version("trl")
+    except PackageNotFoundError:
+        trl = "not installed"
+    lines += [
+        "",
+        f"`python benchmarks/step.py --vocabulary {chosen.vocabulary}`",
+        "",
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, {platform.system()}, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, trl {trl}.",
+        "",
+    ]
+    text = "\n".join(lines)
+    path = Path(__file__).parents[1] / "results" / "benchmarks" / f"step-cpu-{chosen.vocabulary}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
