@@ -88,7 +88,7 @@ def base_model(config: Config) -> ModelConfig:
     )
     folder = Path(config.machine.results) / "cache" / "models" / identity(recipe)[:16]
     with lock(folder) if main_process() else nullcontext():
-        with main_first():
+        with main_first(config.machine):
             missing = not (folder / "model").exists()
         if missing:
             train_model(recipe, folder)
@@ -98,7 +98,7 @@ def base_model(config: Config) -> ModelConfig:
 def train_model(config: Config, folder: Path) -> None:
     """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
     cache = Path(config.machine.results) / "cache"
-    with main_first():
+    with main_first(config.machine):
         data = prepare(config.dataset, config.train, load_tokenizer(config.model), config.model.train_prompt, cache)
     about = [content(config.model.path), config.model.revision, data.name, str(config.train.precision)]
     reference = cache / "reference" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.npy"

@@ -20,6 +20,7 @@ from losslab.schema import Device, MachineConfig
 
 PRELOAD = ["losslab.loop"]  # imported once by the fork server, so that the cells of a sweep start at once
 REQUEUE = 75  # EX_TEMPFAIL: start the same command again and it goes on
+PATIENCE = timedelta(minutes=60)  # that a rank waits for the others, tokenising included
 SHUTDOWN_SECONDS = "600"  # how long a worker that was asked to leave may take for its checkpoint
 
 
@@ -45,7 +46,7 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
     """
     join_slurm()
     if joined():
-        _run(worker, *args)
+        worker(*args)
         return
     multiprocessing.set_forkserver_preload(PRELOAD)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
@@ -90,21 +91,29 @@ def _run(worker: Callable[..., None], *args: object) -> None:
             dist.destroy_process_group()
 
 
+def join(machine: MachineConfig) -> torch.device:
+    """Take this rank's device and join the other ranks, once in a process; the environment says where they are."""
+    cuda = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
+    local = int(os.environ["LOCAL_RANK"])
+    if cuda:
+        torch.cuda.set_device(local)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    return torch.device("cuda", local) if cuda else torch.device("cpu")
+
+
 @contextmanager
-def main_first() -> Iterator[None]:
+def main_first(machine: MachineConfig) -> Iterator[None]:
     """Let rank 0 of processes that somebody else started do the block before the others do it."""
-    wait = joined() and int(os.environ["WORLD_SIZE"]) > 1
-    if wait:
-        dist.init_process_group("gloo", timeout=timedelta(hours=12))
-        if not main_process():
-            dist.barrier()
-    try:
+    if not joined():
         yield
-    finally:
-        if wait:
-            if main_process():
-                dist.barrier()
-            dist.destroy_process_group()
+        return
+    join(machine)
+    if not main_process():
+        dist.barrier()
+    yield
+    if main_process():
+        dist.barrier()
 
 
 def count(machine: MachineConfig) -> int:

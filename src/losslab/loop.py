@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import time
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -17,13 +16,13 @@ from torch.optim import Optimizer
 
 from losslab import checkpoint, diagnostics
 from losslab.data import Examples, Schedule, collate, micro_batches
-from losslab.launch import Interrupted
+from losslab.launch import Interrupted, join
 from losslab.objectives import Objective
 from losslab.policy import Policy, build, export, gradient_norm, load_tokenizer
 from losslab.prepass import Reference, batch_nll, old_logp
 from losslab.progress import bar
 from losslab.records import append_line, read_lines, write_lines
-from losslab.schema import Config, Decay, Device, OptimizerConfig, SchedulerConfig, Shape
+from losslab.schema import Config, Decay, OptimizerConfig, SchedulerConfig, Shape
 
 
 def train(config: Config, data: str, folder: str, reference: str) -> None:
@@ -97,16 +96,14 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
 
 
 def start(config: Config) -> torch.device:
-    """Join the other ranks (the environment says where) and take this rank's device."""
-    cuda = config.machine.device == Device.cuda or (config.machine.device == Device.auto and torch.cuda.is_available())
-    local, on_node = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    torch.set_num_threads(config.machine.threads or max(1, (os.cpu_count() or 1) // on_node))
+    """Join the other ranks and set up this process; returns its device."""
+    device = join(config.machine)
+    torch.set_num_threads(
+        config.machine.threads or max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
+    )
     torch.manual_seed(config.seed)
     transformers.logging.disable_progress_bar()
-    if cuda:
-        torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
-    return torch.device("cuda", local) if cuda else torch.device("cpu")
+    return device
 
 
 def make_schedule(config: Config, units: int) -> Schedule:
