@@ -1,9 +1,5 @@
 """Every shipped YAML composes; every kind of mistake is one sentence; what makes a cell another cell."""
 
-from dataclasses import replace
-from itertools import chain
-from pathlib import Path
-
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -75,6 +71,11 @@ def test_the_defaults_are_the_papers_recipe():
         (["train.batch_size=many"], "train.batch_size: value 'many' of type 'str' could not be converted to Integer"),
         (["train.batch_size=0"], "train.batch_size is 0: set it to 1 or more"),
         (["dataset=file"], "dataset.path has no value: set it"),
+        (["machine.workers=0"], "machine.workers is 0: set it to 1 or more"),
+        (["eval.top_p=1.5"], "eval.top_p is 1.5: set it between 0 and 1"),
+        (["eval.temperature=-1"], "eval.temperature is -1.0: set it to 0 or more"),
+        (["optimizer._target_=torch.optim.Adamw"], "optimizer._target_=torch.optim.Adamw cannot be imported: check it"),
+        (["+optimizer.arguments.beta=1"], "unknown key optimizer.arguments.beta; did you mean betas?"),
         (["loss=ddft"], "loss=ddft does not exist; did you mean dft?; there are "),
         (["model.eval_prompt=hello"], "model.eval_prompt must be `chat` or a text that contains {problem}"),
         (["loss=dpo"], "loss=dpo needs pairs of answers: set dataset.rejected_column"),
@@ -107,21 +108,40 @@ def test_identity_is_the_science_and_not_the_machine(tmp_path):
     assert base != identity(make("loss=base", "seed=1"))
 
 
-def test_identity_survives_a_new_option_and_notices_content(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.write_text("{}\n")
-    config = make("dataset=file", f"dataset.path={file}")
-    before = identity(config)
-    assert identity(replace(config, scheduler=replace(config.scheduler, warmup_steps=None))) == before
-    file.write_text("{ }\n")
-    assert identity(config) != before
+def test_identity_is_of_content_and_not_of_names(tmp_path):
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    one.write_text("{}\n" * 10**6 + "{}\n" + "{}\n" * 10**6)
+    two.write_text(one.read_text())
+    same = identity(make("dataset=file", f"dataset.path={one}"))
+    assert identity(make("dataset=file", f"dataset.path={two}")) == same
+    pattern = identity(make("dataset=file", f"dataset.path={tmp_path}/*.jsonl"))
+    two.write_text("{}\n" * 10**6 + "[]\n" + "{}\n" * 10**6)  # one digit in the middle
+    assert identity(make("dataset=file", f"dataset.path={two}")) != same
+    assert identity(make("dataset=file", f"dataset.path={tmp_path}/*.jsonl")) != pattern
     assert content("no/such/hub-id") == "no/such/hub-id"
 
 
-def test_protocol_is_what_decides_samples():
-    config = make()
-    assert protocol(config) == protocol(make("eval.data=somewhere", "loss=sft", "machine.engine=vllm"))
-    assert len({protocol(c) for c in (config, make("eval.temperature=0.5"), make("seed=1"))}) == 3
+def test_identity_of_an_objective_is_its_parameters_and_code(tmp_path, monkeypatch):
+    assert identity(make("loss=focal", "loss.gamma=2")) == identity(make("loss=focal", "loss.gamma=2.0"))
+    assert identity(make("loss=dft_floor")) == identity(make("loss=dft", "loss.floor=0.1")) != identity(make())
+    source = (
+        "from dataclasses import dataclass\nfrom losslab.objectives import Objective\n\n"
+        "@dataclass(frozen=True)\nclass Mine(Objective):\n    def loss(self, t):\n        return -{} * t.logp\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    keys = []
+    for number, body in enumerate([source.format(1), source.format(1) + "# a remark\n", source.format(2)]):
+        (tmp_path / f"mine{number}.py").write_text(body)
+        keys.append(identity(make(f"loss._target_=mine{number}.Mine", "~loss.floor")))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_protocol_is_what_decides_samples(tmp_path):
+    key = protocol(make())
+    same = ["loss=sft", "machine.engine=vllm", "eval.samples=4", "eval.verdict=corrected", "seed=1"]
+    assert {protocol(make(override)) for override in same} == {key}
+    other = ["eval.temperature=0.5", "eval.seed=7", "eval.max_new_tokens=9", f"eval.data={tmp_path}"]
+    assert len({key, *(protocol(make(override)) for override in other)}) == 1 + len(other)
 
 
 def test_objectives_outside_the_package_are_found(tmp_path, monkeypatch):
@@ -141,5 +161,5 @@ def test_objectives_outside_the_package_are_found(tmp_path, monkeypatch):
 
 
 def test_configuration_is_at_most_two_folders_deep():
-    files = [file.relative_to(CONF) for file in chain(CONF.rglob("*.yaml"))]
-    assert max(len(file.parts) for file in files) <= 3 and all(isinstance(file, Path) for file in files)
+    assert max(len(file.relative_to(CONF).parts) for file in CONF.rglob("*.yaml")) <= 3
+    assert "demo" in EXPERIMENTS

@@ -72,4 +72,4 @@ def test_real_rows_from_file_to_table(root, shared, checkpoint, tmp_path):
     assert {name: part["problems"] for name, part in found["benchmarks"].items()} == ROWS
     assert found["engine"] == str(engines.choose(Engine.auto))
     assert all(part["score"] < 5 for part in found["benchmarks"].values())  # eight tokens of noise solve nothing
-    assert "| offline |" not in done.stdout and (tmp_path / "results/tables/offline/table.md").exists()
+    assert (tmp_path / "results/tables/offline/table.md").exists()

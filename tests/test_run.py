@@ -166,7 +166,7 @@ def test_two_processes_of_torchrun_make_the_same_cell(root, sweep, tmp_path):
     folder, _ = sweep
     (tmp_path / "results").mkdir()
     (tmp_path / "results/cache").symlink_to(folder / "results/cache")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29577"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = command(root, "loss._target_=losslab.objectives.dft.DFT")[1:]
     done = subprocess.run([*launcher, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -175,3 +175,8 @@ def test_two_processes_of_torchrun_make_the_same_cell(root, sweep, tmp_path):
     whole = load_file(next(folder.glob("results/cells/*dft-s0*/model/model.safetensors")))
     mine = load_file(next(tmp_path.glob("results/cells/*/model/model.safetensors")))
     assert all((mine[name] - whole[name]).abs().max() < 1e-4 for name in whole)  # ten steps of AdamW apart
+    for override in ("seed=0", "plan=true"):  # a finished cell and a plan end on every rank
+        again = subprocess.run(
+            [*launcher, *arguments, override], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert again.returncode == 0, again.stderr

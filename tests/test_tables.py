@@ -2,14 +2,13 @@
 
 import csv
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from losslab import tables
 from losslab.records import Cell, write_json
-from losslab.schema import Config, MachineConfig, Names, OptimizerConfig, SweepConfig
+from losslab.schema import Config, EvalConfig, MachineConfig, Names, OptimizerConfig, SweepConfig
 
 
 def cell(
@@ -19,18 +18,17 @@ def cell(
         names=Names(model="tiny", dataset="embedded", loss=loss, eval="paper"),
         machine=MachineConfig(results=str(results)),
         optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=lr),
-        loss={"_target_": f"losslab.objectives.{loss}"},
+        loss={"_target_": {"dft": "losslab.objectives.dft.DFT"}.get(loss, "losslab.objectives.sft.SFT")},
         sweep=SweepConfig(name="study", question="Which?"),
         seed=seed,
+        eval=EvalConfig(seed=seed),
     )
     config.model.path = config.dataset.path = "embedded"
     found = Cell.of(config)
     found.declare(config)
     if scores is not None:
         parts = {name: {"score": s, "interval": [s - half, s + half]} for name, s in scores.items()}
-        mean = sum(scores.values()) / len(scores)
-        average = {"score": mean, "interval": [mean - 1, mean + 1]}
-        write_json(found.scores(config) / "scores.json", {"benchmarks": parts, "average": average})
+        write_json(found.scores(config) / "scores.json", {"benchmarks": parts})
     return found
 
 
@@ -45,11 +43,12 @@ def test_seeds_make_a_student_interval_and_one_seed_has_its_own(tmp_path):
     assert sft.value("math500").mean == pytest.approx(52)
     assert sft.value("math500").half == pytest.approx(4.3027 * 2 / 3**0.5, rel=1e-4)  # t(0.975, 2) s / sqrt(n)
     assert sft.value("average").half == pytest.approx(4.3027 * 1 / 3**0.5, rel=1e-4)
-    assert (base.value("math500").half, base.value("average").half) == (3.0, 1.0)
+    assert base.value("math500").half == 3.0
+    assert base.value("average").half == pytest.approx(18**0.5 / 2)  # of two independent benchmarks
     assert tables.markdown(table).splitlines()[4:8] == [
         "| model | objective | math500 | amc23 | average | seeds |",
         "|---|---|---:|---:|---:|---:|",
-        "| tiny | base | 20.0 ± 3.0 | **10.0 ± 3.0** | 15.0 ± 1.0 | 1 |",
+        "| tiny | base | 20.0 ± 3.0 | **10.0 ± 3.0** | 15.0 ± 2.1 | 1 |",
         "| tiny | sft | **52.0 ± 5.0** | **10.0 ± 0.0** | **31.0 ± 2.5** | 3 |",
     ]
 
@@ -60,7 +59,7 @@ def test_missing_cells_are_shown(tmp_path):
     cell(tmp_path, "dft", 0, None)
     text = tables.markdown(tables.build(SweepConfig(name="study"), str(tmp_path)))
     assert "| tiny | dft | – | – | 0/1 |" in text
-    assert "| tiny | sft | **50.0 ± 3.0** | **50.0 ± 1.0** | 1/2 |" in text
+    assert "| tiny | sft | **50.0 ± 3.0** | **50.0 ± 3.0** | 1/2 |" in text
 
 
 def test_rows_of_one_objective_are_told_apart(tmp_path):
@@ -71,12 +70,24 @@ def test_rows_of_one_objective_are_told_apart(tmp_path):
     assert [row.label for row in rows] == ["sft optimizer.lr=0.0001", "sft optimizer.lr=0.001", "dft"]
 
 
+def test_an_average_needs_all_columns_and_protocols_are_not_mixed(tmp_path):
+    cell(tmp_path, "sft", 0, {"math500": 50.0})
+    found = cell(tmp_path, "sft", 1, {"math500": 40.0, "amc23": 20.0})
+    (row,) = tables.build(SweepConfig(name="study"), str(tmp_path)).rows
+    assert (row.value("math500").mean, row.value("amc23").mean, row.value("average").mean) == (45.0, 20.0, 30.0)
+    other = {"benchmarks": {"math500": {"score": 90.0, "interval": [89.0, 91.0]}}}
+    write_json(found.folder / "scores" / "paper-12345678" / "scores.json", other)
+    rows = tables.build(SweepConfig(name="study"), str(tmp_path)).rows
+    assert sorted(row.value("math500").mean for row in rows) == [45.0, 90.0]
+    assert all("eval=paper-" in row.label for row in rows)
+
+
 def test_a_cell_of_two_sweeps_is_in_both_tables(tmp_path):
     found = cell(tmp_path, "sft", 0, {"math500": 50.0})
     config = Config(
         names=Names(model="tiny", dataset="embedded", loss="sft", eval="paper"), sweep=SweepConfig(name="two")
     )
-    replace(found).declare(config)
+    found.declare(config)
     for name in ("study", "two"):
         assert len(tables.build(SweepConfig(name=name), str(tmp_path)).rows) == 1
     with pytest.raises(ValueError, match="no record of the sweep three"):

@@ -13,39 +13,45 @@ from types import FrameType
 
 from losslab import tracking
 from losslab.compose import BASE, content, identity
-from losslab.data import prepare
+from losslab.data import Examples, prepare
 from losslab.evaluation.run import evaluate
-from losslab.launch import REQUEUE, Interrupted, launch, main_first, main_process
-from losslab.loop import train
+from losslab.launch import REQUEUE, Interrupted, agree, joined, launch, main_process
+from losslab.loop import make_schedule, train
 from losslab.policy import load_tokenizer
-from losslab.records import Cell, lock, write
-from losslab.schema import EMBEDDED, Config, DatasetConfig, ModelConfig, Names, SchedulerConfig
+from losslab.records import Cell, lock, write, write_json
+from losslab.schema import (
+    EMBEDDED,
+    Config,
+    DatasetConfig,
+    ModelConfig,
+    Names,
+    OptimizerConfig,
+    Precision,
+    TrainConfig,
+)
 
 
 def run(config: Config) -> None:
-    """Train and score one cell, or what is missing of it. A failure is recorded and does not stop a sweep."""
+    """Train and score one cell, or what is missing of it. A failure is recorded and does not stop a sweep.
+
+    Among processes that torchrun or srun started, rank 0 decides and keeps the records, the others train along, and
+    a failure ends them all.
+    """
     cell = Cell.of(config)
-    if not main_process():
-        train_missing(config, cell)
-        return
-    with lock(cell.folder):
-        if config.force:
-            cell.clear()
-        cell.declare(config)
-        if cell.done(config):
-            print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
+    with lock(cell.folder) if main_process() else nullcontext():
+        if agree(config.machine, lambda: finished(config, cell)):
             return
-        cell.begin(config)
+        if not main_process():
+            trained_model(config, cell)
+            return
         try:
             with tracking.follow(config, cell):
-                began = time.monotonic()
-                model = train_missing(config, cell)
-                cell.update(training_seconds=round(time.monotonic() - began, 1))
+                model = trained_model(config, cell)
                 signal.signal(signal.SIGTERM, _leave)  # samples are on disk as they finish
                 cell.update(state="scoring")
                 began = time.monotonic()
                 evaluate(config, model, cell.scores(config))
-            cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
+                cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
         except (KeyboardInterrupt, Interrupted):
             cell.update(state="interrupted")
             print(f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
@@ -54,43 +60,64 @@ def run(config: Config) -> None:
             write(cell.folder / "error.txt", getattr(error, "trace", "") or traceback.format_exc())
             cell.update(state="failed", error=f"{type(error).__name__}: {error}")
             print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
+            if joined():
+                sys.exit(1)
+
+
+def finished(config: Config, cell: Cell) -> bool:
+    """Whether nothing is left to do; else the record of this attempt is begun. `force` starts afresh, but once."""
+    if config.force and cell.state().get("state") != "interrupted":
+        cell.clear()
+    cell.declare(config)
+    if cell.done(config):
+        print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
+        return True
+    cell.begin(config)
+    return False
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     raise Interrupted
 
 
-def train_missing(config: Config, cell: Cell) -> str:
+def trained_model(config: Config, cell: Cell) -> str:
     """The path of the cell's model, trained now if it is not there."""
     base = base_model(config)
     if config.names.loss == BASE:
         return base.path
-    if not cell.trained(config):
-        cell.update(state="training")
+    if agree(config.machine, lambda: not cell.model.exists()):
+        if main_process():
+            cell.update(state="training")
+        began = time.monotonic()
         train_model(replace(config, model=base), cell.folder)
+        if main_process():
+            before = cell.state().get("training_seconds", 0.0)
+            cell.update(training_seconds=round(before + time.monotonic() - began, 1))
     return str(cell.model)
 
 
 def base_model(config: Config) -> ModelConfig:
-    """The model to start from. The embedded one is pre-trained on the spot, once, by the same loop."""
+    """The model to start from. The embedded one is pre-trained on the spot, once, by the same loop.
+
+    Its recipe is its own: whatever a sweep varies, the cells start from the same base.
+    """
     model = config.model
     if model.path != EMBEDDED:
         return model
-    recipe = replace(
-        config,
+    adam = {"betas": [0.9, 0.95], "eps": 1e-8, "fused": True}
+    recipe = Config(
+        model=model,
         dataset=DatasetConfig(path=EMBEDDED, split="corpus", rows=model.pretrain_rows, seed=model.pretrain_seed),
         loss={"_target_": "losslab.objectives.sft.SFT"},
-        optimizer=replace(config.optimizer, lr=model.pretrain_learning_rate),
-        scheduler=SchedulerConfig(),
-        train=replace(config.train, batch_size=model.pretrain_batch, epochs=1, max_steps=None),
+        optimizer=OptimizerConfig("torch.optim.AdamW", model.pretrain_learning_rate, weight_decay=0.01, arguments=adam),
+        train=TrainConfig(batch_size=model.pretrain_batch, precision=Precision.fp32),
         names=Names(model="embedded", dataset="corpus", loss="sft", eval=""),
+        machine=config.machine,
         seed=model.pretrain_seed,
     )
     folder = Path(config.machine.results) / "cache" / "models" / identity(recipe)[:16]
     with lock(folder) if main_process() else nullcontext():
-        with main_first(config.machine):
-            missing = not (folder / "model").exists()
-        if missing:
+        if agree(config.machine, lambda: not (folder / "model").exists()):
             train_model(recipe, folder)
     return replace(model, path=str(folder / "model"))
 
@@ -98,8 +125,18 @@ def base_model(config: Config) -> ModelConfig:
 def train_model(config: Config, folder: Path) -> None:
     """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
     cache = Path(config.machine.results) / "cache"
-    with main_first(config.machine):
-        data = prepare(config.dataset, config.train, load_tokenizer(config.model), config.model.train_prompt, cache)
-    about = [content(config.model.path), config.model.revision, data.name, str(config.train.precision)]
+
+    def prepared() -> str:
+        tokenizer = load_tokenizer(config.model)
+        data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
+        examples = Examples.load(data)
+        if make_schedule(config, len(examples) // examples.unit).steps == 0:
+            raise ValueError("train.drop_last leaves no batch: lower train.batch_size or take more rows")
+        write_json(folder / "data.json", examples.report)
+        print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in examples.report.items()), flush=True)
+        return str(data)
+
+    data = agree(config.machine, prepared)
+    about = [content(config.model.path), config.model.revision, Path(data).name, str(config.train.precision)]
     reference = cache / "reference" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.npy"
-    launch(train, config, str(data), str(folder), str(reference), machine=config.machine, logs=folder / "logs")
+    launch(train, config, data, str(folder), str(reference), machine=config.machine, logs=folder / "logs")

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from losslab.policy import Policy
 
 TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)  # a frozen reference comes from its own files
-KEEP = 2  # the newest ones; an older one is there should the newest prove unreadable
+KEEP = 1
 
 
 def save(folder: Path, step: int, policy: Policy, optimizer: Optimizer) -> None:

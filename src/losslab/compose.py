@@ -3,12 +3,15 @@
 `entry` runs the scripts of the repository's root; everything below it sees plain dataclasses only.
 """
 
+import ast
 import difflib
 import hashlib
+import inspect
 import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING as REQUIRED
 from dataclasses import asdict, fields, is_dataclass, make_dataclass
@@ -19,10 +22,11 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from losslab.launch import join_slurm
 from losslab.objectives import Objective
 from losslab.schema import EMBEDDED, Config
 
@@ -39,6 +43,7 @@ def entry(task: Callable[[Config], None], *overrides: str) -> None:
     """
     arguments = [*overrides, *(part for argument in sys.argv[1:] for part in _any_model(argument))]
     sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra wants it first
+    join_slurm()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions to us in place of printing them
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -54,7 +59,10 @@ def entry(task: Callable[[Config], None], *overrides: str) -> None:
 
 def read(cfg: DictConfig, choices: Any) -> Config:
     """A composed configuration as a `Config`: unknown keys, wrong types and illegal compositions raise ValueError."""
-    model = choices["model"] if choices["model"] != "custom" else Path(cfg.model.path.rstrip("/")).name
+    model = choices["model"]
+    if model == "custom" and not OmegaConf.is_missing(cfg.model, "path"):
+        path = Path(cfg.model.path)
+        model = path.parent.name if path.name == "model" else path.name  # a cell's export is called after the cell
     names = {"model": model, "dataset": choices["dataset"], "loss": choices["loss"], "eval": choices["eval"]}
     try:
         plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
@@ -77,12 +85,28 @@ def check(config: Config) -> None:
         "train.updates": train.updates,
         "eval.samples": scoring.samples,
         "eval.max_new_tokens": scoring.max_new_tokens,
+        "dataset.rows": config.dataset.rows,
         "machine.micro_batch_tokens": config.machine.micro_batch_tokens,
+        "machine.checkpoint_steps": config.machine.checkpoint_steps,
+        "machine.workers": config.machine.workers,
+        "machine.threads": config.machine.threads,
     }.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name} is {value}: set it to 1 or more")
-    if not 0 <= config.scheduler.warmup_ratio <= 1:
-        raise ValueError(f"scheduler.warmup_ratio is {config.scheduler.warmup_ratio}: set it between 0 and 1")
+    for name, share in {
+        "scheduler.warmup_ratio": config.scheduler.warmup_ratio,
+        "scheduler.decay_ratio": config.scheduler.decay_ratio,
+        "scheduler.floor": config.scheduler.floor,
+        "dataset.max_broken": config.dataset.max_broken,
+        "eval.top_p": scoring.top_p or -1.0,
+    }.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {max(share, 0.0)}: set it between 0 and 1")
+    for name, least in {"seed": config.seed, "eval.temperature": scoring.temperature}.items():
+        if least < 0:
+            raise ValueError(f"{name} is {least}: set it to 0 or more")
+    if train.clip <= 0:
+        raise ValueError(f"train.clip is {train.clip}: set it above 0 (inf for no clipping)")
     for name, template in {"train": config.model.train_prompt, "eval": config.model.eval_prompt}.items():
         if template != "chat" and "{problem}" not in template:
             raise ValueError(f"model.{name}_prompt must be `chat` or a text that contains {{problem}}")
@@ -95,6 +119,12 @@ def check(config: Config) -> None:
             f"train.batch_size={train.batch_size} cannot be divided over machine.workers={config.machine.workers}: "
             "make it a multiple"
         )
+    try:
+        arguments = inspect.signature(get_class(config.optimizer._target_)).parameters
+    except Exception:
+        raise ValueError(f"optimizer._target_={config.optimizer._target_} cannot be imported: check it") from None
+    for key in set(config.optimizer.arguments) - set(arguments):
+        raise ValueError(f"unknown key optimizer.arguments.{key}{did_you_mean(key, arguments)}")
     needs = objective_class(config).needs
     if ("pairs" in needs) != (config.dataset.rejected_column is not None):
         raise ValueError(
@@ -142,49 +172,82 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
 
 
 def identity(config: Config) -> str:
-    """SHA-256 (hex) of what decides a trained model: model, data, loss, optimizer, schedule, training and seed.
+    """SHA-256 (hex) of what decides a trained model: model, data, objective, optimizer, schedule, training and seed.
 
     Settings of machine, tracker and evaluation are left out, and so are values equal to the schema's defaults, so
-    that a new option does not change the identity of finished cells. Local files count by content, not by name.
+    that a new option does not change the identity of finished cells. Local files count by content, not by name, and
+    the objective by its parameters and code, comments and layout apart.
     """
     defaults = asdict(Config())
-    science: dict[str, Any] = {"seed": config.seed, "model": _changed(asdict(config.model), defaults["model"])}
+    groups = ["model"] if config.names.loss == BASE else ["model", "dataset", "optimizer", "scheduler", "train"]
+    science: dict[str, Any] = {"seed": config.seed}
+    for group in groups:
+        science[group] = _changed(asdict(getattr(config, group)), defaults[group])
     for key in ("eval_prompt", "stop", "learning_rate", "architecture", "trust_remote_code"):
         science["model"].pop(key, None)
-    science["model"]["content"] = content(config.model.path)
+    for group in {"model", "dataset"} & set(groups):
+        science[group]["path"] = content(science[group]["path"])
     if config.names.loss != BASE:
-        for group in ("dataset", "optimizer", "scheduler", "train"):
-            science[group] = _changed(asdict(getattr(config, group)), defaults[group])
-        science["dataset"]["content"] = content(config.dataset.path)
-        science["loss"] = config.loss
+        cls = objective_class(config)
+        values = asdict(instantiate(config.loss))
+        science["loss"] = [cls.__qualname__, _code(cls)]
+        science["loss"].append({key: float(v) if type(v) is int else v for key, v in values.items()})  # 2 is 2.0
     return _sha256(science)
 
 
 def protocol(config: Config) -> str:
-    """SHA-256 (hex) of what decides the samples and verdicts of a given model on a given benchmark."""
-    science = asdict(config.eval) | {"prompt": config.model.eval_prompt, "stop": config.model.stop}
-    science.pop("data")
-    return _sha256(science)
+    """SHA-256 (hex) of what decides the samples of a given model on a given benchmark, alike for all seeds of a study.
+
+    How many samples, and which verdict counts, is not part of it: both can be had from the same samples.
+    """
+    science = asdict(config.eval)
+    for key in ("samples", "full_samples", "verdict"):
+        science.pop(key)
+    science["seed"] -= config.seed
+    science["data"] = content(science["data"]) if science["data"] else None
+    return _sha256([science, config.model.eval_prompt, config.model.stop])
 
 
 def content(path: str) -> str:
-    """A fingerprint of a local file or folder (names, sizes, first and last MiB); a hub id or pattern is itself.
+    """A hash of the local file, folder or files that a path or pattern names; a hub id is itself.
 
-    What is embedded is made by `losslab.world`, whose source stands for it.
+    Data files are read whole. Weights, which are large, stand for themselves by size and 64 pieces of 64 KiB. What is
+    embedded is made by `losslab.world`, whose source stands for it.
     """
     root = Path(__file__).with_name("world.py") if path == EMBEDDED else Path(path)
-    if not root.exists():
+    files = sorted(root.rglob("*")) if root.is_dir() else [root] if root.exists() else sorted(_matches(root))
+    if not files:
         return path
     digest = hashlib.sha256()
-    for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
+    for file in files:
         if file.is_file():
             size = file.stat().st_size
-            digest.update(f"{file.relative_to(root)}:{size}:".encode())
+            digest.update(f"{file.relative_to(root) if root.is_dir() else ''}:{size}:".encode())
             with file.open("rb") as stream:
-                digest.update(stream.read(1 << 20))
-                stream.seek(max(0, size - (1 << 20)))
-                digest.update(stream.read())
+                if file.suffix in (".safetensors", ".bin", ".pt") and size > 1 << 22:
+                    for piece in range(64):
+                        stream.seek(piece * size // 64)
+                        digest.update(stream.read(1 << 16))
+                else:
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
     return digest.hexdigest()
+
+
+def _matches(pattern: Path) -> list[Path]:
+    return list(pattern.parent.glob(pattern.name)) if pattern.parent.is_dir() and "*" in pattern.name else []
+
+
+def _code(cls: type) -> str:
+    """The syntax tree of a class without its docstrings; empty where its source cannot be had."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError):
+        return ""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 def sentence(error: Exception) -> str:
@@ -222,7 +285,8 @@ def _siblings(full_key: str) -> list[str]:
 def _any_model(argument: str) -> list[str]:
     """`model=<hub id or folder>` works wherever `model=<shipped name>` does."""
     name = argument.removeprefix("model=")
-    if name == argument or "," in name or not ("/" in name or Path(name).is_dir()):
+    shipped = (CONF / "model" / f"{name}.yaml").exists()
+    if name == argument or shipped or "," in name or not ("/" in name or Path(name).is_dir()):
         return [argument]
     return ["model=custom", f"model.path={name}"]
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from losslab.attention import Packing
 from losslab.compose import content
 from losslab.prompts import encode, render
+from losslab.records import lock
 from losslab.schema import EMBEDDED, DatasetConfig, Overlong, TrainConfig
 
 CHUNK = 1000  # rows tokenised at once
@@ -102,14 +103,14 @@ def prepare(dataset: DatasetConfig, train: TrainConfig, tokenizer: Any, template
     """
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
     about = [
-        {key: str(value) for key, value in vars(dataset).items()},
-        [content(file) for file in local_files(dataset.path)] or dataset.path,
+        {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},
         [vocabulary, tokenizer.chat_template, template, train.max_length, str(train.overlong)],
     ]
     key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
     folder = cache / "data" / key[:16]
-    if not folder.exists():
-        tokenise(read(dataset), dataset, train, tokenizer, template, key).save(folder)
+    with lock(cache / "data" / f"{key[:16]}.lock"):  # the cells of a sweep may start together
+        if not folder.exists():
+            tokenise(read(dataset), dataset, train, tokenizer, template, key).save(folder)
     return folder
 
 

@@ -1,14 +1,16 @@
 """Starts the workers of a cell: torch's elastic launcher on this machine, or the processes that are there already."""
 
+import gc
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,7 +22,9 @@ from losslab.schema import Device, MachineConfig
 
 PRELOAD = ["losslab.loop"]  # imported once by the fork server, so that the cells of a sweep start at once
 REQUEUE = 75  # EX_TEMPFAIL: start the same command again and it goes on
-PATIENCE = timedelta(minutes=60)  # that a rank waits for the others, tokenising included
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+PATIENCE = timedelta(minutes=30)  # that a rank waits for the others in a step
+T = TypeVar("T")
 SHUTDOWN_SECONDS = "600"  # how long a worker that was asked to leave may take for its checkpoint
 
 
@@ -44,9 +48,10 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
 
     Under torchrun or srun the ranks are the processes that were started, and `worker` runs in this one.
     """
-    join_slurm()
     if joined():
         worker(*args)
+        gc.collect()
+        torch.cuda.empty_cache()  # the evaluator's engine comes next
         return
     multiprocessing.set_forkserver_preload(PRELOAD)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
@@ -68,6 +73,7 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
     )
     for noisy in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they repeat what we raise
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
     try:
         elastic_launch(config, _run)(worker, *args)
     except SignalException:
@@ -80,6 +86,9 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
         if isinstance(report, dict):
             raise WorkerError(f"rank {rank}: {report['message']}", report["extraInfo"]["py_callstack"]) from None
         raise WorkerError(f"rank {rank} died with exit code {failure.exitcode}", "") from None
+    finally:  # the launcher leaves its own behind
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @record
@@ -102,18 +111,30 @@ def join(machine: MachineConfig) -> torch.device:
     return torch.device("cuda", local) if cuda else torch.device("cpu")
 
 
-@contextmanager
-def main_first(machine: MachineConfig) -> Iterator[None]:
-    """Let rank 0 of processes that somebody else started do the block before the others do it."""
+@cache
+def _conversation() -> dist.ProcessGroup:
+    """A group in which ranks wait for rank 0 as long as it takes, whatever the backend of training."""
+    return dist.new_group(backend="gloo", timeout=timedelta(days=7))
+
+
+def agree(machine: MachineConfig, decide: Callable[[], T]) -> T:
+    """What rank 0 finds, on every rank of processes that somebody else started; its failure is one everywhere."""
     if not joined():
-        yield
-        return
+        return decide()
     join(machine)
-    if not main_process():
-        dist.barrier()
-    yield
+    found: list[Any] = [None, None]
+    failure: Exception | None = None
     if main_process():
-        dist.barrier()
+        try:
+            found[0] = decide()
+        except Exception as error:
+            failure, found[1] = error, str(error)
+    dist.broadcast_object_list(found, src=0, group=_conversation())
+    if failure is not None:
+        raise failure
+    if found[1] is not None:
+        raise WorkerError(f"rank 0: {found[1]}", "")
+    return found[0]
 
 
 def count(machine: MachineConfig) -> int:

@@ -117,6 +117,12 @@ def show(configs: list[Config]) -> None:
         )  # fmt: skip
     console = Console()
     console.print(table)
+    if torch.cuda.is_available():
+        room = torch.cuda.get_device_properties(0).total_memory
+        if max(plan.memory for plan in plans) > room:
+            console.print(
+                f"warning: a device has {room / GIB:.0f} GiB; lower machine.micro_batch_tokens or use more workers"
+            )
     samples = {name: benchmark.rows for name, benchmark in config.benchmark.items()}
     console.print(
         f"workers: {count(config.machine)} on this machine; batch {config.train.batch_size} sequences, "
@@ -135,5 +141,5 @@ def number(value: int | None) -> str:
         return "?"
     if value < 10_000:
         return str(value)
-    power = int(math.log10(value) // 3)
+    power = int(math.log10(value * 1.0005) // 3)
     return f"{value / 1000**power:.3g}{' kMBT'[power]}"

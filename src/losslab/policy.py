@@ -156,6 +156,8 @@ def build(model: ModelConfig, precision: Precision, device: torch.device, frozen
     for part in (policy.model, policy.frozen):
         if part is not None:
             part.tie_weights()
+    if whole is not None:
+        policy.model.generation_config = whole.model.generation_config  # its stop tokens are exported too
     return policy
 
 
@@ -198,6 +200,9 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
             for name, tensor in state.items()
             if isinstance(tensor, Tensor) and name.startswith("model.")
         }
+        if policy.model.config.tie_word_embeddings:
+            for tied in policy.model._tied_weights_keys or ():
+                weights.pop(tied, None)
         policy.model.config.dtype = dtype
         policy.model.save_pretrained(temporary, state_dict=weights)
         tokenizer.save_pretrained(temporary)

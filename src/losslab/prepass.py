@@ -1,5 +1,6 @@
 """What an objective needs to know before its gradients: passes over the data without any."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class Reference:
         dist.all_reduce(values)
         if dist.get_rank() == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f".{file.name}")
+            temporary = file.with_name(f".{file.name}.{os.getpid()}")
             with temporary.open("wb") as stream:
                 np.save(stream, values.cpu().numpy())
             temporary.rename(file)

@@ -64,39 +64,58 @@ class Cell:
         return config.names.loss == BASE or self.model.exists()
 
     def done(self, config: Config) -> bool:
-        """Whether every benchmark asked for is scored under the protocol asked for."""
-        scored = read_json(self.scores(config) / "scores.json").get("benchmarks", {})
-        return self.trained(config) and set(config.benchmark) <= set(scored)
+        """Whether every benchmark asked for has the samples and the verdict asked for."""
+        found = read_json(self.scores(config) / "scores.json")
+        scored = {name: row["samples"] for name, row in found.get("benchmarks", {}).items()}
+        return (
+            self.trained(config)
+            and found.get("verdict") == config.eval.verdict
+            and all(scored.get(name) == config.eval.samples for name in config.benchmark)
+        )
 
     def declare(self, config: Config) -> None:
         """Make the cell a member of the sweep's table. A cell can be in several."""
-        state = self.state()
-        sweeps = state.get("sweeps", [])
-        if config.sweep.name in sweeps:
-            return
-        if "declared" not in state:
-            write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-            self.update(identity=self.identity, names=asdict(config.names), seed=config.seed, declared=_now())
-        self.update(sweeps=[*sweeps, config.sweep.name])
+        with self._editing() as state:
+            if "declared" not in state:
+                write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+                state |= {"identity": self.identity, "names": asdict(config.names), "seed": config.seed}
+                state |= {"declared": _now(), "sweeps": []}
+            if config.sweep.name not in state["sweeps"]:
+                state["sweeps"] = [*state["sweeps"], config.sweep.name]
 
     def begin(self, config: Config) -> None:
-        """Write down what is about to run, where and with which code."""
-        write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-        write_json(self.folder / "environment.json", environment())
-        write(self.folder / "changes.diff", _git("diff", "HEAD"))
-        self.update(attempts=self.state().get("attempts", 0) + 1, error=None)
+        """Write down what is about to run, where and with which code; what trained a model stays beside it."""
+        if config.names.loss == BASE or not self.model.exists():
+            write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+            write_json(self.folder / "environment.json", environment())
+            write(self.folder / "changes.diff", changes())
+        (self.folder / "error.txt").unlink(missing_ok=True)
+        with self._editing() as state:
+            state |= {"attempts": state.get("attempts", 0) + 1, "error": None}
 
     def update(self, **values: Any) -> None:
-        state = self.state() | values | {"updated": _now()}
-        write_json(self.folder / "cell.json", state)
+        with self._editing() as state:
+            state |= values
 
     def clear(self) -> None:
         """Forget what the cell has done, for `force=true`."""
         kept = {"identity", "names", "seed", "declared", "sweeps"}
-        write_json(self.folder / "cell.json", {key: value for key, value in self.state().items() if key in kept})
+        with self._editing() as state:
+            for key in set(state) - kept:
+                del state[key]
         for path in self.folder.iterdir():
-            if path.name not in ("lock", "cell.json", "config.yaml"):
+            if path.name not in ("lock", "cell.lock", "cell.json", "config.yaml"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    @contextmanager
+    def _editing(self) -> Iterator[dict[str, Any]]:
+        """The content of cell.json, to be changed in place; one process at a time, for an instant."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "cell.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            state = self.state()
+            yield state
+            write_json(self.folder / "cell.json", state | {"updated": _now()})
 
 
 @contextmanager
@@ -133,6 +152,13 @@ def environment() -> dict[str, Any]:
         "gpus": gpus,
         "versions": versions,
     }
+
+
+def changes() -> str:
+    """What the working tree has beyond its commit, files that git does not know yet included."""
+    unknown = [file for file in _git("ls-files", "--others", "--exclude-standard").splitlines()[:50]]
+    small = [file for file in unknown if (ROOT / file).stat().st_size < 1 << 18]
+    return _git("diff", "HEAD") + "".join(_git("diff", "--no-index", "/dev/null", file) for file in small)
 
 
 def write(path: Path, text: str) -> None:
@@ -183,4 +209,4 @@ def _git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return done.stdout if done.returncode in (0, 1) else ""  # 1 of diff means that there is one

@@ -185,7 +185,7 @@ class MachineConfig:
     device: Device = Device.auto
     workers: int | None = None  # processes on this machine; null = one per GPU, 1 on CPU
     threads: int | None = None  # CPU threads per worker; null = cores / workers
-    micro_batch_tokens: int = 16384  # padded tokens that one worker takes at once
+    micro_batch_tokens: int = 4096  # tokens that one worker takes at once
     checkpoint_steps: int = 50  # steps between two checkpoints
     engine: Engine = Engine.auto
     tensor_parallel: int = 1  # GPUs that share one vLLM engine, for a model that one cannot hold

@@ -55,11 +55,12 @@ class Sweep(Callback):
                 mistakes.append(str(error))
         if mistakes:
             raise ValueError("; ".join(dict.fromkeys(mistakes)))
+        if self.configs[0].plan:
+            if main_process():
+                show(self.configs)
+            sys.exit(0)
         if not main_process():
             return
-        if self.configs[0].plan:
-            show(self.configs)
-            sys.exit(0)
         for config in self.configs:  # now, so that a table shows what is still missing
             Cell.of(config).declare(config)
         done = sum(Cell.of(config).done(config) for config in self.configs)

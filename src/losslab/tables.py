@@ -36,6 +36,7 @@ class Entry:
     names: dict[str, str]
     seed: int
     config: dict[str, Any]  # flat: the science of the cell, by dotted key
+    protocol: str | None  # name and hash of the protocol of its scores; None where not scored
     scores: dict[str, float]  # percent, by benchmark and AVERAGE; empty where not scored
     halves: dict[str, float]  # half of the 95% interval over problems
 
@@ -110,15 +111,21 @@ def build(sweep: SweepConfig, results: str) -> Table:
     entries = list(collect(sweep.name, results))
     if not entries:
         raise ValueError(f"no record of the sweep {sweep.name} under {results}: run it first, or name another sweep")
+    protocols = sorted({entry.protocol for entry in entries if entry.protocol})
+    benchmarks = list(dict.fromkeys(column for entry in entries for column in entry.scores))
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
+        if len(protocols) > 1:  # they are different measures, so they make different rows
+            entry.config["eval"] = entry.protocol
+        if set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
+            entry.scores[AVERAGE] = float(np.mean([entry.scores[name] for name in benchmarks]))
+            entry.halves[AVERAGE] = float(np.sqrt(sum(entry.halves[n] ** 2 for n in benchmarks)) / len(benchmarks))
         groups.setdefault(json.dumps(entry.config, sort_keys=True, default=str), []).append(entry)
     rows = [Row(group[0].names, "", sorted(group, key=lambda e: e.seed)) for group in groups.values()]
     rows = [Row(row.names, label(row, rows), row.entries) for row in rows]
     models = list(dict.fromkeys(row.names["model"] for row in rows))
     rows.sort(key=lambda row: (models.index(row.names["model"]), row.names["loss"] != BASE, average(row)))
-    columns = list(dict.fromkeys(column for entry in entries for column in entry.scores if column != AVERAGE))
-    return Table(sweep.name, sweep.question, [*columns, AVERAGE], rows)
+    return Table(sweep.name, sweep.question, [*benchmarks, AVERAGE], rows)
 
 
 def collect(sweep: str, results: str) -> Iterator[Entry]:
@@ -131,15 +138,15 @@ def collect(sweep: str, results: str) -> Iterator[Entry]:
         protocols: list[Path | None] = [*sorted(folder.glob("scores/*/scores.json"))]
         for path in protocols or [None]:
             found = read_json(path) if path else {"benchmarks": {}}
-            parts = found["benchmarks"] | ({AVERAGE: found[AVERAGE]} if AVERAGE in found else {})
-            protocol = path.parent.name.rsplit("-", 1)[0] if path else state["names"]["eval"]
+            protocol = path.parent.name if path else None
             yield Entry(
                 folder,
-                state["names"] | {"eval": protocol},
+                state["names"],
                 state["seed"],
-                config | {"eval": protocol},
-                {name: part["score"] for name, part in parts.items()},
-                {name: (part["interval"][1] - part["interval"][0]) / 2 for name, part in parts.items()},
+                dict(config),
+                protocol,
+                {name: part["score"] for name, part in found["benchmarks"].items()},
+                {name: (part["interval"][1] - part["interval"][0]) / 2 for name, part in found["benchmarks"].items()},
             )
 
 

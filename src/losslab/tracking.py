@@ -36,7 +36,7 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
             "project": config.tracker.project,
             "entity": config.tracker.entity,
             "mode": str(mode),
-            "id": cell.identity[:16],
+            "id": cell.folder.name,
             "name": cell.folder.name,
             "group": config.sweep.name,
             "tags": [config.names.model, config.names.dataset, config.names.loss],
@@ -49,11 +49,13 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
     arguments = [sys.executable, "-P", "-m", "losslab.tracking", str(cell.folder / "tracker.json")]
     with (cell.folder / "tracker.log").open("a") as log:
         process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+    patience = 1.0  # a run that has to leave does not wait
     try:
         yield
+        patience = PATIENCE_SECONDS
     finally:
         try:
-            process.communicate(timeout=PATIENCE_SECONDS)  # closes its standard input, the sign that all is written
+            process.communicate(timeout=patience)  # closes its standard input, the sign that all is written
             outcome = "failed" if process.returncode else ""
         except subprocess.TimeoutExpired:
             process.kill()
@@ -66,6 +68,8 @@ def resolve(mode: TrackerMode) -> TrackerMode:
     """`auto` is online where there is a login, and offline elsewhere."""
     if mode != TrackerMode.auto:
         return mode
+    if (wanted := os.environ.get("WANDB_MODE")) in ("online", "offline", "disabled"):
+        return TrackerMode(wanted)
     try:
         known = netrc.netrc().authenticators("api.wandb.ai") is not None
     except (FileNotFoundError, netrc.NetrcParseError):

@@ -32,7 +32,7 @@ from losslab.evaluation.engines import Completion, Generation, Job, Request, Sam
 from losslab.evaluation.grading import Grader, Verdict
 from losslab.progress import bar
 from losslab.prompts import encode, render
-from losslab.schema import Config, Engine
+from losslab.schema import Config, Engine, EvalConfig
 
 CUT_SHARE = 20  # percent of samples cut by length above which a score misleads
 TOO_LONG = "too_long"  # the finish reason of a problem that does not fit the context
@@ -349,7 +349,7 @@ def _result(
         "model": model,
         "verdict": str(cfg.verdict),
         "average": scores.average(rows),
-        "benchmarks": rows,
+        "benchmarks": _others(folder, rows, cfg) | rows,
         "engine": str(engine),
         "engine_version": engines.version(engine),
         "seeds": protocol["seeds"],
@@ -359,6 +359,16 @@ def _result(
     _replace(folder / "samples.html", pages.page(model, result, records))
     _replace(folder / "scores.json", json.dumps(result, indent=1))
     return result
+
+
+def _others(folder: Path, rows: dict[str, dict[str, Any]], cfg: EvalConfig) -> dict[str, dict[str, Any]]:
+    """The scores of benchmarks that earlier calls left in the folder with as many samples."""
+    found = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        records = [] if path.stem in rows or path.name.endswith(".samples.jsonl") else list(_lines(path))
+        if records and min(len(record["samples"]) for record in records) >= cfg.samples:
+            found[path.stem] = scores.summary(records, cfg.samples, str(cfg.verdict))
+    return found
 
 
 def _warnings(config: Config, tokenizer: Any, prompts: Prompts, rows: dict[str, dict[str, Any]]) -> list[str]:
