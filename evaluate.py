@@ -22,6 +22,9 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
     else:
+        if not any(key.split(".")[0] in ("model", "experiment") for key in options):
+            print("error: no model is named: add model=<hub id or folder>", file=sys.stderr)
+            sys.exit(2)
         from losslab.cell import run
         from losslab.compose import entry
 

@@ -14,7 +14,7 @@ GROUPS = {
     if path.is_dir() and path.name not in ("hydra", "experiment")
 }
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
-NEEDED = {"model=custom": ["model.path=x"], "dataset=file": ["dataset.path=x.jsonl"]}
+NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": [f"dataset.path={__file__}"]}
 NEEDED["loss=dpo"] = ["dataset.rejected_column=rejected"]
 
 
@@ -76,6 +76,10 @@ def test_the_defaults_are_the_papers_recipe():
         (["eval.temperature=-1"], "eval.temperature is -1.0: set it to 0 or more"),
         (["optimizer._target_=torch.optim.Adamw"], "optimizer._target_=torch.optim.Adamw cannot be imported: check it"),
         (["+optimizer.arguments.beta=1"], "unknown key optimizer.arguments.beta; did you mean betas?"),
+        (["model=custom", "model.path=/no/where"], "model.path=/no/where is no folder: check the path"),
+        (["dataset=file", "dataset.path=none.jsonl"], "dataset.path=none.jsonl names no file: check the path"),
+        (["benchmark=[math50]"], "benchmark math50 does not exist; did you mean math500?"),
+        (["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate; there are _target_, lr, weight_decay"),
         (["loss=ddft"], "loss=ddft does not exist; did you mean dft?; there are "),
         (["model.eval_prompt=hello"], "model.eval_prompt must be `chat` or a text that contains {problem}"),
         (["loss=dpo"], "loss=dpo needs pairs of answers: set dataset.rejected_column"),
@@ -158,6 +162,12 @@ def test_objectives_outside_the_package_are_found(tmp_path, monkeypatch):
     config.loss = {"_target_": "mine.Mine"}
     with pytest.raises(ValueError, match="loss.slope has no value: set it"):
         check(config)
+
+
+def test_the_launcher_composes():
+    cfg = compose("config", ["hydra/launcher=slurm"], return_hydra_config=True)
+    assert cfg.hydra.launcher._target_.endswith("SlurmLauncher")
+    assert (cfg.hydra.launcher.gpus_per_node, cfg.hydra.launcher.array_parallelism) == (1, 16)
 
 
 def test_configuration_is_at_most_two_folders_deep():

@@ -63,7 +63,10 @@ def read(cfg: DictConfig, choices: Any) -> Config:
     if model == "custom" and not OmegaConf.is_missing(cfg.model, "path"):
         path = Path(cfg.model.path)
         model = path.parent.name if path.name == "model" else path.name  # a cell's export is called after the cell
-    names = {"model": model, "dataset": choices["dataset"], "loss": choices["loss"], "eval": choices["eval"]}
+    dataset = choices["dataset"]
+    if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
+        dataset = Path(cfg.dataset.path).stem.replace("*", "")
+    names = {"model": model, "dataset": dataset, "loss": choices["loss"], "eval": choices["eval"]}
     try:
         plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
         merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names})
@@ -112,8 +115,15 @@ def check(config: Config) -> None:
             raise ValueError(f"model.{name}_prompt must be `chat` or a text that contains {{problem}}")
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: name at least one, as in benchmark=[math500]")
+    path = Path(config.model.path)
+    if (path.is_absolute() or config.model.path.startswith(".") or Path(path.parts[0]).is_dir()) and not path.is_dir():
+        if config.model.path != EMBEDDED:
+            raise ValueError(f"model.path={path} is no folder: check the path")
     if config.names.loss == BASE:
         return
+    data = Path(config.dataset.path)
+    if data.suffix in (".jsonl", ".json", ".parquet") and not (data.exists() or _matches(data)):
+        raise ValueError(f"dataset.path={data} names no file: check the path")
     if config.machine.workers is not None and train.batch_size % max(config.machine.workers, 1):
         raise ValueError(
             f"train.batch_size={train.batch_size} cannot be divided over machine.workers={config.machine.workers}: "
@@ -150,7 +160,7 @@ def objective_class(config: Config) -> type[Objective]:
     known = {f.name: f for f in fields(cls)}
     given = set(config.loss) - {"_target_"}
     for key in given - set(known):
-        raise ValueError(f"unknown key loss.{key}{did_you_mean(key, known)}")
+        raise ValueError(f"unknown key loss.{key}{among(key, known)}")
     for key, f in known.items():
         if key not in given and f.default is REQUIRED and f.default_factory is REQUIRED:
             raise ValueError(f"loss.{key} has no value: set it")
@@ -255,14 +265,21 @@ def sentence(error: Exception) -> str:
     text = str(error.__cause__ or error)
     if match := re.search(r"Key '([^']+)' (?:is )?not in .*?full_key: (\S+)", f"{text} {error}", re.S):
         key, full = match[1], match[2]
-        return f"unknown key {full}{did_you_mean(key, _siblings(full))}"
+        return f"unknown key {full}{among(key, _siblings(full))}"
     if match := re.search(r"Could not override '([^']+)'", str(error)):
-        return f"unknown key {match[1]}{did_you_mean(match[1].split('.')[-1], _siblings(match[1]))}"
+        return f"unknown key {match[1]}{among(match[1].split('.')[-1], _siblings(match[1]))}"
     if match := re.search(r"Could not find '([^'/]+)/([^']+)'", str(error)):
         available = sorted(path.stem for path in (CONF / match[1]).glob("*.yaml"))
         return (
             f"{match[1]}={match[2]} does not exist{did_you_mean(match[2], available)}; there are {', '.join(available)}"
         )
+    if match := re.search(r"Could not load '([^'/]+)/([^']+)'", str(error)):
+        available = sorted(path.stem for path in (CONF / match[1]).glob("*.yaml"))
+        return (
+            f"{match[1]} {match[2]} does not exist{did_you_mean(match[2], available)}; there are {', '.join(available)}"
+        )
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", str(error)):
+        return f"{match[1]} has several values: add -m to run a cell for each"
     if match := re.search(r"missing mandatory value.*full_key: (\S+)", text, re.S):
         return f"{match[1]} has no value: set it"
     if match := re.search(r"(Invalid value|Value) (.*?)\n.*?full_key: (\S+)", text, re.S):
@@ -273,6 +290,11 @@ def sentence(error: Exception) -> str:
 def did_you_mean(word: str, known: Any) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def among(word: str, known: Any) -> str:
+    """A suggestion, or all there is to choose from."""
+    return did_you_mean(word, known) or (f"; there are {', '.join(known)}" if known else "")
 
 
 def _siblings(full_key: str) -> list[str]:

@@ -147,8 +147,12 @@ def read(dataset: DatasetConfig) -> list[tuple[Any, ...]]:
         else:
             table = load_dataset(dataset.path, revision=dataset.revision, split=dataset.split)
     except Exception as error:
+        for file in files:
+            _check_lines(file)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"the data set {dataset.path} cannot be read ({reason}): check dataset.path") from error
+    if not len(table):
+        raise ValueError(f"{dataset.path} has no rows: check the file")
     for column in columns(dataset):
         if column not in table.column_names:
             raise ValueError(
@@ -292,6 +296,19 @@ def collate(examples: Examples, group: np.ndarray) -> Batch:
         for array in (tokens, positions, answers - 1, tokens[answers], sequence)
     )
     return Batch(row[None], place[None], Packing.of(lengths.tolist()), predictors, targets, owner)
+
+
+def _check_lines(file: str) -> None:
+    """Name the first line of a JSON-lines file that is none."""
+    if not Path(file).stat().st_size:
+        raise ValueError(f"{file} has no rows: check the file")
+    if file.endswith(".jsonl"):
+        with Path(file).open(encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    json.loads(line)
+                except ValueError:
+                    raise ValueError(f"{file}:{number}: this line is not JSON, mend or remove it") from None
 
 
 def _is_text(value: Any) -> bool:

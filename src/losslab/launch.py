@@ -55,6 +55,7 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
         return
     multiprocessing.set_forkserver_preload(PRELOAD)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # or the fork server takes our tabulate.py for the library
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: a quarter off the head's time on a CPU
     workers = count(machine)
     config = LaunchConfig(

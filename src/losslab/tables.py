@@ -7,6 +7,8 @@ single one has its interval over problems. Cells that are not scored are shown a
 import csv
 import io
 import json
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +91,9 @@ def publish(sweep: SweepConfig, results: str) -> None:
     console.print(f"table:   {folder / 'table.md'}, table.csv", highlight=False, soft_wrap=True)
     console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)
     if sweep.next:
-        console.print(f"next:    {sweep.next}", highlight=False, soft_wrap=True)
+        python = os.path.relpath(sys.executable)
+        command = sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
+        console.print(f"next:    {command}", highlight=False, soft_wrap=True)
 
 
 def rebuild(sweeps: list[str], results: str) -> None:
@@ -162,7 +166,10 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             flat[prefix + key] = value
     if not prefix and config["names"]["loss"] == BASE:
         flat = {key: value for key, value in flat.items() if key.startswith("model.")}
-    return flat | ({"names": config["names"]["loss"]} if not prefix else {})
+    if prefix:
+        return flat
+    named = {} if config["names"]["loss"] == BASE else {"dataset": config["names"]["dataset"]}
+    return flat | named | {"names": config["names"]["loss"]}
 
 
 def label(row: Row, rows: list[Row]) -> str:
@@ -170,8 +177,8 @@ def label(row: Row, rows: list[Row]) -> str:
     alike = [r for r in rows if (r.names["model"], r.names["loss"]) == (row.names["model"], row.names["loss"])]
     own = row.entries[0].config
     apart = [key for key in own if any(r.entries[0].config.get(key) != own[key] for r in alike)]
-    shown = [key for key in apart if key not in IMPLIED] or apart
-    return " ".join([row.names["loss"], *(f"{key}={own[key]}" for key in shown)])
+    shown = [key for key in apart if key not in IMPLIED and not (key.startswith("dataset.") and "dataset" in apart)]
+    return " ".join([row.names["loss"], *(f"{key}={own[key]}" for key in shown or apart)])
 
 
 def average(row: Row) -> float:
@@ -272,7 +279,7 @@ def figure(table: Table, path: Path) -> None:
     left.set_xticks(range(len(table.columns)), table.columns)
     left.set_ylabel("accuracy, %")
     left.set_title("scores, with 95% intervals")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(rows))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(rows)))
     right.set_xticks(range(len(EDGES)), [f"{edge:g}" for edge in EDGES], rotation=60, fontsize="small")
     right.set_yscale("log")
     right.set_xlabel("probability of the target token, last batch of training")
