@@ -248,9 +248,9 @@ def rich(table: Table) -> RichTable:
     title = f"{table.name}: {table.question}" + (f" ({models[0]})" if skipped else "")
     out = RichTable(title=title, caption=CAPTION, title_justify="left", caption_justify="left")
     for i, name in enumerate(heading(table)[skipped:], start=skipped):
-        out.add_column(name, justify="left" if i < 2 else "right", no_wrap=i > 1)
+        out.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
     for row in texts(table, "[bold]"):
-        out.add_row(*row[skipped:])
+        out.add_row(*(text.replace(" ± ", "\n± ") for text in row[skipped:]))  # five benchmarks fit 80 columns
     return out
 
 
