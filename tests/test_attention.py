@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM
 
 from losslab import attention, world
 from losslab.attention import Packing
-from losslab.data import collate, tokenise
+from losslab.batches import collate
+from losslab.data import tokenise
 from losslab.schema import DatasetConfig, TrainConfig
 
 

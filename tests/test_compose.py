@@ -4,7 +4,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab.compose import CONF, check, content, identity, objective_class, protocol, read, sentence
+from losslab.checks import check, objective_class
+from losslab.compose import read
+from losslab.files import CONF, content
+from losslab.identity import identity, protocol
+from losslab.messages import sentence
 from losslab.schema import Config
 from losslab.sweep import grid
 
@@ -72,13 +76,13 @@ def test_the_defaults_are_the_papers_recipe():
         (["train.batch_size=0"], "train.batch_size is 0: set it to 1 or more"),
         (["dataset=file"], "dataset.path has no value: set it"),
         (["machine.workers=0"], "machine.workers is 0: set it to 1 or more"),
-        (["eval.top_p=1.5"], "eval.top_p is 1.5: set it between 0 and 1"),
+        (["eval.top_p=1.5"], "eval.top_p is 1.5: set it between 1e-06 and 1"),
         (["eval.temperature=-1"], "eval.temperature is -1.0: set it to 0 or more"),
         (["optimizer._target_=torch.optim.Adamw"], "optimizer._target_=torch.optim.Adamw cannot be imported: check it"),
         (["+optimizer.arguments.beta=1"], "unknown key optimizer.arguments.beta; did you mean betas?"),
         (["model=custom", "model.path=/no/where"], "model.path=/no/where is no folder: check the path"),
         (["dataset=file", "dataset.path=none.jsonl"], "dataset.path=none.jsonl names no file: check the path"),
-        (["benchmark=[math50]"], "benchmark math50 does not exist; did you mean math500?"),
+        (["benchmark=[math50]"], "benchmark=math50 does not exist; did you mean math500?"),
         (["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate; there are _target_, lr, weight_decay"),
         (["loss=ddft"], "loss=ddft does not exist; did you mean dft?; there are "),
         (["model.eval_prompt=hello"], "model.eval_prompt must be `chat` or a text that contains {problem}"),

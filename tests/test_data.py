@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losslab import world
-from losslab.data import Examples, Schedule, collate, micro_batches, prepare, read, tokenise
+from losslab.batches import Schedule, collate, micro_batches
+from losslab.data import Examples, prepare, read, tokenise
 from losslab.schema import DatasetConfig, Overlong, Selection, TrainConfig
 
 TOKENIZER = world.tokenizer()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from losslab import tables
-from losslab.records import Cell, write_json
+from losslab.files import write_json
+from losslab.records import Cell
 from losslab.schema import Config, EvalConfig, MachineConfig, Names, OptimizerConfig, SweepConfig
 
 

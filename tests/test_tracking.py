@@ -12,7 +12,8 @@ from wandb.proto import wandb_internal_pb2
 
 from losslab import tracking
 from losslab.diagnostics import EDGES
-from losslab.records import Cell, append_line, write_json, write_lines
+from losslab.files import append_line, write_json, write_lines
+from losslab.records import Cell
 from losslab.schema import Config, MachineConfig, Names, TrackerConfig, TrackerMode
 
 

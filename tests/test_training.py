@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from losslab import world
+from losslab.batches import Schedule
 from losslab.cell import train_model
-from losslab.data import Schedule
 from losslab.launch import WorkerError
 from losslab.loop import lr_factor
 from losslab.schema import (

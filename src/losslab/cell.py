@@ -12,14 +12,17 @@ from pathlib import Path
 from types import FrameType
 
 from losslab import tracking
-from losslab.compose import BASE, content, identity
+from losslab.batches import Schedule
 from losslab.data import Examples, prepare
 from losslab.evaluation.run import evaluate
+from losslab.files import content, lock, write, write_json
+from losslab.identity import identity
 from losslab.launch import REQUEUE, Interrupted, agree, joined, launch, main_process
-from losslab.loop import make_schedule, train
+from losslab.loop import train
 from losslab.policy import load_tokenizer
-from losslab.records import Cell, lock, write, write_json
+from losslab.records import Cell
 from losslab.schema import (
+    BASE,
     EMBEDDED,
     Config,
     DatasetConfig,
@@ -130,7 +133,7 @@ def train_model(config: Config, folder: Path) -> None:
         tokenizer = load_tokenizer(config.model)
         data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
         examples = Examples.load(data)
-        if make_schedule(config, len(examples) // examples.unit).steps == 0:
+        if Schedule.of(config.train, config.seed, examples).steps == 0:
             raise ValueError("train.drop_last leaves no batch: lower train.batch_size or take more rows")
         write_json(folder / "data.json", examples.report)
         print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in examples.report.items()), flush=True)

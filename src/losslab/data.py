@@ -1,28 +1,22 @@
-"""From rows of text to the micro-batches of a step.
+"""From rows of text to token ids, made once and kept.
 
 Prompt and answer are tokenised apart and joined, so that the model is trained on exactly the token boundary at which
-it will be sampled; the answer ends in EOS; the loss is on answer tokens only. A step's sequences are spread over the
-ranks and laid one after another in rows without padding; attention keeps them apart (`losslab.attention`), so that the
-result does not depend on the grouping.
+it will be sampled; the answer ends in EOS; the loss is on answer tokens only.
 """
 
 import hashlib
-import heapq
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from losslab.attention import Packing
-from losslab.compose import content
+from losslab import world
+from losslab.files import content, lock, named
 from losslab.prompts import encode, render
-from losslab.records import lock
 from losslab.schema import EMBEDDED, DatasetConfig, Overlong, TrainConfig
 
 CHUNK = 1000  # rows tokenised at once
@@ -80,22 +74,6 @@ class Examples:
         temporary.rename(folder)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch: S whole sequences in a row of T tokens, with N answer tokens in all."""
-
-    tokens: Tensor  # (1, T) int64
-    positions: Tensor  # (1, T) int64, from 0 in each sequence
-    packing: Packing  # where each sequence lies
-    predictors: Tensor  # (N,) int64: the index in the row from which each answer token is predicted
-    targets: Tensor  # (N,) int64: the answer tokens
-    sequence: Tensor  # (N,) int64 in [0, S): the sequence of each answer token
-
-    def to(self, device: torch.device) -> "Batch":
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved, packing=Packing(self.packing.lengths, self.packing.boundaries.to(device)))
-
-
 def prepare(dataset: DatasetConfig, train: TrainConfig, tokenizer: Any, template: str, cache: Path) -> Path:
     """Tokenise a data set once and keep it; returns the folder of the `Examples`.
 
@@ -115,11 +93,10 @@ def prepare(dataset: DatasetConfig, train: TrainConfig, tokenizer: Any, template
 
 
 def local_files(path: str) -> list[str]:
-    """Files that a path or pattern names on this machine; none for a hub id."""
+    """Files that a path or pattern names on this machine; none for a hub id. ValueError where a file is missing."""
     if not path.endswith((".jsonl", ".json", ".parquet")):
         return []
-    parent = Path(path).parent
-    files = sorted(str(file) for file in parent.glob(Path(path).name)) if parent.is_dir() else []
+    files = [str(file) for file in named(path)]
     if not files:
         raise ValueError(f"dataset.path={path} names no file: check the path")
     return files
@@ -131,11 +108,12 @@ def read(dataset: DatasetConfig) -> list[tuple[Any, ...]]:
     Raises ValueError when the source or a column is missing.
     """
     if dataset.path == EMBEDDED:
-        from losslab import world
-
+        makers = {"corpus": world.corpus, "demonstrations": world.demonstrations}
+        if dataset.split not in makers:
+            raise ValueError(f"dataset.split={dataset.split} does not exist; there are {', '.join(makers)}")
         if dataset.rows is None:
             raise ValueError("dataset.rows has no value: the embedded data set is made on the spot, say how many rows")
-        rows = getattr(world, dataset.split)(dataset.rows, dataset.seed)
+        rows = makers[dataset.split](dataset.rows, dataset.seed)
         return [tuple(row[column] for column in columns(dataset)) for row in rows]
     from datasets import load_dataset
 
@@ -223,79 +201,6 @@ def tokenise(
     report |= {"examples": len(tokens), "tokens": int(lengths.sum()), "answer_tokens": int((lengths - prompts).sum())}
     unit = len(columns(dataset)) - 1
     return Examples(np.concatenate(tokens), np.r_[0, lengths.cumsum()], np.array(prompts), key, report, unit)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Which units of data each step trains on: one permutation for each epoch, from the seed alone."""
-
-    units: int
-    batch_size: int
-    epochs: int
-    seed: int
-    drop_last: bool = False
-    max_steps: int | None = None
-    updates: int = 1  # steps in a row on the same batch
-
-    @property
-    def steps_per_epoch(self) -> int:
-        batches = self.units // self.batch_size if self.drop_last else -(-self.units // self.batch_size)
-        return batches * self.updates
-
-    @property
-    def steps(self) -> int:
-        steps = self.steps_per_epoch * self.epochs
-        return steps if self.max_steps is None else min(steps, self.max_steps)
-
-    def batch(self, step: int) -> np.ndarray:
-        """Indices of the units of a step, counted from 0."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.units)
-        start = position // self.updates * self.batch_size
-        return order[start : start + self.batch_size]
-
-    def saves(self, step: int, every: int, asked: bool) -> bool:
-        """Whether a checkpoint follows a step: about `every` steps, or when asked, and never within a batch."""
-        done = step + 1
-        return done < self.steps and done % self.updates == 0 and (asked or done % every < self.updates)
-
-
-def micro_batches(batch: np.ndarray, lengths: np.ndarray, budget: int, rank: int, ranks: int) -> list[np.ndarray]:
-    """This rank's share of a batch in groups of about equal size, of at most `budget` tokens each.
-
-    `batch` holds units, `lengths` the tokens of each. Every rank gets the same number of groups, since they move in
-    step; some are empty where units are few. A unit above the budget stands alone.
-    """
-    ordered = batch[np.argsort(-lengths[batch], kind="stable")]
-    rounds = max(1, -(-int(lengths[batch].sum()) // (budget * ranks)))
-    while True:
-        groups: list[list[int]] = [[] for _ in range(rounds * ranks)]
-        loads = [(0, i) for i in range(len(groups))]  # a heap: the longest left goes where there is least
-        for unit in ordered:
-            load, i = loads[0]
-            groups[i].append(unit)
-            heapq.heapreplace(loads, (load + int(lengths[unit]), i))
-        if all(load <= budget or len(groups[i]) == 1 for load, i in loads):
-            return [np.array(group, dtype=np.int64) for group in groups[rank::ranks]]
-        rounds += 1
-
-
-def collate(examples: Examples, group: np.ndarray) -> Batch:
-    """The examples of a group in one row. An empty group gives one token without an answer."""
-    if not len(group):
-        none = torch.zeros(0, dtype=torch.int64)
-        zero = torch.zeros(1, 1, dtype=torch.int64)
-        return Batch(zero, zero, Packing.of([1]), none, none, none)
-    lengths, prompts = examples.lengths[group], examples.prompts[group]
-    tokens = np.concatenate([examples.tokens[examples.offsets[i] : examples.offsets[i + 1]] for i in group])
-    positions = np.concatenate([np.arange(length) for length in lengths])
-    answers = np.flatnonzero(positions >= np.repeat(prompts, lengths))
-    sequence = np.repeat(np.arange(len(group)), lengths - prompts)
-    row, place, predictors, targets, owner = (
-        torch.from_numpy(np.asarray(array, dtype=np.int64))
-        for array in (tokens, positions, answers - 1, tokens[answers], sequence)
-    )
-    return Batch(row[None], place[None], Packing.of(lengths.tolist()), predictors, targets, owner)
 
 
 def _check_lines(file: str) -> None:

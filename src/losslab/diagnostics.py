@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losslab.data import Batch
+from losslab.batches import Batch
 from losslab.schema import Normaliser
 
 SUMS = ("loss", "terms", "tokens", "kept", "weight", "weight2", "nll", "entropy", "eos", "eos_p", "stop")

@@ -15,13 +15,14 @@ from hydra.utils import get_class, instantiate
 from torch.optim import Optimizer
 
 from losslab import checkpoint, diagnostics
-from losslab.data import Examples, Schedule, collate, micro_batches
+from losslab.batches import Schedule, collate, micro_batches
+from losslab.data import Examples
+from losslab.files import append_line, read_lines, write_lines
 from losslab.launch import Interrupted, join
 from losslab.objectives import Objective
 from losslab.policy import Policy, build, export, gradient_norm, load_tokenizer
 from losslab.prepass import Reference, batch_nll, old_logp
 from losslab.progress import bar
-from losslab.records import append_line, read_lines, write_lines
 from losslab.schema import Config, Decay, OptimizerConfig, SchedulerConfig, Shape
 
 
@@ -35,7 +36,7 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
     device, stop = start(config), StopSignal()
     rank, ranks = dist.get_rank(), dist.get_world_size()
     examples = Examples.load(Path(data))
-    schedule = make_schedule(config, len(examples) // examples.unit)
+    schedule = Schedule.of(config.train, config.seed, examples)
     objective: Objective = instantiate(config.loss)
     tokenizer = load_tokenizer(config.model)
     policy = build(config.model, config.train.precision, device, "reference_distribution" in objective.needs)
@@ -104,11 +105,6 @@ def start(config: Config) -> torch.device:
     torch.manual_seed(config.seed)
     transformers.logging.disable_progress_bar()
     return device
-
-
-def make_schedule(config: Config, units: int) -> Schedule:
-    t = config.train
-    return Schedule(units, t.batch_size, t.epochs, config.seed, t.drop_last, t.max_steps, t.updates)
 
 
 def make_optimizer(config: OptimizerConfig, policy: Policy) -> Optimizer:

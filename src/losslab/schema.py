@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+BASE = "base"  # the loss of the row that is scored as it is, without training
 EMBEDDED = "embedded"  # the path of a model, data set or benchmark that is made on the spot (losslab.world)
 
 

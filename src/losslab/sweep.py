@@ -18,8 +18,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from losslab import tables
-from losslab.compose import read, sentence
+from losslab.compose import read
 from losslab.launch import main_process
+from losslab.messages import sentence
 from losslab.plan import show
 from losslab.records import Cell
 from losslab.schema import Config

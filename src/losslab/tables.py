@@ -19,11 +19,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from losslab.compose import BASE
 from losslab.diagnostics import EDGES
 from losslab.evaluation.scores import student
-from losslab.records import read_json, read_lines, write
-from losslab.schema import SweepConfig
+from losslab.files import read_json, read_lines, write
+from losslab.schema import BASE, SweepConfig
 
 AVERAGE = "average"
 NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "plan", "force", "benchmark"}
@@ -169,7 +168,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     if prefix:
         return flat
     named = {} if config["names"]["loss"] == BASE else {"dataset": config["names"]["dataset"]}
-    return flat | named | {"names": config["names"]["loss"]}
+    return flat | named | {"loss": config["names"]["loss"]}
 
 
 def label(row: Row, rows: list[Row]) -> str:

@@ -15,7 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from losslab.records import Cell, read_json, read_lines, write_json
+from losslab.files import read_json, read_lines, write_json
+from losslab.records import Cell
 from losslab.schema import Config, TrackerMode
 
 PATIENCE_SECONDS = 60.0  # that a finished cell waits for its tracker

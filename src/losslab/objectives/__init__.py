@@ -10,6 +10,7 @@ A new one is one file with one frozen dataclass, anywhere on the Python path, an
 `losslab.head.objective_loss` turns it into a loss and gradients. Nothing is registered.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -61,7 +62,7 @@ class Targets(Context):
 
 
 @dataclass(frozen=True)
-class Objective:
+class Objective(ABC):
     """Base class of objectives. The fields of a subclass are its parameters."""
 
     # How the loss couples tokens. "token": each term depends on the log-probability of one token. "batch": the same,
@@ -73,10 +74,10 @@ class Objective:
     # result arrives, detached, as `Targets.statistic`. It must neither keep nor change the probabilities.
     statistic: ClassVar[Callable[..., Tensor] | None] = None
 
+    @abstractmethod
     def loss(self, t: Targets) -> Tensor:
         """The terms of the loss, to be SUMMED: (N,) one per token, or (S/2,) one per pair.
 
         No division by a token count: the loop divides once, by the global batch, and the natural normaliser is the
         number of terms.
         """
-        raise NotImplementedError

@@ -1,0 +1,120 @@
+"""What composes but cannot run is refused here, before anything is loaded."""
+
+import inspect
+import math
+from dataclasses import MISSING, fields, is_dataclass, make_dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from losslab.data import local_files
+from losslab.messages import among, did_you_mean, first_line, sentence
+from losslab.objectives import Objective
+from losslab.schema import BASE, EMBEDDED, Config
+
+ANY = math.inf
+BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
+    "seed": (0, ANY),
+    "dataset.rows": (1, ANY),
+    "dataset.max_broken": (0, 1),
+    "optimizer.lr": (0, ANY),
+    "scheduler.warmup_ratio": (0, 1),
+    "scheduler.warmup_steps": (0, ANY),
+    "scheduler.decay_ratio": (0, 1),
+    "scheduler.floor": (0, 1),
+    "train.epochs": (1, ANY),
+    "train.max_steps": (1, ANY),
+    "train.batch_size": (1, ANY),
+    "train.updates": (1, ANY),
+    "train.max_length": (2, ANY),
+    "train.clip": (1e-9, ANY),
+    "eval.samples": (1, ANY),
+    "eval.temperature": (0, ANY),
+    "eval.top_p": (1e-6, 1),
+    "eval.max_new_tokens": (1, ANY),
+    "machine.workers": (1, ANY),
+    "machine.threads": (1, ANY),
+    "machine.micro_batch_tokens": (1, ANY),
+    "machine.checkpoint_steps": (1, ANY),
+    "machine.tensor_parallel": (1, ANY),
+}
+
+
+def check(config: Config) -> None:
+    """Refuse, with one sentence, what composes but cannot run."""
+    for key, (low, high) in BOUNDS.items():
+        value = attrgetter(key)(config)
+        if value is not None and not low <= value <= high:
+            allowed = f"to {low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
+            raise ValueError(f"{key} is {value}: set it {allowed}")
+    for name, template in {"train": config.model.train_prompt, "eval": config.model.eval_prompt}.items():
+        if template != "chat" and "{problem}" not in template:
+            raise ValueError(f"model.{name}_prompt must be `chat` or a text that contains {{problem}}")
+    if not config.benchmark:
+        raise ValueError("no benchmark is chosen: name at least one, as in benchmark=[math500]")
+    path = Path(config.model.path)
+    looks_local = path.is_absolute() or config.model.path.startswith(".") or Path(path.parts[0]).is_dir()
+    if looks_local and not path.is_dir() and config.model.path != EMBEDDED:
+        raise ValueError(f"model.path={path} is no folder: check the path")
+    if config.names.loss == BASE:
+        return
+    local_files(config.dataset.path)
+    train, workers = config.train, config.machine.workers
+    if workers is not None and train.batch_size % workers:
+        raise ValueError(
+            f"train.batch_size={train.batch_size} cannot be divided over machine.workers={workers}: make it a multiple"
+        )
+    try:
+        arguments = inspect.signature(get_class(config.optimizer._target_)).parameters
+    except Exception:
+        raise ValueError(f"optimizer._target_={config.optimizer._target_} cannot be imported: check it") from None
+    for key in set(config.optimizer.arguments) - set(arguments):
+        raise ValueError(f"unknown key optimizer.arguments.{key}{did_you_mean(key, arguments)}")
+    needs = objective_class(config).needs
+    if ("pairs" in needs) != (config.dataset.rejected_column is not None):
+        raise ValueError(
+            f"loss={config.names.loss} needs pairs of answers: set dataset.rejected_column"
+            if "pairs" in needs
+            else f"loss={config.names.loss} does not know what to do with dataset.rejected_column: leave it out"
+        )
+    if train.updates > 1 and "old_logp" not in needs:
+        raise ValueError(f"loss={config.names.loss} takes one step on each batch: leave train.updates at 1")
+
+
+def objective_class(config: Config) -> type[Objective]:
+    """The class that `loss._target_` names, with the loss's parameters checked against its fields."""
+    target = config.loss.get("_target_")
+    if not target:
+        raise ValueError(f"conf/loss/{config.names.loss}.yaml names no class: add a `_target_` line")
+    try:
+        cls = get_class(target)
+    except Exception as error:
+        raise ValueError(f"loss={config.names.loss}: {target} cannot be imported ({first_line(error)})") from None
+    if not (is_dataclass(cls) and issubclass(cls, Objective)):
+        raise ValueError(f"loss={config.names.loss}: {target} is not a dataclass that derives from Objective")
+    known = {f.name: f for f in fields(cls)}
+    given = set(config.loss) - {"_target_"}
+    for key in given - set(known):
+        raise ValueError(f"unknown key loss.{key}{among(key, known)}")
+    for key, f in known.items():
+        if key not in given and f.default is MISSING and f.default_factory is MISSING:
+            raise ValueError(f"loss.{key} has no value: set it")
+    hints = get_type_hints(cls)
+    for key in given:
+        _check_type(f"loss.{key}", config.loss[key], hints[key])
+    return cls
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{name}: invalid value {value!r}, expected one of {list(get_args(hint))}")
+        return
+    try:
+        OmegaConf.merge(OmegaConf.structured(make_dataclass("Parameter", [("value", hint)])), {"value": value})
+    except OmegaConfBaseException as error:
+        raise ValueError(sentence(error).replace("value:", f"{name}:", 1)) from None

@@ -1,0 +1,101 @@
+"""Files that appear whole, folders that one process holds alone, and what a file or folder holds as a hash."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from losslab.schema import EMBEDDED
+
+ROOT = Path(__file__).resolve().parents[2]  # of the repository
+CONF = ROOT / "conf"
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder alone. A second process waits here, and then finds the work done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process works on {folder.name}; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file so that it is the old one or the whole new one, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write(path, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file; a last line torn by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def content(path: str) -> str:
+    """A hash of the local file, folder or files that a path or pattern names; a hub id is itself.
+
+    Data files are read whole. Weights, which are large, stand for themselves by size and 64 pieces of 64 KiB. What is
+    embedded is made by `losslab.world`, whose source stands for it.
+    """
+    root = Path(__file__).with_name("world.py") if path == EMBEDDED else Path(path)
+    files = sorted(root.rglob("*")) if root.is_dir() else named(str(root))
+    if not files:
+        return path
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            size = file.stat().st_size
+            digest.update(f"{file.relative_to(root) if root.is_dir() else ''}:{size}:".encode())
+            with file.open("rb") as stream:
+                if file.suffix in (".safetensors", ".bin", ".pt") and size > 1 << 22:
+                    for piece in range(64):
+                        stream.seek(piece * size // 64)
+                        digest.update(stream.read(1 << 16))
+                else:
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
+    return digest.hexdigest()
+
+
+def named(path: str) -> list[Path]:
+    """The local files that a path, or a pattern in its last part, names; none where there are none."""
+    file = Path(path)
+    if "*" in file.name:
+        return sorted(file.parent.glob(file.name))
+    return [file] if file.is_file() else []

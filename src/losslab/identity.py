@@ -1,0 +1,72 @@
+"""What makes a cell another cell, and samples other samples: hashes of the science of a configuration."""
+
+import ast
+import hashlib
+import inspect
+import json
+import textwrap
+from dataclasses import asdict
+from typing import Any
+
+from hydra.utils import instantiate
+
+from losslab.checks import objective_class
+from losslab.files import content
+from losslab.schema import BASE, Config
+
+
+def identity(config: Config) -> str:
+    """SHA-256 (hex) of what decides a trained model: model, data, objective, optimizer, schedule, training and seed.
+
+    Settings of machine, tracker and evaluation are left out, and so are values equal to the schema's defaults, so
+    that a new option does not change the identity of finished cells. Local files count by content, not by name, and
+    the objective by its parameters and code, comments and layout apart.
+    """
+    defaults = asdict(Config())
+    groups = ["model"] if config.names.loss == BASE else ["model", "dataset", "optimizer", "scheduler", "train"]
+    science: dict[str, Any] = {"seed": config.seed}
+    for group in groups:
+        science[group] = _changed(asdict(getattr(config, group)), defaults[group])
+    for key in ("eval_prompt", "stop", "learning_rate", "architecture", "trust_remote_code"):
+        science["model"].pop(key, None)
+    for group in {"model", "dataset"} & set(groups):
+        science[group]["path"] = content(science[group]["path"])
+    if config.names.loss != BASE:
+        cls = objective_class(config)
+        values = asdict(instantiate(config.loss))
+        science["loss"] = [cls.__qualname__, _code(cls)]
+        science["loss"].append({key: float(v) if type(v) is int else v for key, v in values.items()})  # 2 is 2.0
+    return _sha256(science)
+
+
+def protocol(config: Config) -> str:
+    """SHA-256 (hex) of what decides the samples of a given model on a given benchmark, alike for all seeds of a study.
+
+    How many samples, and which verdict counts, is not part of it: both can be had from the same samples.
+    """
+    science = asdict(config.eval)
+    for key in ("samples", "full_samples", "verdict"):
+        science.pop(key)
+    science["seed"] -= config.seed
+    science["data"] = content(science["data"]) if science["data"] else None
+    return _sha256([science, config.model.eval_prompt, config.model.stop])
+
+
+def _code(cls: type) -> str:
+    """The syntax tree of a class without its docstrings; empty where its source cannot be had."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError):
+        return ""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
+
+
+def _changed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value != defaults.get(key)}
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,52 @@
+"""Mistakes in a configuration as one sentence that says what to change."""
+
+import difflib
+import re
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from losslab.files import CONF
+from losslab.schema import Config
+
+
+def sentence(error: Exception) -> str:
+    """Hydra's and OmegaConf's messages as one sentence that says what to change."""
+    text = str(error.__cause__ or error)
+    if match := re.search(r"Key '([^']+)' (?:is )?not in .*?full_key: (\S+)", f"{text} {error}", re.S):
+        key, full = match[1], match[2]
+        return f"unknown key {full}{among(key, _siblings(full))}"
+    if match := re.search(r"Could not override '([^']+)'", str(error)):
+        return f"unknown key {match[1]}{among(match[1].split('.')[-1], _siblings(match[1]))}"
+    if match := re.search(r"Could not (?:find|load) '([^'/]+)/([^']+)'", str(error)):
+        group, name = match.groups()
+        available = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={name} does not exist{did_you_mean(name, available)}; there are {', '.join(available)}"
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", str(error)):
+        return f"{match[1]} has several values: add -m to run a cell for each"
+    if match := re.search(r"missing mandatory value.*full_key: (\S+)", text, re.S):
+        return f"{match[1]} has no value: set it"
+    if match := re.search(r"(Invalid value|Value) (.*?)\n.*?full_key: (\S+)", text, re.S):
+        return f"{match[3]}: {match[1].lower()} {match[2]}"
+    return first_line(error)
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def among(word: str, known: Any) -> str:
+    """A suggestion, or all there is to choose from."""
+    return did_you_mean(word, known) or (f"; there are {', '.join(known)}" if known else "")
+
+
+def _siblings(full_key: str) -> list[str]:
+    node: Any = OmegaConf.structured(Config)
+    for part in full_key.split(".")[:-1]:
+        node = node.get(part) if OmegaConf.is_dict(node) and part in node else {}
+    return [str(key) for key in node]
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
