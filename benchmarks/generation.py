@@ -19,8 +19,9 @@ from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
-from losslab.evaluation import engines  # noqa: E402
-from losslab.evaluation.engines import Generation, Job, Request, Sampling  # noqa: E402
+from losslab.evaluation import engines, vllm_engine  # noqa: E402
+from losslab.evaluation.engines import Generation  # noqa: E402
+from losslab.evaluation.jobs import Job, Request, Sampling  # noqa: E402
 from losslab.schema import (  # noqa: E402
     BenchmarkConfig,
     Config,
@@ -61,8 +62,8 @@ def measure(model: str, count: int, length: int, repetitions: int, connection) -
     from vllm import SamplingParams
 
     job = Job(model, Sampling(1.0, 1.0, length), threads=1, device=Device.cpu)
-    llm = engines.start_vllm(job, requests(count, True), on_gpu=False)
-    for _ in engines.run_vllm(llm, job.sampling, requests(count // 2, True)):  # warm-up
+    llm = vllm_engine.start(job, requests(count, True), on_gpu=False)
+    for _ in vllm_engine.sample(llm, job.sampling, requests(count // 2, True)):  # warm-up
         pass
     rates: dict[str, list[tuple[float, float]]] = {"bare, seeds": [], "ours, seeds": [], "ours": [], "bare": []}
     for _ in range(repetitions):
@@ -76,7 +77,7 @@ def measure(model: str, count: int, length: int, repetitions: int, connection) -
                 tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
             else:
                 tokens = 0
-                for completions in engines.run_vllm(llm, job.sampling, asked):
+                for completions in vllm_engine.sample(llm, job.sampling, asked):
                     tokens += sum(completion.tokens for completion in completions)
                     connection.send(completions)
             found.append((tokens / (time.perf_counter() - wall), tokens / (time.process_time() - cpu)))
@@ -85,7 +86,7 @@ def measure(model: str, count: int, length: int, repetitions: int, connection) -
 
 def compare(folder: Path, count: int, length: int, repetitions: int) -> None:
     print("\n## Against a bare `LLM.generate`, and what seeds cost\n")
-    print(f"{count} requests of {length} new tokens at most, {engines.CPU_SEQUENCES} sequences at once, "
+    print(f"{count} requests of {length} new tokens at most, {vllm_engine.CPU_SEQUENCES} sequences at once, "
           f"{repetitions} repetitions.\n")  # fmt: skip
     print(
         "| model | bare tokens/s | ours | ours / bare | ours, seed of each sample | seeds cost | seeds: ours / bare |"

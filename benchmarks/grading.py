@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from losslab.evaluation import corrected, official
+from losslab.evaluation import corrected_text, official_text
 from losslab.evaluation.grading import Grader, Verdict
 
 Row = dict[str, Any]
@@ -48,7 +48,7 @@ def golds(folder: Path) -> list[Row]:
     for row in read(folder / "grader/reference_golds.jsonl"):
         name = "math500" if row["benchmark"] == "math_oai" else row["benchmark"]
         source = files[name][row["idx"]]
-        mine, true = official.gold(name, source), corrected.gold(name, source)
+        mine, true = official_text.gold(name, source), corrected_text.gold(name, source)
         rows.append({"benchmark": name, "reference": row["gold_at_scoring"], "gold": mine, "gold_raw": true})
     return rows
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from losslab.evaluation import corrected
+from losslab.evaluation import corrected, corrected_text
 
 SHARED = Path(os.environ.get("LOSSLAB_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared")) / "data"
 
@@ -179,24 +179,27 @@ def test_wrong_answers(answer: str, gold: str) -> None:
     ],
 )
 def test_extraction(response: str, answer: str) -> None:
-    assert corrected.extract(response) == answer
+    assert corrected_text.extract(response) == answer
 
 
 def test_golds_of_rows() -> None:
-    assert corrected.gold("math500", {"solution": "\\boxed{\\text{east}}", "answer": "\\text{east}"}) == "\\text{east}"
-    assert corrected.gold("minerva_math", {"solution": "so \\boxed{4.5e33} ergs"}) == "4.5e33"
-    assert corrected.gold("olympiadbench", {"final_answer": ["$\\frac{3 m}{2}-1$"]}) == "$\\frac{3 m}{2}-1$"
-    assert corrected.gold("gsm8k", {"answer": "so\n#### 1,234"}) == "1,234"
-    assert corrected.gold("tiny_sums", {"answer": 512}) == "512"
+    assert (
+        corrected_text.gold("math500", {"solution": "\\boxed{\\text{east}}", "answer": "\\text{east}"})
+        == "\\text{east}"
+    )
+    assert corrected_text.gold("minerva_math", {"solution": "so \\boxed{4.5e33} ergs"}) == "4.5e33"
+    assert corrected_text.gold("olympiadbench", {"final_answer": ["$\\frac{3 m}{2}-1$"]}) == "$\\frac{3 m}{2}-1$"
+    assert corrected_text.gold("gsm8k", {"answer": "so\n#### 1,234"}) == "1,234"
+    assert corrected_text.gold("tiny_sums", {"answer": 512}) == "512"
     with pytest.raises(ValueError, match="has no gold answer"):
-        corrected.gold("math500", {"answer": "3"})
+        corrected_text.gold("math500", {"answer": "3"})
 
 
 def test_known_damaged_golds_are_repaired() -> None:
-    assert corrected.equal("east", corrected.repaired("math500", ""))
-    assert corrected.equal("864", corrected.repaired("math_oai", "864^2"))
-    assert corrected.equal("3+2\\sqrt2, 3-2\\sqrt2", corrected.repaired("math500", "3\\2\\sqrt{2}"))
-    assert corrected.repaired("amc23", "864^2") == "864^2"
+    assert corrected.equal("east", corrected_text.repaired("math500", ""))
+    assert corrected.equal("864", corrected_text.repaired("math_oai", "864^2"))
+    assert corrected.equal("3+2\\sqrt2, 3-2\\sqrt2", corrected_text.repaired("math500", "3\\2\\sqrt{2}"))
+    assert corrected_text.repaired("amc23", "864^2") == "864^2"
 
 
 def test_fewer_errors_of_both_kinds_than_the_official_and_math_verify() -> None:
@@ -207,7 +210,9 @@ def test_fewer_errors_of_both_kinds_than_the_official_and_math_verify() -> None:
     short = [row for row in rows if len(row["prediction"]) < 2000]
     for gold in ("gold_raw", "gold"):
         verdicts = [
-            corrected.equal(corrected.extract(row["prediction"]), corrected.repaired(row["benchmark"], row[gold]))
+            corrected.equal(
+                corrected_text.extract(row["prediction"]), corrected_text.repaired(row["benchmark"], row[gold])
+            )
             for row in short
         ]
         false_accepts = sum(v and not row["intended"] for v, row in zip(verdicts, short, strict=True))

@@ -12,8 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 from losslab import world
-from losslab.evaluation import engines
-from losslab.evaluation.engines import Completion, Generation, Job, Noise, Request, Sampling
+from losslab.evaluation import engines, jobs
+from losslab.evaluation.engines import Generation
+from losslab.evaluation.jobs import Completion, Job, Request, Sampling
+from losslab.evaluation.transformers_engine import Noise
 from losslab.schema import Device, Engine
 
 INSTALLED = [Engine.transformers]
@@ -145,9 +147,9 @@ def test_noise_samples_from_the_softmax():
 
 
 def test_request_seeds_are_fixed_by_what_names_the_sample():
-    assert engines.request_seed(0, "math500", 0, 0) == 0xA317AE0C
-    assert engines.request_seed(0, "math500", 0, 1) != engines.request_seed(0, "math500", 1, 0)
-    seeds = {engines.request_seed(0, "math500", i, j) for i in range(500) for j in range(16)}
+    assert jobs.request_seed(0, "math500", 0, 0) == 0xA317AE0C
+    assert jobs.request_seed(0, "math500", 0, 1) != jobs.request_seed(0, "math500", 1, 0)
+    seeds = {jobs.request_seed(0, "math500", i, j) for i in range(500) for j in range(16)}
     assert len(seeds) == 8000 and max(seeds) < 2**32
 
 

@@ -15,7 +15,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from losslab import world
-from losslab.evaluation import engines, scores
+from losslab.evaluation import engines, jobs, scores
 from losslab.evaluation.run import evaluate, verdicts
 from losslab.schema import BenchmarkConfig, Config, Device, Engine, EvalConfig, MachineConfig, ModelConfig
 
@@ -72,9 +72,7 @@ def test_an_evaluation_writes_its_records(engine, config, model, tmp_path, capsy
         assert [set(sample) for sample in row["samples"]] == [
             {"text", "finish_reason", "tokens", "seed", "extracted", "official", "corrected", "timed_out"}
         ] * 3
-        assert [s["seed"] for s in row["samples"]] == [
-            engines.request_seed(0, "one", row["index"], j) for j in range(3)
-        ]
+        assert [s["seed"] for s in row["samples"]] == [jobs.request_seed(0, "one", row["index"], j) for j in range(3)]
     assert {s["finish_reason"] for s in rows[5]["samples"]} == {"too_long"}
     row = result["benchmarks"]["one"]
     assert row["problems"] == 6 and row["samples"] == 3 and row["too_long"] == 1

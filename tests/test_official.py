@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from losslab.evaluation import official
+from losslab.evaluation import official, official_text
 
 SHARED = Path(os.environ.get("LOSSLAB_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared")) / "data"
 
@@ -44,7 +44,7 @@ def rows(name: str) -> list[dict]:
     ],
 )
 def test_extraction(response: str, extracted: str) -> None:
-    assert official.extract(response) == extracted
+    assert official_text.extract(response) == extracted
 
 
 @pytest.mark.parametrize(
@@ -96,19 +96,19 @@ def test_extraction(response: str, extracted: str) -> None:
     ],
 )
 def test_normalisation(answer: str, normalised: str) -> None:
-    assert official.extract(f"\\boxed{{{answer}}}") == normalised
+    assert official_text.extract(f"\\boxed{{{answer}}}") == normalised
 
 
 def test_units_stay_in_minerva() -> None:
-    assert official.extract("\\boxed{3 m}", "minerva_math") == "3m"
-    assert official.extract("\\boxed{3 m}", "math500") == "3"
+    assert official_text.extract("\\boxed{3 m}", "minerva_math") == "3m"
+    assert official_text.extract("\\boxed{3 m}", "math500") == "3"
 
 
 def test_choice_golds_change_what_is_read() -> None:
-    assert official.extract("So the choice is (B), I think.", gold="B") == "B"
-    assert official.extract("\\boxed{(C) 42}", gold="C") == "C"
-    assert official.extract("\\boxed{east of A}", gold="") == "A"  # an empty gold counts as one of choices
-    assert official.extract("\\boxed{42}", gold="") == "" and official.equal("", "")  # and any answer passes
+    assert official_text.extract("So the choice is (B), I think.", gold="B") == "B"
+    assert official_text.extract("\\boxed{(C) 42}", gold="C") == "C"
+    assert official_text.extract("\\boxed{east of A}", gold="") == "A"  # an empty gold counts as one of choices
+    assert official_text.extract("\\boxed{42}", gold="") == "" and official.equal("", "")  # and any answer passes
 
 
 @pytest.mark.parametrize(
@@ -191,20 +191,20 @@ def test_code_is_never_executed(tmp_path: Path) -> None:
 def test_extraction_is_linear() -> None:
     start = time.perf_counter()
     for response in ("7" * 10**6, "\\boxed{" + "7" * 10**6 + "}", "\\boxed{" * 10**5, "\\boxed{" + "\\text{" * 10**5):
-        official.extract(response)
+        official_text.extract(response)
     assert time.perf_counter() - start < 4
 
 
 def test_golds_of_rows() -> None:
-    assert official.gold("math500", {"solution": "so \\boxed{\\dfrac12}", "answer": "no"}) == "\\frac{1}{2}"
-    assert official.gold("minerva_math", {"solution": "\\boxed{3 m \\leq x}"}) == "3m\\lex"
-    assert official.gold("olympiadbench", {"final_answer": ["$2 x$", "$3$"]}) == "2x"
-    assert official.gold("gsm8k", {"answer": "so 4\n#### 1,234"}) == "1,234"
-    assert official.gold("aime24", {"answer": "025"}) == "25"
-    assert official.gold("amc23", {"answer": 27.0}) == "27"
-    assert official.gold("tiny_sums", {"answer": 512}) == "512"
+    assert official_text.gold("math500", {"solution": "so \\boxed{\\dfrac12}", "answer": "no"}) == "\\frac{1}{2}"
+    assert official_text.gold("minerva_math", {"solution": "\\boxed{3 m \\leq x}"}) == "3m\\lex"
+    assert official_text.gold("olympiadbench", {"final_answer": ["$2 x$", "$3$"]}) == "2x"
+    assert official_text.gold("gsm8k", {"answer": "so 4\n#### 1,234"}) == "1,234"
+    assert official_text.gold("aime24", {"answer": "025"}) == "25"
+    assert official_text.gold("amc23", {"answer": 27.0}) == "27"
+    assert official_text.gold("tiny_sums", {"answer": 512}) == "512"
     with pytest.raises(ValueError, match="olympiadbench has no gold answer"):
-        official.gold("olympiadbench", {"answer": "3"})
+        official_text.gold("olympiadbench", {"answer": "3"})
 
 
 def test_all_reference_golds() -> None:
@@ -213,7 +213,7 @@ def test_all_reference_golds() -> None:
     files = {b: rows(f"benchmarks/{names.get(b, b)}.jsonl") for b in {row["benchmark"] for row in golds}}
     for row in golds:
         name = row["benchmark"]
-        assert official.gold(names.get(name, name), files[name][row["idx"]]) == row["gold_at_scoring"], row
+        assert official_text.gold(names.get(name, name), files[name][row["idx"]]) == row["gold_at_scoring"], row
     assert len(golds) == 1517
 
 
@@ -221,7 +221,7 @@ def test_agreement_with_stored_verdicts() -> None:
     pairs = rows("grader/pairs_open.jsonl")
     wrong = []
     for row in pairs:
-        extracted = official.extract(row["prediction"], row["benchmark"], row["gold"])
+        extracted = official_text.extract(row["prediction"], row["benchmark"], row["gold"])
         if row["reference_status"] != "timeout":  # those may hang here too, and are tried in test_grading
             verdict = official.equal(extracted, row["gold"])
             if extracted != (row["reference_extracted"] or "") or verdict != row["reference_score"]:

@@ -32,7 +32,7 @@ def write(path: Path, text: str) -> None:
     """Write a file so that it is the old one or the whole new one, whatever happens."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -44,18 +44,26 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line torn by a kill is left out."""
+    """Rows of a JSON-lines file; a last line that a kill tore is left out. ValueError on any other damaged line."""
+    whole = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for number, line in enumerate(whole, start=1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+        except ValueError:
+            raise ValueError(f"{path}:{number}: this line is damaged; remove it, and run the same again") from None
     return rows
+
+
+def mend(path: Path) -> None:
+    """Cut off a last line that a kill tore, before more is appended."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from losslab.evaluation import corrected, official
+from losslab.evaluation import corrected_text, official_text
 from losslab.schema import EMBEDDED, BenchmarkConfig, Gold
 
 QUESTIONS = ("question", "problem")  # the hub and the official files disagree on the name of the column
@@ -61,7 +61,7 @@ def _problem(index: int, place: str, row: dict[str, Any], name: str, cfg: Benchm
         raise ValueError(f"{place}: no text in the column {cfg.question!r}; the row has {', '.join(row)}")
     rules, row = _as_official(name, cfg, row)
     try:
-        gold_official, gold = official.gold(rules, row), corrected.gold(rules, row)
+        gold_official, gold = official_text.gold(rules, row), corrected_text.gold(rules, row)
     except ValueError:
         raise ValueError(f"{place}: no gold answer ({cfg.gold}) in the column {cfg.answer!r}") from None
     if not gold.strip():
@@ -78,7 +78,10 @@ def _as_official(name: str, cfg: BenchmarkConfig, row: dict[str, Any]) -> tuple[
         if cfg.answer not in row and "answer" in row:  # the hub's copy of Minerva Math holds the last box alone
             answer = f"\\boxed{{{row['answer']}}}"
         has_box = isinstance(answer, str) and "boxed" in answer
-        return name if name in official.GOLD_FROM_SOLUTION else "math", {**row, "solution": answer if has_box else None}
+        return name if name in official_text.GOLD_FROM_SOLUTION else "math", {
+            **row,
+            "solution": answer if has_box else None,
+        }
     if cfg.gold == Gold.hashes:
         return "gsm8k", {"answer": answer}
     if isinstance(answer, list):

@@ -20,7 +20,8 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
-from losslab.evaluation import corrected, official
+from losslab.evaluation import corrected, corrected_text, official, official_text
+from losslab.files import write
 
 START_SECONDS = 120.0  # a cold file system can take this long over the first import of sympy
 
@@ -68,14 +69,14 @@ class Grader:
         Args:
             benchmark: name of the benchmark; unknown ones are graded by the general rules.
             response: the whole response of the model.
-            gold: the gold answer as `official.gold` gives it.
-            truth: the gold answer as `corrected.gold` gives it, where that is known; else the gold, repaired where its
-                damage is known.
+            gold: the gold answer as `official_text.gold` gives it.
+            truth: the gold answer as `corrected_text.gold` gives it, where that is known; else the gold, repaired where
+                its damage is known.
         """
-        extracted = official.extract(response, benchmark, gold)
-        answer = corrected.extract(response)
+        extracted = official_text.extract(response, benchmark, gold)
+        answer = corrected_text.extract(response)
         if truth is None:
-            truth = corrected.repaired(benchmark, gold)
+            truth = corrected_text.repaired(benchmark, gold)
         key = (benchmark, extracted, gold, answer, truth)
         if key not in self._verdicts:
             by_official = official.equal_as_text(extracted, gold)
@@ -191,9 +192,7 @@ def regrade(input: Path, output: Path, workers: int) -> None:
             grader.submit(row["benchmark"], row[_response(row)], row["gold"], row.get("gold_raw")) for row in rows
         ]
         graded = [{**row, **asdict(future.result())} for row, future in zip(rows, futures, strict=True)]
-    partial = output.with_name(output.name + ".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in graded), encoding="utf-8")
-    partial.replace(output)
+    write(output, "".join(json.dumps(row) + "\n" for row in graded))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

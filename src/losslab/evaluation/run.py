@@ -10,26 +10,24 @@ While samples are generated they are in <benchmark>.samples.jsonl, one line each
 call goes on from what is there.
 """
 
-import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from losslab.evaluation import benchmarks, engines, pages, scores
+from losslab.evaluation import protocol as protocols
 from losslab.evaluation.benchmarks import Benchmark
-from losslab.evaluation.engines import Completion, Generation, Job, Request, Sampling
-from losslab.evaluation.grading import Grader, Verdict
+from losslab.evaluation.engines import Generation
+from losslab.evaluation.grading import Grader
+from losslab.evaluation.jobs import Completion, Job, Request, Sampling, context_length, request_seed
+from losslab.evaluation.samples import Samples
+from losslab.files import read_lines, write
 from losslab.progress import bar
 from losslab.prompts import encode, render
 from losslab.schema import Config, Engine, EvalConfig
@@ -37,9 +35,7 @@ from losslab.schema import Config, Engine, EvalConfig
 CUT_SHARE = 20  # percent of samples cut by length above which a score misleads
 TOO_LONG = "too_long"  # the finish reason of a problem that does not fit the context
 
-Key = tuple[str, int, int]  # benchmark, problem, sample
 Prompts = dict[tuple[str, int], str]  # of (benchmark, problem)
-Sample = dict[str, Any]
 
 
 def evaluate(config: Config, model: str, folder: Path) -> dict[str, Any]:
@@ -58,7 +54,7 @@ def evaluate(config: Config, model: str, folder: Path) -> dict[str, Any]:
     chosen = [benchmarks.load(name, cfg, config.eval.data) for name, cfg in config.benchmark.items()]
     tokenizer = _tokenizer(config, model)
     folder.mkdir(parents=True, exist_ok=True)
-    protocol = _agree(folder / "protocol.yaml", _protocol(config, model, tokenizer, engine, chosen))
+    protocol = protocols.agree(folder / "protocol.yaml", protocols.describe(config, model, tokenizer, engine, chosen))
     prompts = {
         (b.name, p.index): render(config.model.eval_prompt, p.question, tokenizer) for b in chosen for p in b.problems
     }
@@ -79,7 +75,7 @@ def evaluate(config: Config, model: str, folder: Path) -> dict[str, Any]:
 def verdicts(folder: Path, verdict: str) -> dict[str, NDArray[np.float64]]:
     """The (problems, samples) verdicts of each benchmark in a folder of `evaluate`, for `scores.paired_difference`."""
     known = json.loads((folder / "scores.json").read_text())["benchmarks"]
-    rows = {name: [record["samples"] for record in _lines(folder / f"{name}.jsonl")] for name in known}
+    rows = {name: [record["samples"] for record in read_lines(folder / f"{name}.jsonl")] for name in known}
     return {
         name: np.array([[sample[verdict] for sample in row[: known[name]["samples"]]] for row in rows[name]], float)
         for name in known
@@ -90,184 +86,24 @@ def _tokenizer(config: Config, model: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model, **_source(config, model))
+        return AutoTokenizer.from_pretrained(model, **protocols.source(config, model))
     except Exception as error:  # of many kinds, all of which mean this
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"no tokenizer can be loaded from {model}: {reason}") from None
-
-
-def _source(config: Config, model: str) -> dict[str, Any]:
-    revision = config.model.revision if model == config.model.path else None
-    return {"revision": revision, "trust_remote_code": config.model.trust_remote_code}
-
-
-# Protocol
-
-
-def _protocol(config: Config, model: str, tokenizer: Any, engine: Engine, chosen: list[Benchmark]) -> dict[str, Any]:
-    """All that shapes the samples."""
-    cfg = config.eval
-    texts, ids = _stops(config, model, tokenizer)
-    return {
-        "model": model,
-        "revision": _source(config, model)["revision"],
-        "weights": _fingerprint(Path(model)),
-        "engine": str(engine),
-        "prompt": config.model.eval_prompt,
-        "stop": texts,
-        "stop_ids": ids,
-        "temperature": cfg.temperature,
-        "top_p": cfg.top_p,
-        "max_new_tokens": cfg.max_new_tokens,
-        "seed": cfg.seed,
-        "seeds": "sample" if cfg.request_seeds else "engine",  # each sample has its own, or the engine one for all
-        "benchmarks": {benchmark.name: benchmark.sha256 for benchmark in chosen},
-    }
-
-
-def _stops(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[int]]:
-    """Texts and tokens that end a sample: the tokenizer's EOS, the checkpoint's own, and the model's stops.
-
-    A stop that is one special token of the tokenizer never shows in a text, so it is looked for as a token.
-    """
-    from transformers import GenerationConfig
-
-    special = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ids = {special[text] for text in config.model.stop if text in special} | {tokenizer.eos_token_id}
-    try:
-        generation = GenerationConfig.from_pretrained(model, **_source(config, model)).eos_token_id
-    except OSError:  # not every checkpoint has one
-        generation = None
-    ids |= set(generation) if isinstance(generation, list) else {generation}
-    return [text for text in config.model.stop if text not in special], sorted(ids - {None})
-
-
-def _fingerprint(model: Path, pieces: int = 64, size: int = 1 << 16) -> str | None:
-    """A hash of a local checkpoint from its configuration, sizes and evenly spaced pieces of its weights."""
-    if not model.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for path in sorted([*model.glob("config.json"), *model.glob("*.safetensors"), *model.glob("*.bin")]):
-        total = path.stat().st_size
-        digest.update(f"{path.name} {total}".encode())
-        with path.open("rb") as file:
-            for i in range(pieces):
-                file.seek(i * total // pieces)
-                digest.update(file.read(size))
-    return digest.hexdigest()
-
-
-def _agree(path: Path, protocol: dict[str, Any]) -> dict[str, Any]:
-    """The protocol to write, when what the folder holds was made with the same; benchmarks may be added."""
-    if path.exists():
-        before = yaml.safe_load(path.read_text())
-        for name, value in protocol.items():
-            if name == "benchmarks":
-                same = all(before[name].get(key, sha) == sha for key, sha in value.items())
-            elif name == "model":
-                same = protocol["weights"] is not None or before[name] == value
-            else:
-                same = before[name] == value
-            if not same:
-                raise ValueError(
-                    f"{path.parent} holds samples of another protocol ({name}: {before[name]}, now {value}); "
-                    "choose another folder or remove this one"
-                )
-        protocol = {**protocol, "benchmarks": before["benchmarks"] | protocol["benchmarks"]}
-    _replace(path, yaml.safe_dump(protocol, sort_keys=False, allow_unicode=True))
-    return protocol
-
-
-# Samples
-
-
-class Samples:
-    """The samples of a folder: those that are there, and each new one on disk and with the grader at once."""
-
-    def __init__(self, folder: Path, chosen: Sequence[Benchmark], grader: Grader) -> None:
-        self.folder = folder
-        self.grader = grader
-        self.problems = {(b.name, p.index): p for b in chosen for p in b.problems}
-        self.known: dict[Key, Sample] = {}
-        self._verdicts: dict[Key, Future[Verdict]] = {}
-        for benchmark in chosen:
-            self.known |= _stored(folder, benchmark.name)
-        for key, sample in self.known.items():
-            if key[:2] in self.problems and "official" not in sample:
-                self._grade(key)
-        self._files = {benchmark.name: (folder / f"{benchmark.name}.samples.jsonl").open("a") for benchmark in chosen}
-
-    def __enter__(self) -> "Samples":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def add(self, key: Key, completion: Completion, seed: int | None) -> None:
-        text, tokens, reason = completion.text, completion.tokens, completion.finish_reason
-        self.known[key] = {"text": text, "finish_reason": reason, "tokens": tokens, "seed": seed}
-        row = {"index": key[1], "sample": key[2], **self.known[key]}
-        self._files[key[0]].write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._files[key[0]].flush()
-        self._grade(key)
-
-    def _grade(self, key: Key) -> None:
-        problem = self.problems[key[:2]]
-        self._verdicts[key] = self.grader.submit(key[0], self.known[key]["text"], problem.gold_official, problem.gold)
-
-    def finish(self) -> None:
-        """Wait for the verdicts."""
-        for key, verdict in self._verdicts.items():
-            self.known[key] |= asdict(verdict.result())
-
-    def of(self, name: str, index: int) -> list[Sample]:
-        samples: list[Sample] = []
-        while (key := (name, index, len(samples))) in self.known:
-            samples.append(self.known[key])
-        return samples
-
-
-def _stored(folder: Path, name: str) -> dict[Key, Sample]:
-    """The samples of a benchmark that are there: graded ones of an earlier run, and those of an interrupted one."""
-    found: dict[Key, Sample] = {}
-    for record in _lines(folder / f"{name}.jsonl"):
-        for j, sample in enumerate(record["samples"]):
-            found[name, record["index"], j] = sample
-    for line in _lines(folder / f"{name}.samples.jsonl"):
-        found[name, line.pop("index"), line.pop("sample")] = line
-    return found
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file of ours; a torn last line is cut off."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if end < len(content):
-        os.truncate(path, end)
-    for number, line in enumerate(content[:end].splitlines(), start=1):
-        try:
-            yield json.loads(line)
-        except ValueError:
-            raise ValueError(f"{path}:{number}: this line is damaged; remove it to generate it again") from None
 
 
 def _generate(
     config: Config, model: str, tokenizer: Any, protocol: dict[str, Any], prompts: Prompts, samples: Samples
 ) -> dict[str, Any]:
     """Generate what is missing; returns what it took."""
-    cfg, source = config.eval, _source(config, model)
+    cfg, source = config.eval, protocols.source(config, model)
     wanted = [(*problem, j) for problem in prompts for j in range(cfg.samples)]
     missing = [key for key in wanted if key not in samples.known]
     if not missing:
         return {}
-    room = engines.context_length(model, **source)
+    room = context_length(model, **source)
     ids = dict(zip(prompts, encode(list(prompts.values()), tokenizer), strict=True))
-    seeds = [engines.request_seed(cfg.seed, *key) if cfg.request_seeds else None for key in missing]
+    seeds = [request_seed(cfg.seed, *key) if cfg.request_seeds else None for key in missing]
     requests = []
     for i, key in enumerate(missing):
         if len(ids[key[:2]]) < room:
@@ -281,7 +117,7 @@ def _generate(
         stop=tuple(protocol["stop"]),
         stop_ids=tuple(protocol["stop_ids"]),
         # Another one for each continuation: the same stream again would repeat samples that are there.
-        seed=engines.request_seed(cfg.seed, "engine", len(missing)),
+        seed=request_seed(cfg.seed, "engine", len(missing)),
     )
     machine = config.machine
     job = Job(
@@ -312,9 +148,6 @@ def _generate(
     }
 
 
-# Records
-
-
 def _result(
     config: Config,
     model: str,
@@ -341,7 +174,7 @@ def _result(
             for p in benchmark.problems
         ]
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records[benchmark.name])
-        _replace(folder / f"{benchmark.name}.jsonl", "".join(lines))
+        write(folder / f"{benchmark.name}.jsonl", "".join(lines))
         (folder / f"{benchmark.name}.samples.jsonl").unlink(missing_ok=True)
         rows[benchmark.name] = scores.summary(records[benchmark.name], cfg.samples, str(cfg.verdict))
     engine = Engine(protocol["engine"])
@@ -356,8 +189,8 @@ def _result(
         "generation": generation,
         "warnings": _warnings(config, tokenizer, prompts, rows),
     }
-    _replace(folder / "samples.html", pages.page(model, result, records))
-    _replace(folder / "scores.json", json.dumps(result, indent=1))
+    write(folder / "samples.html", pages.page(model, result, records))
+    write(folder / "scores.json", json.dumps(result, indent=1))
     return result
 
 
@@ -365,7 +198,7 @@ def _others(folder: Path, rows: dict[str, dict[str, Any]], cfg: EvalConfig) -> d
     """The scores of benchmarks that earlier calls left in the folder with as many samples."""
     found = {}
     for path in sorted(folder.glob("*.jsonl")):
-        records = [] if path.stem in rows or path.name.endswith(".samples.jsonl") else list(_lines(path))
+        records = [] if path.stem in rows or path.name.endswith(".samples.jsonl") else list(read_lines(path))
         if records and min(len(record["samples"]) for record in records) >= cfg.samples:
             found[path.stem] = scores.summary(records, cfg.samples, str(cfg.verdict))
     return found
@@ -392,10 +225,3 @@ def _warnings(config: Config, tokenizer: Any, prompts: Prompts, rows: dict[str, 
         if opening and not all(prompt.endswith(opening) for prompt in prompts.values()):
             found.append("the prompt does not end as the model's own chat template does")
     return found
-
-
-def _replace(path: Path, content: str) -> None:
-    """Write a file so that it is there in whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, path)

@@ -1,0 +1,75 @@
+"""What every sample of a folder was made with, so that no two protocols meet in one score."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from losslab.evaluation.benchmarks import Benchmark
+from losslab.files import content, write
+from losslab.schema import Config, Engine
+
+
+def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen: list[Benchmark]) -> dict[str, Any]:
+    """All that shapes the samples."""
+    cfg = config.eval
+    texts, ids = _stops(config, model, tokenizer)
+    return {
+        "model": model,
+        "revision": source(config, model)["revision"],
+        "weights": content(model) if Path(model).is_dir() else None,
+        "engine": str(engine),
+        "prompt": config.model.eval_prompt,
+        "stop": texts,
+        "stop_ids": ids,
+        "temperature": cfg.temperature,
+        "top_p": cfg.top_p,
+        "max_new_tokens": cfg.max_new_tokens,
+        "seed": cfg.seed,
+        "seeds": "sample" if cfg.request_seeds else "engine",  # each sample has its own, or the engine one for all
+        "benchmarks": {benchmark.name: benchmark.sha256 for benchmark in chosen},
+    }
+
+
+def source(config: Config, model: str) -> dict[str, Any]:
+    """Where a model is loaded from: the pinned revision is that of the configured model alone."""
+    revision = config.model.revision if model == config.model.path else None
+    return {"revision": revision, "trust_remote_code": config.model.trust_remote_code}
+
+
+def _stops(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[int]]:
+    """Texts and tokens that end a sample: the tokenizer's EOS, the checkpoint's own, and the model's stops.
+
+    A stop that is one special token of the tokenizer never shows in a text, so it is looked for as a token.
+    """
+    from transformers import GenerationConfig
+
+    special = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids = {special[text] for text in config.model.stop if text in special} | {tokenizer.eos_token_id}
+    try:
+        generation = GenerationConfig.from_pretrained(model, **source(config, model)).eos_token_id
+    except OSError:  # not every checkpoint has one
+        generation = None
+    ids |= set(generation) if isinstance(generation, list) else {generation}
+    return [text for text in config.model.stop if text not in special], sorted(ids - {None})
+
+
+def agree(path: Path, protocol: dict[str, Any]) -> dict[str, Any]:
+    """The protocol to write, when what the folder holds was made with the same; benchmarks may be added."""
+    if path.exists():
+        before = yaml.safe_load(path.read_text())
+        for name, value in protocol.items():
+            if name == "benchmarks":
+                same = all(before[name].get(key, sha) == sha for key, sha in value.items())
+            elif name == "model":
+                same = protocol["weights"] is not None or before[name] == value
+            else:
+                same = before[name] == value
+            if not same:
+                raise ValueError(
+                    f"{path.parent} holds samples of another protocol ({name}: {before[name]}, now {value}); "
+                    "choose another folder or remove this one"
+                )
+        protocol = {**protocol, "benchmarks": before["benchmarks"] | protocol["benchmarks"]}
+    write(path, yaml.safe_dump(protocol, sort_keys=False, allow_unicode=True))
+    return protocol

@@ -1,0 +1,78 @@
+"""The samples of a folder: on disk from the moment they finish, and with the grader at once."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from losslab.evaluation.benchmarks import Benchmark
+from losslab.evaluation.grading import Grader, Verdict
+from losslab.evaluation.jobs import Completion
+from losslab.files import mend, read_lines
+
+Key = tuple[str, int, int]  # benchmark, problem, sample
+Sample = dict[str, Any]
+
+
+class Samples:
+    """The samples of a folder: those that are there, and each new one on disk and with the grader at once."""
+
+    def __init__(self, folder: Path, chosen: Sequence[Benchmark], grader: Grader) -> None:
+        self.folder = folder
+        self.grader = grader
+        self.problems = {(b.name, p.index): p for b in chosen for p in b.problems}
+        self.known: dict[Key, Sample] = {}
+        self._verdicts: dict[Key, Future[Verdict]] = {}
+        for benchmark in chosen:
+            mend(folder / f"{benchmark.name}.samples.jsonl")
+            self.known |= _stored(folder, benchmark.name)
+        for key, sample in self.known.items():
+            if key[:2] in self.problems and "official" not in sample:
+                self._grade(key)
+        self._files = {benchmark.name: (folder / f"{benchmark.name}.samples.jsonl").open("a") for benchmark in chosen}
+
+    def __enter__(self) -> "Samples":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def add(self, key: Key, completion: Completion, seed: int | None) -> None:
+        text, tokens, reason = completion.text, completion.tokens, completion.finish_reason
+        self.known[key] = {"text": text, "finish_reason": reason, "tokens": tokens, "seed": seed}
+        row = {"index": key[1], "sample": key[2], **self.known[key]}
+        self._files[key[0]].write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._files[key[0]].flush()
+        self._grade(key)
+
+    def _grade(self, key: Key) -> None:
+        problem = self.problems[key[:2]]
+        self._verdicts[key] = self.grader.submit(key[0], self.known[key]["text"], problem.gold_official, problem.gold)
+
+    def finish(self) -> None:
+        """Wait for the verdicts."""
+        for key, verdict in self._verdicts.items():
+            self.known[key] |= asdict(verdict.result())
+
+    def of(self, name: str, index: int) -> list[Sample]:
+        samples: list[Sample] = []
+        while (key := (name, index, len(samples))) in self.known:
+            samples.append(self.known[key])
+        return samples
+
+
+def _stored(folder: Path, name: str) -> dict[Key, Sample]:
+    """The samples of a benchmark that are there: graded ones of an earlier run, and those of an interrupted one."""
+    found: dict[Key, Sample] = {}
+    for record in read_lines(folder / f"{name}.jsonl"):
+        for j, sample in enumerate(record["samples"]):
+            found[name, record["index"], j] = sample
+    for line in read_lines(folder / f"{name}.samples.jsonl"):
+        found[name, line.pop("index"), line.pop("sample")] = line
+    return found

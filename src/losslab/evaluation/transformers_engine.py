@@ -1,0 +1,82 @@
+"""Generation with transformers, for where vLLM is not: slower, and the same records."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from losslab.evaluation.jobs import Completion, Job, Request, Sampling, dtype_of, request_seed
+
+BATCH = 64  # sequences that transformers runs at once
+
+
+def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Completion]]:
+    """Yields an empty list when ready, then the samples of a batch of requests of similar length."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
+
+    if job.threads and not on_gpu:
+        torch.set_num_threads(job.threads)
+    options: dict[str, Any] = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(job.model, **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype_of(job, on_gpu), **options)
+    model.eval().to("cuda" if on_gpu else "cpu")
+    sampling = job.sampling
+    room = model.config.get_text_config().max_position_embeddings
+    ends = set(sampling.stop_ids)
+    yield []
+    ordered = sorted(requests, key=lambda request: len(request.prompt))
+    for start in range(0, len(ordered), BATCH):
+        batch = ordered[start : start + BATCH]
+        width = len(batch[-1].prompt)
+        pad = min(ends, default=0)
+        ids = torch.tensor([[pad] * (width - len(r.prompt)) + r.prompt for r in batch], device=model.device)
+        mask = torch.tensor([[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in batch], device=model.device)
+        settings = GenerationConfig(
+            max_new_tokens=max(1, min(sampling.max_new_tokens, room - width)),
+            do_sample=False,
+            eos_token_id=sorted(ends) or None,
+            pad_token_id=pad,
+            stop_strings=list(sampling.stop) or None,
+        )
+        seeds = [request_seed(sampling.seed, r.key) if r.seed is None else r.seed for r in batch]
+        processors = LogitsProcessorList()
+        if sampling.temperature > 0:
+            processors.append(Noise(sampling.temperature, sampling.top_p, seeds))
+        with torch.inference_mode():
+            output = model.generate(
+                ids, attention_mask=mask, generation_config=settings, logits_processor=processors, tokenizer=tokenizer
+            )
+        rows = output[:, width:].tolist()
+        yield [_finished(request.key, row, sampling, tokenizer) for request, row in zip(batch, rows, strict=True)]
+
+
+def _finished(key: int, ids: list[int], sampling: Sampling, tokenizer: Any) -> Completion:
+    """One row of a padded batch, cut where its sample ended."""
+    end = next((i for i, token in enumerate(ids) if token in sampling.stop_ids), None)
+    text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+    cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=None)
+    if cut is not None:
+        lengths = (len(tokenizer.decode(ids[:n], skip_special_tokens=True)) for n in range(1, len(ids) + 1))
+        tokens = next(n for n, length in enumerate(lengths, start=1) if length > cut)
+        return Completion(key, text[:cut], tokens, "stop")
+    return Completion(key, text, len(ids) if end is None else end + 1, "length" if end is None else "stop")
+
+
+class Noise:
+    """Sampling from the softmax as the arg max of perturbed logits (Gumbel-max), with a generator for each row: the
+    sample of a request does not depend on its batch. A logits processor for greedy decoding.
+    """
+
+    def __init__(self, temperature: float, top_p: float, seeds: list[int]) -> None:
+        self.temperature, self.top_p = temperature, top_p
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.float() / self.temperature  # (batch, vocabulary)
+        if self.top_p < 1:
+            values, order = scores.softmax(-1).sort(descending=True)
+            beyond = values.cumsum(-1) - values >= self.top_p
+            scores = scores.masked_fill(beyond.scatter(-1, order, beyond), -math.inf)
+        noise = torch.stack([torch.empty(scores.shape[-1]).exponential_(generator=g) for g in self.generators])
+        return scores - noise.to(scores.device).log()
