@@ -19,7 +19,7 @@ from losslab.files import content, lock, write, write_json
 from losslab.identity import identity
 from losslab.launch import REQUEUE, Interrupted, agree, joined, launch, main_process
 from losslab.loop import train
-from losslab.policy import load_tokenizer
+from losslab.pretrained import load_tokenizer
 from losslab.records import Cell
 from losslab.schema import (
     BASE,

@@ -32,6 +32,9 @@ BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
     "train.updates": (1, ANY),
     "train.max_length": (2, ANY),
     "train.clip": (1e-9, ANY),
+    "train.micro_batch": (1, ANY),
+    "adapter.rank": (0, ANY),
+    "adapter.alpha": (0, ANY),
     "eval.samples": (1, ANY),
     "eval.temperature": (0, ANY),
     "eval.top_p": (1e-6, 1),
@@ -40,6 +43,9 @@ BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
     "machine.threads": (1, ANY),
     "machine.micro_batch_tokens": (1, ANY),
     "machine.checkpoint_steps": (1, ANY),
+    "machine.keep_last": (1, ANY),
+    "machine.keep_every": (1, ANY),
+    "machine.export_steps": (1, ANY),
     "machine.tensor_parallel": (1, ANY),
 }
 
