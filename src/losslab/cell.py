@@ -5,7 +5,6 @@ import json
 import signal
 import sys
 import time
-import traceback
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from losslab import tracking
 from losslab.batches import Schedule
 from losslab.data import Examples, prepare
 from losslab.evaluation.run import evaluate
-from losslab.files import content, lock, write, write_json
+from losslab.files import content, lock, write_json
 from losslab.identity import identity
 from losslab.launch import REQUEUE, Interrupted, agree, joined, launch, main_process
 from losslab.loop import train
@@ -60,9 +59,12 @@ def run(config: Config) -> None:
             print(f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
             sys.exit(REQUEUE)
         except Exception as error:
-            write(cell.folder / "error.txt", getattr(error, "trace", "") or traceback.format_exc())
-            cell.update(state="failed", error=f"{type(error).__name__}: {error}")
             print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
+            try:
+                cell.fail(error)
+            except OSError as full:  # the next cell would fare no better
+                print(f"{cell.folder}: {full.strerror}: make room there, and run the same again", file=sys.stderr)
+                sys.exit(1)
             if joined():
                 sys.exit(1)
 

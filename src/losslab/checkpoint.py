@@ -61,11 +61,16 @@ class Checkpoints:
 
     def _complete(self, step: int, written: Any) -> None:
         """In the thread: when every rank is done, which is when rank 0 is, the checkpoint gets its name."""
-        written.result()
+        temporary, target = self._temporary(step), self.folder / f"step-{step:08d}"
+        try:
+            written.result()
+            if dist.get_rank() == 0:
+                files = {str(file.relative_to(temporary)): sha256(file) for file in sorted(temporary.rglob("*"))}
+                write_json(temporary / MANIFEST, {"step": step, "ranks": dist.get_world_size(), "files": files})
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
+            raise
         if dist.get_rank() == 0:
-            temporary, target = self._temporary(step), self.folder / f"step-{step:08d}"
-            files = {str(file.relative_to(temporary)): sha256(file) for file in sorted(temporary.rglob("*"))}
-            write_json(temporary / MANIFEST, {"step": step, "ranks": dist.get_world_size(), "files": files})
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
             flush_folder(self.folder)

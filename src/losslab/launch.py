@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
@@ -76,7 +78,7 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they repeat what we raise
     handlers = {number: signal.getsignal(number) for number in HANDLED}
     try:
-        elastic_launch(config, _run)(worker, *args)
+        elastic_launch(config, _run)(os.getpid(), worker, *args)
     except SignalException:
         raise Interrupted from None
     except ChildFailedError as error:
@@ -93,12 +95,23 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
 
 
 @record
-def _run(worker: Callable[..., None], *args: object) -> None:
+def _run(launcher: int, worker: Callable[..., None], *args: object) -> None:
+    threading.Thread(target=_leave_with, args=(launcher,), daemon=True).start()
     try:
         worker(*args)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _leave_with(launcher: int) -> None:
+    """End this worker when the process that started it is gone: a new one may begin where it was."""
+    while True:
+        time.sleep(1)
+        try:
+            os.kill(launcher, 0)
+        except ProcessLookupError:
+            os._exit(1)
 
 
 def join(machine: MachineConfig) -> torch.device:

@@ -138,8 +138,12 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
         names = {name.replace(adapter.BASE, "") for name in own_names(model)}
         weights = {name: value.to(policy.published) for name, value in state.items() if name in names}
         model.config.dtype = policy.published
-        model.save_pretrained(temporary, state_dict=weights)
-        tokenizer.save_pretrained(temporary)
+        try:
+            model.save_pretrained(temporary, state_dict=weights)
+            tokenizer.save_pretrained(temporary)
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
+            raise
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     dist.barrier()

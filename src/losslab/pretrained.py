@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from accelerate import init_empty_weights
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import (
@@ -24,11 +24,14 @@ from losslab import attention, world
 from losslab.messages import first_line
 from losslab.schema import EMBEDDED, ModelConfig
 
+HUB_SECONDS = 30  # that the hub may take for an answer
+
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id or folder, or the embedded one. Raises ValueError when there is none."""
     if model.path == EMBEDDED:
         return world.tokenizer()
+    _ask_hub(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
@@ -44,6 +47,7 @@ def load_config(model: ModelConfig) -> PretrainedConfig:
     """The architecture, without weights. Raises ValueError when it cannot be had."""
     if model.path == EMBEDDED:
         return world.model_config()
+    _ask_hub(model)
     try:
         return AutoConfig.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
@@ -101,6 +105,20 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
     mine = {name: whole[theirs] for name, theirs in names.items() if theirs in whole}
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
     set_model_state_dict(sharded, mine, options=options)
+
+
+def _ask_hub(model: ModelConfig) -> None:
+    """Find out with one question whether the hub has a model, which the loaders would ask for each of its files."""
+    if Path(model.path).is_dir() or isinstance(
+        try_to_load_from_cache(model.path, "config.json", revision=model.revision), str
+    ):
+        return
+    try:
+        HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
+    except Exception as error:  # of many kinds, all of which mean this
+        raise ValueError(
+            f"model.path={model.path} is no folder here, and the hub does not give it: {first_line(error)}"
+        ) from None
 
 
 def _safetensors(model: ModelConfig) -> Path | None:
