@@ -82,6 +82,15 @@ def test_the_defaults_are_the_papers_recipe():
         (["+optimizer.arguments.beta=1"], "unknown key optimizer.arguments.beta; did you mean betas?"),
         (["model=custom", "model.path=/no/where"], "model.path=/no/where is no folder: check the path"),
         (["dataset=file", "dataset.path=none.jsonl"], "dataset.path=none.jsonl names no file: check the path"),
+        (
+            ["dataset=embedded", "dataset.split=train"],
+            "dataset.split=train does not exist: set it to one of corpus, demonstrations",
+        ),
+        (["dataset=embedded", "dataset.rows=null"], "dataset.rows has no value: the embedded data set is made on the"),
+        (
+            ["dataset=embedded", "loss=dpo", "dataset.rejected_column=bad"],
+            "embedded has no column 'bad' but ['problem', 'solution']: set dataset.rejected_column",
+        ),
         (["benchmark=[math50]"], "benchmark=math50 does not exist; did you mean math500?"),
         (["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate; there are _target_, lr, weight_decay"),
         (["loss=ddft"], "loss=ddft does not exist; did you mean dft?; there are "),

@@ -62,7 +62,7 @@ def check(config: Config) -> None:
         raise ValueError(f"model.path={path} is no folder: check the path")
     if config.names.loss == BASE:
         return
-    local_files(config.dataset.path)
+    local_files(config.dataset)
     train, workers = config.train, config.machine.workers
     if workers is not None and train.batch_size % workers:
         raise ValueError(

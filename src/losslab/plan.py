@@ -18,7 +18,7 @@ from losslab.data import local_files
 from losslab.launch import count
 from losslab.policy import load_config
 from losslab.records import Cell
-from losslab.schema import BASE, EMBEDDED, Config, Precision
+from losslab.schema import BASE, Config, Precision
 
 GIB = 2**30
 
@@ -67,7 +67,7 @@ def describe(config: Config) -> PretrainedConfig:
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
-    if dataset.path == EMBEDDED or not (files := local_files(dataset.path)):
+    if not (files := local_files(dataset)):
         return dataset.rows
     rows = 0
     for file in files:
