@@ -16,10 +16,12 @@ from losslab import world
 from losslab.batches import Schedule
 from losslab.cell import train_model
 from losslab.launch import WorkerError
-from losslab.loop import lr_factor
+from losslab.loop import lr_factor, make_optimizer
+from losslab.policy import Policy, load_model
 from losslab.schema import (
     Config,
     DatasetConfig,
+    Decay,
     MachineConfig,
     ModelConfig,
     OptimizerConfig,
@@ -181,6 +183,22 @@ def test_a_gradient_that_is_not_finite_is_one_clear_error(checkpoint, rows, tmp_
     config = replace(config, optimizer=replace(config.optimizer, lr=1e30), train=replace(config.train, clip=1e30))
     with pytest.raises(WorkerError, match="rank 0: .*the gradient is not finite at step 2: lower optimizer.lr"):
         train_model(config, tmp_path / "cell")
+
+
+@pytest.mark.parametrize("decay", list(Decay))
+def test_weight_decay_spares_biases_and_norm_gains_unless_told_otherwise(checkpoint, decay):
+    policy = Policy(load_model(ModelConfig(path=str(checkpoint))), Precision.fp32, torch.float32)
+    for name, parameter in policy.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.ones_(parameter)  # they are zero in a new model, which no decay would show
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
+    make_optimizer(OptimizerConfig("torch.optim.AdamW", lr=0.1, weight_decay=0.5, decay=decay), policy).step()
+    spared = {name for name in before if name.endswith("bias") or "norm" in name}
+    assert len(before) == 1 + 3 * 12 + 1 and len(spared) == 3 * 5 + 1  # three layers: 3 biases, 2 gains in each
+    for name, parameter in policy.named_parameters():  # without a gradient, a step of AdamW is its decay
+        factor = 1.0 if name in spared and decay == Decay.matrices else 1 - 0.1 * 0.5
+        torch.testing.assert_close(parameter.detach(), factor * before[name], msg=name)
 
 
 def test_learning_rate_shapes():
