@@ -4,6 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from losslab import plan
 from losslab.checks import check, objective_class
 from losslab.compose import read
 from losslab.files import CONF, content
@@ -62,6 +63,25 @@ def test_the_defaults_are_the_papers_recipe():
     assert config.eval.max_new_tokens == 4096
     assert list(config.benchmark) == ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"]
     assert make("model=llama-3.1-8b").optimizer.lr == 2e-5
+
+
+def test_the_plan_of_the_papers_recipe(tmp_path):
+    here = [f"machine.results={tmp_path}", "machine.device=cpu"]
+    paper = plan.make(make(*here))
+    assert (paper.steps, paper.parameters, paper.state) == (391, 1_543_714_304, "to run")  # ceil(100000 / 256)
+    assert paper.tokens == 391 * 256 * 2048 == 204_996_608
+    assert plan.make(make("train.drop_last=true", *here)).steps == 390
+    assert plan.make(make("train.epochs=3", *here)).steps == 1173
+    base = plan.make(make("loss=base", *here))
+    assert (base.steps, base.tokens, base.parameters) == (0, 0, 1_543_714_304)
+    unknown = plan.make(make("dataset.rows=null", *here))
+    assert (unknown.steps, unknown.tokens) == (None, None)
+
+
+def test_numbers_of_a_plan_are_short():
+    numbers = [None, 0, 391, 9_999, 10_000, 999_499, 999_500, 204_996_608, 999_500_000, 1_543_714_304]
+    expected = ["?", "0", "391", "9999", "10k", "999k", "1M", "205M", "1B", "1.54B"]
+    assert [plan.number(value) for value in numbers] == expected
 
 
 @pytest.mark.parametrize(

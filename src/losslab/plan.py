@@ -3,7 +3,6 @@
 Sizes come from the architecture in the model's YAML or the hub's small config.json, never from weights.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,5 +139,7 @@ def number(value: int | None) -> str:
         return "?"
     if value < 10_000:
         return str(value)
-    power = int(math.log10(value * 1.0005) // 3)
-    return f"{value / 1000**power:.3g}{' kMBT'[power]}"
+    power, short = 0, float(value)
+    while short >= 999.5:
+        power, short = power + 1, short / 1000
+    return f"{short:.3g}{' kMBT'[power]}"
