@@ -121,6 +121,10 @@ def test_numbers_of_a_plan_are_short():
             "loss=dft does not know what to do with dataset.rejected_column: leave it out",
         ),
         (["train.updates=4"], "loss=dft takes one step on each batch: leave train.updates at 1"),
+        (
+            ["loss=dpo", "dataset.rejected_column=bad", "train.normaliser=weights"],
+            "train.normaliser=weights does not go with pairs, whose weights cancel: choose another",
+        ),
         (["machine.workers=3"], "train.batch_size=256 cannot be divided over machine.workers=3: make it a multiple"),
         (["loss._target_=math.sqrt"], "loss=dft: math.sqrt cannot be imported"),
         (["loss._target_=losslab.objectives.none.X"], "loss=dft: losslab.objectives.none.X cannot be imported"),

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from losslab.data import local_files
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
-from losslab.schema import BASE, EMBEDDED, Config
+from losslab.schema import BASE, EMBEDDED, Config, Normaliser
 
 ANY = math.inf
 BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
@@ -81,6 +81,8 @@ def check(config: Config) -> None:
             if "pairs" in needs
             else f"loss={config.names.loss} does not know what to do with dataset.rejected_column: leave it out"
         )
+    if "pairs" in needs and train.normaliser == Normaliser.weights:
+        raise ValueError("train.normaliser=weights does not go with pairs, whose weights cancel: choose another")
     if train.updates > 1 and "old_logp" not in needs:
         raise ValueError(f"loss={config.names.loss} takes one step on each batch: leave train.updates at 1")
 
