@@ -203,8 +203,9 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
         if policy.model.config.tie_word_embeddings:
             for tied in policy.model._tied_weights_keys or ():
                 weights.pop(tied, None)
-        policy.model.config.dtype = dtype
         policy.model.save_pretrained(temporary, state_dict=weights)
+        policy.model.config.dtype = dtype  # save_pretrained put down that of the masters
+        policy.model.config.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
