@@ -70,8 +70,11 @@ def run(config: Config) -> None:
 
 
 def finished(config: Config, cell: Cell) -> bool:
-    """Whether nothing is left to do; else the record of this attempt is begun. `force` starts afresh, but once."""
-    if config.force and cell.state().get("state") != "interrupted":
+    """Whether nothing is left to do; else the record of this attempt is begun.
+
+    `force` starts afresh what has come to an end; what was interrupted or killed on its way goes on.
+    """
+    if config.force and cell.state().get("state") in ("done", "failed"):
         cell.clear()
     cell.declare(config)
     if cell.done(config):

@@ -3,7 +3,6 @@
 Sizes come from the architecture in the model's YAML or the hub's small config.json, never from weights.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from losslab.data import local_files
 from losslab.launch import count
 from losslab.pretrained import load_config
 from losslab.records import Cell
-from losslab.schema import BASE, EMBEDDED, Config, Precision
+from losslab.schema import BASE, Config, Precision
 
 GIB = 2**30
 
@@ -67,7 +66,7 @@ def describe(config: Config) -> PretrainedConfig:
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
-    if dataset.path == EMBEDDED or not (files := local_files(dataset.path)):
+    if not (files := local_files(dataset)):
         return dataset.rows
     rows = 0
     for file in files:
@@ -140,5 +139,7 @@ def number(value: int | None) -> str:
         return "?"
     if value < 10_000:
         return str(value)
-    power = int(math.log10(value * 1.0005) // 3)
-    return f"{value / 1000**power:.3g}{' kMBT'[power]}"
+    power, short = 0, float(value)
+    while short >= 999.5:
+        power, short = power + 1, short / 1000
+    return f"{short:.3g}{' kMBT'[power]}"

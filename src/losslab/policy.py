@@ -137,9 +137,10 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
             state = adapter.merged(state, policy.adapters)
         names = {name.replace(adapter.BASE, "") for name in own_names(model)}
         weights = {name: value.to(policy.published) for name, value in state.items() if name in names}
-        model.config.dtype = policy.published
         try:
             model.save_pretrained(temporary, state_dict=weights)
+            model.config.dtype = policy.published  # save_pretrained put down that of the masters
+            model.config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
         except Exception:
             shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
