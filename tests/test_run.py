@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -299,3 +300,27 @@ def test_two_processes_of_torchrun_make_the_same_cell(root, sweep, place):
             [*launcher, *arguments, override], cwd=place, capture_output=True, text=True, timeout=120
         )
         assert again.returncode == 0, again.stderr
+
+
+def test_two_nodes_with_copies_of_the_weights_make_the_same_cell(root, sweep, place):
+    """Two agents of torchrun with two ranks each: sharded within a node, summed across nodes."""
+    folder, _ = sweep
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agents = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}"),
+                *("--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"),
+                *command(root, DFT, "machine.sharding=hybrid")[1:],
+            ],
+            cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    output = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], output
+    whole = load_file(next(folder.glob("results/cells/*dft-s0*/model/model.safetensors")))
+    mine = load_file(next(place.glob("results/cells/*/model/model.safetensors")))
+    assert all((mine[name] - whole[name]).abs().max() < 1e-4 for name in whole)
