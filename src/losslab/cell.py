@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from losslab import tracking
+from losslab import adapters, tracking
 from losslab.batches import Schedule
 from losslab.data import Examples, prepare
-from losslab.evaluation.run import evaluate
 from losslab.files import content, lock, write, write_json
 from losslab.identity import identity
 from losslab.launch import REQUEUE, Interrupted, agree, joined, launch, main_process
@@ -32,6 +31,7 @@ from losslab.schema import (
     Precision,
     TrainConfig,
 )
+from losslab.scoring import score
 
 
 def run(config: Config) -> None:
@@ -53,7 +53,7 @@ def run(config: Config) -> None:
                 signal.signal(signal.SIGTERM, _leave)  # samples are on disk as they finish
                 cell.update(state="scoring")
                 began = time.monotonic()
-                evaluate(config, model, cell.scores(config))
+                score(config, cell, {None: model} | {step: str(path) for step, path in cell.steps().items()})
                 cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
         except (KeyboardInterrupt, Interrupted):
             cell.update(state="interrupted")
@@ -100,13 +100,14 @@ def trained_model(config: Config, cell: Cell) -> str:
 
 
 def base_model(config: Config) -> ModelConfig:
-    """The model to start from. The embedded one is pre-trained on the spot, once, by the same loop.
+    """The model to start from: an adapter merged, the embedded one pre-trained on the spot, once, by the same loop.
 
     Its recipe is its own: whatever a sweep varies, the cells start from the same base.
     """
     model = config.model
     if model.path != EMBEDDED:
-        return model
+        cache = Path(config.machine.results) / "cache"
+        return replace(model, path=adapters.merged(model.path, cache, model.trust_remote_code))
     adam = {"betas": [0.9, 0.95], "eps": 1e-8, "fused": True}
     recipe = Config(
         model=model,

@@ -19,12 +19,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from losslab import curves
+from losslab.curves import AVERAGE, Curve
 from losslab.diagnostics import EDGES
 from losslab.evaluation.scores import student
 from losslab.files import read_json, read_lines, write
 from losslab.schema import BASE, SweepConfig
 
-AVERAGE = "average"
 NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "plan", "force", "benchmark"}
 IMPLIED = {"eval.seed", "eval.data", "loss._target_", "model.path", "dataset.path", "optimizer.lr"}
 
@@ -87,12 +88,37 @@ def publish(sweep: SweepConfig, results: str) -> None:
     if any(row.scored for row in table.rows):
         figure(table, folder / "figure.png")
         console.print(f"figure:  {folder / 'figure.png'}", highlight=False, soft_wrap=True)
+    if over_steps := steps(table):
+        write(folder / "steps.csv", curves.spreadsheet(over_steps, table.columns))
+        curves.figure(over_steps, table.columns, folder / "steps.png")
+        console.print(f"steps:   {folder / 'steps.png'}, steps.csv", highlight=False, soft_wrap=True)
     console.print(f"table:   {folder / 'table.md'}, table.csv", highlight=False, soft_wrap=True)
     console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)
     if sweep.next:
         python = os.path.relpath(sys.executable)
         command = sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
         console.print(f"next:    {command}", highlight=False, soft_wrap=True)
+
+
+def steps(table: Table) -> dict[str, Curve]:
+    """Accuracy over steps of each row with scores of more than its finished model, from its base's score on."""
+    several = len({row.names["model"] for row in table.rows}) > 1
+    bases: dict[tuple[str, str | None], Curve] = {}
+    found: dict[str, Curve] = {}
+    for row in sorted(table.rows, key=lambda row: row.names["loss"] != BASE):
+        curve: Curve = {}
+        for entry in row.scored:
+            key = (row.names["model"], entry.protocol)
+            if row.names["loss"] == BASE and set(table.columns) <= set(entry.scores):
+                bases.setdefault(key, {}).setdefault(0, []).append(entry.scores)
+            folder = entry.folder / "scores" / str(entry.protocol)
+            for step, scores in curves.points(folder, entry.folder / "metrics.jsonl").items():
+                if own := curves.values(scores, table.columns[:-1]):
+                    curve.setdefault(step, []).append(own)
+        if len(curve) > 1:
+            label = f"{row.names['model']} {row.label}" if several else row.label
+            found[label] = bases.get((row.names["model"], row.scored[0].protocol), {}) | curve
+    return found
 
 
 def rebuild(sweeps: list[str], results: str) -> None:

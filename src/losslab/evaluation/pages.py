@@ -127,10 +127,11 @@ def _problem(name: str, record: Record, verdict: str) -> str:
     cut = any(sample["finish_reason"] == "length" for sample in samples)
     seen = "" if not record["seen"] else ", in the training data"
     other = "" if record["gold"] == record["gold_official"] else f" (official: {escape(record['gold_official'])})"
+    head = f"<b>{escape(name)} {record['index']}</b> <span class='note'>{right} of {len(samples)} right{seen}</span>"
     return (
         f"<article data-benchmark='{escape(name)}' data-right='{right}' data-samples='{len(samples)}' "
-        f"data-disagree='{disagree:d}' data-cut='{cut:d}' data-seen='{bool(seen):d}'>"
-        f"<b>{escape(name)} {record['index']}</b> <span class='note'>{right} of {len(samples)} right{seen}</span><pre>{escape(record['question'])}</pre>"
+        f"data-disagree='{disagree:d}' data-cut='{cut:d}' data-seen='{bool(seen):d}'>{head}"
+        f"<pre>{escape(record['question'])}</pre>"
         f"gold <code>{escape(record['gold'])}</code>{other}"
         f"<details><summary class='note'>prompt</summary><pre>{escape(record['prompt'])}</pre></details>"
         + "".join(_sample(sample, verdict) for sample in samples)

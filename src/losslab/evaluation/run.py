@@ -64,9 +64,9 @@ def evaluate(config: Config, model: str, folder: Path, corpus: Corpus | None = N
     return publish(subject, samples, generation)
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print what `evaluate` returns: the table, and the warnings on standard error."""
-    print(scores.table(result), flush=True)
+def show(result: dict[str, Any], folder: Path) -> None:
+    """Print what `evaluate` returns for a folder: the table, where to read on, and the warnings on standard error."""
+    print(f"{scores.table(result)}\nsamples to read: {folder / 'samples.html'}", flush=True)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
 
