@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from losslab import world
 from losslab.evaluation import engines, jobs, scores
-from losslab.evaluation.run import evaluate, verdicts
+from losslab.evaluation.compare import verdicts
+from losslab.evaluation.run import evaluate, show
 from losslab.schema import BenchmarkConfig, Config, Device, Engine, EvalConfig, MachineConfig, ModelConfig
 
 ENGINES = [Engine.vllm, Engine.transformers] if find_spec("vllm") else [Engine.transformers]
@@ -85,7 +86,10 @@ def test_an_evaluation_writes_its_records(engine, config, model, tmp_path, capsy
     assert "cut by length (max_new_tokens=16)" in warnings
     assert "1 problems are longer than the model's context" in warnings
     assert "chat template" not in warnings
-    assert "| one avg@3 |" in capsys.readouterr().out
+    show(result, folder)
+    printed = capsys.readouterr()
+    assert "| one avg@3 |" in printed.out and f"samples to read: {folder / 'samples.html'}" in printed.out
+    assert printed.err.count("warning: ") == len(result["warnings"])
 
 
 def test_only_what_is_missing_is_generated(config, model, tmp_path):

