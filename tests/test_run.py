@@ -124,19 +124,22 @@ def test_evaluate_scores_a_folder(root, sweep, tmp_path):
     assert own["average"]["score"] == trained["average"]["score"]  # the same weights, seeds and engine
 
 
-def test_steps_of_a_finished_cell_are_scored_and_drawn(root, sweep):
+def test_steps_of_finished_cells_are_scored_and_drawn(root, sweep):
     folder, _ = sweep
-    name = next(name for name, state in cells(folder).items() if state["state"] == "done" and "s0" in name)
-    cell = folder / "results/cells" / name
-    shutil.copytree(cell / "model", cell / "steps/00000004")
-    done = run(root, folder, "loss._target_=losslab.objectives.dft.DFT", "seed=0")
-    assert done.returncode == 0 and "already done" not in done.stdout, done.stderr
-    (scores,) = cell.glob("scores/*/steps/00000004/scores.json")
-    own, final = json.loads(scores.read_text()), json.loads((scores.parents[2] / "scores.json").read_text())
-    assert own["average"] == final["average"]  # the same weights
-    lines = (folder / "results/tables/ablation/steps.csv").read_text().splitlines()
-    assert lines[0] == "objective,benchmark,step,accuracy,half,seeds"
-    assert [line.split(",")[1:3] for line in lines[1:]] == [[b, s] for b in ("tiny_add", "average") for s in "4"] + []
+    done = [name for name, state in cells(folder).items() if state["state"] == "done"]
+    for name in done:
+        cell = folder / "results/cells" / name
+        shutil.copytree(cell / "model", cell / "steps/00000004")
+    again = run(root, folder, "-m", "loss._target_=losslab.objectives.dft.DFT", "seed=0,1")
+    assert again.returncode == 0 and "already done" not in again.stdout, again.stderr
+    for name in done:
+        (scores,) = (folder / "results/cells" / name).glob("scores/*/steps/00000004/scores.json")
+        own, final = json.loads(scores.read_text()), json.loads((scores.parents[2] / "scores.json").read_text())
+        assert own["average"] == final["average"]  # the same weights
+    lines = [line.split(",") for line in (folder / "results/tables/ablation/steps.csv").read_text().splitlines()]
+    assert [line[1:3] + line[5:] for line in lines[1:]] == [
+        ["tiny_add", "4", "2"], ["tiny_add", "10", "2"], ["average", "4", "2"], ["average", "10", "2"],
+    ]  # fmt: skip
     assert (folder / "results/tables/ablation/steps.png").stat().st_size > 5_000
 
 
