@@ -51,11 +51,12 @@ def sweep(root, tmp_path_factory):
         "@dataclass(frozen=True)\nclass Broken(Objective):\n    floor: float = 0.0\n\n"
         "    def loss(self, t):\n        raise ArithmeticError('broken on purpose')\n"
     )
-    os.environ["PYTHONPATH"] = str(folder)
+    before = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), before]))
     targets = "loss._target_=broken.Broken,losslab.objectives.dft.DFT"
     done = run(root, folder, "-m", targets, "seed=0,1")
     yield folder, done
-    del os.environ["PYTHONPATH"]
+    os.environ["PYTHONPATH"] = before
 
 
 def test_a_failing_cell_does_not_stop_the_others(sweep):
