@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -156,6 +157,9 @@ def test_mistakes_are_one_clear_sentence(config, model, tmp_path, monkeypatch):
     (tmp_path / "bare").mkdir()
     with pytest.raises(ValueError, match="no tokenizer can be loaded from .*bare"):
         evaluate(config, str(tmp_path / "bare"), tmp_path / "scores")
+    shutil.copytree(model, tmp_path / "silent", ignore=shutil.ignore_patterns("*token*", "chat*"))
+    with pytest.raises(ValueError, match="silent has no tokenizer: copy that of the model"):
+        evaluate(config, str(tmp_path / "silent"), tmp_path / "scores")
     with pytest.raises(ValueError, match="no benchmark is chosen"):
         evaluate(replace(config, benchmark={}), str(model), tmp_path / "scores")
     with pytest.raises(ValueError, match="no benchmark one in"):

@@ -150,6 +150,15 @@ def test_nothing_runs_when_one_cell_of_a_sweep_cannot(root, tmp_path):
     assert refused.stderr.strip().splitlines()[-1].startswith("error: loss=dpo needs pairs of answers")
 
 
+def test_a_broken_benchmark_shows_before_the_training(root, tmp_path):
+    (tmp_path / "tiny_add.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n{"question"')
+    failed = run(root, tmp_path, f"eval.data={tmp_path}")
+    assert failed.returncode == 1 and "RuntimeWarning" not in failed.stderr
+    ((name, state),) = cells(tmp_path).items()
+    assert state["error"].endswith("tiny_add.jsonl:2: this is not a JSON object; every line must be one")
+    assert not (tmp_path / "results/cells" / name / "metrics.jsonl").exists()
+
+
 def wait_for(metrics: Path, steps: int, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
     while not metrics.exists() or metrics.read_text().count("\n") < steps:

@@ -14,6 +14,7 @@ from types import FrameType
 from losslab import adapters, tracking
 from losslab.batches import Schedule
 from losslab.data import Examples, prepare
+from losslab.evaluation.run import check as check_scoring
 from losslab.files import content, lock, write, write_json
 from losslab.identity import identity
 from losslab.launch import REQUEUE, Interrupted, agree, joined, launch, main_process
@@ -48,6 +49,7 @@ def run(config: Config) -> None:
             trained_model(config, cell)
             return
         try:
+            check_scoring(config)  # a benchmark that cannot be read shows before the hours of training
             with tracking.follow(config, cell):
                 model = trained_model(config, cell)
                 signal.signal(signal.SIGTERM, _leave)  # samples are on disk as they finish

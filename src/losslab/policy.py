@@ -23,6 +23,7 @@ from losslab import attention, world
 from losslab.batches import Batch
 from losslab.head import Head, HeadOutput, objective_loss, target_logprobs
 from losslab.objectives import Context, Objective
+from losslab.prompts import check_tokenizer
 from losslab.schema import EMBEDDED, ModelConfig, Precision
 
 
@@ -85,6 +86,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         )
     except Exception as error:
         raise ValueError(f"no tokenizer can be loaded from model.path={model.path}: {_reason(error)}") from error
+    check_tokenizer(tokenizer, model.path)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {model.path} has no EOS token, so no answer could ever end: set one")
     return tokenizer

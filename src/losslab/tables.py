@@ -146,7 +146,7 @@ def build(sweep: SweepConfig, results: str) -> Table:
     for entry in entries:
         if len(protocols) > 1:  # they are different measures, so they make different rows
             entry.config["eval"] = entry.protocol
-        if set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
+        if benchmarks and set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
             entry.scores[AVERAGE] = float(np.mean([entry.scores[name] for name in benchmarks]))
             entry.halves[AVERAGE] = float(np.sqrt(sum(entry.halves[n] ** 2 for n in benchmarks)) / len(benchmarks))
         groups.setdefault(json.dumps(entry.config, sort_keys=True, default=str), []).append(entry)

@@ -26,7 +26,7 @@ from losslab.evaluation.overlap import Corpus, Seen
 from losslab.evaluation.report import Subject, publish
 from losslab.evaluation.samples import Samples
 from losslab.progress import bar
-from losslab.prompts import encode, render
+from losslab.prompts import check_tokenizer, encode, render
 from losslab.schema import Config, Engine
 
 TOO_LONG = "too_long"  # the finish reason of a problem that does not fit the context
@@ -41,11 +41,9 @@ def evaluate(config: Config, model: str, folder: Path, corpus: Corpus | None = N
         ValueError: no engine or tokenizer, a broken benchmark, or a folder with samples of another protocol.
         RuntimeError: the engine died; what it had finished is kept.
     """
-    if not config.benchmark:
-        raise ValueError("no benchmark is chosen: set benchmark=[math500,...]")
     engine = engines.choose(config.machine.engine)
     engines.warm_up(engine, config.machine.device)
-    chosen = [benchmarks.load(name, cfg, config.eval.data) for name, cfg in config.benchmark.items()]
+    chosen = check(config)
     tokenizer = _tokenizer(config, model)
     seen, notes = _seen(config, corpus, chosen)
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +60,14 @@ def evaluate(config: Config, model: str, folder: Path, corpus: Corpus | None = N
         generation["seconds_of_grading_alone"] = round(time.perf_counter() - start, 2)
 
     return publish(subject, samples, generation)
+
+
+def check(config: Config) -> list[Benchmark]:
+    """The benchmarks of a configuration. Raises ValueError for all that can be wrong before there is a model."""
+    if not config.benchmark:
+        raise ValueError("no benchmark is chosen: set benchmark=[math500,...]")
+    engines.choose(config.machine.engine)
+    return [benchmarks.load(name, cfg, config.eval.data) for name, cfg in config.benchmark.items()]
 
 
 def show(result: dict[str, Any], folder: Path) -> None:
@@ -85,10 +91,12 @@ def _tokenizer(config: Config, model: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model, **protocols.source(config, model))
+        tokenizer = AutoTokenizer.from_pretrained(model, **protocols.source(config, model))
     except Exception as error:  # of many kinds, all of which mean this
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"no tokenizer can be loaded from {model}: {reason}") from None
+    check_tokenizer(tokenizer, model)
+    return tokenizer
 
 
 def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
