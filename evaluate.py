@@ -43,6 +43,9 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (RuntimeError, KeyboardInterrupt) as error:
-        print(f"error: {error or 'interrupted'}; what was finished is kept", file=sys.stderr)
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(1)

@@ -82,17 +82,22 @@ def figure(curves: Mapping[str, Curve], columns: list[str], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(
-        1, len(columns), figsize=(3.4 * len(columns), 3.4), layout="constrained", squeeze=False
-    )
-    for panel, column in zip(panels[0], columns, strict=True):
+    across = min(3, len(columns))
+    down = -(-len(columns) // across)
+    figure, grid = plt.subplots(down, across, figsize=(3.8 * across, 3 * down), layout="constrained", squeeze=False)
+    panels = grid.flatten()
+    for panel in panels[len(columns) :]:
+        panel.set_axis_off()
+    for panel, column in zip(panels, columns, strict=False):
         for i, (label, curve) in enumerate(curves.items()):
             steps, centre, half = map(np.array, zip(*mean(curve, column), strict=True))
             panel.plot(steps, centre, marker=".", color=f"C{i}", label=label)
             panel.fill_between(steps, centre - half, centre + half, color=f"C{i}", alpha=0.2, linewidth=0)
         panel.set_title(column)
+    for row in grid:
+        row[0].set_ylabel("accuracy, %")
+    for panel in grid[-1]:
         panel.set_xlabel("step")
-    panels[0][0].set_ylabel("accuracy, %")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(curves)))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(curves)))
     figure.savefig(path, dpi=130)
     plt.close(figure)

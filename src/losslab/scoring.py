@@ -41,7 +41,7 @@ def corpus(config: Config) -> Corpus | None:
 
 def find(path: str) -> Cell | None:
     """The cell that a folder is, or is the model or the steps of; None for any other path."""
-    for folder in (Path(path), *Path(path).parents[:2]):
+    for folder in (Path(path), *Path(path).parents[:2]) if path and Path(path).is_dir() else ():
         if (folder / "cell.json").is_file() and (folder / "config.yaml").is_file():
             return Cell.at(folder)
     return None

@@ -17,11 +17,11 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from losslab import tables
 from losslab.compose import read
 from losslab.launch import main_process
 from losslab.messages import sentence
 from losslab.plan import show
+from losslab.publish import publish
 from losslab.records import Cell
 from losslab.schema import Config
 
@@ -72,7 +72,7 @@ class Sweep(Callback):
         if not main_process() or not self.configs:
             return
         config = self.configs[0]
-        tables.publish(config.sweep, config.machine.results)
+        publish(config.sweep, config.machine.results)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
         failed = {folder: state for folder, state in cells.items() if state.get("state") == "failed"}
         for folder, state in failed.items():

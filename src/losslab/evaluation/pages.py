@@ -90,8 +90,9 @@ def _scores(scores: Record) -> str:
         score = [f"{escape(name)} avg@{k}", f"{row['score']:.2f}", f"{row['rounded']:.2f}", f"{low:.1f} – {high:.1f}"]
         others = [row["pass_at"][k], row["maj_at"][k], row["official"], row["corrected"]]
         shares = [row["without_answer"], row["cut_by_length"]]
-        rows.append([*score, *(f"{value:.1f}" for value in others), *(f"{share:.0f}%" for share in shares)])
-    return _table([*heads, "no answer", "cut"], rows)
+        rest = [*(f"{share:.0f}%" for share in shares), f"{row['mean_tokens']:.0f}", str(row["timed_out"])]
+        rows.append([*score, *(f"{value:.1f}" for value in others), *rest])
+    return _table([*heads, "no answer", "cut", "tokens", "timed out"], rows)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
