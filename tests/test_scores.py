@@ -179,4 +179,4 @@ def test_the_page_shows_a_hostile_sample_as_text():
     assert "<script>alert" not in html and "&lt;script&gt;alert(1)" in html
     assert "&lt;model&gt;" in html and "1&lt;2" in html and "a &amp; b" in html
     assert html.count("<article") == 1
-    assert "5 more problems of x" in pages.page("m", result, {"x": [hostile] * 7}, limit=2)
+    assert "5 more problems of x" in pages.page("m", result, {"x": [hostile] * 7}, room=1000)

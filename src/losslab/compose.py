@@ -23,7 +23,7 @@ from losslab.launch import join_slurm
 from losslab.messages import sentence
 from losslab.schema import Config
 
-SCORING = ("eval", "benchmark", "machine")  # what may be set for a cell that is trained
+SCORING = ("eval", "benchmark", "machine", "tracker")  # what may be set for a cell that is trained
 
 ConfigStore.instance().store("schema", Config)  # the first of conf/config.yaml's defaults, so every key has a type
 

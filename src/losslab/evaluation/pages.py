@@ -7,7 +7,7 @@ from typing import Any
 
 from losslab.evaluation import corrected_text
 
-LIMIT = 200  # problems of each benchmark on the page; all of them are in the records
+ROOM = 20_000_000  # characters of samples on the page, which browsers still open; all of them are in the records
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -53,14 +53,24 @@ filter();
 Record = Mapping[str, Any]
 
 
-def page(title: str, scores: Record, records: Mapping[str, Sequence[Record]], limit: int = LIMIT) -> str:
-    """The scores, where the two verdicts differ, and the first `limit` problems of each benchmark with their samples
-    and verdicts, as HTML."""
+def page(title: str, scores: Record, records: Mapping[str, Sequence[Record]], room: int = ROOM) -> str:
+    """The scores, where the two verdicts differ, and the problems with their samples and verdicts, as HTML.
+
+    Each benchmark has the same share of `room` characters for its first problems.
+    """
     verdict = scores["verdict"]
     warnings = "".join(f"<p class='wrong'>{escape(warning)}</p>" for warning in scores["warnings"])
-    articles = "".join(_problem(name, r, verdict) for name, all_ in records.items() for r in all_[:limit])
-    left_out = {name: len(all_) - limit for name, all_ in records.items() if len(all_) > limit}
-    note = "".join(f" {count} more problems of {escape(name)} are in its records." for name, count in left_out.items())
+    articles, note = "", ""
+    for name, all_ in records.items():
+        shown, size = [], 0
+        for record in all_:
+            shown.append(_problem(name, record, verdict))
+            size += len(shown[-1])
+            if size >= room // len(records):
+                break
+        articles += "".join(shown)
+        if left := len(all_) - len(shown):
+            note += f" {left} more problems of {escape(name)} are in its records."
     options = "".join(f"<option>{escape(name)}</option>" for name in records)
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
