@@ -9,7 +9,7 @@ from losslab.evaluation import engines, pages, scores
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.overlap import Seen
 from losslab.evaluation.samples import Samples
-from losslab.files import read_lines, write
+from losslab.files import read_json, read_lines, write
 from losslab.prompts import render
 from losslab.schema import Config, Engine, EvalConfig
 
@@ -55,6 +55,8 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
         rows[benchmark.name] = scores.summary(records[benchmark.name], cfg.samples, str(cfg.verdict))
     engine = Engine(protocol["engine"])
     everything = _others(folder, rows, cfg) | rows
+    if "samples" not in generation:  # none was missing: what is known of an earlier call stays
+        generation = read_json(folder / "scores.json").get("generation", generation)
     result = {
         "model": subject.model,
         "verdict": str(cfg.verdict),
