@@ -110,27 +110,54 @@ def test_finished_cells_are_skipped_and_tables_rebuilt(root, sweep):
     assert (folder / "results/tables/ablation/table.md").read_text() == before
 
 
-def test_evaluate_scores_a_folder(root, sweep):
+def test_evaluate_scores_a_folder(root, sweep, tmp_path):
     folder, _ = sweep
     name = next(name for name, state in cells(folder).items() if state["state"] == "done")
-    model = f"model=results/cells/{name}/model"
+    shutil.copytree(folder / "results/cells" / name / "model", tmp_path / "model")  # a folder that is no cell's
     arguments = [a for a in TINY if not a.startswith(("model", "dataset"))]
     scored = subprocess.run(
-        [sys.executable, root / "evaluate.py", *arguments, model, "sweep.name=checkpoints"],
-        cwd=folder, capture_output=True, text=True,
+        [sys.executable, root / "evaluate.py", *arguments, f"model={tmp_path / 'model'}", "sweep.name=checkpoints"],
+        cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert scored.returncode == 0, scored.stderr
-    (base,) = (cell for cell in cells(folder) if "base" in cell)
-    own, trained = (
-        json.loads(next(folder.glob(f"results/cells/{c}/scores/*/scores.json")).read_text()) for c in (base, name)
-    )
+    (base,) = cells(tmp_path)
+    own = json.loads(next(tmp_path.glob(f"results/cells/{base}/scores/*/scores.json")).read_text())
+    trained = json.loads(next(folder.glob(f"results/cells/{name}/scores/*/scores.json")).read_text())
     assert own["average"]["score"] == trained["average"]["score"]  # the same weights, seeds and engine
+
+
+def test_steps_of_finished_cells_are_scored_and_drawn(root, sweep):
+    folder, _ = sweep
+    done = [name for name, state in cells(folder).items() if state["state"] == "done"]
+    for name in done:
+        cell = folder / "results/cells" / name
+        shutil.copytree(cell / "model", cell / "steps/00000004")
+    again = run(root, folder, "-m", "loss._target_=losslab.objectives.dft.DFT", "seed=0,1")
+    assert again.returncode == 0 and "already done" not in again.stdout, again.stderr
+    for name in done:
+        (scores,) = (folder / "results/cells" / name).glob("scores/*/steps/00000004/scores.json")
+        own, final = json.loads(scores.read_text()), json.loads((scores.parents[2] / "scores.json").read_text())
+        assert own["average"] == final["average"]  # the same weights
+    lines = [line.split(",") for line in (folder / "results/tables/ablation/steps.csv").read_text().splitlines()]
+    assert [line[1:3] + line[5:] for line in lines[1:]] == [
+        ["tiny_add", "4", "2"], ["tiny_add", "10", "2"], ["average", "4", "2"], ["average", "10", "2"],
+    ]  # fmt: skip
+    assert (folder / "results/tables/ablation/steps.png").stat().st_size > 5_000
 
 
 def test_nothing_runs_when_one_cell_of_a_sweep_cannot(root, tmp_path):
     refused = run(root, tmp_path, "-m", "loss=sft,dpo")
     assert refused.returncode == 2 and not (tmp_path / "results").exists()
     assert refused.stderr.strip().splitlines()[-1].startswith("error: loss=dpo needs pairs of answers")
+
+
+def test_a_broken_benchmark_shows_before_the_training(root, tmp_path):
+    (tmp_path / "tiny_add.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n{"question"')
+    failed = run(root, tmp_path, f"eval.data={tmp_path}")
+    assert failed.returncode == 1 and "RuntimeWarning" not in failed.stderr
+    ((name, state),) = cells(tmp_path).items()
+    assert state["error"].endswith("tiny_add.jsonl:2: this is not a JSON object; every line must be one")
+    assert not (tmp_path / "results/cells" / name / "metrics.jsonl").exists()
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from losslab import tracking
+from losslab import adapters, tracking
 from losslab.batches import Schedule
 from losslab.data import Examples, prepare
-from losslab.evaluation.run import evaluate
+from losslab.evaluation.run import check as check_scoring
 from losslab.files import content, lock, write_json
 from losslab.identity import identity
 from losslab.launch import REQUEUE, Interrupted, agree, joined, launch, main_process
@@ -31,6 +31,7 @@ from losslab.schema import (
     Precision,
     TrainConfig,
 )
+from losslab.scoring import score
 
 
 def run(config: Config) -> None:
@@ -47,12 +48,13 @@ def run(config: Config) -> None:
             trained_model(config, cell)
             return
         try:
+            check_scoring(config)  # a benchmark that cannot be read shows before the hours of training
             with tracking.follow(config, cell):
                 model = trained_model(config, cell)
                 signal.signal(signal.SIGTERM, _leave)  # samples are on disk as they finish
                 cell.update(state="scoring")
                 began = time.monotonic()
-                evaluate(config, model, cell.scores(config))
+                score(config, cell, {None: model} | {step: str(path) for step, path in cell.steps().items()})
                 cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
         except (KeyboardInterrupt, Interrupted):
             cell.update(state="interrupted")
@@ -105,13 +107,14 @@ def trained_model(config: Config, cell: Cell) -> str:
 
 
 def base_model(config: Config) -> ModelConfig:
-    """The model to start from. The embedded one is pre-trained on the spot, once, by the same loop.
+    """The model to start from: an adapter merged, the embedded one pre-trained on the spot, once, by the same loop.
 
     Its recipe is its own: whatever a sweep varies, the cells start from the same base.
     """
     model = config.model
     if model.path != EMBEDDED:
-        return model
+        cache = Path(config.machine.results) / "cache"
+        return replace(model, path=adapters.merged(model.path, cache, model.trust_remote_code))
     adam = {"betas": [0.9, 0.95], "eps": 1e-8, "fused": True}
     recipe = Config(
         model=model,
@@ -120,7 +123,7 @@ def base_model(config: Config) -> ModelConfig:
         optimizer=OptimizerConfig("torch.optim.AdamW", model.pretrain_learning_rate, weight_decay=0.01, arguments=adam),
         train=TrainConfig(batch_size=model.pretrain_batch, precision=Precision.fp32),
         names=Names(model="embedded", dataset="corpus", loss="sft", eval=""),
-        machine=config.machine,
+        machine=replace(config.machine, export_steps=None, keep_every=None),
         seed=model.pretrain_seed,
     )
     folder = Path(config.machine.results) / "cache" / "models" / identity(recipe)[:16]

@@ -50,13 +50,18 @@ BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
 }
 
 
-def check(config: Config) -> None:
-    """Refuse, with one sentence, what composes but cannot run."""
+def check_bounds(config: Config) -> None:
+    """Refuse values that no run can have."""
     for key, (low, high) in BOUNDS.items():
         value = attrgetter(key)(config)
         if value is not None and not low <= value <= high:
             allowed = f"to {low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
             raise ValueError(f"{key} is {value}: set it {allowed}")
+
+
+def check(config: Config) -> None:
+    """Refuse, with one sentence, what composes but cannot run."""
+    check_bounds(config)
     for name, template in {"train": config.model.train_prompt, "eval": config.model.eval_prompt}.items():
         if template != "chat" and "{problem}" not in template:
             raise ValueError(f"model.{name}_prompt must be `chat` or a text that contains {{problem}}")

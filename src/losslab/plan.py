@@ -3,7 +3,7 @@
 Sizes come from the architecture in the model's YAML or the hub's small config.json, never from weights.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from losslab import adapters
 from losslab.batches import Schedule
 from losslab.data import local_files
 from losslab.launch import count
@@ -60,7 +61,10 @@ def state(cell: Cell, config: Config) -> str:
 
 def describe(config: Config) -> PretrainedConfig:
     facts = dict(config.model.architecture)
-    return AutoConfig.for_model(**facts) if facts else load_config(config.model)
+    if facts:
+        return AutoConfig.for_model(**facts)
+    path, revision = adapters.base(config.model.path) or (config.model.path, config.model.revision)
+    return load_config(replace(config.model, path=path, revision=revision))
 
 
 def rows_of(config: Config) -> int | None:
