@@ -78,6 +78,19 @@ def test_the_plan_of_the_papers_recipe(tmp_path):
     assert (unknown.steps, unknown.tokens) == (None, None)
 
 
+def test_what_saves_memory_saves_it_in_the_plan(tmp_path):
+    here = (f"machine.results={tmp_path}", "machine.workers=1")
+
+    def gib(*overrides: str) -> float:
+        return plan.make(make(*here, *overrides)).memory / plan.GIB
+
+    plain = gib()
+    assert plain > gib("machine.recompute=selective") > gib("machine.recompute=full")
+    assert plain - gib("train=official", "train.micro_batch=2") == pytest.approx(8 * 1.543714304e9 / plan.GIB, rel=0.01)
+    assert plain - gib("machine.cpu_offload=true") == pytest.approx(16 * 1.543714304e9 / plan.GIB, rel=0.01)
+    assert gib("adapter=lora") < plain / 2
+
+
 def test_numbers_of_a_plan_are_short():
     numbers = [None, 0, 391, 9_999, 10_000, 999_499, 999_500, 204_996_608, 999_500_000, 1_543_714_304]
     expected = ["?", "0", "391", "9999", "10k", "999k", "1M", "205M", "1B", "1.54B"]

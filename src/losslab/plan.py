@@ -18,7 +18,7 @@ from losslab.data import local_files
 from losslab.launch import count
 from losslab.pretrained import load_config
 from losslab.records import Cell
-from losslab.schema import BASE, Config, Precision
+from losslab.schema import BASE, Config, Precision, Recompute
 
 GIB = 2**30
 PROCESS = 7e8  # bytes of Python with torch and transformers
@@ -86,26 +86,35 @@ def rows_of(config: Config) -> int | None:
 
 
 def memory(config: Config, architecture: Any, parameters: int) -> float:
-    """Estimated peak bytes on each device: float32 masters, gradients and Adam's two moments, sharded over the workers;
+    """Estimated peak bytes on each device: weights, gradients and Adam's two moments, sharded over the workers;
     the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
 
     On a CPU also what the interpreter and its libraries take. What the allocator there keeps beyond that is not
     counted: it was a few per cent to two thirds of the estimate in runs of five shapes.
     """
-    workers = count(config.machine)
+    workers, machine, train = count(config.machine), config.machine, config.train
     width, layers, inner = architecture.hidden_size, architecture.num_hidden_layers, architecture.intermediate_size
     heads = architecture.num_attention_heads
     kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)
-    bytes_each = 2 if config.train.precision == Precision.bf16 else 4
+    computed, held = (2 if precision == Precision.bf16 else 4 for precision in (train.precision, train.weights))
+    # Trained: weight, gradient and Adam's two moments. With adapters the weights are frozen, and little is trained.
+    state = 0 if machine.cpu_offload else parameters * (computed if config.adapter.rank else 4 * held)
     tied = getattr(architecture, "tie_word_embeddings", False)
     outer = architecture.vocab_size * width * (1 if tied else 2)
     layer = (parameters - outer) / layers
-    gathered = bytes_each * (outer + 2 * layer) if workers > 1 or torch.cuda.is_available() else bytes_each * parameters
-    per_token = layers * (bytes_each * (8 * width + 2 * kv + 4 * inner) + 4 * 4 * width)
-    tokens = max(config.machine.micro_batch_tokens, config.train.max_length)
-    head = 4 * outer / (1 if tied else 2) + 6 * 2**26
+    gathered = computed * (outer + 2 * layer if workers > 1 or torch.cuda.is_available() else parameters)
+    products, rest = computed * (5 * width + 2 * kv + 2 * inner), computed * (3 * width + 2 * inner) + 4 * 4 * width
+    per_token = {
+        Recompute.none: layers * (products + rest),
+        Recompute.selective: layers * products + rest,
+        Recompute.full: layers * computed * width + products + rest,
+    }[machine.recompute]
+    tokens = max(machine.micro_batch_tokens, train.max_length)
+    if train.micro_batch is not None:
+        tokens = train.micro_batch * train.max_length
+    head = (0 if config.adapter.rank else 4 * outer / (1 if tied else 2)) + 6 * 2**26
     process = 0 if torch.cuda.is_available() else PROCESS
-    return 16 * parameters / workers + gathered + per_token * tokens + head + process
+    return state / workers + gathered + per_token * tokens + head + process
 
 
 def show(configs: list[Config]) -> None:
