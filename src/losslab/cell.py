@@ -2,22 +2,23 @@
 
 import hashlib
 import json
-import signal
+import os
 import sys
 import time
 import traceback
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from losslab import tracking
 from losslab.batches import Schedule
+from losslab.crew import WorkerError, agree, joined, main_process, nodes
 from losslab.data import Examples, prepare
 from losslab.evaluation.run import evaluate
 from losslab.files import content, lock, write, write_json
+from losslab.hold import Busy, hold, job, restarts
 from losslab.identity import identity
-from losslab.launch import REQUEUE, Interrupted, agree, joined, launch, main_process
+from losslab.launch import REQUEUE, Interrupted, deaf, launch, leaving
 from losslab.loop import train
 from losslab.policy import load_tokenizer
 from losslab.records import Cell
@@ -30,6 +31,7 @@ from losslab.schema import (
     Names,
     OptimizerConfig,
     Precision,
+    Stage,
     TrainConfig,
 )
 
@@ -37,29 +39,41 @@ from losslab.schema import (
 def run(config: Config) -> None:
     """Train and score one cell, or what is missing of it. A failure is recorded and does not stop a sweep.
 
-    Among processes that torchrun or srun started, rank 0 decides and keeps the records, the others train along, and
-    a failure ends them all.
+    Among processes that torchrun or srun started, the first one decides and keeps the records, the others train along,
+    and a failure ends them all.
     """
     cell = Cell.of(config)
-    with lock(cell.folder) if main_process() else nullcontext():
-        if agree(config.machine, lambda: finished(config, cell)):
-            return
-        if not main_process():
-            trained_model(config, cell)
+    with ExitStack() as held, leaving():
+        if agree(config.machine, lambda: busy(cell, held)):
             return
         try:
+            if agree(config.machine, lambda: finished(config, cell)):
+                return
+            if not main_process():
+                trained_model(config, cell)
+                return
             with tracking.follow(config, cell):
                 model = trained_model(config, cell)
-                signal.signal(signal.SIGTERM, _leave)  # samples are on disk as they finish
+                if config.stage == Stage.train:
+                    cell.update(state="trained")
+                    return
                 cell.update(state="scoring")
                 began = time.monotonic()
-                evaluate(config, model, cell.scores(config))
+                evaluate(config, model, cell.scores(config))  # samples are on disk as they finish
                 cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
         except (KeyboardInterrupt, Interrupted):
-            cell.update(state="interrupted")
-            print(f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+            deaf()
+            if main_process():
+                cell.update(state="interrupted")
+                print(
+                    f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True
+                )
             sys.exit(REQUEUE)
         except Exception as error:
+            if not main_process():
+                if nodes() > 1 and isinstance(error, WorkerError):
+                    return  # the first process tells it
+                raise
             write(cell.folder / "error.txt", getattr(error, "trace", "") or traceback.format_exc())
             cell.update(state="failed", error=f"{type(error).__name__}: {error}")
             print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
@@ -67,20 +81,33 @@ def run(config: Config) -> None:
                 sys.exit(1)
 
 
-def finished(config: Config, cell: Cell) -> bool:
-    """Whether nothing is left to do; else the record of this attempt is begun. `force` starts afresh, but once."""
-    if config.force and cell.state().get("state") != "interrupted":
-        cell.clear()
-    cell.declare(config)
-    if cell.done(config):
-        print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
+def busy(cell: Cell, held: ExitStack) -> bool:
+    """Whether another job runs the cell; else it is this process's until `held` is left."""
+    try:
+        held.enter_context(hold(cell.folder))
+    except Busy as reason:
+        print(f"{cell.folder.name}: {reason}; nothing to do here", flush=True)
         return True
-    cell.begin(config)
     return False
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise Interrupted
+def finished(config: Config, cell: Cell) -> bool:
+    """Whether nothing is left to do; else the record of this attempt is begun. `force` starts afresh, but once."""
+    again = config.stage == Stage.score or restarts() > 0 or cell.state().get("state") == "interrupted"
+    if config.force and not again:
+        cell.clear()
+    cell.declare(config)
+    if cell.done(config) or (config.stage == Stage.train and cell.trained(config)):
+        print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
+        return True
+    tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
+    if tries and restarts() >= tries:
+        cell.update(state="failed", error=f"gave up after {tries} tries: raise hydra.launcher.tries")
+        return True
+    cell.begin(config, job=job(), attempt=restarts() + 1, tries=tries or None)
+    if config.stage == Stage.score and not cell.trained(config):
+        raise ValueError("stage=score finds no trained model: run stage=train first")
+    return False
 
 
 def trained_model(config: Config, cell: Cell) -> str:
@@ -133,9 +160,10 @@ def train_model(config: Config, folder: Path) -> None:
         tokenizer = load_tokenizer(config.model)
         data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
         examples = Examples.load(data)
-        if Schedule.of(config.train, config.seed, examples).steps == 0:
+        steps = Schedule.of(config.train, config.seed, examples).steps
+        if steps == 0:
             raise ValueError("train.drop_last leaves no batch: lower train.batch_size or take more rows")
-        write_json(folder / "data.json", examples.report)
+        write_json(folder / "data.json", examples.report | {"steps": steps})
         print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in examples.report.items()), flush=True)
         return str(data)
 

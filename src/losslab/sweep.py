@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 
 from losslab import tables
 from losslab.compose import read
-from losslab.launch import main_process
+from losslab.crew import main_process
 from losslab.messages import sentence
 from losslab.plan import show
 from losslab.records import Cell
@@ -43,6 +44,8 @@ class Sweep(Callback):
             self._end()
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
+            return  # it has only begun; each cell publishes the table when it ends
         with refusing():
             self._end()
 
@@ -88,6 +91,18 @@ def grid(config: DictConfig) -> list[list[str]]:
     overrides = [f"{key}={value}" for key, value in declared.items()] + list(config.hydra.overrides.task)
     batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
     return [list(cell) for batch in batches for cell in batch]
+
+
+def unfinished(config: DictConfig, overrides: list[list[str]]) -> dict[Path, list[str]]:
+    """The folders and overrides of the cells of a multirun that are not done."""
+    found = {}
+    for own in overrides:
+        composed = compose(config.hydra.job.config_name, own, True)
+        one = read(composed, composed.hydra.runtime.choices)
+        cell = Cell.of(one)
+        if one.force or not cell.done(one):
+            found[cell.folder] = own
+    return found
 
 
 @contextmanager

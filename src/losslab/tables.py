@@ -21,11 +21,11 @@ from rich.table import Table as RichTable
 
 from losslab.diagnostics import EDGES
 from losslab.evaluation.scores import student
-from losslab.files import read_json, read_lines, write
+from losslab.files import lock, read_json, read_lines, write
 from losslab.schema import BASE, SweepConfig
 
 AVERAGE = "average"
-NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "plan", "force", "benchmark"}
+NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "stage", "plan", "force", "benchmark"}
 IMPLIED = {"eval.seed", "eval.data", "loss._target_", "model.path", "dataset.path", "optimizer.lr"}
 
 
@@ -79,13 +79,16 @@ class Table:
 
 def publish(sweep: SweepConfig, results: str) -> None:
     """Print the table of a sweep and write it, with its figure, under results/tables/<sweep>."""
-    table, folder = build(sweep, results), Path(results) / "tables" / sweep.name
-    write(folder / "table.md", markdown(table))
-    write(folder / "table.csv", spreadsheet(table))
+    folder = Path(results) / "tables" / sweep.name
+    with lock(folder):  # cells that end together write one after another, and the last one has seen them all
+        table = build(sweep, results)
+        write(folder / "table.md", markdown(table))
+        write(folder / "table.csv", spreadsheet(table))
+        if scored := any(row.scored for row in table.rows):
+            figure(table, folder / "figure.png")
     console = Console()
     console.print(rich(table))
-    if any(row.scored for row in table.rows):
-        figure(table, folder / "figure.png")
+    if scored:
         console.print(f"figure:  {folder / 'figure.png'}", highlight=False, soft_wrap=True)
     console.print(f"table:   {folder / 'table.md'}, table.csv", highlight=False, soft_wrap=True)
     console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)
