@@ -17,14 +17,15 @@ CONF = ROOT / "conf"
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, quiet: bool = False) -> Iterator[None]:
     """Hold a folder alone. A second process waits here, and then finds the work done."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"another process works on {folder.name}; waiting for it", flush=True)
+            if not quiet:
+                print(f"another process works on {folder.name}; waiting for it", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -52,7 +52,9 @@ def hold(folder: Path) -> Iterator[None]:
         ValueError: the file system's locks do not hold across machines.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    me = {"job": job(), "restarts": restarts(), "host": socket.gethostname(), "pid": os.getpid()}
+    host = socket.gethostname()
+    me = {"job": job(), "restarts": restarts(), "host": host, "pid": os.getpid()}
+    me["node"] = os.environ.get("SLURMD_NODENAME", host)
     with (folder / "lock").open("a") as file:
         if not _locked(file):
             other = read_json(folder / HOLDER)
@@ -63,7 +65,7 @@ def hold(folder: Path) -> Iterator[None]:
                 _succeed(folder, file, me)
             else:
                 owner = f"job {other['job']}" if other.get("job") else "another process"
-                raise Busy(f"{owner} on {other.get('host', 'this machine')} runs it")
+                raise Busy(f"{owner} on {other.get('node', 'this machine')} runs it")
         _distrust(folder, me)
         with _alive(folder, me):
             yield

@@ -29,10 +29,13 @@ OURS |= {"separate_evaluation", "setup", "additional_parameters"}
 # Signals 10 and 12 end a cell that was asked to leave before it could listen. A job that lives on where SLURM had
 # given it up (a node out of reach) must not requeue the one that took its place.
 TEARDOWN = f"""code=$?
-case $code in {REQUEUE} | 138 | 140)
-    if scontrol show job "$SLURM_JOB_ID" | grep -q "Restarts=${{SLURM_RESTART_COUNT:-0}} "; then
-        scontrol requeue "$SLURM_JOB_ID"
-    fi ;;
+case $code in
+    {REQUEUE} | 138 | 140)
+        if scontrol show job "$SLURM_JOB_ID" | grep -q "Restarts=${{SLURM_RESTART_COUNT:-0}} "; then
+            scontrol requeue "$SLURM_JOB_ID"
+        fi ;;
+    0) ;;
+    *) echo $code >{{folder}}/exit-${{SLURM_ARRAY_TASK_ID:-0}} ;;
 esac
 exit $code"""
 
@@ -46,6 +49,12 @@ class Submission:
     @property
     def record(self) -> dict[str, Any]:
         return read_json(self.folder / RECORD)
+
+    def exit_status(self, cell: str) -> int | None:
+        """The status other than 0 with which the job of a cell (the folder's name) ended; None where it did not."""
+        names = [Path(folder).name for folder in self.record["cells"]]
+        path = self.folder / "jobs" / f"exit-{names.index(cell)}" if cell in names else None
+        return int(path.read_text()) if path and path.exists() else None
 
     @classmethod
     def of(cls, sweep: str, results: str) -> list["Submission"]:
@@ -123,7 +132,7 @@ def _new_folder(parent: Path) -> Path:
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for suffix in ("", *(f".{number}" for number in range(1, 100))):
         try:
-            (parent / f"{stamp}{suffix}").mkdir(parents=True)
+            (parent / f"{stamp}{suffix}" / "jobs").mkdir(parents=True)
         except FileExistsError:
             continue
         return parent / f"{stamp}{suffix}"
@@ -148,7 +157,7 @@ def _executor(folder: Path, code: Path, sweep: str, parameters: dict[str, Any], 
     chosen = {key: value for key, value in parameters.items() if key not in OURS and value is not None}
     chosen |= {
         "setup": [*(parameters["setup"] or []), *exports],
-        "teardown": [TEARDOWN],
+        "teardown": [TEARDOWN.replace("{folder}", shlex.quote(str(folder.resolve())))],
         "additional_parameters": {"requeue": True, **after, **parameters["additional_parameters"]},
     }
     general = {"timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "stderr_to_stdout"}

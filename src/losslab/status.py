@@ -60,13 +60,14 @@ def of(folder: Path, submissions: list[Submission]) -> Status:
     if state == "running" and rows and steps:
         left = statistics.fmean(row["seconds"] for row in rows[-RECENT_STEPS:]) * (steps - last["step"])
     holder = read_json(folder / HOLDER)
-    job, host = record.get("job"), holder.get("host")
+    job, host = record.get("job"), holder.get("node")
     tries = f"{record.get('attempt', record.get('attempts', 0))}" if record.get("attempts") else ""
     if tries and record.get("tries"):
         tries += f"/{record['tries']}"
     note = ""
     if state == "failed":
-        note = str(record.get("error") or "").strip().splitlines()[-1]
+        code = died(folder, submissions)
+        note = str(record.get("error") or f"its job ended with status {code}, see {folder / 'logs'}").splitlines()[-1]
     elif state == "done":
         note = _score(folder)
     elif state == "silent":
@@ -76,29 +77,31 @@ def of(folder: Path, submissions: list[Submission]) -> Status:
 
 
 def _state(folder: Path, record: dict[str, Any], submissions: list[Submission]) -> str:
-    own = record.get("state")
-    records = [one.record for one in submissions]
-    queued = [one for one in records if any(Path(cell).name == folder.name for cell in one["cells"])]
-    cancelled = bool(queued) and "cancelled" in queued[-1]
-    if own in ("done", "failed"):
-        return "waiting" if own == "failed" and _retried(record, queued) and not cancelled else own
-    holder = folder / HOLDER
+    own, holder = record.get("state"), folder / HOLDER
+    queued = [one.record for one in submissions if folder.name in map(_name, one.record["cells"])]
     if holder.exists():
         if time.time() - holder.stat().st_mtime > SILENCE_SECONDS:
             return "silent"
-        return own if own in ("scoring",) else "running"
-    if cancelled:
-        return "cancelled"
+        return "scoring" if own == "scoring" else "running"
+    if own == "done" or not queued:
+        return own if own in (*FINAL, "trained") else "silent" if own else "waiting"
+    if "cancelled" in queued[-1]:
+        return "failed" if own == "failed" else "cancelled"
+    if own is None or queued[-1]["submitted"] > record["updated"]:  # submitted again since
+        return "failed" if died(folder, submissions) else "waiting"
     if own == "interrupted":
-        return "preempted" if queued else own
-    if own in (None, "trained"):
-        return own or "waiting"
-    return "waiting" if queued and _retried(record, queued) else "silent"
+        return "preempted"
+    return own if own in ("failed", "trained") else "silent"
 
 
-def _retried(record: dict[str, Any], queued: list[dict[str, Any]]) -> bool:
-    """Whether the cell was submitted again after its last record."""
-    return bool(queued) and queued[-1]["submitted"] > record["updated"]
+def died(folder: Path, submissions: list[Submission]) -> int | None:
+    """The exit status of the cell's last job, where that is not 0."""
+    statuses = [one.exit_status(folder.name) for one in submissions if folder.name in map(_name, one.record["cells"])]
+    return statuses[-1] if statuses else None
+
+
+def _name(cell: str) -> str:
+    return Path(cell).name
 
 
 def _score(folder: Path) -> str:

@@ -1,0 +1,231 @@
+"""Sweeps on a real SLURM cluster of two nodes on this machine (tests/slurm/cluster).
+
+Without root or SLURM these tests are skipped; where LOSSLAB_SLURM=required, as in CI, they fail instead.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from losslab import status
+
+TINY = [
+    "dataset=embedded",
+    "benchmark=[tiny_add]",
+    "dataset.rows=640",
+    "train.batch_size=64",
+    "train.max_length=256",
+    "train.precision=fp32",
+    "eval.samples=1",
+    "eval.max_new_tokens=4",
+    "machine.device=cpu",
+    "machine.threads=1",
+    "machine.engine=transformers",
+    "tracker=none",
+]
+LAUNCHER = {"gpus_per_node": "null", "cpus_per_task": 1, "mem_gb": 1, "timeout_min": 30}
+MODULES = {
+    # Takes its time as long as the file `hold` is there, so that it can be disturbed in the middle.
+    "held.py": """
+import os, time
+from dataclasses import dataclass
+from losslab.objectives import Objective
+
+@dataclass(frozen=True)
+class Held(Objective):
+    def loss(self, t):
+        if os.path.exists("hold"):
+            time.sleep(0.5)
+        return -t.logp
+""",
+    # Fails at its third step on one rank, until the file `mended` is there.
+    "broken.py": """
+import os
+from dataclasses import dataclass
+from losslab.objectives import Objective
+
+steps = 0
+
+@dataclass(frozen=True)
+class Broken(Objective):
+    rank: int = 0
+
+    def loss(self, t):
+        global steps
+        steps += 1
+        if steps == 3 and int(os.environ["RANK"]) == self.rank and not os.path.exists("mended"):
+            raise ArithmeticError("broken on purpose")
+        return -t.logp
+""",
+}
+HELD = ["loss._target_=held.Held", "dataset.rows=2560", "machine.checkpoint_steps=1000"]
+
+
+@pytest.fixture(scope="module")
+def cluster(root, tmp_path_factory) -> Iterator[Path]:
+    """The script that drives the cluster, which is up meanwhile."""
+    script, folder = root / "tests/slurm/cluster", tmp_path_factory.mktemp("slurm")
+    missing = "SLURM is not installed" if not shutil.which("slurmctld") else "only root can start a cluster"
+    if not shutil.which("slurmctld") or os.geteuid() != 0:
+        if os.environ.get("LOSSLAB_SLURM") == "required":
+            pytest.fail(f"{missing}: run tests/slurm/cluster install as root")
+        pytest.skip(f"{missing}: tests/slurm/cluster install and a test run as root make these tests run")
+    started = subprocess.run([script, "start", folder], capture_output=True, text=True)
+    assert started.returncode == 0, started.stderr
+    before, os.environ["SLURM_CONF"] = os.environ.get("SLURM_CONF"), str(folder / "slurm.conf")
+    try:
+        yield script
+    finally:
+        subprocess.run([script, "stop", folder], check=True)
+        if before is None:
+            del os.environ["SLURM_CONF"]
+        else:
+            os.environ["SLURM_CONF"] = before
+
+
+class Place:
+    """A working folder with a model, and the code to run there."""
+
+    def __init__(self, folder: Path, code: Path, checkpoint: Path) -> None:
+        self.folder, self.code = folder, code
+        (folder / "modules").mkdir(parents=True)
+        for name, text in MODULES.items():
+            (folder / "modules" / name).write_text(text)
+        (folder / "checkpoint").symlink_to(checkpoint)
+        self.environment = os.environ | {"PYTHONPATH": f"{code / 'src'}:{folder / 'modules'}"}
+
+    def command(self, *arguments: str, script: str = "train.py") -> list[str]:
+        return [sys.executable, str(self.code / script), *arguments]
+
+    def run(
+        self, *arguments: str, script: str = "train.py", prefix: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess:
+        command = [*prefix, *self.command(*arguments, script=script)]
+        return subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+
+    def sweep(self, name: str, *arguments: str, **launcher: object) -> list[str]:
+        """The arguments of a sweep of that name on SLURM."""
+        settings = [f"hydra.launcher.{key}={value}" for key, value in (LAUNCHER | launcher).items()]
+        return ["-m", *TINY, "model=./checkpoint", f"sweep.name={name}", *arguments, "hydra/launcher=slurm", *settings]
+
+    def submit(self, name: str, *arguments: str, **launcher: object) -> subprocess.CompletedProcess:
+        done = self.run(*self.sweep(name, *arguments, **launcher))
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def status(self, sweep: str) -> list[status.Status]:
+        return status.statuses(sweep, str(self.folder / "results"))
+
+    def states(self, sweep: str) -> list[str]:
+        return sorted(row.state for row in self.status(sweep))
+
+    def cell(self, sweep: str) -> Path:
+        (row,) = self.status(sweep)
+        return row.folder
+
+    def hold(self) -> None:
+        (self.folder / "hold").touch()
+
+    def release(self) -> None:
+        (self.folder / "hold").unlink()
+
+    def over(self, sweep: str) -> Callable[[], bool]:
+        return lambda: all(state in status.FINAL for state in self.states(sweep)) and not queue(sweep)
+
+
+@pytest.fixture
+def place(cluster, root, checkpoint, tmp_path) -> Place:
+    return Place(tmp_path, root, checkpoint)
+
+
+def queue(sweep: str, form: str = "%i") -> list[str]:
+    """SLURM's own list of a sweep's jobs."""
+    command = ["squeue", "--noheader", "--array", f"--name=losslab-{sweep}", f"--format={form}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def until(reached: Callable[[], bool], place: Place, limit: float = 240) -> None:
+    deadline = time.monotonic() + limit
+    while not reached():
+        assert time.monotonic() < deadline, "\n".join(
+            f"{path}:\n{path.read_text()}"
+            for pattern in ("results/cells/*/logs/*", "results/sweeps/*/*/jobs/*.err")
+            for path in place.folder.glob(pattern)
+        )
+        time.sleep(0.3)
+
+
+def steps(place: Place, sweep: str, least: int) -> Callable[[], bool]:
+    return lambda: any((row.step or 0) >= least for row in place.status(sweep))
+
+
+def record(cell: Path) -> dict:
+    return json.loads((cell / "cell.json").read_text())
+
+
+def apart(one: Path, other: Path) -> float:
+    """The largest difference between the weights of two cells."""
+    mine, theirs = (load_file(cell / "model/model.safetensors") for cell in (one, other))
+    return max(float((mine[name] - theirs[name]).abs().max()) for name in theirs)
+
+
+def test_a_sweep_outlives_its_submitter_and_edits_of_the_code(cluster, root, checkpoint, tmp_path):
+    code = tmp_path / "code"
+    names = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout.split()
+    for name in names:
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root / name, code / name, follow_symlinks=False)
+    place = Place(tmp_path / "work", code, checkpoint)
+    arguments = place.sweep("grid", "loss=sft,dft", "seed=0,1", array_parallelism=2)
+    submitter = subprocess.Popen(place.command(*arguments), cwd=place.folder, env=place.environment)
+    until(lambda: bool(queue("grid")), place)
+    submitter.send_signal(signal.SIGKILL)
+    submitter.wait()
+    (code / "src/losslab/loop.py").write_text("raise RuntimeError('edited')\n")
+    shutil.rmtree(code / "conf/loss")
+    assert len(queue("grid")) == 4
+    until(place.over("grid"), place)
+    rows = place.status("grid")
+    assert [row.state for row in rows] == ["done"] * 4
+    assert [(row.step, row.steps, row.tries) for row in rows] == [(10, 10, "1/10")] * 4
+    assert len({record(row.folder)["job"] for row in rows}) == 4
+    table = (place.folder / "results/tables/grid/table.md").read_text()  # by the last cell: nobody else is there
+    assert [line.split("|")[-2].strip() for line in table.splitlines() if line.startswith("| checkpoint |")] == ["2", "2"]
+    (script,) = place.folder.glob("results/sweeps/grid/*/jobs/*.sh")
+    assert "--array=0-3%2" in script.read_text()
+
+
+def test_two_nodes_make_the_same_weights_as_two_processes_of_one(place, root, checkpoint, tmp_path):
+    place.submit("nodes", "loss=dft", "machine.workers=1", nodes=2)
+    one = Place(tmp_path / "one", root, checkpoint)
+    done = one.run(*TINY, "model=./checkpoint", "loss=dft", "machine.workers=2")
+    assert done.returncode == 0, done.stderr
+    ranks = Place(tmp_path / "ranks", root, checkpoint)
+    srun = ("srun", "--overcommit", "--mem=0", "--nodes=1", "--ntasks=2")
+    done = ranks.run(*TINY, "model=./checkpoint", "loss=dft", prefix=srun)  # one process for each rank
+    assert done.returncode == 0, done.stderr
+    until(place.over("nodes"), place)
+    assert place.states("nodes") == ["done"]
+    assert apart(place.cell("nodes"), one.cell("ablation")) <= 1e-6
+    assert apart(ranks.cell("ablation"), one.cell("ablation")) <= 1e-6
+    logs = {path.name: path.read_text() for path in (place.cell("nodes") / "logs").iterdir()}
+    assert set(logs) == {"main.txt", "node-1.txt", "rank-1.out", "rank-1.err"}
+    assert "tiny_add avg@1" in logs["main.txt"] and "tiny_add" not in logs["node-1.txt"]
+
+
+def test_an_error_on_the_other_node_shows_once_with_its_rank(place):
+    place.submit("other", "loss._target_=broken.Broken", "+loss.rank=1", "machine.workers=1", nodes=2)
+    until(place.over("other"), place)
+    (row,) = place.status("other")
+    assert (row.state, row.note) == ("failed", "WorkerError: rank 1: ArithmeticError: broken on purpose")
+    texts = [path.read_text() for path in row.folder.glob("logs/*.txt")]
+    assert "\n".join(texts).count("broken on purpose") == 1
