@@ -67,7 +67,7 @@ class Broken(Objective):
         return -t.logp
 """,
 }
-HELD = ["loss._target_=held.Held", "dataset.rows=2560", "machine.checkpoint_steps=1000"]
+HELD = ["loss=sft", "loss._target_=held.Held", "dataset.rows=2560", "machine.checkpoint_steps=1000"]
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,8 @@ class Place:
 
     def sweep(self, name: str, *arguments: str, **launcher: object) -> list[str]:
         """The arguments of a sweep of that name on SLURM."""
-        settings = [f"hydra.launcher.{key}={value}" for key, value in (LAUNCHER | launcher).items()]
+        chosen = LAUNCHER | launcher
+        settings = [f"{'+' if '.' in key else ''}hydra.launcher.{key}={value}" for key, value in chosen.items()]
         return ["-m", *TINY, "model=./checkpoint", f"sweep.name={name}", *arguments, "hydra/launcher=slurm", *settings]
 
     def submit(self, name: str, *arguments: str, **launcher: object) -> subprocess.CompletedProcess:
@@ -199,7 +200,10 @@ def test_a_sweep_outlives_its_submitter_and_edits_of_the_code(cluster, root, che
     assert [(row.step, row.steps, row.tries) for row in rows] == [(10, 10, "1/10")] * 4
     assert len({record(row.folder)["job"] for row in rows}) == 4
     table = (place.folder / "results/tables/grid/table.md").read_text()  # by the last cell: nobody else is there
-    assert [line.split("|")[-2].strip() for line in table.splitlines() if line.startswith("| checkpoint |")] == ["2", "2"]
+    assert [line.split("|")[-2].strip() for line in table.splitlines() if line.startswith("| checkpoint |")] == [
+        "2",
+        "2",
+    ]
     (script,) = place.folder.glob("results/sweeps/grid/*/jobs/*.sh")
     assert "--array=0-3%2" in script.read_text()
 
@@ -223,9 +227,170 @@ def test_two_nodes_make_the_same_weights_as_two_processes_of_one(place, root, ch
 
 
 def test_an_error_on_the_other_node_shows_once_with_its_rank(place):
-    place.submit("other", "loss._target_=broken.Broken", "+loss.rank=1", "machine.workers=1", nodes=2)
+    place.submit("other", "loss=sft", "loss._target_=broken.Broken", "+loss.rank=1", "machine.workers=1", nodes=2)
     until(place.over("other"), place)
     (row,) = place.status("other")
     assert (row.state, row.note) == ("failed", "WorkerError: rank 1: ArithmeticError: broken on purpose")
     texts = [path.read_text() for path in row.folder.glob("logs/*.txt")]
     assert "\n".join(texts).count("broken on purpose") == 1
+
+
+@pytest.fixture(scope="module")
+def places(cluster, root, checkpoint, tmp_path_factory) -> Callable[[str], Place]:
+    return lambda name: Place(tmp_path_factory.mktemp(name), root, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def whole(places) -> Path:
+    """The cell that the disturbed ones are compared with: nobody disturbed it."""
+    place = places("whole")
+    done = place.run(*TINY, "model=./checkpoint", *HELD)
+    assert done.returncode == 0, done.stderr
+    return place.cell("ablation")
+
+
+def on(node: str) -> dict[str, object]:
+    return {"additional_parameters.nodelist": node}
+
+
+def submit_held(place: Place, name: str, **launcher: object) -> None:
+    place.hold()
+    place.submit(name, *HELD, **launcher)
+
+
+def check_disturbed(place: Place, name: str, whole: Path, tries: int = 2) -> None:
+    """The cell was started again, went on from its checkpoint or from the start, and made the same weights."""
+    (row,) = place.status(name)
+    assert (row.state, row.tries, row.step, row.steps) == ("done", f"{tries}/10", 40, 40)
+    assert record(row.folder)["attempts"] == tries
+    assert apart(row.folder, whole) == 0
+    lines = [json.loads(line)["step"] for line in (row.folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(range(1, 41))
+
+
+def test_a_time_limit_and_a_dead_node(cluster, places, whole):
+    limit, death = places("limit"), places("death")
+    submit_held(limit, "limit", timeout_min=1, signal_delay_s=30, **on("n1"))
+    submit_held(death, "death", **on("n2"))
+    folder = Path(os.environ["SLURM_CONF"]).parent
+    until(steps(death, "death", 3), death)
+    subprocess.run([cluster, "down", "n2", folder], check=True)
+    death.release()
+    until(lambda: queue("death", "%T") == ["PENDING"], death)
+    subprocess.run([cluster, "up", "n2", folder], check=True)
+    until(lambda: limit.states("limit") == ["preempted"], limit)
+    stopped = limit.status("limit")[0].step
+    assert 0 < stopped < 40 and list(limit.cell("limit").glob("checkpoints/step-*"))
+    limit.release()
+    until(death.over("death"), death)
+    check_disturbed(death, "death", whole)
+    until(limit.over("limit"), limit)
+    check_disturbed(limit, "limit", whole)
+    assert f"training {whole.name}: {stopped}/40" in (limit.cell("limit") / "logs/main.txt").read_text()
+
+
+def test_a_node_out_of_reach_gives_its_cell_up(cluster, places, whole):
+    """Only slurmd is killed: the first start of the job lives on when the second one begins elsewhere."""
+    place, folder = places("lost"), Path(os.environ["SLURM_CONF"]).parent
+    blocker = subprocess.run(
+        ["sbatch", "--parsable", "--nodelist=n1", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    submit_held(place, "lost")
+    until(steps(place, "lost", 3), place)
+    first = json.loads((place.cell("lost") / "holder.json").read_text())
+    os.kill(int((folder / "d.n2.pid").read_text()), signal.SIGKILL)
+    subprocess.run(["scancel", blocker], check=True)
+    until(lambda: record(place.cell("lost"))["attempts"] == 2, place)
+    place.release()
+    until(place.over("lost"), place)
+    check_disturbed(place, "lost", whole)
+    assert (
+        first["node"] == "n2" and "interrupted; the same command" in (place.cell("lost") / "logs/main.txt").read_text()
+    )
+    subprocess.run([cluster, "up", "n2", folder], check=True)
+
+
+def test_preemption_and_the_bound_of_tries(places, whole):
+    place, bounded = places("preempted"), places("bounded")
+    submit_held(place, "preempted", **on("n1"))
+    submit_held(bounded, "bounded", tries=1, **on("n2"))
+    until(steps(place, "preempted", 3), place)
+    until(steps(bounded, "bounded", 3), bounded)
+    urgent = ["--partition=urgent", "--nodelist=n1", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"]
+    subprocess.run(["sbatch", *urgent], check=True)
+    subprocess.run(["scancel", "--signal=USR1", *queue("bounded", "%A")], check=True)
+    until(lambda: place.states("preempted") == ["preempted"], place)
+    assert list(place.cell("preempted").glob("checkpoints/step-*"))
+    place.release()
+    until(place.over("preempted"), place)
+    check_disturbed(place, "preempted", whole)
+    until(bounded.over("bounded"), bounded)
+    (row,) = bounded.status("bounded")
+    assert (row.state, row.note) == ("failed", "gave up after 1 tries: raise hydra.launcher.tries")
+    assert 0 < row.step < 40
+
+
+def test_a_sweep_submitted_twice_at_once_runs_each_cell_once(place):
+    place.hold()
+    arguments = place.sweep("twice", *HELD, "seed=0,1", "dataset.rows=640")
+    both = [subprocess.Popen(place.command(*arguments), cwd=place.folder, env=place.environment) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0] and len(queue("twice")) == 4
+    until(lambda: len(queue("twice")) == 2, place)  # two jobs have left the cells to the other two
+    place.release()
+    until(place.over("twice"), place)
+    assert [(row.state, row.tries) for row in place.status("twice")] == [("done", "1/10")] * 2
+    for row in place.status("twice"):
+        assert record(row.folder)["attempts"] == 1
+        text = (row.folder / "logs/main.txt").read_text()
+        assert text.count("runs it; nothing to do here") == 1 and text.count("samples: 40/40") == 1
+
+
+def test_nothing_is_submitted_when_one_cell_is_broken(place):
+    done = place.run(*place.sweep("wrong", "loss=sft,dpo"))
+    assert done.returncode == 2 and done.stderr.startswith("error: loss=dpo needs pairs of answers")
+    assert not queue("wrong") and not (place.folder / "results").exists()
+
+
+def test_a_failing_cell_and_its_retry(place):
+    classes = "loss._target_=broken.Broken,losslab.objectives.sft.SFT"
+    place.submit("failing", "loss=sft", classes)
+    until(place.over("failing"), place)
+    failed, done = sorted(place.status("failing"), key=lambda row: row.state, reverse=True)
+    assert (failed.state, done.state, failed.step) == ("failed", "done", 2)
+    assert failed.note == "WorkerError: rank 0: ArithmeticError: broken on purpose"
+    shown = place.run("failing", script="status.py")
+    assert shown.returncode == 0 and "1 failed, 1 done" in shown.stdout.replace("\n", " ")
+    (place.folder / "mended").touch()
+    again = place.run("failing", "retry=failed", script="status.py")
+    assert again.returncode == 0 and "failing: 1 cells submitted" in again.stdout, again.stderr
+    until(place.over("failing"), place)
+    assert place.states("failing") == ["done", "done"]
+    assert record(done.folder)["attempts"] == 1 and record(failed.folder)["attempts"] == 2
+    nothing = place.run("failing", "retry=failed", script="status.py")
+    assert nothing.returncode == 2 and "there is nothing to retry" in nothing.stderr
+
+
+def test_cancel_and_retry(place):
+    place.hold()
+    place.submit("given_up", *HELD, "seed=0,1", array_parallelism=1)
+    until(steps(place, "given_up", 2), place)
+    assert place.states("given_up") == ["running", "waiting"]
+    done = place.run("given_up", "cancel=true", script="status.py")
+    assert (done.returncode, done.stdout) == (0, "given_up: 2 jobs cancelled\n"), done.stderr
+    until(lambda: not queue("given_up"), place)
+    assert place.states("given_up") == ["cancelled", "cancelled"]
+    place.release()
+    again = place.run("given_up", "retry=failed", script="status.py")
+    assert again.returncode == 0, again.stderr
+    until(place.over("given_up"), place)
+    assert place.states("given_up") == ["done", "done"]
+
+
+def test_scoring_as_a_job_of_its_own(place):
+    place.submit("halves", "loss=sft", separate_evaluation="true")
+    until(place.over("halves"), place)
+    (row,) = place.status("halves")
+    assert row.state == "done" and record(row.folder)["attempts"] == 2
+    jobs = json.loads(next(place.folder.glob("results/sweeps/halves/*/submission.json")).read_text())["jobs"]
+    assert len(jobs) == 2 and record(row.folder)["job"] == jobs[1]

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -89,12 +90,18 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
     failure = _on_this_node(worker, args, machine, logs)
     if crew.nodes() > 1:
         failures = [one for one in crew.exchange(failure) if one is not None]
-        failure = min(failures, key=lambda one: (isinstance(one[1], Interrupted), one[0]), default=None)
+        failure = min(failures, key=lambda one: (one.message is None, one.when), default=None)
     if failure is not None:
-        raise failure[1]
+        raise Interrupted if failure.message is None else WorkerError(failure.message, failure.trace)
 
 
-Failure = tuple[float, WorkerError | Interrupted]  # when, and what
+@dataclass(frozen=True)
+class Failure:
+    """How the workers of a node ended, if not well."""
+
+    when: float
+    message: str | None = None  # None: they were asked to leave
+    trace: str = ""
 
 
 def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConfig, logs: Path) -> Failure | None:
@@ -130,7 +137,7 @@ def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConf
             with _following():
                 elastic_launch(config, _run)(worker, *args)
         except (SignalException, Interrupted):
-            return time.time(), Interrupted()
+            return Failure(time.time())
         except ChildFailedError as error:
             failure = _failure(error)
             if nodes > 1:
@@ -145,12 +152,11 @@ def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConf
 def _failure(error: ChildFailedError) -> Failure:
     rank, failure = error.get_first_failure()
     if failure.exitcode == REQUEUE or -failure.exitcode in LEAVE:  # the latter before it could listen
-        return failure.timestamp, Interrupted()
+        return Failure(failure.timestamp)
     report: Any = failure.message  # what `record` wrote, or a text about the exit code
     if isinstance(report, dict):
-        found = WorkerError(f"rank {rank}: {report['message']}", report["extraInfo"]["py_callstack"])
-        return failure.timestamp, found
-    return failure.timestamp, WorkerError(f"rank {rank} died with exit code {failure.exitcode}", "")
+        return Failure(failure.timestamp, f"rank {rank}: {report['message']}", report["extraInfo"]["py_callstack"])
+    return Failure(failure.timestamp, f"rank {rank} died with exit code {failure.exitcode}")
 
 
 @contextmanager

@@ -80,7 +80,9 @@ class Table:
 def publish(sweep: SweepConfig, results: str) -> None:
     """Print the table of a sweep and write it, with its figure, under results/tables/<sweep>."""
     folder = Path(results) / "tables" / sweep.name
-    with lock(folder, quiet=True):  # cells that end together write one after another, and the last one has seen them all
+    with lock(
+        folder, quiet=True
+    ):  # cells that end together write one after another, and the last one has seen them all
         table = build(sweep, results)
         write(folder / "table.md", markdown(table))
         write(folder / "table.csv", spreadsheet(table))
@@ -123,7 +125,7 @@ def build(sweep: SweepConfig, results: str) -> Table:
     for entry in entries:
         if len(protocols) > 1:  # they are different measures, so they make different rows
             entry.config["eval"] = entry.protocol
-        if set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
+        if benchmarks and set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
             entry.scores[AVERAGE] = float(np.mean([entry.scores[name] for name in benchmarks]))
             entry.halves[AVERAGE] = float(np.sqrt(sum(entry.halves[n] ** 2 for n in benchmarks)) / len(benchmarks))
         groups.setdefault(json.dumps(entry.config, sort_keys=True, default=str), []).append(entry)
