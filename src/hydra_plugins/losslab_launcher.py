@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 @dataclass
@@ -39,7 +39,10 @@ ConfigStore.instance().store(group="hydra/launcher", name="losslab_local", node=
 
 class _Launcher(Launcher):
     def __init__(self, **parameters: Any) -> None:
-        self.parameters = parameters
+        self.parameters = {
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for key, value in parameters.items()
+        }
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config = config
