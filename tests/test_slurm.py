@@ -5,6 +5,7 @@ Without root or SLURM these tests are skipped; where LOSSLAB_SLURM=required, as 
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -179,12 +180,17 @@ def apart(one: Path, other: Path) -> float:
     return max(float((mine[name] - theirs[name]).abs().max()) for name in theirs)
 
 
-def test_a_sweep_outlives_its_submitter_and_edits_of_the_code(cluster, root, checkpoint, tmp_path):
-    code = tmp_path / "code"
+def copy(root: Path, code: Path) -> None:
+    """The project without its history, to be edited."""
     names = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout.split()
     for name in names:
         (code / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(root / name, code / name, follow_symlinks=False)
+
+
+def test_a_sweep_outlives_its_submitter_and_edits_of_the_code(cluster, root, checkpoint, tmp_path):
+    code = tmp_path / "code"
+    copy(root, code)
     place = Place(tmp_path / "work", code, checkpoint)
     arguments = place.sweep("grid", "loss=sft,dft", "seed=0,1", array_parallelism=2)
     submitter = subprocess.Popen(place.command(*arguments), cwd=place.folder, env=place.environment)
@@ -268,6 +274,19 @@ def check_disturbed(place: Place, name: str, whole: Path, tries: int = 2) -> Non
     assert lines == list(range(1, 41))
 
 
+def until_started_again(place: Place, name: str) -> list[str]:
+    """Wait for the second start of a cell; returns the states that status showed meanwhile."""
+    seen: list[str] = []
+
+    def reached() -> bool:
+        (row,) = place.status(name)
+        seen.append(row.state)
+        return record(row.folder).get("attempts") == 2
+
+    until(reached, place)
+    return seen
+
+
 def test_a_time_limit_and_a_dead_node(cluster, places, whole):
     limit, death = places("limit"), places("death")
     submit_held(limit, "limit", timeout_min=1, signal_delay_s=30, **on("n1"))
@@ -275,18 +294,18 @@ def test_a_time_limit_and_a_dead_node(cluster, places, whole):
     folder = Path(os.environ["SLURM_CONF"]).parent
     until(steps(death, "death", 3), death)
     subprocess.run([cluster, "down", "n2", folder], check=True)
-    death.release()
-    until(lambda: queue("death", "%T") == ["PENDING"], death)
-    subprocess.run([cluster, "up", "n2", folder], check=True)
-    until(lambda: limit.states("limit") == ["preempted"], limit)
-    stopped = limit.status("limit")[0].step
-    assert 0 < stopped < 40 and list(limit.cell("limit").glob("checkpoints/step-*"))
+    assert {"running", "preempted"} <= set(until_started_again(limit, "limit"))
     limit.release()
-    until(death.over("death"), death)
-    check_disturbed(death, "death", whole)
+    subprocess.run([cluster, "up", "n2", folder], check=True)
+    until_started_again(death, "death")
+    death.release()
     until(limit.over("limit"), limit)
     check_disturbed(limit, "limit", whole)
-    assert f"training {whole.name}: {stopped}/40" in (limit.cell("limit") / "logs/main.txt").read_text()
+    assert re.search(
+        rf"training {whole.name}: [1-9]\d*/40 \[00:00<", (limit.cell("limit") / "logs/main.txt").read_text()
+    )
+    until(death.over("death"), death)
+    check_disturbed(death, "death", whole)
 
 
 def test_a_node_out_of_reach_gives_its_cell_up(cluster, places, whole):
@@ -301,7 +320,7 @@ def test_a_node_out_of_reach_gives_its_cell_up(cluster, places, whole):
     first = json.loads((place.cell("lost") / "holder.json").read_text())
     os.kill(int((folder / "d.n2.pid").read_text()), signal.SIGKILL)
     subprocess.run(["scancel", blocker], check=True)
-    until(lambda: record(place.cell("lost"))["attempts"] == 2, place)
+    until_started_again(place, "lost")
     place.release()
     until(place.over("lost"), place)
     check_disturbed(place, "lost", whole)
@@ -320,7 +339,7 @@ def test_preemption_and_the_bound_of_tries(places, whole):
     urgent = ["--partition=urgent", "--nodelist=n1", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"]
     subprocess.run(["sbatch", *urgent], check=True)
     subprocess.run(["scancel", "--signal=USR1", *queue("bounded", "%A")], check=True)
-    until(lambda: place.states("preempted") == ["preempted"], place)
+    assert "preempted" in until_started_again(place, "preempted")
     assert list(place.cell("preempted").glob("checkpoints/step-*"))
     place.release()
     until(place.over("preempted"), place)
@@ -394,3 +413,47 @@ def test_scoring_as_a_job_of_its_own(place):
     assert row.state == "done" and record(row.folder)["attempts"] == 2
     jobs = json.loads(next(place.folder.glob("results/sweeps/halves/*/submission.json")).read_text())["jobs"]
     assert len(jobs) == 2 and record(row.folder)["job"] == jobs[1]
+
+
+def test_the_commands_of_the_guide(cluster, root, checkpoint, tmp_path):
+    """Those of docs/slurm.md as they are written, with what makes the model tiny behind them."""
+    code = tmp_path / "code"
+    copy(root, code)
+    place = Place(tmp_path / "work", code, checkpoint)
+    page = (root / "docs/slurm.md").read_text()
+    (settings,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    (code / "conf/hydra/launcher/mine.yaml").write_text(settings)
+    _, _, plan, trial, sweep, after = re.findall(r"```bash\n(.*?)```", page, re.S)
+    tiny = [argument for argument in TINY if argument not in ("dataset.rows=640", "benchmark=[tiny_add]")]
+    tiny += ["model=./checkpoint", "dataset.rows=64", "train.max_steps=1", "benchmark=[tiny_add]"]
+    launcher = [f"hydra.launcher.{key}={value}" for key, value in LAUNCHER.items() if key != "timeout_min"]
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text(
+        f'#!/bin/sh\nscript=$1; shift\n[ $script != train.py ] || set -- "$@" {" ".join(map(repr, tiny))} $LAUNCHER\n'
+        f'exec {sys.executable} {code}/$script "$@"\n'
+    )
+    python.chmod(0o755)
+    place.environment |= {"PATH": f"{python.parent}:{os.environ['PATH']}", "COLUMNS": "200"}
+
+    def run(commands: str, **environment: str) -> str:
+        done = subprocess.run(
+            ["bash", "-e", "-c", commands],
+            cwd=place.folder, env=place.environment | environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    planned = run(plan, LAUNCHER="")
+    assert "table1: 3 cells" in planned and "device hours of an H100" in planned
+    assert "3 cells" in run(sweep.replace("hydra/launcher=slurm", "hydra/launcher=mine plan=true"), LAUNCHER="")
+    assert "trial: 1 cells, 1 done" in run(trial, LAUNCHER=" ".join(launcher))
+    assert "3 cells submitted as job" in run(sweep, LAUNCHER=" ".join(launcher))
+    watch, cancel, retry, tabulate = after.strip().splitlines()
+    assert "table1: 3 cells, 3 done" in run(watch)
+    assert "table1: 0 jobs cancelled" in run(cancel)
+    assert "dft" in run(tabulate) and place.states("table1") == ["done"] * 3
+    again = subprocess.run(
+        ["bash", "-c", retry], cwd=place.folder, env=place.environment, capture_output=True, text=True
+    )
+    assert again.returncode == 2 and "there is nothing to retry" in again.stderr

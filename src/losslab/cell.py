@@ -76,7 +76,8 @@ def run(config: Config) -> None:
                 raise
             write(cell.folder / "error.txt", getattr(error, "trace", "") or traceback.format_exc())
             cell.update(state="failed", error=f"{type(error).__name__}: {error}")
-            print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
+            message = f"{cell.folder.name}: failed: {error}\n        see {cell.folder / 'error.txt'}"
+            print(message, file=sys.stderr, flush=True)
             if joined():
                 sys.exit(1)
 
@@ -102,7 +103,9 @@ def finished(config: Config, cell: Cell) -> bool:
         return True
     tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
     if tries and restarts() >= tries:
-        cell.update(state="failed", error=f"gave up after {tries} tries: raise hydra.launcher.tries")
+        error = f"gave up after {tries} tries: raise hydra.launcher.tries"
+        cell.update(state="failed", error=error)
+        print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
         return True
     cell.begin(config, job=job(), attempt=restarts() + 1, tries=tries or None)
     if config.stage == Stage.score and not cell.trained(config):

@@ -41,7 +41,7 @@ class Sweep(Callback):
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         with refusing():
-            self._end()
+            self._end(told=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
@@ -70,15 +70,15 @@ class Sweep(Callback):
         done = sum(Cell.of(config).done(config) for config in self.configs)
         print(f"{self.configs[0].sweep.name}: {len(self.configs)} cells, {done} of them done", flush=True)
 
-    def _end(self) -> None:
-        """Print the table and the failures. A failed cell makes the exit status 1."""
+    def _end(self, told: bool = False) -> None:
+        """Print the table and the failures, unless `told` already. A failed cell makes the exit status 1."""
         if not main_process() or not self.configs:
             return
         config = self.configs[0]
         tables.publish(config.sweep, config.machine.results)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
         failed = {folder: state for folder, state in cells.items() if state.get("state") == "failed"}
-        for folder, state in failed.items():
+        for folder, state in [] if told else failed.items():
             print(f"failed: {folder.name}: {state['error']}\n        see {folder / 'error.txt'}", file=sys.stderr)
         if failed:
             print(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again", file=sys.stderr)
