@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from losslab import status
+from losslab import records, snapshot, status
+from losslab.hold import hold
 
 TINY = [
     "dataset=embedded",
@@ -457,3 +458,46 @@ def test_the_commands_of_the_guide(cluster, root, checkpoint, tmp_path):
         ["bash", "-c", retry], cwd=place.folder, env=place.environment, capture_output=True, text=True
     )
     assert again.returncode == 2 and "there is nothing to retry" in again.stderr
+
+
+def test_several_cells_at_once_on_one_machine(root, checkpoint, tmp_path):
+    place = Place(tmp_path, root, checkpoint)
+    arguments = ["loss=sft", "loss._target_=losslab.objectives.sft.SFT,broken.Broken", "seed=0"]
+    local = ["hydra/launcher=local", "hydra.launcher.processes=2"]
+    done = place.run("-m", *TINY, "model=./checkpoint", *arguments, *local)
+    assert done.returncode == 1
+    failed, good = sorted(place.status("ablation"), key=lambda row: row.state, reverse=True)
+    assert (failed.state, good.state) == ("failed", "done")
+    started, ended = (done.stdout.index(f"{word}: {good.folder.name}") for word in ("started", "done"))
+    assert done.stdout.count("started: ", 0, ended) == 2 and started < ended  # both were at work at once
+    assert f"failed: {failed.folder.name}" in done.stdout
+    assert "broken on purpose" in (failed.folder / "logs/main.txt").read_text()
+
+
+def test_a_lock_that_does_not_reach_another_machine_is_noticed(tmp_path, monkeypatch):
+    """A holder elsewhere that gives signs of life although its lock could be taken here."""
+    monkeypatch.setattr("losslab.hold.BEAT_SECONDS", 0.5)
+    (tmp_path / "holder.json").write_text(json.dumps({"job": "1", "host": "elsewhere", "restarts": 0}))
+    beat = "import pathlib, time, sys\nwhile True: pathlib.Path(sys.argv[1]).touch(); time.sleep(0.2)"
+    other = subprocess.Popen([sys.executable, "-c", beat, str(tmp_path / "holder.json")])
+    try:
+        with pytest.raises(ValueError, match="its lock does not reach this machine"), hold(tmp_path):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with hold(tmp_path):  # that machine is dead
+        assert json.loads((tmp_path / "holder.json").read_text())["pid"] == os.getpid()
+    assert not (tmp_path / "holder.json").exists()
+
+
+def test_a_snapshot_is_the_code_of_its_moment(root, tmp_path):
+    copied = snapshot.take(tmp_path / "code")
+    for name in ("src/losslab/loop.py", "conf/config.yaml", "conf/experiment/demo.yaml", "train.py"):
+        assert (copied / name).read_bytes() == (root / name).read_bytes()
+    about = json.loads((copied / "snapshot.json").read_text())
+    command = [sys.executable, "-c", "from losslab import records; print(records.commit()); print(records.changes())"]
+    environment = os.environ | {"PYTHONPATH": str(copied / "src")}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == f"{about['commit']}\n{about['changes']}".strip()
+    assert not (copied / ".git").exists() and about["commit"] == records.commit()
