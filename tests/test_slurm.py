@@ -46,7 +46,7 @@ from losslab.objectives import Objective
 class Held(Objective):
     def loss(self, t):
         if os.path.exists("hold"):
-            time.sleep(0.5)
+            time.sleep(2)
         return -t.logp
 """,
     # Fails at its third step on one rank, until the file `mended` is there.
@@ -293,7 +293,7 @@ def test_a_time_limit_and_a_dead_node(cluster, places, whole):
     submit_held(limit, "limit", timeout_min=1, signal_delay_s=30, **on("n1"))
     submit_held(death, "death", **on("n2"))
     folder = Path(os.environ["SLURM_CONF"]).parent
-    until(steps(death, "death", 3), death)
+    until(steps(death, "death", 1), death)
     subprocess.run([cluster, "down", "n2", folder], check=True)
     assert {"running", "preempted"} <= set(until_started_again(limit, "limit"))
     limit.release()
@@ -317,7 +317,7 @@ def test_a_node_out_of_reach_gives_its_cell_up(cluster, places, whole):
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     submit_held(place, "lost")
-    until(steps(place, "lost", 3), place)
+    until(steps(place, "lost", 1), place)
     first = json.loads((place.cell("lost") / "holder.json").read_text())
     os.kill(int((folder / "d.n2.pid").read_text()), signal.SIGKILL)
     subprocess.run(["scancel", blocker], check=True)
@@ -335,8 +335,8 @@ def test_preemption_and_the_bound_of_tries(places, whole):
     place, bounded = places("preempted"), places("bounded")
     submit_held(place, "preempted", **on("n1"))
     submit_held(bounded, "bounded", tries=1, **on("n2"))
-    until(steps(place, "preempted", 3), place)
-    until(steps(bounded, "bounded", 3), bounded)
+    until(steps(place, "preempted", 1), place)
+    until(steps(bounded, "bounded", 1), bounded)
     urgent = ["--partition=urgent", "--nodelist=n1", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"]
     subprocess.run(["sbatch", *urgent], check=True)
     subprocess.run(["scancel", "--signal=USR1", *queue("bounded", "%A")], check=True)
@@ -394,7 +394,7 @@ def test_a_failing_cell_and_its_retry(place):
 def test_cancel_and_retry(place):
     place.hold()
     place.submit("given_up", *HELD, "seed=0,1", array_parallelism=1)
-    until(steps(place, "given_up", 2), place)
+    until(steps(place, "given_up", 1), place)
     assert place.states("given_up") == ["running", "waiting"]
     done = place.run("given_up", "cancel=true", script="status.py")
     assert (done.returncode, done.stdout) == (0, "given_up: 2 jobs cancelled\n"), done.stderr
