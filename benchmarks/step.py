@@ -20,6 +20,7 @@ import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ CONTESTANTS = {
     "losslab, SFT": {"loss": "losslab.objectives.sft.SFT"},
     "TRL dft, defaults": {"loss_type": "dft"},
     "TRL dft, packing": {"loss_type": "dft", "packing": True, "max_length": LENGTH},
-    "TRL chunked_nll (SFT), defaults": {"loss_type": "chunked_nll"},
+    "TRL nll (SFT), defaults": {"loss_type": "nll"},
 }
 
 
@@ -58,7 +59,8 @@ def make_model(folder: Path, vocabulary: int) -> None:
     world.tokenizer().save_pretrained(folder)
 
 
-def run_losslab(options: dict, folder: Path, vocabulary: int) -> list[float]:
+def run_losslab(options: dict, folder: Path, vocabulary: int) -> list[tuple[float, int]]:
+    """(seconds, answer tokens) of each measured step."""
     from losslab.data import Examples
     from losslab.loop import train
     from losslab.schema import Config, MachineConfig, ModelConfig, OptimizerConfig, TrainConfig
@@ -80,22 +82,30 @@ def run_losslab(options: dict, folder: Path, vocabulary: int) -> list[float]:
         os.environ |= alone | {"MASTER_ADDR": "localhost", "MASTER_PORT": "29555"}
         train(config, f"{scratch}/data", scratch, "")
         rows = [json.loads(line) for line in (Path(scratch) / "metrics.jsonl").read_text().splitlines()]
-    return [row["seconds"] for row in rows[1:]]
+    return [(row["seconds"], row["answer_tokens"]) for row in rows[1:]]
 
 
-def run_trl(options: dict, folder: Path, vocabulary: int) -> list[float]:
+def run_trl(options: dict, folder: Path, vocabulary: int) -> list[tuple[float, int]]:
+    """(seconds, answer tokens) of each measured step; packed rows hold other numbers of sequences."""
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    seconds: list[float] = []
+    steps: list[tuple[float, int]] = []
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: object, **__: object) -> None:
-            self.began = time.perf_counter()
+            self.began, self.answers = time.perf_counter(), 0
 
         def on_step_end(self, *_: object, **__: object) -> None:
-            seconds.append(time.perf_counter() - self.began)
+            steps.append((time.perf_counter() - self.began, self.answers))
+
+    clock = Clock()
+
+    class Counting(SFTTrainer):
+        def compute_loss(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
+            clock.answers += int((inputs["labels"] != -100).sum())
+            return super().compute_loss(model, inputs, *rest, **options)
 
     rows = [
         {"input_ids": ids, "completion_mask": [0] * prompt + [1] * (len(ids) - prompt)}
@@ -110,19 +120,20 @@ def run_trl(options: dict, folder: Path, vocabulary: int) -> list[float]:
             learning_rate=1e-5, disable_tqdm=True, logging_steps=100, **arguments,
         )  # fmt: skip
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        SFTTrainer(
-            model, config, train_dataset=Dataset.from_list(rows), callbacks=[Clock()],
+        Counting(
+            model, config, train_dataset=Dataset.from_list(rows), callbacks=[clock],
             processing_class=AutoTokenizer.from_pretrained(folder),
         ).train()  # fmt: skip
-    return seconds[1:]
+    return steps[1:]
 
 
 def one(name: str, folder: Path, vocabulary: int) -> None:
     options = CONTESTANTS[name]
-    seconds = (run_losslab if "loss" in options else run_trl)(options, folder, vocabulary)
+    steps = (run_losslab if "loss" in options else run_trl)(options, folder, vocabulary)
+    seconds, answers = zip(*steps, strict=True)
     unit = 1 if platform.system() == "Darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-    print(json.dumps({"seconds": sum(seconds), "steps": len(seconds), "peak": peak}))
+    print(json.dumps({"seconds": sum(seconds), "answers": sum(answers), "steps": len(steps), "peak": peak}))
 
 
 def main() -> None:
@@ -148,9 +159,9 @@ def main() -> None:
                 print(f"{name}: failed: {reason}", file=sys.stderr)
                 continue
             result = json.loads(done.stdout.strip().splitlines()[-1])
-            # TRL's packed rows hold other numbers of sequences, so all are compared by tokens of an average step.
-            rate = answers * result["steps"] / result["seconds"]
-            rows.append((name, rate, result["peak"], f"{result['seconds']:.1f} s for {result['steps']} steps"))
+            rate = result["answers"] / result["seconds"]
+            remark = f"{result['seconds']:.1f} s for {result['steps']} steps, {result['answers']:,} answer tokens"
+            rows.append((name, rate, result["peak"], remark))
             print(f"{name}: {rate:,.0f} answer tokens/s, {result['peak']:.1f} GB", file=sys.stderr, flush=True)
     own_rate, own_peak = next((rate, peak) for _, rate, peak, _ in rows if rate and peak)
     lines = [

@@ -1,6 +1,8 @@
 """Fixtures shared by the tests: a tiny checkpoint on disk, the project's root, and the shared real data if present."""
 
+import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     AutoModelForCausalLM.from_config(world.model_config()).save_pretrained(folder)
     world.tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training rows with answers of different lengths, and wrong answers."""
+    rng = random.Random(0)
+    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    lines = [
+        {"problem": f"{i}+{i}=?", "solution": f"{2 * i} " * rng.randint(1, 9), "wrong": f"{i} " * rng.randint(1, 9)}
+        for i in range(22)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file

@@ -2,7 +2,6 @@
 
 import json
 import math
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,18 +40,6 @@ TARGETS = {
 BATCH, STEPS, LR, MOMENTUM = 8, 3, 0.1, 0.9
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
-    rng = random.Random(0)
-    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    lines = [
-        {"problem": f"{i}+{i}=?", "solution": f"{2 * i} " * rng.randint(1, 9), "wrong": f"{i} " * rng.randint(1, 9)}
-        for i in range(22)
-    ]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return file
-
-
 def make(checkpoint: Path, rows: Path, results: Path, loss: str, **machine) -> Config:
     return Config(
         model=ModelConfig(path=str(checkpoint)),
@@ -74,25 +61,34 @@ def trained(config: Config, folder: Path) -> tuple[dict[str, torch.Tensor], list
     return load_file(folder / "model" / "model.safetensors"), lines
 
 
+def data_rows(rows: Path) -> list[dict]:
+    return [json.loads(line) for line in rows.read_text().splitlines()]
+
+
+def sequence(row: dict, column: str = "solution") -> tuple[torch.Tensor, int]:
+    """(T,) token ids of prompt, answer and EOS, and where the answer begins."""
+    tokenizer = world.tokenizer()
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": row["problem"]}], add_generation_prompt=True, tokenize=False
+    )
+    head = tokenizer(prompt)["input_ids"]
+    return torch.tensor(head + tokenizer(row[column])["input_ids"] + [tokenizer.eos_token_id]), len(head)
+
+
 def naive(checkpoint: Path, rows: Path, loss: str) -> tuple[dict[str, torch.Tensor], list[float], list[float]]:
     """One example at a time, full logits, float64, and every formula written out."""
-    tokenizer = world.tokenizer()
     model = AutoModelForCausalLM.from_pretrained(checkpoint).double()
     reference = AutoModelForCausalLM.from_pretrained(checkpoint).double()
-    data = [json.loads(line) for line in rows.read_text().splitlines()]
+    data = data_rows(rows)
     schedule = Schedule(len(data), BATCH, 1, seed=5, updates=3 if loss == "psft" else 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     losses, norms = [], []
 
     def logprobs(model, row, column="solution"):
         """(N,) log-probabilities of the answer tokens and (N, V) the whole distributions."""
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": row["problem"]}], add_generation_prompt=True, tokenize=False
-        )
-        head = tokenizer(prompt)["input_ids"]
-        ids = torch.tensor(head + tokenizer(row[column])["input_ids"] + [tokenizer.eos_token_id])
-        table = model(input_ids=ids[None]).logits[0].log_softmax(-1)[len(head) - 1 : -1]
-        return table[range(len(table)), ids[len(head) :]], table
+        ids, start = sequence(row, column)
+        table = model(input_ids=ids[None]).logits[0].log_softmax(-1)[start - 1 : -1]
+        return table[range(len(table)), ids[start:]], table
 
     for step in range(STEPS):
         total, count = torch.zeros((), dtype=torch.float64), 0

@@ -42,6 +42,7 @@ class Packing:
         return runs
 
 
+@torch.compiler.disable  # its runs of lengths differ from batch to batch, and each would be compiled anew
 def packed_attention(
     module: nn.Module,
     query: Tensor,

@@ -93,6 +93,12 @@ def micro_batches(batch: np.ndarray, lengths: np.ndarray, budget: int, rank: int
         rounds += 1
 
 
+def micro_batches_of(batch: np.ndarray, rows: int, rank: int, ranks: int) -> list[np.ndarray]:
+    """This rank's share of a batch, every `ranks`-th unit, in its order, in groups of `rows`; as many on every rank."""
+    own, most = batch[rank::ranks], -(-len(batch) // ranks)
+    return [own[start : start + rows].astype(np.int64) for start in range(0, most, rows)]
+
+
 def collate(examples: Examples, group: np.ndarray) -> Batch:
     """The examples of a group in one row. An empty group gives one token without an answer."""
     if not len(group):

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 import time
-import traceback
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +14,12 @@ from losslab.batches import Schedule
 from losslab.crew import WorkerError, agree, joined, main_process, nodes
 from losslab.data import Examples, prepare
 from losslab.evaluation.run import evaluate
-from losslab.files import content, lock, write, write_json
+from losslab.files import content, lock, write_json
 from losslab.hold import Busy, hold, job, restarts
 from losslab.identity import identity
 from losslab.launch import REQUEUE, Interrupted, deaf, launch, leaving
 from losslab.loop import train
-from losslab.policy import load_tokenizer
+from losslab.pretrained import load_tokenizer
 from losslab.records import Cell
 from losslab.schema import (
     BASE,
@@ -74,10 +73,13 @@ def run(config: Config) -> None:
                 if nodes() > 1 and isinstance(error, WorkerError):
                     return  # the first process tells it
                 raise
-            write(cell.folder / "error.txt", getattr(error, "trace", "") or traceback.format_exc())
-            cell.update(state="failed", error=f"{type(error).__name__}: {error}")
             message = f"{cell.folder.name}: failed: {error}\n        see {cell.folder / 'error.txt'}"
             print(message, file=sys.stderr, flush=True)
+            try:
+                cell.fail(error)
+            except OSError as full:  # the next cell would fare no better
+                print(f"{cell.folder}: {full.strerror}: make room there, and run the same again", file=sys.stderr)
+                sys.exit(1)
             if joined():
                 sys.exit(1)
 

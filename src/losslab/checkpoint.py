@@ -1,12 +1,17 @@
 """Checkpoints of a run in progress: model, optimizer, position and random state, by torch's distributed checkpoint.
 
-A checkpoint is written beside its place and renamed when every rank is done, so what is there is whole. It can be
-read by another number of ranks.
+A checkpoint is copied to host memory at once and written by a thread while training goes on. It is written beside its
+place; rank 0 renames it when every rank is done and the hash of every file is beside it. What is there is therefore
+whole, and what was damaged later is noticed and passed over. It can be read by another number of ranks.
 """
 
+import hashlib
 import json
 import shutil
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -15,52 +20,152 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
+from losslab.files import flush_folder, read_json, write_json
 from losslab.policy import Policy
 
-TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)  # a frozen reference comes from its own files
-KEEP = 1
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)  # what is frozen comes from its own files
+MANIFEST = "whole.json"  # step, ranks and the SHA-256 of every file
 
 
-def save(folder: Path, step: int, policy: Policy, optimizer: Optimizer) -> None:
-    """Write the state after `step` steps. Called on every rank."""
-    target = folder / f"step-{step:08d}"
-    temporary = folder / f".{target.name}.writing"
-    if dist.get_rank() == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    dist.barrier()
-    model_state, optimizer_state = get_state_dict(policy, optimizer, options=TRAINED)
-    random = {str(dist.get_rank()): torch.get_rng_state()}
-    dcp.save({"model": model_state, "optimizer": optimizer_state, "random": random}, checkpoint_id=temporary)
-    if dist.get_rank() == 0:
-        (temporary / "position.json").write_text(json.dumps({"step": step, "ranks": dist.get_world_size()}))
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        for old in existing(folder)[:-KEEP]:
-            shutil.rmtree(old)
-    dist.barrier()
+class Checkpoints:
+    """The checkpoints of a run under `folder`: the last `keep_last`, and those at multiples of `keep_every` steps."""
+
+    def __init__(self, folder: Path, policy: Policy, optimizer: Optimizer, keep_last: int, keep_every: int | None):
+        self.folder, self.policy, self.optimizer = folder, policy, optimizer
+        self.keep_last, self.keep_every = keep_last, keep_every
+        self.group = dist.new_group(backend="gloo")  # the thread's own, since training uses the other
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        self.writing: Future[None] | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """After an error too, what is being written is written to its end, unless other ranks are gone."""
+        self.thread.shutdown()
+
+    def save(self, step: int) -> None:
+        """Begin to write the state after `step` steps, the one before being finished. Called on every rank."""
+        self.finish()
+        temporary = self._temporary(step)
+        if dist.get_rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        dist.barrier(self.group)
+        model_state, optimizer_state = get_state_dict(self.policy, self.optimizer, options=TRAINED)
+        state = {"model": model_state, "optimizer": optimizer_state, "random": {str(dist.get_rank()): random_state()}}
+        written = dcp.async_save(state, checkpoint_id=temporary, process_group=self.group)
+        self.writing = self.thread.submit(self._complete, step, written)
+
+    def _complete(self, step: int, written: Any) -> None:
+        """In the thread: when every rank is done, which is when rank 0 is, the checkpoint gets its name."""
+        temporary, target = self._temporary(step), self.folder / f"step-{step:08d}"
+        try:
+            written.result()
+            if dist.get_rank() == 0:
+                files = {str(file.relative_to(temporary)): sha256(file) for file in sorted(temporary.rglob("*"))}
+                write_json(temporary / MANIFEST, {"step": step, "ranks": dist.get_world_size(), "files": files})
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
+            raise
+        if dist.get_rank() == 0:
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            flush_folder(self.folder)
+            self._forget(existing(self.folder)[: -self.keep_last])
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written. Called on every rank.
+
+        Raises OSError when it cannot be written; the ones before it stay.
+        """
+        if self.writing is None:
+            return
+        writing, self.writing = self.writing, None
+        error = writing.exception()
+        failures: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(failures, error and str(error).strip().splitlines()[-1], group=self.group)
+        if any(failures):
+            reason = next(reason for reason in failures if reason)
+            raise OSError(f"no checkpoint can be written to {self.folder}: {reason}")
+
+    def _forget(self, checkpoints: list[Path]) -> None:
+        for old in checkpoints:
+            if self.keep_every is None or int(old.name.removeprefix("step-")) % self.keep_every:
+                shutil.rmtree(old)
+
+    def _temporary(self, step: int) -> Path:
+        return self.folder / f".step-{step:08d}.writing"
+
+    def resume(self) -> int:
+        """Load the newest checkpoint that is whole, if any; returns the steps behind it. Called on every rank."""
+        found: list[Any] = [None, None]
+        if dist.get_rank() == 0:
+            for candidate in reversed(existing(self.folder)):
+                if (damage := damaged(candidate)) is None:
+                    found = [str(candidate), read_json(candidate / MANIFEST)]
+                    break
+                print(f"{candidate} is passed over: {damage}", file=sys.stderr, flush=True)
+        dist.broadcast_object_list(found, src=0, group=self.group)
+        path, manifest = found
+        if path is None:
+            return 0
+        model_state, optimizer_state = get_state_dict(self.policy, self.optimizer, options=TRAINED)
+        state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
+        own = str(dist.get_rank())
+        same = manifest["ranks"] == dist.get_world_size()
+        if same:
+            state["random"] = {own: random_state()}
+        dcp.load(state, checkpoint_id=path, process_group=self.group)
+        set_state_dict(
+            self.policy,
+            self.optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=TRAINED,
+        )
+        if same:
+            torch.set_rng_state(state["random"][own]["cpu"])
+            if torch.cuda.is_available():
+                torch.cuda.set_rng_state(state["random"][own]["cuda"])
+        return manifest["step"]
+
+    def clear(self) -> None:
+        """Remove what only a run in progress needs; those at multiples of `keep_every` stay. Called on every rank."""
+        self.finish()
+        if dist.get_rank() == 0:
+            self._forget(existing(self.folder))
+            if self.folder.exists() and not existing(self.folder):
+                shutil.rmtree(self.folder)
+        dist.destroy_process_group(self.group)
 
 
-def resume(folder: Path, policy: Policy, optimizer: Optimizer) -> int:
-    """Load the newest checkpoint, if any, and return the number of steps it has behind it. Called on every rank."""
-    checkpoints = existing(folder)
-    if not checkpoints:
-        return 0
-    position = json.loads((checkpoints[-1] / "position.json").read_text())
-    model_state, optimizer_state = get_state_dict(policy, optimizer, options=TRAINED)
-    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
-    own = str(dist.get_rank())
-    if position["ranks"] == dist.get_world_size():
-        state["random"] = {own: torch.get_rng_state()}
-    dcp.load(state, checkpoint_id=checkpoints[-1])
-    set_state_dict(
-        policy, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"], options=TRAINED
-    )
-    if "random" in state:
-        torch.set_rng_state(state["random"][own])
-    return position["step"]
+def random_state() -> dict[str, torch.Tensor]:
+    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    return {"cpu": torch.get_rng_state()} | cuda
 
 
 def existing(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
+    """Checkpoints, oldest first."""
     return sorted(folder.glob("step-*"))
+
+
+def damaged(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return f"it has no readable {MANIFEST}"
+    for name, expected in manifest["files"].items():
+        if not (checkpoint / name).is_file():
+            return f"{name} is missing"
+        if sha256(checkpoint / name) != expected:
+            return f"{name} is damaged"
+    return None
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

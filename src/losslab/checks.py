@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from losslab.data import local_files
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
-from losslab.schema import BASE, EMBEDDED, Config
+from losslab.schema import BASE, EMBEDDED, Config, Reduction
 
 ANY = math.inf
 BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
@@ -32,6 +32,9 @@ BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
     "train.updates": (1, ANY),
     "train.max_length": (2, ANY),
     "train.clip": (1e-9, ANY),
+    "train.micro_batch": (1, ANY),
+    "adapter.rank": (0, ANY),
+    "adapter.alpha": (0, ANY),
     "eval.samples": (1, ANY),
     "eval.temperature": (0, ANY),
     "eval.top_p": (1e-6, 1),
@@ -40,6 +43,9 @@ BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
     "machine.threads": (1, ANY),
     "machine.micro_batch_tokens": (1, ANY),
     "machine.checkpoint_steps": (1, ANY),
+    "machine.keep_last": (1, ANY),
+    "machine.keep_every": (1, ANY),
+    "machine.export_steps": (1, ANY),
     "machine.tensor_parallel": (1, ANY),
 }
 
@@ -68,6 +74,10 @@ def check(config: Config) -> None:
         raise ValueError(
             f"train.batch_size={train.batch_size} cannot be divided over machine.workers={workers}: make it a multiple"
         )
+    if train.reduction == Reduction.micro_batch and train.micro_batch is None:
+        raise ValueError("train.reduction=micro_batch depends on how rows are grouped: set train.micro_batch")
+    if config.adapter.rank and not config.adapter.target_modules:
+        raise ValueError("adapter.target_modules is empty: name the linear layers to adapt, or choose adapter=lora")
     try:
         arguments = inspect.signature(get_class(config.optimizer._target_)).parameters
     except Exception:

@@ -63,7 +63,7 @@ def join(machine: MachineConfig) -> torch.device:
     if cuda:
         torch.cuda.set_device(local)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     return torch.device("cuda", local) if cuda else torch.device("cpu")
 
 

@@ -50,8 +50,11 @@ def normaliser(sums: Tensor, choice: Normaliser) -> float:
     return float(sums[SUMS.index(name)]) or 1.0
 
 
-def report(sums: Tensor, choice: Normaliser) -> dict[str, Any]:
-    """The metrics of a step from its summed vector. Per-token means are over the answer tokens of the global batch."""
+def report(sums: Tensor, count: float) -> dict[str, Any]:
+    """The metrics of a step from its summed vector, its loss being the sum divided by `count`.
+
+    Per-token means are over the answer tokens of the global batch.
+    """
     seen = dict(zip(SUMS, sums.tolist(), strict=False))
     tokens = max(seen["tokens"], 1.0)
     counts = sums[len(SUMS) :].cpu()
@@ -60,7 +63,7 @@ def report(sums: Tensor, choice: Normaliser) -> dict[str, Any]:
     histogram = torch.zeros(len(EDGES) - 1, dtype=torch.float64).index_add(0, coarse, counts)
     quantiles = {f"p{q}": float(FINE[1:][(cumulative >= q / 100).int().argmax()]) for q in (10, 50, 90)}
     return {
-        "loss": seen["loss"] / normaliser(sums, choice),
+        "loss": seen["loss"] / count,
         "cross_entropy": seen["nll"] / tokens,
         "mean_weight": seen["weight"] / tokens,
         "effective_fraction": seen["weight"] ** 2 / max(seen["weight2"], 1e-30) / tokens,

@@ -27,6 +27,8 @@ def identity(config: Config) -> str:
     science: dict[str, Any] = {"seed": config.seed}
     for group in groups:
         science[group] = _changed(asdict(getattr(config, group)), defaults[group])
+    if config.names.loss != BASE and (adapter := _changed(asdict(config.adapter), defaults["adapter"])):
+        science["adapter"] = adapter
     for key in ("eval_prompt", "stop", "learning_rate", "architecture", "trust_remote_code"):
         science["model"].pop(key, None)
     for group in {"model", "dataset"} & set(groups):

@@ -135,7 +135,7 @@ def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConf
         )
         try:
             with _following():
-                elastic_launch(config, _run)(worker, *args)
+                elastic_launch(config, _run)(os.getpid(), worker, *args)
         except (SignalException, Interrupted):
             return Failure(time.time())
         except ChildFailedError as error:
@@ -199,7 +199,8 @@ class Logs(DefaultLogsSpecs):
 
 
 @record
-def _run(worker: Callable[..., None], *args: object) -> None:
+def _run(launcher: int, worker: Callable[..., None], *args: object) -> None:
+    threading.Thread(target=_leave_with, args=(launcher,), daemon=True).start()
     try:
         worker(*args)
     except RuntimeError as error:
@@ -209,6 +210,16 @@ def _run(worker: Callable[..., None], *args: object) -> None:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _leave_with(launcher: int) -> None:
+    """End this worker when the process that started it is gone: a new one may begin where it was."""
+    while True:
+        time.sleep(1)
+        try:
+            os.kill(launcher, 0)
+        except ProcessLookupError:
+            os._exit(1)
 
 
 def count(machine: MachineConfig) -> int:

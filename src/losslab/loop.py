@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,17 +13,20 @@ import transformers
 from hydra.utils import get_class, instantiate
 from torch.optim import Optimizer
 
-from losslab import checkpoint, diagnostics
-from losslab.batches import Schedule, collate, micro_batches
+from losslab import diagnostics
+from losslab.batches import Schedule, collate, micro_batches, micro_batches_of
+from losslab.checkpoint import Checkpoints
 from losslab.crew import join
 from losslab.data import Examples
 from losslab.files import append_line, read_lines, write_lines
 from losslab.launch import LEAVE, Interrupted
 from losslab.objectives import Objective
-from losslab.policy import Policy, build, export, gradient_norm, load_tokenizer
+from losslab.policy import Policy, build, export, gradient_norm
 from losslab.prepass import Reference, batch_nll, old_logp
+from losslab.pretrained import load_tokenizer
 from losslab.progress import bar
-from losslab.schema import Config, Decay, OptimizerConfig, SchedulerConfig, Shape
+from losslab.schema import Config, Decay, NonFinite, OptimizerConfig, Reduction, SchedulerConfig, Shape
+from losslab.throughput import Speed
 
 
 def train(config: Config, data: str, folder: str, reference: str) -> None:
@@ -40,61 +42,89 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
     schedule = Schedule.of(config.train, config.seed, examples)
     objective: Objective = instantiate(config.loss)
     tokenizer = load_tokenizer(config.model)
-    policy = build(config.model, config.train.precision, device, "reference_distribution" in objective.needs)
+    policy = build(config, device, "reference_distribution" in objective.needs)
     optimizer = make_optimizer(config.optimizer, policy)
     budget = config.machine.micro_batch_tokens
     known = Reference.of(objective, Path(reference), policy, examples, budget, device)
 
-    checkpoints, metrics, model = (Path(folder) / name for name in ("checkpoints", "metrics.jsonl", "model"))
-    first = checkpoint.resume(checkpoints, policy, optimizer)
-    if rank == 0:  # steps after the checkpoint are taken, and recorded, again
-        write_lines(metrics, [row for row in read_lines(metrics) if row["step"] <= first])
-    progress = bar(f"training {model.parent.name}", schedule.steps, "step", initial=first, disable=rank > 0)
+    metrics, model, steps = (Path(folder) / name for name in ("metrics.jsonl", "model", "steps"))
+    machine, recipe = config.machine, config.train
+    kept = Checkpoints(Path(folder) / "checkpoints", policy, optimizer, machine.keep_last, machine.keep_every)
+    with kept as checkpoints:
+        first = checkpoints.resume()
+        if rank == 0:  # steps after the checkpoint are taken, and recorded, again
+            write_lines(metrics, [row for row in read_lines(metrics) if row["step"] <= first])
+        speed, stalled = Speed.of(policy, device, ranks), 0.0
+        progress = bar(f"training {model.parent.name}", schedule.steps, "step", initial=first, disable=rank > 0)
 
-    for step in range(first, schedule.steps):
-        began = time.perf_counter()
-        units = schedule.batch(step)
-        shares = micro_batches(units, examples.units, budget, rank, ranks)
-        batch, groups = examples.expand(units), [examples.expand(share) for share in shares]
-        statistics = batch_nll(objective, policy, examples, batch, groups, device)
-        if step == first or step % schedule.updates == 0:
-            old = old_logp(objective, policy, examples, groups, device)
-        sums = diagnostics.zeros(device)
-        for group, before in zip(groups, old, strict=True):
-            micro = collate(examples, group).to(device)
-            out = policy(micro, objective, known.context(group) | statistics.context(group) | before)
-            out["loss"].backward()
-            sums += diagnostics.measure(out, micro, tokenizer.eos_token_id, stop.asked)
-        dist.all_reduce(sums)
+        for step in range(first, schedule.steps):
+            began, waited = time.perf_counter(), 0.0
+            units = schedule.batch(step)
+            if recipe.micro_batch is None:
+                shares = micro_batches(units, examples.units, budget, rank, ranks)
+            else:
+                shares = micro_batches_of(units, recipe.micro_batch, rank, ranks)
+            batch, groups = examples.expand(units), [examples.expand(share) for share in shares]
+            statistics = batch_nll(objective, policy, examples, batch, groups, device)
+            if step == first or step % schedule.updates == 0:
+                old = old_logp(objective, policy, examples, groups, device)
+            sums = diagnostics.zeros(device)
+            for group, before in zip(groups, old, strict=True):
+                clock = time.perf_counter()
+                micro = collate(examples, group).to(device)
+                waited += time.perf_counter() - clock
+                out = policy(micro, objective, known.context(group) | statistics.context(group) | before)
+                if recipe.reduction == Reduction.micro_batch:
+                    own = diagnostics.measure(out, micro, tokenizer.eos_token_id, stop.asked)
+                    out["loss"] = out["loss"] / (diagnostics.normaliser(own, recipe.normaliser) * ranks)
+                out["loss"].backward()
+                sums += diagnostics.measure(out, micro, tokenizer.eos_token_id, stop.asked)
+            dist.all_reduce(sums)
 
-        # Gradients are sums over the micro-batches of all ranks: one division makes them the global batch's mean.
-        count = diagnostics.normaliser(sums, config.train.normaliser)
-        norm = float(gradient_norm(policy)) / count
-        if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient is not finite at step {step + 1}: lower optimizer.lr")
-        gradients = [p.grad for p in policy.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, min(1.0, config.train.clip / (norm + 1e-6)) / count)
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = config.optimizer.lr * lr_factor(config.scheduler, step, schedule.steps)
-        optimizer.step()
-        optimizer.zero_grad()
+            # Gradients are sums over the micro-batches of all ranks: one division makes them the global batch's mean.
+            # Where each micro-batch had its own mean, they are left as a sum.
+            whole = recipe.reduction == Reduction.batch
+            count = diagnostics.normaliser(sums, recipe.normaliser) if whole else 1.0
+            norm = float(gradient_norm(policy)) / count
+            finite = math.isfinite(norm)
+            if not finite and recipe.non_finite == NonFinite.stop:
+                raise FloatingPointError(f"the gradient is not finite at step {step + 1}: lower optimizer.lr")
+            if finite:
+                gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+                torch._foreach_mul_(gradients, min(1.0, recipe.clip / (norm + 1e-6)) / count)
+                for parameters in optimizer.param_groups:
+                    parameters["lr"] = config.optimizer.lr * lr_factor(config.scheduler, step, schedule.steps)
+                optimizer.step()
+            optimizer.zero_grad()
 
-        if rank == 0:
-            seconds, tokens = time.perf_counter() - began, int(examples.units[units].sum())
-            row = {"step": step + 1, **diagnostics.report(sums, config.train.normaliser), "gradient_norm": norm}
-            row |= {"lr": optimizer.param_groups[0]["lr"], "tokens": tokens, "seconds": round(seconds, 4)}
-            append_line(metrics, row)
-            progress.set_postfix_str(f"loss {row['loss']:.4f}, {tokens / seconds:,.0f} tokens/s", refresh=False)
-            progress.update()
-        asked = float(sums[diagnostics.SUMS.index("stop")]) > 0
-        if schedule.saves(step, config.machine.checkpoint_steps, asked):
-            checkpoint.save(checkpoints, step + 1, policy, optimizer)
-            if asked:
+            done = step + 1
+            if rank == 0:  # before the checkpoint, so that what it has behind it is on record
+                row = diagnostics.report(sums, count if whole else len(groups))
+                row |= {"step": done, "gradient_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
+                row |= speed.measure(examples.lengths[batch], row["answer_tokens"], time.perf_counter() - began)
+                row |= {
+                    "data_seconds": round(waited, 4),
+                    "checkpoint_seconds": round(stalled, 4),
+                    "skipped": not finite,
+                }
+                append_line(metrics, row)
+                progress.set_postfix_str(
+                    f"loss {row['loss']:.4f}, {row['tokens_per_second']:,} tokens/s", refresh=False
+                )
+                progress.update()
+            if machine.export_steps and done % machine.export_steps == 0 and done < schedule.steps:
+                export(policy, tokenizer, steps / f"{done:08d}")
+            asked = float(sums[diagnostics.SUMS.index("stop")]) > 0
+            began = time.perf_counter()
+            if saves := schedule.saves(step, machine.checkpoint_steps, asked):
+                checkpoints.save(done)
+            stalled = time.perf_counter() - began
+            if asked and saves:
+                checkpoints.finish()
                 raise Interrupted
-    progress.close()
-    export(policy, tokenizer, model)
-    if rank == 0:
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        progress.close()
+        export(policy, tokenizer, model)
+        checkpoints.clear()
 
 
 def start(config: Config) -> torch.device:

@@ -17,7 +17,7 @@ from losslab import cost
 from losslab.batches import Schedule
 from losslab.data import local_files
 from losslab.launch import count
-from losslab.policy import load_config
+from losslab.pretrained import load_config
 from losslab.records import Cell
 from losslab.schema import BASE, EMBEDDED, Config, Precision
 

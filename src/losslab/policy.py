@@ -1,29 +1,23 @@
-"""The model under training: load, shard, run to a loss, export."""
+"""The model under training: load, lay out, run to a loss, export."""
 
 import shutil
-from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from losslab import attention, world
+from losslab import adapter, parallel
 from losslab.batches import Batch
 from losslab.head import Head, HeadOutput, objective_loss, target_logprobs
 from losslab.objectives import Context, Objective
-from losslab.schema import EMBEDDED, ModelConfig, Precision
+from losslab.pretrained import fill, load_config, load_model, structure
+from losslab.schema import AdapterConfig, Config, Precision
 
 
 class Policy(nn.Module):
@@ -33,30 +27,33 @@ class Policy(nn.Module):
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        precision: Precision,
-        published: torch.dtype,
-        frozen: PreTrainedModel | None = None,
+        self, model: PreTrainedModel, precision: Precision, published: torch.dtype, adapters: AdapterConfig
     ) -> None:
         super().__init__()
         self.model = model
         self.precision = precision
         self.published = published  # the dtype of the weights on disk, in which they are exported too
-        self.frozen = None if frozen is None else frozen.requires_grad_(False)  # for objectives with its distribution
+        self.adapters = adapters
+        self.frozen: PreTrainedModel | None = None  # for objectives that need its distribution
 
     def forward(self, batch: Batch, objective: Objective | None, context: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fields of `HeadOutput`, or only logp (N,) without an objective. `context` adds to `Context`."""
+        reference = None
+        if objective is not None and "reference_distribution" in objective.needs:
+            reference = self.reference(batch)
         hidden, head = self.hidden(self.model, batch), output_layer(self.model)
         if objective is None:
             return {"logp": target_logprobs(hidden, head, batch.targets)}
-        reference = None
-        if self.frozen is not None:
-            with torch.no_grad():
-                reference = self.hidden(self.frozen, batch), output_layer(self.frozen)
         full = Context(sequence=batch.sequence, sequences=len(batch.packing.lengths), **context)
         result: HeadOutput = objective_loss(objective, hidden, head, batch.targets, full, reference=reference)
         return vars(result)  # a dict, since FSDP looks for the tensors of an output in containers that it knows
+
+    @torch.no_grad()
+    def reference(self, batch: Batch) -> tuple[Tensor, Head]:
+        """Hidden states and head of the model before training: a frozen copy, or this one without its adapters."""
+        model = self.frozen or self.model
+        with adapter.switched_off(model) if self.adapters.rank else nullcontext():
+            return self.hidden(model, batch), output_layer(model)
 
     def hidden(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """(N, D) last hidden states at the positions that predict an answer token."""
@@ -75,107 +72,47 @@ def output_layer(model: PreTrainedModel) -> Head:
     return Head(layer.weight, layer.bias, getattr(config, "final_logit_softcapping", None), scale)
 
 
-def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub id or folder, or the embedded one. Raises ValueError when there is none."""
-    if model.path == EMBEDDED:
-        return world.tokenizer()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except Exception as error:
-        raise ValueError(f"no tokenizer can be loaded from model.path={model.path}: {_reason(error)}") from error
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {model.path} has no EOS token, so no answer could ever end: set one")
-    return tokenizer
+def build(config: Config, device: torch.device, reference: bool) -> Policy:
+    """The policy on this rank, laid out over all of them; `reference` adds a frozen copy where adapters make none.
 
-
-def load_config(model: ModelConfig) -> PretrainedConfig:
-    """The architecture, without weights. Raises ValueError when it cannot be had."""
-    if model.path == EMBEDDED:
-        return world.model_config()
-    try:
-        return AutoConfig.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-    except Exception as error:
-        raise ValueError(f"the model model.path={model.path} cannot be loaded: {_reason(error)}") from error
-
-
-def structure(model: ModelConfig) -> PreTrainedModel:
-    """The model on the meta device: names and shapes, no memory."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            load_config(model), dtype=torch.float32, attn_implementation=attention.NAME
-        )
-
-
-def load_model(model: ModelConfig) -> PreTrainedModel:
-    """The model in float32 on the CPU; the embedded one with random weights. ValueError when it cannot be loaded."""
-    if model.path == EMBEDDED:
-        return AutoModelForCausalLM.from_config(
-            load_config(model), dtype=torch.float32, attn_implementation=attention.NAME
-        )
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            model.path,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-            dtype=torch.float32,
-            attn_implementation=attention.NAME,
-        )
-    except Exception as error:
-        raise ValueError(f"the model model.path={model.path} cannot be loaded: {_reason(error)}") from error
-
-
-def build(model: ModelConfig, precision: Precision, device: torch.device, frozen: bool = False) -> Policy:
-    """The policy on this rank, sharded over all ranks when there are several; with a frozen copy where asked for.
-
-    Only rank 0 reads the weights and hands them out, so a node never holds the model once per rank.
+    Called on every rank.
     """
-    published = load_config(model).dtype
-    assert published is None or isinstance(published, torch.dtype)
-
-    def make(source: Callable[[ModelConfig], PreTrainedModel]) -> Policy:
-        return Policy(source(model), precision, published or torch.float32, source(model) if frozen else None)
-
-    if dist.get_world_size() == 1 and device.type == "cpu":
-        return make(load_model)
-    whole = make(load_model) if dist.get_rank() == 0 else None
-    policy = make(structure)
-    shard(policy, precision)
-    policy.to_empty(device=device)
-    state = whole.state_dict() if whole is not None else {}
-    set_model_state_dict(policy, state, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
-    # Buffers outside the state dict, like the rotary frequencies, come from rank 0 as well.
-    sources = dict(whole.named_buffers()) if whole is not None else {}
-    for name, buffer in policy.named_buffers():
-        if name in sources:
-            buffer.copy_(sources[name])
-        dist.broadcast(buffer, src=0)
-    for part in (policy.model, policy.frozen):
-        if part is not None:
+    model, precision, adapters = config.model, config.train.precision, config.adapter
+    published = load_config(model).dtype or torch.float32
+    assert isinstance(published, torch.dtype)
+    spread = parallel.sharded(device)
+    load = structure if spread else load_model
+    # What is frozen needs no master weights.
+    held = precision if adapters.rank else config.train.weights
+    policy = Policy(load(model), precision, published, adapters)
+    for parameter in policy.parameters():  # but no buffer: rotary frequencies need float32
+        parameter.data = parameter.data.to(torch.bfloat16 if held == Precision.bf16 else torch.float32)
+    if adapters.rank:
+        adapter.insert(policy.model, adapters)
+    elif reference:
+        policy.frozen = load(model)
+        policy.frozen.requires_grad_(False)
+    parts = [part for part in (policy.model, policy.frozen) if part is not None]
+    stacks = [cast(nn.ModuleList, part.base_model.layers) for part in parts]
+    first: dict[str, Any] = adapter.initial(policy.model, config.seed)
+    parallel.lay_out(policy, stacks, config.machine, precision, device)
+    if spread:
+        computed = {name: buffer.clone() for name, buffer in policy.named_buffers()}  # as the rotary frequencies
+        policy.to_empty(device="cpu" if config.machine.cpu_offload else device)
+        for name, buffer in policy.named_buffers():
+            buffer.data = computed[name].to(device)
+        for part in parts:
             part.tie_weights()
-    if whole is not None:
-        policy.model.generation_config = whole.model.generation_config  # its stop tokens are exported too
+            fill(part, {name: name.replace(adapter.BASE, "") for name in own_names(part)}, model)
+    if adapters.rank:
+        set_model_state_dict(policy.model, first, options=StateDictOptions(full_state_dict=True, strict=False))
     return policy
 
 
-def shard(policy: Policy, precision: Precision) -> None:
-    """FSDP2 on every decoder layer and on the rest; float32 masters and reductions, sums over ranks and no mean."""
-    dtype = torch.bfloat16 if precision == Precision.bf16 else torch.float32
-    mixed = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for part in (policy.model, policy.frozen):
-        if part is not None:
-            layers = part.base_model.layers
-            assert isinstance(layers, nn.ModuleList)
-            for layer in layers:
-                fully_shard(layer, mp_policy=mixed)
-    fully_shard(policy, mp_policy=mixed)
-    for module in policy.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+def own_names(model: PreTrainedModel) -> list[str]:
+    """Names of the weights that a checkpoint of the model holds: a tied one once, adapters not at all."""
+    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
+    return [name for name in model.state_dict() if ".lora_" not in name and name not in tied]
 
 
 def gradient_norm(policy: Policy) -> Tensor:
@@ -185,31 +122,28 @@ def gradient_norm(policy: Policy) -> Tensor:
 
 
 def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the model in Hugging Face format, in the dtype it was published in, with its tokenizer.
+    """Write the model in Hugging Face format, adapters merged, in the dtype it was published in, with its tokenizer.
 
     The folder appears whole. Called on every rank.
     """
-    dtype = policy.published
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    state = get_model_state_dict(policy, options=options)
+    model = policy.model
+    state: dict[str, Any] = get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
     if dist.get_rank() == 0:
         temporary = folder.with_name(f".{folder.name}.writing")
         shutil.rmtree(temporary, ignore_errors=True)
-        weights = {
-            name.removeprefix("model."): tensor.to(dtype)
-            for name, tensor in state.items()
-            if isinstance(tensor, Tensor) and name.startswith("model.")
-        }
-        if policy.model.config.tie_word_embeddings:
-            for tied in policy.model._tied_weights_keys or ():
-                weights.pop(tied, None)
-        policy.model.config.dtype = dtype
-        policy.model.save_pretrained(temporary, state_dict=weights)
-        tokenizer.save_pretrained(temporary)
+        if policy.adapters.rank:
+            state = adapter.merged(state, policy.adapters)
+        names = {name.replace(adapter.BASE, "") for name in own_names(model)}
+        weights = {name: value.to(policy.published) for name, value in state.items() if name in names}
+        model.config.dtype = policy.published
+        try:
+            model.save_pretrained(temporary, state_dict=weights)
+            tokenizer.save_pretrained(temporary)
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
+            raise
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     dist.barrier()
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -98,6 +99,12 @@ class Cell:
     def update(self, **values: Any) -> None:
         with self._editing() as state:
             state |= values
+
+    def fail(self, error: Exception) -> None:
+        """Write down why the cell failed; the worker's own traceback, where a worker did."""
+        trace = getattr(error, "trace", "") or "".join(traceback.format_exception(error))
+        write(self.folder / "error.txt", trace)
+        self.update(state="failed", error=f"{type(error).__name__}: {error}")
 
     def clear(self) -> None:
         """Forget what the cell has done, for `force=true`."""

@@ -40,6 +40,27 @@ class Normaliser(Choice):
     weights = "weights"
 
 
+class Reduction(Choice):
+    batch = "batch"
+    micro_batch = "micro_batch"
+
+
+class NonFinite(Choice):
+    stop = "stop"
+    skip = "skip"
+
+
+class Recompute(Choice):
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
+class Sharding(Choice):
+    full = "full"
+    hybrid = "hybrid"
+
+
 class Decay(Choice):
     matrices = "matrices"
     all = "all"
@@ -120,6 +141,15 @@ class DatasetConfig:
 
 
 @dataclass
+class AdapterConfig:
+    """Low-rank adapters (LoRA) in place of training all weights; merged at export."""
+
+    rank: int = 0  # 0 = all weights are trained
+    alpha: int = 16  # their product is scaled by alpha / rank
+    target_modules: list[str] = field(default_factory=list)  # names of linear layers
+
+
+@dataclass
 class OptimizerConfig:
     _target_: str = MISSING  # a torch.optim.Optimizer
     lr: float = MISSING
@@ -147,8 +177,12 @@ class TrainConfig:
     overlong: Overlong = Overlong.drop
     drop_last: bool = False
     clip: float = 1.0  # of the global gradient norm
-    precision: Precision = Precision.bf16  # of the computation; weights and reductions are fp32
+    precision: Precision = Precision.bf16  # of the computation; reductions are fp32
+    weights: Precision = Precision.fp32  # of the master weights, and so of the optimizer's state
     normaliser: Normaliser = Normaliser.natural
+    reduction: Reduction = Reduction.batch  # one mean over the global batch | the sum of the micro-batches' token means
+    micro_batch: int | None = None  # rows of a micro-batch; null = by tokens, which changes nothing but memory
+    non_finite: NonFinite = NonFinite.stop  # on a gradient that is not finite: stop, or skip this update
 
 
 @dataclass
@@ -193,7 +227,14 @@ class MachineConfig:
     workers: int | None = None  # processes on this machine; null = one per GPU, 1 on CPU
     threads: int | None = None  # CPU threads per worker; null = cores / workers
     micro_batch_tokens: int = 4096  # tokens that one worker takes at once
+    recompute: Recompute = Recompute.none  # activation checkpointing: what backward computes again to save memory
+    compile: bool = False  # torch.compile of every decoder layer
+    sharding: Sharding = Sharding.full  # hybrid = weights are sharded within a node and copied between nodes
+    cpu_offload: bool = False  # weights, gradients and optimizer state live in host memory
     checkpoint_steps: int = 50  # steps between two checkpoints
+    keep_last: int = 1  # how many checkpoints stay while a run goes on
+    keep_every: int | None = None  # steps whose multiples' checkpoints stay for good
+    export_steps: int | None = None  # every so many steps the model is exported to <cell>/steps too
     engine: Engine = Engine.auto
     tensor_parallel: int = 1  # GPUs that share one vLLM engine, for a model that one cannot hold
     grading_seconds: float = 3.0  # limit for one answer
@@ -221,6 +262,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     loss: dict[str, Any] = field(default_factory=dict)  # `_target_` and the objective's parameters
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -75,7 +75,10 @@ class Sweep(Callback):
         if not main_process() or not self.configs:
             return
         config = self.configs[0]
-        tables.publish(config.sweep, config.machine.results)
+        try:
+            tables.publish(config.sweep, config.machine.results)
+        except OSError as error:  # a full disk must not hide what failed before
+            print(f"the table is not written: {error}; python tabulate.py does it again", file=sys.stderr)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
         failed = {folder: state for folder, state in cells.items() if state.get("state") == "failed"}
         for folder, state in [] if told else failed.items():
@@ -112,6 +115,10 @@ def refusing() -> Iterator[None]:
         yield
     except (HydraException, ValueError) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        place = error.filename or "results"
+        print(f"error: {place}: {error.strerror}: make room there, or set machine.results", file=sys.stderr)
         sys.exit(2)
     except Exception:
         traceback.print_exc()

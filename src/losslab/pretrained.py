@@ -1,0 +1,137 @@
+"""What is on disk or on the hub: tokenizer, architecture and weights of a model, loaded or refused in one sentence."""
+
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from accelerate import init_empty_weights
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from losslab import attention, world
+from losslab.messages import first_line
+from losslab.schema import EMBEDDED, ModelConfig
+
+HUB_SECONDS = 30  # that the hub may take for an answer
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub id or folder, or the embedded one. Raises ValueError when there is none."""
+    if model.path == EMBEDDED:
+        return world.tokenizer()
+    _ask_hub(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except Exception as error:
+        raise ValueError(f"no tokenizer can be loaded from model.path={model.path}: {first_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {model.path} has no EOS token, so no answer could ever end: set one")
+    return tokenizer
+
+
+def load_config(model: ModelConfig) -> PretrainedConfig:
+    """The architecture, without weights. Raises ValueError when it cannot be had."""
+    if model.path == EMBEDDED:
+        return world.model_config()
+    _ask_hub(model)
+    try:
+        return AutoConfig.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except Exception as error:
+        raise ValueError(f"the model model.path={model.path} cannot be loaded: {first_line(error)}") from error
+
+
+def load_model(model: ModelConfig) -> PreTrainedModel:
+    """The model in float32 on the CPU; the embedded one with random weights. ValueError when it cannot be loaded."""
+    if model.path == EMBEDDED:
+        return AutoModelForCausalLM.from_config(
+            load_config(model), dtype=torch.float32, attn_implementation=attention.NAME
+        )
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            model.path,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            dtype=torch.float32,
+            attn_implementation=attention.NAME,
+        )
+    except Exception as error:
+        raise ValueError(f"the model model.path={model.path} cannot be loaded: {first_line(error)}") from error
+
+
+def structure(model: ModelConfig) -> PreTrainedModel:
+    """The model without its weights: their names and shapes on the meta device, and the buffers that it computes."""
+    with init_empty_weights(include_buffers=False):
+        empty = AutoModelForCausalLM.from_config(
+            load_config(model), dtype=torch.float32, attn_implementation=attention.NAME
+        )
+    try:  # its stop tokens are exported too
+        empty.generation_config = GenerationConfig.from_pretrained(model.path, revision=model.revision or "main")
+    except OSError:  # not every checkpoint has one
+        pass
+    return empty
+
+
+def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
+    """Give a sharded model its weights, in place; `names` maps those of its parameters to the checkpoint's.
+
+    Every rank reads its own shards from safetensors. Where the files cannot be read so (another format, or names that
+    transformers translates), rank 0 reads the model and hands it out, so that a node never holds it once per rank.
+    Called on every rank.
+    """
+    targets = {names[name]: value for name, value in sharded.state_dict().items() if name in names}
+    folder = _safetensors(model)
+    if folder is not None:
+        reader = dcp.HuggingFaceStorageReader(str(folder))
+        if set(targets) <= set(reader.read_metadata().state_dict_metadata):
+            dcp.load(targets, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+            return
+    whole = load_model(model).state_dict() if dist.get_rank() == 0 else {}
+    mine = {name: whole[theirs] for name, theirs in names.items() if theirs in whole}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+    set_model_state_dict(sharded, mine, options=options)
+
+
+def _ask_hub(model: ModelConfig) -> None:
+    """Find out with one question whether the hub has a model, which the loaders would ask for each of its files."""
+    if Path(model.path).is_dir() or isinstance(
+        try_to_load_from_cache(model.path, "config.json", revision=model.revision), str
+    ):
+        return
+    try:
+        HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
+    except Exception as error:  # of many kinds, all of which mean this
+        raise ValueError(
+            f"model.path={model.path} is no folder here, and the hub does not give it: {first_line(error)}"
+        ) from None
+
+
+def _safetensors(model: ModelConfig) -> Path | None:
+    """The folder of a model's safetensors files, downloaded once per node; None where it has none."""
+    if model.path == EMBEDDED:
+        return None
+    folder = Path(model.path)
+    if not folder.is_dir():
+        wanted = ["*.safetensors", "*.json"]
+        if os.environ["LOCAL_RANK"] == "0":
+            snapshot_download(model.path, revision=model.revision, allow_patterns=wanted)
+        dist.barrier()
+        folder = Path(
+            snapshot_download(model.path, revision=model.revision, allow_patterns=wanted, local_files_only=True)
+        )
+    return folder if any(folder.glob("*.safetensors")) else None

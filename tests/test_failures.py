@@ -1,0 +1,122 @@
+"""What goes wrong on real machines: one clear error each, no rank hangs, nothing that was finished is lost."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kill import SETTINGS, harness
+
+DYING = """
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+
+from losslab.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Dying(Objective):
+    def loss(self, t):
+        here = Path(__file__).with_name("ill")
+        steps = Path(__file__).with_name(f"rank{dist.get_rank()}")
+        steps.write_text(steps.read_text() + "." if steps.exists() else ".")
+        if here.exists() and dist.get_rank() == 1 and len(steps.read_text()) > 3:
+            os.kill(os.getpid(), 9)
+        return -t.logp
+"""
+
+
+def run(root: Path, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(root / "train.py"), *SETTINGS, "loss=sft", *arguments]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=os.environ | environment, timeout=300
+    )
+
+
+def state(folder: Path) -> dict:
+    (file,) = folder.glob("results/cells/*/cell.json")
+    return json.loads(file.read_text())
+
+
+def test_kills_at_random_moments_change_nothing(checkpoint, rows, tmp_path):
+    """The short form of `python tests/kill.py --moments 30`."""
+    assert len(harness(tmp_path, checkpoint, rows, moments=2, seed=1)) == 2
+
+
+def test_a_rank_that_dies_is_named_and_the_run_goes_on_later(root, checkpoint, rows, tmp_path):
+    (tmp_path / "dying.py").write_text(DYING)
+    (tmp_path / "ill").touch()
+    arguments = [f"model={checkpoint}", f"dataset.path={rows}", "loss._target_=dying.Dying", "machine.workers=2"]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    failed = run(root, tmp_path, *arguments, PYTHONPATH=path)
+    assert failed.returncode == 1
+    assert "failed: rank 1 died with exit code -9" in failed.stderr and "Traceback" not in failed.stderr
+    assert state(tmp_path)["state"] == "failed"
+    (cell,) = tmp_path.glob("results/cells/*")
+    assert (cell / "checkpoints/step-00000002").is_dir()
+    (tmp_path / "ill").unlink()
+    again = run(root, tmp_path, *arguments, PYTHONPATH=path)
+    assert again.returncode == 0, again.stderr
+    assert state(tmp_path)["state"] == "done" and state(tmp_path)["attempts"] == 2
+    steps = [json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 16))
+    assert (
+        len((tmp_path / "rank0").read_text()) <= 3 + 15 - 2 + 1
+    )  # the steps before the checkpoint were not taken again
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "results"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(root, checkpoint, rows, tmp_path, small_disk):
+    arguments = [f"model={checkpoint}", f"dataset.path={rows}", "machine.keep_last=50", "machine.export_steps=null"]
+    failed = run(root, tmp_path, *arguments)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert "failed: rank 0: OSError: no checkpoint can be written to results/cells" in failed.stderr
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    again = run(root, tmp_path, *arguments)
+    assert again.returncode == 0, again.stderr
+    assert state(tmp_path)["state"] == "done"
+
+
+def test_a_results_folder_that_cannot_be_written(root, checkpoint, rows, tmp_path):
+    (tmp_path / "file").touch()
+    refused = run(root, tmp_path, f"model={checkpoint}", f"dataset.path={rows}", "machine.results=file/results")
+    assert refused.returncode == 2
+    assert refused.stderr.strip().splitlines()[-1].startswith("error: file/results/cells/")
+    assert refused.stderr.strip().endswith("Not a directory: make room there, or set machine.results")
+
+
+def test_a_hub_that_does_not_answer(tmp_path):
+    code = (
+        "import losslab.pretrained as p; from losslab.schema import ModelConfig; p.HUB_SECONDS = 0.5\n"
+        "try: p.load_tokenizer(ModelConfig(path='nobody/nothing'))\nexcept ValueError as error: print(error)"
+    )
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(9)
+        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code],
+            capture_output=True,
+            text=True,
+            env=os.environ | environment,
+            timeout=120,
+        )
+    message = "model.path=nobody/nothing is no folder here, and the hub does not give it: timed out"
+    assert done.stdout.strip() == message, done.stderr

@@ -1,0 +1,131 @@
+"""What lays a model out (ranks, recomputation, compilation, offload, adapters) must not change what is learned."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from test_training import LR, MOMENTUM, STEPS, data_rows, make, sequence, trained
+from transformers import AutoModelForCausalLM
+
+from losslab import world
+from losslab.batches import Schedule
+from losslab.schema import AdapterConfig, Normaliser, Precision, Recompute, Sharding
+
+LORA = AdapterConfig(rank=4, alpha=8, target_modules=["q_proj", "down_proj"])
+
+
+@pytest.fixture(scope="module")
+def plain(checkpoint, rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    return trained(make(checkpoint, rows, folder, "dft"), folder / "cell")
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"recompute": Recompute.full},
+        {"recompute": Recompute.selective, "workers": 2},
+        {"compile": True, "recompute": Recompute.selective, "workers": 2, "micro_batch_tokens": 64},
+        {"cpu_offload": True, "workers": 2},
+        {"workers": 4, "micro_batch_tokens": 32},
+        {"workers": 2, "sharding": Sharding.hybrid},
+    ],
+    ids=lambda machine: "-".join(map(str, machine)),
+)
+def test_layouts_do_not_change_the_result(checkpoint, rows, tmp_path, plain, machine):
+    weights, metrics = plain
+    other, again = trained(make(checkpoint, rows, tmp_path, "dft", **machine), tmp_path / "cell")
+    np.testing.assert_allclose([r["loss"] for r in again], [r["loss"] for r in metrics], rtol=1e-6)
+    np.testing.assert_allclose([r["gradient_norm"] for r in again], [r["gradient_norm"] for r in metrics], rtol=1e-6)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
+def naive_lora(checkpoint, rows, loss: str) -> dict[str, torch.Tensor]:
+    """peft's own model, merged by peft, one example at a time in float64."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint).double()
+    reference = AutoModelForCausalLM.from_pretrained(checkpoint).double()
+    model = get_peft_model(
+        model, LoraConfig(r=LORA.rank, lora_alpha=LORA.alpha, target_modules=list(LORA.target_modules))
+    )
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_A" in name:
+                first = torch.nn.init.kaiming_uniform_(torch.empty(parameter.shape), a=5**0.5, generator=generator)
+                parameter.copy_(first)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=LR, momentum=MOMENTUM)
+    data = data_rows(rows)
+    for step in range(STEPS):
+        total, count = torch.zeros((), dtype=torch.float64), 0
+        for i in Schedule(len(data), 8, 1, seed=5).batch(step):
+            ids, start = sequence(data[i])
+            table, known = (
+                m(input_ids=ids[None]).logits[0].log_softmax(-1)[start - 1 : -1] for m in (model, reference)
+            )
+            logp = table[range(len(table)), ids[start:]]
+            terms = -logp.detach().exp() * logp
+            if loss == "asft":
+                terms = terms + 0.05 * (known.detach().exp() * (known.detach() - table)).sum(-1)
+            total, count = total + terms.sum(), count + len(terms)
+        optimizer.zero_grad()
+        (total / count).backward()
+        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = LR * [1.0, 1.0, 0.5][step]
+        optimizer.step()
+    return model.merge_and_unload().state_dict()
+
+
+@pytest.mark.parametrize(("loss", "workers"), [("dft", 1), ("dft", 2), ("asft", 1), ("asft", 2)])
+def test_adapters_equal_those_of_peft_merged_by_peft(checkpoint, rows, tmp_path, loss, workers):
+    config = replace(make(checkpoint, rows, tmp_path, loss, workers=workers), adapter=LORA)
+    weights, _ = trained(config, tmp_path / "cell")
+    expected = naive_lora(checkpoint, rows, loss)
+    before = AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
+    moved = {name for name in weights if not torch.equal(weights[name], before[name])}
+    layers = world.model_config().num_hidden_layers
+    assert moved == {
+        f"model.layers.{i}.{name}.weight" for i in range(layers) for name in ("self_attn.q_proj", "mlp.down_proj")
+    }
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor.double(), expected[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_adapters_resume_bit_by_bit_from_small_checkpoints(checkpoint, rows, tmp_path):
+    config = make(checkpoint, rows, tmp_path, "iw_sft", checkpoint_steps=1, keep_every=2)
+    config = replace(config, adapter=LORA)
+    whole, _ = trained(config, tmp_path / "cell")
+    (left,) = (tmp_path / "cell/checkpoints").iterdir()
+    assert left.name == "step-00000002"
+    assert sum(file.stat().st_size for file in left.glob("*.distcp")) < 1 << 18  # without the frozen weights
+    (tmp_path / "cell/model").rename(tmp_path / "whole")
+    resumed, metrics = trained(config, tmp_path / "cell")
+    assert [row["step"] for row in metrics] == [1, 2, 3]
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+def test_master_weights_in_bfloat16(checkpoint, rows, tmp_path):
+    config = make(checkpoint, rows, tmp_path, "sft", workers=2, keep_every=1, checkpoint_steps=1)
+    low = replace(config, train=replace(config.train, precision=Precision.bf16, weights=Precision.bf16))
+    trained(low, tmp_path / "low")
+    trained(config, tmp_path / "cell")
+    sizes = {
+        name: sum(f.stat().st_size for f in (tmp_path / name / "checkpoints/step-00000001").glob("*.distcp"))
+        for name in ("low", "cell")
+    }
+    assert sizes["low"] / sizes["cell"] == pytest.approx(0.5, abs=0.1)  # weights and momentum of two bytes, not four
+
+
+def test_the_normaliser_of_a_step(checkpoint, rows, tmp_path):
+    """Twice the normaliser is half the gradient: DFT's kept tokens are all of them, its weights sum to less."""
+    config = make(checkpoint, rows, tmp_path, "dft")
+    norms = {}
+    for choice in (Normaliser.natural, Normaliser.kept_tokens, Normaliser.weights):
+        one = replace(config, train=replace(config.train, normaliser=choice, max_steps=1))
+        _, (row,) = trained(one, tmp_path / choice)
+        norms[choice] = row["gradient_norm"]
+    assert norms["natural"] == pytest.approx(norms["kept_tokens"])
+    assert norms["weights"] * row["mean_weight"] == pytest.approx(norms["natural"], rel=1e-5)
