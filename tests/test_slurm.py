@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from losslab import records, snapshot, status
+from losslab import snapshot, status
 from losslab.hold import hold
 
 TINY = [
@@ -260,9 +260,14 @@ def on(node: str) -> dict[str, object]:
     return {"additional_parameters.nodelist": node}
 
 
-def submit_held(place: Place, name: str, **launcher: object) -> None:
-    place.hold()
-    place.submit(name, *HELD, **launcher)
+def submit_held(*sweeps: tuple[Place, str, dict[str, object]]) -> None:
+    """Submit a held cell for each (place, sweep, settings of the launcher)."""
+    submitters = []
+    for place, name, launcher in sweeps:
+        place.hold()
+        command = place.command(*place.sweep(name, *HELD, **launcher))
+        submitters.append(subprocess.Popen(command, cwd=place.folder, env=place.environment))
+    assert [one.wait() for one in submitters] == [0] * len(sweeps)
 
 
 def check_disturbed(place: Place, name: str, whole: Path, tries: int = 2) -> None:
@@ -290,8 +295,8 @@ def until_started_again(place: Place, name: str) -> list[str]:
 
 def test_a_time_limit_and_a_dead_node(cluster, places, whole):
     limit, death = places("limit"), places("death")
-    submit_held(limit, "limit", timeout_min=1, signal_delay_s=30, **on("n1"))
-    submit_held(death, "death", **on("n2"))
+    timed = {"timeout_min": 1, "signal_delay_s": 30, **on("n1")}
+    submit_held((limit, "limit", timed), (death, "death", on("n2")))
     folder = Path(os.environ["SLURM_CONF"]).parent
     until(steps(death, "death", 1), death)
     subprocess.run([cluster, "down", "n2", folder], check=True)
@@ -316,7 +321,7 @@ def test_a_node_out_of_reach_gives_its_cell_up(cluster, places, whole):
         ["sbatch", "--parsable", "--nodelist=n1", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
-    submit_held(place, "lost")
+    submit_held((place, "lost", {}))
     until(steps(place, "lost", 1), place)
     first = json.loads((place.cell("lost") / "holder.json").read_text())
     os.kill(int((folder / "d.n2.pid").read_text()), signal.SIGKILL)
@@ -333,8 +338,7 @@ def test_a_node_out_of_reach_gives_its_cell_up(cluster, places, whole):
 
 def test_preemption_and_the_bound_of_tries(places, whole):
     place, bounded = places("preempted"), places("bounded")
-    submit_held(place, "preempted", **on("n1"))
-    submit_held(bounded, "bounded", tries=1, **on("n2"))
+    submit_held((place, "preempted", on("n1")), (bounded, "bounded", {"tries": 1, **on("n2")}))
     until(steps(place, "preempted", 1), place)
     until(steps(bounded, "bounded", 1), bounded)
     urgent = ["--partition=urgent", "--nodelist=n1", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"]
@@ -496,8 +500,12 @@ def test_a_snapshot_is_the_code_of_its_moment(root, tmp_path):
     for name in ("src/losslab/loop.py", "conf/config.yaml", "conf/experiment/demo.yaml", "train.py"):
         assert (copied / name).read_bytes() == (root / name).read_bytes()
     about = json.loads((copied / "snapshot.json").read_text())
-    command = [sys.executable, "-c", "from losslab import records; print(records.commit()); print(records.changes())"]
+    command = [
+        sys.executable,
+        "-c",
+        "from losslab import snapshot; print(snapshot.commit()); print(snapshot.changes())",
+    ]
     environment = os.environ | {"PYTHONPATH": str(copied / "src")}
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert said.strip() == f"{about['commit']}\n{about['changes']}".strip()
-    assert not (copied / ".git").exists() and about["commit"] == records.commit()
+    assert not (copied / ".git").exists() and about["commit"] == snapshot.commit()

@@ -6,6 +6,7 @@ Hydra looks for launchers in this package alone, and imports all of it at every 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -52,9 +53,14 @@ class SlurmLauncher(_Launcher):
     """Submits the cells that are not done as one array of jobs, and leaves."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from losslab.slurm import launch
+        from losslab.slurm import submit
+        from losslab.sweep import unfinished
 
-        launch(self.config, self.parameters, [list(overrides) for overrides in job_overrides])
+        cells = {str(folder): own for folder, own in unfinished(self.config, job_overrides).items()}
+        if cells:
+            submit(self.config.sweep.name, cells, self.parameters, Path(self.config.machine.results))
+        else:
+            print(f"{self.config.sweep.name}: all cells are done, there is nothing to submit", flush=True)
         return []
 
 
@@ -62,7 +68,8 @@ class LocalLauncher(_Launcher):
     """Runs each cell as a process of its own, as many at a time as GPUs are free, and waits for the last."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from losslab.local import launch
+        from losslab.local import run
+        from losslab.sweep import unfinished
 
-        launch(self.config, self.parameters, [list(overrides) for overrides in job_overrides])
+        run(unfinished(self.config, job_overrides), self.parameters["processes"])
         return []

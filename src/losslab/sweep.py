@@ -6,7 +6,7 @@ machine, and a multirun whose cells run elsewhere.
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,15 +96,15 @@ def grid(config: DictConfig) -> list[list[str]]:
     return [list(cell) for batch in batches for cell in batch]
 
 
-def unfinished(config: DictConfig, overrides: list[list[str]]) -> dict[Path, list[str]]:
+def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, list[str]]:
     """The folders and overrides of the cells of a multirun that are not done."""
     found = {}
     for own in overrides:
-        composed = compose(config.hydra.job.config_name, own, True)
+        composed = compose(config.hydra.job.config_name, list(own), True)
         one = read(composed, composed.hydra.runtime.choices)
         cell = Cell.of(one)
         if one.force or not cell.done(one):
-            found[cell.folder] = own
+            found[cell.folder] = list(own)
     return found
 
 
