@@ -195,7 +195,7 @@ def test_a_sweep_outlives_its_submitter_and_edits_of_the_code(cluster, root, che
     place = Place(tmp_path / "work", code, checkpoint)
     arguments = place.sweep("grid", "loss=sft,dft", "seed=0,1", array_parallelism=2)
     submitter = subprocess.Popen(place.command(*arguments), cwd=place.folder, env=place.environment)
-    until(lambda: bool(queue("grid")), place)
+    until(lambda: any(place.folder.glob("results/sweeps/grid/*/submission.json")), place)
     submitter.send_signal(signal.SIGKILL)
     submitter.wait()
     (code / "src/losslab/loop.py").write_text("raise RuntimeError('edited')\n")
@@ -270,11 +270,12 @@ def submit_held(*sweeps: tuple[Place, str, dict[str, object]]) -> None:
     assert [one.wait() for one in submitters] == [0] * len(sweeps)
 
 
-def check_disturbed(place: Place, name: str, whole: Path, tries: int = 2) -> None:
+def check_disturbed(place: Place, name: str, whole: Path) -> None:
     """The cell was started again, went on from its checkpoint or from the start, and made the same weights."""
     (row,) = place.status(name)
-    assert (row.state, row.tries, row.step, row.steps) == ("done", f"{tries}/10", 40, 40)
-    assert record(row.folder)["attempts"] == tries
+    assert (row.state, row.step, row.steps) == ("done", 40, 40)
+    tries, bound = map(int, row.tries.split("/"))
+    assert 2 <= record(row.folder)["attempts"] <= tries < bound == 10
     assert apart(row.folder, whole) == 0
     lines = [json.loads(line)["step"] for line in (row.folder / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(range(1, 41))
@@ -287,7 +288,7 @@ def until_started_again(place: Place, name: str) -> list[str]:
     def reached() -> bool:
         (row,) = place.status(name)
         seen.append(row.state)
-        return record(row.folder).get("attempts") == 2
+        return record(row.folder).get("attempts", 0) >= 2
 
     until(reached, place)
     return seen
