@@ -211,7 +211,7 @@ def test_a_sweep_outlives_its_submitter_and_edits_of_the_code(cluster, root, che
         "2",
         "2",
     ]
-    (script,) = place.folder.glob("results/sweeps/grid/*/jobs/*.sh")
+    (script,) = place.folder.glob("results/sweeps/grid/*/jobs/*_submission.sh")
     assert "--array=0-3%2" in script.read_text()
 
 

@@ -33,7 +33,7 @@ from losslab.schema import Device, MachineConfig
 PRELOAD = ["losslab.loop"]  # imported once by the fork server, so that the cells of a sweep start at once
 REQUEUE = 75  # EX_TEMPFAIL: start the same command again and it goes on
 LEAVE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the requests to leave; SLURM sends each of them
-HANDLED = (*LEAVE, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+HANDLED = (*LEAVE, signal.SIGINT, signal.SIGHUP)
 SHUTDOWN_SECONDS = 600  # how long a worker that was asked to leave may take for its checkpoint
 MANNERS_SECONDS = 3  # that a rank which lost another one lets that one speak first
 
@@ -95,6 +95,13 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
         raise Interrupted if failure.message is None else WorkerError(failure.message, failure.trace)
 
 
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Make torch's launcher end its workers, once: SLURM asks twice, and a second time would not let them finish."""
+    for one in HANDLED:
+        signal.signal(one, signal.SIG_IGN)
+    raise SignalException(f"asked to leave by {signal.Signals(number).name}", sigval=signal.SIGTERM)
+
+
 @dataclass(frozen=True)
 class Failure:
     """How the workers of a node ended, if not well."""
@@ -115,7 +122,8 @@ def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConf
     port = crew.agree(machine, _free_port) if nodes > 1 else 0
     for noisy in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they repeat what we raise
-    handlers = {number: signal.getsignal(number) for number in HANDLED}
+    handlers = {signal.SIGQUIT: signal.getsignal(signal.SIGQUIT)}
+    handlers |= {number: signal.signal(number, _stop) for number in HANDLED}
     logs.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="losslab-") as errors:
         config = LaunchConfig(
@@ -130,20 +138,21 @@ def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConf
             start_method="forkserver",
             max_restarts=0,
             logs_specs=Logs(logs, errors),
-            signals_to_handle=",".join(signal.Signals(number).name for number in HANDLED),
+            signals_to_handle="SIGQUIT",  # the others are ours
             shutdown_timeout=int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)),
         )
         try:
             with _following():
                 elastic_launch(config, _run)(os.getpid(), worker, *args)
         except (SignalException, Interrupted):
+            handlers |= dict.fromkeys(LEAVE, signal.SIG_IGN)  # it is leaving
             return Failure(time.time())
         except ChildFailedError as error:
             failure = _failure(error)
             if nodes > 1:
                 crew.store().set("failed", "yes")
             return failure
-        finally:  # the launcher leaves its own behind
+        finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     return None
