@@ -276,6 +276,17 @@ def whole(places) -> Path:
     return place.cell("ablation")
 
 
+def idle() -> int:
+    command = ["sinfo", "--noheader", "--partition=main", "--states=idle", "--format=%D"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout or 0)
+
+
+def block_n1(*options: str) -> str:
+    """Take room on n1 until the job, which is returned, is cancelled."""
+    command = ["sbatch", "--parsable", "--nodelist=n1", "--output=/dev/null", "--wrap=sleep 600", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def on(node: str) -> dict[str, object]:
     return {"additional_parameters.nodelist": node}
 
@@ -303,14 +314,16 @@ def check_disturbed(place: Place, name: str, whole: Path) -> None:
 
 def test_a_time_limit_and_a_dead_node(cluster, places, whole):
     limit, death = places("limit"), places("death")
+    blocker = block_n1("--cpus-per-task=1")  # so that the other one begins on n2
     timed = {"timeout_min": 1, "signal_delay_s": 30, **on("n1")}
-    submit_held((limit, "limit", timed), (death, "death", on("n2")))
+    submit_held((limit, "limit", timed), (death, "death", {}))
     folder = Path(os.environ["SLURM_CONF"]).parent
     until(steps(death, "death", 1), death)
+    assert json.loads((death.cell("death") / "holder.json").read_text())["node"] == "n2"
     subprocess.run([cluster, "down", "n2", folder], check=True)
+    subprocess.run(["scancel", blocker], check=True)
     assert {"running", "preempted"} <= set(until_started_again(limit, "limit"))
     limit.release()
-    subprocess.run([cluster, "up", "n2", folder], check=True)
     until_started_again(death, "death")
     death.release()
     until(limit.over("limit"), limit)
@@ -320,15 +333,14 @@ def test_a_time_limit_and_a_dead_node(cluster, places, whole):
     )
     until(death.over("death"), death)
     check_disturbed(death, "death", whole)
+    subprocess.run([cluster, "up", "n2", folder], check=True)
 
 
 def test_a_node_out_of_reach_gives_its_cell_up(cluster, places, whole):
     """Only slurmd is killed: the first start of the job lives on when the second one begins elsewhere."""
     place, folder = places("lost"), Path(os.environ["SLURM_CONF"]).parent
-    blocker = subprocess.run(
-        ["sbatch", "--parsable", "--nodelist=n1", "--exclusive", "--output=/dev/null", "--wrap=sleep 600"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
+    until(lambda: idle() == 2, place)
+    blocker = block_n1("--exclusive")
     submit_held((place, "lost", {}))
     until(steps(place, "lost", 1), place)
     first = json.loads((place.cell("lost") / "holder.json").read_text())
@@ -346,6 +358,7 @@ def test_a_node_out_of_reach_gives_its_cell_up(cluster, places, whole):
 
 def test_preemption_and_the_bound_of_tries(places, whole):
     place, bounded = places("preempted"), places("bounded")
+    until(lambda: idle() == 2, place)
     submit_held((place, "preempted", on("n1")), (bounded, "bounded", {"tries": 1, **on("n2")}))
     until(steps(place, "preempted", 1), place)
     until(steps(bounded, "bounded", 1), bounded)
@@ -402,6 +415,15 @@ def test_a_failing_cell_and_its_retry(place):
     assert nothing.returncode == 2 and "there is nothing to retry" in nothing.stderr
 
 
+def test_a_job_that_dies_before_its_cell_begins(place):
+    place.submit("stillborn", "loss=sft", container="false")  # a container that does not start
+    until(lambda: place.states("stillborn") == ["failed"], place)
+    (row,) = place.status("stillborn")
+    assert row.note.startswith("its job ended with status 1, see ")
+    refused = place.run(*place.sweep("refused", "loss=sft", partition="nowhere"))
+    assert refused.returncode == 2 and "invalid partition" in refused.stderr.splitlines()[-1], refused.stderr
+
+
 def test_cancel_and_retry(place):
     place.hold()
     place.submit("given_up", *HELD, "seed=0,1", array_parallelism=1)
@@ -419,7 +441,7 @@ def test_cancel_and_retry(place):
 
 
 def test_scoring_as_a_job_of_its_own(place):
-    place.submit("halves", "loss=sft", separate_evaluation="true")
+    place.submit("halves", "loss=sft", separate_evaluation="true", container="env")
     until(place.over("halves"), place)
     (row,) = place.status("halves")
     assert row.state == "done" and record(row.folder)["attempts"] == 2

@@ -81,7 +81,7 @@ def _state(folder: Path, record: dict[str, Any], submissions: list[Submission]) 
     queued = [one.record for one in submissions if folder.name in map(_name, one.record["cells"])]
     if holder.exists():
         if time.time() - holder.stat().st_mtime > SILENCE_SECONDS:
-            return "silent"
+            return "failed" if died(folder, submissions) else "silent"
         return "scoring" if own == "scoring" else "running"
     if own == "done" or not queued:
         return own if own in (*FINAL, "trained") else "silent" if own else "waiting"
@@ -91,7 +91,9 @@ def _state(folder: Path, record: dict[str, Any], submissions: list[Submission]) 
         return "failed" if died(folder, submissions) else "waiting"
     if own == "interrupted":
         return "preempted"
-    return own if own in ("failed", "trained") else "silent"
+    if own in ("failed", "trained"):
+        return own
+    return "failed" if died(folder, submissions) else "silent"
 
 
 def died(folder: Path, submissions: list[Submission]) -> int | None:
