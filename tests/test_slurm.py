@@ -416,7 +416,7 @@ def test_a_failing_cell_and_its_retry(place):
 
 
 def test_a_job_that_dies_before_its_cell_begins(place):
-    place.submit("stillborn", "loss=sft", container="false")  # a container that does not start
+    place.submit("stillborn", "loss=sft", container="/bin/false")  # a container that does not start
     until(lambda: place.states("stillborn") == ["failed"], place)
     (row,) = place.status("stillborn")
     assert row.note.startswith("its job ended with status 1, see ")
