@@ -80,9 +80,8 @@ class Table:
 def publish(sweep: SweepConfig, results: str) -> None:
     """Print the table of a sweep and write it, with its figure, under results/tables/<sweep>."""
     folder = Path(results) / "tables" / sweep.name
-    with lock(
-        folder, quiet=True
-    ):  # cells that end together write one after another, and the last one has seen them all
+    # Of cells that end together, the last one to write has seen them all.
+    with lock(Path(results) / "cache" / "tables" / sweep.name, quiet=True):
         table = build(sweep, results)
         write(folder / "table.md", markdown(table))
         write(folder / "table.csv", spreadsheet(table))
