@@ -8,14 +8,14 @@ if __name__ == "__main__":
 
     if not sys.flags.safe_path:  # this folder last: its tabulate.py and evaluate.py are not the libraries' ones
         sys.path.append(sys.path.pop(0))
-    from losslab import tables
+    from losslab.publish import rebuild
 
     sweeps = [argument for argument in sys.argv[1:] if "=" not in argument]
     options = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
     try:
         if unknown := set(options) - {"results"}:
             raise ValueError(f"unknown option {sorted(unknown)[0]}: the only one is results=FOLDER")
-        tables.rebuild(sweeps, options.get("results", "results"))
+        rebuild(sweeps, options.get("results", "results"))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

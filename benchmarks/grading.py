@@ -1,6 +1,6 @@
 """How right and how fast the grading is: agreement with stored verdicts, errors against known truth, throughput.
 
-    python benchmarks/grading.py SHARED_DATA_FOLDER
+    python benchmarks/grading.py DATA > results/benchmarks/grading.md
 
 The folder holds grader/pairs_open.jsonl, grader/reference_golds.jsonl and benchmarks/*.jsonl. Throughput is measured
 with one worker process, both verdicts, extraction included, the start of the worker not; equal answers are graded once.
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import sys
 import time
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +66,25 @@ def ordinary(rows: list[Row]) -> list[Row]:
 
 
 def main(folder: Path) -> None:
+    print("# Grading\n")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("sympy", "math-verify", "latex2sympy2_extended"))
+    print(f"`python benchmarks/grading.py DATA`; {versions}, Python {platform.python_version()}, "
+          f"{os.cpu_count()} cores shared with other work, one worker.")  # fmt: skip
     pairs, reference = read(folder / "grader/pairs_open.jsonl"), golds(folder)
-    print(f"golds equal to the reference: {sum(r['gold'] == r['reference'] for r in reference)} of {len(reference)}")
-
     verdicts, _, _ = grade(pairs)
-    agreed = sum(v.official == row["reference_score"] for v, row in zip(verdicts, pairs, strict=True))
-    read_alike = sum(v.extracted == (row["reference_extracted"] or "") for v, row in zip(verdicts, pairs, strict=True))
-    print(f"official verdicts as stored: {agreed} of {len(pairs)}; extracted answers as stored: {read_alike}")
-
-    errors: Counter[tuple[str, bool]] = Counter()
     known = [(v, row) for v, row in zip(verdicts, pairs, strict=True) if "intended" in row]
+    print("\n## The official verdict against the official evaluation\n")
+    print("Stored outputs of unmodified runs on answers that are hard by design, and its golds of five benchmarks.\n")
+    print("| | equal | of |\n|---|---:|---:|")
+    agreed = sum(v.official == row["reference_score"] for v, row in zip(verdicts, pairs, strict=True))
+    alike = sum(v.extracted == (row["reference_extracted"] or "") for v, row in zip(verdicts, pairs, strict=True))
+    print(f"| verdicts | {agreed} | {len(pairs)} |\n| extracted answers | {alike} | {len(pairs)} |")
+    print(f"| golds | {sum(r['gold'] == r['reference'] for r in reference)} | {len(reference)} |")
+
+    print("\n## The corrected verdict against the truth\n")
+    right = sum(row["intended"] for _, row in known)
+    print(f"{len(known)} answers of known truth: {right} right, {len(known) - right} wrong.\n")
+    errors: Counter[tuple[str, bool]] = Counter()
     for v, row in known:
         graders = {
             "official": v.official,
@@ -81,12 +92,13 @@ def main(folder: Path) -> None:
             "corrected": v.corrected,
         }
         errors.update((name, accepts) for name, accepts in graders.items() if accepts != row["intended"])
-    print(f"\n| grader | false accepts | false rejects |  ({len(known)} pairs of known truth)\n|---|---|---|")
+    print("| grader | wrong ones accepted | right ones rejected |\n|---|---:|---:|")
     for name in ("official", "Math-Verify alone", "corrected"):
         print(f"| {name} | {errors[name, True]} | {errors[name, False]} |")
 
+    print("\n## Speed, both verdicts on each response\n")
     columns = ("mix", "responses", "distinct", "timed out", "seconds", "responses/s", "responses/processor second")
-    print("\n| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    print("| " + " | ".join(columns) + " |\n|---" + "|---:" * (len(columns) - 1) + "|")
     to_start = grade([])[2]
     real = [row for row in pairs if row["kind"] == "generation"]
     for name, rows in {
@@ -104,5 +116,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        sys.exit("usage: python benchmarks/grading.py SHARED_DATA_FOLDER")
+        sys.exit("usage: python benchmarks/grading.py DATA")
     main(Path(sys.argv[1]))

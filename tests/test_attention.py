@@ -22,7 +22,7 @@ def test_runs_join_neighbours_of_equal_length():
 def test_packed_row_equals_each_sequence_alone_under_the_librarys_attention():
     tokenizer = world.tokenizer()
     pairs = [("1+1=?", "2"), ("12+30=?", "42"), ("21+30=?", "51"), ("7", "7 7 7 7 7 7")]
-    examples = tokenise(pairs, DatasetConfig(path="x"), TrainConfig(), tokenizer, "chat")
+    examples = tokenise(dict(enumerate(pairs)), DatasetConfig(path="x"), TrainConfig(), tokenizer, "chat")
     config = world.model_config()
     config.num_key_value_heads = config.num_attention_heads // 2  # grouped queries
     torch.manual_seed(0)

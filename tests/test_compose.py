@@ -4,6 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from losslab import plan
 from losslab.checks import check, objective_class
 from losslab.compose import read
 from losslab.files import CONF, content
@@ -64,6 +65,25 @@ def test_the_defaults_are_the_papers_recipe():
     assert make("model=llama-3.1-8b").optimizer.lr == 2e-5
 
 
+def test_the_plan_of_the_papers_recipe(tmp_path):
+    here = [f"machine.results={tmp_path}", "machine.device=cpu"]
+    paper = plan.make(make(*here))
+    assert (paper.steps, paper.parameters, paper.state) == (391, 1_543_714_304, "to run")  # ceil(100000 / 256)
+    assert paper.tokens == 391 * 256 * 2048 == 204_996_608
+    assert plan.make(make("train.drop_last=true", *here)).steps == 390
+    assert plan.make(make("train.epochs=3", *here)).steps == 1173
+    base = plan.make(make("loss=base", *here))
+    assert (base.steps, base.tokens, base.parameters) == (0, 0, 1_543_714_304)
+    unknown = plan.make(make("dataset.rows=null", *here))
+    assert (unknown.steps, unknown.tokens) == (None, None)
+
+
+def test_numbers_of_a_plan_are_short():
+    numbers = [None, 0, 391, 9_999, 10_000, 999_499, 999_500, 204_996_608, 999_500_000, 1_543_714_304]
+    expected = ["?", "0", "391", "9999", "10k", "999k", "1M", "205M", "1B", "1.54B"]
+    assert [plan.number(value) for value in numbers] == expected
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -82,6 +102,15 @@ def test_the_defaults_are_the_papers_recipe():
         (["+optimizer.arguments.beta=1"], "unknown key optimizer.arguments.beta; did you mean betas?"),
         (["model=custom", "model.path=/no/where"], "model.path=/no/where is no folder: check the path"),
         (["dataset=file", "dataset.path=none.jsonl"], "dataset.path=none.jsonl names no file: check the path"),
+        (
+            ["dataset=embedded", "dataset.split=train"],
+            "dataset.split=train does not exist: set it to one of corpus, demonstrations",
+        ),
+        (["dataset=embedded", "dataset.rows=null"], "dataset.rows has no value: the embedded data set is made on the"),
+        (
+            ["dataset=embedded", "loss=dpo", "dataset.rejected_column=bad"],
+            "embedded has no column 'bad' but ['problem', 'solution']: set dataset.rejected_column",
+        ),
         (["benchmark=[math50]"], "benchmark=math50 does not exist; did you mean math500?"),
         (["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate; there are _target_, lr, weight_decay"),
         (["loss=ddft"], "loss=ddft does not exist; did you mean dft?; there are "),
@@ -92,6 +121,10 @@ def test_the_defaults_are_the_papers_recipe():
             "loss=dft does not know what to do with dataset.rejected_column: leave it out",
         ),
         (["train.updates=4"], "loss=dft takes one step on each batch: leave train.updates at 1"),
+        (
+            ["loss=dpo", "dataset.rejected_column=bad", "train.normaliser=weights"],
+            "train.normaliser=weights does not go with pairs, whose weights cancel: choose another",
+        ),
         (["machine.workers=3"], "train.batch_size=256 cannot be divided over machine.workers=3: make it a multiple"),
         (["loss._target_=math.sqrt"], "loss=dft: math.sqrt cannot be imported"),
         (["loss._target_=losslab.objectives.none.X"], "loss=dft: losslab.objectives.none.X cannot be imported"),

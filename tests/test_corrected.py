@@ -103,6 +103,7 @@ SHARED = Path(os.environ.get("LOSSLAB_SHARED", Path(__file__).resolve().parents[
         # words and choices
         ("\\text{(C) }42", "\\text{(C)}"),
         ("C", "\\text{(C)}"),
+        ("\\text{Answer} = \\text{(C)}", "\\text{(C)}"),
         ("evelyn", "\\text{Evelyn}"),
         ("east", "\\text{east}"),
     ],

@@ -1,5 +1,7 @@
 """Token masks by hand, broken rows, and the cutting of a batch."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ FILE = DatasetConfig(path="rows.jsonl")
 
 
 def encode(pairs, template="{problem}>", dataset=FILE, **train) -> Examples:
-    return tokenise(pairs, dataset, TrainConfig(**train), TOKENIZER, template)
+    return tokenise(dict(enumerate(pairs, start=1)), dataset, TrainConfig(**train), TOKENIZER, template)
 
 
 def test_prompt_and_answer_are_joined_and_only_the_answer_counts():
@@ -60,10 +62,24 @@ def test_truncation_keeps_the_start_and_drops_prompts_without_room():
 def test_broken_rows_are_counted_or_refused():
     pairs = [("1", "2")] * 99 + [("1", None)]
     assert encode(pairs).report["broken"] == 1
-    with pytest.raises(ValueError, match=r"3 of 102 rows of rows.jsonl have no usable .* \(rows 99, 100, 101\)"):
+    with pytest.raises(ValueError, match=r"3 of 102 rows of rows.jsonl have no usable .* \(rows 100, 101, 102\)"):
         encode([*pairs, ("", "2"), (3, "2")])
     with pytest.raises(ValueError, match="no row of rows.jsonl fits train.max_length=2"):
         encode([("1", "2")], max_length=2)
+
+
+def test_broken_rows_are_named_by_their_number_in_the_file(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    rows = [{"problem": f"{i}", "solution": " " if i in (7, 41) else "a"} for i in range(1, 51)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for dataset in (
+        DatasetConfig(path=str(file), rows=45, seed=3),
+        DatasetConfig(path=str(file), rows=45, selection=Selection.first),
+    ):
+        with pytest.raises(ValueError, match=r"2 of 45 rows of .* \(rows 7, 41\)"):
+            prepare(dataset, TrainConfig(), TOKENIZER, "chat", tmp_path)
+    assert 50 not in read(DatasetConfig(path=str(file), rows=45, selection=Selection.first))
+    assert min(set(range(1, 51)) - set(read(DatasetConfig(path=str(file), rows=45, seed=3)))) < 41  # it left rows out
 
 
 def test_pairs_stay_together_and_are_cut_together():
@@ -91,8 +107,8 @@ def test_read_selects_rows_and_names_a_missing_column(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(f'{{"problem": "{i}", "solution": "a"}}\n' for i in range(50)))
     first = read(DatasetConfig(path=str(file), rows=3, selection=Selection.first))
-    assert [prompt for prompt, _ in first] == ["0", "1", "2"]
-    some = [int(prompt) for prompt, _ in read(DatasetConfig(path=str(file), rows=10))]
+    assert first == {1: ("0", "a"), 2: ("1", "a"), 3: ("2", "a")}
+    some = [int(prompt) for prompt, _ in read(DatasetConfig(path=str(file), rows=10)).values()]
     assert len(set(some)) == 10 and some == sorted(some) and some != list(range(10))
     with pytest.raises(ValueError, match="has no column 'answer' but .*'problem', 'solution'"):
         read(DatasetConfig(path=str(file), answer_column="answer"))
@@ -104,6 +120,14 @@ def test_read_selects_rows_and_names_a_missing_column(tmp_path):
         read(DatasetConfig(path=str(file)))
     with pytest.raises(ValueError, match="names no file"):
         read(DatasetConfig(path=str(tmp_path / "none.jsonl")))
+
+
+def test_the_embedded_data_set_is_one_of_two():
+    rows = read(DatasetConfig(path="embedded", split="corpus", rows=2, seed=4))
+    made = world.corpus(2, 4)
+    assert rows == {1: (made[0]["problem"], made[0]["solution"]), 2: (made[1]["problem"], made[1]["solution"])}
+    with pytest.raises(ValueError, match="dataset.split=train does not exist: set it to one of corpus, demonstrations"):
+        read(DatasetConfig(path="embedded", split="train", rows=2))
 
 
 def test_schedule_sees_every_example_once_an_epoch():
@@ -135,7 +159,7 @@ def test_micro_batches_are_a_partition_within_the_budget(lengths, ranks, budget)
 
 
 def test_micro_batches_share_real_lengths_evenly(shared):
-    rows = read(DatasetConfig(path=str(shared / "data/train/math_4500.jsonl")))
+    rows = read(DatasetConfig(path=str(shared / "data/train/math_4500.jsonl"))).values()
     lengths = np.array([len(prompt) + len(answer) for prompt, answer in rows]) // 3  # about the tokens of a real one
     batch = Schedule(len(lengths), 256, 1, seed=0).batch(0)
     loads = np.array([[lengths[g].sum() for g in micro_batches(batch, lengths, 4096, rank, 8)] for rank in range(8)])

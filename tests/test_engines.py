@@ -153,6 +153,14 @@ def test_request_seeds_are_fixed_by_what_names_the_sample():
     assert len(seeds) == 8000 and max(seeds) < 2**32
 
 
+def test_engines_side_by_side_draw_samples_of_their_own(model, tmp_path, monkeypatch):
+    """Two engines, as on two GPUs, with the engine's seed: equal prompts in equal places get different samples."""
+    monkeypatch.setattr(engines, "gpu_groups", lambda device, size=1: ["", ""] if device == Device.cpu else [])
+    prompt = requests(model, 1)[0].prompt
+    found = run(INSTALLED[0], job(model), [Request(i, prompt) for i in range(16)], tmp_path)
+    assert len({completion.text for completion in found.values()}) == 16
+
+
 def test_one_engine_for_each_gpu(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from losslab import world
 from losslab.evaluation import engines, jobs, scores
-from losslab.evaluation.run import evaluate, verdicts
+from losslab.evaluation.compare import verdicts
+from losslab.evaluation.run import evaluate, show
 from losslab.schema import BenchmarkConfig, Config, Device, Engine, EvalConfig, MachineConfig, ModelConfig
 
 ENGINES = [Engine.vllm, Engine.transformers] if find_spec("vllm") else [Engine.transformers]
@@ -85,15 +87,19 @@ def test_an_evaluation_writes_its_records(engine, config, model, tmp_path, capsy
     assert "cut by length (max_new_tokens=16)" in warnings
     assert "1 problems are longer than the model's context" in warnings
     assert "chat template" not in warnings
-    assert "| one avg@3 |" in capsys.readouterr().out
+    show(result, folder)
+    printed = capsys.readouterr()
+    assert "| one avg@3 |" in printed.out and f"samples to read: {folder / 'samples.html'}" in printed.out
+    assert printed.err.count("warning: ") == len(result["warnings"])
 
 
 def test_only_what_is_missing_is_generated(config, model, tmp_path):
     folder = tmp_path / "scores"
     first = evaluate(config, str(model), folder)
     before = (folder / "one.jsonl").read_bytes()
-    again = evaluate(config, str(model), folder)
-    assert "samples" not in again["generation"] and again["benchmarks"] == first["benchmarks"]
+    log = (folder / "engine.log").stat().st_size
+    assert evaluate(config, str(model), folder) == first  # what the samples took included
+    assert (folder / "engine.log").stat().st_size == log  # no engine was started
 
     more = replace(config, benchmark=config.benchmark | {"two": BenchmarkConfig(path=str(tmp_path / "two.jsonl"))})
     assert evaluate(more, str(model), folder)["generation"]["samples"] == 15
@@ -152,6 +158,9 @@ def test_mistakes_are_one_clear_sentence(config, model, tmp_path, monkeypatch):
     (tmp_path / "bare").mkdir()
     with pytest.raises(ValueError, match="no tokenizer can be loaded from .*bare"):
         evaluate(config, str(tmp_path / "bare"), tmp_path / "scores")
+    shutil.copytree(model, tmp_path / "silent", ignore=shutil.ignore_patterns("*token*", "chat*"))
+    with pytest.raises(ValueError, match="silent has no tokenizer: copy that of the model"):
+        evaluate(config, str(tmp_path / "silent"), tmp_path / "scores")
     with pytest.raises(ValueError, match="no benchmark is chosen"):
         evaluate(replace(config, benchmark={}), str(model), tmp_path / "scores")
     with pytest.raises(ValueError, match="no benchmark one in"):

@@ -182,3 +182,30 @@ def test_open_pairs_in_any_order() -> None:
     known = [(v.corrected, row["intended"]) for v, row in zip(verdicts, rows, strict=True) if "intended" in row]
     assert sum(ours and not truth for ours, truth in known) == 0
     assert sum(truth and not ours for ours, truth in known) <= 1
+
+
+INTERRUPTED = """
+import os, signal, time
+from losslab.evaluation.grading import Grader
+
+if __name__ == "__main__":
+    try:
+        with Grader(workers=1) as grader:
+            assert not grader.submit("math500", "\\\\boxed{1+x}", "x+1").done()
+            while not grader._idle.empty():  # until its process starts
+                time.sleep(0.001)
+            time.sleep(0.1)
+            os.killpg(0, signal.SIGINT)
+            time.sleep(60)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_ctrl_c_does_not_reach_a_grading_process_that_starts(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], start_new_session=True, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")

@@ -45,11 +45,15 @@ def checkpoint(shared, tmp_path_factory) -> Path:
 
 
 def test_real_rows_from_file_to_table(root, shared, checkpoint, tmp_path):
+    rows = (shared / "data/train/math_4500.jsonl").read_text().splitlines()[:61]
+    planted = (shared / "data/benchmarks/math500.jsonl").read_text().splitlines()[100:103]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    with (tmp_path / "rows.jsonl").open("a") as file:  # three problems that the benchmark asks
+        file.writelines(json.dumps({k: json.loads(p)[k] for k in ("problem", "solution")}) + "\n" for p in planted)
     arguments = [
         f"model={checkpoint}",
         "dataset=file",
-        f"dataset.path={shared}/data/train/math_4500.jsonl",
-        "dataset.rows=64",
+        f"dataset.path={tmp_path}/rows.jsonl",
         "train.batch_size=16",
         "train.max_length=512",
         f"eval.data={shared}/data/benchmarks",
@@ -72,4 +76,7 @@ def test_real_rows_from_file_to_table(root, shared, checkpoint, tmp_path):
     assert {name: part["problems"] for name, part in found["benchmarks"].items()} == ROWS
     assert found["engine"] == str(engines.choose(Engine.auto))
     assert all(part["score"] < 5 for part in found["benchmarks"].values())  # eight tokens of noise solve nothing
+    seen = {name: part["seen_exact"] for name, part in found["benchmarks"].items()}
+    assert seen == dict.fromkeys(ROWS, 0) | {"math500": 3}
+    assert "math500: the training data holds the question of 3 of 500 problems" in done.stderr
     assert (tmp_path / "results/tables/offline/table.md").exists()

@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,7 @@ TINY = [
     "machine.engine=transformers",
     "tracker=none",
 ]
+DFT = "loss._target_=losslab.objectives.dft.DFT"
 
 
 def command(root: Path, *arguments: str, script: str = "train.py") -> list[str]:
@@ -50,11 +54,10 @@ def sweep(root, tmp_path_factory):
         "@dataclass(frozen=True)\nclass Broken(Objective):\n    floor: float = 0.0\n\n"
         "    def loss(self, t):\n        raise ArithmeticError('broken on purpose')\n"
     )
-    os.environ["PYTHONPATH"] = str(folder)
     targets = "loss._target_=broken.Broken,losslab.objectives.dft.DFT"
-    done = run(root, folder, "-m", targets, "seed=0,1")
-    yield folder, done
-    del os.environ["PYTHONPATH"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield folder, run(root, folder, "-m", targets, "seed=0,1")
 
 
 def test_a_failing_cell_does_not_stop_the_others(sweep):
@@ -107,21 +110,39 @@ def test_finished_cells_are_skipped_and_tables_rebuilt(root, sweep):
     assert (folder / "results/tables/ablation/table.md").read_text() == before
 
 
-def test_evaluate_scores_a_folder(root, sweep):
+def test_evaluate_scores_a_folder(root, sweep, tmp_path):
     folder, _ = sweep
     name = next(name for name, state in cells(folder).items() if state["state"] == "done")
-    model = f"model=results/cells/{name}/model"
+    shutil.copytree(folder / "results/cells" / name / "model", tmp_path / "model")  # a folder that is no cell's
     arguments = [a for a in TINY if not a.startswith(("model", "dataset"))]
     scored = subprocess.run(
-        [sys.executable, root / "evaluate.py", *arguments, model, "sweep.name=checkpoints"],
-        cwd=folder, capture_output=True, text=True,
+        [sys.executable, root / "evaluate.py", *arguments, f"model={tmp_path / 'model'}", "sweep.name=checkpoints"],
+        cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert scored.returncode == 0, scored.stderr
-    (base,) = (cell for cell in cells(folder) if "base" in cell)
-    own, trained = (
-        json.loads(next(folder.glob(f"results/cells/{c}/scores/*/scores.json")).read_text()) for c in (base, name)
-    )
+    (base,) = cells(tmp_path)
+    own = json.loads(next(tmp_path.glob(f"results/cells/{base}/scores/*/scores.json")).read_text())
+    trained = json.loads(next(folder.glob(f"results/cells/{name}/scores/*/scores.json")).read_text())
     assert own["average"]["score"] == trained["average"]["score"]  # the same weights, seeds and engine
+
+
+def test_steps_of_finished_cells_are_scored_and_drawn(root, sweep):
+    folder, _ = sweep
+    done = [name for name, state in cells(folder).items() if state["state"] == "done"]
+    for name in done:
+        cell = folder / "results/cells" / name
+        shutil.copytree(cell / "model", cell / "steps/00000004")
+    again = run(root, folder, "-m", "loss._target_=losslab.objectives.dft.DFT", "seed=0,1")
+    assert again.returncode == 0 and "already done" not in again.stdout, again.stderr
+    for name in done:
+        (scores,) = (folder / "results/cells" / name).glob("scores/*/steps/00000004/scores.json")
+        own, final = json.loads(scores.read_text()), json.loads((scores.parents[2] / "scores.json").read_text())
+        assert own["average"] == final["average"]  # the same weights
+    lines = [line.split(",") for line in (folder / "results/tables/ablation/steps.csv").read_text().splitlines()]
+    assert [line[1:3] + line[5:] for line in lines[1:]] == [
+        ["tiny_add", "4", "2"], ["tiny_add", "10", "2"], ["average", "4", "2"], ["average", "10", "2"],
+    ]  # fmt: skip
+    assert (folder / "results/tables/ablation/steps.png").stat().st_size > 5_000
 
 
 def test_nothing_runs_when_one_cell_of_a_sweep_cannot(root, tmp_path):
@@ -130,53 +151,203 @@ def test_nothing_runs_when_one_cell_of_a_sweep_cannot(root, tmp_path):
     assert refused.stderr.strip().splitlines()[-1].startswith("error: loss=dpo needs pairs of answers")
 
 
-def wait_for(metrics: Path, steps: int, process: subprocess.Popen) -> None:
+def test_a_broken_benchmark_shows_before_the_training(root, tmp_path):
+    (tmp_path / "tiny_add.jsonl").write_text('{"question": "1+1=?", "answer": "2"}\n{"question"')
+    failed = run(root, tmp_path, f"eval.data={tmp_path}")
+    assert failed.returncode == 1 and "RuntimeWarning" not in failed.stderr
+    ((name, state),) = cells(tmp_path).items()
+    assert state["error"].endswith("tiny_add.jsonl:2: this is not a JSON object; every line must be one")
+    assert not (tmp_path / "results/cells" / name / "metrics.jsonl").exists()
+
+
+@pytest.fixture
+def place(sweep, tmp_path) -> Path:
+    """A folder with the sweep's base model, where no cell has run yet."""
+    folder, _ = sweep
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/cache").symlink_to(folder / "results/cache")
+    return tmp_path
+
+
+@pytest.fixture
+def finished(sweep, place) -> Path:
+    """The sweep's finished cell of seed 0, copied there."""
+    folder, _ = sweep
+    name = next(name for name, state in cells(folder).items() if "dft-s0" in name and state["state"] == "done")
+    return Path(shutil.copytree(folder / "results/cells" / name, place / "results/cells" / name))
+
+
+def lines(folder: Path, pattern: str) -> list[str]:
+    """The lines of the one file of a pattern; none where there is no such file."""
+    return [line for file in folder.glob(pattern) for line in file.read_text().splitlines()]
+
+
+def scores_of(cell: Path) -> dict:
+    return json.loads(next(cell.glob("scores/*/scores.json")).read_text())
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 120
-    while not metrics.exists() or metrics.read_text().count("\n") < steps:
+    while not condition():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_run_ends_with_the_same_weights(root, sweep, tmp_path, number):
+def test_an_interrupted_run_ends_with_the_same_weights(root, sweep, place, number):
     folder, _ = sweep
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results/cache").symlink_to(folder / "results/cache")  # the same base model
     whole = next(folder.glob("results/cells/*dft-s0*/model/model.safetensors"))
-    arguments = ["loss._target_=losslab.objectives.dft.DFT", "machine.checkpoint_steps=2"]
-    process = subprocess.Popen(command(root, *arguments), cwd=tmp_path, start_new_session=True)
-    metrics = tmp_path / "results/cells" / whole.parent.parent.name / "metrics.jsonl"
-    wait_for(metrics, 3, process)
+    arguments = [DFT, "machine.checkpoint_steps=2"]
+    process = subprocess.Popen(command(root, *arguments), cwd=place, start_new_session=True)
+    cell = place / "results/cells" / whole.parent.parent.name
+    wait_for(lambda: len(lines(cell, "metrics.jsonl")) >= 3, process)
     if number == signal.SIGTERM:
         process.terminate()
         assert process.wait(60) == 75
-        assert [state["state"] for state in cells(tmp_path).values()] == ["interrupted"]
+        assert [state["state"] for state in cells(place).values()] == ["interrupted"]
     else:
         os.killpg(process.pid, number)
         process.wait(60)
-    assert not (metrics.parent / "model").exists() and list(metrics.parent.glob("checkpoints/step-*"))
-    done = run(root, tmp_path, *arguments)
+    assert not (cell / "model").exists() and list(cell.glob("checkpoints/step-*"))
+    done = run(root, place, *arguments)
     assert done.returncode == 0, done.stderr
-    mine, theirs = load_file(metrics.parent / "model/model.safetensors"), load_file(whole)
+    mine, theirs = load_file(cell / "model/model.safetensors"), load_file(whole)
     assert all((mine[name] == theirs[name]).all() for name in theirs)
-    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == list(range(1, 11))
+    assert [json.loads(line)["step"] for line in lines(cell, "metrics.jsonl")] == list(range(1, 11))
 
 
-def test_two_processes_of_torchrun_make_the_same_cell(root, sweep, tmp_path):
-    folder, _ = sweep
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results/cache").symlink_to(folder / "results/cache")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    arguments = command(root, "loss._target_=losslab.objectives.dft.DFT")[1:]
-    done = subprocess.run([*launcher, *arguments], cwd=tmp_path, capture_output=True, text=True)
+def test_a_run_that_leaves_while_scoring_goes_on_from_its_samples(root, place):
+    """SIGTERM to the run alone, then Ctrl-C, which a terminal sends to all of its processes."""
+    arguments = ["-m", "loss=base", "seed=0,1", "eval.samples=4", "eval.max_new_tokens=80"]
+    samples, kept = "results/cells/*-s0-*/scores/*/tiny_add.samples.jsonl", []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(
+            command(root, *arguments), cwd=place, start_new_session=True, stderr=subprocess.PIPE, text=True
+        )
+        before = kept
+        wait_for(lambda known=before: len(lines(place, samples)) > len(known), process)
+        os.kill(process.pid, number) if number == signal.SIGTERM else os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 75 and "Traceback" not in errors, errors
+        first, second = cells(place).values()
+        assert first["state"] == "interrupted" and "state" not in second  # the next cell did not start
+        wait_for_the_end_of_all(process.pid)
+        kept = lines(place, samples)
+        assert kept[: len(before)] == before and len(before) < len(kept) < 4 * 40
+    done = run(root, place, *arguments)
     assert done.returncode == 0, done.stderr
-    (state,) = cells(tmp_path).values()
+    assert [(state["state"], state["attempts"]) for state in cells(place).values()] == [("done", 3), ("done", 1)]
+    (cell,) = place.glob("results/cells/*-s0-*")
+    assert scores_of(cell)["generation"]["samples"] == 4 * 40 - len(kept)
+    records = [json.loads(line) for line in lines(cell, "scores/*/tiny_add.jsonl")]
+    for row in map(json.loads, kept):
+        assert records[row["index"]]["samples"][row["sample"]]["text"] == row["text"]
+
+
+def wait_for_the_end_of_all(group: int) -> None:
+    """Engines and servers notice the end of a run and leave too."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError(subprocess.run(["ps", "-s", str(group)], capture_output=True, text=True).stdout)
+
+
+def test_force_runs_a_finished_cell_again_but_once(root, finished):
+    before, weights = scores_of(finished), load_file(finished / "model/model.safetensors")
+    arguments = [DFT, "force=true", "machine.checkpoint_steps=2"]
+    place = finished.parents[2]
+    process = subprocess.Popen(command(root, *arguments), cwd=place, start_new_session=True)
+    wait_for(lambda: any(finished.glob("checkpoints/step-*")), process)  # a finished cell has none
+    os.killpg(process.pid, signal.SIGKILL)  # it leaves no word that it was interrupted
+    process.wait(60)
+    assert not (finished / "model").exists() and not (finished / "scores").exists()
+    saved = max(int(path.name.removeprefix("step-")) for path in finished.glob("checkpoints/step-*"))
+    kept = lines(finished, "metrics.jsonl")[:saved]  # with the seconds of each step
+    assert len(kept) == saved < 10
+    done = run(root, place, *arguments)
+    assert done.returncode == 0, done.stderr
+    (state,) = cells(place).values()
+    assert (state["state"], state["attempts"]) == ("done", 2)
+    assert lines(finished, "metrics.jsonl")[: len(kept)] == kept and len(lines(finished, "metrics.jsonl")) == 10
+    again = load_file(finished / "model/model.safetensors")
+    assert all((again[name] == weights[name]).all() for name in weights)
+    after = scores_of(finished)
+    assert after["generation"]["samples"] == 2 * 40
+    assert (after["benchmarks"], after["average"]) == (before["benchmarks"], before["average"])
+
+
+def test_two_runs_at_once_make_one_cell(root, place):
+    runs = [
+        subprocess.Popen(command(root, DFT), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    printed = [process.communicate(timeout=300)[0] for process in runs]
+    assert [process.returncode for process in runs] == [0, 0], printed
+    assert sum("already done, skipped" in text for text in printed) == 1
+    assert sum("10/10" in text for text in printed) == 1
+    ((name, state),) = cells(place).items()
+    assert (state["state"], state["attempts"]) == ("done", 1)
+    steps = [json.loads(line)["step"] for line in lines(place / "results/cells" / name, "metrics.jsonl")]
+    assert steps == list(range(1, 11))
+
+
+def test_a_second_benchmark_leaves_the_first_one_alone(root, finished):
+    def files() -> dict[str, tuple[int, bytes]]:
+        kept = [finished / "metrics.jsonl", finished / "environment.json", *finished.glob("model/*")]
+        return {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in kept}
+
+    (records,) = finished.glob("scores/*/tiny_add.jsonl")
+    before, trained, first = records.read_bytes(), files(), scores_of(finished)["benchmarks"]["tiny_add"]
+    done = run(root, finished.parents[2], DFT, "benchmark=[tiny_add,tiny_word]")
+    assert done.returncode == 0, done.stderr
+    found = scores_of(finished)
+    assert found["generation"]["samples"] == 2 * 40  # of the new one
+    assert list(found["benchmarks"]) == ["tiny_add", "tiny_word"] and found["benchmarks"]["tiny_add"] == first
+    assert found["average"]["score"] == pytest.approx((first["score"] + found["benchmarks"]["tiny_word"]["score"]) / 2)
+    assert records.read_bytes() == before and files() == trained
+
+
+def test_two_processes_of_torchrun_make_the_same_cell(root, sweep, place):
+    folder, _ = sweep
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    arguments = command(root, DFT)[1:]
+    done = subprocess.run([*launcher, *arguments], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (state,) = cells(place).values()
     assert state["state"] == "done"
     whole = load_file(next(folder.glob("results/cells/*dft-s0*/model/model.safetensors")))
-    mine = load_file(next(tmp_path.glob("results/cells/*/model/model.safetensors")))
+    mine = load_file(next(place.glob("results/cells/*/model/model.safetensors")))
     assert all((mine[name] - whole[name]).abs().max() < 1e-4 for name in whole)  # ten steps of AdamW apart
     for override in ("seed=0", "plan=true"):  # a finished cell and a plan end on every rank
         again = subprocess.run(
-            [*launcher, *arguments, override], cwd=tmp_path, capture_output=True, text=True, timeout=120
+            [*launcher, *arguments, override], cwd=place, capture_output=True, text=True, timeout=120
         )
         assert again.returncode == 0, again.stderr
+
+
+def test_two_nodes_with_copies_of_the_weights_make_the_same_cell(root, sweep, place):
+    """Two agents of torchrun with two ranks each: sharded within a node, summed across nodes."""
+    folder, _ = sweep
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agents = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}"),
+                *("--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"),
+                *command(root, DFT, "machine.sharding=hybrid")[1:],
+            ],
+            cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    output = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], output
+    whole = load_file(next(folder.glob("results/cells/*dft-s0*/model/model.safetensors")))
+    mine = load_file(next(place.glob("results/cells/*/model/model.safetensors")))
+    assert all((mine[name] - whole[name]).abs().max() < 1e-4 for name in whole)

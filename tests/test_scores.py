@@ -31,6 +31,7 @@ def record(index: int, answers: list[str], gold: str, **changes) -> dict:
         "prompt": "p",
         "gold": gold,
         "gold_official": gold,
+        "seen": None,
         "samples": samples,
     }
 
@@ -66,6 +67,17 @@ def test_summary_of_a_benchmark_by_hand():
     assert row["cut_by_length"] == pytest.approx(100 / 12)
     assert row["mean_tokens"] == 20
     assert (row["timed_out"], row["too_long"]) == (1, 0)
+    assert (row["seen_exact"], row["seen_words"], row["unseen"]) == (None, None, None)
+
+
+def test_the_score_without_problems_of_the_training_data():
+    records = [record(i, answers, "2") for i, answers in enumerate([["2", "2"], ["2", "3"], ["3", "3"], ["2", "2"]])]
+    for one, kinds in zip(records, [["exact", "words"], [], [], ["words"]], strict=True):
+        one["seen"] = kinds
+    row = scores.summary(records, 2, "official")
+    assert (row["score"], row["unseen"], row["seen_exact"], row["seen_words"]) == (62.5, 25.0, 1, 2)
+    row = scores.summary(records[:1], 2, "official")
+    assert (row["unseen"], row["seen_exact"], row["seen_words"]) == (None, 1, 1)
 
 
 def test_only_the_first_samples_count():
@@ -137,6 +149,25 @@ def test_paired_difference():
         scores.paired_difference(a, {"x": b["x"][1:], "y": b["y"]})
 
 
+def test_the_page_lists_where_the_verdicts_differ():
+    records = [record(3, ["2", "\\frac{4}{2}", "\\frac{4}{2}", "5"], "2"), record(4, ["200"], "2")]
+    for i in (1, 2):
+        records[0]["samples"][i] |= {"corrected": True}
+    records[1]["samples"][0] |= {"official": True}
+    for one in records:
+        for sample in one["samples"]:
+            sample["text"] = f"It is \\boxed{{{sample['extracted']}}}."
+    records[1]["samples"] *= 4
+    row = scores.summary(records, 4, "official")
+    assert (row["only_official"], row["only_corrected"]) == (4, 2)
+    html = pages.page("m", {"verdict": "official", "benchmarks": {"x": row}, "warnings": []}, {"x": records})
+    assert "x: right by the official verdict alone 4, by the corrected verdict alone 2 of 8 samples" in html
+    cells = [f"<tr><td>{a}</td><td><code>2</code></td><td><code>{b}</code></td><td>{c}</td><td>{d}</td></tr>"
+             for a, b, c, d in [(3, "\\frac{4}{2}", "corrected", 2), (4, "200", "official", 4)]]  # fmt: skip
+    assert "".join(cells) in html
+    assert html.count("data-disagree='1'") == 2
+
+
 def test_the_page_shows_a_hostile_sample_as_text():
     hostile = record(0, ["</pre><script>alert(1)</script>"], "1<2")
     result = {
@@ -148,4 +179,4 @@ def test_the_page_shows_a_hostile_sample_as_text():
     assert "<script>alert" not in html and "&lt;script&gt;alert(1)" in html
     assert "&lt;model&gt;" in html and "1&lt;2" in html and "a &amp; b" in html
     assert html.count("<article") == 1
-    assert "5 more problems of x" in pages.page("m", result, {"x": [hostile] * 7}, limit=2)
+    assert "5 more problems of x" in pages.page("m", result, {"x": [hostile] * 7}, room=1000)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from losslab import tables
-from losslab.files import write_json
+from losslab.files import write_json, write_lines
+from losslab.publish import rebuild
 from losslab.records import Cell
 from losslab.schema import Config, EvalConfig, MachineConfig, Names, OptimizerConfig, SweepConfig
 
@@ -95,11 +96,32 @@ def test_a_cell_of_two_sweeps_is_in_both_tables(tmp_path):
         tables.build(SweepConfig(name="three"), str(tmp_path))
 
 
+def test_accuracy_over_steps_begins_at_the_base(tmp_path):
+    cell(tmp_path, "base", 0, {"math500": 20.0, "amc23": 10.0})
+    cell(tmp_path, "dft", 0, {"math500": 60.0, "amc23": 50.0})  # no steps: no curve
+    for seed, gain in enumerate([0.0, 4.0]):
+        found = cell(tmp_path, "sft", seed, {"math500": 50.0 + gain, "amc23": 30.0})
+        write_lines(found.metrics, [{"step": step, "p_histogram": [1] * 13} for step in range(1, 7)])
+        (scores,) = found.folder.glob("scores/*")
+        for step in (2, 4) if seed else (2, 4, 5):
+            parts = {"math500": {"score": 20.0 + 5 * step + gain}, "amc23": {"score": 10.0 + step}}
+            write_json(scores / f"steps/{step:08d}/scores.json", {"benchmarks": parts})
+    rebuild(["study"], str(tmp_path))
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "tables/study/steps.csv").read_text())))
+    rows = {(r["benchmark"], int(r["step"])): (float(r["accuracy"]), float(r["half"]), r["seeds"]) for r in lines}
+    assert {r["objective"] for r in lines} == {"sft"} and len(rows) == 3 * 4  # step 5 is of one seed alone
+    assert rows["math500", 0] == (20.0, 0.0, "1")
+    assert rows["math500", 2] == (32.0, pytest.approx(12.7062 * 2), "2")
+    assert rows["average", 4] == ((42.0 + 14.0) / 2, pytest.approx(12.7062), "2")
+    assert rows["amc23", 6] == (30.0, 0.0, "2")
+    assert (tmp_path / "tables/study/steps.png").stat().st_size > 10_000
+
+
 def test_spreadsheet_and_figure(tmp_path):
     cell(tmp_path, "sft", 0, {"math500": 50.25})
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
     (row,) = csv.DictReader(io.StringIO(tables.spreadsheet(table)))
     assert (float(row["math500"]), float(row["math500_half"]), row["seeds"]) == (50.25, 3.0, "1")
-    tables.rebuild([], str(tmp_path))
+    rebuild([], str(tmp_path))
     folder = tmp_path / "tables" / "study"
     assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "table.csv", "table.md"]

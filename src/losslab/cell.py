@@ -9,11 +9,11 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from losslab import tracking
+from losslab import adapters, tracking
 from losslab.batches import Schedule
 from losslab.crew import WorkerError, agree, joined, main_process, nodes
 from losslab.data import Examples, prepare
-from losslab.evaluation.run import evaluate
+from losslab.evaluation.run import check as check_scoring
 from losslab.files import content, lock, write_json
 from losslab.hold import Busy, hold, job, restarts
 from losslab.identity import identity
@@ -33,6 +33,7 @@ from losslab.schema import (
     Stage,
     TrainConfig,
 )
+from losslab.scoring import score
 
 
 def run(config: Config) -> None:
@@ -51,6 +52,7 @@ def run(config: Config) -> None:
             if not main_process():
                 trained_model(config, cell)
                 return
+            check_scoring(config)  # a benchmark that cannot be read shows before the hours of training
             with tracking.follow(config, cell):
                 model = trained_model(config, cell)
                 if config.stage == Stage.train:
@@ -58,7 +60,7 @@ def run(config: Config) -> None:
                     return
                 cell.update(state="scoring")
                 began = time.monotonic()
-                evaluate(config, model, cell.scores(config))  # samples are on disk as they finish
+                score(config, cell, {None: model} | {step: str(path) for step, path in cell.steps().items()})
                 cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
         except (KeyboardInterrupt, Interrupted):
             deaf()
@@ -95,9 +97,12 @@ def busy(cell: Cell, held: ExitStack) -> bool:
 
 
 def finished(config: Config, cell: Cell) -> bool:
-    """Whether nothing is left to do; else the record of this attempt is begun. `force` starts afresh, but once."""
-    again = config.stage == Stage.score or restarts() > 0 or cell.state().get("state") == "interrupted"
-    if config.force and not again:
+    """Whether nothing is left to do; else the record of this attempt is begun.
+
+    `force` starts afresh what has come to an end; what was interrupted or killed on its way goes on.
+    """
+    again = config.stage == Stage.score or restarts() > 0
+    if config.force and not again and cell.state().get("state") in ("done", "failed"):
         cell.clear()
     cell.declare(config)
     if cell.done(config) or (config.stage == Stage.train and cell.trained(config)):
@@ -132,13 +137,14 @@ def trained_model(config: Config, cell: Cell) -> str:
 
 
 def base_model(config: Config) -> ModelConfig:
-    """The model to start from. The embedded one is pre-trained on the spot, once, by the same loop.
+    """The model to start from: an adapter merged, the embedded one pre-trained on the spot, once, by the same loop.
 
     Its recipe is its own: whatever a sweep varies, the cells start from the same base.
     """
     model = config.model
     if model.path != EMBEDDED:
-        return model
+        cache = Path(config.machine.results) / "cache"
+        return replace(model, path=adapters.merged(model.path, cache, model.trust_remote_code))
     adam = {"betas": [0.9, 0.95], "eps": 1e-8, "fused": True}
     recipe = Config(
         model=model,
@@ -147,7 +153,7 @@ def base_model(config: Config) -> ModelConfig:
         optimizer=OptimizerConfig("torch.optim.AdamW", model.pretrain_learning_rate, weight_decay=0.01, arguments=adam),
         train=TrainConfig(batch_size=model.pretrain_batch, precision=Precision.fp32),
         names=Names(model="embedded", dataset="corpus", loss="sft", eval=""),
-        machine=config.machine,
+        machine=replace(config.machine, export_steps=None, keep_every=None),
         seed=model.pretrain_seed,
     )
     folder = Path(config.machine.results) / "cache" / "models" / identity(recipe)[:16]

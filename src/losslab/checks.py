@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from losslab.data import local_files
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
-from losslab.schema import BASE, EMBEDDED, Config, Reduction
+from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Reduction
 
 ANY = math.inf
 BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
@@ -50,13 +50,18 @@ BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
 }
 
 
-def check(config: Config) -> None:
-    """Refuse, with one sentence, what composes but cannot run."""
+def check_bounds(config: Config) -> None:
+    """Refuse values that no run can have."""
     for key, (low, high) in BOUNDS.items():
         value = attrgetter(key)(config)
         if value is not None and not low <= value <= high:
             allowed = f"to {low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
             raise ValueError(f"{key} is {value}: set it {allowed}")
+
+
+def check(config: Config) -> None:
+    """Refuse, with one sentence, what composes but cannot run."""
+    check_bounds(config)
     for name, template in {"train": config.model.train_prompt, "eval": config.model.eval_prompt}.items():
         if template != "chat" and "{problem}" not in template:
             raise ValueError(f"model.{name}_prompt must be `chat` or a text that contains {{problem}}")
@@ -68,7 +73,7 @@ def check(config: Config) -> None:
         raise ValueError(f"model.path={path} is no folder: check the path")
     if config.names.loss == BASE:
         return
-    local_files(config.dataset.path)
+    local_files(config.dataset)
     train, workers = config.train, config.machine.workers
     if workers is not None and train.batch_size % workers:
         raise ValueError(
@@ -91,6 +96,8 @@ def check(config: Config) -> None:
             if "pairs" in needs
             else f"loss={config.names.loss} does not know what to do with dataset.rejected_column: leave it out"
         )
+    if "pairs" in needs and train.normaliser == Normaliser.weights:
+        raise ValueError("train.normaliser=weights does not go with pairs, whose weights cancel: choose another")
     if train.updates > 1 and "old_logp" not in needs:
         raise ValueError(f"loss={config.names.loss} takes one step on each batch: leave train.updates at 1")
 

@@ -12,15 +12,18 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losslab.checks import check
+from losslab.checks import check, check_bounds
 from losslab.crew import join_slurm
 from losslab.files import CONF
 from losslab.messages import sentence
 from losslab.schema import Config
+
+SCORING = ("eval", "benchmark", "machine", "tracker")  # what may be set for a cell that is trained
 
 ConfigStore.instance().store("schema", Config)  # the first of conf/config.yaml's defaults, so every key has a type
 
@@ -64,6 +67,37 @@ def read(cfg: DictConfig, choices: Any) -> Config:
         raise ValueError(sentence(error)) from None
     assert isinstance(config, Config)
     check(config)
+    return config
+
+
+def recorded(record: Path, overrides: list[str]) -> Config:
+    """The configuration in a cell's config.yaml, but for `overrides` of its scoring; the machine is this one.
+
+    Raises ValueError for overrides that are wrong, or of something else than scoring.
+    """
+    own = OmegaConf.load(record)
+    assert isinstance(own, DictConfig)
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra.compose("config", [f"seed={own.seed}", *overrides], return_hydra_config=True)
+        for override in OverridesParser.create().parse_overrides(overrides):
+            group, _, key = override.key_or_group.partition(".")
+            if group not in SCORING:
+                raise ValueError(
+                    f"a trained cell is scored as it was trained: leave {override.key_or_group} out; "
+                    f"what can be set is {', '.join(SCORING)}"
+                )
+            if key:
+                OmegaConf.update(own, f"{group}.{key}", OmegaConf.select(composed, f"{group}.{key}"))
+            else:
+                own[group] = composed[group]
+                own.names.eval = composed.hydra.runtime.choices.eval if group == "eval" else own.names.eval
+        own.machine = composed.machine
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), own))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(sentence(error)) from None
+    assert isinstance(config, Config)
+    check_bounds(config)
     return config
 
 

@@ -20,6 +20,7 @@ from losslab.prompts import encode, render
 from losslab.schema import EMBEDDED, DatasetConfig, Overlong, TrainConfig
 
 CHUNK = 1000  # rows tokenised at once
+MAKERS = {"corpus": world.corpus, "demonstrations": world.demonstrations}  # splits of the embedded data set
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,18 @@ def prepare(dataset: DatasetConfig, train: TrainConfig, tokenizer: Any, template
     return folder
 
 
-def local_files(path: str) -> list[str]:
-    """Files that a path or pattern names on this machine; none for a hub id. ValueError where a file is missing."""
+def local_files(dataset: DatasetConfig) -> list[str]:
+    """The files on this machine that a data set names; none where it is embedded or on the hub.
+
+    Raises ValueError where a file is missing, or where the embedded data set has no such rows.
+    """
+    path = dataset.path
+    if path == EMBEDDED:
+        if dataset.split not in MAKERS:
+            raise ValueError(f"dataset.split={dataset.split} does not exist: set it to one of {', '.join(MAKERS)}")
+        if dataset.rows is None:
+            raise ValueError("dataset.rows has no value: the embedded data set is made on the spot, say how many rows")
+        _check_columns(dataset, ["problem", "solution"])
     if not path.endswith((".jsonl", ".json", ".parquet")):
         return []
     files = [str(file) for file in named(path)]
@@ -102,22 +113,18 @@ def local_files(path: str) -> list[str]:
     return files
 
 
-def read(dataset: DatasetConfig) -> list[tuple[Any, ...]]:
-    """The rows of a data set after their selection: (prompt, answer), or (prompt, chosen, rejected).
+def read(dataset: DatasetConfig) -> dict[int, tuple[Any, ...]]:
+    """The rows of a data set after their selection, by their number in the whole, which counts from 1.
 
-    Raises ValueError when the source or a column is missing.
+    A row is (prompt, answer), or (prompt, chosen, rejected). Raises ValueError when the source or a column is missing.
     """
+    files = local_files(dataset)
     if dataset.path == EMBEDDED:
-        makers = {"corpus": world.corpus, "demonstrations": world.demonstrations}
-        if dataset.split not in makers:
-            raise ValueError(f"dataset.split={dataset.split} does not exist; there are {', '.join(makers)}")
-        if dataset.rows is None:
-            raise ValueError("dataset.rows has no value: the embedded data set is made on the spot, say how many rows")
-        rows = makers[dataset.split](dataset.rows, dataset.seed)
-        return [tuple(row[column] for column in columns(dataset)) for row in rows]
+        assert dataset.rows is not None
+        made = MAKERS[dataset.split](dataset.rows, dataset.seed)
+        return {number: tuple(row[column] for column in columns(dataset)) for number, row in enumerate(made, start=1)}
     from datasets import load_dataset
 
-    files = local_files(dataset.path)
     try:
         if files:
             kind = "parquet" if dataset.path.endswith(".parquet") else "json"
@@ -131,18 +138,15 @@ def read(dataset: DatasetConfig) -> list[tuple[Any, ...]]:
         raise ValueError(f"the data set {dataset.path} cannot be read ({reason}): check dataset.path") from error
     if not len(table):
         raise ValueError(f"{dataset.path} has no rows: check the file")
-    for column in columns(dataset):
-        if column not in table.column_names:
-            raise ValueError(
-                f"{dataset.path} has no column {column!r} but {table.column_names}: "
-                "set dataset.prompt_column and dataset.answer_column"
-            )
+    _check_columns(dataset, table.column_names)
+    chosen = np.arange(len(table))
     if dataset.rows is not None and dataset.rows < len(table):
         if dataset.selection == "random":
-            table = table.select(np.sort(np.random.default_rng(dataset.seed).permutation(len(table))[: dataset.rows]))
-        else:
-            table = table.select(range(dataset.rows))
-    return list(zip(*(table[column] for column in columns(dataset)), strict=True))
+            chosen = np.random.default_rng(dataset.seed).permutation(len(table))
+        chosen = np.sort(chosen[: dataset.rows])
+        table = table.select(chosen)
+    rows = zip(*(table[column] for column in columns(dataset)), strict=True)
+    return dict(zip((chosen + 1).tolist(), rows, strict=True))
 
 
 def columns(dataset: DatasetConfig) -> list[str]:
@@ -151,7 +155,7 @@ def columns(dataset: DatasetConfig) -> list[str]:
 
 
 def tokenise(
-    rows: list[tuple[Any, ...]],
+    rows: dict[int, tuple[Any, ...]],
     dataset: DatasetConfig,
     train: TrainConfig,
     tokenizer: Any,
@@ -160,18 +164,18 @@ def tokenise(
 ) -> Examples:
     """Token ids of prompt + answer + EOS for every answer of every usable row; the report counts what was left out.
 
-    Raises ValueError when more than `dataset.max_broken` of the rows lack a usable text, naming the first ones.
+    `rows` are those of `read`. Raises ValueError when more than `dataset.max_broken` of them lack a usable text, naming
+    the first ones.
     """
     assert tokenizer.eos_token_id is not None
-    whole = [all(map(_is_text, row)) for row in rows]
-    broken = [i for i, fine in enumerate(whole) if not fine]
+    usable = [row for row in rows.values() if all(map(_is_text, row))]
+    broken = [number for number, row in rows.items() if not all(map(_is_text, row))]
     if len(broken) > dataset.max_broken * len(rows):
         raise ValueError(
             f"{len(broken)} of {len(rows)} rows of {dataset.path} have no usable prompt or answer (rows "
             f"{', '.join(map(str, broken[:10]))}{', …' if len(broken) > 10 else ''}): mend them or raise "
             "dataset.max_broken"
         )
-    usable = [row for row, fine in zip(rows, whole, strict=True) if fine]
     tokens: list[np.ndarray] = []
     prompts: list[int] = []
     dropped = truncated = 0
@@ -201,6 +205,13 @@ def tokenise(
     report |= {"examples": len(tokens), "tokens": int(lengths.sum()), "answer_tokens": int((lengths - prompts).sum())}
     unit = len(columns(dataset)) - 1
     return Examples(np.concatenate(tokens), np.r_[0, lengths.cumsum()], np.array(prompts), key, report, unit)
+
+
+def _check_columns(dataset: DatasetConfig, known: list[str]) -> None:
+    for key in ("prompt_column", "answer_column", "rejected_column"):
+        column = getattr(dataset, key)
+        if column is not None and column not in known:
+            raise ValueError(f"{dataset.path} has no column {column!r} but {known}: set dataset.{key}")
 
 
 def _check_lines(file: str) -> None:

@@ -3,8 +3,7 @@
 Sizes come from the architecture in the model's YAML or the hub's small config.json, never from weights.
 """
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from losslab import cost
+from losslab import adapters, cost
 from losslab.batches import Schedule
 from losslab.data import local_files
 from losslab.launch import count
 from losslab.pretrained import load_config
 from losslab.records import Cell
-from losslab.schema import BASE, EMBEDDED, Config, Precision
+from losslab.schema import BASE, Config, Precision
 
 GIB = 2**30
 
@@ -62,13 +61,16 @@ def state(cell: Cell, config: Config) -> str:
 
 def describe(config: Config) -> PretrainedConfig:
     facts = dict(config.model.architecture)
-    return AutoConfig.for_model(**facts) if facts else load_config(config.model)
+    if facts:
+        return AutoConfig.for_model(**facts)
+    path, revision = adapters.base(config.model.path) or (config.model.path, config.model.revision)
+    return load_config(replace(config.model, path=path, revision=revision))
 
 
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
-    if dataset.path == EMBEDDED or not (files := local_files(dataset.path)):
+    if not (files := local_files(dataset)):
         return dataset.rows
     rows = 0
     for file in files:
@@ -143,5 +145,7 @@ def number(value: int | None) -> str:
         return "?"
     if value < 10_000:
         return str(value)
-    power = int(math.log10(value * 1.0005) // 3)
-    return f"{value / 1000**power:.3g}{' kMBT'[power]}"
+    power, short = 0, float(value)
+    while short >= 999.5:
+        power, short = power + 1, short / 1000
+    return f"{short:.3g}{' kMBT'[power]}"

@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from losslab import adapter, parallel
+from losslab import lora, parallel
 from losslab.batches import Batch
 from losslab.head import Head, HeadOutput, objective_loss, target_logprobs
 from losslab.objectives import Context, Objective
@@ -52,7 +52,7 @@ class Policy(nn.Module):
     def reference(self, batch: Batch) -> tuple[Tensor, Head]:
         """Hidden states and head of the model before training: a frozen copy, or this one without its adapters."""
         model = self.frozen or self.model
-        with adapter.switched_off(model) if self.adapters.rank else nullcontext():
+        with lora.switched_off(model) if self.adapters.rank else nullcontext():
             return self.hidden(model, batch), output_layer(model)
 
     def hidden(self, model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -88,13 +88,13 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
     for parameter in policy.parameters():  # but no buffer: rotary frequencies need float32
         parameter.data = parameter.data.to(torch.bfloat16 if held == Precision.bf16 else torch.float32)
     if adapters.rank:
-        adapter.insert(policy.model, adapters)
+        lora.insert(policy.model, adapters)
     elif reference:
         policy.frozen = load(model)
         policy.frozen.requires_grad_(False)
     parts = [part for part in (policy.model, policy.frozen) if part is not None]
     stacks = [cast(nn.ModuleList, part.base_model.layers) for part in parts]
-    first: dict[str, Any] = adapter.initial(policy.model, config.seed)
+    first: dict[str, Any] = lora.initial(policy.model, config.seed)
     parallel.lay_out(policy, stacks, config.machine, precision, device)
     if spread:
         computed = {name: buffer.clone() for name, buffer in policy.named_buffers()}  # as the rotary frequencies
@@ -103,7 +103,7 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
             buffer.data = computed[name].to(device)
         for part in parts:
             part.tie_weights()
-            fill(part, {name: name.replace(adapter.BASE, "") for name in own_names(part)}, model)
+            fill(part, {name: name.replace(lora.BASE, "") for name in own_names(part)}, model)
     if adapters.rank:
         set_model_state_dict(policy.model, first, options=StateDictOptions(full_state_dict=True, strict=False))
     return policy
@@ -134,12 +134,13 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
         temporary = folder.with_name(f".{folder.name}.writing")
         shutil.rmtree(temporary, ignore_errors=True)
         if policy.adapters.rank:
-            state = adapter.merged(state, policy.adapters)
-        names = {name.replace(adapter.BASE, "") for name in own_names(model)}
+            state = lora.merged(state, policy.adapters)
+        names = {name.replace(lora.BASE, "") for name in own_names(model)}
         weights = {name: value.to(policy.published) for name, value in state.items() if name in names}
-        model.config.dtype = policy.published
         try:
             model.save_pretrained(temporary, state_dict=weights)
+            model.config.dtype = policy.published  # save_pretrained put down that of the masters
+            model.config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
         except Exception:
             shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure

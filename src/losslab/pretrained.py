@@ -22,6 +22,7 @@ from transformers import (
 
 from losslab import attention, world
 from losslab.messages import first_line
+from losslab.prompts import check_tokenizer
 from losslab.schema import EMBEDDED, ModelConfig
 
 HUB_SECONDS = 30  # that the hub may take for an answer
@@ -38,6 +39,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         )
     except Exception as error:
         raise ValueError(f"no tokenizer can be loaded from model.path={model.path}: {first_line(error)}") from error
+    check_tokenizer(tokenizer, model.path)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {model.path} has no EOS token, so no answer could ever end: set one")
     return tokenizer

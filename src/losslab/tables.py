@@ -7,8 +7,6 @@ single one has its interval over problems. Cells that are not scored are shown a
 import csv
 import io
 import json
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +14,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from rich.console import Console
 from rich.table import Table as RichTable
 
-from losslab.diagnostics import EDGES
+from losslab.curves import AVERAGE
 from losslab.evaluation.scores import student
-from losslab.files import lock, read_json, read_lines, write
+from losslab.files import read_json
 from losslab.schema import BASE, SweepConfig
 
-AVERAGE = "average"
 NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "stage", "plan", "force", "benchmark"}
 IMPLIED = {"eval.seed", "eval.data", "loss._target_", "model.path", "dataset.path", "optimizer.lr"}
 
@@ -75,42 +71,6 @@ class Table:
     question: str
     columns: list[str]
     rows: list[Row]
-
-
-def publish(sweep: SweepConfig, results: str) -> None:
-    """Print the table of a sweep and write it, with its figure, under results/tables/<sweep>."""
-    folder = Path(results) / "tables" / sweep.name
-    # Of cells that end together, the last one to write has seen them all.
-    with lock(Path(results) / "cache" / "tables" / sweep.name, quiet=True):
-        table = build(sweep, results)
-        write(folder / "table.md", markdown(table))
-        write(folder / "table.csv", spreadsheet(table))
-        if scored := any(row.scored for row in table.rows):
-            figure(table, folder / "figure.png")
-    console = Console()
-    console.print(rich(table))
-    if scored:
-        console.print(f"figure:  {folder / 'figure.png'}", highlight=False, soft_wrap=True)
-    console.print(f"table:   {folder / 'table.md'}, table.csv", highlight=False, soft_wrap=True)
-    console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)
-    if sweep.next:
-        python = os.path.relpath(sys.executable)
-        command = sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
-        console.print(f"next:    {command}", highlight=False, soft_wrap=True)
-
-
-def rebuild(sweeps: list[str], results: str) -> None:
-    """Publish sweeps again from records, all of them where none is named. ValueError when there is no record."""
-    known: dict[str, str] = {}
-    for path in sorted(Path(results).glob("cells/*/cell.json")):
-        for name in read_json(path).get("sweeps", []):
-            config = path.with_name("config.yaml")
-            own = yaml.safe_load(config.read_text())["sweep"] if config.exists() else {}
-            known[name] = own["question"] if own.get("name") == name else known.get(name, "")
-    if not known:
-        raise ValueError(f"no record of any sweep under {results}: run one first, or set results=FOLDER")
-    for name in sweeps or sorted(known):
-        publish(SweepConfig(name=name, question=known.get(name, "")), results)
 
 
 def build(sweep: SweepConfig, results: str) -> Table:
@@ -255,39 +215,3 @@ def rich(table: Table) -> RichTable:
     for row in texts(table, "[bold]"):
         out.add_row(*(text.replace(" ± ", "\n± ") for text in row[skipped:]))  # five benchmarks fit 80 columns
     return out
-
-
-def figure(table: Table, path: Path) -> None:
-    """Scores by objective, and where the probabilities of the training targets ended."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    rows = [row for row in table.rows if row.scored]
-    several = len({row.names["model"] for row in rows}) > 1
-    names = [f"{row.names['model']}\n{row.label}" if several else row.label for row in rows]
-    width = 0.8 / len(rows)
-    for i, (row, name) in enumerate(zip(rows, names, strict=True)):
-        values = [row.value(column) for column in table.columns]
-        means = [value.mean if value else 0.0 for value in values]
-        halves = [value.half if value and value.half is not None else 0.0 for value in values]
-        place = np.arange(len(values)) + (i - (len(rows) - 1) / 2) * width
-        left.bar(place, means, width * 0.9, yerr=halves, label=name, color=f"C{i}", capsize=2)
-        metrics = [read_lines(entry.folder / "metrics.jsonl") for entry in row.scored]
-        counts = np.zeros(len(EDGES) - 1) + sum(np.array(lines[-1]["p_histogram"]) for lines in metrics if lines)
-        if counts.any():
-            right.stairs(100 * counts / counts.sum(), label=name, color=f"C{i}", linewidth=2)
-    left.set_xticks(range(len(table.columns)), table.columns)
-    left.set_ylabel("accuracy, %")
-    left.set_title("scores, with 95% intervals")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(rows)))
-    right.set_xticks(range(len(EDGES)), [f"{edge:g}" for edge in EDGES], rotation=60, fontsize="small")
-    right.set_yscale("log")
-    right.set_xlabel("probability of the target token, last batch of training")
-    right.set_ylabel("share of answer tokens, %")
-    right.set_title("what the objective does to probabilities")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)

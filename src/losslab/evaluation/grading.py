@@ -126,6 +126,7 @@ class _Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", command],
             pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C is for the parent, which closes the connection
         )  # fmt: skip
         theirs.close()
         connection = self.connection
@@ -154,7 +155,6 @@ def _serve(descriptor: int, seconds: float, memory_mb: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     except (ValueError, OSError):  # macOS knows the limit and refuses it
         pass
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the connection
     rules = {"official": official.equal, "corrected": corrected.equal}
     corrected.equal("x+1", "1+x")  # pays for all imports and first uses
     connection = Connection(descriptor)

@@ -52,7 +52,18 @@ def summary(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dict[
         "mean_tokens": float(np.mean([s["tokens"] for s in flat])),
         "timed_out": sum(s["timed_out"] for s in flat),
         "too_long": sum(row[0]["finish_reason"] == "too_long" for row in samples),
+        **_seen(records, correct),
     }
+
+
+def _seen(records: Sequence[Mapping[str, Any]], correct: NDArray[np.float64]) -> dict[str, Any]:
+    """How many problems stand in the training data, and the score on the others; None where that is not known."""
+    known = [record["seen"] for record in records if record.get("seen") is not None]
+    if len(known) < len(records):
+        return {"seen_exact": None, "seen_words": None, "unseen": None}
+    others = correct[[not kinds for kinds in known]]
+    counts = {f"seen_{kind}": sum(kind in kinds for kinds in known) for kind in ("exact", "words")}
+    return counts | {"unseen": 100 * float(others.mean()) if len(others) else None}
 
 
 def average(benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -168,8 +179,9 @@ def _difference(value: float, draws: NDArray[np.float64]) -> dict[str, Any]:
 def table(scores: Mapping[str, Any]) -> str:
     """The scores as a Markdown table, for people."""
     lines = [
-        f"| {scores['verdict']} verdict | score | 95% interval | official | corrected | no answer | cut | tokens |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| {scores['verdict']} verdict | score | rounded | 95% interval | official | corrected | no answer | cut "
+        "| tokens |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in scores["benchmarks"].items():
         lines.append(
@@ -182,4 +194,5 @@ def table(scores: Mapping[str, Any]) -> str:
 
 def _cells(row: Mapping[str, Any]) -> str:
     low, high = row["interval"]
-    return f"{row['score']:.1f} | {low:.1f} to {high:.1f} | {row['official']:.1f} | {row['corrected']:.1f}"
+    numbers = [f"{row['score']:.2f}", f"{row['rounded']:.1f}", f"{low:.1f} to {high:.1f}"]
+    return " | ".join([*numbers, f"{row['official']:.1f}", f"{row['corrected']:.1f}"])

@@ -1,0 +1,103 @@
+"""Accuracy over the steps of training, from records alone: the curves of the paper's Figure 1."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from losslab.evaluation.scores import student
+from losslab.files import read_json, read_lines
+
+AVERAGE = "average"
+
+Scores = dict[str, float]  # percent, by benchmark and AVERAGE
+Curve = dict[int, list[Scores]]  # by step: the scores of each seed
+
+
+def points(folder: Path, metrics: Path) -> dict[int, dict[str, Any]]:
+    """What scores.json holds for each scored step of a run, in order; the finished model is its last step.
+
+    Args:
+        folder: the scores of a cell under one protocol.
+        metrics: the cell's metrics.jsonl, which knows the last step.
+    """
+    found = {int(path.parent.name): read_json(path) for path in folder.glob("steps/*/scores.json")}
+    rows = read_lines(metrics)
+    if rows and (folder / "scores.json").exists():
+        found[rows[-1]["step"]] = read_json(folder / "scores.json")
+    return dict(sorted(found.items()))
+
+
+def values(scores: Mapping[str, Any], benchmarks: list[str]) -> Scores | None:
+    """The score on each benchmark and their mean; None where one is missing."""
+    if not set(benchmarks) <= set(scores["benchmarks"]):
+        return None
+    own = {name: float(scores["benchmarks"][name]["score"]) for name in benchmarks}
+    return own | {AVERAGE: float(np.mean(list(own.values())))}
+
+
+def markdown(found: Mapping[int, Mapping[str, Any]]) -> str:
+    """Accuracy over steps as a table; the last line is the finished model."""
+    benchmarks = list(dict.fromkeys(name for scores in found.values() for name in scores["benchmarks"]))
+    heads = ["step", *benchmarks, AVERAGE]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---:|" * len(heads)]
+    for step, scores in found.items():
+        own = {name: part["score"] for name, part in scores["benchmarks"].items()}
+        own |= values(scores, benchmarks) or {}
+        lines.append(f"| {step} | " + " | ".join(f"{own[n]:.1f}" if n in own else "–" for n in heads[1:]) + " |")
+    return "\n".join(lines)
+
+
+def mean(curve: Curve, column: str) -> list[tuple[int, float, float]]:
+    """(step, mean over seeds, half of its 95% interval) of each step that all seeds have; half is 0 for one seed.
+
+    Step 0 is the base, which may have seeds of its own.
+    """
+    seeds, found = len(curve[max(curve)]), []
+    for step, scores in sorted(curve.items()):
+        if len(scores) == seeds or step == 0:
+            x = np.array([score[column] for score in scores])
+            half = student(len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5 if len(x) > 1 else 0.0
+            found.append((step, float(x.mean()), float(half)))
+    return found
+
+
+def spreadsheet(curves: Mapping[str, Curve], columns: list[str]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["objective", "benchmark", "step", "accuracy", "half", "seeds"])
+    for label, curve in curves.items():
+        for column in columns:
+            writer.writerows([label, column, *point, len(curve[point[0]])] for point in mean(curve, column))
+    return out.getvalue()
+
+
+def figure(curves: Mapping[str, Curve], columns: list[str], path: Path) -> None:
+    """A panel for each benchmark and for the average; a line for each objective, its band the interval over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    across = min(3, len(columns))
+    down = -(-len(columns) // across)
+    figure, grid = plt.subplots(down, across, figsize=(3.8 * across, 3 * down), layout="constrained", squeeze=False)
+    panels = grid.flatten()
+    for panel in panels[len(columns) :]:
+        panel.set_axis_off()
+    for panel, column in zip(panels, columns, strict=False):
+        for i, (label, curve) in enumerate(curves.items()):
+            steps, centre, half = map(np.array, zip(*mean(curve, column), strict=True))
+            panel.plot(steps, centre, marker=".", color=f"C{i}", label=label)
+            panel.fill_between(steps, centre - half, centre + half, color=f"C{i}", alpha=0.2, linewidth=0)
+        panel.set_title(column)
+    for row in grid:
+        row[0].set_ylabel("accuracy, %")
+    for panel in grid[-1]:
+        panel.set_xlabel("step")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(curves)))
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

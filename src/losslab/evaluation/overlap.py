@@ -1,0 +1,86 @@
+"""Benchmark problems that a model may have seen: the same question, or thirteen words of it in a row, in the rows that
+it was trained on.
+
+Thirteen is the length of Brown et al. 2020 (arXiv 2005.14165, appendix C). Only the questions are held in memory; the
+rows stream past them once, and what is found is kept by content.
+"""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from losslab.evaluation.benchmarks import Benchmark
+from losslab.files import read_json, write_json
+
+LENGTH = 13  # words in a row
+WORD = re.compile(r"\w+")  # \frac{1}{2} is three of them
+
+Seen = dict[str, list[int]]  # indices of problems, by `exact` and by `words`
+Gram = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a model was trained on."""
+
+    key: str  # a hash that changes with the rows
+    rows: Callable[[], Iterable[Sequence[Any]]]  # the texts of each row: the question first, then its answers
+
+
+def seen(corpus: Corpus, chosen: Sequence[Benchmark], cache: Path) -> dict[str, Seen]:
+    """The problems of each benchmark that the corpus holds; benchmarks that `cache` lacks share one reading of it.
+
+    Raises what reading the corpus raises.
+    """
+    files = {benchmark.name: cache / f"{_key(corpus, benchmark)}.json" for benchmark in chosen}
+    missing = {b.name: [p.question for p in b.problems] for b in chosen if not files[b.name].exists()}
+    if missing:
+        for name, found in search(corpus.rows(), missing).items():
+            write_json(files[name], found)
+    return {name: read_json(file) for name, file in files.items()}
+
+
+def search(rows: Iterable[Sequence[Any]], questions: Mapping[str, Sequence[str]]) -> dict[str, Seen]:
+    """The questions of each benchmark that stand in rows of texts.
+
+    `exact`: the first text of a row is the question, case and spaces apart. `words`: some thirteen words in a row of
+    the question stand in one of the row's texts; case and punctuation do not count.
+    """
+    whole: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    grams: defaultdict[Gram, list[tuple[str, int]]] = defaultdict(list)
+    for name, texts in questions.items():
+        for index, text in enumerate(texts):
+            whole[_letters(text)].append((name, index))
+            for gram in _grams(text):
+                grams[gram].append((name, index))
+    found: dict[str, set[tuple[str, int]]] = {"exact": set(), "words": set()}
+    for row in rows:
+        texts = ["" if not isinstance(text, str) else text for text in row]  # a broken row counts as far as it goes
+        found["exact"].update(whole.get(_letters(texts[0]), ()))
+        for text in texts:
+            for gram in filter(grams.__contains__, _grams(text)):
+                found["words"].update(grams[gram])
+    return {
+        name: {kind: sorted(index for other, index in places if other == name) for kind, places in found.items()}
+        for name in questions
+    }
+
+
+def _letters(text: str) -> str:
+    return "".join(text.casefold().split())
+
+
+def _grams(text: str) -> Iterator[Gram]:
+    words = WORD.findall(text.casefold())
+    return zip(*(islice(words, start, None) for start in range(LENGTH)), strict=False)
+
+
+def _key(corpus: Corpus, benchmark: Benchmark) -> str:
+    about = [corpus.key, benchmark.sha256, LENGTH, WORD.pattern]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

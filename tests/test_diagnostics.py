@@ -1,0 +1,70 @@
+"""The numbers of a step by hand: a step of two micro-batches, eight answer tokens in all."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from losslab import diagnostics
+from losslab.attention import Packing
+from losslab.batches import Batch
+from losslab.schema import Normaliser
+
+EOS = 9
+
+
+def measure(
+    loss: float, terms: int, p: list[float], weight: list[float], entropy: list[float], targets: list[int], stop=False
+) -> Tensor:
+    none = torch.zeros(0, dtype=torch.int64)
+    batch = Batch(none, none, Packing.of([1]), none, torch.tensor(targets, dtype=torch.int64), none)
+    out = {"loss": torch.tensor(loss), "terms": torch.zeros(terms), "logp": torch.tensor(p).log()}
+    out |= {"weight": torch.tensor(weight), "entropy": torch.tensor(entropy)}
+    return diagnostics.measure(out, batch, EOS, stop)
+
+
+@pytest.fixture
+def step() -> Tensor:
+    sums = diagnostics.zeros(torch.device("cpu"))
+    sums += measure(4.0, 3, [0.00005, 0.0005, 0.005, 0.055, 0.25], [0, 0, 0, 1, 2], [1, 1, 0, 0, 0.5], [1, 2, 3, 4, 5])
+    sums += measure(2.0, 1, [0.555, 0.955, 1.0], [2, 0.5, 0.5], [0.5, 0.5, 0.5], [EOS, 6, EOS])
+    sums += measure(0.0, 0, [], [], [], [])  # of a rank without work
+    return sums
+
+
+def test_a_step_by_hand(step):
+    assert diagnostics.report(step, diagnostics.normaliser(step, Normaliser.natural)) == {
+        "loss": 6 / 4,
+        "cross_entropy": pytest.approx(3.4655318, rel=1e-6),  # 27.7242544 / 8
+        "mean_weight": 6 / 8,
+        "effective_fraction": 36 / 9.5 / 8,  # (sum of weights)^2 / sum of squares, as a share of the tokens
+        "entropy": 4 / 8,
+        "eos_p": pytest.approx((0.555 + 1) / 2, rel=1e-6),
+        "p10": 0.0001,  # the upper edge of the bin where the first 0.8 tokens end, which holds 0.00005
+        "p50": 0.06,  # four tokens: 0.055
+        "p90": 1.0,  # 7.2 tokens: the last one
+        #              below 1e-4, 1e-3, 0.01, 0.1, and tenths from 0.1 to 1
+        "p_histogram": [1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 2],
+        "answer_tokens": 8,
+    }
+    assert len(diagnostics.EDGES) == 14
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"), [("natural", 4), ("answer_tokens", 8), ("kept_tokens", 5), ("weights", 6)]
+)
+def test_what_a_step_is_divided_by(step, choice, expected):
+    assert diagnostics.normaliser(step, Normaliser(choice)) == expected
+    assert diagnostics.report(step, expected)["loss"] == 6 / expected
+
+
+def test_a_step_that_keeps_nothing_is_divided_by_one():
+    sums = measure(0.0, 2, [0.5, 0.25], [0, 0], [0, 0], [1, 2])
+    assert diagnostics.normaliser(sums, Normaliser.kept_tokens) == diagnostics.normaliser(sums, Normaliser.weights) == 1
+    row = diagnostics.report(sums, 1.0)
+    assert (row["loss"], row["mean_weight"], row["effective_fraction"], row["eos_p"]) == (0, 0, 0, 0)
+
+
+def test_one_rank_that_was_asked_to_leave_is_heard(step):
+    stop = diagnostics.SUMS.index("stop")
+    assert step[stop] == 0
+    assert (step + measure(0.0, 0, [], [], [], [], stop=True))[stop] == 1
