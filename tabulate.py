@@ -6,7 +6,8 @@ python tabulate.py [sweep ...] [results=FOLDER]
 if __name__ == "__main__":
     import sys
 
-    sys.path.append(sys.path.pop(0))  # this folder last: its tabulate.py and evaluate.py are not the libraries' ones
+    if not sys.flags.safe_path:  # this folder last: its tabulate.py and evaluate.py are not the libraries' ones
+        sys.path.append(sys.path.pop(0))
     from losslab.publish import rebuild
 
     sweeps = [argument for argument in sys.argv[1:] if "=" not in argument]

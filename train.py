@@ -6,7 +6,8 @@ python train.py -m loss=dft,sft model=qwen2.5-math-1.5b
 if __name__ == "__main__":  # the imports too: every worker process reads this file
     import sys
 
-    sys.path.append(sys.path.pop(0))  # this folder last: its tabulate.py and evaluate.py are not the libraries' ones
+    if not sys.flags.safe_path:  # this folder last: its tabulate.py and evaluate.py are not the libraries' ones
+        sys.path.append(sys.path.pop(0))
     from losslab.cell import run
     from losslab.compose import entry
 

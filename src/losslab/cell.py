@@ -2,21 +2,22 @@
 
 import hashlib
 import json
-import signal
+import os
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from losslab import adapters, tracking
 from losslab.batches import Schedule
+from losslab.crew import WorkerError, agree, joined, main_process, nodes
 from losslab.data import Examples, prepare
 from losslab.evaluation.run import check as check_scoring
 from losslab.files import content, lock, write_json
+from losslab.hold import Busy, hold, job, restarts
 from losslab.identity import identity
-from losslab.launch import REQUEUE, Interrupted, agree, joined, launch, main_process
+from losslab.launch import REQUEUE, Interrupted, deaf, launch, leaving
 from losslab.loop import train
 from losslab.pretrained import load_tokenizer
 from losslab.records import Cell
@@ -29,6 +30,7 @@ from losslab.schema import (
     Names,
     OptimizerConfig,
     Precision,
+    Stage,
     TrainConfig,
 )
 from losslab.scoring import score
@@ -37,31 +39,44 @@ from losslab.scoring import score
 def run(config: Config) -> None:
     """Train and score one cell, or what is missing of it. A failure is recorded and does not stop a sweep.
 
-    Among processes that torchrun or srun started, rank 0 decides and keeps the records, the others train along, and
-    a failure ends them all.
+    Among processes that torchrun or srun started, the first one decides and keeps the records, the others train along,
+    and a failure ends them all.
     """
     cell = Cell.of(config)
-    with lock(cell.folder) if main_process() else nullcontext():
-        if agree(config.machine, lambda: finished(config, cell)):
-            return
-        if not main_process():
-            trained_model(config, cell)
+    with ExitStack() as held, leaving():
+        if agree(config.machine, lambda: busy(cell, held)):
             return
         try:
+            if agree(config.machine, lambda: finished(config, cell)):
+                return
+            if not main_process():
+                trained_model(config, cell)
+                return
             check_scoring(config)  # a benchmark that cannot be read shows before the hours of training
             with tracking.follow(config, cell):
                 model = trained_model(config, cell)
-                signal.signal(signal.SIGTERM, _leave)  # samples are on disk as they finish
+                if config.stage == Stage.train:
+                    cell.update(state="trained")
+                    return
                 cell.update(state="scoring")
                 began = time.monotonic()
                 score(config, cell, {None: model} | {step: str(path) for step, path in cell.steps().items()})
                 cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
         except (KeyboardInterrupt, Interrupted):
-            cell.update(state="interrupted")
-            print(f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+            deaf()
+            if main_process():
+                cell.update(state="interrupted")
+                print(
+                    f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True
+                )
             sys.exit(REQUEUE)
         except Exception as error:
-            print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
+            if not main_process():
+                if nodes() > 1 and isinstance(error, WorkerError):
+                    return  # the first process tells it
+                raise
+            message = f"{cell.folder.name}: failed: {error}\n        see {cell.folder / 'error.txt'}"
+            print(message, file=sys.stderr, flush=True)
             try:
                 cell.fail(error)
             except OSError as full:  # the next cell would fare no better
@@ -71,23 +86,38 @@ def run(config: Config) -> None:
                 sys.exit(1)
 
 
+def busy(cell: Cell, held: ExitStack) -> bool:
+    """Whether another job runs the cell; else it is this process's until `held` is left."""
+    try:
+        held.enter_context(hold(cell.folder))
+    except Busy as reason:
+        print(f"{cell.folder.name}: {reason}; nothing to do here", flush=True)
+        return True
+    return False
+
+
 def finished(config: Config, cell: Cell) -> bool:
     """Whether nothing is left to do; else the record of this attempt is begun.
 
     `force` starts afresh what has come to an end; what was interrupted or killed on its way goes on.
     """
-    if config.force and cell.state().get("state") in ("done", "failed"):
+    again = config.stage == Stage.score or restarts() > 0
+    if config.force and not again and cell.state().get("state") in ("done", "failed"):
         cell.clear()
     cell.declare(config)
-    if cell.done(config):
+    if cell.done(config) or (config.stage == Stage.train and cell.trained(config)):
         print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
         return True
-    cell.begin(config)
+    tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
+    if tries and restarts() >= tries:
+        error = f"gave up after {tries} tries: raise hydra.launcher.tries"
+        cell.update(state="failed", error=error)
+        print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
+        return True
+    cell.begin(config, job=job(), attempt=restarts() + 1, tries=tries or None)
+    if config.stage == Stage.score and not cell.trained(config):
+        raise ValueError("stage=score finds no trained model: run stage=train first")
     return False
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise Interrupted
 
 
 def trained_model(config: Config, cell: Cell) -> str:
@@ -141,9 +171,10 @@ def train_model(config: Config, folder: Path) -> None:
         tokenizer = load_tokenizer(config.model)
         data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
         examples = Examples.load(data)
-        if Schedule.of(config.train, config.seed, examples).steps == 0:
+        steps = Schedule.of(config.train, config.seed, examples).steps
+        if steps == 0:
             raise ValueError("train.drop_last leaves no batch: lower train.batch_size or take more rows")
-        write_json(folder / "data.json", examples.report)
+        write_json(folder / "data.json", examples.report | {"steps": steps})
         print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in examples.report.items()), flush=True)
         return str(data)
 

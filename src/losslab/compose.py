@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from losslab.checks import check, check_bounds
+from losslab.crew import join_slurm
 from losslab.files import CONF
-from losslab.launch import join_slurm
 from losslab.messages import sentence
 from losslab.schema import Config
 

@@ -1,41 +1,41 @@
-"""Starts the workers of a cell: torch's elastic launcher on this machine, or the processes that are there already."""
+"""Starts the workers of a cell with torch's elastic launcher, on this machine or on all nodes of a SLURM job.
 
-import gc
+Where somebody else started a process for each rank, this one is a worker itself. A signal that asks the cell to leave
+reaches its workers from here: they save a checkpoint and end, and `launch` raises Interrupted.
+"""
+
 import logging
 import multiprocessing
 import os
 import signal
-import subprocess
+import socket
 import threading
 import time
-from collections.abc import Callable
-from datetime import timedelta
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any, TypeVar
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from losslab import crew
+from losslab.crew import WorkerError
 from losslab.schema import Device, MachineConfig
 
 PRELOAD = ["losslab.loop"]  # imported once by the fork server, so that the cells of a sweep start at once
 REQUEUE = 75  # EX_TEMPFAIL: start the same command again and it goes on
-HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-PATIENCE = timedelta(minutes=30)  # that a rank waits for the others in a step
-T = TypeVar("T")
-SHUTDOWN_SECONDS = "600"  # how long a worker that was asked to leave may take for its checkpoint
-
-
-class WorkerError(RuntimeError):
-    """A worker failed: the rank with its error, and the worker's own traceback."""
-
-    def __init__(self, message: str, trace: str) -> None:
-        super().__init__(message)
-        self.trace = trace
+LEAVE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the requests to leave; SLURM sends each of them
+HANDLED = (*LEAVE, signal.SIGINT, signal.SIGHUP)
+SHUTDOWN_SECONDS = 600  # how long a worker that was asked to leave may take for its checkpoint
+MANNERS_SECONDS = 3  # that a rank which lost another one lets that one speak first
 
 
 class Interrupted(SystemExit):
@@ -45,53 +45,166 @@ class Interrupted(SystemExit):
         super().__init__(REQUEUE)
 
 
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Raise Interrupted in the block when the process is asked to leave, once; further requests are not heard."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        deaf()
+        raise Interrupted
+
+    before = {number: signal.signal(number, leave) for number in LEAVE}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def deaf() -> None:
+    """Do not hear requests to leave any more: the process is about to."""
+    for number in LEAVE:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """What is started in the block does not hear requests to leave: SLURM sends them to every process of a job."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEAVE)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, logs: Path) -> None:
     """Run `worker(*args)` on every rank. Raises WorkerError with the first error of a rank, or Interrupted.
 
-    Under torchrun or srun the ranks are the processes that were started, and `worker` runs in this one.
+    Under torchrun, or srun with a task for each rank, `worker` runs in this process. Else ranks are processes, and
+    those but rank 0 write to `logs`. Called on every node.
     """
-    if joined():
+    if crew.joined():
         worker(*args)
-        gc.collect()
-        torch.cuda.empty_cache()  # the evaluator's engine comes next
+        crew.rest()
         return
-    multiprocessing.set_forkserver_preload(PRELOAD)
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)
+    failure = _on_this_node(worker, args, machine, logs)
+    if crew.nodes() > 1:
+        failures = [one for one in crew.exchange(failure) if one is not None]
+        failure = min(failures, key=lambda one: (one.message is None, one.when), default=None)
+    if failure is not None:
+        raise Interrupted if failure.message is None else WorkerError(failure.message, failure.trace)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Make torch's launcher end its workers, once: SLURM asks twice, and a second time would not let them finish."""
+    for one in HANDLED:
+        signal.signal(one, signal.SIG_IGN)
+    raise SignalException(f"asked to leave by {signal.Signals(number).name}", sigval=signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How the workers of a node ended, if not well."""
+
+    when: float
+    message: str | None = None  # None: they were asked to leave
+    trace: str = ""
+
+
+def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConfig, logs: Path) -> Failure | None:
+    """Run the workers of this node to their end; returns how they failed."""
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # or the fork server takes our tabulate.py for the library
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: a quarter off the head's time on a CPU
-    workers = count(machine)
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=workers,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id="losslab",
-        local_addr="localhost",
-        start_method="forkserver",
-        max_restarts=0,
-        logs_specs=DefaultLogsSpecs(
-            log_dir=str(logs) if workers > 1 else None, redirects={rank: Std.ALL for rank in range(1, workers)}
-        ),
-    )
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    with shielded():
+        forkserver.ensure_running()
+    nodes = crew.nodes()
+    port = crew.agree(machine, _free_port) if nodes > 1 else 0
     for noisy in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they repeat what we raise
-    handlers = {number: signal.getsignal(number) for number in HANDLED}
+    handlers = {signal.SIGQUIT: signal.getsignal(signal.SIGQUIT)}
+    handlers |= {number: signal.signal(number, _stop) for number in HANDLED}
+    logs.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="losslab-") as errors:
+        config = LaunchConfig(
+            min_nodes=nodes,
+            max_nodes=nodes,
+            nproc_per_node=count(machine),
+            rdzv_backend="static" if nodes > 1 else "c10d",
+            rdzv_endpoint=f"{crew.first_host()}:{port}" if nodes > 1 else "localhost:0",
+            rdzv_configs={"rank": crew.node()} if nodes > 1 else {},
+            run_id="losslab",
+            local_addr=None if nodes > 1 else "localhost",
+            start_method="forkserver",
+            max_restarts=0,
+            logs_specs=Logs(logs, errors),
+            signals_to_handle="SIGQUIT",  # the others are ours
+            shutdown_timeout=int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)),
+        )
+        try:
+            with _following():
+                elastic_launch(config, _run)(os.getpid(), worker, *args)
+        except (SignalException, Interrupted):
+            handlers |= dict.fromkeys(LEAVE, signal.SIG_IGN)  # it is leaving
+            return Failure(time.time())
+        except ChildFailedError as error:
+            failure = _failure(error)
+            if nodes > 1:
+                crew.store().set("failed", "yes")
+            return failure
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return None
+
+
+def _failure(error: ChildFailedError) -> Failure:
+    rank, failure = error.get_first_failure()
+    if failure.exitcode == REQUEUE or -failure.exitcode in LEAVE:  # the latter before it could listen
+        return Failure(failure.timestamp)
+    report: Any = failure.message  # what `record` wrote, or a text about the exit code
+    if isinstance(report, dict):
+        return Failure(failure.timestamp, f"rank {rank}: {report['message']}", report["extraInfo"]["py_callstack"])
+    return Failure(failure.timestamp, f"rank {rank} died with exit code {failure.exitcode}")
+
+
+@contextmanager
+def _following() -> Iterator[None]:
+    """End the workers of this node when those of another one failed: they might wait for each other for long."""
+    if crew.nodes() == 1:
+        yield
+        return
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1):
+            if crew.store().check(["failed"]):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
     try:
-        elastic_launch(config, _run)(os.getpid(), worker, *args)
-    except SignalException:
-        raise Interrupted from None
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode == REQUEUE:
-            raise Interrupted from None
-        report: Any = failure.message  # what `record` wrote, or a text about the exit code
-        if isinstance(report, dict):
-            raise WorkerError(f"rank {rank}: {report['message']}", report["extraInfo"]["py_callstack"]) from None
-        raise WorkerError(f"rank {rank} died with exit code {failure.exitcode}", "") from None
-    finally:  # the launcher leaves its own behind
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class Logs(DefaultLogsSpecs):
+    """Rank 0 writes where this process does, rank N to rank-N.out and rank-N.err."""
+
+    def __init__(self, folder: Path, errors: str) -> None:
+        super().__init__(log_dir=errors, redirects=Std.NONE)
+        self.folder = folder
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        found = super().reify(envs)
+        for local, environment in envs.items():
+            if (rank := int(environment["RANK"])) > 0:
+                found.stdouts[local] = str(self.folder / f"rank-{rank}.out")
+                found.stderrs[local] = str(self.folder / f"rank-{rank}.err")
+        return found
 
 
 @record
@@ -99,6 +212,10 @@ def _run(launcher: int, worker: Callable[..., None], *args: object) -> None:
     threading.Thread(target=_leave_with, args=(launcher,), daemon=True).start()
     try:
         worker(*args)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):  # it lost a rank, whose error is the one to tell
+            time.sleep(MANNERS_SECONDS)
+        raise
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -114,43 +231,6 @@ def _leave_with(launcher: int) -> None:
             os._exit(1)
 
 
-def join(machine: MachineConfig) -> torch.device:
-    """Take this rank's device and join the other ranks, once in a process; the environment says where they are."""
-    cuda = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
-    local = int(os.environ["LOCAL_RANK"])
-    if cuda:
-        torch.cuda.set_device(local)
-    if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
-    return torch.device("cuda", local) if cuda else torch.device("cpu")
-
-
-@cache
-def _conversation() -> dist.ProcessGroup:
-    """A group in which ranks wait for rank 0 as long as it takes, whatever the backend of training."""
-    return dist.new_group(backend="gloo", timeout=timedelta(days=7))
-
-
-def agree(machine: MachineConfig, decide: Callable[[], T]) -> T:
-    """What rank 0 finds, on every rank of processes that somebody else started; its failure is one everywhere."""
-    if not joined():
-        return decide()
-    join(machine)
-    found: list[Any] = [None, None]
-    failure: Exception | None = None
-    if main_process():
-        try:
-            found[0] = decide()
-        except Exception as error:
-            failure, found[1] = error, str(error)
-    dist.broadcast_object_list(found, src=0, group=_conversation())
-    if failure is not None:
-        raise failure
-    if found[1] is not None:
-        raise WorkerError(f"rank 0: {found[1]}", "")
-    return found[0]
-
-
 def count(machine: MachineConfig) -> int:
     """Workers on this machine: as asked for, else one per GPU, else one."""
     if machine.workers is not None:
@@ -158,29 +238,7 @@ def count(machine: MachineConfig) -> int:
     return max(1, torch.cuda.device_count()) if machine.device != Device.cpu else 1
 
 
-def joined() -> bool:
-    """Whether somebody else started this process as one rank among others."""
-    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def main_process() -> bool:
-    """Whether this process writes records: the only one, or rank 0."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def join_slurm() -> None:
-    """Translate the variables of `srun` with several tasks into those that torch reads."""
-    environment = os.environ
-    if joined() or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
-        return
-    hosts = subprocess.run(
-        ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
-    )
-    environment.update(
-        RANK=environment["SLURM_PROCID"],
-        WORLD_SIZE=environment["SLURM_STEP_NUM_TASKS"],
-        LOCAL_RANK=environment["SLURM_LOCALID"],
-        LOCAL_WORLD_SIZE=environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0].split(",")[0],
-        MASTER_ADDR=hosts.stdout.split()[0],
-        MASTER_PORT=environment.get("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000)),
-    )
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]

@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 from losslab import diagnostics
 from losslab.batches import Schedule, collate, micro_batches, micro_batches_of
 from losslab.checkpoint import Checkpoints
+from losslab.crew import join
 from losslab.data import Examples
 from losslab.files import append_line, read_lines, write_lines
-from losslab.launch import Interrupted, join
+from losslab.launch import LEAVE, Interrupted
 from losslab.objectives import Objective
 from losslab.policy import Policy, build, export, gradient_norm
 from losslab.prepass import Reference, batch_nll, old_logp
@@ -167,8 +168,9 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.asked = False
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for name in (*LEAVE, signal.SIGINT):
             signal.signal(name, self._ask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, LEAVE)  # what came before is heard now
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from losslab import adapters
+from losslab import adapters, cost
 from losslab.batches import Schedule
 from losslab.data import local_files
 from losslab.launch import count
@@ -145,6 +145,8 @@ def show(configs: list[Config]) -> None:
         f"micro-batches of up to {config.machine.micro_batch_tokens} tokens on each\n"
         f"scoring: {config.names.eval}, {config.eval.samples} samples of each problem of "
         + ", ".join(f"{name} ({rows})" if rows else name for name, rows in samples.items())
+        + "\n"
+        + cost.sentence(cost.of(configs, [(plan.parameters, plan.tokens or 0) for plan in plans]))
         + f"\nrecords: {Path(config.machine.results) / 'cells'}\n"
         f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
         highlight=False,

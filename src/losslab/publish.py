@@ -11,24 +11,29 @@ from rich.console import Console
 from losslab import curves, tables
 from losslab.curves import Curve
 from losslab.diagnostics import EDGES
-from losslab.files import read_json, read_lines, write
+from losslab.files import lock, read_json, read_lines, write
 from losslab.schema import BASE, SweepConfig
 from losslab.tables import Table
 
 
 def publish(sweep: SweepConfig, results: str) -> None:
     """Print the table of a sweep and write it, with its figure, under results/tables/<sweep>."""
-    table, folder = tables.build(sweep, results), Path(results) / "tables" / sweep.name
-    write(folder / "table.md", tables.markdown(table))
-    write(folder / "table.csv", tables.spreadsheet(table))
+    folder = Path(results) / "tables" / sweep.name
+    # Of cells that end together, the last one to write has seen them all.
+    with lock(Path(results) / "cache" / "tables" / sweep.name, quiet=True):
+        table = tables.build(sweep, results)
+        write(folder / "table.md", tables.markdown(table))
+        write(folder / "table.csv", tables.spreadsheet(table))
+        if scored := any(row.scored for row in table.rows):
+            figure(table, folder / "figure.png")
+        if over_steps := curves_of(table):
+            write(folder / "steps.csv", curves.spreadsheet(over_steps, table.columns))
+            curves.figure(over_steps, table.columns, folder / "steps.png")
     console = Console()
     console.print(tables.rich(table))
-    if any(row.scored for row in table.rows):
-        figure(table, folder / "figure.png")
+    if scored:
         console.print(f"figure:  {folder / 'figure.png'}", highlight=False, soft_wrap=True)
-    if over_steps := curves_of(table):
-        write(folder / "steps.csv", curves.spreadsheet(over_steps, table.columns))
-        curves.figure(over_steps, table.columns, folder / "steps.png")
+    if over_steps:
         console.print(f"steps:   {folder / 'steps.png'}, steps.csv", highlight=False, soft_wrap=True)
     console.print(f"table:   {folder / 'table.md'}, table.csv", highlight=False, soft_wrap=True)
     console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)

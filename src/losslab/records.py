@@ -12,7 +12,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -24,10 +23,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from losslab.files import ROOT, read_json, read_lines, write, write_json
+from losslab.files import read_json, read_lines, write, write_json
 from losslab.identity import identity, protocol
 from losslab.schema import BASE, Config
+from losslab.snapshot import changes, commit, dirty
 
+KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
 PACKAGES = (
     "torch",
     "transformers",
@@ -111,7 +112,7 @@ class Cell:
             if config.sweep.name not in state["sweeps"]:
                 state["sweeps"] = [*state["sweeps"], config.sweep.name]
 
-    def begin(self, config: Config) -> None:
+    def begin(self, config: Config, **about: Any) -> None:
         """Write down what is about to run, where and with which code; what trained a model stays beside it."""
         if config.names.loss == BASE or not self.model.exists():
             write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
@@ -119,7 +120,7 @@ class Cell:
             write(self.folder / "changes.diff", changes())
         (self.folder / "error.txt").unlink(missing_ok=True)
         with self._editing() as state:
-            state |= {"attempts": state.get("attempts", 0) + 1, "error": None}
+            state |= {"state": "starting", "attempts": state.get("attempts", 0) + 1, "error": None, **about}
 
     def update(self, **values: Any) -> None:
         with self._editing() as state:
@@ -138,7 +139,7 @@ class Cell:
             for key in set(state) - kept:
                 del state[key]
         for path in self.folder.iterdir():
-            if path.name not in ("lock", "cell.lock", "cell.json", "config.yaml"):
+            if path.name not in KEPT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @contextmanager
@@ -165,8 +166,8 @@ def environment() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": sys.argv,
-        "commit": _git("rev-parse", "HEAD").strip() or None,
-        "dirty": bool(_git("status", "--porcelain").strip()),
+        "commit": commit(),
+        "dirty": dirty(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -175,20 +176,5 @@ def environment() -> dict[str, Any]:
     }
 
 
-def changes() -> str:
-    """What the working tree has beyond its commit, files that git does not know yet included."""
-    unknown = [file for file in _git("ls-files", "--others", "--exclude-standard").splitlines()[:50]]
-    small = [file for file in unknown if (ROOT / file).stat().st_size < 1 << 18]
-    return _git("diff", "HEAD") + "".join(_git("diff", "--no-index", "/dev/null", file) for file in small)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ""
-    return done.stdout if done.returncode in (0, 1) else ""  # 1 of diff means that there is one

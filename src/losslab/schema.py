@@ -97,6 +97,12 @@ class TrackerMode(Choice):
     disabled = "disabled"
 
 
+class Stage(Choice):
+    all = "all"
+    train = "train"
+    score = "score"
+
+
 class Gold(Choice):
     column = "column"
     boxed = "boxed"
@@ -267,5 +273,6 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     names: Names = field(default_factory=Names)
     seed: int = 0
+    stage: Stage = Stage.all  # `train` or `score`: one half of the cell, for two jobs
     plan: bool = False
     force: bool = False

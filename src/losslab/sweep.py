@@ -6,8 +6,9 @@ machine, and a multirun whose cells run elsewhere.
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -18,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from losslab.compose import read
-from losslab.launch import main_process
+from losslab.crew import main_process
 from losslab.messages import sentence
 from losslab.plan import show
 from losslab.publish import publish
@@ -40,9 +41,11 @@ class Sweep(Callback):
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         with refusing():
-            self._end()
+            self._end(told=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
+            return  # it has only begun; each cell publishes the table when it ends
         with refusing():
             self._end()
 
@@ -67,8 +70,8 @@ class Sweep(Callback):
         done = sum(Cell.of(config).done(config) for config in self.configs)
         print(f"{self.configs[0].sweep.name}: {len(self.configs)} cells, {done} of them done", flush=True)
 
-    def _end(self) -> None:
-        """Print the table and the failures. A failed cell makes the exit status 1."""
+    def _end(self, told: bool = False) -> None:
+        """Print the table and the failures, unless `told` already. A failed cell makes the exit status 1."""
         if not main_process() or not self.configs:
             return
         config = self.configs[0]
@@ -78,7 +81,7 @@ class Sweep(Callback):
             print(f"the table is not written: {error}; python tabulate.py does it again", file=sys.stderr)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
         failed = {folder: state for folder, state in cells.items() if state.get("state") == "failed"}
-        for folder, state in failed.items():
+        for folder, state in [] if told else failed.items():
             print(f"failed: {folder.name}: {state['error']}\n        see {folder / 'error.txt'}", file=sys.stderr)
         if failed:
             print(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again", file=sys.stderr)
@@ -91,6 +94,18 @@ def grid(config: DictConfig) -> list[list[str]]:
     overrides = [f"{key}={value}" for key, value in declared.items()] + list(config.hydra.overrides.task)
     batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
     return [list(cell) for batch in batches for cell in batch]
+
+
+def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, list[str]]:
+    """The folders and overrides of the cells of a multirun that are not done."""
+    found = {}
+    for own in overrides:
+        composed = compose(config.hydra.job.config_name, list(own), True)
+        one = read(composed, composed.hydra.runtime.choices)
+        cell = Cell.of(one)
+        if one.force or not cell.done(one):
+            found[cell.folder] = list(own)
+    return found
 
 
 @contextmanager

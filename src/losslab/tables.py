@@ -21,7 +21,7 @@ from losslab.evaluation.scores import student
 from losslab.files import read_json
 from losslab.schema import BASE, SweepConfig
 
-NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "plan", "force", "benchmark"}
+NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "stage", "plan", "force", "benchmark"}
 IMPLIED = {"eval.seed", "eval.data", "loss._target_", "model.path", "dataset.path", "optimizer.lr"}
 
 

@@ -1,0 +1,75 @@
+"""Where the cells of a sweep run, for Hydra: `hydra/launcher=slurm` and `hydra/launcher=local`.
+
+Hydra looks for launchers in this package alone, and imports all of it at every start: what they do is in
+`losslab.slurm` and `losslab.local`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass
+class SlurmConf(SlurmQueueConf):
+    """hydra-submitit-launcher's settings and ours."""
+
+    _target_: str = "hydra_plugins.losslab_launcher.SlurmLauncher"
+    environment: dict[str, str] = field(default_factory=dict)
+    container: str | None = None
+    tries: int = 10
+    separate_evaluation: bool = False
+
+
+@dataclass
+class LocalConf:
+    _target_: str = "hydra_plugins.losslab_launcher.LocalLauncher"
+    processes: int | None = None
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="losslab_slurm", node=SlurmConf)
+ConfigStore.instance().store(group="hydra/launcher", name="losslab_local", node=LocalConf)
+
+
+class _Launcher(Launcher):
+    def __init__(self, **parameters: Any) -> None:
+        self.parameters = {
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for key, value in parameters.items()
+        }
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+
+
+class SlurmLauncher(_Launcher):
+    """Submits the cells that are not done as one array of jobs, and leaves."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from losslab.slurm import submit
+        from losslab.sweep import unfinished
+
+        cells = {str(folder): own for folder, own in unfinished(self.config, job_overrides).items()}
+        if cells:
+            submit(self.config.sweep.name, cells, self.parameters, Path(self.config.machine.results))
+        else:
+            print(f"{self.config.sweep.name}: all cells are done, there is nothing to submit", flush=True)
+        return []
+
+
+class LocalLauncher(_Launcher):
+    """Runs each cell as a process of its own, as many at a time as GPUs are free, and waits for the last."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from losslab.local import run
+        from losslab.sweep import unfinished
+
+        run(unfinished(self.config, job_overrides), self.parameters["processes"])
+        return []

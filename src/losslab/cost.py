@@ -1,0 +1,48 @@
+"""What a sweep needs of disk and of device hours, as upper bounds from its plan.
+
+Training takes 6 operations for each parameter and token, sampling 2. The speeds are assumptions and not measurements:
+40% of the bfloat16 peak of an H100 in training, 10% in sampling with many requests at once.
+"""
+
+from dataclasses import dataclass
+
+from losslab.schema import Config
+
+TRAINING_SPEED = 4e14  # operations a second
+SAMPLING_SPEED = 1e14
+EXPORTED_BYTES = 2  # of a parameter in a published dtype
+CHECKPOINT_BYTES = 12  # of a parameter, its master copy and Adam's two moments
+
+
+@dataclass(frozen=True)
+class Cost:
+    disk: float  # bytes that stay: exported models
+    checkpoint: float  # bytes of the largest checkpoint; each cell at work has one
+    training: float  # hours of one device
+    scoring: float
+
+
+def of(configs: list[Config], sizes: list[tuple[int, int]]) -> Cost:
+    """The cost of cells, given (parameters, tokens of training) of each; 0 tokens for one that is not trained."""
+    trained = [(parameters, tokens) for parameters, tokens in sizes if tokens]
+    samples = [
+        config.eval.samples * config.eval.max_new_tokens * sum(one.rows or 0 for one in config.benchmark.values())
+        for config in configs
+    ]
+    return Cost(
+        disk=sum(EXPORTED_BYTES * parameters for parameters, _ in trained),
+        checkpoint=max((CHECKPOINT_BYTES * parameters for parameters, _ in trained), default=0.0),
+        training=sum(6.0 * parameters * tokens for parameters, tokens in trained) / TRAINING_SPEED / 3600,
+        scoring=sum(2.0 * size[0] * n for size, n in zip(sizes, samples, strict=True)) / SAMPLING_SPEED / 3600,
+    )
+
+
+def sentence(cost: Cost) -> str:
+    """The cost as lines for the plan."""
+    gb = 1e9
+    return (
+        f"disk: {cost.disk / gb:,.1f} GB for the models, and up to {cost.checkpoint / gb:,.1f} GB for the checkpoint "
+        f"of each cell at work\n"
+        f"device hours of an H100, at most: {cost.training:,.1f} of training (all rows of the full length), "
+        f"{cost.scoring:,.1f} of scoring (all samples of the full length)"
+    )

@@ -1,0 +1,172 @@
+"""The processes that run a cell together: one alone, one on each node of a SLURM job, or one for each rank.
+
+The first one decides and keeps the records (`main_process`); the others hear what it decided (`agree`).
+"""
+
+import gc
+import itertools
+import os
+import pickle
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from losslab.schema import Device, MachineConfig
+
+PATIENCE = timedelta(minutes=30)  # that a rank waits for the others in a step, and a node for the first one to come
+FOREVER = timedelta(days=7)  # what one process may take for all, such as downloading and scoring
+POLL_SECONDS = 0.5
+T = TypeVar("T")
+_talks = itertools.count()  # what was agreed on so far, alike on all nodes
+
+
+class WorkerError(RuntimeError):
+    """A worker failed: the rank with its error, and the worker's own traceback."""
+
+    def __init__(self, message: str, trace: str) -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+def joined() -> bool:
+    """Whether somebody else started this process as one rank among others."""
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def nodes() -> int:
+    """Processes of this cell that are one on each node, as `srun --ntasks-per-node=1` starts them; else 1."""
+    tasks, machines = (int(os.environ.get(f"SLURM_STEP_NUM_{name}", "1")) for name in ("TASKS", "NODES"))
+    return machines if tasks == machines and not joined() else 1
+
+
+def node() -> int:
+    """The place of this process among `nodes()`."""
+    return int(os.environ["SLURM_PROCID"]) if nodes() > 1 else 0
+
+
+def main_process() -> bool:
+    """Whether this process writes records: the only one, or the first."""
+    return node() == 0 and int(os.environ.get("RANK", "0")) == 0
+
+
+def join(machine: MachineConfig) -> torch.device:
+    """Take this rank's device and join the other ranks, once in a process; the environment says where they are."""
+    cuda = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
+    local = int(os.environ["LOCAL_RANK"])
+    if cuda:
+        torch.cuda.set_device(local)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    return torch.device("cuda", local) if cuda else torch.device("cpu")
+
+
+def rest() -> None:
+    """Give this rank's memory back after training: the evaluator's engine comes next."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def agree(machine: MachineConfig, decide: Callable[[], T]) -> T:
+    """What the first process finds, on all of them; its failure is one everywhere."""
+    if joined():
+        join(machine)
+        return _told(decide, _broadcast)
+    return _told(decide, _announce) if nodes() > 1 else decide()
+
+
+def _told(decide: Callable[[], T], tell: Callable[[Any], Any]) -> T:
+    """Run `decide` on the first process and hand (what it found, its failure) to the others."""
+    if not main_process():
+        found, failure = tell(None)
+        if failure is not None:
+            raise WorkerError(f"rank 0: {failure}", "")
+        return found
+    try:
+        found = decide()
+    except BaseException as error:
+        tell((None, str(error) or type(error).__name__))
+        raise
+    tell((found, None))
+    return found
+
+
+def _broadcast(message: Any) -> Any:
+    box = [message]
+    dist.broadcast_object_list(box, src=0, group=_conversation())
+    return box[0]
+
+
+def _announce(message: Any) -> Any:
+    key = f"agreed/{next(_talks)}"
+    if main_process():
+        store().set(key, pickle.dumps(message).hex())
+        return message
+    return pickle.loads(_await(key))
+
+
+def _await(key: str) -> bytes:
+    """The value of a key, once it is there; signals are heard meanwhile."""
+    while not store().check([key]):
+        time.sleep(POLL_SECONDS)
+    return bytes.fromhex(store().get(key).decode())
+
+
+def exchange(value: T) -> list[T]:
+    """The values of all nodes, in their order, on every node."""
+    talk = next(_talks)
+    store().set(f"exchanged/{talk}/{node()}", pickle.dumps(value).hex())
+    return [pickle.loads(_await(f"exchanged/{talk}/{other}")) for other in range(nodes())]
+
+
+@cache
+def _conversation() -> dist.ProcessGroup:
+    """A group in which ranks wait for rank 0 as long as it takes, whatever the backend of training."""
+    return dist.new_group(backend="gloo", timeout=FOREVER)
+
+
+@cache
+def store() -> dist.TCPStore:
+    """What the processes on the nodes write for each other; the first one holds it."""
+    found = dist.TCPStore(first_host(), port(), nodes(), is_master=node() == 0, timeout=PATIENCE)
+    found.set_timeout(FOREVER)
+    return found
+
+
+def first_host() -> str:
+    """The address of the first node of this SLURM step."""
+    names = _scontrol("hostnames", os.environ["SLURM_STEP_NODELIST"])
+    facts = re.search(r"NodeAddr=(\S+)", _scontrol("node", names.split()[0]))
+    return facts[1] if facts else names.split()[0]
+
+
+def port() -> int:
+    """A port that the processes of a SLURM step know without a word, and other steps on the machine do not use."""
+    step = int(os.environ["SLURM_JOB_ID"]) * 7 + int(os.environ.get("SLURM_STEP_ID", "0"))
+    return int(os.environ.get("MASTER_PORT", 20000 + step % 12000))
+
+
+def _scontrol(*what: str) -> str:
+    return subprocess.run(["scontrol", "show", *what], capture_output=True, text=True, check=True).stdout
+
+
+def join_slurm() -> None:
+    """Translate the variables of `srun` with a task for each rank into those that torch reads."""
+    environment = os.environ
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if joined() or tasks == 1 or tasks == nodes():
+        return
+    environment.update(
+        RANK=environment["SLURM_PROCID"],
+        WORLD_SIZE=str(tasks),
+        LOCAL_RANK=environment["SLURM_LOCALID"],
+        LOCAL_WORLD_SIZE=environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0].split(",")[0],
+        MASTER_ADDR=first_host(),
+        MASTER_PORT=str(port()),
+    )

@@ -1,0 +1,62 @@
+"""Which code this is, and a copy of it, so that what runs later does not follow the edits made in between."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from losslab.files import ROOT, read_json, write_json
+
+SNAPSHOT = ROOT / "snapshot.json"  # beside code that `take` copied
+LARGEST = 1 << 20  # bytes of a file that git does not know; a larger one is data
+WITHOUT_GIT = ("src/**/*.py", "conf/**/*", "experiments/*", "*.py")
+
+
+def take(folder: Path) -> Path:
+    """Copy the project to `folder`, with uncommitted changes and new files, and write down which code it is."""
+    for name in files():
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target, follow_symlinks=False)
+    write_json(folder / "snapshot.json", {"commit": commit(), "dirty": dirty(), "changes": changes()})
+    return folder
+
+
+def files() -> list[str]:
+    """Paths under the project's root that belong to its code."""
+    known = git("ls-files").splitlines()
+    if not known:
+        return sorted(
+            str(path.relative_to(ROOT))
+            for pattern in WITHOUT_GIT
+            for path in ROOT.glob(pattern)
+            if path.is_file() or path.is_symlink()
+        )
+    new = git("ls-files", "--others", "--exclude-standard").splitlines()
+    small = [name for name in new if (ROOT / name).is_file() and (ROOT / name).stat().st_size <= LARGEST]
+    return [name for name in known if (ROOT / name).exists()] + small
+
+
+def commit() -> str | None:
+    """The commit of this code, or of the code that this is a snapshot of."""
+    return read_json(SNAPSHOT)["commit"] if SNAPSHOT.exists() else git("rev-parse", "HEAD").strip() or None
+
+
+def dirty() -> bool:
+    return read_json(SNAPSHOT)["dirty"] if SNAPSHOT.exists() else bool(git("status", "--porcelain").strip())
+
+
+def changes() -> str:
+    """What the working tree has beyond its commit, files that git does not know yet included."""
+    if SNAPSHOT.exists():
+        return read_json(SNAPSHOT)["changes"]
+    unknown = [file for file in git("ls-files", "--others", "--exclude-standard").splitlines()[:50]]
+    small = [file for file in unknown if (ROOT / file).stat().st_size < 1 << 18]
+    return git("diff", "HEAD") + "".join(git("diff", "--no-index", "/dev/null", file) for file in small)
+
+
+def git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout if done.returncode in (0, 1) else ""  # 1 of diff means that there is one
