@@ -3,6 +3,7 @@
     pip install trl
     python benchmarks/step.py                    # a vocabulary of 151,936
     python benchmarks/step.py --vocabulary 4096
+    python benchmarks/step.py --rows math.jsonl  # worked solutions (problem, solution) in place of made-up lengths
 
 A Qwen2 of 25M parameters in its body; sequences of log-normal length up to 2048, most of them answer. Each contestant
 runs in a process of its own: one step of warm-up, then the measured ones. Prints a table and writes it to
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 STEPS, BATCH, LENGTH = 3, 8, 2048
@@ -36,9 +38,19 @@ CONTESTANTS = {
 }
 
 
-def sequences(vocabulary: int) -> list[tuple[list[int], int]]:
-    """(token ids, length of the prompt) of the sequences of all steps."""
+def sequences(vocabulary: int, rows: str | None) -> list[tuple[list[int], int]]:
+    """(token ids, length of the prompt) of the sequences of all steps.
+
+    Real rows are cut by a byte-level BPE of 32,000 tokens trained on them: their ids are few, their lengths real.
+    """
     rng = np.random.default_rng(0)
+    if rows is not None:
+        data = [json.loads(line) for line in Path(rows).read_text().splitlines()]
+        tokenizer = ByteLevelBPETokenizer()
+        tokenizer.train_from_iterator((row["problem"] + row["solution"] for row in data), 32_000, show_progress=False)
+        chosen = [data[i] for i in rng.permutation(len(data))[: (STEPS + 1) * BATCH]]
+        heads, answers = ([tokenizer.encode(row[key]).ids for row in chosen] for key in ("problem", "solution"))
+        return [((h + a + [1])[:LENGTH], len(h)) for h, a in zip(heads, answers, strict=True)]
     found = []
     for _ in range((STEPS + 1) * BATCH):
         length = int(np.clip(rng.lognormal(5.5, 0.8), 32, LENGTH))
@@ -59,13 +71,12 @@ def make_model(folder: Path, vocabulary: int) -> None:
     world.tokenizer().save_pretrained(folder)
 
 
-def run_losslab(options: dict, folder: Path, vocabulary: int) -> list[tuple[float, int]]:
+def run_losslab(options: dict, folder: Path, found: list[tuple[list[int], int]]) -> list[tuple[float, int]]:
     """(seconds, answer tokens) of each measured step."""
     from losslab.data import Examples
     from losslab.loop import train
     from losslab.schema import Config, MachineConfig, ModelConfig, OptimizerConfig, TrainConfig
 
-    found = sequences(vocabulary)
     lengths = np.array([len(ids) for ids, _ in found])
     tokens = np.concatenate([np.array(ids, dtype=np.int32) for ids, _ in found])
     prompts = np.array([prompt for _, prompt in found])
@@ -85,7 +96,7 @@ def run_losslab(options: dict, folder: Path, vocabulary: int) -> list[tuple[floa
     return [(row["seconds"], row["answer_tokens"]) for row in rows[1:]]
 
 
-def run_trl(options: dict, folder: Path, vocabulary: int) -> list[tuple[float, int]]:
+def run_trl(options: dict, folder: Path, found: list[tuple[list[int], int]]) -> list[tuple[float, int]]:
     """(seconds, answer tokens) of each measured step; packed rows hold other numbers of sequences."""
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
@@ -107,10 +118,7 @@ def run_trl(options: dict, folder: Path, vocabulary: int) -> list[tuple[float, i
             clock.answers += int((inputs["labels"] != -100).sum())
             return super().compute_loss(model, inputs, *rest, **options)
 
-    rows = [
-        {"input_ids": ids, "completion_mask": [0] * prompt + [1] * (len(ids) - prompt)}
-        for ids, prompt in sequences(vocabulary)
-    ]
+    rows = [{"input_ids": ids, "completion_mask": [0] * prompt + [1] * (len(ids) - prompt)} for ids, prompt in found]
     with tempfile.TemporaryDirectory() as scratch:
         arguments = {"max_length": LENGTH} | options
         micro = 4
@@ -127,9 +135,9 @@ def run_trl(options: dict, folder: Path, vocabulary: int) -> list[tuple[float, i
     return steps[1:]
 
 
-def one(name: str, folder: Path, vocabulary: int) -> None:
+def one(name: str, folder: Path, found: list[tuple[list[int], int]]) -> None:
     options = CONTESTANTS[name]
-    steps = (run_losslab if "loss" in options else run_trl)(options, folder, vocabulary)
+    steps = (run_losslab if "loss" in options else run_trl)(options, folder, found)
     seconds, answers = zip(*steps, strict=True)
     unit = 1 if platform.system() == "Darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
@@ -139,12 +147,13 @@ def one(name: str, folder: Path, vocabulary: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser.add_argument("--rows", help="a .jsonl file with the columns problem and solution")
     parser.add_argument("--one", nargs=2, metavar=("CONTESTANT", "FOLDER"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
-        one(chosen.one[0], Path(chosen.one[1]), chosen.vocabulary)
+        one(chosen.one[0], Path(chosen.one[1]), sequences(chosen.vocabulary, chosen.rows))
         return
-    found = sequences(chosen.vocabulary)
+    found = sequences(chosen.vocabulary, chosen.rows)
     answers = sum(len(ids) - prompt for ids, prompt in found) / (STEPS + 1)
     tokens = sum(len(ids) for ids, _ in found) / (STEPS + 1)
     rows = []
@@ -152,6 +161,7 @@ def main() -> None:
         make_model(Path(scratch), chosen.vocabulary)
         for name in CONTESTANTS:
             command = [sys.executable, __file__, "--vocabulary", str(chosen.vocabulary), "--one", name, scratch]
+            command += ["--rows", chosen.rows] if chosen.rows else []
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 reason = done.stderr.strip().splitlines()[-1][:100]
@@ -163,9 +173,10 @@ def main() -> None:
             remark = f"{result['seconds']:.1f} s for {result['steps']} steps, {result['answers']:,} answer tokens"
             rows.append((name, rate, result["peak"], remark))
             print(f"{name}: {rate:,.0f} answer tokens/s, {result['peak']:.1f} GB", file=sys.stderr, flush=True)
+    source = Path(chosen.rows).stem if chosen.rows else ""
     own_rate, own_peak = next((rate, peak) for _, rate, peak, _ in rows if rate and peak)
     lines = [
-        f"# Whole training steps (cpu, vocabulary {chosen.vocabulary:,})",
+        f"# Whole training steps (cpu, vocabulary {chosen.vocabulary:,}{', ' + source if source else ''})",
         "",
         f"{BATCH} sequences a step, on average {tokens:,.0f} tokens of which {answers:,.0f} are answer; "
         f"{STEPS} steps after one of warm-up; bfloat16 arithmetic, float32 weights and AdamW.",
@@ -186,14 +197,19 @@ def main() -> None:
         trl = "not installed"
     lines += [
         "",
-        f"`python benchmarks/step.py --vocabulary {chosen.vocabulary}`",
+        f"`python benchmarks/step.py --vocabulary {chosen.vocabulary}{f' --rows {source}.jsonl' if source else ''}`",
         "",
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, {platform.system()}, Python "
         f"{platform.python_version()}, torch {torch.__version__}, trl {trl}.",
         "",
     ]
     text = "\n".join(lines)
-    path = Path(__file__).parents[1] / "results" / "benchmarks" / f"step-cpu-{chosen.vocabulary}.md"
+    path = (
+        Path(__file__).parents[1]
+        / "results"
+        / "benchmarks"
+        / f"step-cpu-{'-'.join(filter(None, [str(chosen.vocabulary), source]))}.md"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     print(text)
