@@ -351,3 +351,32 @@ def test_two_nodes_with_copies_of_the_weights_make_the_same_cell(root, sweep, pl
     whole = load_file(next(folder.glob("results/cells/*dft-s0*/model/model.safetensors")))
     mine = load_file(next(place.glob("results/cells/*/model/model.safetensors")))
     assert all((mine[name] - whole[name]).abs().max() < 1e-4 for name in whole)
+
+
+def test_an_objective_is_one_file_and_one_yaml_anywhere(root, place):
+    """As in the README, and outside of the package: composed, trained, scored, in the table."""
+    (place / "conf/loss").mkdir(parents=True)
+    (place / "conf/loss/mine.yaml").write_text("_target_: mine.Mine\nshare: 0.5\n")
+    (place / "mine.py").write_text(
+        "from dataclasses import dataclass\n\nfrom torch import Tensor\n\n"
+        "from losslab.objectives import Objective, Targets\n\n\n"
+        "@dataclass(frozen=True)\nclass Mine(Objective):\n    share: float = 0.5\n\n"
+        "    def loss(self, t: Targets) -> Tensor:\n        return -(self.share + (1 - self.share) * t.p) * t.logp\n"
+    )
+    path = os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")]))
+    arguments = [f"hydra.searchpath=[file://{place}/conf]", "loss=mine", "loss.share=0.25"]
+    done = subprocess.run(
+        command(root, *arguments), cwd=place, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    ((name, state),) = cells(place).items()
+    assert state["state"] == "done" and "-mine-s0-" in name
+    first = json.loads(lines(place, f"results/cells/{name}/metrics.jsonl")[0])
+    p = first["mean_weight"]  # share + (1 - share) p, on average
+    assert 0.25 < p < 1
+    assert any("| mine" in line for line in lines(place, "results/tables/ablation/table.md"))
+    mistaken = subprocess.run(
+        command(root, *arguments[:2], "loss.shere=1"), cwd=place, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+    assert mistaken.returncode == 2 and mistaken.stderr == "error: unknown key loss.shere\n"

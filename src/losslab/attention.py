@@ -5,6 +5,7 @@ models hand its keyword `packing` through to every attention layer.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def packed_attention(
             "does not compute: lower train.max_length or choose another model"
         )
     groups = query.shape[1] // key.shape[1]
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _has_flash(query.device):
         q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
         if groups > 1:
             k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
@@ -84,6 +85,12 @@ def packed_attention(
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=groups > 1)
         parts.append(out.transpose(1, 2).flatten(0, 1))  # (count * length, H, C)
     return torch.cat(parts)[None], None
+
+
+@cache
+def _has_flash(device: torch.device) -> bool:
+    """Whether a GPU is of Ampere's generation or a later one, which flash attention needs."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 AttentionInterface.register(NAME, packed_attention)
