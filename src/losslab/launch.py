@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -116,6 +116,8 @@ def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConf
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # or the fork server takes our tabulate.py for the library
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: a quarter off the head's time on a CPU
     multiprocessing.set_forkserver_preload(PRELOAD)
+    with shielded():
+        resource_tracker.ensure_running()  # it ends by unblocking SIGTERM, so the fork server has a shield of its own
     with shielded():
         forkserver.ensure_running()
     nodes = crew.nodes()
