@@ -33,7 +33,8 @@ from losslab.schema import Device, MachineConfig
 PRELOAD = ["losslab.loop"]  # imported once by the fork server, so that the cells of a sweep start at once
 REQUEUE = 75  # EX_TEMPFAIL: start the same command again and it goes on
 LEAVE = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # the requests to leave; SLURM sends each of them
-HANDLED = (*LEAVE, signal.SIGINT, signal.SIGHUP)
+ASKED = (*LEAVE, signal.SIGINT)  # those that a worker hears
+HANDLED = (*ASKED, signal.SIGHUP)
 SHUTDOWN_SECONDS = 600  # how long a worker that was asked to leave may take for its checkpoint
 MANNERS_SECONDS = 3  # that a rank which lost another one lets that one speak first
 
@@ -69,8 +70,11 @@ def deaf() -> None:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """What is started in the block does not hear requests to leave: SLURM sends them to every process of a job."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEAVE)
+    """What is started in the block does not hear requests to leave.
+
+    SLURM sends them, and a terminal Ctrl-C, to every process.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from losslab.checkpoint import Checkpoints
 from losslab.crew import join
 from losslab.data import Examples
 from losslab.files import append_line, read_lines, write_lines
-from losslab.launch import LEAVE, Interrupted
+from losslab.launch import ASKED, Interrupted
 from losslab.objectives import Objective
 from losslab.policy import Policy, build, export, gradient_norm
 from losslab.prepass import Reference, batch_nll, old_logp
@@ -168,9 +168,9 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.asked = False
-        for name in (*LEAVE, signal.SIGINT):
+        for name in ASKED:
             signal.signal(name, self._ask)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, LEAVE)  # what came before is heard now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)  # what came before is heard now
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
