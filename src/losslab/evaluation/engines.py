@@ -1,7 +1,8 @@
 """Generates samples with vLLM or transformers. Each engine lives in a process of its own.
 
-That process gives all its memory back when it ends, and its crash is one clear error in the caller. Processes are
-forked from a server that has imported vLLM already (on CPU, where this is harmless), so that a sweep pays once for it.
+That process gives all its memory back when it ends, and its crash is one clear error in the caller. Where scoring is
+all there is to do, processes are forked from a server that imports vLLM (on CPU, where this is harmless) while the rest
+is prepared; after training, the server is that of the training's workers, and an engine imports vLLM itself.
 """
 
 import gc
