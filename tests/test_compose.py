@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from losslab import plan
 from losslab.checks import check, objective_class
-from losslab.compose import read
+from losslab.compose import any_model, read
 from losslab.files import CONF, content
 from losslab.identity import identity, protocol
 from losslab.messages import sentence
@@ -223,3 +223,23 @@ def test_the_launcher_composes():
 def test_configuration_is_at_most_two_folders_deep():
     assert max(len(file.relative_to(CONF).parts) for file in CONF.rglob("*.yaml")) <= 3
     assert "demo" in EXPERIMENTS
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("model=tiny", ["model=tiny"]),
+        ("model=tiny,qwen2.5-math-7b", ["model=tiny,qwen2.5-math-7b"]),
+        ("model=Qwen/Qwen3-0.6B", ["model=custom", "model.path=Qwen/Qwen3-0.6B"]),
+        ("model=a/b,/c/d", ["model=custom", "model.path=a/b,/c/d"]),
+        ("model=./tiny", ["model=custom", "model.path=./tiny"]),
+        ("loss=dft", ["loss=dft"]),
+    ],
+)
+def test_a_model_may_be_a_name_or_a_path(argument, expected):
+    assert any_model(argument) == expected
+
+
+def test_names_and_paths_of_models_do_not_mix():
+    with pytest.raises(ValueError, match="model=tiny,a/b mixes names of conf/model with paths"):
+        any_model("model=tiny,a/b")

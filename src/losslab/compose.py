@@ -33,8 +33,6 @@ def entry(task: Callable[[Config], None], *overrides: str) -> None:
 
     A user's mistake is printed as one sentence and ends the program with status 2, before anything is loaded.
     """
-    arguments = [*overrides, *(part for argument in sys.argv[1:] for part in _any_model(argument))]
-    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra wants it first
     join_slurm()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions to us in place of printing them
 
@@ -43,6 +41,8 @@ def entry(task: Callable[[Config], None], *overrides: str) -> None:
         task(read(cfg, HydraConfig.get().runtime.choices))
 
     try:
+        arguments = [*overrides, *(part for argument in sys.argv[1:] for part in any_model(argument))]
+        sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's wish
         run()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
@@ -101,10 +101,21 @@ def recorded(record: Path, overrides: list[str]) -> Config:
     return config
 
 
-def _any_model(argument: str) -> list[str]:
-    """`model=<hub id or folder>` works wherever `model=<shipped name>` does."""
-    name = argument.removeprefix("model=")
-    shipped = (CONF / "model" / f"{name}.yaml").exists()
-    if name == argument or shipped or "," in name or not ("/" in name or Path(name).is_dir()):
+def any_model(argument: str) -> list[str]:
+    """`model=<hub id or folder>` works wherever `model=<shipped name>` does, several of them too.
+
+    Raises ValueError for a sweep over both kinds, which Hydra has no way to compose.
+    """
+    names = argument.removeprefix("model=")
+    if names == argument:
         return [argument]
-    return ["model=custom", f"model.path={name}"]
+    paths = [name for name in names.split(",") if "/" in name or (Path(name).is_dir() and not _shipped(name))]
+    if not paths:
+        return [argument]
+    if len(paths) < len(names.split(",")):
+        raise ValueError(f"{argument} mixes names of conf/model with paths: run two sweeps, or give each path a YAML")
+    return ["model=custom", f"model.path={names}"]
+
+
+def _shipped(name: str) -> bool:
+    return (CONF / "model" / f"{name}.yaml").exists()
