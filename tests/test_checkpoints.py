@@ -44,12 +44,12 @@ def names(cell: Path) -> list[str]:
 
 def test_the_last_and_every_kth_stay(config, unfinished, tmp_path):
     assert names(unfinished) == ["step-00000002", "step-00000004"]  # after step 6 the model itself is there
-    three = replace(config, machine=replace(config.machine, keep_last=3, keep_every=None))
+    three = replace(config, machine=replace(config.machine, keep_last=3, keep_every=None, export_steps=5))
     shutil.rmtree(unfinished / "checkpoints")
-    three = replace(three, optimizer=replace(three.optimizer, lr=1e30), train=replace(three.train, clip=1e30))
-    with pytest.raises(WorkerError, match="not finite at step 2"):
+    (unfinished / "steps").write_text("a file where the export of step 5 wants a folder")
+    with pytest.raises(WorkerError, match="rank 0: "):
         train_model(three, unfinished)
-    assert names(unfinished) == ["step-00000001"]
+    assert names(unfinished) == ["step-00000002", "step-00000003", "step-00000004"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -102,8 +102,19 @@ def test_a_damaged_checkpoint_is_passed_over(config, run, unfinished, damage):
     assert damaged(unfinished / "checkpoints/step-00000004") is None  # written again on the way
 
 
+def test_after_a_damaged_checkpoint_the_new_ones_count(config, unfinished):
+    """At the defaults, which keep one: the damaged one must not be taken for the newest."""
+    tamper(unfinished / "checkpoints/step-00000004")
+    shutil.rmtree(unfinished / "checkpoints/step-00000002")
+    (unfinished / "steps").write_text("a file where the export of step 3 wants a folder")
+    usual = replace(config, machine=replace(config.machine, keep_every=None, export_steps=3))
+    with pytest.raises(WorkerError, match="rank 0: "):
+        train_model(usual, unfinished)
+    assert names(unfinished) == ["step-00000002"]
+
+
 def test_what_a_kill_left_half_written_is_no_checkpoint(config, run, unfinished):
-    half = unfinished / "checkpoints/.step-00000005.writing"
+    half = unfinished / "checkpoints/.step-00000009.writing"
     shutil.copytree(unfinished / "checkpoints/step-00000004", half)
     truncate(half)
     resumed, _ = trained(config, unfinished)

@@ -1,6 +1,8 @@
 """Sweeps on a real SLURM cluster of two nodes on this machine (tests/slurm/cluster).
 
-Without root or SLURM these tests are skipped; where LOSSLAB_SLURM=required, as in CI, they fail instead.
+Without root or SLURM these tests are skipped; where LOSSLAB_SLURM=required, as in CI, they fail instead. The drills,
+which wait for SLURM to notice a time limit, a dead node or a preemption, take minutes each and depend on its clock:
+LOSSLAB_SLURM=drills runs them too.
 """
 
 import json
@@ -70,6 +72,8 @@ class Broken(Objective):
 """,
 }
 HELD = ["loss=sft", "loss._target_=held.Held", "dataset.rows=2560", "machine.checkpoint_steps=1000"]
+
+DRILL = pytest.mark.skipif(os.environ.get("LOSSLAB_SLURM") != "drills", reason="minutes long: LOSSLAB_SLURM=drills")
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +316,7 @@ def check_disturbed(place: Place, name: str, whole: Path) -> None:
     assert lines == list(range(1, 41))
 
 
+@DRILL
 def test_a_time_limit_and_a_dead_node(cluster, places, whole):
     limit, death = places("limit"), places("death")
     blocker = block_n1("--cpus-per-task=1")  # so that the other one begins on n2
@@ -336,6 +341,7 @@ def test_a_time_limit_and_a_dead_node(cluster, places, whole):
     subprocess.run([cluster, "up", "n2", folder], check=True)
 
 
+@DRILL
 def test_a_node_out_of_reach_gives_its_cell_up(cluster, places, whole):
     """Only slurmd is killed: the first start of the job lives on when the second one begins elsewhere."""
     place, folder = places("lost"), Path(os.environ["SLURM_CONF"]).parent
@@ -356,6 +362,7 @@ def test_a_node_out_of_reach_gives_its_cell_up(cluster, places, whole):
     subprocess.run([cluster, "up", "n2", folder], check=True)
 
 
+@DRILL
 def test_preemption_and_the_bound_of_tries(places, whole):
     place, bounded = places("preempted"), places("bounded")
     until(lambda: idle() == 2, place)

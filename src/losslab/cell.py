@@ -9,7 +9,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from losslab import adapters, tracking
+from losslab import adapters, lora, tracking
 from losslab.batches import Schedule
 from losslab.crew import WorkerError, agree, joined, main_process, nodes
 from losslab.data import Examples, prepare
@@ -19,7 +19,7 @@ from losslab.hold import Busy, hold, job, restarts
 from losslab.identity import identity
 from losslab.launch import REQUEUE, Interrupted, deaf, launch, leaving
 from losslab.loop import train
-from losslab.pretrained import load_tokenizer
+from losslab.pretrained import load_tokenizer, structure
 from losslab.records import Cell
 from losslab.schema import (
     BASE,
@@ -52,7 +52,6 @@ def run(config: Config) -> None:
             if not main_process():
                 trained_model(config, cell)
                 return
-            check_scoring(config)  # a benchmark that cannot be read shows before the hours of training
             with tracking.follow(config, cell):
                 model = trained_model(config, cell)
                 if config.stage == Stage.train:
@@ -102,7 +101,7 @@ def finished(config: Config, cell: Cell) -> bool:
     `force` starts afresh what has come to an end; what was interrupted or killed on its way goes on.
     """
     again = config.stage == Stage.score or restarts() > 0
-    if config.force and not again and cell.state().get("state") in ("done", "failed"):
+    if config.force and not again and cell.state().get("state") in ("done", "failed", "trained"):
         cell.clear()
     cell.declare(config)
     if cell.done(config) or (config.stage == Stage.train and cell.trained(config)):
@@ -115,6 +114,7 @@ def finished(config: Config, cell: Cell) -> bool:
         print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
         return True
     cell.begin(config, job=job(), attempt=restarts() + 1, tries=tries or None)
+    check_scoring(config)  # a benchmark that cannot be read shows before the hours of training
     if config.stage == Stage.score and not cell.trained(config):
         raise ValueError("stage=score finds no trained model: run stage=train first")
     return False
@@ -169,6 +169,8 @@ def train_model(config: Config, folder: Path) -> None:
 
     def prepared() -> str:
         tokenizer = load_tokenizer(config.model)
+        if config.adapter.rank:
+            lora.check(structure(config.model), config.adapter)
         data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
         examples = Examples.load(data)
         steps = Schedule.of(config.train, config.seed, examples).steps

@@ -86,7 +86,7 @@ class Checkpoints:
         writing, self.writing = self.writing, None
         error = writing.exception()
         failures: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(failures, error and str(error).strip().splitlines()[-1], group=self.group)
+        dist.all_gather_object(failures, error and last_line(error), group=self.group)
         if any(failures):
             reason = next(reason for reason in failures if reason)
             raise OSError(f"no checkpoint can be written to {self.folder}: {reason}")
@@ -103,11 +103,14 @@ class Checkpoints:
         """Load the newest checkpoint that is whole, if any; returns the steps behind it. Called on every rank."""
         found: list[Any] = [None, None]
         if dist.get_rank() == 0:
+            for half in self.folder.glob(".step-*.writing"):  # what a kill left
+                shutil.rmtree(half)
             for candidate in reversed(existing(self.folder)):
                 if (damage := damaged(candidate)) is None:
                     found = [str(candidate), read_json(candidate / MANIFEST)]
                     break
-                print(f"{candidate} is passed over: {damage}", file=sys.stderr, flush=True)
+                print(f"{candidate} is removed: {damage}", file=sys.stderr, flush=True)
+                shutil.rmtree(candidate)  # or it would count as the newest, and those to come as old
         dist.broadcast_object_list(found, src=0, group=self.group)
         path, manifest = found
         if path is None:
@@ -140,6 +143,10 @@ class Checkpoints:
             if self.folder.exists() and not existing(self.folder):
                 shutil.rmtree(self.folder)
         dist.destroy_process_group(self.group)
+
+
+def last_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def random_state() -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from losslab.data import local_files
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
-from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Reduction
+from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction
 
 ANY = math.inf
 BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
@@ -81,6 +81,8 @@ def check(config: Config) -> None:
         )
     if train.reduction == Reduction.micro_batch and train.micro_batch is None:
         raise ValueError("train.reduction=micro_batch depends on how rows are grouped: set train.micro_batch")
+    if train.weights == Precision.bf16 and train.precision == Precision.fp32:
+        raise ValueError("train.weights=bf16 cannot be computed with in float32: set train.precision=bf16")
     if config.adapter.rank and not config.adapter.target_modules:
         raise ValueError("adapter.target_modules is empty: name the linear layers to adapt, or choose adapter=lora")
     try:

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -112,7 +112,8 @@ def _alive(folder: Path, me: dict[str, Any]) -> Iterator[None]:
     def beat() -> None:
         asked = False
         while not over.wait(BEAT_SECONDS):
-            path.touch()
+            with suppress(OSError):  # a disk that does not answer for a moment
+                path.touch()
             successor = read_json(folder / SUCCESSOR)
             if not asked and successor.get("job") == me["job"] and successor.get("restarts", 0) > me["restarts"]:
                 asked = True

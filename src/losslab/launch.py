@@ -47,14 +47,14 @@ class Interrupted(SystemExit):
 
 
 @contextmanager
-def leaving() -> Iterator[None]:
+def leaving(requests: tuple[signal.Signals, ...] = LEAVE) -> Iterator[None]:
     """Raise Interrupted in the block when the process is asked to leave, once; further requests are not heard."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         deaf()
         raise Interrupted
 
-    before = {number: signal.signal(number, leave) for number in LEAVE}
+    before = {number: signal.signal(number, leave) for number in requests}
     try:
         yield
     finally:
@@ -217,7 +217,9 @@ class Logs(DefaultLogsSpecs):
 def _run(launcher: int, worker: Callable[..., None], *args: object) -> None:
     threading.Thread(target=_leave_with, args=(launcher,), daemon=True).start()
     try:
-        worker(*args)
+        with leaving(ASKED):  # until the worker knows better: before its first step there is nothing to save
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)  # what came before is heard now
+            worker(*args)
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):  # it lost a rank, whose error is the one to tell
             time.sleep(MANNERS_SECONDS)

@@ -31,10 +31,13 @@ def run(cells: dict[Path, list[str]], processes: int | None) -> None:
         log = cell / "logs" / "main.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         print(f"started: {cell.name}", flush=True)
-        with log.open("a") as output:
-            done = subprocess.run(command, env=os.environ | place, stdout=output, stderr=output, check=False)
-        print(f"{'failed' if done.returncode else 'done'}: {cell.name}; its output is in {log}", flush=True)
-        places.put(place)
+        try:
+            with log.open("a") as output:
+                done = subprocess.run(command, env=os.environ | place, stdout=output, stderr=output, check=False)
+        finally:
+            places.put(place)  # for the next one, whatever became of this
+        ended = {0: "done", os.EX_TEMPFAIL: "interrupted"}.get(done.returncode, "failed")
+        print(f"{ended}: {cell.name}; its output is in {log}", flush=True)
 
     with ThreadPoolExecutor(places.qsize()) as pool:
         try:
@@ -45,7 +48,7 @@ def run(cells: dict[Path, list[str]], processes: int | None) -> None:
 
 
 def free_gpus() -> list[str] | None:
-    """The GPUs that no process computes on, of those that are visible; None where there is no nvidia-smi."""
+    """The GPUs, by uuid, that no process computes on, of those that are visible; None where there is no nvidia-smi."""
     try:
         known = _smi("--query-gpu=index,uuid")
         used = {line[0] for line in _smi("--query-compute-apps=gpu_uuid")}
@@ -53,7 +56,7 @@ def free_gpus() -> list[str] | None:
         return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [
-        index
+        uuid
         for index, uuid in known
         if uuid not in used and (visible is None or {index, uuid} & set(visible.split(",")))
     ]

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 import torch
 import torch.distributed as dist
@@ -36,7 +36,7 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
     made where the objective needs it. Goes on from the newest checkpoint. Raises Interrupted, with a checkpoint behind
     it, when asked to leave, and FloatingPointError on a gradient that is not finite.
     """
-    device, stop = start(config), StopSignal()
+    device = start(config)
     rank, ranks = dist.get_rank(), dist.get_world_size()
     examples = Examples.load(Path(data))
     schedule = Schedule.of(config.train, config.seed, examples)
@@ -50,7 +50,7 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
     metrics, model, steps = (Path(folder) / name for name in ("metrics.jsonl", "model", "steps"))
     machine, recipe = config.machine, config.train
     kept = Checkpoints(Path(folder) / "checkpoints", policy, optimizer, machine.keep_last, machine.keep_every)
-    with kept as checkpoints:
+    with kept as checkpoints, StopSignal() as stop:
         first = checkpoints.resume()
         if rank == 0:  # steps after the checkpoint are taken, and recorded, again
             write_lines(metrics, [row for row in read_lines(metrics) if row["step"] <= first])
@@ -168,9 +168,16 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.asked = False
-        for name in ASKED:
-            signal.signal(name, self._ask)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)  # what came before is heard now
+
+    def __enter__(self) -> "StopSignal":
+        self.before = {number: signal.signal(number, self._ask) for number in ASKED}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

@@ -7,17 +7,30 @@ adapters switched off the model is the one before training, which makes it its o
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from losslab.messages import among
 from losslab.schema import AdapterConfig
 
 NAME = "default"  # peft's for the one adapter there is
 BASE = ".base_layer"  # what peft puts into the name of an adapted weight
+
+
+def check(model: PreTrainedModel, config: AdapterConfig) -> None:
+    """Refuse, with ValueError, a name that is no linear layer of the decoder's blocks."""
+    layers = cast(nn.ModuleList, model.base_model.layers)
+    known = {name.split(".")[-1] for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
+    for name in config.target_modules:
+        if name not in known:
+            raise ValueError(
+                f"adapter.target_modules: {name} is no linear layer of a block{among(name, sorted(known))}"
+            )
 
 
 def insert(model: PreTrainedModel, config: AdapterConfig) -> None:

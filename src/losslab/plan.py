@@ -14,11 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from losslab import adapters, cost
 from losslab.batches import Schedule
+from losslab.checks import objective_class
 from losslab.data import local_files
 from losslab.launch import count
 from losslab.pretrained import load_config
 from losslab.records import Cell
-from losslab.schema import BASE, Config, Precision, Recompute
+from losslab.schema import BASE, Config, Device, Precision, Recompute
 
 GIB = 2**30
 PROCESS = 7e8  # bytes of Python with torch and transformers
@@ -102,7 +103,8 @@ def memory(config: Config, architecture: Any, parameters: int) -> float:
     tied = getattr(architecture, "tie_word_embeddings", False)
     outer = architecture.vocab_size * width * (1 if tied else 2)
     layer = (parameters - outer) / layers
-    gathered = computed * (outer + 2 * layer if workers > 1 or torch.cuda.is_available() else parameters)
+    cuda = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
+    gathered = computed * (outer + 2 * layer if workers > 1 or cuda else parameters)
     products, rest = computed * (5 * width + 2 * kv + 2 * inner), computed * (3 * width + 2 * inner) + 4 * 4 * width
     per_token = {
         Recompute.none: layers * (products + rest),
@@ -113,7 +115,9 @@ def memory(config: Config, architecture: Any, parameters: int) -> float:
     if train.micro_batch is not None:
         tokens = train.micro_batch * train.max_length
     head = (0 if config.adapter.rank else 4 * outer / (1 if tied else 2)) + 6 * 2**26
-    process = 0 if torch.cuda.is_available() else PROCESS
+    process = 0 if cuda else PROCESS
+    if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
+        state += computed * parameters  # a frozen copy
     return state / workers + gathered + per_token * tokens + head + process
 
 

@@ -91,7 +91,8 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
         lora.insert(policy.model, adapters)
     elif reference:
         policy.frozen = load(model)
-        policy.frozen.requires_grad_(False)
+        for parameter in policy.frozen.requires_grad_(False).parameters():
+            parameter.data = parameter.data.to(torch.bfloat16 if precision == Precision.bf16 else torch.float32)
     parts = [part for part in (policy.model, policy.frozen) if part is not None]
     stacks = [cast(nn.ModuleList, part.base_model.layers) for part in parts]
     first: dict[str, Any] = lora.initial(policy.model, config.seed)
@@ -117,7 +118,9 @@ def own_names(model: PreTrainedModel) -> list[str]:
 
 def gradient_norm(policy: Policy) -> Tensor:
     """Global L2 norm of the accumulated gradients, () float32, the same on every rank."""
-    norm = nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None])
+    gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 

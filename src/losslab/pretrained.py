@@ -80,8 +80,13 @@ def structure(model: ModelConfig) -> PreTrainedModel:
     """The model without its weights: their names and shapes on the meta device, and the buffers that it computes."""
     with init_empty_weights(include_buffers=False):
         empty = AutoModelForCausalLM.from_config(
-            load_config(model), dtype=torch.float32, attn_implementation=attention.NAME
+            load_config(model),
+            dtype=torch.float32,
+            attn_implementation=attention.NAME,
+            trust_remote_code=model.trust_remote_code,
         )
+    if model.path == EMBEDDED:
+        return empty
     try:  # its stop tokens are exported too
         empty.generation_config = GenerationConfig.from_pretrained(model.path, revision=model.revision or "main")
     except OSError:  # not every checkpoint has one

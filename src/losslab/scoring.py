@@ -10,7 +10,8 @@ from losslab.compose import recorded
 from losslab.data import read
 from losslab.evaluation.overlap import Corpus
 from losslab.evaluation.run import evaluate, show
-from losslab.files import content, lock
+from losslab.files import content
+from losslab.hold import hold
 from losslab.records import Cell
 from losslab.schema import BASE, EMBEDDED, Config
 
@@ -66,5 +67,5 @@ def score_again(path: str, overrides: list[str]) -> None:
         models = {step: model for step, model in models.items() if Path(model).resolve() == Path(path).resolve()}
     if not models:
         raise ValueError(f"{path} holds no model: name a cell's folder, its model, or its steps")
-    with lock(cell.folder):
+    with hold(cell.folder):
         score(config, cell, models)

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,11 @@ def of(folder: Path, submissions: list[Submission]) -> Status:
 def _state(folder: Path, record: dict[str, Any], submissions: list[Submission]) -> str:
     own, holder = record.get("state"), folder / HOLDER
     queued = [one.record for one in submissions if folder.name in map(_name, one.record["cells"])]
+    age = 0.0
     if holder.exists():
-        if time.time() - holder.stat().st_mtime > SILENCE_SECONDS:
+        with suppress(FileNotFoundError):  # it may end meanwhile
+            age = time.time() - holder.stat().st_mtime
+        if age > SILENCE_SECONDS:
             return "failed" if died(folder, submissions) else "silent"
         return "scoring" if own == "scoring" else "running"
     if own == "done" or not queued:
@@ -189,6 +193,7 @@ def retry(sweep: str, results: str) -> None:
     again = [row.folder.name for row in statuses(sweep, results) if row.state in ("failed", "cancelled", "silent")]
     known = {Path(cell).name: (cell, own) for one in submissions for cell, own in one.record["cells"].items()}
     cells = dict(known[name] for name in again if name in known)
+    cells = {cell: [one for one in own if one != "force=true"] for cell, own in cells.items()}  # go on, not afresh
     if not cells:
         raise ValueError(f"no cell of {sweep} that was submitted to SLURM has failed: there is nothing to retry")
     submit(sweep, cells, submissions[-1].record["launcher"], Path(results))

@@ -102,7 +102,7 @@ class Generation:
         for connection, process in self._engines.items():
             connection.close()  # the engine sees it at its next step and leaves
             if kind is not None:
-                process.terminate()
+                process.kill()  # it has nothing to save, and one that starts up would not hear a request
         for process in self._engines.values():
             process.join(10)
             if process.is_alive():
