@@ -60,6 +60,8 @@ def join(machine: MachineConfig) -> torch.device:
     """Take this rank's device and join the other ranks, once in a process; the environment says where they are."""
     cuda = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
     local = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.device_count() == 1:  # as under `srun --gpus-per-task=1`, where each process sees its own
+        local = 0
     if cuda:
         torch.cuda.set_device(local)
     if not dist.is_initialized():
