@@ -16,7 +16,8 @@ from typing import Any
 import sympy
 from sympy.parsing.sympy_parser import standard_transformations, stringify_expr
 
-from losslab.evaluation.latex import Formula, Unreadable
+from losslab.evaluation.latex import Formula
+from losslab.evaluation.latex_tokens import Unreadable
 from losslab.evaluation.values import differ
 
 MATHEMATICS = {
