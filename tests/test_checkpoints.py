@@ -92,7 +92,7 @@ def unsign(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, tamper, lose, unsign])
-def test_a_damaged_checkpoint_is_passed_over(config, run, unfinished, damage):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, run, unfinished, damage):
     damage(unfinished / "checkpoints/step-00000004")
     assert damaged(unfinished / "checkpoints/step-00000004") is not None
     assert damaged(unfinished / "checkpoints/step-00000002") is None

@@ -2,7 +2,7 @@
 
 A checkpoint is copied to host memory at once and written by a thread while training goes on. It is written beside its
 place; rank 0 renames it when every rank is done and the hash of every file is beside it. What is there is therefore
-whole, and what was damaged later is noticed and passed over. It can be read by another number of ranks.
+whole, and what was damaged later is noticed and removed. It can be read by another number of ranks.
 """
 
 import hashlib
