@@ -311,6 +311,18 @@ def test_a_second_benchmark_leaves_the_first_one_alone(root, finished):
     assert records.read_bytes() == before and files() == trained
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_request_before_the_first_step_ends_the_run_at_once(root, place, number):
+    """Loading may take as long as a scheduler's patience, and there is nothing to save yet."""
+    process = subprocess.Popen(command(root, DFT), cwd=place, start_new_session=True)
+    wait_for(lambda: any(state.get("state") == "training" for state in cells(place).values()), process)
+    os.killpg(process.pid, number)  # to everybody, as SLURM and a terminal do
+    assert process.wait(60) == 75
+    wait_for_the_end_of_all(process.pid)
+    assert [state["state"] for state in cells(place).values()] == ["interrupted"]
+    assert not lines(place, "results/cells/*/metrics.jsonl")
+
+
 def test_two_processes_of_torchrun_make_the_same_cell(root, sweep, place):
     folder, _ = sweep
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
