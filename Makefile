@@ -40,7 +40,7 @@ check: setup ## formatting, lint and types
 	@$(BIN)/mypy
 
 tables: setup ## rebuild all tables and figures from the records
-	@$(BIN)/python tabulate.py
+	@$(BIN)/python table.py
 
 status: setup ## how the sweeps stand: waiting, running, preempted, failed, done
 	@$(BIN)/python status.py

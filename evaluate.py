@@ -10,7 +10,7 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
     import sys
     from pathlib import Path
 
-    if not sys.flags.safe_path:  # this folder last: its tabulate.py and evaluate.py are not the libraries' ones
+    if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
     arguments = sys.argv[1:]
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)

@@ -8,7 +8,7 @@ python status.py SWEEP retry=failed      submit its failed, cancelled and lost c
 if __name__ == "__main__":
     import sys
 
-    if not sys.flags.safe_path:  # this folder last: its tabulate.py and evaluate.py are not the libraries' ones
+    if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
     from losslab import slurm, status
 

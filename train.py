@@ -6,7 +6,7 @@ python train.py -m loss=dft,sft model=qwen2.5-math-1.5b
 if __name__ == "__main__":  # the imports too: every worker process reads this file
     import sys
 
-    if not sys.flags.safe_path:  # this folder last: its tabulate.py and evaluate.py are not the libraries' ones
+    if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
     from losslab.cell import run
     from losslab.compose import entry

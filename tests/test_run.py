@@ -105,7 +105,7 @@ def test_finished_cells_are_skipped_and_tables_rebuilt(root, sweep):
     planned = run(root, folder, "-m", "seed=0,7", "plan=true")
     assert "done" in planned.stdout and "to run" in planned.stdout and len(cells(folder)) == 4
     (folder / "results/tables/ablation/table.md").unlink()
-    built = subprocess.run([sys.executable, root / "tabulate.py"], cwd=folder, capture_output=True, text=True)
+    built = subprocess.run([sys.executable, root / "table.py"], cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     assert (folder / "results/tables/ablation/table.md").read_text() == before
 

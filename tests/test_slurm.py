@@ -489,11 +489,11 @@ def test_the_commands_of_the_guide(cluster, root, checkpoint, tmp_path):
     assert "3 cells" in run(sweep.replace("hydra/launcher=slurm", "hydra/launcher=mine plan=true"), LAUNCHER="")
     assert "trial: 1 cells, 1 done" in run(trial, LAUNCHER=" ".join(launcher))
     assert "3 cells submitted as job" in run(sweep, LAUNCHER=" ".join(launcher))
-    watch, cancel, retry, tabulate = after.strip().splitlines()
+    watch, cancel, retry, table = after.strip().splitlines()
     assert "table1: 3 cells, 3 done" in run(watch)
     until(place.over("table1"), place)
     assert "table1: 0 jobs cancelled" in run(cancel)
-    assert "dft" in run(tabulate) and place.states("table1") == ["done"] * 3
+    assert "dft" in run(table) and place.states("table1") == ["done"] * 3
     again = subprocess.run(
         ["bash", "-c", retry], cwd=place.folder, env=place.environment, capture_output=True, text=True
     )

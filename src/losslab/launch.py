@@ -120,7 +120,7 @@ def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConf
     gpus = 0 if machine.device == Device.cpu else torch.cuda.device_count()
     if gpus and count(machine) > gpus:
         raise ValueError(f"machine.workers={machine.workers}, but {gpus} GPUs are visible here: lower it")
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # or the fork server takes our tabulate.py for the library
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # or the fork server takes our evaluate.py for the library
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: a quarter off the head's time on a CPU
     multiprocessing.set_forkserver_preload(PRELOAD)
     with shielded():

@@ -78,7 +78,7 @@ class Sweep(Callback):
         try:
             publish(config.sweep, config.machine.results)
         except OSError as error:  # a full disk must not hide what failed before
-            print(f"the table is not written: {error}; python tabulate.py does it again", file=sys.stderr)
+            print(f"the table is not written: {error}; python table.py does it again", file=sys.stderr)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
         failed = {folder: state for folder, state in cells.items() if state.get("state") == "failed"}
         for folder, state in [] if told else failed.items():

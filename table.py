@@ -1,12 +1,12 @@
 """Rebuild the table and figure of a sweep, or of all, from records alone.
 
-python tabulate.py [sweep ...] [results=FOLDER]
+python table.py [sweep ...] [results=FOLDER]
 """
 
 if __name__ == "__main__":
     import sys
 
-    if not sys.flags.safe_path:  # this folder last: its tabulate.py and evaluate.py are not the libraries' ones
+    if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
     from losslab.publish import rebuild
 
