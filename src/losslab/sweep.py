@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from losslab import tracking
 from losslab.compose import read
 from losslab.crew import main_process
 from losslab.messages import sentence
@@ -77,6 +78,8 @@ class Sweep(Callback):
         config = self.configs[0]
         try:
             publish(config.sweep, config.machine.results)
+            if line := tracking.hint(config):
+                print(line, flush=True)
         except OSError as error:  # a full disk must not hide what failed before
             print(f"the table is not written: {error}; python table.py does it again", file=sys.stderr)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
