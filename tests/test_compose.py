@@ -123,7 +123,7 @@ def test_numbers_of_a_plan_are_short():
         (["dataset=embedded", "dataset.rows=null"], "dataset.rows has no value: the embedded data set is made on the"),
         (
             ["dataset=embedded", "loss=dpo", "dataset.rejected_column=bad"],
-            "embedded has no column 'bad' but ['problem', 'solution']: set dataset.rejected_column",
+            "embedded has no column 'bad' but ['problem', 'solution', 'answer']: set dataset.rejected_column",
         ),
         (["benchmark=[math50]"], "benchmark=math50 does not exist; did you mean math500?"),
         (["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate; there are _target_, lr, weight_decay"),
