@@ -156,17 +156,9 @@ def test_wandb_has_config_curves_scores_over_steps_samples_and_the_table(cell):
     table = Offline(Path(config.machine.results) / "tables/ablation")
     assert (table.run.run_group, table.run.job_type) == ("ablation", "table")
     shown = table.table("table")
-    assert shown["columns"] == [
-        "model",
-        "objective",
-        "tiny_add",
-        "tiny_add ±",
-        "average",
-        "average ±",
-        "seeds",
-        "cells",
-    ]
-    assert shown["data"] == [["tiny", "dft", 75.0, 3.0, 75.0, 3.0, 1, 1]]
+    numbers = ["seeds", "seeds_asked", "tiny_add", "tiny_add_half", "average", "average_half"]
+    assert shown["columns"] == ["model", "objective", *numbers]
+    assert shown["data"] == [["tiny", "dft", 1, 1, 75.0, 3.0, 75.0, 3.0]]
 
 
 def test_a_run_that_goes_on_is_one_run_and_told_once(cell):
@@ -236,7 +228,7 @@ def test_tensorboard_has_the_same(cell):
     assert told["seed"].number_value == 0
     table = EventAccumulator(str(Path(config.machine.results) / "tables/ablation/tensorboard/table")).Reload()
     (text,) = table.Tensors("table/text_summary")
-    assert "| tiny | dft | 75 | 3 | 75 | 3 | 1 | 1 |" in text.tensor_proto.string_val[0].decode()
+    assert "| tiny | dft | 1 | 1 | 75 | 3 | 75 | 3 |" in text.tensor_proto.string_val[0].decode()
 
 
 def test_a_failing_tracker_is_a_remark(cell, monkeypatch, capsys):

@@ -119,7 +119,7 @@ def order(config: Config, cell: Cell) -> dict[str, Any]:
         "scores": str(scores),
         "benchmarks": benchmarks,
         "checkpoints": config.tracker.checkpoints,
-        "sweep": {"name": config.sweep.name, "question": config.sweep.question},
+        "sweep": asdict(config.sweep),
         "results": str(results),
         "cell": common | own,
         "table": common | of_sweep,

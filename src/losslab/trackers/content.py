@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from losslab import paper, render
 from losslab.diagnostics import EDGES
 from losslab.files import read_json, read_lines
 from losslab.records import Cell
@@ -77,11 +78,5 @@ def summary(cell: Cell, scores: Path) -> dict[str, Any]:
 
 
 def ablation(table: Ablation) -> Table:
-    """The table of a sweep with each mean and half interval (None: not known) in columns of their own."""
-    columns = ["model", "objective", *(f"{c}{part}" for c in table.columns for part in ("", " ±")), "seeds", "cells"]
-    rows = []
-    for row in table.rows:
-        found = [row.value(column) for column in table.columns]
-        numbers = [x for value in found for x in ((value.mean, value.half) if value else (None, None))]
-        rows.append([row.names["model"], row.label, *numbers, len(row.scored), len(row.entries)])
-    return Table(columns, rows)
+    """The table of a sweep, each number in a column of its own."""
+    return Table(*render.records(table, paper.compare(table)))

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.tensorboard import FileWriter, summary
 
-from losslab.tables import flatten
+from losslab.collect import science
 from losslab.trackers import About, Entry, Table
 
 
@@ -22,8 +22,8 @@ class TensorBoard:
             file.unlink()
         self.end = []
         if about.config:
-            science = flatten(about.config) | {"seed": about.config["seed"]}
-            plain = {key: value if isinstance(value, (int, float)) else str(value) for key, value in science.items()}
+            own = science(about.config) | {"seed": about.config["seed"]}
+            plain = {key: value if isinstance(value, int | float) else str(value) for key, value in own.items()}
             # Of the scores it takes the names; their values are those of the curves.
             *begin, end = summary.hparams(plain, dict.fromkeys(about.scores, 0.0))
             self.end.append(end)
