@@ -85,6 +85,14 @@ def grid(config: DictConfig) -> list[list[str]]:
     return [list(cell) for batch in batches for cell in batch]
 
 
+def beside(config: DictConfig) -> list[str]:
+    """Where files of groups are looked for besides conf/, as an override of every cell of a multirun.
+
+    Hydra keeps `hydra.searchpath` apart from the overrides of cells.
+    """
+    return [override for override in config.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
+
+
 def recorded(record: Path, overrides: list[str]) -> Config:
     """The configuration in a cell's config.yaml, but for `overrides` of its scoring; the machine is this one.
 

@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from losslab import tracking
-from losslab.compose import grid, read
+from losslab.compose import beside, grid, read
 from losslab.crew import main_process
 from losslab.messages import sentence
 from losslab.plan import show
@@ -36,7 +36,8 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with refusing():
-            self._start([compose(config.hydra.job.config_name, cell, True) for cell in grid(config)])
+            cells = [[*beside(config), *cell] for cell in grid(config)]
+            self._start([compose(config.hydra.job.config_name, cell, True) for cell in cells])
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         with refusing():
@@ -92,12 +93,13 @@ class Sweep(Callback):
 def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, list[str]]:
     """The folders and overrides of the cells of a multirun that are not done."""
     found = {}
-    for own in overrides:
-        composed = compose(config.hydra.job.config_name, list(own), True)
+    for cell_overrides in overrides:
+        own = [*beside(config), *cell_overrides]
+        composed = compose(config.hydra.job.config_name, own, True)
         one = read(composed, composed.hydra.runtime.choices)
         cell = Cell.of(one)
         if one.force or not cell.done(one):
-            found[cell.folder] = list(own)
+            found[cell.folder] = own
     return found
 
 
