@@ -167,12 +167,19 @@ def test_a_run_that_goes_on_is_one_run_and_told_once(cell):
     identity = report(config, found)["id"]
     write_lines(found.metrics, [row(1)])  # the run was killed, and its checkpoint is of step 1
     train(found, first=2)
-    score(found, config, 75.0)
-    score(found, config, 60.0, step=2)
     report(config, found)
     run = Offline(found.folder)  # one folder
     assert run.run.run_id == identity
     assert run.curve("train/loss") == [(1, 0.5), (2, 0.25), (3, 0.5 / 3)]
+    synced = run.file.parent.rename(found.folder / "wandb" / f"offline-run-20260101_000000-{identity}")
+    (synced / f"run-{identity}.wandb.synced").touch()  # as `wandb sync` leaves it
+    score(found, config, 75.0)
+    score(found, config, 60.0, step=2)
+    report(config, found)
+    assert synced.is_dir()
+    synced.rename(found.folder / "synced")
+    run = Offline(found.folder)  # what W&B has not yet
+    assert run.run.run_id == identity and run.curve("train/loss") == []
     assert run.curve("scores/average") == [(3, 75.0), (2, 60.0)]
     other = replace(config, eval=replace(config.eval, temperature=0.5))
     assert tracking.order(other, found)["cell"]["id"] != identity  # scores of another protocol are another run
