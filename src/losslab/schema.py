@@ -109,6 +109,11 @@ class Gold(Choice):
     hashes = "hashes"
 
 
+class End(Choice):
+    rare = "rare"
+    sure = "sure"
+
+
 @dataclass
 class ModelConfig:
     path: str = MISSING  # hub id, folder of a checkpoint, or `embedded`
@@ -241,10 +246,25 @@ class MachineConfig:
 
 
 @dataclass
+class DirectionConfig:
+    """What a sweep is expected to show of two of its rows, each named by keys that its cells have (losslab.directions).
+
+    A key is one of the configuration, such as `optimizer.lr`, or `loss`, `dataset`, `method`.
+    """
+
+    claim: str = MISSING
+    higher: dict[str, Any] = field(default_factory=dict)
+    lower: dict[str, Any] = field(default_factory=dict)
+    step: int | None = None  # after so many steps, of which there are exports, in place of at the end
+    grows: End | None = None  # in place of `lower`: the end of the histogram of target probabilities that grows
+
+
+@dataclass
 class SweepConfig:
     name: str = "ablation"  # tables of this sweep go to results/tables/<name>
     question: str = ""
     next: str = ""  # a command to try after this sweep
+    directions: list[DirectionConfig] = field(default_factory=list)
 
 
 @dataclass
