@@ -15,6 +15,7 @@ from losslab.schema import EMBEDDED
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 CONF = ROOT / "conf"
+EXPERIMENTS = ROOT / "experiments"
 
 
 @contextmanager
