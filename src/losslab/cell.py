@@ -9,7 +9,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from losslab import adapters, lora, tracking
+from losslab import adapters, lora, probabilities, tracking
 from losslab.batches import Schedule
 from losslab.crew import WorkerError, agree, joined, main_process, nodes
 from losslab.data import Examples, prepare
@@ -104,7 +104,7 @@ def finished(config: Config, cell: Cell) -> bool:
     if config.force and not again and cell.state().get("state") in ("done", "failed", "trained"):
         cell.clear()
     cell.declare(config)
-    if cell.done(config) or (config.stage == Stage.train and cell.trained(config)):
+    if cell.done(config) or (config.stage == Stage.train and cell.trained(config) and cell.measured(config)):
         print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
         return True
     tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
@@ -121,7 +121,7 @@ def finished(config: Config, cell: Cell) -> bool:
 
 
 def trained_model(config: Config, cell: Cell) -> str:
-    """The path of the cell's model, trained now if it is not there."""
+    """The path of the cell's model, trained now if it is not there, and measured where that is asked for."""
     base = base_model(config)
     if config.names.loss == BASE:
         return base.path
@@ -133,6 +133,12 @@ def trained_model(config: Config, cell: Cell) -> str:
         if main_process():
             before = cell.state().get("training_seconds", 0.0)
             cell.update(training_seconds=round(before + time.monotonic() - began, 1))
+    if agree(config.machine, lambda: not cell.measured(config)):
+        data = agree(config.machine, lambda: str(prepared(replace(config, model=base))))
+        trained = replace(base, path=str(cell.model), revision=None)
+        found = {when: probabilities.of(config, model, data) for when, model in (("before", base), ("after", trained))}
+        if main_process():
+            write_json(cell.probabilities, {"examples": config.machine.probabilities} | found)
     return str(cell.model)
 
 
@@ -165,13 +171,11 @@ def base_model(config: Config) -> ModelConfig:
 
 def train_model(config: Config, folder: Path) -> None:
     """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
-    cache = Path(config.machine.results) / "cache"
 
-    def prepared() -> str:
-        tokenizer = load_tokenizer(config.model)
+    def check_and_prepare() -> str:
         if config.adapter.rank:
             lora.check(structure(config.model), config.adapter)
-        data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
+        data = prepared(config)
         examples = Examples.load(data)
         steps = Schedule.of(config.train, config.seed, examples).steps
         if steps == 0:
@@ -180,7 +184,14 @@ def train_model(config: Config, folder: Path) -> None:
         print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in examples.report.items()), flush=True)
         return str(data)
 
-    data = agree(config.machine, prepared)
+    data = agree(config.machine, check_and_prepare)
     about = [content(config.model.path), config.model.revision, Path(data).name, str(config.train.precision)]
+    cache = Path(config.machine.results) / "cache"
     reference = cache / "reference" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.npy"
     launch(train, config, data, str(folder), str(reference), machine=config.machine, logs=folder / "logs")
+
+
+def prepared(config: Config) -> Path:
+    """The folder of the cell's examples, tokenised now if they are not there."""
+    cache = Path(config.machine.results) / "cache"
+    return prepare(config.dataset, config.train, load_tokenizer(config.model), config.model.train_prompt, cache)

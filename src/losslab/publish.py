@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from losslab import curves, tables
+from losslab import curves, histograms, tables
 from losslab.curves import Curve
 from losslab.diagnostics import EDGES
 from losslab.files import lock, read_json, read_lines, write
@@ -29,12 +29,16 @@ def publish(sweep: SweepConfig, results: str) -> None:
         if over_steps := curves_of(table):
             write(folder / "steps.csv", curves.spreadsheet(over_steps, table.columns))
             curves.figure(over_steps, table.columns, folder / "steps.png")
+        if measured := histograms.collect(table):
+            histograms.publish(measured, folder)
     console = Console()
     console.print(tables.rich(table))
     if scored:
         console.print(f"figure:  {folder / 'figure.png'}", highlight=False, soft_wrap=True)
     if over_steps:
         console.print(f"steps:   {folder / 'steps.png'}, steps.csv", highlight=False, soft_wrap=True)
+    if measured:
+        console.print(f"targets: {folder / 'probabilities.png'}, .md, .csv", highlight=False, soft_wrap=True)
     console.print(f"table:   {folder / 'table.md'}, table.csv", highlight=False, soft_wrap=True)
     console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)
     if sweep.next:
