@@ -10,11 +10,10 @@ import torch
 from test_training import data_rows, make, sequence
 from transformers import AutoModelForCausalLM
 
-from losslab import histograms, probabilities, world
-from losslab.cell import prepared
+from losslab import polarisation, probabilities, world
 from losslab.data import Examples
 from losslab.diagnostics import EDGES
-from losslab.histograms import Histogram, Pair
+from losslab.polarisation import Histogram, Pair
 from losslab.schema import AdapterConfig, Precision
 
 ASKED = 17  # of 22 rows
@@ -50,7 +49,7 @@ def naive(model: Path, rows: Path) -> tuple[np.ndarray, list[str]]:
 @pytest.mark.parametrize("machine", [{}, {"workers": 2, "micro_batch_tokens": 64}], ids=["one rank", "two ranks"])
 def test_counts_equal_those_of_full_softmax(peaked, rows, tmp_path, machine):
     config = make(peaked, rows, tmp_path, "dft", probabilities=ASKED, **machine)
-    found = probabilities.of(config, config.model, str(prepared(config)))
+    found = probabilities.of(config, config.model, config.model)
     p, texts = naive(peaked, rows)
     assert all(np.abs(np.log(p / edge)).min() > 1e-5 for edge in EDGES[1:-1])  # no token is at an edge
     expected = [sum(low <= x < high for x in p) for low, high in zip(EDGES, [*EDGES[1:-1], 2.0], strict=False)]
@@ -64,15 +63,14 @@ def test_counts_equal_those_of_full_softmax(peaked, rows, tmp_path, machine):
 
 def test_a_model_is_measured_once_whatever_trains_it(peaked, checkpoint, rows, tmp_path):
     config = make(peaked, rows, tmp_path, "dft", probabilities=4)
-    data = str(prepared(config))
-    probabilities.of(config, config.model, data)
+    probabilities.of(config, config.model, config.model)
     (first,) = tmp_path.glob("cache/probabilities/*.json")
     first.write_text('{"kept": true}')
     adapted = replace(config, adapter=AdapterConfig(rank=4, target_modules=["q_proj"]), seed=9, loss={})
-    assert probabilities.of(adapted, config.model, data) == {"kept": True}
-    other = probabilities.of(config, replace(config.model, path=str(checkpoint)), data)
+    assert probabilities.of(adapted, config.model, config.model) == {"kept": True}
+    other = probabilities.of(config, config.model, replace(config.model, path=str(checkpoint)))
     rounded = replace(config, train=replace(config.train, precision=Precision.bf16))
-    assert other["tokens"] == probabilities.of(rounded, config.model, data)["tokens"]
+    assert other["tokens"] == probabilities.of(rounded, config.model, config.model)["tokens"]
     assert len(list(tmp_path.glob("cache/probabilities/*.json"))) == 3
 
 
@@ -97,7 +95,7 @@ def test_the_table_the_numbers_and_the_figure(tmp_path):
         record({0.0: 4, 0.9: 6}, [["a|b", 3], [" the", 1]], [["\n", 6]]),
     ]
     pairs = [Pair(before, Histogram("dft", seeds)), Pair(before, Histogram("sft", seeds[:1]))]
-    histograms.publish(pairs, tmp_path)
+    polarisation.publish(pairs, tmp_path)
     lines = (tmp_path / "probabilities.md").read_text().splitlines()
     half = 12.706 * 10  # Student's t of one degree, times the standard error of 20% and 40%
     assert lines[2:7] == [
@@ -112,7 +110,7 @@ def test_the_table_the_numbers_and_the_figure(tmp_path):
     assert [row[3:] for row in table if row[0] == "dft" and row[1] == "0.5"] == [["0.0", "0.0", "2"]]
     drawn = {name: (tmp_path / f"probabilities.{name}").read_bytes() for name in ("png", "svg")}
     assert drawn["png"].startswith(b"\x89PNG") and b"</svg>" in drawn["svg"]
-    histograms.publish(pairs, tmp_path)
+    polarisation.publish(pairs, tmp_path)
     assert (tmp_path / "probabilities.svg").read_bytes() == drawn["svg"]
 
 

@@ -134,9 +134,8 @@ def trained_model(config: Config, cell: Cell) -> str:
             before = cell.state().get("training_seconds", 0.0)
             cell.update(training_seconds=round(before + time.monotonic() - began, 1))
     if agree(config.machine, lambda: not cell.measured(config)):
-        data = agree(config.machine, lambda: str(prepared(replace(config, model=base))))
-        trained = replace(base, path=str(cell.model), revision=None)
-        found = {when: probabilities.of(config, model, data) for when, model in (("before", base), ("after", trained))}
+        models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
+        found = {when: probabilities.of(config, base, model) for when, model in models.items()}
         if main_process():
             write_json(cell.probabilities, {"examples": config.machine.probabilities} | found)
     return str(cell.model)
@@ -171,11 +170,13 @@ def base_model(config: Config) -> ModelConfig:
 
 def train_model(config: Config, folder: Path) -> None:
     """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
+    cache = Path(config.machine.results) / "cache"
 
-    def check_and_prepare() -> str:
+    def prepared() -> str:
+        tokenizer = load_tokenizer(config.model)
         if config.adapter.rank:
             lora.check(structure(config.model), config.adapter)
-        data = prepared(config)
+        data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
         examples = Examples.load(data)
         steps = Schedule.of(config.train, config.seed, examples).steps
         if steps == 0:
@@ -184,14 +185,7 @@ def train_model(config: Config, folder: Path) -> None:
         print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in examples.report.items()), flush=True)
         return str(data)
 
-    data = agree(config.machine, check_and_prepare)
+    data = agree(config.machine, prepared)
     about = [content(config.model.path), config.model.revision, Path(data).name, str(config.train.precision)]
-    cache = Path(config.machine.results) / "cache"
     reference = cache / "reference" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.npy"
     launch(train, config, data, str(folder), str(reference), machine=config.machine, logs=folder / "logs")
-
-
-def prepared(config: Config) -> Path:
-    """The folder of the cell's examples, tokenised now if they are not there."""
-    cache = Path(config.machine.results) / "cache"
-    return prepare(config.dataset, config.train, load_tokenizer(config.model), config.model.train_prompt, cache)

@@ -120,7 +120,7 @@ def rows_of(config: Config) -> int | None:
     return rows if dataset.rows is None else min(rows, dataset.rows)
 
 
-def memory(config: Config, architecture: Any, parameters: int, devices: Devices) -> float:
+def memory(config: Config, architecture: Any, parameters: int, devices: Devices | None = None) -> float:
     """Estimated peak bytes on each device: weights, gradients and Adam's two moments, sharded over the workers;
     the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
 
@@ -128,6 +128,7 @@ def memory(config: Config, architecture: Any, parameters: int, devices: Devices)
     counted: it was a few per cent to two thirds of the estimate in runs of five shapes.
     """
     machine, train = config.machine, config.train
+    devices = devices or Devices.of(machine)
     width, layers, inner = architecture.hidden_size, architecture.num_hidden_layers, architecture.intermediate_size
     heads = architecture.num_attention_heads
     kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from losslab.crew import agree, main_process
-from losslab.data import Examples
+from losslab.data import Examples, prepare
 from losslab.diagnostics import EDGES
 from losslab.files import content, lock, read_json, write_json
 from losslab.launch import launch
@@ -30,24 +30,30 @@ FREQUENT = 20  # tokens that are named for each end
 SEED = 0  # of the choice of examples, the same for all cells, so that they can be compared
 
 
-def of(config: Config, model: ModelConfig, data: str) -> dict[str, Any]:
-    """Where a model's probabilities of the answer tokens in `data`, a folder of `Examples`, lie.
+def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
+    """Where a model's probabilities of the answer tokens of a cell's training set lie; `base` is what tokenises them.
 
     {edges, counts, tokens, lowest, highest}: `counts[i]` of the tokens lie in [edges[i], edges[i + 1]), the last bin
     closed; `lowest` and `highest` are the most frequent tokens of the two end bins, as [text, count]. Over
     `machine.probabilities` examples. Called by every process of a cell.
     """
-    cache = Path(config.machine.results) / "cache" / "probabilities"
+    cache = Path(config.machine.results) / "cache"
+
+    def examples() -> str:
+        tokenizer = load_tokenizer(base)
+        return str(prepare(config.dataset, config.train, tokenizer, base.train_prompt, cache))
+
+    data = agree(config.machine, examples)
     asked = config.machine.probabilities
-    about = [content(model.path), model.revision, Path(data).name, str(config.train.precision), asked]
+    about = (content(model.path), model.revision, Path(data).name, str(config.train.precision), asked)
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    file = cache / f"{key}.json"
+    file = cache / "probabilities" / f"{key}.json"
     # The exported model has its adapters merged, and what is not trained needs no master weights.
     plain = replace(config, model=model, adapter=AdapterConfig())
     plain = replace(plain, train=replace(plain.train, weights=plain.train.precision))
-    with lock(cache / key, quiet=True) if main_process() else nullcontext():
+    with lock(file.with_suffix(""), quiet=True) if main_process() else nullcontext():
         if agree(config.machine, lambda: not file.exists()):
-            launch(measure, plain, data, str(file), machine=config.machine, logs=cache / key)
+            launch(measure, plain, data, str(file), machine=config.machine, logs=file.with_suffix(""))
     return read_json(file)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from losslab import curves, histograms, tables
+from losslab import curves, polarisation, tables
 from losslab.curves import Curve
 from losslab.diagnostics import EDGES
 from losslab.files import lock, read_json, read_lines, write
@@ -29,8 +29,8 @@ def publish(sweep: SweepConfig, results: str) -> None:
         if over_steps := curves_of(table):
             write(folder / "steps.csv", curves.spreadsheet(over_steps, table.columns))
             curves.figure(over_steps, table.columns, folder / "steps.png")
-        if measured := histograms.collect(table):
-            histograms.publish(measured, folder)
+        if measured := polarisation.collect(table):
+            polarisation.publish(measured, folder)
     console = Console()
     console.print(tables.rich(table))
     if scored:
