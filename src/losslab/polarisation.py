@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from losslab.evaluation.scores import student
+from losslab import plots
+from losslab.estimate import Estimate
 from losslab.files import read_json, write
 from losslab.records import PROBABILITIES
 from losslab.tables import Table
@@ -108,22 +109,16 @@ def spreadsheet(pairs: list[Pair]) -> str:
     writer.writerow(["objective", "from", "to", "percent", "half", "seeds"])
     for found in distinct(pairs):
         for low, high, shares in zip(found.edges, found.edges[1:], found.shares.T, strict=False):
-            writer.writerow([found.label, low, high, shares.mean(), _half(shares), len(shares)])
+            own = Estimate.over_seeds(shares.tolist())
+            writer.writerow([found.label, low, high, own.mean, own.half, len(shares)])
     return out.getvalue()
 
 
 def figure(pairs: list[Pair], path: Path) -> None:
-    """A panel for each row: the shares of the bins before and after, on a log axis. Written as .png and .svg."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams["svg.hashsalt"] = NAME  # the same records give the same file
+    """A panel for each row: the shares of the bins before and after, on a log axis."""
     across = min(4, len(pairs))
     down = -(-len(pairs) // across)
-    size = (1.2 + 3 * across, 1 + 2.6 * down)
-    figure, grid = plt.subplots(down, across, figsize=size, layout="constrained", sharey=True, squeeze=False)
+    figure, grid = plots.canvas(down, across, figsize=(1.2 + 3 * across, 1 + 2.6 * down), sharey=True, squeeze=False)
     panels = grid.flatten()
     for panel in panels[len(pairs) :]:
         panel.set_axis_off()
@@ -140,21 +135,12 @@ def figure(pairs: list[Pair], path: Path) -> None:
         row[0].set_ylabel("share of answer tokens, %")
     figure.supxlabel("probability of the target token", fontsize="medium")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"), dpi=130)
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    plt.close(figure)
-
-
-def _half(values: np.ndarray) -> float | None:
-    """Half of the 95% interval of a mean over seeds; None for one seed."""
-    n = len(values)
-    return float(student(n - 1) * values.std(ddof=1) / n**0.5) if n > 1 else None
+    plots.save(figure, path)
 
 
 def _percent(values: np.ndarray) -> str:
-    half = _half(values)
-    return f"{values.mean():.2f}" if half is None else f"{values.mean():.2f} ± {half:.2f}"
+    found = Estimate.over_seeds(values.tolist())
+    return f"{found.mean:.2f}" if found.half is None else f"{found.mean:.2f} ± {found.half:.2f}"
 
 
 def _code(text: str) -> str:
