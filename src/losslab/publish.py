@@ -69,8 +69,7 @@ def rebuild(sweeps: list[str], results: str) -> None:
     if not known and not sweeps:
         raise ValueError(f"no record of any sweep under {results}: run one first, or set results=FOLDER")
     for name in sweeps or sorted(known):
-        grid = artefacts.declared(name, results)
-        sweep = grid[0].sweep if grid else SweepConfig(name=name, question=known.get(name, ""))
+        sweep = artefacts.layout(name) or SweepConfig(name=name, question=known.get(name, ""))
         check_built(sweep)
         publish(sweep, results)
 
