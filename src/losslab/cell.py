@@ -9,7 +9,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from losslab import adapters, lora, tracking
+from losslab import adapters, lora, probabilities, tracking
 from losslab.batches import Schedule
 from losslab.crew import WorkerError, agree, joined, main_process, nodes
 from losslab.data import Examples, prepare
@@ -104,7 +104,7 @@ def finished(config: Config, cell: Cell) -> bool:
     if config.force and not again and cell.state().get("state") in ("done", "failed", "trained"):
         cell.clear()
     cell.declare(config)
-    if cell.done(config) or (config.stage == Stage.train and cell.trained(config)):
+    if cell.done(config) or (config.stage == Stage.train and cell.trained(config) and cell.measured(config)):
         print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
         return True
     tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
@@ -121,7 +121,7 @@ def finished(config: Config, cell: Cell) -> bool:
 
 
 def trained_model(config: Config, cell: Cell) -> str:
-    """The path of the cell's model, trained now if it is not there."""
+    """The path of the cell's model, trained now if it is not there, and measured where that is asked for."""
     base = base_model(config)
     if config.names.loss == BASE:
         return base.path
@@ -133,6 +133,11 @@ def trained_model(config: Config, cell: Cell) -> str:
         if main_process():
             before = cell.state().get("training_seconds", 0.0)
             cell.update(training_seconds=round(before + time.monotonic() - began, 1))
+    if agree(config.machine, lambda: not cell.measured(config)):
+        models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
+        found = {when: probabilities.of(config, base, model) for when, model in models.items()}
+        if main_process():
+            write_json(cell.probabilities, {"examples": config.machine.probabilities} | found)
     return str(cell.model)
 
 

@@ -46,6 +46,7 @@ BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
     "machine.keep_last": (1, ANY),
     "machine.keep_every": (1, ANY),
     "machine.export_steps": (1, ANY),
+    "machine.probabilities": (1, ANY),
     "machine.tensor_parallel": (1, ANY),
 }
 

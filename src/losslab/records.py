@@ -1,7 +1,7 @@
 """What is kept of a cell: one folder with its configuration, environment, metrics, model and scores.
 
     results/cells/<model>-<dataset>-<loss>-s<seed>-<identity>/
-        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl
+        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl  probabilities.json
         checkpoints/  steps/<step>/  model/  scores/<protocol>-<identity>/  scores/<protocol>-<identity>/steps/<step>/
 
 A kill leaves the old file or the whole new one.
@@ -28,6 +28,7 @@ from losslab.identity import identity, protocol
 from losslab.schema import BASE, Config
 from losslab.snapshot import changes, commit, dirty
 
+PROBABILITIES = "probabilities.json"
 KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
 PACKAGES = (
     "torch",
@@ -71,6 +72,11 @@ class Cell:
     def metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
 
+    @property
+    def probabilities(self) -> Path:
+        """Where the probabilities of training targets lie before and after training, where that was asked for."""
+        return self.folder / PROBABILITIES
+
     def steps(self) -> dict[int, Path]:
         """Models exported on the way, by step; one of the last step would be the finished model again."""
         found = {int(path.name): path for path in sorted(self.folder.glob("steps/" + 8 * "[0-9]"))}
@@ -98,9 +104,15 @@ class Cell:
             samples.get(name) == config.eval.samples for name in config.benchmark
         )
 
+    def measured(self, config: Config) -> bool:
+        """Whether the record has the probabilities that are asked for. A base has no training data to measure."""
+        asked = config.machine.probabilities
+        return config.names.loss == BASE or asked in (None, read_json(self.probabilities).get("examples"))
+
     def done(self, config: Config) -> bool:
-        """Whether the cell is trained, and scored with all its steps."""
-        return self.trained(config) and all(self.scored(config, step) for step in [None, *self.steps()])
+        """Whether the cell is trained, measured, and scored with all its steps."""
+        made = self.trained(config) and self.measured(config)
+        return made and all(self.scored(config, step) for step in [None, *self.steps()])
 
     def declare(self, config: Config) -> None:
         """Make the cell a member of the sweep's table. A cell can be in several, in each under the name of a method."""

@@ -240,6 +240,7 @@ class MachineConfig:
     keep_last: int = 1  # how many checkpoints stay while a run goes on
     keep_every: int | None = None  # steps whose multiples' checkpoints stay for good
     export_steps: int | None = None  # every so many steps the model is exported to <cell>/steps too
+    probabilities: int | None = None  # training examples on which the base and the trained model are compared
     engine: Engine = Engine.auto
     tensor_parallel: int = 1  # GPUs that share one vLLM engine, for a model that one cannot hold
     grading_seconds: float = 3.0  # limit for one answer

@@ -31,23 +31,23 @@ class Sweep(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with refusing():
-            self._start([config])
+            self._start([config], config)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with refusing():
-            self._start([compose(config.hydra.job.config_name, cell, True) for cell in grid(config)])
+            self._start([compose(config.hydra.job.config_name, cell, True) for cell in grid(config)], config)
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         with refusing():
             self._end(told=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
+        if on_slurm(config):
             return  # it has only begun; each cell publishes the table when it ends
         with refusing():
             self._end()
 
-    def _start(self, composed: list[DictConfig]) -> None:
+    def _start(self, composed: list[DictConfig], sweep: DictConfig) -> None:
         """Check all cells, then say what is going to happen; with `plan=true` nothing more does."""
         mistakes = []
         for one in composed:
@@ -59,7 +59,7 @@ class Sweep(Callback):
             raise ValueError("; ".join(dict.fromkeys(mistakes)))
         if self.configs[0].plan:
             if main_process():
-                show(self.configs)
+                show(self.configs, sweep.hydra.launcher if on_slurm(sweep) else None)
             sys.exit(0)
         if not main_process():
             return
@@ -84,6 +84,11 @@ class Sweep(Callback):
         if failed:
             print(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again", file=sys.stderr)
             sys.exit(1)
+
+
+def on_slurm(config: DictConfig) -> bool:
+    """Whether the cells of a multirun become jobs."""
+    return config.hydra.launcher._target_.endswith(".SlurmLauncher")
 
 
 def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, list[str]]:
