@@ -96,6 +96,14 @@ def test_a_cell_of_two_sweeps_is_in_both_tables(tmp_path):
         tables.build(SweepConfig(name="three"), str(tmp_path))
 
 
+def test_a_method_labels_a_row_in_its_own_sweep_alone(tmp_path):
+    found = cell(tmp_path, "sft", 0, {"math500": 50.0})
+    names = Names(model="tiny", dataset="embedded", loss="sft", eval="paper", method="rft")
+    found.declare(Config(names=names, sweep=SweepConfig(name="two")))
+    labels = {name: tables.build(SweepConfig(name=name), str(tmp_path)).rows[0].label for name in ("study", "two")}
+    assert labels == {"study": "sft", "two": "rft"}
+
+
 def test_accuracy_over_steps_begins_at_the_base(tmp_path):
     cell(tmp_path, "base", 0, {"math500": 20.0, "amc23": 10.0})
     cell(tmp_path, "dft", 0, {"math500": 60.0, "amc23": 50.0})  # no steps: no curve

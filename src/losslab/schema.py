@@ -259,6 +259,7 @@ class Names:
     dataset: str = MISSING
     loss: str = MISSING
     eval: str = MISSING
+    method: str | None = None  # what a table calls a row that is more than an objective; no part of the identity
 
 
 @dataclass

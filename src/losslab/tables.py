@@ -30,7 +30,7 @@ class Entry:
     """One scored cell under one protocol, or one that has no score yet."""
 
     folder: Path
-    names: dict[str, str]
+    names: dict[str, Any]  # `method` is the one of this sweep
     seed: int
     config: dict[str, Any]  # flat: the science of the cell, by dotted key
     protocol: str | None  # name and hash of the protocol of its scores; None where not scored
@@ -46,9 +46,14 @@ class Value:
 
 @dataclass(frozen=True)
 class Row:
-    names: dict[str, str]
+    names: dict[str, Any]
     label: str
     entries: list[Entry]
+
+    @property
+    def name(self) -> str:
+        """The method where there is one, else the objective."""
+        return self.names["method"] or self.names["loss"]
 
     @property
     def scored(self) -> list[Entry]:
@@ -108,7 +113,7 @@ def collect(sweep: str, results: str) -> Iterator[Entry]:
             protocol = path.parent.name if path else None
             yield Entry(
                 folder,
-                state["names"],
+                state["names"] | {"method": state.get("methods", {}).get(sweep)},
                 state["seed"],
                 dict(config),
                 protocol,
@@ -136,12 +141,12 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def label(row: Row, rows: list[Row]) -> str:
-    """The objective's name, and whatever else sets the row apart from others with the same model and objective."""
-    alike = [r for r in rows if (r.names["model"], r.names["loss"]) == (row.names["model"], row.names["loss"])]
+    """The row's name, and whatever else sets it apart from others with the same model and name."""
+    alike = [r for r in rows if (r.names["model"], r.name) == (row.names["model"], row.name)]
     own = row.entries[0].config
     apart = [key for key in own if any(r.entries[0].config.get(key) != own[key] for r in alike)]
     shown = [key for key in apart if key not in IMPLIED and not (key.startswith("dataset.") and "dataset" in apart)]
-    return " ".join([row.names["loss"], *(f"{key}={own[key]}" for key in shown or apart)])
+    return " ".join([row.name, *(f"{key}={own[key]}" for key in shown or apart)])
 
 
 def average(row: Row) -> float:
