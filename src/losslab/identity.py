@@ -30,6 +30,8 @@ def identity(config: Config) -> str:
         science["adapter"] = adapter
     for key in ("eval_prompt", "stop", "learning_rate", "architecture", "trust_remote_code"):
         science["model"].pop(key, None)
+    for key in ("gold_column", "source"):  # of the sampling before; what came of it is the content of a file
+        science.get("dataset", {}).pop(key, None)
     for group in {"model", "dataset"} & set(groups):
         science[group]["path"] = content(science[group]["path"])
     if config.names.loss != BASE:
