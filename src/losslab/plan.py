@@ -23,6 +23,10 @@ from losslab.schema import BASE, Config, Device, Precision, Recompute
 
 GIB = 2**30
 PROCESS = 7e8  # bytes of Python with torch and transformers
+GPU_PROCESS = 4e9  # bytes of it in host memory, with CUDA's context or an inference engine
+EXPORT_BYTES = 6  # of a parameter, on the node that exports: in float32 and in the published dtype
+OFFLOAD_BYTES = 16  # of a parameter: weight, gradient and Adam's two moments in float32
+HOST_SLACK = 1.5  # on what is counted: page cache, data, the allocator's reserve
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,7 @@ class Plan:
 def make(config: Config) -> Plan:
     """The plan of one cell. Raises ValueError when its data set or architecture cannot be found."""
     cell, architecture = Cell.of(config), describe(config)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(architecture)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = count_parameters(architecture)
     if config.names.loss == BASE:
         return Plan(cell, state(cell, config), 0, 0, parameters, 2.0 * parameters)
     rows = rows_of(config)
@@ -67,6 +69,12 @@ def describe(config: Config) -> PretrainedConfig:
         return AutoConfig.for_model(**facts)
     path, revision = adapters.base(config.model.path) or (config.model.path, config.model.revision)
     return load_config(replace(config.model, path=path, revision=revision))
+
+
+def count_parameters(architecture: PretrainedConfig) -> int:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(architecture)
+    return sum(p.numel() for p in model.parameters())
 
 
 def rows_of(config: Config) -> int | None:
@@ -119,6 +127,23 @@ def memory(config: Config, architecture: Any, parameters: int) -> float:
     if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy
     return state / workers + gathered + per_token * tokens + head + process
+
+
+def host_memory(config: Config, gpus: int, nodes: int) -> float:
+    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written.
+
+    `gpus` are those of a node, 0 for training on the CPU.
+    """
+    architecture = describe(config)
+    parameters = count_parameters(architecture)
+    workers = config.machine.workers or max(1, gpus)
+    written = float(EXPORT_BYTES * parameters)
+    if config.names.loss != BASE and not config.adapter.rank:
+        written = max(written, cost.CHECKPOINT_BYTES * parameters / nodes)
+    own = GPU_PROCESS if gpus else GPU_PROCESS + memory(config, architecture, parameters)
+    if config.machine.cpu_offload:
+        own += OFFLOAD_BYTES * parameters / nodes / workers
+    return HOST_SLACK * (workers * own + written)
 
 
 def show(configs: list[Config]) -> None:
