@@ -11,7 +11,7 @@ from pathlib import Path
 
 from losslab import adapters, lora, probabilities, tracking
 from losslab.batches import Schedule
-from losslab.crew import WorkerError, agree, joined, main_process, nodes
+from losslab.crew import WorkerError, agree, alike, joined, main_process, nodes
 from losslab.data import Examples, prepare
 from losslab.evaluation.run import check as check_scoring
 from losslab.files import content, lock, write_json
@@ -40,10 +40,12 @@ def run(config: Config) -> None:
     """Train and score one cell, or what is missing of it. A failure is recorded and does not stop a sweep.
 
     Among processes that torchrun or srun started, the first one decides and keeps the records, the others train along,
-    and a failure ends them all.
+    and a failure ends them all. Raises ValueError where they were started with different cells.
     """
     cell = Cell.of(config)
     with ExitStack() as held, leaving():
+        if not alike(config.machine, cell.folder.name):
+            raise ValueError("srun or torchrun started different cells together: give each cell an srun of its own")
         if agree(config.machine, lambda: busy(cell, held)):
             return
         try:
@@ -96,15 +98,11 @@ def busy(cell: Cell, held: ExitStack) -> bool:
 
 
 def finished(config: Config, cell: Cell) -> bool:
-    """Whether nothing is left to do; else the record of this attempt is begun.
-
-    `force` starts afresh what has come to an end; what was interrupted or killed on its way goes on.
-    """
-    again = config.stage == Stage.score or restarts() > 0
-    if config.force and not again and cell.state().get("state") in ("done", "failed", "trained"):
+    """Whether nothing is left to do; else the record of this attempt is begun."""
+    if cell.asked_again:
         cell.clear()
     cell.declare(config)
-    if cell.done(config) or (config.stage == Stage.train and cell.trained(config) and cell.measured(config)):
+    if cell.done(config):
         print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
         return True
     tries = int(os.environ.get("LOSSLAB_TRIES", "0"))

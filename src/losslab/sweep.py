@@ -17,7 +17,7 @@ from losslab.compose import grid, read, refusing
 from losslab.crew import main_process
 from losslab.plan import show
 from losslab.publish import publish
-from losslab.records import Cell
+from losslab.records import Cell, start_again
 from losslab.schema import Config
 
 
@@ -61,6 +61,8 @@ class Sweep(Callback):
             return
         for config in self.configs:  # now, so that a table shows what is still missing
             Cell.of(config).declare(config)
+        if self.configs[0].force:
+            start_again([Cell.of(config) for config in self.configs])
         done = sum(Cell.of(config).done(config) for config in self.configs)
         print(f"{self.configs[0].sweep.name}: {len(self.configs)} cells, {done} of them done", flush=True)
 
@@ -87,13 +89,13 @@ def on_slurm(config: DictConfig) -> bool:
     return config.hydra.launcher._target_.endswith(".SlurmLauncher")
 
 
-def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, list[str]]:
-    """The folders and overrides of the cells of a multirun that are not done."""
+def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, tuple[Config, list[str]]]:
+    """The cells of a multirun that are not done, by folder, with their overrides; `force` has asked them already."""
     found = {}
     for own in overrides:
         composed = compose(config.hydra.job.config_name, list(own), True)
         one = read(composed, composed.hydra.runtime.choices)
         cell = Cell.of(one)
-        if one.force or not cell.done(one):
-            found[cell.folder] = list(own)
+        if not cell.done(one):
+            found[cell.folder] = one, [override for override in own if not override.startswith("force=")]
     return found
