@@ -1,9 +1,9 @@
-"""Online objectives: the model answers questions, our verifier rewards the answers, and TRL's trainers learn from them.
+"""Online objectives: the model answers questions, our verifier rewards the answers, TRL's trainer learns from them.
 
     questions   rows → prompts with their true answers
-    verifier    answers → rewards, also in the shape of a reward model
-    trainers    a configuration → TRL's GRPO or PPO trainer
-    train       what one worker does from the first question to the exported model
+    verifier    answers → rewards
+    trainers    a configuration → TRL's GRPO trainer, or ppo on top of it
+    worker      what one worker does from the first question to the exported model
 
 This module is what a configuration names, and imports nothing heavy. TRL is the extra `online`.
 """
@@ -21,10 +21,11 @@ PROMPT_SHARE = 0.25  # of train.max_length, left to the prompt where max_new_tok
 @dataclass(frozen=True)
 class Online:
     """What the online objectives have in common. A step draws `train.batch_size` questions and answers each `samples`
-    times, as the train batch size of verl counts; all of its answers are in one generation and one update.
+    times, as the train batch size of verl counts. All of its answers are generated at once, and `train.updates` steps
+    are taken on them.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()  # nothing that the loop for demonstrations supplies
+    needs: ClassVar[frozenset[str]] = frozenset({"old_logp"})  # which the trainer keeps
     samples: int = 4  # answers to each question
     temperature: float = 1.0
     max_new_tokens: int | None = None  # of an answer; null = three quarters of train.max_length
@@ -49,13 +50,14 @@ class GRPO(Online):
 class PPO(Online):
     """Proximal policy optimisation with a value model from the same checkpoint and generalised advantages.
 
-    Source: arXiv 1707.06347, equations 7 and 9. The divergence, weighted by `kl`, is subtracted from the rewards.
+    Source: arXiv 1707.06347, equations 7, 9 and 11. The reward comes with the last token, advantages are standardised
+    over all tokens of a batch, and so is the mean of the loss taken.
     """
 
-    updates: int = 1  # passes over the answers of a step, each one an update
-    value_weight: float = 0.1  # of the value model's loss
+    value_weight: float = 0.5  # of the value model's loss
     value_clip: float = 0.2  # of the change of a value
-    gae_lambda: float = 0.95
+    value_lr: float = 10.0  # the value model's learning rate, as a multiple of the policy's
+    gae_lambda: float = 1.0
 
 
 def check(config: "Config", cls: type[Online]) -> None:
@@ -73,8 +75,7 @@ def check(config: "Config", cls: type[Online]) -> None:
             f"loss.max_new_tokens={values.max_new_tokens} leaves no room for a question: set it below "
             f"train.max_length={train.max_length}"
         )
-    fixed = {  # options of ours that TRL's trainers do not have
-        "train.updates": (train.updates, 1),
+    fixed = {  # options of ours that TRL's trainer does not have
         "train.overlong": (train.overlong, "drop"),
         "train.weights": (train.weights, "fp32"),
         "train.normaliser": (train.normaliser, "natural"),

@@ -54,7 +54,7 @@ def schedule(config: Config, questions: int) -> Schedule:
 
 
 def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Rows {prompt, tokens, gold} of a data set, and how many there are and why others are not."""
+    """Rows {prompt, gold} of a data set, and how many there are and why others are not."""
     dataset = config.dataset
     found = list(read(replace(dataset, answer_column=dataset.gold_column or dataset.answer_column)).values())
     usable = [row for row in found if all(map(is_text, row))]
@@ -67,8 +67,10 @@ def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, Any]]
     known = [(row[0], gold) for row, gold in zip(usable, golds, strict=True) if gold]
     prompts = [render(config.model.train_prompt, problem, tokenizer) for problem, _ in known]
     tokens = encode(prompts, tokenizer) if prompts else []
+    if prompts and tokenizer(prompts[0])["input_ids"] != tokens[0]:  # the trainer's tokeniser adds BOS by itself
+        prompts = [prompt.removeprefix(tokenizer.bos_token) for prompt in prompts]
     rows = [
-        {"prompt": prompt, "tokens": ids, "gold": gold}
+        {"prompt": prompt, "gold": gold}
         for prompt, ids, (_, gold) in zip(prompts, tokens, known, strict=True)
         if len(ids) <= room
     ]
