@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import transformers
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -95,6 +96,7 @@ def trainer(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
         report_to=[],
         disable_tqdm=True,
         seed=config.seed,
+        ddp_find_unused_parameters=False,
     )
     cls = GRPOTrainer
     if isinstance(objective, PPO):
@@ -116,6 +118,7 @@ def trainer(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
 
 def value_model(model: ModelConfig) -> nn.Module:
     """The checkpoint with one value for each token in place of its output layer, zero at first; float32, on the CPU."""
+    transformers.logging.set_verbosity_error()  # or it tells that the output layer is new
     made = AutoModelForTokenClassification.from_pretrained(
         model.path,
         revision=model.revision,
