@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losslab import online
 from losslab.data import local_files
+from losslab.files import CONF, named
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
 from losslab.online import Online
@@ -75,7 +76,7 @@ def check(config: Config) -> None:
         raise ValueError(f"model.path={path} is no folder: check the path")
     if config.names.loss == BASE:
         return
-    local_files(config.dataset)
+    check_data(config)
     train, workers = config.train, config.machine.workers
     if workers is not None and train.batch_size % workers:
         raise ValueError(
@@ -103,10 +104,29 @@ def check(config: Config) -> None:
             if "pairs" in needs
             else f"loss={config.names.loss} does not know what to do with dataset.rejected_column: leave it out"
         )
-    if "pairs" in needs and train.normaliser == Normaliser.weights:
-        raise ValueError("train.normaliser=weights does not go with pairs, whose weights cancel: choose another")
+    if ("reward" in needs) != (config.dataset.reward_column is not None):
+        raise ValueError(
+            f"loss={config.names.loss} needs answers with rewards: set dataset.reward_column, or dataset=self_graded"
+            if "reward" in needs
+            else f"loss={config.names.loss} does not know what to do with dataset.reward_column: leave it out"
+        )
+    for what in needs & {"pairs", "reward"}:
+        if train.normaliser == Normaliser.weights:
+            raise ValueError(f"train.normaliser=weights does not go with {what}, whose weights cancel: choose another")
     if train.updates > 1 and "old_logp" not in needs:
         raise ValueError(f"loss={config.names.loss} takes one step on each batch: leave train.updates at 1")
+
+
+def check_data(config: Config) -> None:
+    """Refuse a data set whose local files are not there; a plan may be made before the model's own answers are."""
+    dataset, names = config.dataset, config.names
+    if dataset.source is None or named(dataset.path):
+        local_files(dataset)
+    elif not config.plan:
+        model = names.model if (CONF / "model" / f"{names.model}.yaml").exists() else config.model.path
+        raise ValueError(
+            f"{dataset.path} is not there yet: python sample.py model={model} dataset={dataset.source} makes it"
+        )
 
 
 def objective_class(config: Config) -> type[Objective] | type[Online]:

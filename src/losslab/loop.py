@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from losslab import diagnostics
-from losslab.batches import Schedule, collate, micro_batches, micro_batches_of
+from losslab.batches import Schedule, collate, micro_batches, micro_batches_of, rewards
 from losslab.checkpoint import Checkpoints
 from losslab.crew import join
 from losslab.data import Examples
@@ -74,7 +74,8 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
                 clock = time.perf_counter()
                 micro = collate(examples, group).to(device)
                 waited += time.perf_counter() - clock
-                out = policy(micro, objective, known.context(group) | statistics.context(group) | before)
+                context = known.context(group) | statistics.context(group) | rewards(examples, group, device) | before
+                out = policy(micro, objective, context)
                 if recipe.reduction == Reduction.micro_batch:
                     own = diagnostics.measure(out, micro, tokenizer.eos_token_id, stop.asked)
                     out["loss"] = out["loss"] / (diagnostics.normaliser(own, recipe.normaliser) * ranks)

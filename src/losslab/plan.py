@@ -16,6 +16,7 @@ from losslab import adapters, cost
 from losslab.batches import Schedule
 from losslab.checks import objective_class
 from losslab.data import local_files
+from losslab.files import named
 from losslab.launch import count
 from losslab.pretrained import load_config
 from losslab.records import Cell
@@ -72,6 +73,8 @@ def describe(config: Config) -> PretrainedConfig:
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
+    if dataset.source is not None and not named(dataset.path):  # the model has not answered yet
+        return None
     if not (files := local_files(dataset)):
         return dataset.rows
     rows = 0

@@ -134,7 +134,10 @@ class DatasetConfig:
     prompt_column: str = "problem"
     answer_column: str = "solution"
     rejected_column: str | None = None  # for pairs: `answer_column` is then the chosen answer
+    reward_column: str | None = None  # for answers that are right or wrong: 1 or 0
+    success_rate_column: str = "success_rate"  # read beside the reward: the share of right answers to the question
     gold_column: str | None = None  # of sample.py: the true answer; null = the box of `answer_column`
+    source: str | None = None  # of self_*.yaml: the data set whose questions the model answered
     rows: int | None = None  # how many rows to take; null = all
     selection: Selection = Selection.random
     seed: int = 0  # of the selection (and of the embedded rows); the order of training has the cell's seed

@@ -5,22 +5,18 @@ machine, and a multirun whose cells run elsewhere.
 """
 
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from losslab.compose import read
+from losslab.compose import read, refusing
 from losslab.crew import main_process
-from losslab.messages import sentence
 from losslab.plan import show
 from losslab.publish import publish
 from losslab.records import Cell
@@ -106,20 +102,3 @@ def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[P
         if one.force or not cell.done(one):
             found[cell.folder] = list(own)
     return found
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """End the program on an error: Hydra would turn what a callback raises into a warning and go on."""
-    try:
-        yield
-    except (HydraException, ValueError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        place = error.filename or "results"
-        print(f"error: {place}: {error.strerror}: make room there, or set machine.results", file=sys.stderr)
-        sys.exit(2)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)

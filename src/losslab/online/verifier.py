@@ -1,12 +1,11 @@
-"""Rewards: 1 for an answer that the corrected verdict accepts, else 0."""
+"""Rewards: 1 for an answer that came to its end and that the corrected verdict accepts, else 0."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from losslab.evaluation.grading import Grader
-
-DATASET = "dataset"  # no benchmark: the general rules
+from losslab.questions import NAME
 
 
 @dataclass
@@ -29,12 +28,10 @@ class Verifier:
     def __call__(self, answers: Sequence[Sequence[int]], golds: Sequence[str]) -> list[float]:
         """The rewards of a batch of answers, given as token ids up to and with EOS where they have one."""
         texts = self.tokenizer.batch_decode([list(ids) for ids in answers], skip_special_tokens=True)
-        verdicts = [
-            self.grader.submit(DATASET, text, gold, truth=gold) for text, gold in zip(texts, golds, strict=True)
-        ]
-        self.rewards = [float(verdict.result().corrected) for verdict in verdicts]
-        ended = sum(list(ids[-1:]) == [self.tokenizer.eos_token_id] for ids in answers)
-        self.seen = Seen(len(answers), sum(self.rewards), sum(map(len, answers)), ended)
+        verdicts = [self.grader.submit(NAME, text, gold, truth=gold) for text, gold in zip(texts, golds, strict=True)]
+        ended = [list(ids[-1:]) == [self.tokenizer.eos_token_id] for ids in answers]
+        self.rewards = [float(end and verdict.result().corrected) for end, verdict in zip(ended, verdicts, strict=True)]
+        self.seen = Seen(len(answers), sum(self.rewards), sum(map(len, answers)), sum(ended))
         return self.rewards
 
     def reward(self, completion_ids: list[list[int]], gold: list[str], **_: Any) -> list[float]:
