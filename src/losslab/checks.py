@@ -17,7 +17,7 @@ from losslab.files import CONF, named
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
 from losslab.online import Online
-from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction, SweepConfig
+from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction, SweepConfig, TrackerName
 
 ANY = math.inf
 BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
@@ -78,6 +78,10 @@ def check(config: Config) -> None:
             raise ValueError(f"model.{name}_prompt must be `chat` or a text that contains {{problem}}")
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: name at least one, as in benchmark=[math500]")
+    if config.tracker.checkpoints and config.tracker.name != TrackerName.wandb:
+        raise ValueError(
+            f"tracker={config.tracker.name} keeps no models: leave tracker.checkpoints out, or set tracker=wandb"
+        )
     path = Path(config.model.path)
     looks_local = path.is_absolute() or config.model.path.startswith(".") or Path(path.parts[0]).is_dir()
     if looks_local and not path.is_dir() and config.model.path != EMBEDDED:

@@ -90,6 +90,12 @@ class Device(Choice):
     cpu = "cpu"
 
 
+class TrackerName(Choice):
+    none = "none"
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+
+
 class TrackerMode(Choice):
     auto = "auto"
     online = "online"
@@ -221,10 +227,13 @@ class BenchmarkConfig:
 
 @dataclass
 class TrackerConfig:
-    name: str = "wandb"
+    """Where a run is shown; all but the name is for W&B."""
+
+    name: TrackerName = TrackerName.wandb
     mode: TrackerMode = TrackerMode.auto  # auto = online with a login, offline without
     project: str = "losslab"
     entity: str | None = None
+    checkpoints: bool = False  # keep the trained model of each cell as an artifact too
 
 
 @dataclass

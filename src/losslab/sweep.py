@@ -13,6 +13,7 @@ from hydra import compose
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from losslab import tracking
 from losslab.compose import grid, read, refusing
 from losslab.crew import main_process
 from losslab.plan import show
@@ -73,6 +74,8 @@ class Sweep(Callback):
         config = self.configs[0]
         try:
             publish(config.sweep, config.machine.results)
+            if line := tracking.hint(config):
+                print(line, flush=True)
         except OSError as error:  # a full disk must not hide what failed before
             print(f"the table is not written: {error}; python table.py does it again", file=sys.stderr)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
