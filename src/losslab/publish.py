@@ -10,8 +10,8 @@ from rich.console import Console
 
 from losslab import curves, tables
 from losslab.curves import Curve
-from losslab.diagnostics import EDGES
 from losslab.files import lock, read_json, read_lines, write
+from losslab.histogram import EDGES
 from losslab.schema import BASE, SweepConfig
 from losslab.tables import Table
 

@@ -83,7 +83,7 @@ def report(order: dict[str, Any], finished: Any) -> None:
     import numpy as np
     import wandb
 
-    from losslab.diagnostics import EDGES
+    from losslab.histogram import EDGES
 
     folder, scores = Path(order["folder"]), Path(order["scores"])
     run = wandb.init(**order["init"], settings=wandb.Settings(silent=True, console="off"))
