@@ -17,7 +17,7 @@ from losslab.evaluation.run import check as check_scoring
 from losslab.files import content, lock, write_json
 from losslab.hold import Busy, hold, job, restarts
 from losslab.identity import identity
-from losslab.launch import REQUEUE, Interrupted, deaf, launch, leaving
+from losslab.launch import REQUEUE, Interrupted, deaf, devices, launch, leaving
 from losslab.loop import train
 from losslab.pretrained import load_tokenizer, structure
 from losslab.records import Cell
@@ -131,8 +131,8 @@ def trained_model(config: Config, cell: Cell) -> str:
         began = time.monotonic()
         train_model(replace(config, model=base), cell.folder)
         if main_process():
-            before = cell.state().get("training_seconds", 0.0)
-            cell.update(training_seconds=round(before + time.monotonic() - began, 1))
+            seconds = cell.state().get("training_seconds", 0.0) + time.monotonic() - began
+            cell.update(training_seconds=round(seconds, 1), devices=devices(config.machine))
     return str(cell.model)
 
 
