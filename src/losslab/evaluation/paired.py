@@ -3,7 +3,8 @@
 Hard problems are hard for both, and seeds share the order of their data, so that a paired difference is known better
 than two scores. Its interval takes seeds and problems as drawn from more of both: a two-way random model without a
 repeated cell (Searle, Casella & McCulloch, *Variance Components*, 1992), whose variance has the degrees of freedom of
-Satterthwaite (Biometrics Bulletin 2, 1946). With one seed it is the interval over problems alone.
+Satterthwaite (Biometrics Bulletin 2, 1946). With one seed it is over problems alone, as that of a comparison
+(`losslab.evaluation.compare`), which draws it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,30 +54,30 @@ def shared(a: Means, b: Means) -> list[str]:
 def _difference(apart: Sequence[NDArray[np.float64]]) -> Difference:
     """Of the mean over benchmarks, given the (seeds, problems) differences of each.
 
-    The problems of each benchmark are drawn on their own, the seeds are the same in all.
+    The problems of each benchmark are drawn on their own, the seeds are the same in all. What seeds and problems add
+    together is counted with the seeds, which cannot differ less than that says: three that agree by chance make no
+    narrow interval.
     """
-    seeds = np.mean([found.mean(1) for found in apart], axis=0)
-    parts = [(_problems(found) / len(apart) ** 2, found.shape[1] - 1) for found in apart]
+    count, seeds = len(apart), np.mean([found.mean(1) for found in apart], axis=0)
+    value = float(seeds.mean())
+    if any(found.shape[1] == 1 for found in apart):
+        return Difference(value, float("inf"))
+    rests = [_rest(found) for found in apart]
+    parts = [  # of the variance of the mean, with the degrees of freedom of each
+        (max(0.0, float(found.mean(0).var(ddof=1)) / found.shape[1] - rest) / count**2, found.shape[1] - 1)
+        for found, rest in zip(apart, rests, strict=True)
+    ]
     if len(seeds) > 1:
-        parts.append((float(seeds.var(ddof=1)) / len(seeds), len(seeds) - 1))
+        parts.append((max(float(seeds.var(ddof=1)) / len(seeds), sum(rests) / count**2), len(seeds) - 1))
     variance = sum(part for part, _ in parts)
-    if any(degrees == 0 for _, degrees in parts):
-        return Difference(float(seeds.mean()), float("inf"))
     degrees = variance**2 / sum(part**2 / own for part, own in parts) if variance else 1.0
-    return Difference(float(seeds.mean()), student(max(1, int(degrees))) * variance**0.5)
+    return Difference(value, student(max(1, int(degrees))) * variance**0.5)
 
 
-def _problems(found: NDArray[np.float64]) -> float:
-    """The variance that the choice of problems adds to the mean of (seeds, problems) differences.
-
-    What seeds and problems do together is in the variance between seeds already.
-    """
+def _rest(found: NDArray[np.float64]) -> float:
+    """The part of seeds and problems together in the variance of the mean of (seeds, problems) differences."""
     seeds, problems = found.shape
-    if problems == 1:
-        return 0.0
-    between = float(found.mean(0).var(ddof=1)) / problems
     if seeds == 1:
-        return between
-    rest = found - found.mean(0) - found.mean(1, keepdims=True) + found.mean()
-    within = float(np.square(rest).sum()) / ((seeds - 1) * (problems - 1))
-    return max(0.0, between - within / (seeds * problems))
+        return 0.0
+    apart = found - found.mean(0) - found.mean(1, keepdims=True) + found.mean()
+    return float(np.square(apart).sum()) / ((seeds - 1) * (problems - 1) * seeds * problems)

@@ -48,9 +48,7 @@ def paired(a: Group, b: Group, columns: Sequence[str], samples: Samples) -> dict
 
     Without a seed in common there is nothing.
     """
-    cells = [
-        {entry.seed: samples[entry.folder, str(entry.protocol)] for entry in group.row.scored} for group in (a, b)
-    ]
+    cells = [{entry.seed: samples[entry.folder, str(entry.protocol)] for entry in group.row.scored} for group in (a, b)]
     seeds = sorted(set(cells[0]) & set(cells[1]))
     if not seeds:
         return {}

@@ -122,10 +122,10 @@ def browser(
             "cells": [own[:count] for own in shown],
         }
         total = len(first.means[name])
-        notes.append(f"{name}: {'all' if count == total else f'the first {count} of'} {total} problems.")
+        notes.append(f"{'all' if count == total else f'the first {count} of'} {total} problems of {name}")
         apart = [cell["label"] for cell, one in zip(cells, alike, strict=True) if one is None]
         if apart:
-            notes.append(f"{name} is another set of problems in {', '.join(apart)}, which is left out.")
+            notes.append(f"without {', '.join(apart)}, whose {name} has other problems")
     left = next((i for i, row in enumerate(rows) if row.label == reference), 0)
     others = [i for i in range(len(rows)) if i != left and rows[i].model == rows[left].model] or [left]
     start = [left, max(others, key=lambda i: value.mean if (value := rows[i].row.value(AVERAGE)) else -1.0)]

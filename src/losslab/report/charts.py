@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 WIDTH = 360
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 20  # room around the plot
+NAME = 22  # characters of a row's label beside its interval
 COLOURS = 10  # of the page's style, besides the one of bases; more rows than that are dashed
 LOG_RATIO = 30.0  # of the largest value to the smallest, above which a scale is logarithmic
 
@@ -58,14 +59,15 @@ class Axis:
         return [round(i * step, 12) for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def scale(values: Sequence[float], start: float, end: float, log: bool | None = None) -> Axis:
-    """A scale that holds all values with some air; logarithmic where they need it, unless `log` says."""
+def scale(values: Sequence[float], start: float, end: float, log: bool = False) -> Axis:
+    """A scale that holds all values with some air; logarithmic where it may be and they need it.
+
+    It is never so fine that the noise of a constant fills the chart.
+    """
     low, high = min(values), max(values)
-    if log is None:
-        log = low > 0 and high / low > LOG_RATIO
-    if log:
+    if log and low > 0 and high / low > LOG_RATIO:
         return Axis(low / 1.15, high * 1.15, start, end, True)
-    air = 0.05 * (high - low) or abs(high) * 0.05 or 0.5
+    air = max(0.05 * (high - low), 0.02 * max(abs(low), abs(high))) or 0.5
     floor = 0.0 if 0 <= low < 0.4 * high else low - air  # near zero, zero shows
     return Axis(floor, high + air, start, end)
 
@@ -75,20 +77,24 @@ def colour(style: int) -> str:
     return "c0" if style == 0 else f"c{(style - 1) % COLOURS + 1} dash{min(2, (style - 1) // COLOURS)}"
 
 
-def lines(name: str, curves: Sequence[Line], height: int = 190) -> Markup:
+def lines(name: str, curves: Sequence[Line], log: bool = False, height: int = 190) -> Markup:
     """Curves over steps; `name` is what a screen reader calls them. At least one has a point."""
     every = [point for curve in curves for points in (curve.points, *curve.parts) for point in points]
     values = [y for _, y in every] + [y for curve in curves for _, *edges in curve.band for y in edges]
     steps = [x for x, _ in every]
     x = Axis(min(steps), max(max(steps), min(steps) + 1), LEFT, WIDTH - RIGHT)
-    y = scale(values, height - BOTTOM, TOP)
+    y = scale(values, height - BOTTOM, TOP, log)
     parts = [_grid(x, y, height)]
     for curve in curves:
         if curve.band:
             edges = [(s, low) for s, low, _ in curve.band] + [(s, high) for s, _, high in reversed(curve.band)]
-            parts.append(f'<polygon class="band {colour(curve.style)}" data-row="{curve.style}" points="{_path(edges, x, y)}"/>')
+            parts.append(
+                f'<polygon class="band {colour(curve.style)}" data-row="{curve.style}" points="{_path(edges, x, y)}"/>'
+            )
         for part in curve.parts:
-            parts.append(f'<polyline class="part {colour(curve.style)}" data-row="{curve.style}" points="{_path(part, x, y)}"/>')
+            parts.append(
+                f'<polyline class="part {colour(curve.style)}" data-row="{curve.style}" points="{_path(part, x, y)}"/>'
+            )
     for curve in curves:
         marks = f'data-x="{_numbers(s for s, _ in curve.points)}" data-v="{_numbers(v for _, v in curve.points)}"'
         label = escape(curve.label)
@@ -120,31 +126,32 @@ def histogram(
         )
     stairs = [(x.place(i + side), y.place(share)) for i, share in enumerate(before) for side in (0, 1)]
     parts.append(f'<polyline class="before" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in stairs)}"/>')
-    shown = [i for i in range(len(edges)) if i == 0 or edges[i] in (1e-3, 1e-2) or round(10 * edges[i]) % 2 == 0]
-    for i in (i for i in shown if i != 1):
+    for i in range(len(edges)):
+        if i and edges[i] != 1e-2 and (edges[i] < 0.1 or round(10 * edges[i]) % 2):
+            continue  # there is no room for all
         parts.append(f'<text x="{x.place(i):.1f}" y="{height - 5}" text-anchor="middle">{edges[i]:g}</text>')
     return _svg(name, height, parts, "histogram")
 
 
 def intervals(name: str, rows: Sequence[tuple[int, str, float, float | None]]) -> Markup:
     """A mean with its 95% interval for each row, given as (style, label, mean, half), one under the other."""
-    left, step = 112, 22
+    names = [label if len(label) <= NAME else label[: NAME - 1] + "…" for _, label, _, _ in rows]
+    left, step = 18 + 6.3 * max(len(name) for name in names), 22
     height = TOP + step * len(rows) + BOTTOM
     reach = [value for _, _, mean, half in rows for value in (mean - (half or 0), mean + (half or 0))]
-    x = scale([value for value in reach if math.isfinite(value)], left, WIDTH - 14, log=False)
+    x = scale([value for value in reach if math.isfinite(value)], left, WIDTH - 14)
     parts = []
     for tick in x.ticks(4):
         place = x.place(tick)
         parts.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
         parts.append(f'<text x="{place:.1f}" y="{height - 6}" text-anchor="middle">{_text(tick)}</text>')
-    for i, (style, label, mean, half) in enumerate(rows):
+    for i, (short, (style, label, mean, half)) in enumerate(zip(names, rows, strict=True)):
         y = TOP + step * (i + 0.5)
         known = half is not None and math.isfinite(half)
         tip = escape(f"{label}: {mean:.1f}" + (f" ± {half:.1f}" if known else ""))
-        short = label if len(label) <= 17 else label[:16] + "…"
         parts.append(f'<g data-tip="{tip}" data-row="{style}"><title>{tip}</title>')
         parts.append(f'<rect class="hit" x="0" y="{y - step / 2:.1f}" width="{WIDTH}" height="{step}"/>')
-        parts.append(f'<text class="name" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(short)}</text>')
+        parts.append(f'<text class="name" x="{left - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(short)}</text>')
         if known and half is not None:
             low, high = x.place(mean - half), x.place(mean + half)
             parts.append(f'<line class="line {colour(style)}" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>')

@@ -39,8 +39,8 @@ def _of_row(group: Group, change: Change | None) -> Iterator[Hint]:
             "note",
             f"{label}: the loss is {entropy / loss:.0f} times smaller than cross-entropy",
             f"That is normal ({loss:.2g} against {entropy:.2g} nats at the end): the objective weights the "
-            "cross-entropy of each token, DFT by the token's own probability, so −p log p is at most 0.37 and near zero "
-            "at both ends. 10 to 20 times smaller is usual for DFT. Compare cross-entropy and accuracy, not the losses.",
+            "cross-entropy of each token, DFT by the token's own probability, so that −p log p is at most 0.37 and "
+            "near zero at both ends. For DFT, 10 to 20 times is usual. Compare cross-entropy and accuracy, not the losses.",
         )
     early = {key: _mean(group, key, *BEGIN) for key in ("loss", "cross_entropy")}
     if loss and entropy and early["loss"] and early["cross_entropy"]:
@@ -71,8 +71,8 @@ def _of_row(group: Group, change: Change | None) -> Iterator[Hint]:
             "warning",
             f"{label}: the end of an answer is not learned",
             f"The token that ends an answer has a probability of {end:.2g} at the end of training, so samples run on. "
-            "An objective that weights by p teaches it little where it starts near zero; loss=dft_floor is the remedy of "
-            "DFT's authors.",
+            "An objective that weights by p teaches it little where it starts near zero; loss=dft_floor is the remedy "
+            "of DFT's authors.",
         )
     steps = [(row, run.config["train"]["clip"]) for run in group.trained for row in run.metrics]
     known = [(row["gradient_norm"], clip) for row, clip in steps if row.get("gradient_norm") is not None]
@@ -80,8 +80,8 @@ def _of_row(group: Group, change: Change | None) -> Iterator[Hint]:
         yield Hint(
             "note",
             f"{label}: {100 * share:.0f}% of the steps are clipped",
-            "Their gradient norm is above train.clip. Objectives whose gradients differ in size are then not compared at "
-            "the same step size.",
+            "Their gradient norm is above train.clip. Objectives whose gradients differ in size are then not compared "
+            "at the same step size.",
         )
     if skipped := sum(bool(row.get("skipped")) for row, _ in steps):
         yield Hint("warning", f"{label}: {skipped} updates were skipped", "Their gradient was not finite.")

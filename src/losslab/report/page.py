@@ -18,7 +18,6 @@ from markupsafe import Markup
 
 from losslab import __version__, status, tables
 from losslab.curves import AVERAGE
-from losslab.evaluation.paired import Difference
 from losslab.files import read_json, write
 from losslab.publish import curves_of
 from losslab.report import ablation, accounts, browser, charts, hints, training
@@ -83,7 +82,7 @@ def page(sweep: str, results: str, against: str | None, place: Path) -> str:
         caption=tables.CAPTION,
         rows=[_row(line, table.columns, reference) for line in lines],
         labels=list(dict.fromkeys(row.label for row in rows)),
-        legend=list(dict.fromkeys((row.style, row.label) for row in rows)),
+        legend=list(dict.fromkeys((row.style, row.label) for row in rows if row.trained)),
         reference=reference,
         several=len({row.model for row in rows}) > 1,
         headlines=_headlines(lines, table.columns, reference),
@@ -141,7 +140,7 @@ def _question(sweep: str, rows: Sequence[Group]) -> str:
 
 
 def _commits(rows: Sequence[Group]) -> list[str]:
-    found = {}
+    found: dict[str, None] = {}
     for run in (run for row in rows for run in row.runs):
         if commit := run.environment.get("commit"):
             found[commit[:10] + (" with changes" if run.environment.get("dirty") else "")] = None
@@ -161,17 +160,21 @@ def _row(line: Line, columns: Sequence[str], reference: str | None) -> dict[str,
             {
                 "mean": value.mean if value else None,
                 "half": value.half if value and value.half is not None and math.isfinite(value.half) else None,
-                "difference": _difference(line.against.get(reference or "", {}).get(column)),
+                "difference": _difference(line, reference, column),
             }
             for column, value in zip(columns, line.values, strict=True)
         ],
     }
 
 
-def _difference(found: Difference | None) -> tuple[str, str]:
-    """Its text, and the class of its style: better or worse where the interval leaves zero out."""
+def _difference(line: Line, reference: str | None, column: str) -> tuple[str, str]:
+    """What a cell of the table says of its difference, and the class of its style.
+
+    That is better or worse where the interval leaves zero out.
+    """
+    found = line.against.get(reference or "", {}).get(column)
     if found is None:
-        return "", ""
+        return ("reference" if line.group.label == reference else ""), ""
     half = f" ± {found.half:.1f}" if math.isfinite(found.half) else ""
     kind = ("better" if found.value > 0 else "worse") if found.distinct else ""
     return f"{found.value:+.1f}{half}".replace("-", "−"), kind
@@ -180,10 +183,7 @@ def _difference(found: Difference | None) -> tuple[str, str]:
 def _differences(lines: Sequence[Line], columns: Sequence[str]) -> dict[str, list[list[tuple[str, str]]]]:
     """For each row that others may be compared with: what the cells of all rows then say."""
     labels = dict.fromkeys(line.group.label for line in lines)
-    return {
-        label: [[_difference(line.against.get(label, {}).get(column)) for column in columns] for line in lines]
-        for label in labels
-    }
+    return {label: [[_difference(line, label, column) for column in columns] for line in lines] for label in labels}
 
 
 def _headlines(lines: Sequence[Line], columns: Sequence[str], reference: str | None) -> list[dict[str, str]]:
@@ -217,12 +217,14 @@ def _intervals(rows: Sequence[Group], columns: Sequence[str]) -> list[training.C
 def _cell(one: Status, place: Path) -> dict[str, Any]:
     """The state of a cell with links to its records, relative to the page."""
     folder = one.folder
+    scores = sorted(path.parent for path in folder.glob("scores/*/scores.json"))
+    of = {path: f" of {path.name}" if len(scores) > 1 else "" for path in scores}
     wanted = [
+        *((f"samples{of[path]}", path / "samples.html") for path in scores),
+        *((f"scores{of[path]}", path / "scores.json") for path in scores),
         ("configuration", folder / "config.yaml"),
         ("metrics", folder / "metrics.jsonl"),
         ("environment", folder / "environment.json"),
-        *((f"samples, {path.parent.name}", path) for path in sorted(folder.glob("scores/*/samples.html"))),
-        *((f"scores, {path.parent.name}", path) for path in sorted(folder.glob("scores/*/scores.json"))),
         ("error", folder / "error.txt"),
     ]
     error = ""

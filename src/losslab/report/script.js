@@ -185,6 +185,7 @@ class Samples {
   more() {
     const next = this.chosen.slice(this.drawn, this.drawn + PAGE);
     byId("problems").append(...next.map((one) => drawProblem(this.fields.benchmark.value, one)));
+    for (const text of byId("problems").querySelectorAll("details")) text.open = this.fields.open.checked;
     this.drawn += next.length;
     byId("more").hidden = this.drawn >= this.chosen.length;
   }

@@ -14,6 +14,7 @@ from losslab.report import charts
 from losslab.report.charts import Line, Point
 from losslab.report.runs import Group, Run
 
+LOGARITHMIC = ("loss", "gradient_norm")  # metrics whose size differs between objectives
 POINTS = 100  # of a curve; more steps than that are drawn as means of neighbours
 
 # Metrics of a step with what a reader has to know of them, in the order of the page.
@@ -53,7 +54,8 @@ def metrics(groups: Sequence[Group], notes: Mapping[str, str]) -> list[Chart]:
                 mean = mean_of(parts)
                 own.append(Line(group.style, group.label, mean, parts if len(parts) > 1 else []))
         if own:
-            found.append(Chart(key.replace("_", " "), note, charts.lines(key.replace("_", " "), own)))
+            name = key.replace("_", " ")
+            found.append(Chart(name, note, charts.lines(name, own, key in LOGARITHMIC)))
     return found
 
 
@@ -81,9 +83,8 @@ def accuracy(groups: Sequence[Group], over_steps: Mapping[str, Curve], columns: 
             curve = over_steps.get(group.label) or over_steps.get(f"{group.model} {group.label}")
             if curve:
                 points = curves.mean(curve, column)
-                band = [(step, mean - half, mean + half) for step, mean, half in points]
-                wide = any(half for _, _, half in points)
-                own.append(Line(group.style, group.label, [p[:2] for p in points], band=band if wide else []))
+                band = [(float(step), mean - half, mean + half) for step, mean, half in points if half]
+                own.append(Line(group.style, group.label, [(step, mean) for step, mean, _ in points], band=band))
         if own:
             found.append(Chart(f"accuracy, {column}", "percent", charts.lines(f"accuracy on {column}", own)))
     return found
@@ -125,7 +126,5 @@ def _change(group: Group) -> Change | None:
     low, high = (np.array(edges[1:]) <= 0.01 + 1e-12), (np.array(edges[:-1]) >= 0.9 - 1e-12)
     name = f"probabilities of target tokens, {group.label}, {source}"
     svg = charts.histogram(name, edges, before.tolist(), after.tolist(), group.style)
-    below, above = (
-        (float(before[chosen].sum()), float(after[chosen].sum())) for chosen in (low, high)
-    )
+    below, above = ((float(before[chosen].sum()), float(after[chosen].sum())) for chosen in (low, high))
     return Change(group.label, group.style, svg, source, below, above, tokens)
