@@ -203,7 +203,8 @@ def test_pages_are_of_sweeps_that_are_there(root, results, page):
 
 def test_a_wheel_carries_the_page_and_its_sheets(root):
     build = "from setuptools import Distribution as D; d = D({'script_name': 'x'}); "
-    build += "d.parse_config_files(['pyproject.toml']); b = d.get_command_obj('build_py'); b.finalize_options(); print(*b.get_outputs())"
+    build += "d.parse_config_files(['pyproject.toml']); b = d.get_command_obj('build_py'); b.finalize_options(); "
+    build += "print(*b.get_outputs())"
     done = subprocess.run([sys.executable, "-c", build], cwd=root, capture_output=True, text=True)
     carried = {Path(path).name for path in done.stdout.split() if "/losslab/report/" in path}
     there = {path.name for path in (root / "src/losslab/report").iterdir() if path.is_file()}

@@ -40,7 +40,7 @@ def _of_row(group: Group, change: Change | None) -> Iterator[Hint]:
             f"{label}: the loss is {entropy / loss:.0f} times smaller than cross-entropy",
             f"That is normal ({loss:.2g} against {entropy:.2g} nats at the end): the objective weights the "
             "cross-entropy of each token, DFT by the token's own probability, so that −p log p is at most 0.37 and "
-            "near zero at both ends. For DFT, 10 to 20 times is usual. Compare cross-entropy and accuracy, not the losses.",
+            "near zero at both ends. For DFT, 10 to 20 times is usual. Compare cross-entropy and accuracy, not losses.",
         )
     early = {key: _mean(group, key, *BEGIN) for key in ("loss", "cross_entropy")}
     if loss and entropy and early["loss"] and early["cross_entropy"]:
@@ -97,11 +97,12 @@ def _learning_rates(groups: Sequence[Group]) -> Iterator[Hint]:
     trained = [group for group in groups if group.row.names["loss"] != BASE]
     rates = {run.config["optimizer"]["lr"] for group in trained for run in group.runs}
     if len({group.row.names["loss"] for group in trained}) > 1 and len(rates) == 1:
+        (rate,) = rates
         yield Hint(
             "note",
-            f"All objectives were trained at the same learning rate, {rates.pop():g}",
+            f"All objectives were trained at the same learning rate, {rate:g}",
             "An objective may want another one than SFT (DFT often does). Compare each at its own best: "
-            "optimizer.lr=2e-5,5e-5,1e-4 sweeps it.",
+            f"optimizer.lr={rate / 2:g},{rate:g},{2 * rate:g} sweeps it.",
         )
 
 
