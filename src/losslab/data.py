@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from losslab import world
 from losslab.files import content, lock, named
+from losslab.progress import bar
 from losslab.prompts import encode, render
 from losslab.schema import EMBEDDED, DatasetConfig, Overlong, TrainConfig
 
@@ -179,7 +179,7 @@ def tokenise(
     tokens: list[np.ndarray] = []
     prompts: list[int] = []
     dropped = truncated = 0
-    with tqdm(total=len(usable), desc="tokenising", unit="row", disable=len(usable) < 10 * CHUNK) as bar:
+    with bar("tokenising", len(usable), "row", disable=len(usable) < 10 * CHUNK) as progress:
         for start in range(0, len(usable), CHUNK):
             part = usable[start : start + CHUNK]
             heads = encode([render(template, row[0], tokenizer) for row in part], tokenizer)
@@ -197,7 +197,7 @@ def tokenise(
                 for ids in sequences:
                     tokens.append(np.array(ids[: train.max_length], dtype=np.int32))
                     prompts.append(len(head))
-            bar.update(len(part))
+            progress.update(len(part))
     if not tokens:
         raise ValueError(f"no row of {dataset.path} fits train.max_length={train.max_length}: raise it")
     lengths = np.array([len(ids) for ids in tokens])
