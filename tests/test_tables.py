@@ -132,4 +132,10 @@ def test_spreadsheet_and_figure(tmp_path):
     assert (float(row["math500"]), float(row["math500_half"]), row["seeds"]) == (50.25, 3.0, "1")
     rebuild([], str(tmp_path))
     folder = tmp_path / "tables" / "study"
-    assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "figure.svg", "table.csv", "table.md", "table.tex"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "figure.png",
+        "figure.svg",
+        "table.csv",
+        "table.md",
+        "table.tex",
+    ]

@@ -1,16 +1,19 @@
-"""What a file of `experiments/` declares, found by its sweep's name: the cells that the table or plot must have."""
+"""What a file of `experiments/` declares, found by its sweep's name: the layout of its table or plot, and its cells."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from losslab.compose import grid, typed
 from losslab.files import CONF, EXPERIMENTS
 from losslab.messages import sentence
-from losslab.schema import Config
+from losslab.schema import Config, SweepConfig
 
 
 def declared(sweep: str, results: str) -> list[Config]:
@@ -21,10 +24,28 @@ def declared(sweep: str, results: str) -> list[Config]:
     """
     if (experiment := find(sweep)) is None:
         return []
-    if GlobalHydra.instance().is_initialized():
-        return _compose(experiment, results)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return _compose(experiment, results)
+    own = [f"experiment={experiment}", f"machine.results={results}"]
+    with composing(experiment):
+        known: dict[tuple[str, ...], Config] = {}
+        cells = []
+        for overrides in grid(_compose(own)):
+            # A composition takes a tenth of a second, and those of several seeds differ in nothing else.
+            seeds = [one.removeprefix("seed=") for one in overrides if one.startswith("seed=")]
+            key = tuple(one for one in overrides if not one.startswith("seed="))
+            if key not in known:
+                cell = _compose(list(key))
+                known[key] = typed(cell, cell.hydra.runtime.choices)
+            cells.append(replace(known[key], seed=int(seeds[-1])) if seeds else known[key])
+    return cells
+
+
+def layout(sweep: str) -> SweepConfig | None:
+    """How the table of a sweep is laid out; None for a sweep without a file. ValueError as for `declared`."""
+    if (experiment := find(sweep)) is None:
+        return None
+    with composing(experiment):
+        whole = _compose([f"experiment={experiment}"])
+        return typed(whole, whole.hydra.runtime.choices).sweep
 
 
 def find(sweep: str) -> str | None:
@@ -35,11 +56,18 @@ def find(sweep: str) -> str | None:
     return None
 
 
-def _compose(experiment: str, results: str) -> list[Config]:
-    own = [f"experiment={experiment}", f"machine.results={Path(results)}"]
+@contextmanager
+def composing(experiment: str) -> Iterator[None]:
+    """Hydra ready to compose, in a run under Hydra as well as outside of one."""
     try:
-        whole = compose("config", own, return_hydra_config=True)
-        cells = [compose("config", cell, return_hydra_config=True) for cell in grid(whole)]
+        if GlobalHydra.instance().is_initialized():
+            yield
+        else:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                yield
     except HydraException as error:
         raise ValueError(f"experiment={experiment}: {sentence(error)}") from None
-    return [typed(cell, cell.hydra.runtime.choices) for cell in cells]
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    return compose("config", overrides, return_hydra_config=True)
