@@ -44,7 +44,7 @@ def test_an_objective_is_written_trained_and_in_the_table(written):
     folder, shown = written
     rows = [line.split("|")[2].strip() for line in shown.splitlines() if line.startswith("| tiny |")]
     assert sorted(rows) == ["base", "dft", "mixture", "sft"]
-    assert shown.count("[image]") == 1 and "mixture    below 1%" in shown
+    assert shown.count("[image]") == 1 and "mixture    below 0.1%" in shown
     states = list(folder.glob("results/cells/*mixture-s0-*/model/model.safetensors"))
     assert len(states) == 1
 
