@@ -14,10 +14,11 @@ import numpy as np
 from losslab import artefacts
 from losslab.collect import Entry, flatten, promised, recorded
 from losslab.curves import AVERAGE
-from losslab.estimate import Estimate
+from losslab.estimate import Value
 from losslab.schema import BASE, Config, SweepConfig
 
 IMPLIED = {"loss._target_", "model.path", "dataset.path"}  # by the names of the files that were chosen
+CAPTION = "Accuracy in percent ± half of the 95% interval (over seeds where there are several, else over problems)."
 DEFAULTS = flatten(asdict(Config()))
 
 
@@ -39,12 +40,12 @@ class Row:
     def scored(self) -> list[Entry]:
         return [entry for entry in self.entries if entry.scores]
 
-    def value(self, column: str) -> Estimate | None:
+    def value(self, column: str) -> Value | None:
         """Mean over the seeds that have this column, with its interval; None where none has."""
         having = [entry for entry in self.scored if column in entry.scores]
         if len(having) == 1:
-            return Estimate(having[0].scores[column], having[0].halves.get(column))
-        return Estimate.over_seeds([entry.scores[column] for entry in having]) if having else None
+            return Value(having[0].scores[column], having[0].halves.get(column))
+        return Value.over_seeds([entry.scores[column] for entry in having]) if having else None
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ def label(row: Row, rows: Sequence[Row]) -> str:
     alike = [r for r in rows if (r.names["model"], r.name) == (row.names["model"], row.name)]
     own = row.config
     apart = [key for key in own if any(r.config.get(key) != own[key] for r in alike)]
-    shown = [key for key in apart if key not in IMPLIED and not (key.startswith("dataset.") and "dataset" in apart)]
+    named = tuple(f"{group}." for group in ("dataset", "loss") if group in apart)  # whose names say the rest
+    shown = [key for key in apart if key not in IMPLIED and not key.startswith(named)]
     parts = [f"{key}={own[key]}" for key in shown or apart if key != "loss"]
     if row.protocol and any(r.protocol and r.protocol != row.protocol for r in alike):
         parts.append(f"eval={row.protocol}")
