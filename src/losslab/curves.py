@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from losslab.estimate import Value
+from losslab.estimate import Estimate
 from losslab.files import read_json, read_lines
 
 AVERAGE = "average"
@@ -59,7 +59,7 @@ def mean(curve: Curve, column: str) -> list[tuple[int, float, float]]:
     seeds, found = len(curve[max(curve)]), []
     for step, scores in sorted(curve.items()):
         if len(scores) == seeds or step == 0:
-            value = Value.over_seeds([score[column] for score in scores])
+            value = Estimate.over_seeds([score[column] for score in scores])
             found.append((step, value.mean, value.half or 0.0))
     return found
 

@@ -9,12 +9,12 @@ from losslab.evaluation.scores import student
 
 
 @dataclass(frozen=True)
-class Value:
+class Estimate:
     mean: float
     half: float | None = None  # of the 95% interval; None where one number says nothing of its uncertainty
 
     @classmethod
-    def over_seeds(cls, values: Sequence[float]) -> "Value":
+    def over_seeds(cls, values: Sequence[float]) -> "Estimate":
         """The mean of at least one value; several have Student's interval, which takes them as normal."""
         x = np.array(values, dtype=float)
         if len(x) == 1:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from losslab.curves import AVERAGE
-from losslab.estimate import Value
+from losslab.estimate import Estimate
 from losslab.files import EXPERIMENTS
 from losslab.schema import Config
 from losslab.tables import Row, Table
@@ -32,7 +32,7 @@ class Difference:
     """A figure of the paper and ours of the same cell."""
 
     paper: float
-    ours: Value | None
+    ours: Estimate | None
 
     @property
     def value(self) -> float | None:

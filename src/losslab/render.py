@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from losslab.estimate import Value
+from losslab.estimate import Estimate
 from losslab.paper import Comparison, Difference
 from losslab.tables import CAPTION, Table
 
@@ -175,7 +175,7 @@ def records(table: Table, comparison: Comparison | None) -> tuple[list[str], lis
     for row in table.rows:
         line: list[Any] = [row.names["model"], row.label, len(row.scored), len(row.entries)]
         for column in table.columns:
-            ours, one = row.value(column) or Value(float("nan")), theirs.get(id(row), {}).get(column)
+            ours, one = row.value(column) or Estimate(float("nan")), theirs.get(id(row), {}).get(column)
             values = [ours.mean, ours.half, *((one.paper, one.value, one.inside) if one else (None,) * 3)]
             line += [None if value != value else value for value in values[: len(parts)]]
         rows.append(line)

@@ -5,10 +5,10 @@ import io
 from collections import Counter
 
 from losslab.curves import AVERAGE
-from losslab.estimate import Value
+from losslab.estimate import Estimate
 from losslab.tables import Row, Table
 
-Line = list[tuple[float, Value | None]]  # value of the setting and the average score; None where it is missing
+Line = list[tuple[float, Estimate | None]]  # value of the setting and the average score; None where it is missing
 
 
 def lines(table: Table, key: str) -> dict[str, Line]:

@@ -14,7 +14,7 @@ import numpy as np
 from losslab import artefacts
 from losslab.collect import Entry, flatten, promised, recorded
 from losslab.curves import AVERAGE
-from losslab.estimate import Value
+from losslab.estimate import Estimate
 from losslab.schema import BASE, Config, SweepConfig
 
 IMPLIED = {"loss._target_", "model.path", "dataset.path"}  # by the names of the files that were chosen
@@ -40,12 +40,12 @@ class Row:
     def scored(self) -> list[Entry]:
         return [entry for entry in self.entries if entry.scores]
 
-    def value(self, column: str) -> Value | None:
+    def value(self, column: str) -> Estimate | None:
         """Mean over the seeds that have this column, with its interval; None where none has."""
         having = [entry for entry in self.scored if column in entry.scores]
         if len(having) == 1:
-            return Value(having[0].scores[column], having[0].halves.get(column))
-        return Value.over_seeds([entry.scores[column] for entry in having]) if having else None
+            return Estimate(having[0].scores[column], having[0].halves.get(column))
+        return Estimate.over_seeds([entry.scores[column] for entry in having]) if having else None
 
 
 @dataclass(frozen=True)
