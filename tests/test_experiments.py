@@ -15,9 +15,10 @@ from losslab.identity import identity
 from losslab.publish import rebuild
 from losslab.schema import Config
 
-FILES = sorted(path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in EXPERIMENTS.rglob("*.yaml"))
+FILES = [path for path in sorted(EXPERIMENTS.rglob("*.yaml")) if "\nsweep:" in path.read_text()]
+NAMES = [path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in FILES]
 NOT_BUILT = ["knowledge", "table3", "table4"]
-BUILT = [name for name in FILES if name not in NOT_BUILT]
+BUILT = [name for name in NAMES if name not in NOT_BUILT]
 
 
 @cache

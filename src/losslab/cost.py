@@ -42,7 +42,7 @@ def of(configs: list[Config], sizes: list[tuple[int, int]]) -> Cost:
 
 
 def exported(config: Config, tokens: int) -> int:
-    """How many models a cell leaves that is trained on `tokens`: the finished one, and those of `machine.export_steps`."""
+    """How many models a cell leaves: the finished one, and those of `machine.export_steps` before it."""
     steps = tokens // (config.train.batch_size * config.train.max_length)
     return 0 if not tokens else 1 + ((steps - 1) // config.machine.export_steps if config.machine.export_steps else 0)
 
