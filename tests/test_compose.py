@@ -12,14 +12,13 @@ from losslab.identity import identity, protocol
 from losslab.messages import sentence
 from losslab.records import Cell
 from losslab.schema import Config
-from losslab.sweep import Sweep, grid
+from losslab.sweep import Sweep
 
 GROUPS = {
     path.name: sorted(file.stem for file in path.glob("*.yaml"))
     for path in sorted(CONF.iterdir())
     if path.is_dir() and path.name not in ("hydra", "experiment")
 }
-EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": [f"dataset.path={__file__}"]}
 LOSSES = ("base", "sft", "dft")  # of Table 1
 NEEDED["loss=dpo"] = ["dataset.rejected_column=rejected"]
@@ -41,16 +40,6 @@ def test_every_shipped_file_composes(choice):
     group, name = choice.split("=")
     choice = f"{group}=[{name}]" if group == "benchmark" else choice
     make(choice, *NEEDED.get(choice, []))
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_composes_in_all_its_cells(name):
-    cfg = compose("config", [f"experiment={name}"], return_hydra_config=True)
-    OmegaConf.set_readonly(cfg, False)
-    cfg.hydra.overrides.task = [f"experiment={name}"]
-    cells = [make(*overrides) for overrides in grid(cfg)]
-    assert cells and len({identity(cell) for cell in cells}) == len(cells)
-    assert {cell.sweep.name for cell in cells} == {name}
 
 
 def test_the_defaults_are_the_papers_recipe():
@@ -310,7 +299,6 @@ def test_the_launcher_composes():
 
 def test_configuration_is_at_most_two_folders_deep():
     assert max(len(file.relative_to(CONF).parts) for file in CONF.rglob("*.yaml")) <= 3
-    assert "demo" in EXPERIMENTS
 
 
 @pytest.mark.parametrize(

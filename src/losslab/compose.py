@@ -86,7 +86,8 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     dataset = choices["dataset"]
     if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
         dataset = Path(cfg.dataset.path).stem.replace("*", "")
-    names = {key: choices.get(key) for key in ("loss", "eval", "method")} | {"model": model, "dataset": dataset}
+    names = {"model": model, "dataset": dataset, "loss": choices["loss"], "eval": choices["eval"]}
+    names["method"] = choices["method"]
     try:
         plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
         merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names})

@@ -206,6 +206,7 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
             console.print(
                 f"warning: a device has {room / GIB:.0f} GiB; lower machine.micro_batch_tokens or use more workers"
             )
+    unknown = sum(plan.tokens is None for plan in plans)
     samples = {name: benchmark.rows for name, benchmark in config.benchmark.items()}
     where = "on this machine" if job is None else f"in a job, on {devices.nodes} node{'s' * (devices.nodes > 1)}"
     console.print(
@@ -215,6 +216,7 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
         + ", ".join(f"{name} ({rows})" if rows else name for name, rows in samples.items())
         + "\n"
         + cost.sentence(cost.of(configs, [(plan.parameters, plan.tokens or 0) for plan in plans]))
+        + (f"; not counted: the training of {unknown} cells whose rows are not known yet" if unknown else "")
         + ("; hours: those of a cell on its workers, were they H100s" if devices.gpu else "")
         + f"\nrecords: {Path(config.machine.results) / 'cells'}\n"
         f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
