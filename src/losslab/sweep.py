@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from losslab.compose import grid, read
+from losslab.compose import grid, read, searchpath
 from losslab.crew import main_process
 from losslab.messages import sentence
 from losslab.plan import show
@@ -94,12 +94,13 @@ def on_slurm(config: DictConfig) -> bool:
 def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, list[str]]:
     """The folders and overrides of the cells of a multirun that are not done."""
     found = {}
-    for own in overrides:
-        composed = compose(config.hydra.job.config_name, list(own), True)
+    for cell_overrides in overrides:
+        own = [*searchpath(config), *cell_overrides]
+        composed = compose(config.hydra.job.config_name, own, True)
         one = read(composed, composed.hydra.runtime.choices)
         cell = Cell.of(one)
         if one.force or not cell.done(one):
-            found[cell.folder] = list(own)
+            found[cell.folder] = own
     return found
 
 
