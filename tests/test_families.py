@@ -92,8 +92,8 @@ def place(tmp_path_factory) -> Path:
         tiny = own | {"path": str(folder / "models" / name)}
         (folder / f"conf/model/tiny-{name}.yaml").write_text(yaml.safe_dump(tiny))
     rows = [{"problem": f"{i}+{i}=?", "solution": f"It is \\boxed{{{2 * i}}}."} for i in range(8)]
-    for file in ("rows", "math500"):
-        kept = rows if file == "rows" else rows[:2]
+    (folder / "benchmarks").mkdir()
+    for file, kept in (("rows", rows), ("benchmarks/math500", rows[:2])):
         (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
     return folder
 
@@ -105,7 +105,7 @@ def overrides(place: Path) -> list[str]:
         "train.max_steps=1",
         "benchmark=[math500]",
         "benchmark.math500.rows=2",
-        f"eval.data={place}",
+        f"eval.data={place}/benchmarks",
         "eval.samples=2",
         "eval.max_new_tokens=8",
         f"machine.results={place}/results",

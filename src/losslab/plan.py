@@ -17,6 +17,7 @@ from losslab import adapters, cost
 from losslab.batches import Schedule
 from losslab.checks import objective_class
 from losslab.data import local_files
+from losslab.files import named
 from losslab.launch import count
 from losslab.pretrained import load_config
 from losslab.records import Cell
@@ -24,6 +25,10 @@ from losslab.schema import BASE, Config, Device, MachineConfig, Precision, Recom
 
 GIB = 2**30
 PROCESS = 7e8  # bytes of Python with torch and transformers
+GPU_PROCESS = 4e9  # bytes of it in host memory, with CUDA's context or an inference engine
+EXPORT_BYTES = 6  # of a parameter, on the node that exports: in float32 and in the published dtype
+OFFLOAD_BYTES = 16  # of a parameter: weight, gradient and Adam's two moments in float32
+HOST_SLACK = 1.5  # on what is counted: page cache, data, the allocator's reserve
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,7 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     """The plan of one cell, on this machine or in a job. ValueError when its data or architecture cannot be found."""
     devices = Devices.of(config.machine, job)
     cell, architecture = Cell.of(config), describe(config)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(architecture)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = count_parameters(architecture)
     rows = rows_of(config) if config.names.loss != BASE else 0
     steps = None if rows is None else Schedule.of(config.train, config.seed, rows).steps
     tokens = None if steps is None else steps * config.train.batch_size * config.train.max_length
@@ -103,9 +106,17 @@ def describe(config: Config) -> PretrainedConfig:
     return load_config(replace(config.model, path=path, revision=revision))
 
 
+def count_parameters(architecture: PretrainedConfig) -> int:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(architecture)
+    return sum(p.numel() for p in model.parameters())
+
+
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
+    if dataset.source is not None and not named(dataset.path):  # the model has not answered yet
+        return None
     if not (files := local_files(dataset)):
         return dataset.rows
     rows = 0
@@ -154,6 +165,23 @@ def memory(config: Config, architecture: Any, parameters: int, devices: Devices 
         state += computed * parameters  # a frozen copy
     shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
     return state / shards + gathered + per_token * tokens + head + process
+
+
+def host_memory(config: Config, gpus: int, nodes: int) -> float:
+    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written.
+
+    `gpus` are those of a node, 0 for training on the CPU.
+    """
+    architecture = describe(config)
+    parameters = count_parameters(architecture)
+    devices = Devices(nodes, config.machine.workers or max(1, gpus), gpus > 0)
+    written = float(EXPORT_BYTES * parameters)
+    if config.names.loss != BASE and not config.adapter.rank:
+        written = max(written, cost.CHECKPOINT_BYTES * parameters / nodes)
+    own = GPU_PROCESS if gpus else GPU_PROCESS + memory(config, architecture, parameters, devices)
+    if config.machine.cpu_offload:
+        own += OFFLOAD_BYTES * parameters / devices.count
+    return HOST_SLACK * (devices.each * own + written)
 
 
 def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
