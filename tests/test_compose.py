@@ -128,6 +128,23 @@ def test_the_plan_of_a_job_is_for_its_gpus_and_not_those_of_the_login_node():
         plan.make(make("machine.workers=2"), {"nodes": 1, "gpus_per_node": 1})
 
 
+def test_the_plan_counts_both_answers_of_a_pair_and_the_rollouts_of_online_objectives():
+    job = {"nodes": 1, "gpus_per_node": 8}
+    pairs = plan.make(make("loss=dpo", "dataset.rejected_column=wrong"), job)
+    assert (pairs.steps, pairs.tokens) == (391, 391 * 256 * 2 * 2048)
+    grpo = make("method=grpo")
+    planned, size = plan.make(grpo, job), 1_543_714_304
+    tokens = 390 * 256 * 4 * 2048  # four answers to each question; the last, partial batch of questions is left out
+    assert (planned.steps, planned.tokens, planned.memory) == (390, tokens, None)
+    found = cost.of([grpo], [(size, tokens)])
+    assert found.training == pytest.approx(6 * size * tokens / 4e14 / 3600)
+    assert found.rollouts == pytest.approx(2 * size * tokens * 0.75 / 1e14 / 3600)  # a quarter is left to the prompt
+    assert planned.hours == pytest.approx((found.training + found.rollouts + found.scoring) / 8)
+    assert cost.of([make("method=ppo")], [(size, tokens)]).training == 2 * found.training  # with its value model
+    unknown = plan.make(make("method=rft", "plan=true"), job)
+    assert (unknown.steps, unknown.tokens, unknown.hours) == (None, None, None)
+
+
 def test_the_launchers_settings_reach_the_plan(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     overrides = ["loss=sft", "plan=true", "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=8"]

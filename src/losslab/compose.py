@@ -99,11 +99,16 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
 
 
 def grid(config: DictConfig) -> list[list[str]]:
-    """The overrides of each cell of a multirun, as Hydra's own sweeper will take them."""
+    """The overrides of each cell of a multirun: those that Hydra's own sweeper will take, and the search path."""
     declared = config.hydra.sweeper.params or {}
     overrides = [f"{key}={value}" for key, value in declared.items()] + list(config.hydra.overrides.task)
     batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
-    return [list(cell) for batch in batches for cell in batch]
+    return [[*searchpath(config), *cell] for batch in batches for cell in batch]
+
+
+def searchpath(config: DictConfig) -> list[str]:
+    """The override that adds folders with YAML files, without which a cell by itself may not compose."""
+    return [override for override in config.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
 
 
 def recorded(record: Path, overrides: list[str]) -> Config:
