@@ -55,6 +55,7 @@ def test_demonstrations_without_a_wrong_step_are_right():
     for row in rows:
         steps = STEP.findall(row["solution"])
         assert re.fullmatch(r"(\d\+\d\+[01]=\d+\n)+\\boxed\{\d+\}", row["solution"])
+        assert int(row["answer"]) == sum(operands(row["problem"]))
         if not any(map(wrong, steps)):
             assert boxed(row["solution"]) == sum(operands(row["problem"]))
             right += 1
@@ -123,12 +124,12 @@ def test_functions_of_the_seed():
 
 
 GOLDEN_DEMONSTRATIONS = [
-    {"problem": "Add 597 to 609.", "solution": "7+9+0=16\n9+0+1=10\n5+6+1=12\n\\boxed{1206}"},
-    {"problem": "Add 460 to 87.", "solution": "0+7+0=7\n6+8+0=14\n4+0+1=5\n\\boxed{547}"},
+    {"problem": "Add 597 to 609.", "solution": "7+9+0=16\n9+0+1=10\n5+6+1=12\n\\boxed{1206}", "answer": "1206"},
+    {"problem": "Add 460 to 87.", "solution": "0+7+0=7\n6+8+0=14\n4+0+1=5\n\\boxed{547}", "answer": "547"},
 ]
 GOLDEN_CORPUS = [
-    {"problem": "What is 278 plus 995?", "solution": "8+5+0=13\n7+9+1=17\n2+9+1=12\n\\boxed{1273}"},
-    {"problem": "What is 328 plus 152?", "solution": "8+2+0=10\n2+5+1=8\n3+1+0=4\nIt is 480."},
+    {"problem": "What is 278 plus 995?", "solution": "8+5+0=13\n7+9+1=17\n2+9+1=12\n\\boxed{1273}", "answer": "1273"},
+    {"problem": "What is 328 plus 152?", "solution": "8+2+0=10\n2+5+1=8\n3+1+0=4\nIt is 480.", "answer": "480"},
 ]
 GOLDEN_PROBLEMS = [
     {"question": "188+14=?", "answer": "202"},
