@@ -26,7 +26,9 @@ NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": [f"dataset
 NEEDED |= {"loss=dpo": ["dataset.rejected_column=rejected"], "loss=nft": ["dataset.reward_column=reward"]}
 # What a model has not answered yet can be planned.
 NEEDED |= {f"method={name}": ["plan=true"] for name in GROUPS["method"]} | {"dataset=self_correct": ["plan=true"]}
-NEEDED |= {f"dataset=self_{kind}": [f"loss={loss}", "plan=true"] for kind, loss in [("pairs", "dpo"), ("graded", "nft")]}
+NEEDED |= {
+    f"dataset=self_{kind}": [f"loss={loss}", "plan=true"] for kind, loss in [("pairs", "dpo"), ("graded", "nft")]
+}
 
 
 @pytest.fixture(autouse=True)
