@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import transformers
 from hydra.utils import get_class, instantiate
+from torch import nn
 from torch.optim import Optimizer
 
 from losslab import diagnostics
@@ -21,7 +22,7 @@ from losslab.data import Examples
 from losslab.files import append_line, read_lines, write_lines
 from losslab.launch import ASKED, Interrupted
 from losslab.objectives import Objective
-from losslab.policy import Policy, build, export, gradient_norm
+from losslab.policy import build, export, gradient_norm
 from losslab.prepass import Reference, batch_nll, old_logp
 from losslab.pretrained import load_tokenizer
 from losslab.progress import bar
@@ -139,7 +140,7 @@ def start(config: Config) -> torch.device:
     return device
 
 
-def make_optimizer(config: OptimizerConfig, policy: Policy) -> Optimizer:
+def make_optimizer(config: OptimizerConfig, policy: nn.Module) -> Optimizer:
     """The optimizer that `_target_` names; weight decay on matrices alone unless `decay=all`."""
     decayed = [p for p in policy.parameters() if p.requires_grad and (p.ndim >= 2 or config.decay == Decay.all)]
     rest = [p for p in policy.parameters() if p.requires_grad and not (p.ndim >= 2 or config.decay == Decay.all)]
