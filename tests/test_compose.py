@@ -1,5 +1,7 @@
 """Every shipped YAML composes; every kind of mistake is one sentence; what makes a cell another cell."""
 
+from pathlib import Path
+
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -20,8 +22,13 @@ GROUPS = {
     if path.is_dir() and path.name not in ("hydra", "experiment")
 }
 NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": [f"dataset.path={__file__}"]}
+NEEDED |= {"loss=dpo": ["dataset.rejected_column=rejected"], "loss=nft": ["dataset.reward_column=reward"]}
+# What a model has not answered yet can be planned.
+NEEDED |= {f"method={name}": ["plan=true"] for name in GROUPS["method"]} | {"dataset=self_correct": ["plan=true"]}
+NEEDED |= {
+    f"dataset=self_{kind}": [f"loss={loss}", "plan=true"] for kind, loss in [("pairs", "dpo"), ("graded", "nft")]
+}
 LOSSES = ("base", "sft", "dft")  # of Table 1
-NEEDED["loss=dpo"] = ["dataset.rejected_column=rejected"]
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +210,24 @@ def test_numbers_of_a_plan_are_short():
             ["dataset.rejected_column=bad"],
             "loss=dft does not know what to do with dataset.rejected_column: leave it out",
         ),
+        (["loss=nft"], "loss=nft needs answers with rewards: set dataset.reward_column, or dataset=self_graded"),
+        (
+            ["loss=nft", "dataset.reward_column=reward", "train.normaliser=weights"],
+            "train.normaliser=weights does not go with reward, whose weights cancel: choose another",
+        ),
+        (
+            ["dataset.reward_column=reward"],
+            "loss=dft does not know what to do with dataset.reward_column: leave it out",
+        ),
+        (
+            ["method=rft"],
+            "results/sampled/qwen2.5-math-1.5b-numinamath_cot/correct.jsonl is not there yet: "
+            "python sample.py model=qwen2.5-math-1.5b dataset=numinamath_cot makes it",
+        ),
+        (
+            ["method=dpo", "model=custom", f"model.path={CONF}"],
+            f"results/sampled/conf-numinamath_cot/pairs.jsonl is not there yet: python sample.py model={CONF} ",
+        ),
         (["train.updates=4"], "loss=dft takes one step on each batch: leave train.updates at 1"),
         (
             ["loss=dpo", "dataset.rejected_column=bad", "train.normaliser=weights"],
@@ -254,6 +279,31 @@ def test_a_method_names_a_row_and_not_a_cell():
     assert (row.optimizer.lr, row.optimizer.arguments["betas"], row.scheduler.warmup_ratio) == (1e-5, [0.9, 0.95], 0.05)
     assert (row.train.batch_size, row.dataset.path) == (64, "embedded")  # of the experiment
     assert Cell.of(make("method=dft")) == Cell.of(make("loss=dft"))
+
+
+def test_methods_on_a_models_own_answers(tmp_path):
+    """Table 2's settings; after an experiment, whose data set they replace; and what they sample from is no science."""
+    rft, dft, iw_sft, dpo, nft = (
+        make("experiment=demo", f"method={name}", "plan=true", "dataset.source=embedded")
+        for name in ("rft", "dft_offline", "iw_sft_offline", "dpo", "nft")
+    )
+    assert [Path(config.dataset.path).name for config in (rft, dft, iw_sft, dpo, nft)] == [
+        *3 * ["correct.jsonl"], "pairs.jsonl", "graded.jsonl",
+    ]  # fmt: skip
+    assert {Path(config.dataset.path).parent for config in (rft, dpo, nft)} == {Path("results/sampled/tiny-embedded")}
+    assert (rft.optimizer.lr, dft.optimizer.lr, iw_sft.optimizer.lr) == (2e-4, 2e-4, 1e-5)
+    assert (dpo.optimizer.lr, dpo.train.batch_size, dpo.scheduler.warmup_ratio) == (1e-6, 128, 0.05)
+    assert (nft.optimizer.lr, nft.train.normaliser) == (1e-6, "kept_tokens")
+    assert make("method=rft", "plan=true").optimizer.lr == 5e-5
+    assert plan.rows_of(rft) is None
+
+    (tmp_path / "sampled/tiny-embedded").mkdir(parents=True)
+    rows = tmp_path / "sampled/tiny-embedded/correct.jsonl"
+    rows.write_text('{"problem": "1+1=?", "solution": "2"}\n')
+    here = make("experiment=demo", "method=rft", "dataset.source=embedded", f"machine.results={tmp_path}")
+    assert plan.rows_of(here) == 1
+    named = make("experiment=demo", "loss=sft", "dataset=file", f"dataset.path={rows}")
+    assert identity(here) == identity(named) != identity(rft)
 
 
 def test_identity_is_of_content_and_not_of_names(tmp_path):
