@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
@@ -18,6 +19,7 @@ from losslab.checks import objective_class
 from losslab.data import local_files
 from losslab.files import named
 from losslab.launch import count
+from losslab.online import PPO, Online, questions
 from losslab.pretrained import load_config
 from losslab.records import Cell
 from losslab.schema import BASE, Config, Device, Precision, Recompute
@@ -45,9 +47,17 @@ def make(config: Config) -> Plan:
     if config.names.loss == BASE:
         return Plan(cell, state(cell, config), 0, 0, parameters, 2.0 * parameters)
     rows = rows_of(config)
-    steps = None if rows is None else Schedule.of(config.train, config.seed, rows).steps
-    tokens = None if steps is None else steps * config.train.batch_size * config.train.max_length
+    online = online_objective(config)
+    schedule = questions.schedule if online else Schedule.of
+    steps = None if rows is None else schedule(config.train, config.seed, rows).steps
+    length = config.train.max_length * (online.samples if online else 1)
+    tokens = None if steps is None else steps * config.train.batch_size * length
     return Plan(cell, state(cell, config), steps, tokens, parameters, memory(config, architecture, parameters))
+
+
+def online_objective(config: Config) -> Online | None:
+    """The online objective of a cell, None for any other."""
+    return instantiate(config.loss) if issubclass(objective_class(config), Online) else None
 
 
 def state(cell: Cell, config: Config) -> str:
@@ -92,6 +102,7 @@ def rows_of(config: Config) -> int | None:
 def memory(config: Config, architecture: Any, parameters: int) -> float:
     """Estimated peak bytes on each device: weights, gradients and Adam's two moments, sharded over the workers;
     the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
+    Online training shards nothing, and what generates the answers takes memory that is not counted.
 
     On a CPU also what the interpreter and its libraries take. What the allocator there keeps beyond that is not
     counted: it was a few per cent to two thirds of the estimate in runs of five shapes.
@@ -121,6 +132,10 @@ def memory(config: Config, architecture: Any, parameters: int) -> float:
     process = 0 if cuda else PROCESS
     if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy
+    if online := online_objective(config):  # every worker holds all: the policy, a value model, a reference
+        copies = isinstance(online, PPO) + (computed / (4 * held) if online.kl and not config.adapter.rank else 0)
+        state = workers * (state + copies * parameters * 4 * held)
+        head = 3 * 4 * tokens * architecture.vocab_size  # logits, their logarithms and their gradient
     return state / workers + gathered + per_token * tokens + head + process
 
 

@@ -50,7 +50,7 @@ def train(config: Config, data: str, folder: str) -> None:
     rank = dist.get_rank()
     objective: Online = instantiate(config.loss)
     questions = load_from_disk(data)
-    plan = schedule(config, len(questions))
+    plan = schedule(config.train, config.seed, len(questions))
     tokenizer = load_tokenizer(config.model)
     tokenizer.padding_side = "left"
 
