@@ -133,8 +133,8 @@ def memory(config: Config, architecture: Any, parameters: int) -> float:
     if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy
     if online := online_objective(config):  # every worker holds all: the policy, a value model, a reference
-        copies = isinstance(online, PPO) + (computed / (4 * held) if online.kl and not config.adapter.rank else 0)
-        state = workers * (state + copies * parameters * 4 * held)
+        reference = computed * parameters if online.kl else 0
+        state = workers * (state + reference + 4 * held * parameters * isinstance(online, PPO))
         head = 3 * 4 * tokens * architecture.vocab_size  # logits, their logarithms and their gradient
     return state / workers + gathered + per_token * tokens + head + process
 
