@@ -17,7 +17,7 @@ from losslab.files import CONF, named
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
 from losslab.online import Online
-from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction
+from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction, SweepConfig, TrackerName
 
 ANY = math.inf
 BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
@@ -49,6 +49,7 @@ BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
     "machine.keep_last": (1, ANY),
     "machine.keep_every": (1, ANY),
     "machine.export_steps": (1, ANY),
+    "machine.probabilities": (1, ANY),
     "machine.tensor_parallel": (1, ANY),
 }
 
@@ -62,14 +63,25 @@ def check_bounds(config: Config) -> None:
             raise ValueError(f"{key} is {value}: set it {allowed}")
 
 
+def check_built(sweep: SweepConfig) -> None:
+    """Refuse a sweep that is declared for the record alone."""
+    if sweep.needs:
+        raise ValueError(f"{sweep.name} is declared and not built; it would need {sweep.needs}")
+
+
 def check(config: Config) -> None:
     """Refuse, with one sentence, what composes but cannot run."""
+    check_built(config.sweep)
     check_bounds(config)
     for name, template in {"train": config.model.train_prompt, "eval": config.model.eval_prompt}.items():
         if template != "chat" and "{problem}" not in template:
             raise ValueError(f"model.{name}_prompt must be `chat` or a text that contains {{problem}}")
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: name at least one, as in benchmark=[math500]")
+    if config.tracker.checkpoints and config.tracker.name != TrackerName.wandb:
+        raise ValueError(
+            f"tracker={config.tracker.name} keeps no models: leave tracker.checkpoints out, or set tracker=wandb"
+        )
     path = Path(config.model.path)
     looks_local = path.is_absolute() or config.model.path.startswith(".") or Path(path.parts[0]).is_dir()
     if looks_local and not path.is_dir() and config.model.path != EMBEDDED:

@@ -20,7 +20,12 @@ from losslab.prompts import encode, render
 from losslab.schema import EMBEDDED, DatasetConfig, Overlong, TrainConfig
 
 CHUNK = 1000  # rows tokenised at once
-MAKERS = {"corpus": world.corpus, "demonstrations": world.demonstrations}  # splits of the embedded data set
+MAKERS = {  # splits of the embedded data set
+    "corpus": world.corpus,
+    "demonstrations": world.demonstrations,
+    "traces": world.traces,
+    "facts": world.facts,
+}
 
 
 @dataclass(frozen=True)
