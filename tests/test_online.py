@@ -2,19 +2,25 @@
 
 import json
 import os
+import re
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from losslab import world
+from losslab import plan, world
 from losslab.cell import train_model
+from losslab.compose import read
 from losslab.evaluation.grading import Grader
+from losslab.files import CONF
+from losslab.identity import identity
 from losslab.launch import Interrupted
 from losslab.online import questions
 from losslab.online.advantages import generalised_advantages, value_terms
@@ -110,7 +116,7 @@ def test_grpo_learns_the_answer_that_is_rewarded(whole, guesser):
 
 
 def test_the_model_is_exported_as_it_was_published(whole, guesser):
-    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+    for name in ("config.json", "generation_config.json"):
         assert json.loads((whole / "model" / name).read_text()) == json.loads((guesser / name).read_text())
     before, between, after = (weights(f) for f in (guesser, whole / "steps/00000004", whole / "model"))
     assert set(before) == set(after) and any(not torch.equal(before[name], after[name]) for name in before)
@@ -206,3 +212,64 @@ def test_questions_that_leave_no_room_are_left_out(guesser, sums, tmp_path):
         questions.ask(config, 7, tokenizer)
     config.dataset.gold_column = None
     assert {row["gold"] for row in questions.ask(config, 8, tokenizer)[0]} == {"7"}  # the solution's box
+
+
+@pytest.fixture
+def composed():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield compose_cell
+
+
+def compose_cell(*overrides: str) -> Config:
+    cfg = compose("config", list(overrides), return_hydra_config=True)
+    return read(cfg, cfg.hydra.runtime.choices)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["loss=grpo", "loss.samples=1"], "loss.samples is 1: set it to 2 or more"),
+        (["loss=grpo", "+loss.value_clip=1"], "unknown key loss.value_clip"),
+        (["loss=ppo", "loss.kl=-1"], "loss.kl is -1: set it to 0 or more"),
+        (
+            ["loss=grpo", "+loss.max_new_tokens=2048"],
+            "leaves no room for a question: set it below train.max_length=2048",
+        ),
+        (["loss=grpo", "train=official"], "loss=grpo does not know train.overlong=truncate: leave it at drop"),
+        (["loss=ppo", "train.micro_batch=4"], "loss=ppo does not know train.micro_batch=4: leave it at null"),
+        (["loss=grpo", "machine.cpu_offload=true"], "does not know machine.cpu_offload=true: leave it at false"),
+        (["loss=grpo", "machine.recompute=selective"], "set it to none or full"),
+        (["loss=grpo", "dataset.rejected_column=wrong"], "does not know what to do with dataset.rejected_column"),
+    ],
+)
+def test_what_an_online_objective_cannot_do_is_one_sentence(composed, overrides, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        composed(*overrides)
+
+
+def test_without_trl_the_extra_is_named(composed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(
+        ValueError, match="loss=grpo needs TRL: install the extra, as in pip install -e '.\\[online\\]'"
+    ):
+        composed("loss=grpo")
+
+
+def test_the_papers_online_methods(composed):
+    grpo, ppo = composed("method=grpo"), composed("method=ppo")
+    for config in (grpo, ppo):
+        assert (config.optimizer.lr, config.train.batch_size, config.scheduler.warmup_ratio) == (1e-6, 256, 0.1)
+        assert config.loss["samples"] == 4
+    assert plan.make(grpo).steps == 390  # of 100,000 rows
+    assert plan.make(grpo).tokens == 390 * 256 * 4 * 2048
+    # The value model of PPO has weights, gradients and two moments in float32, as the policy has.
+    assert plan.make(ppo).memory - plan.make(grpo).memory == 16 * plan.make(ppo).parameters
+
+
+def test_the_true_answers_are_part_of_an_online_cell_alone(composed):
+    golds = ["dataset=file", f"dataset.path={__file__}", "dataset.gold_column=answer"]
+    others = [*golds[:2], "dataset.gold_column=other"]
+    assert identity(composed("loss=grpo", *golds)) != identity(composed("loss=grpo", *others))
+    assert identity(composed("loss=sft", *golds)) == identity(composed("loss=sft", *others))
+    assert identity(composed("loss=grpo")) != identity(composed("loss=grpo", "loss.samples=8"))
+    assert identity(composed("loss=grpo")) == identity(composed("loss=grpo", "machine.workers=2"))
