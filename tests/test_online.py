@@ -232,7 +232,7 @@ def compose_cell(*overrides: str) -> Config:
         (["loss=grpo", "+loss.value_clip=1"], "unknown key loss.value_clip"),
         (["loss=ppo", "loss.kl=-1"], "loss.kl is -1: set it to 0 or more"),
         (
-            ["loss=grpo", "+loss.max_new_tokens=2048"],
+            ["loss=grpo", "loss.max_new_tokens=2048"],
             "leaves no room for a question: set it below train.max_length=2048",
         ),
         (["loss=grpo", "train=official"], "loss=grpo does not know train.overlong=truncate: leave it at drop"),
