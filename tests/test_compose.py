@@ -4,14 +4,15 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab import plan
+from losslab import cost, plan
 from losslab.checks import check, objective_class
 from losslab.compose import any_model, read
 from losslab.files import CONF, content
 from losslab.identity import identity, protocol
 from losslab.messages import sentence
+from losslab.records import Cell
 from losslab.schema import Config
-from losslab.sweep import grid
+from losslab.sweep import Sweep, grid
 
 GROUPS = {
     path.name: sorted(file.stem for file in path.glob("*.yaml"))
@@ -20,6 +21,7 @@ GROUPS = {
 }
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": [f"dataset.path={__file__}"]}
+LOSSES = ("base", "sft", "dft")  # of Table 1
 NEEDED["loss=dpo"] = ["dataset.rejected_column=rejected"]
 
 
@@ -107,6 +109,68 @@ def test_the_memory_of_a_job(tmp_path):
     assert offload == pytest.approx(1.5 * 16 * large / 1e9)
 
 
+def test_what_table1_takes_by_hand(tmp_path):
+    """The parameters are those of the published checkpoints; every other number is written out."""
+    models = {
+        "qwen2.5-math-1.5b": 1_543_714_304,
+        "qwen2.5-math-7b": 7_615_616_512,
+        "llama-3.2-3b": 3_212_749_824,
+        "llama-3.1-8b": 8_030_261_248,
+        "deepseekmath-7b": 6_910_365_696,
+    }
+    cells = [make(f"model={name}", f"loss={loss}", "machine.device=cpu") for name in models for loss in LOSSES]
+    plans = [plan.make(cell) for cell in cells]
+    assert [p.parameters for p in plans] == [size for size in models.values() for _ in LOSSES]
+    total = sum(models.values())
+    assert total == 27_312_707_584
+    found = cost.of(cells, [(p.parameters, p.tokens) for p in plans])
+    steps = 391  # 100,000 rows by 256
+    assert {(p.steps, p.tokens) for p in plans} == {(0, 0), (steps, steps * 256 * 2048)}
+    # 6 operations a parameter and token, SFT and DFT, at 4e14 a second.
+    assert found.training == pytest.approx(2 * 6 * total * steps * 256 * 2048 / 4e14 / 3600)
+    assert found.training == pytest.approx(46.66, abs=0.01)
+    # 2 operations, for base, SFT and DFT, at 1e14 a second: 16 samples of 4096 tokens of 500 + 272 + 675 + 30 + 40
+    # problems.
+    assert found.scoring == pytest.approx(2 * total * 3 * 16 * 4096 * 1517 / 1e14 / 3600)
+    assert found.scoring == pytest.approx(45.26, abs=0.01)
+    assert (found.disk, found.checkpoint) == (2 * 2 * total, 12 * 8_030_261_248)  # 109 GB, and 96 GB of the 8B model
+
+
+def test_the_plan_of_a_job_is_for_its_gpus_and_not_those_of_the_login_node():
+    cell = make("model=llama-3.1-8b", "loss=sft")
+    one, eight = (plan.make(cell, {"nodes": 1, "gpus_per_node": gpus}) for gpus in (1, 8))
+    pair = plan.make(cell, {"nodes": 2, "gpus_per_node": 8})
+    # 16 bytes a parameter are sharded; what is gathered and the activations are the same on each.
+    assert one.memory - eight.memory == pytest.approx(7 / 8 * 16 * one.parameters)
+    assert one.memory - pair.memory == pytest.approx(15 / 16 * 16 * one.parameters)
+    hybrid = make("model=llama-3.1-8b", "loss=sft", "machine.sharding=hybrid")
+    assert plan.make(hybrid, {"nodes": 2, "gpus_per_node": 8}).memory == eight.memory
+    training = 6 * 8_030_261_248 * 391 * 256 * 2048 / 4e14 / 3600
+    scoring = 2 * 8_030_261_248 * 16 * 4096 * 1517 / 1e14 / 3600
+    assert one.hours == pytest.approx(training + scoring)
+    assert pair.hours == pytest.approx(training / 16 + scoring / 8)  # scoring takes one node
+    on_cpu = make("model=llama-3.1-8b", "loss=sft", "machine.device=cpu", "machine.workers=2")
+    assert plan.Devices.of(on_cpu.machine, {"nodes": 2, "gpus_per_node": None}) == plan.Devices(2, 2, gpu=False)
+    with pytest.raises(ValueError, match="machine.workers=2, but hydra.launcher.gpus_per_node=1: make them equal"):
+        plan.make(make("machine.workers=2"), {"nodes": 1, "gpus_per_node": 1})
+
+
+def test_the_launchers_settings_reach_the_plan(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    overrides = ["loss=sft", "plan=true", "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=8"]
+    cfg = compose("config", overrides, return_hydra_config=True)
+    OmegaConf.set_readonly(cfg, False)
+    cfg.hydra.overrides.task, cfg.hydra.job.config_name = overrides[:2], "config"
+    with pytest.raises(SystemExit) as end:
+        Sweep().on_multirun_start(cfg)
+    printed = capsys.readouterr().out
+    assert end.value.code == 0 and "workers of a cell: 8 in a job, on 1 node" in printed
+    cell = make(*overrides[:2])
+    expected = plan.make(cell, {"nodes": 1, "gpus_per_node": 8})
+    row = next(line for line in printed.splitlines() if "qwen2.5-math-1.5b" in line)
+    assert f"{expected.memory / plan.GIB:.1f} GiB" in row and f"{expected.hours:.1f}" in row
+
+
 def test_numbers_of_a_plan_are_short():
     numbers = [None, 0, 391, 9_999, 10_000, 999_499, 999_500, 204_996_608, 999_500_000, 1_543_714_304]
     expected = ["?", "0", "391", "9999", "10k", "999k", "1M", "205M", "1B", "1.54B"]
@@ -138,7 +202,7 @@ def test_numbers_of_a_plan_are_short():
         (["dataset=embedded", "dataset.rows=null"], "dataset.rows has no value: the embedded data set is made on the"),
         (
             ["dataset=embedded", "loss=dpo", "dataset.rejected_column=bad"],
-            "embedded has no column 'bad' but ['problem', 'solution']: set dataset.rejected_column",
+            "embedded has no column 'bad' but ['problem', 'solution', 'answer']: set dataset.rejected_column",
         ),
         (["benchmark=[math50]"], "benchmark=math50 does not exist; did you mean math500?"),
         (["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate; there are _target_, lr, weight_decay"),
@@ -155,7 +219,23 @@ def test_numbers_of_a_plan_are_short():
             "train.normaliser=weights does not go with pairs, whose weights cancel: choose another",
         ),
         (["machine.workers=3"], "train.batch_size=256 cannot be divided over machine.workers=3: make it a multiple"),
-        (["loss._target_=math.sqrt"], "loss=dft: math.sqrt cannot be imported"),
+        (["los=dft"], "unknown key los; did you mean loss?"),
+        (["optimzer.lr=1"], "unknown key optimzer; did you mean optimizer?"),
+        (["loss.flor=1"], "unknown key loss.flor; did you mean floor?"),
+        (["benchmark.math500.row=3"], "unknown key benchmark.math500.row; did you mean rows?"),
+        (["hydra/launcher=slrum"], "hydra/launcher=slrum does not exist; did you mean slurm?; there are "),
+        (
+            ["hydra/launcher=slurm", "hydra.launcher.partion=x"],
+            "unknown key hydra.launcher.partion; did you",
+        ),
+        (["experiment=tabel1"], "experiment=tabel1 does not exist; did you mean table1?; there are "),
+        (["loss=[dft]"], "loss takes one name: write loss=NAME"),
+        (["plan"], "plan cannot be read: write key=value, and quote a value with special characters: 'key=\"a b\"'"),
+        (
+            ["loss._target_=losslab.objectives.dft.DTF"],
+            "loss=dft: losslab.objectives.dft has no DTF; did",
+        ),
+        (["loss._target_=math.sqrt"], "loss=dft: math.sqrt is not a dataclass that derives from Objective"),
         (["loss._target_=losslab.objectives.none.X"], "loss=dft: losslab.objectives.none.X cannot be imported"),
     ],
 )
@@ -176,6 +256,14 @@ def test_identity_is_the_science_and_not_the_machine(tmp_path):
     base = identity(make("loss=base"))
     assert base == identity(make("loss=base", "optimizer.lr=1", "dataset=openr1_math", "train.epochs=3"))
     assert base != identity(make("loss=base", "seed=1"))
+
+
+def test_a_method_names_a_row_and_not_a_cell():
+    row, plain = make("experiment=demo", "method=iw_sft"), make("experiment=demo", "loss=iw_sft")
+    assert (row.names.method, row.names.loss, plain.names.method) == ("iw_sft", "iw_sft", None)
+    assert (row.optimizer.lr, row.optimizer.arguments["betas"], row.scheduler.warmup_ratio) == (1e-5, [0.9, 0.95], 0.05)
+    assert (row.train.batch_size, row.dataset.path) == (64, "embedded")  # of the experiment
+    assert Cell.of(make("method=dft")) == Cell.of(make("loss=dft"))
 
 
 def test_identity_is_of_content_and_not_of_names(tmp_path):

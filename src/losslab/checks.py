@@ -3,6 +3,7 @@
 import inspect
 import math
 from dataclasses import MISSING, fields, is_dataclass, make_dataclass
+from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -11,10 +12,13 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from losslab import online
 from losslab.data import local_files
+from losslab.files import CONF, named
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
-from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction
+from losslab.online import Online
+from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction, SweepConfig, TrackerName
 
 ANY = math.inf
 BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
@@ -46,6 +50,7 @@ BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
     "machine.keep_last": (1, ANY),
     "machine.keep_every": (1, ANY),
     "machine.export_steps": (1, ANY),
+    "machine.probabilities": (1, ANY),
     "machine.tensor_parallel": (1, ANY),
 }
 
@@ -59,21 +64,32 @@ def check_bounds(config: Config) -> None:
             raise ValueError(f"{key} is {value}: set it {allowed}")
 
 
+def check_built(sweep: SweepConfig) -> None:
+    """Refuse a sweep that is declared for the record alone."""
+    if sweep.needs:
+        raise ValueError(f"{sweep.name} is declared and not built; it would need {sweep.needs}")
+
+
 def check(config: Config) -> None:
     """Refuse, with one sentence, what composes but cannot run."""
+    check_built(config.sweep)
     check_bounds(config)
     for name, template in {"train": config.model.train_prompt, "eval": config.model.eval_prompt}.items():
         if template != "chat" and "{problem}" not in template:
             raise ValueError(f"model.{name}_prompt must be `chat` or a text that contains {{problem}}")
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: name at least one, as in benchmark=[math500]")
+    if config.tracker.checkpoints and config.tracker.name != TrackerName.wandb:
+        raise ValueError(
+            f"tracker={config.tracker.name} keeps no models: leave tracker.checkpoints out, or set tracker=wandb"
+        )
     path = Path(config.model.path)
     looks_local = path.is_absolute() or config.model.path.startswith(".") or Path(path.parts[0]).is_dir()
     if looks_local and not path.is_dir() and config.model.path != EMBEDDED:
         raise ValueError(f"model.path={path} is no folder: check the path")
     if config.names.loss == BASE:
         return
-    local_files(config.dataset)
+    check_data(config)
     train, workers = config.train, config.machine.workers
     if workers is not None and train.batch_size % workers:
         raise ValueError(
@@ -91,29 +107,55 @@ def check(config: Config) -> None:
         raise ValueError(f"optimizer._target_={config.optimizer._target_} cannot be imported: check it") from None
     for key in set(config.optimizer.arguments) - set(arguments):
         raise ValueError(f"unknown key optimizer.arguments.{key}{did_you_mean(key, arguments)}")
-    needs = objective_class(config).needs
+    objective = objective_class(config)
+    if issubclass(objective, Online):
+        online.check(config, objective)
+    needs = objective.needs
     if ("pairs" in needs) != (config.dataset.rejected_column is not None):
         raise ValueError(
             f"loss={config.names.loss} needs pairs of answers: set dataset.rejected_column"
             if "pairs" in needs
             else f"loss={config.names.loss} does not know what to do with dataset.rejected_column: leave it out"
         )
-    if "pairs" in needs and train.normaliser == Normaliser.weights:
-        raise ValueError("train.normaliser=weights does not go with pairs, whose weights cancel: choose another")
+    if ("reward" in needs) != (config.dataset.reward_column is not None):
+        raise ValueError(
+            f"loss={config.names.loss} needs answers with rewards: set dataset.reward_column, or dataset=self_graded"
+            if "reward" in needs
+            else f"loss={config.names.loss} does not know what to do with dataset.reward_column: leave it out"
+        )
+    for what in needs & {"pairs", "reward"}:
+        if train.normaliser == Normaliser.weights:
+            raise ValueError(f"train.normaliser=weights does not go with {what}, whose weights cancel: choose another")
     if train.updates > 1 and "old_logp" not in needs:
         raise ValueError(f"loss={config.names.loss} takes one step on each batch: leave train.updates at 1")
 
 
-def objective_class(config: Config) -> type[Objective]:
+def check_data(config: Config) -> None:
+    """Refuse a data set whose local files are not there; a plan may be made before the model's own answers are."""
+    dataset, names = config.dataset, config.names
+    if dataset.source is None or named(dataset.path):
+        local_files(dataset)
+    elif not config.plan:
+        model = names.model if (CONF / "model" / f"{names.model}.yaml").exists() else config.model.path
+        raise ValueError(
+            f"{dataset.path} is not there yet: python sample.py model={model} dataset={dataset.source} makes it"
+        )
+
+
+def objective_class(config: Config) -> type[Objective] | type[Online]:
     """The class that `loss._target_` names, with the loss's parameters checked against its fields."""
     target = config.loss.get("_target_")
     if not target:
         raise ValueError(f"conf/loss/{config.names.loss}.yaml names no class: add a `_target_` line")
+    module, _, name = str(target).rpartition(".")
     try:
-        cls = get_class(target)
+        there = vars(import_module(module))
     except Exception as error:
         raise ValueError(f"loss={config.names.loss}: {target} cannot be imported ({first_line(error)})") from None
-    if not (is_dataclass(cls) and issubclass(cls, Objective)):
+    if name not in there:
+        raise ValueError(f"loss={config.names.loss}: {module} has no {name}{did_you_mean(name, there)}")
+    cls = there[name]
+    if not (is_dataclass(cls) and isinstance(cls, type) and issubclass(cls, (Objective, Online))):
         raise ValueError(f"loss={config.names.loss}: {target} is not a dataclass that derives from Objective")
     known = {f.name: f for f in fields(cls)}
     given = set(config.loss) - {"_target_"}

