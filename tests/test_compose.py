@@ -99,7 +99,7 @@ def test_the_memory_of_a_job(tmp_path):
     small, large = 1.543714304e9, 8.030261248e9
 
     def gb(*overrides: str, gpus: int = 8, nodes: int = 1) -> float:
-        return plan.host_memory(make(here, *overrides), gpus, nodes) / 1e9
+        return plan.host_memory(make(here, *overrides), {"gpus_per_node": gpus, "nodes": nodes}) / 1e9
 
     assert gb(gpus=1) == pytest.approx(1.5 * (4 + 12 * small / 1e9))
     assert gb("model=llama-3.1-8b") == pytest.approx(1.5 * (8 * 4 + 12 * large / 1e9))

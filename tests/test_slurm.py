@@ -25,7 +25,7 @@ def test_a_sweep_outlives_its_submitter_and_edits_of_the_code(cluster, root, che
     code = tmp_path / "code"
     copy(root, code)
     place = Place(tmp_path / "work", code, checkpoint)
-    arguments = place.sweep("grid", "loss=sft,dft", "seed=0,1", array_parallelism=2)
+    arguments = place.sweep("grid", "loss=sft,dft", "seed=0,1", array_parallelism=2, mem_gb="null")
     submitter = subprocess.Popen(place.command(*arguments), cwd=place.folder, env=place.environment)
     until(lambda: any(place.folder.glob("results/sweeps/grid/*/submission.json")), place)
     submitter.send_signal(signal.SIGKILL)
@@ -45,6 +45,7 @@ def test_a_sweep_outlives_its_submitter_and_edits_of_the_code(cluster, root, che
     ]
     (script,) = place.folder.glob("results/sweeps/grid/*/jobs/*_submission.sh")
     assert "--array=0-3%2" in script.read_text()
+    assert re.search(r"--mem=[5-9]GB", script.read_text())  # as estimated for a tiny model on the CPU
 
 
 def test_two_nodes_make_the_same_weights_as_two_processes_of_one(place, root, checkpoint, tmp_path):
