@@ -182,18 +182,14 @@ def memory(config: Config, architecture: Any, parameters: int, devices: Devices 
     return state / shards + gathered + per_token * tokens + head + process
 
 
-def host_memory(config: Config, gpus: int, nodes: int) -> float:
-    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written.
-
-    `gpus` are those of a node, 0 for training on the CPU.
-    """
-    architecture = describe(config)
+def host_memory(config: Config, job: Mapping[str, Any]) -> float:
+    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written."""
+    architecture, devices = describe(config), Devices.of(config.machine, job)
     parameters = count_parameters(architecture)
-    devices = Devices(nodes, config.machine.workers or max(1, gpus), gpus > 0)
     written = float(EXPORT_BYTES * parameters)
     if config.names.loss != BASE and not config.adapter.rank:
-        written = max(written, cost.CHECKPOINT_BYTES * parameters / nodes)
-    own = GPU_PROCESS if gpus else GPU_PROCESS + memory(config, architecture, parameters, devices)
+        written = max(written, cost.CHECKPOINT_BYTES * parameters / devices.nodes)
+    own = GPU_PROCESS if devices.gpu else GPU_PROCESS + memory(config, architecture, parameters, devices)
     if config.machine.cpu_offload:
         own += OFFLOAD_BYTES * parameters / devices.count
     return HOST_SLACK * (devices.each * own + written)
