@@ -32,7 +32,8 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with refusing():
-            self._start([compose(config.hydra.job.config_name, cell, True) for cell in grid(config)], config)
+            cells = grid(config)
+            self._start([compose(config.hydra.job.config_name, cell, True) for cell in cells], config)
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         with refusing():
