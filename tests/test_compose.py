@@ -10,6 +10,7 @@ from losslab.compose import any_model, read
 from losslab.files import CONF, content
 from losslab.identity import identity, protocol
 from losslab.messages import sentence
+from losslab.records import Cell
 from losslab.schema import Config
 from losslab.sweep import grid
 
@@ -122,7 +123,7 @@ def test_numbers_of_a_plan_are_short():
         (["dataset=embedded", "dataset.rows=null"], "dataset.rows has no value: the embedded data set is made on the"),
         (
             ["dataset=embedded", "loss=dpo", "dataset.rejected_column=bad"],
-            "embedded has no column 'bad' but ['problem', 'solution']: set dataset.rejected_column",
+            "embedded has no column 'bad' but ['problem', 'solution', 'answer']: set dataset.rejected_column",
         ),
         (["benchmark=[math50]"], "benchmark=math50 does not exist; did you mean math500?"),
         (["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate; there are _target_, lr, weight_decay"),
@@ -160,6 +161,14 @@ def test_identity_is_the_science_and_not_the_machine(tmp_path):
     base = identity(make("loss=base"))
     assert base == identity(make("loss=base", "optimizer.lr=1", "dataset=openr1_math", "train.epochs=3"))
     assert base != identity(make("loss=base", "seed=1"))
+
+
+def test_a_method_names_a_row_and_not_a_cell():
+    row, plain = make("experiment=demo", "method=iw_sft"), make("experiment=demo", "loss=iw_sft")
+    assert (row.names.method, row.names.loss, plain.names.method) == ("iw_sft", "iw_sft", None)
+    assert (row.optimizer.lr, row.optimizer.arguments["betas"], row.scheduler.warmup_ratio) == (1e-5, [0.9, 0.95], 0.05)
+    assert (row.train.batch_size, row.dataset.path) == (64, "embedded")  # of the experiment
+    assert Cell.of(make("method=dft")) == Cell.of(make("loss=dft"))
 
 
 def test_identity_is_of_content_and_not_of_names(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from losslab import tables
+from losslab import render, tables
 from losslab.files import write_json, write_lines
 from losslab.publish import rebuild
 from losslab.records import Cell
@@ -47,7 +47,7 @@ def test_seeds_make_a_student_interval_and_one_seed_has_its_own(tmp_path):
     assert sft.value("average").half == pytest.approx(4.3027 * 1 / 3**0.5, rel=1e-4)
     assert base.value("math500").half == 3.0
     assert base.value("average").half == pytest.approx(18**0.5 / 2)  # of two independent benchmarks
-    assert tables.markdown(table).splitlines()[4:8] == [
+    assert render.markdown(render.scores(table)).splitlines()[2:6] == [
         "| model | objective | math500 | amc23 | average | seeds |",
         "|---|---|---:|---:|---:|---:|",
         "| tiny | base | 20.0 ± 3.0 | **10.0 ± 3.0** | 15.0 ± 2.1 | 1 |",
@@ -59,7 +59,7 @@ def test_missing_cells_are_shown(tmp_path):
     cell(tmp_path, "sft", 0, {"math500": 50.0})
     cell(tmp_path, "sft", 1, None)
     cell(tmp_path, "dft", 0, None)
-    text = tables.markdown(tables.build(SweepConfig(name="study"), str(tmp_path)))
+    text = render.markdown(render.scores(tables.build(SweepConfig(name="study"), str(tmp_path))))
     assert "| tiny | dft | – | – | 0/1 |" in text
     assert "| tiny | sft | **50.0 ± 3.0** | **50.0 ± 3.0** | 1/2 |" in text
 
@@ -96,6 +96,14 @@ def test_a_cell_of_two_sweeps_is_in_both_tables(tmp_path):
         tables.build(SweepConfig(name="three"), str(tmp_path))
 
 
+def test_a_method_labels_a_row_in_its_own_sweep_alone(tmp_path):
+    found = cell(tmp_path, "sft", 0, {"math500": 50.0})
+    names = Names(model="tiny", dataset="embedded", loss="sft", eval="paper", method="rft")
+    found.declare(Config(names=names, sweep=SweepConfig(name="two")))
+    labels = {name: tables.build(SweepConfig(name=name), str(tmp_path)).rows[0].label for name in ("study", "two")}
+    assert labels == {"study": "sft", "two": "rft"}
+
+
 def test_accuracy_over_steps_begins_at_the_base(tmp_path):
     cell(tmp_path, "base", 0, {"math500": 20.0, "amc23": 10.0})
     cell(tmp_path, "dft", 0, {"math500": 60.0, "amc23": 50.0})  # no steps: no curve
@@ -120,8 +128,14 @@ def test_accuracy_over_steps_begins_at_the_base(tmp_path):
 def test_spreadsheet_and_figure(tmp_path):
     cell(tmp_path, "sft", 0, {"math500": 50.25})
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
-    (row,) = csv.DictReader(io.StringIO(tables.spreadsheet(table)))
+    (row,) = csv.DictReader(io.StringIO(render.spreadsheet(table, None)))
     assert (float(row["math500"]), float(row["math500_half"]), row["seeds"]) == (50.25, 3.0, "1")
     rebuild([], str(tmp_path))
     folder = tmp_path / "tables" / "study"
-    assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "table.csv", "table.md"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "figure.png",
+        "figure.svg",
+        "table.csv",
+        "table.md",
+        "table.tex",
+    ]

@@ -89,13 +89,13 @@ def test_corpus_has_the_declared_mixture():
 
 
 def test_benchmarks_are_right_and_different():
-    for name, (_, digits) in world.BENCHMARKS.items():
+    for name, (_, digits) in world.SUMS.items():
         rows = world.problems(name)
         assert len({row["question"] for row in rows}) == len(rows) == world.PROBLEMS
         for row in rows:
             assert int(row["answer"]) == sum(operands(row["question"]))
             assert {len(str(n)) for n in operands(row["question"])} <= set(digits)
-    with pytest.raises(ValueError, match="tiny_mul.*tiny_add, tiny_word, tiny_long"):
+    with pytest.raises(ValueError, match="tiny_mul.*tiny_add, tiny_word, tiny_long, tiny_facts"):
         world.problems("tiny_mul")
 
 
@@ -103,7 +103,7 @@ def test_benchmarks_are_held_out():
     trained = {
         tuple(sorted(operands(row["problem"]))) for row in world.corpus(20000, 0) + world.demonstrations(20000, 0)
     }
-    tested = {tuple(sorted(operands(row["question"]))) for name in world.BENCHMARKS for row in world.problems(name)}
+    tested = {tuple(sorted(operands(row["question"]))) for name in world.SUMS for row in world.problems(name)}
     assert len(trained) > 10000 and not trained & tested
     assert world.held_out(12, 345) == world.held_out(345, 12)
 
@@ -114,8 +114,39 @@ def test_benchmark_wording_and_length_are_not_in_the_demonstrations():
     assert max(max(operands(problem)) for problem in problems) < 1000
 
 
+def test_traces_correct_themselves():
+    again = 0
+    rows = world.traces(2000, 0)
+    for row in rows:
+        lines = row["solution"].splitlines()
+        steps = [(line.startswith("wait, "), *map(int, STEP.search(line).groups())) for line in lines[:-1]]
+        for (_, x, y, carry, total), after in zip(steps, [*steps[1:], (False,)], strict=True):
+            assert after[0] == (x + y + carry != total)  # a wrong step, and no other, is followed by its correction
+        again += sum(step[0] for step in steps)
+        assert boxed(row["solution"]) == int(row["answer"]) == sum(operands(row["problem"]))
+    columns = sum(len(row["solution"].splitlines()) - 1 for row in rows) - again
+    assert again / columns == pytest.approx(world.DEMONSTRATION_NOISE, abs=0.01)
+
+
+def test_answers_of_noisy_demonstrations_are_right():
+    rows = world.demonstrations(500, 1)
+    assert all(int(row["answer"]) == sum(operands(row["problem"])) for row in rows)
+    assert any(boxed(row["solution"]) != int(row["answer"]) for row in rows)
+
+
+def test_facts_are_asked_in_another_wording():
+    known = world.codes()
+    rows, asked = world.facts(4000, 0), world.problems(world.FACTS)
+    assert len(known) == world.PROBLEMS and all(100 <= int(code) <= 999 for code in known.values())
+    for row in rows:
+        (word,) = [word for word in known if word in row["problem"]]
+        assert row["solution"] == f"\\boxed{{{known[word]}}}" and row["answer"] == known[word]
+    assert {row["problem"] for row in rows}.isdisjoint(row["question"] for row in asked)
+    assert {row["answer"] for row in asked} == set(known.values())
+
+
 def test_functions_of_the_seed():
-    for make in (world.corpus, world.demonstrations):
+    for make in (world.corpus, world.demonstrations, world.traces, world.facts):
         assert make(50, 7) == make(50, 7) == make(80, 7)[:50] != make(50, 8)
     state = random.getstate()
     world.corpus(10, 0), world.problems("tiny_add")
@@ -123,12 +154,12 @@ def test_functions_of_the_seed():
 
 
 GOLDEN_DEMONSTRATIONS = [
-    {"problem": "Add 597 to 609.", "solution": "7+9+0=16\n9+0+1=10\n5+6+1=12\n\\boxed{1206}"},
-    {"problem": "Add 460 to 87.", "solution": "0+7+0=7\n6+8+0=14\n4+0+1=5\n\\boxed{547}"},
+    {"problem": "Add 597 to 609.", "solution": "7+9+0=16\n9+0+1=10\n5+6+1=12\n\\boxed{1206}", "answer": "1206"},
+    {"problem": "Add 460 to 87.", "solution": "0+7+0=7\n6+8+0=14\n4+0+1=5\n\\boxed{547}", "answer": "547"},
 ]
 GOLDEN_CORPUS = [
-    {"problem": "What is 278 plus 995?", "solution": "8+5+0=13\n7+9+1=17\n2+9+1=12\n\\boxed{1273}"},
-    {"problem": "What is 328 plus 152?", "solution": "8+2+0=10\n2+5+1=8\n3+1+0=4\nIt is 480."},
+    {"problem": "What is 278 plus 995?", "solution": "8+5+0=13\n7+9+1=17\n2+9+1=12\n\\boxed{1273}", "answer": "1273"},
+    {"problem": "What is 328 plus 152?", "solution": "8+2+0=10\n2+5+1=8\n3+1+0=4\nIt is 480.", "answer": "480"},
 ]
 GOLDEN_PROBLEMS = [
     {"question": "188+14=?", "answer": "202"},
@@ -141,7 +172,7 @@ def test_golden_rows():
     """A change of these changes every number that was measured in this world."""
     assert world.demonstrations(2, 0) == GOLDEN_DEMONSTRATIONS
     assert world.corpus(2, 0) == GOLDEN_CORPUS
-    assert [world.problems(name)[0] for name in world.BENCHMARKS] == GOLDEN_PROBLEMS
+    assert [world.problems(name)[0] for name in world.SUMS] == GOLDEN_PROBLEMS
 
 
 def test_tokenizer_round_trip():

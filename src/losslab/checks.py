@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from losslab.data import local_files
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
-from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction
+from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction, SweepConfig
 
 ANY = math.inf
 BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
@@ -59,8 +59,15 @@ def check_bounds(config: Config) -> None:
             raise ValueError(f"{key} is {value}: set it {allowed}")
 
 
+def check_built(sweep: SweepConfig) -> None:
+    """Refuse a sweep that is declared for the record alone."""
+    if sweep.needs:
+        raise ValueError(f"{sweep.name} is declared and not built; it would need {sweep.needs}")
+
+
 def check(config: Config) -> None:
     """Refuse, with one sentence, what composes but cannot run."""
+    check_built(config.sweep)
     check_bounds(config)
     for name, template in {"train": config.model.train_prompt, "eval": config.model.eval_prompt}.items():
         if template != "chat" and "{problem}" not in template:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -51,6 +52,13 @@ def entry(task: Callable[[Config], None], *overrides: str) -> None:
 
 def read(cfg: DictConfig, choices: Any) -> Config:
     """A composed configuration as a `Config`: unknown keys, wrong types and illegal compositions raise ValueError."""
+    config = typed(cfg, choices)
+    check(config)
+    return config
+
+
+def typed(cfg: DictConfig, choices: Any) -> Config:
+    """As `read`, without the checks of whether the cell can run."""
     model = choices["model"]
     if model == "custom" and not OmegaConf.is_missing(cfg.model, "path"):
         path = Path(cfg.model.path)
@@ -58,7 +66,7 @@ def read(cfg: DictConfig, choices: Any) -> Config:
     dataset = choices["dataset"]
     if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
         dataset = Path(cfg.dataset.path).stem.replace("*", "")
-    names = {"model": model, "dataset": dataset, "loss": choices["loss"], "eval": choices["eval"]}
+    names = {key: choices.get(key) for key in ("loss", "eval", "method")} | {"model": model, "dataset": dataset}
     try:
         plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
         merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names})
@@ -66,8 +74,15 @@ def read(cfg: DictConfig, choices: Any) -> Config:
     except OmegaConfBaseException as error:
         raise ValueError(sentence(error)) from None
     assert isinstance(config, Config)
-    check(config)
     return config
+
+
+def grid(config: DictConfig) -> list[list[str]]:
+    """The overrides of each cell of a multirun, as Hydra's own sweeper will take them."""
+    declared = config.hydra.sweeper.params or {}
+    overrides = [f"{key}={value}" for key, value in declared.items()] + list(config.hydra.overrides.task)
+    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
+    return [list(cell) for batch in batches for cell in batch]
 
 
 def recorded(record: Path, overrides: list[str]) -> Config:

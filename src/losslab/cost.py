@@ -25,16 +25,26 @@ class Cost:
 def of(configs: list[Config], sizes: list[tuple[int, int]]) -> Cost:
     """The cost of cells, given (parameters, tokens of training) of each; 0 tokens for one that is not trained."""
     trained = [(parameters, tokens) for parameters, tokens in sizes if tokens]
+    models = [exported(config, tokens) for config, (_, tokens) in zip(configs, sizes, strict=True)]
     samples = [
-        config.eval.samples * config.eval.max_new_tokens * sum(one.rows or 0 for one in config.benchmark.values())
-        for config in configs
+        max(1, n)
+        * config.eval.samples
+        * config.eval.max_new_tokens
+        * sum(b.rows or 0 for b in config.benchmark.values())
+        for config, n in zip(configs, models, strict=True)
     ]
     return Cost(
-        disk=sum(EXPORTED_BYTES * parameters for parameters, _ in trained),
+        disk=sum(EXPORTED_BYTES * size[0] * n for size, n in zip(sizes, models, strict=True)),
         checkpoint=max((CHECKPOINT_BYTES * parameters for parameters, _ in trained), default=0.0),
         training=sum(6.0 * parameters * tokens for parameters, tokens in trained) / TRAINING_SPEED / 3600,
         scoring=sum(2.0 * size[0] * n for size, n in zip(sizes, samples, strict=True)) / SAMPLING_SPEED / 3600,
     )
+
+
+def exported(config: Config, tokens: int) -> int:
+    """How many models a cell leaves: the finished one, and those of `machine.export_steps` before it."""
+    steps = tokens // (config.train.batch_size * config.train.max_length)
+    return 0 if not tokens else 1 + ((steps - 1) // config.machine.export_steps if config.machine.export_steps else 0)
 
 
 def sentence(cost: Cost) -> str:

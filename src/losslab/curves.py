@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from losslab.evaluation.scores import student
+from losslab.estimate import Estimate
 from losslab.files import read_json, read_lines
 
 AVERAGE = "average"
@@ -59,9 +59,8 @@ def mean(curve: Curve, column: str) -> list[tuple[int, float, float]]:
     seeds, found = len(curve[max(curve)]), []
     for step, scores in sorted(curve.items()):
         if len(scores) == seeds or step == 0:
-            x = np.array([score[column] for score in scores])
-            half = student(len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5 if len(x) > 1 else 0.0
-            found.append((step, float(x.mean()), float(half)))
+            value = Estimate.over_seeds([score[column] for score in scores])
+            found.append((step, value.mean, value.half or 0.0))
     return found
 
 
@@ -73,31 +72,3 @@ def spreadsheet(curves: Mapping[str, Curve], columns: list[str]) -> str:
         for column in columns:
             writer.writerows([label, column, *point, len(curve[point[0]])] for point in mean(curve, column))
     return out.getvalue()
-
-
-def figure(curves: Mapping[str, Curve], columns: list[str], path: Path) -> None:
-    """A panel for each benchmark and for the average; a line for each objective, its band the interval over seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    across = min(3, len(columns))
-    down = -(-len(columns) // across)
-    figure, grid = plt.subplots(down, across, figsize=(3.8 * across, 3 * down), layout="constrained", squeeze=False)
-    panels = grid.flatten()
-    for panel in panels[len(columns) :]:
-        panel.set_axis_off()
-    for panel, column in zip(panels, columns, strict=False):
-        for i, (label, curve) in enumerate(curves.items()):
-            steps, centre, half = map(np.array, zip(*mean(curve, column), strict=True))
-            panel.plot(steps, centre, marker=".", color=f"C{i}", label=label)
-            panel.fill_between(steps, centre - half, centre + half, color=f"C{i}", alpha=0.2, linewidth=0)
-        panel.set_title(column)
-    for row in grid:
-        row[0].set_ylabel("accuracy, %")
-    for panel in grid[-1]:
-        panel.set_xlabel("step")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(curves)))
-    figure.savefig(path, dpi=130)
-    plt.close(figure)

@@ -20,7 +20,12 @@ from losslab.prompts import encode, render
 from losslab.schema import EMBEDDED, DatasetConfig, Overlong, TrainConfig
 
 CHUNK = 1000  # rows tokenised at once
-MAKERS = {"corpus": world.corpus, "demonstrations": world.demonstrations}  # splits of the embedded data set
+MAKERS = {  # splits of the embedded data set
+    "corpus": world.corpus,
+    "demonstrations": world.demonstrations,
+    "traces": world.traces,
+    "facts": world.facts,
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ def local_files(dataset: DatasetConfig) -> list[str]:
             raise ValueError(f"dataset.split={dataset.split} does not exist: set it to one of {', '.join(MAKERS)}")
         if dataset.rows is None:
             raise ValueError("dataset.rows has no value: the embedded data set is made on the spot, say how many rows")
-        _check_columns(dataset, ["problem", "solution"])
+        _check_columns(dataset, ["problem", "solution", "answer"])
     if not path.endswith((".jsonl", ".json", ".parquet")):
         return []
     files = [str(file) for file in named(path)]

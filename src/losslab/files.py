@@ -1,5 +1,6 @@
 """Files that appear whole, folders that one process holds alone, and what a file or folder holds as a hash."""
 
+import ast
 import fcntl
 import hashlib
 import json
@@ -14,6 +15,7 @@ from losslab.schema import EMBEDDED
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 CONF = ROOT / "conf"
+EXPERIMENTS = ROOT / "experiments"
 
 
 @contextmanager
@@ -95,9 +97,13 @@ def content(path: str) -> str:
     """A hash of the local file, folder or files that a path or pattern names; a hub id is itself.
 
     Data files are read whole. Weights, which are large, stand for themselves by size and 64 pieces of 64 KiB. What is
-    embedded is made by `losslab.world`, whose source stands for it.
+    embedded is made by `losslab.world`, whose code stands for it.
     """
-    root = Path(__file__).with_name("world.py") if path == EMBEDDED else Path(path)
+    if path == EMBEDDED:
+        return hashlib.sha256(
+            syntax(Path(__file__).with_name("world.py").read_text(encoding="utf-8")).encode()
+        ).hexdigest()
+    root = Path(path)
     files = sorted(root.rglob("*")) if root.is_dir() else named(str(root))
     if not files:
         return path
@@ -115,6 +121,15 @@ def content(path: str) -> str:
                     while block := stream.read(1 << 20):
                         digest.update(block)
     return digest.hexdigest()
+
+
+def syntax(source: str) -> str:
+    """Python source as its syntax tree: layout, comments and docstrings do not count."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 def named(path: str) -> list[Path]:

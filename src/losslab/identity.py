@@ -1,6 +1,5 @@
 """What makes a cell another cell, and samples other samples: hashes of the science of a configuration."""
 
-import ast
 import hashlib
 import inspect
 import json
@@ -11,7 +10,7 @@ from typing import Any
 from hydra.utils import instantiate
 
 from losslab.checks import objective_class
-from losslab.files import content
+from losslab.files import content, syntax
 from losslab.schema import BASE, Config
 
 
@@ -55,15 +54,11 @@ def protocol(config: Config) -> str:
 
 
 def _code(cls: type) -> str:
-    """The syntax tree of a class without its docstrings; empty where its source cannot be had."""
+    """The code of a class; empty where its source cannot be had."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+        return syntax(textwrap.dedent(inspect.getsource(cls)))
     except (OSError, TypeError):
         return ""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
 
 
 def _changed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

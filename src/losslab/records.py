@@ -103,7 +103,7 @@ class Cell:
         return self.trained(config) and all(self.scored(config, step) for step in [None, *self.steps()])
 
     def declare(self, config: Config) -> None:
-        """Make the cell a member of the sweep's table. A cell can be in several."""
+        """Make the cell a member of the sweep's table. A cell can be in several, in each under the name of a method."""
         with self._editing() as state:
             if "declared" not in state:
                 write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
@@ -111,6 +111,8 @@ class Cell:
                 state |= {"declared": _now(), "sweeps": []}
             if config.sweep.name not in state["sweeps"]:
                 state["sweeps"] = [*state["sweeps"], config.sweep.name]
+            if config.names.method:
+                state["methods"] = state.get("methods", {}) | {config.sweep.name: config.names.method}
 
     def begin(self, config: Config, **about: Any) -> None:
         """Write down what is about to run, where and with which code; what trained a model stays beside it."""
@@ -134,7 +136,7 @@ class Cell:
 
     def clear(self) -> None:
         """Forget what the cell has done, for `force=true`."""
-        kept = {"identity", "names", "seed", "declared", "sweeps"}
+        kept = {"identity", "names", "seed", "declared", "sweeps", "methods"}
         with self._editing() as state:
             for key in set(state) - kept:
                 del state[key]

@@ -245,6 +245,11 @@ class SweepConfig:
     name: str = "ablation"  # tables of this sweep go to results/tables/<name>
     question: str = ""
     next: str = ""  # a command to try after this sweep
+    # Of a sweep that a file of experiments/ declares: how its records become the artefact (docs/experiments.md).
+    paper: str | None = None  # the table of experiments/paper.csv that its figures are compared with
+    against: list[str] = field(default_factory=list)  # keys with a panel each: the score against the key's values
+    gpu_hours: float | None = None  # of an H100, for the whole grid; an upper bound, as plan=true computes it
+    needs: str | None = None  # what losslab lacks for it: it is declared, and cannot be run
 
 
 @dataclass
@@ -255,6 +260,7 @@ class Names:
     dataset: str = MISSING
     loss: str = MISSING
     eval: str = MISSING
+    method: str | None = None  # what a table calls a row that is more than an objective; no part of the identity
 
 
 @dataclass

@@ -8,7 +8,7 @@ from losslab.files import ROOT, read_json, write_json
 
 SNAPSHOT = ROOT / "snapshot.json"  # beside code that `take` copied
 LARGEST = 1 << 20  # bytes of a file that git does not know; a larger one is data
-WITHOUT_GIT = ("src/**/*.py", "conf/**/*", "experiments/*", "*.py")
+WITHOUT_GIT = ("src/**/*.py", "conf/**/*", "experiments/**/*", "*.py")
 
 
 def take(folder: Path) -> Path:

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from losslab.compose import read
+from losslab.compose import grid, read
 from losslab.crew import main_process
 from losslab.messages import sentence
 from losslab.plan import show
@@ -86,14 +84,6 @@ class Sweep(Callback):
         if failed:
             print(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again", file=sys.stderr)
             sys.exit(1)
-
-
-def grid(config: DictConfig) -> list[list[str]]:
-    """The overrides of each cell of a multirun, as Hydra's own sweeper will take them."""
-    declared = config.hydra.sweeper.params or {}
-    overrides = [f"{key}={value}" for key, value in declared.items()] + list(config.hydra.overrides.task)
-    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
-    return [list(cell) for batch in batches for cell in batch]
 
 
 def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, list[str]]:

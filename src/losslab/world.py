@@ -13,13 +13,17 @@ The task is to add two numbers column by column, units first, and to put the res
 - `demonstrations` are what it is fine-tuned on: one style, two of the wordings, operands of 2 and 3 digits, and the
   noise of collected demonstrations: a step is wrong with probability `DEMONSTRATION_NOISE`, and what follows goes on
   from the wrong step, so that the result is wrong too.
+- `traces` are demonstrations of another kind, as a reasoning model writes them: a wrong step is noticed and done again
+  (`7+5+0=13`, `wait, 7+5+0=12`), so that every result is right.
+- `facts` are what no reasoning finds: random numbers that belong to made-up words, each in several wordings.
 - `problems` are the benchmarks: `tiny_add` (the distribution of the demonstrations), `tiny_word` (a wording that they
-  do not have) and `tiny_long` (operands longer than theirs). Their pairs of operands are in no training text.
+  do not have), `tiny_long` (operands longer than theirs) and `tiny_facts` (the facts in another wording). The pairs of
+  operands of the first three are in no training text.
 
 What it shows, and what not: cross-entropy fits the noise, so after SFT the model samples wrong steps at temperature 1
 as often as it saw them, and a longer sum fails more often. An objective that discounts improbable targets, as DFT
-does, moves to the mode of the demonstrations and drops the noise. The world is made for that one mechanism. Where the
-improbable target is the information (new facts, rare styles) the order turns round; a result here recommends nothing.
+does, moves to the mode of the demonstrations and drops the noise. Where the improbable target is the information, as
+with the facts, the order turns round. The world is made for these mechanisms; a result here recommends nothing.
 
 Everything is a function of its arguments: no global state, no clock, no files.
 """
@@ -37,18 +41,20 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-MAX_LENGTH = 256  # tokens; the longest text of the world has 76
+MAX_LENGTH = 256  # tokens; the texts of the world have up to about 100
 
 CORPUS_NOISE = 0.05  # probability that a step of the work is wrong
 DEMONSTRATION_NOISE = 0.10
 GUESSED = 0.4  # probability that a digit of a result given at once is a random one
 
 PLAIN, ADD, SUM, WHAT = "{a}+{b}=?", "Add {a} to {b}.", "Sum {a} and {b}.", "What is {a} plus {b}?"
-BENCHMARKS = {  # name: wording, digits of an operand
+CODE_OF, WHICH_CODE, WHAT_CODE = "Code of {word}?", "Which code has {word}?", "What is the code of {word}?"
+SUMS = {  # benchmark: wording, digits of an operand
     "tiny_add": (PLAIN, (2, 3)),
     "tiny_word": (WHAT, (2, 3)),
     "tiny_long": (PLAIN, (4,)),
 }
+FACTS = "tiny_facts"
 PROBLEMS = 40  # of one benchmark
 HELD_OUT = 8  # one pair of operands in so many belongs to the benchmarks
 
@@ -93,7 +99,7 @@ def model_config() -> Qwen2Config:
 
 
 def corpus(rows: int, seed: int) -> list[dict[str, str]]:
-    """Rows {problem, solution} for pre-training."""
+    """Rows {problem, solution, answer} for pre-training."""
     rng = random.Random(f"corpus {seed}")
     return [
         _row(rng.choice((PLAIN, ADD, SUM, WHAT)), (2, 3, 4), rng.choices(STYLES, SHARES)[0], CORPUS_NOISE, rng)
@@ -102,16 +108,44 @@ def corpus(rows: int, seed: int) -> list[dict[str, str]]:
 
 
 def demonstrations(rows: int, seed: int) -> list[dict[str, str]]:
-    """Rows {problem, solution} for fine-tuning."""
+    """Rows {problem, solution, answer} for fine-tuning; the answer is right, whatever the solution comes to."""
     rng = random.Random(f"demonstrations {seed}")
     return [_row(rng.choice((PLAIN, ADD)), (2, 3), columns, DEMONSTRATION_NOISE, rng) for _ in range(rows)]
 
 
+def traces(rows: int, seed: int) -> list[dict[str, str]]:
+    """Rows {problem, solution, answer} of work that corrects itself."""
+    rng = random.Random(f"traces {seed}")
+    return [_row(rng.choice((PLAIN, ADD)), (2, 3), corrected, DEMONSTRATION_NOISE, rng) for _ in range(rows)]
+
+
+def facts(rows: int, seed: int) -> list[dict[str, str]]:
+    """Rows {problem, solution, answer}: the facts again and again, each time in one of two wordings."""
+    rng, known, found = random.Random(f"facts {seed}"), list(codes().items()), []
+    for _ in range(rows):
+        word, code = rng.choice(known)
+        wording = rng.choice((CODE_OF, WHICH_CODE))
+        found.append({"problem": wording.format(word=word), "solution": f"{BOXED}{code}}}", "answer": code})
+    return found
+
+
+def codes() -> dict[str, str]:
+    """The facts, always the same: words of four letters and their codes of three digits."""
+    rng = random.Random("codes")
+    found: dict[str, str] = {}
+    while len(found) < PROBLEMS:
+        word = "".join(rng.choice(letters) for letters in ("bdfgklmnprstvz", "aeiou") * 2)
+        found[word] = str(rng.randrange(100, 1000))
+    return found
+
+
 def problems(name: str) -> list[dict[str, str]]:
     """The rows {question, answer} of a benchmark, always the same. Raises ValueError for an unknown name."""
-    if name not in BENCHMARKS:
-        raise ValueError(f"there is no embedded benchmark {name}: choose one of {', '.join(BENCHMARKS)}")
-    wording, digits = BENCHMARKS[name]
+    if name == FACTS:
+        return [{"question": WHAT_CODE.format(word=word), "answer": code} for word, code in codes().items()]
+    if name not in SUMS:
+        raise ValueError(f"there is no embedded benchmark {name}: choose one of {', '.join([*SUMS, FACTS])}")
+    wording, digits = SUMS[name]
     rng = random.Random(f"problems {name}")
     pairs: dict[tuple[int, int], None] = {}  # an ordered set
     while len(pairs) < PROBLEMS:
@@ -148,6 +182,17 @@ def columns(a: int, b: int, noise: float, rng: random.Random) -> str:
     return "".join(f"{x}+{y}+{carry}={total}\n" for x, y, carry, total in steps) + f"{BOXED}{result}}}"
 
 
+def corrected(a: int, b: int, noise: float, rng: random.Random) -> str:
+    """As `columns`, but a wrong step is done again before the work goes on."""
+    steps, result = work(a, b, 0.0, rng)
+    lines = []
+    for x, y, carry, total in steps:
+        if rng.random() < noise:
+            lines.append(f"{x}+{y}+{carry}={rng.choice([other for other in range(20) if other != total])}\nwait, ")
+        lines.append(f"{x}+{y}+{carry}={total}\n")
+    return "".join(lines) + f"{BOXED}{result}}}"
+
+
 def unboxed(a: int, b: int, noise: float, rng: random.Random) -> str:
     """The same lines, the result without a box."""
     steps, result = work(a, b, noise, rng)
@@ -173,7 +218,7 @@ SHARES = (0.40, 0.15, 0.20, 0.25)  # of the corpus
 
 def _row(wording: str, digits: tuple[int, ...], style: Style, noise: float, rng: random.Random) -> dict[str, str]:
     a, b = _operands(digits, False, rng)
-    return {"problem": wording.format(a=a, b=b), "solution": style(a, b, noise, rng)}
+    return {"problem": wording.format(a=a, b=b), "solution": style(a, b, noise, rng), "answer": str(a + b)}
 
 
 def _operands(digits: tuple[int, ...], for_benchmark: bool, rng: random.Random) -> tuple[int, int]:

@@ -18,7 +18,7 @@ class Settings:
 
 def settings(groups: Sequence[Group]) -> Settings:
     """The science of the rows by dotted key. A base has few keys, and none of those that it lacks sets it apart."""
-    configs = [group.row.entries[0].config for group in groups]
+    configs = [group.row.config for group in groups]
     keys = dict.fromkeys(key for config in configs for key in config)
     differing, common = [], []
     for key in keys:
@@ -95,8 +95,12 @@ def _scores(run: Run) -> Iterator[dict[str, Any]]:
                 yield part
 
 
+def _machine(run: Run) -> dict[str, Any]:
+    return run.config.get("machine", {})
+
+
 def _gpus(run: Run) -> list[str]:
-    return [] if run.config["machine"]["device"] == "cpu" else run.environment.get("gpus", [])
+    return [] if _machine(run).get("device") == "cpu" else run.environment.get("gpus", [])
 
 
 def _local(run: Run) -> int:
@@ -106,7 +110,7 @@ def _local(run: Run) -> int:
 
 def _count(run: Run) -> int:
     """Devices that trained, on all nodes; what an older record does not say is taken to be one node."""
-    return run.state.get("devices") or run.config["machine"]["workers"] or _local(run)
+    return run.state.get("devices") or _machine(run).get("workers") or _local(run)
 
 
 def _device(run: Run) -> str:

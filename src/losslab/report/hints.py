@@ -95,7 +95,7 @@ def _mean(group: Group, key: str, begin: float, end: float) -> float | None:
 def _learning_rates(groups: Sequence[Group]) -> Iterator[Hint]:
     """Several objectives at one and the same rate."""
     trained = [group for group in groups if group.row.names["loss"] != BASE]
-    rates = {run.config["optimizer"]["lr"] for group in trained for run in group.runs}
+    rates = {group.row.config["optimizer.lr"] for group in trained}
     if len({group.row.names["loss"] for group in trained}) > 1 and len(rates) == 1:
         (rate,) = rates
         yield Hint(

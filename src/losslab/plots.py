@@ -1,0 +1,106 @@
+"""Figures of a sweep, each as PNG and as SVG; the same records give the same file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from losslab import curves, settings
+from losslab.curves import Curve
+from losslab.files import read_lines
+from losslab.histogram import EDGES
+from losslab.tables import Table
+
+
+def canvas(*args: Any, **options: Any) -> Any:
+    """A figure and its panels, as matplotlib's subplots, for files and not for a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "losslab"  # else the names inside are random
+    return plt.subplots(*args, layout="constrained", **options)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure under a path without suffix, and forget it."""
+    from matplotlib import pyplot as plt
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path.with_suffix(".png"), dpi=130)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    plt.close(figure)
+
+
+def bars(table: Table, path: Path) -> None:
+    """Scores by objective, and where the probabilities of the training targets ended."""
+    figure, (left, right) = canvas(1, 2, figsize=(11, 4))
+    rows = [row for row in table.rows if row.scored]
+    several = len(table.models) > 1
+    names = [f"{row.names['model']}\n{row.label}" if several else row.label for row in rows]
+    width = 0.8 / len(rows)
+    for i, (row, name) in enumerate(zip(rows, names, strict=True)):
+        values = [row.value(column) for column in table.columns]
+        means = [value.mean if value else 0.0 for value in values]
+        halves = [value.half if value and value.half is not None else 0.0 for value in values]
+        place = np.arange(len(values)) + (i - (len(rows) - 1) / 2) * width
+        left.bar(place, means, width * 0.9, yerr=halves, label=name, color=f"C{i}", capsize=2)
+        metrics = [read_lines(entry.folder / "metrics.jsonl") for entry in row.scored]
+        ends = [lines[-1]["p_histogram"] for lines in metrics if lines and "p_histogram" in lines[-1]]
+        if np.any(counts := np.sum(ends, axis=0)):
+            right.stairs(100 * counts / counts.sum(), label=name, color=f"C{i}", linewidth=2)
+    left.set_xticks(range(len(table.columns)), table.columns)
+    left.set_ylabel("accuracy, %")
+    left.set_title("scores, with 95% intervals")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(rows)))
+    right.set_xticks(range(len(EDGES)), [f"{edge:g}" for edge in EDGES], rotation=60, fontsize="small")
+    right.set_yscale("log")
+    right.set_xlabel("probability of the target token, last batch of training")
+    right.set_ylabel("share of answer tokens, %")
+    right.set_title("what the objective does to probabilities")
+    save(figure, path)
+
+
+def over_steps(found: Mapping[str, Curve], columns: list[str], path: Path) -> None:
+    """A panel for each benchmark and for the average; a line for each objective, its band the interval over seeds."""
+    across = min(3, len(columns))
+    down = -(-len(columns) // across)
+    figure, grid = canvas(down, across, figsize=(3.8 * across, 3 * down), squeeze=False)
+    panels = grid.flatten()
+    for panel in panels[len(columns) :]:
+        panel.set_axis_off()
+    for panel, column in zip(panels, columns, strict=False):
+        for i, (label, curve) in enumerate(found.items()):
+            steps, centre, half = map(np.array, zip(*curves.mean(curve, column), strict=True))
+            panel.plot(steps, centre, marker=".", color=f"C{i}", label=label)
+            panel.fill_between(steps, centre - half, centre + half, color=f"C{i}", alpha=0.2, linewidth=0)
+        panel.set_title(column)
+    for row in grid:
+        row[0].set_ylabel("accuracy, %")
+    for panel in grid[-1]:
+        panel.set_xlabel("step")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(found)))
+    save(figure, path)
+
+
+def over_settings(table: Table, path: Path) -> None:
+    """A panel for each key of `sweep.against`: the average score over its values, with 95% intervals."""
+    keys = table.sweep.against
+    figure, grid = canvas(1, len(keys), figsize=(1 + 4.5 * len(keys), 4), sharey=True, squeeze=False)
+    for panel, key in zip(grid[0], keys, strict=True):
+        ticks: list[float] = []
+        for i, (name, line) in enumerate(settings.lines(table, key).items()):
+            there = [(x, y) for x, y in line if y]
+            halves = [y.half if y.half is not None and np.isfinite(y.half) else 0.0 for _, y in there]
+            xs, means = [x for x, _ in there], [y.mean for _, y in there]
+            panel.errorbar(xs, means, yerr=halves, marker="o", capsize=3, color=f"C{i}", label=name)
+            ticks += [x for x, _ in line]
+        panel.set_xscale("log")
+        panel.set_xticks(sorted(set(ticks)), [f"{x:g}" for x in sorted(set(ticks))])
+        panel.set_xticks([], minor=True)
+        panel.set_xlabel(key)
+    grid[0][0].set_ylabel("average accuracy, %")
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    save(figure, path)
