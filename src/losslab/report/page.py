@@ -79,6 +79,7 @@ def page(sweep: SweepConfig, results: str, against: str | None, place: Path) -> 
         columns=table.columns,
         average=AVERAGE,
         caption=render.CAPTION,
+        settings_charts=training.against(table, rows),
         paper=render.against(table, comparison) if comparison else None,
         notes=list(notes(table, over_steps)),
         rows=[_row(line, table.columns, reference) for line in lines],
