@@ -21,7 +21,7 @@ $(VENV)/ready: pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit("losslab needs Python 3.11 or later, not %d.%d: set PYTHON=" % sys.version_info[:2]) if sys.version_info < (3, 11) else None'
 	@echo "installing losslab into $(VENV): a few minutes, once"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev$(ENGINE)]"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,online$(ENGINE)]"
 ifeq ($(GPU),)
 	@# They come with vLLM, text models do not need them, and beside another build of torch they break its import.
 	@$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec

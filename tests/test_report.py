@@ -22,7 +22,7 @@ from losslab.evaluation.scores import paired_difference
 from losslab.files import write, write_json, write_lines
 from losslab.records import Cell
 from losslab.report.browser import LONG, TEXTS
-from losslab.report.page import publish
+from losslab.report.page import rebuild
 from losslab.schema import BASE, Config, EvalConfig, MachineConfig, Names, OptimizerConfig, SweepConfig, TrainConfig
 
 PROBLEMS, SAMPLES, STEPS = 12, 4, 130
@@ -115,7 +115,7 @@ def results(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(results) -> Path:
-    (path,) = publish(["study"], str(results))
+    (path,) = rebuild(["study"], str(results))
     return path
 
 
@@ -197,8 +197,8 @@ def test_pages_are_of_sweeps_that_are_there(root, results, page):
         )
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
     with pytest.raises(ValueError, match="no record of any sweep"):
-        publish([], str(results / "none"))
-    publish([], str(results))
+        list(rebuild([], str(results / "none")))
+    assert list(rebuild([], str(results))) == [page]
 
 
 def test_a_wheel_carries_the_page_and_its_sheets(root):

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from losslab.compose import recorded
+from losslab.records import Cell
+
 TINY = [
     "model=tiny",
     "dataset=embedded",
@@ -88,11 +91,14 @@ def test_records_of_a_finished_cell(sweep):
     assert {"text", "extracted", "official", "corrected", "finish_reason"} <= set(records[0]["samples"][0])
 
 
-def test_the_table_shows_what_is_missing(sweep):
-    folder, _ = sweep
+def test_the_table_and_the_page_show_what_is_missing(sweep):
+    folder, done = sweep
     text = (folder / "results/tables/ablation/table.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| tiny")]
     assert len(rows) == 2
+    page = (folder / "results/reports/ablation.html").read_text()
+    assert "report:  results/reports/ablation.html" in done.stdout
+    assert page.count("raise ArithmeticError(&#39;broken on purpose&#39;)") == 2 and "<b>2<small>/4</small></b>" in page
     assert any("| – | – | 0/2 |" in row for row in rows) and any(row.endswith("| 2 |") for row in rows)
     assert (folder / "results/tables/ablation/figure.png").stat().st_size > 10_000
 
@@ -278,6 +284,28 @@ def test_force_runs_a_finished_cell_again_but_once(root, finished):
     after = scores_of(finished)
     assert after["generation"]["samples"] == 2 * 40
     assert (after["benchmarks"], after["average"]) == (before["benchmarks"], before["average"])
+
+
+def test_a_kill_between_training_and_the_measurement_of_its_probabilities(root, place):
+    arguments = [DFT, "machine.probabilities=64"]
+    process = subprocess.Popen(command(root, *arguments), cwd=place, start_new_session=True)
+    wait_for(lambda: any(place.glob("results/cells/*/model")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(60)
+    (cell,) = place.glob("results/cells/*")
+    trained = {file: file.stat().st_mtime_ns for file in [cell / "metrics.jsonl", *(cell / "model").iterdir()]}
+    assert not (cell / "probabilities.json").exists()
+    done = run(root, place, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert all(file.stat().st_mtime_ns == time for file, time in trained.items())  # it was not trained again
+    found = json.loads((cell / "probabilities.json").read_text())
+    before, after = found["before"], found["after"]
+    assert found["examples"] == 64 and before["tokens"] == after["tokens"] == sum(before["counts"])
+    assert before["counts"] != after["counts"]
+    assert "| dft |" in (place / "results/tables/ablation/probabilities.md").read_text()
+    for asked, there in (("64", True), ("null", True), ("65", False)):
+        config = recorded(cell / "config.yaml", [f"machine.probabilities={asked}"])
+        assert Cell.at(cell).done(config) == there
 
 
 def test_two_runs_at_once_make_one_cell(root, place):

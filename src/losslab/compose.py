@@ -5,7 +5,9 @@
 
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +41,33 @@ def entry(task: Callable[[Config], None], *overrides: str) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(cfg: DictConfig) -> None:
-        task(read(cfg, HydraConfig.get().runtime.choices))
+        with refusing():
+            task(read(cfg, HydraConfig.get().runtime.choices))
 
-    try:
+    with refusing():
         arguments = [*overrides, *(part for argument in sys.argv[1:] for part in any_model(argument))]
         sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's wish
         run()
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """End the program on an error, a user's mistake in one sentence and with status 2.
+
+    Hydra would turn what a callback raises into a warning, and print the overrides of a cell before what it raises.
+    """
+    try:
+        yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        place = error.filename or "results"
+        print(f"error: {place}: {error.strerror}: make room there, or set machine.results", file=sys.stderr)
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
 
 
 def read(cfg: DictConfig, choices: Any) -> Config:

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from losslab import artefacts, curves, paper, plots, render, settings, tables
+from losslab import artefacts, curves, directions, paper, plots, polarisation, render, settings, tables
 from losslab.checks import check_built
 from losslab.curves import AVERAGE, Curve
 from losslab.files import lock, read_json, write
@@ -25,6 +25,7 @@ def publish(sweep: SweepConfig, results: str) -> None:
         comparison, over_steps = paper.compare(table), curves_of(table)
         sheets = [render.scores(table, list(notes(table, over_steps)))]
         sheets += [render.against(table, comparison)] if comparison else []
+        sheets += [directions.sheet(table)] if sweep.directions else []
         write(folder / "table.md", "\n".join(render.markdown(sheet, i + 1) for i, sheet in enumerate(sheets)))
         write(folder / "table.tex", "\n".join(map(render.latex, sheets)))
         write(folder / "table.csv", render.spreadsheet(table, comparison))
@@ -37,12 +38,15 @@ def publish(sweep: SweepConfig, results: str) -> None:
         if sweep.against:
             write(folder / "settings.csv", settings.spreadsheet(table))
             plots.over_settings(table, folder / "settings")
+        if measured := polarisation.collect(table):
+            polarisation.publish(measured, folder)
     console = Console()
     for sheet in sheets:
         console.print(render.terminal(sheet))
     written = {"figure": "figure.png, figure.svg"} if scored else {}
     written |= {"steps": "steps.png, steps.svg, steps.csv"} if over_steps else {}
     written |= {"settings": "settings.png, settings.svg, settings.csv"} if sweep.against else {}
+    written |= {"targets": "probabilities.png, .svg, .md, .csv"} if measured else {}
     for name, files in (written | {"table": "table.md, table.tex, table.csv"}).items():
         console.print(f"{name + ':':<9}{folder}/{files}", highlight=False, soft_wrap=True)
     console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)

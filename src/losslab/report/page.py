@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from losslab import __version__, paper, render, status, tables
+from losslab import __version__, directions, paper, render, status, tables
 from losslab.curves import AVERAGE
 from losslab.files import read_json, write
 from losslab.publish import curves_of, layouts, notes
@@ -29,17 +29,21 @@ from losslab.status import Status
 ERROR_LINES = 30  # of a failed cell's error.txt
 
 
-def publish(sweeps: Sequence[str], results: str, against: str | None = None) -> list[Path]:
-    """Write the pages of sweeps, of all where none is named; returns their paths.
+def publish(sweep: SweepConfig, results: str, against: str | None = None) -> Path:
+    """Write the page of a sweep; returns its path.
 
     `against` is the label of the row that others are compared with at first. ValueError when there is no record, or no
     such row.
     """
-    pages = []
+    path = Path(results) / "reports" / f"{sweep.name}.html"
+    write(path, page(sweep, results, against, path.parent))
+    return path
+
+
+def rebuild(sweeps: Sequence[str], results: str, against: str | None = None) -> Iterator[Path]:
+    """Publish sweeps by name, all that have a record where none is named. ValueError as for `publish`."""
     for sweep in layouts(sweeps, results):
-        pages.append(Path(results) / "reports" / f"{sweep.name}.html")
-        write(pages[-1], page(sweep, results, against, pages[-1].parent))
-    return pages
+        yield publish(sweep, results, against)
 
 
 def page(sweep: SweepConfig, results: str, against: str | None, place: Path) -> str:
@@ -77,10 +81,15 @@ def page(sweep: SweepConfig, results: str, against: str | None, place: Path) -> 
         style=Markup(sheets[0]),
         script=Markup(sheets[1]),
         columns=table.columns,
+        numbers={*table.columns, "difference", "seeds"},
         average=AVERAGE,
         caption=render.CAPTION,
+        ordered=not sweep.paper,
         settings_charts=training.against(table, rows),
-        paper=render.against(table, comparison) if comparison else None,
+        sheets=[
+            *([render.against(table, comparison)] if comparison else []),
+            *([directions.sheet(table)] if sweep.directions else []),
+        ],
         notes=list(notes(table, over_steps)),
         rows=[_row(line, table.columns, reference) for line in lines],
         labels=list(dict.fromkeys(row.label for row in rows)),
