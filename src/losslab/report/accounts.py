@@ -64,19 +64,24 @@ def total(groups: Sequence[Group]) -> Cost:
     return _cost("total", "", 0, list(runs.values()))
 
 
+def devices(groups: Sequence[Group]) -> list[str]:
+    """The kinds of devices that worked."""
+    return list(dict.fromkeys(_kind(run) for group in groups for run in group.runs if run.environment))
+
+
 def _cost(label: str, model: str, style: int, runs: Sequence[Run]) -> Cost:
     rows = [row for run in runs for row in run.metrics]
     scored = [part for run in runs for part in _scores(run)]
     seconds = sum(row.get("seconds", 0.0) for row in rows)
     tokens = sum(row.get("tokens", 0) for row in rows)
     memory = [row["peak_memory"] for row in rows if row.get("peak_memory")]
-    devices = dict.fromkeys(_device(run) for run in runs if run.environment)
+    used = dict.fromkeys(_device(run) for run in runs if run.environment)
     return Cost(
         label,
         model,
         style,
         len(runs),
-        ", ".join(devices) or MISSING,
+        ", ".join(used) or MISSING,
         sum(run.state.get("training_seconds", 0.0) * _count(run) for run in runs) / 3600,
         sum(run.state.get("scoring_seconds", 0.0) * _local(run) for run in runs) / 3600,
         tokens,
@@ -114,6 +119,10 @@ def _count(run: Run) -> int:
 
 
 def _device(run: Run) -> str:
+    count = _count(run)
+    return _kind(run) if count == 1 else f"{count} × {_kind(run)}"
+
+
+def _kind(run: Run) -> str:
     gpus = _gpus(run)
-    name = gpus[0].removeprefix("NVIDIA ") if gpus else "CPU"
-    return name if _count(run) == 1 else f"{_count(run)} × {name}"
+    return gpus[0].removeprefix("NVIDIA ") if gpus else "CPU"

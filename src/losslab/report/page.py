@@ -114,6 +114,7 @@ def page(sweep: SweepConfig, results: str, against: str | None, place: Path) -> 
         heads=[(row.model, row.label, row.style) for row in rows],
         costs=accounts.costs(rows),
         total=accounts.total(rows),
+        devices=accounts.devices(rows),
         browser=shown,
         payload=_embed(shown.payload) if shown else None,
         cells=cells,
@@ -178,7 +179,8 @@ def _difference(line: Line, reference: str | None, column: str) -> tuple[str, st
     """
     found = line.against.get(reference or "", {}).get(column)
     if found is None:
-        return ("reference" if line.group.label == reference else ""), ""
+        own = line.group.label == reference and line.group.row.value(column) is not None
+        return ("reference" if own else ""), ""
     half = f" ± {found.half:.1f}" if math.isfinite(found.half) else ""
     kind = ("better" if found.value > 0 else "worse") if found.distinct else ""
     return f"{found.value:+.1f}{half}".replace("-", "−"), kind
