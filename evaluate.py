@@ -1,8 +1,21 @@
-"""Score any checkpoint, grade stored responses again, or compare two runs.
+"""Score a checkpoint, grade stored responses again, or compare two runs.
 
-python evaluate.py model=<hub id, folder, LoRA adapter, or a cell for all its steps>
-python evaluate.py regrade=responses.jsonl output=graded.jsonl
-python evaluate.py compare=<cell A>,<cell B> [verdict=corrected]
+python evaluate.py model=MODEL                        a hub id, a folder, a LoRA adapter, or a cell with all its steps
+python evaluate.py regrade=IN.jsonl output=OUT.jsonl  grade stored responses again, without a model
+python evaluate.py compare=CELL,CELL                  how much better the second is, problem by problem
+
+With model=, also:
+  eval=paper          the protocol: paper (16 samples), greedy, or quick; eval.samples=4 and so on change it
+  'benchmark=[math500,aime24]'                        what to score on
+  eval.data=FOLDER    FOLDER/<benchmark>.jsonl in place of the hub
+  machine.engine=     vllm or transformers; as many GPUs as there are, machine.tensor_parallel=2 for large models
+  model.eval_prompt=, model.stop=                     for a model whose chat template is not the prompt you want
+  and all others of `python train.py --help` that have to do with scoring.
+With compare=, also:
+  verdict=corrected   in place of official, the verdict of the published tables
+
+python evaluate.py model=Qwen/Qwen2.5-Math-1.5B eval=greedy
+Scores and samples to read are written beside the cell's record: results/cells/<cell>/scores.
 """
 
 if __name__ == "__main__":  # the imports too: every worker process reads this file
@@ -12,41 +25,40 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    arguments = sys.argv[1:]
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    try:
+    from losslab.cli import arguments, told
+
+    options = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+    with told():
         if "regrade" in options:
+            _, options = arguments(__doc__, ["regrade", "output"])
+            if "output" not in options:
+                raise ValueError("regrading takes two options: regrade=FILE.jsonl output=OUT.jsonl")
             from losslab.evaluation.grading import regrade
 
-            if set(options) != {"regrade", "output"}:
-                raise ValueError("regrading takes two options: regrade=FILE.jsonl output=OUT.jsonl")
             regrade(Path(options["regrade"]), Path(options["output"]), os.cpu_count() or 1)
         elif "compare" in options:
+            _, options = arguments(__doc__, ["compare", "verdict"])
+            runs = options["compare"].split(",")
+            if len(runs) != 2:
+                raise ValueError("a comparison takes two runs: compare=A,B")
             from losslab.evaluation.compare import compare
 
-            runs = options["compare"].split(",")
-            if len(runs) != 2 or not set(options) <= {"compare", "verdict"}:
-                raise ValueError(
-                    "a comparison takes two runs, and a verdict if you like: compare=A,B verdict=corrected"
-                )
             print(compare((runs[0], runs[1]), options.get("verdict")))
+        elif {"-sc", "--shell-completion"} & set(sys.argv):
+            from losslab.compose import entry
+
+            entry("losslab.cell.run")
         elif any(key.split(".")[0] in ("model", "experiment") for key in options):
-            from losslab.cell import run
             from losslab.compose import entry
             from losslab.scoring import find, score_again
 
             if find(options.get("model", "")):
-                score_again(options["model"], [a for a in arguments if not a.startswith("model=")])
+                score_again(options["model"], [a for a in sys.argv[1:] if not a.startswith("model=")])
             else:
-                entry(run, "loss=base")
+                entry("losslab.cell.run", "loss=base")
         else:
-            raise ValueError("no model is named: add model=<hub id or folder>")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(1)
+            from losslab.messages import did_you_mean
+
+            names, options = arguments(__doc__, list(options))
+            meant = [did_you_mean(key, ("model", "regrade", "compare", "experiment")) for key in [*names, *options]]
+            raise ValueError(f"no model is named: add model=<hub id or folder>{''.join(meant)}")

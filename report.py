@@ -1,6 +1,10 @@
-"""One HTML page for a sweep, or for each of all, from records alone: results/reports/<sweep>.html.
+"""One HTML page for a sweep, from records alone.
 
-python report.py [sweep ...] [against=ROW] [results=FOLDER]
+python report.py [SWEEP ...]   all sweeps, or those named
+against=ROW                    the row that others are compared with; else SFT's, else the base model's
+results=FOLDER                 where the records are, if not in results
+
+They go to results/reports/<sweep>.html.
 """
 
 if __name__ == "__main__":
@@ -8,15 +12,11 @@ if __name__ == "__main__":
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.report.page import rebuild
+    from losslab.cli import arguments, told
 
-    sweeps = [argument for argument in sys.argv[1:] if "=" not in argument]
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    try:
-        if unknown := set(options) - {"against", "results"}:
-            raise ValueError(f"unknown option {sorted(unknown)[0]}: there are against=ROW and results=FOLDER")
+    with told():
+        sweeps, options = arguments(__doc__, ["against", "results"])
+        from losslab.report.page import rebuild
+
         for page in rebuild(sweeps, options.get("results", "results"), options.get("against")):
             print(f"report:  {page}", flush=True)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

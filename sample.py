@@ -8,8 +8,11 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.compose import entry
-    from losslab.sampling import sample
+    from losslab.cli import told
 
-    sys.argv[1:] = [f"eval.{argument}" if argument.startswith("samples=") else argument for argument in sys.argv[1:]]
-    entry(sample, "loss=base", "eval=sampling", "~hydra.callbacks.sweep")
+    with told():
+        from losslab.compose import entry
+
+        given = sys.argv[1:]
+        sys.argv[1:] = [f"eval.{argument}" if argument.startswith("samples=") else argument for argument in given]
+        entry("losslab.sampling.sample", "loss=base", "eval=sampling", "~hydra.callbacks.sweep")

@@ -1,6 +1,9 @@
-"""Rebuild the table and figure of a sweep, or of all, from records alone.
+"""Rebuild the tables and figures of sweeps from records alone.
 
-python table.py [sweep ...] [results=FOLDER]
+python table.py [SWEEP ...]   all sweeps, or those named
+results=FOLDER                where the records are, if not in results
+
+They go to results/tables/<sweep>.
 """
 
 if __name__ == "__main__":
@@ -8,14 +11,10 @@ if __name__ == "__main__":
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.publish import rebuild
+    from losslab.cli import arguments, told
 
-    sweeps = [argument for argument in sys.argv[1:] if "=" not in argument]
-    options = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    try:
-        if unknown := set(options) - {"results"}:
-            raise ValueError(f"unknown option {sorted(unknown)[0]}: the only one is results=FOLDER")
+    with told():
+        sweeps, options = arguments(__doc__, ["results"])
+        from losslab.publish import rebuild
+
         rebuild(sweeps, options.get("results", "results"))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -8,7 +8,9 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cell import run
-    from losslab.compose import entry
+    from losslab.cli import told
 
-    entry(run)
+    with told():
+        from losslab.compose import entry
+
+        entry("losslab.cell.run")

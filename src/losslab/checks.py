@@ -3,6 +3,7 @@
 import inspect
 import math
 from dataclasses import MISSING, fields, is_dataclass, make_dataclass
+from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -146,11 +147,15 @@ def objective_class(config: Config) -> type[Objective] | type[Online]:
     target = config.loss.get("_target_")
     if not target:
         raise ValueError(f"conf/loss/{config.names.loss}.yaml names no class: add a `_target_` line")
+    module, _, name = str(target).rpartition(".")
     try:
-        cls = get_class(target)
+        there = vars(import_module(module))
     except Exception as error:
         raise ValueError(f"loss={config.names.loss}: {target} cannot be imported ({first_line(error)})") from None
-    if not (is_dataclass(cls) and issubclass(cls, (Objective, Online))):
+    if name not in there:
+        raise ValueError(f"loss={config.names.loss}: {module} has no {name}{did_you_mean(name, there)}")
+    cls = there[name]
+    if not (is_dataclass(cls) and isinstance(cls, type) and issubclass(cls, (Objective, Online))):
         raise ValueError(f"loss={config.names.loss}: {target} is not a dataclass that derives from Objective")
     known = {f.name: f for f in fields(cls)}
     given = set(config.loss) - {"_target_"}

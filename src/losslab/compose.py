@@ -6,22 +6,23 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losslab.checks import check, check_bounds
-from losslab.crew import join_slurm
+from losslab.cli import told
 from losslab.files import CONF
 from losslab.messages import sentence
 from losslab.schema import Config
@@ -31,40 +32,37 @@ SCORING = ("eval", "benchmark", "machine", "tracker")  # what may be set for a c
 ConfigStore.instance().store("schema", Config)  # the first of conf/config.yaml's defaults, so every key has a type
 
 
-def entry(task: Callable[[Config], None], *overrides: str) -> None:
-    """Run `task(config)` under Hydra, once for each cell. `overrides` go before the user's own.
+def entry(task: str, *overrides: str) -> None:
+    """Run the function that `task` names, as task(config), under Hydra, once for each cell.
 
-    A user's mistake is printed as one sentence and ends the program with status 2, before anything is loaded.
+    `overrides` go before the user's own. A user's mistake is raised before anything is loaded. Help and shell
+    completion come without an import of torch.
     """
-    join_slurm()
+    arguments = [*overrides, *(part for argument in sys.argv[1:] for part in any_model(argument))]
+    flags, unknown = get_args_parser().parse_known_args(arguments)
+    if unknown := [argument for argument in unknown if argument.startswith("-")]:
+        raise ValueError(f"{unknown[0]} is no option: options are written key=value, as in plan=true")
+    if not (flags.help or flags.shell_completion):
+        from losslab.crew import join_slurm
+
+        join_slurm()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions to us in place of printing them
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(cfg: DictConfig) -> None:
         with refusing():
-            task(read(cfg, HydraConfig.get().runtime.choices))
+            get_method(task)(read(cfg, HydraConfig.get().runtime.choices))
 
-    with refusing():
-        arguments = [*overrides, *(part for argument in sys.argv[1:] for part in any_model(argument))]
-        sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's wish
-        run()
+    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's wish
+    run()
 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """End the program on an error, a user's mistake in one sentence and with status 2.
-
-    Hydra would turn what a callback raises into a warning, and print the overrides of a cell before what it raises.
-    """
+    """As `told`, where Hydra would turn what is raised into a warning, or print the overrides of a cell before it."""
     try:
-        yield
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        place = error.filename or "results"
-        print(f"error: {place}: {error.strerror}: make room there, or set machine.results", file=sys.stderr)
-        sys.exit(2)
+        with told():
+            yield
     except Exception:
         traceback.print_exc()
         sys.exit(1)
@@ -72,6 +70,8 @@ def refusing() -> Iterator[None]:
 
 def read(cfg: DictConfig, choices: Any) -> Config:
     """A composed configuration as a `Config`: unknown keys, wrong types and illegal compositions raise ValueError."""
+    from losslab.checks import check
+
     config = typed(cfg, choices)
     check(config)
     return config
@@ -132,6 +132,8 @@ def recorded(record: Path, overrides: list[str]) -> Config:
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from None
     assert isinstance(config, Config)
+    from losslab.checks import check_bounds
+
     check_bounds(config)
     return config
 

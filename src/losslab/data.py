@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from losslab import world
 from losslab.files import content, lock, named
+from losslab.progress import bar
 from losslab.prompts import encode, render
 from losslab.schema import EMBEDDED, DatasetConfig, Overlong, TrainConfig
 
@@ -189,7 +189,7 @@ def tokenise(
     prompts: list[int] = []
     rewards: list[tuple[float, ...]] = []
     dropped = truncated = 0
-    with tqdm(total=len(usable), desc="tokenising", unit="row", disable=len(usable) < 10 * CHUNK) as bar:
+    with bar("tokenising", len(usable), "row", disable=len(usable) < 10 * CHUNK) as progress:
         for start in range(0, len(usable), CHUNK):
             part = usable[start : start + CHUNK]
             heads = encode([render(template, row[0], tokenizer) for row in part], tokenizer)
@@ -208,7 +208,7 @@ def tokenise(
                     tokens.append(np.array(ids[: train.max_length], dtype=np.int32))
                     prompts.append(len(head))
                     rewards.append(row[1 + unit :])
-            bar.update(len(part))
+            progress.update(len(part))
     if not tokens:
         raise ValueError(f"no row of {dataset.path} fits train.max_length={train.max_length}: raise it")
     lengths = np.array([len(ids) for ids in tokens])

@@ -5,11 +5,24 @@ from typing import Any
 
 from tqdm import tqdm
 
-PLAIN = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]\n"
+LINE_SECONDS = 10  # between two lines
+PLAIN = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+
+class Lines:
+    """A text file for tqdm that writes each of its states as a line on standard error, without control characters."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            sys.stderr.write(line + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def bar(description: str, total: int, unit: str, **options: Any) -> tqdm:
-    """A tqdm bar on standard error; ten-second lines when that is not a terminal."""
+    """A tqdm bar on standard error, which goes when it is done; lines where that is not a terminal."""
+    options |= {"desc": description, "total": total, "unit": unit}
     if sys.stderr.isatty():
-        return tqdm(desc=description, total=total, unit=unit, dynamic_ncols=True, leave=False, **options)
-    return tqdm(desc=description, total=total, unit=unit, bar_format=PLAIN, mininterval=10, maxinterval=30, **options)
+        return tqdm(dynamic_ncols=True, leave=False, **options)
+    return tqdm(file=Lines(), bar_format=PLAIN, mininterval=LINE_SECONDS, maxinterval=3 * LINE_SECONDS, **options)

@@ -67,7 +67,7 @@ def version(engine: Engine) -> str:
 
 
 class Generation:
-    """The samples of all requests, in the order in which they finish.
+    """The samples of all requests, in the order in which they finish; an empty list when an engine is ready.
 
     A context manager and an iterator of lists of completions: it starts one engine per GPU (`tensor_parallel` GPUs
     each), or one on CPU, and ends them when it is left.
@@ -120,6 +120,7 @@ class Generation:
                     kind, content = FAILED, self._death(running[connection])
                 if kind == START:
                     self.start_seconds = time.perf_counter() - self._begin
+                    yield []
                 elif kind == DONE:
                     del running[connection]
                 elif kind == FAILED:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 from losslab.evaluation import corrected, corrected_text, official, official_text
 from losslab.files import write
+from losslab.progress import bar
 
 START_SECONDS = 120.0  # a cold file system can take this long over the first import of sympy
 
@@ -191,8 +192,13 @@ def regrade(input: Path, output: Path, workers: int) -> None:
         futures = [
             grader.submit(row["benchmark"], row[_response(row)], row["gold"], row.get("gold_raw")) for row in rows
         ]
+        different = set(futures)
+        with bar("grading", len(different), "answer") as progress:
+            for _ in as_completed(different):
+                progress.update()
         graded = [{**row, **asdict(future.result())} for row, future in zip(rows, futures, strict=True)]
     write(output, "".join(json.dumps(row) + "\n" for row in graded))
+    print(f"{len(graded)} responses graded: {output}", flush=True)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

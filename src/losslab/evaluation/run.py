@@ -143,10 +143,11 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
     )
     tokens, begin = 0, time.perf_counter()
     with (
-        bar("samples", len(wanted), "sample", initial=len(wanted) - len(requests)) as progress,
+        bar(f"starting {protocol['engine']}", len(wanted), "sample", initial=len(wanted) - len(requests)) as progress,
         Generation(Engine(protocol["engine"]), job, requests, samples.folder / "engine.log") as generation,
     ):
         for completions in generation:
+            progress.set_description_str("samples", refresh=False)
             for completion in completions:
                 samples.add(missing[completion.key], completion, seeds[completion.key])
                 tokens += completion.tokens

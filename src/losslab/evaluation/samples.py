@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.grading import Grader, Verdict
 from losslab.evaluation.jobs import Completion
 from losslab.files import mend, read_lines
+from losslab.progress import bar
 
 Key = tuple[str, int, int]  # benchmark, problem, sample
 Sample = dict[str, Any]
@@ -56,7 +57,11 @@ class Samples:
         self._verdicts[key] = self.grader.submit(key[0], self.known[key]["text"], problem.gold_official, problem.gold)
 
     def finish(self) -> None:
-        """Wait for the verdicts."""
+        """Wait for the verdicts, most of which are there."""
+        waiting = {verdict for verdict in self._verdicts.values() if not verdict.done()}  # equal answers share one
+        with bar("grading", len(waiting), "answer", disable=not waiting) as progress:
+            for _ in as_completed(waiting):
+                progress.update()
         for key, verdict in self._verdicts.items():
             self.known[key] |= asdict(verdict.result())
 

@@ -1,0 +1,133 @@
+"""docs/configuration.md from the schema and conf/: `make docs`. The comments in the schema are its texts."""
+
+import ast
+import io
+import re
+import tokenize
+from dataclasses import MISSING, fields, is_dataclass
+from enum import EnumMeta
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import losslab.compose  # noqa: F401  (it tells Hydra of the schema)
+from losslab import schema
+from losslab.checks import BOUNDS
+from losslab.files import CONF
+
+FILE = Path(__file__).with_name("configuration.md")
+LONGEST = 40  # characters of a default that is shown
+HEAD = """# Configuration
+
+Made from `src/losslab/schema.py` and `conf/` by `make docs`; a test fails when it is stale.
+
+A group is a folder of `conf/`, and `group=file` chooses one of its files; `group.key=value` changes one value. Defaults
+are those of `python train.py` without any option. `null` means none. What is not in `machine`, `tracker`, `sweep`,
+`eval` or `benchmark` decides what is trained, and so it is part of a cell's identity ([results.md](results.md)).
+"""
+
+
+def comments() -> dict[str, dict[str, str]]:
+    """The comment of each field of each class of the schema; the key `heading field` has lines of comment before it."""
+    source = Path(schema.__file__).read_text(encoding="utf-8")
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    notes = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(source).body:
+        for field in node.body if isinstance(node, ast.ClassDef) else []:
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                own = found.setdefault(node.name, {})
+                own[field.target.id] = notes.get(field.end_lineno or 0, "")
+                if (above := field.lineno - 1) in notes and source.splitlines()[above - 1].lstrip().startswith("#"):
+                    own[f"heading {field.target.id}"] = notes[above]
+    return found
+
+
+def values(hint: Any) -> str:
+    """What a key may be, in words."""
+    if isinstance(hint, UnionType):
+        return " or ".join(values(part) for part in get_args(hint) if part is not type(None))
+    if isinstance(hint, EnumMeta):
+        return ", ".join(f"`{choice.value}`" for choice in hint)  # type: ignore[var-annotated]
+    origin = get_origin(hint) or hint
+    return {str: "text", bool: "`true`, `false`", int: "whole number", float: "number", list: "list"}.get(
+        origin, "keys"
+    )
+
+
+def bounds(key: str) -> str:
+    if key not in BOUNDS:
+        return ""
+    low, high = BOUNDS[key]
+    return f", {low:g} or more" if high == float("inf") else f" from {low:g} to {high:g}"
+
+
+def shown(value: Any) -> str:
+    if value in ("???", MISSING):
+        return ""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return "`…`" if len(text) > LONGEST or "\n" in text else f"`{text}`" if text else "empty"
+
+
+def table(cls: type, prefix: str, defaults: Any, notes: dict[str, dict[str, str]]) -> list[str]:
+    hints, lines = get_type_hints(cls), ["| key | default | values | |", "|---|---|---|---|"]
+    for field in fields(cls):
+        if heading := notes[cls.__name__].get(f"heading {field.name}"):
+            lines.append(f"| | | | *{heading}* |")
+        key = f"{prefix}{field.name}"
+        default = shown(defaults.get(field.name, field.default if field.default is not MISSING else ""))
+        meaning = notes[cls.__name__][field.name].replace("|", "\\|")
+        lines.append(f"| `{key}` | {default} | {values(hints[field.name])}{bounds(key)} | {meaning} |")
+    return lines
+
+
+def launcher() -> list[str]:
+    """The settings of SLURM from the comments of their YAML."""
+    lines = ["| key | default | |", "|---|---|---|"]
+    for line in (CONF / "hydra/launcher/slurm.yaml").read_text().splitlines():
+        if match := re.fullmatch(r"(\w+): (\S.*?)(?:\s+# (.*))?", line):
+            key, value, comment = match.groups()
+            lines.append(f"| `hydra.launcher.{key}` | `{value}` | {comment or ''} |")
+    return lines
+
+
+def text() -> str:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("config"), resolve=False)
+    assert isinstance(composed, dict)
+    notes, hints, parts = comments(), get_type_hints(schema.Config), [HEAD]
+    single = [name for name, hint in hints.items() if not is_dataclass(hint) and name not in ("loss", "benchmark")]
+    lines = ["| key | default | values | |", "|---|---|---|---|"]
+    for name in single:
+        own = notes["Config"][name]
+        lines.append(f"| `{name}` | {shown(composed[name])} | {values(hints[name])}{bounds(name)} | {own} |")
+    parts.append("## The cell\n\n" + "\n".join(lines) + "\n")
+    for name, hint in hints.items():
+        if name in single or name == "names":
+            continue
+        files = sorted(path.stem for path in (CONF / name).glob("*.yaml"))
+        part = f"## {name}\n\n" + (f"`{name}=` " + ", ".join(f"`{file}`" for file in files) + "\n\n" if files else "")
+        if name == "loss":
+            part += "The class that `_target_` names, and its parameters: [objectives.md](objectives.md).\n"
+        elif name == "benchmark":
+            part += "A list, as in `'benchmark=[math500,aime24]'`. A file has the benchmark's name, and under it:\n\n"
+            part += "\n".join(table(schema.BenchmarkConfig, "", {}, notes)) + "\n"
+        else:
+            doc = (hint.__doc__ or "").strip()
+            part += f"{doc}\n\n" if doc and not doc.startswith(f"{hint.__name__}(") else ""
+            part += "\n".join(table(hint, f"{name}.", composed[name], notes)) + "\n"
+        parts.append(part)
+    experiments = ", ".join(f"`{path.stem}`" for path in sorted((CONF / "experiment").glob("*.yaml")))
+    parts.append(
+        f"## experiment\n\n`experiment=` {experiments}\n\nA whole sweep in a file; it may set all of the above.\n"
+    )
+    parts.append("## hydra/launcher=slurm\n\n" + "\n".join(launcher()) + "\n\nThe guide is [slurm.md](slurm.md).\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), encoding="utf-8")
+    print(f"written: {FILE.name}")
