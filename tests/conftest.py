@@ -1,12 +1,15 @@
-"""Fixtures shared by the tests: a tiny checkpoint on disk, the project's root, and the shared real data if present."""
+"""Fixtures shared by the tests: a tiny checkpoint, the project's root, the shared real data if present, a cluster."""
 
 import json
 import os
 import random
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from place import Cluster
 from transformers import AutoModelForCausalLM
 
 from losslab import world
@@ -49,3 +52,27 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return file
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A real cluster of two nodes, which is up meanwhile; it starts daemons, where LOSSLAB_SLURM=required allows it."""
+    if os.environ.get("LOSSLAB_SLURM") != "required":
+        pytest.skip("set LOSSLAB_SLURM=required, as root and after tests/slurm/cluster install, to run these tests")
+    assert shutil.which("slurmctld"), "SLURM is not installed: run tests/slurm/cluster install as root"
+    assert os.geteuid() == 0, "only root can start a cluster"
+    cluster = Cluster(ROOT / "tests/slurm/cluster", tmp_path_factory.mktemp("slurm"))
+    cluster.run("start")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(cluster.folder / "slurm.conf"))
+        try:
+            yield cluster
+        finally:
+            cluster.run("stop")
+
+
+@pytest.fixture
+def cluster(slurm: Cluster) -> Iterator[Cluster]:
+    """The cluster with both nodes up and nothing to do, before a test and after it."""
+    yield slurm
+    slurm.tidy()

@@ -4,7 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab import plan
+from losslab import cost, plan
 from losslab.checks import check, objective_class
 from losslab.compose import any_model, read
 from losslab.files import CONF, content
@@ -12,7 +12,7 @@ from losslab.identity import identity, protocol
 from losslab.messages import sentence
 from losslab.records import Cell
 from losslab.schema import Config
-from losslab.sweep import grid
+from losslab.sweep import Sweep, grid
 
 GROUPS = {
     path.name: sorted(file.stem for file in path.glob("*.yaml"))
@@ -21,6 +21,7 @@ GROUPS = {
 }
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": [f"dataset.path={__file__}"]}
+LOSSES = ("base", "sft", "dft")  # of Table 1
 NEEDED["loss=dpo"] = ["dataset.rejected_column=rejected"]
 
 
@@ -90,6 +91,68 @@ def test_what_saves_memory_saves_it_in_the_plan(tmp_path):
     assert plain - gib("train=official", "train.micro_batch=2") == pytest.approx(8 * 1.543714304e9 / plan.GIB, rel=0.01)
     assert plain - gib("machine.cpu_offload=true") == pytest.approx(16 * 1.543714304e9 / plan.GIB, rel=0.01)
     assert gib("adapter=lora") < plain / 2
+
+
+def test_what_table1_takes_by_hand(tmp_path):
+    """The parameters are those of the published checkpoints; every other number is written out."""
+    models = {
+        "qwen2.5-math-1.5b": 1_543_714_304,
+        "qwen2.5-math-7b": 7_615_616_512,
+        "llama-3.2-3b": 3_212_749_824,
+        "llama-3.1-8b": 8_030_261_248,
+        "deepseekmath-7b": 6_910_365_696,
+    }
+    cells = [make(f"model={name}", f"loss={loss}", "machine.device=cpu") for name in models for loss in LOSSES]
+    plans = [plan.make(cell) for cell in cells]
+    assert [p.parameters for p in plans] == [size for size in models.values() for _ in LOSSES]
+    total = sum(models.values())
+    assert total == 27_312_707_584
+    found = cost.of(cells, [(p.parameters, p.tokens) for p in plans])
+    steps = 391  # 100,000 rows by 256
+    assert {(p.steps, p.tokens) for p in plans} == {(0, 0), (steps, steps * 256 * 2048)}
+    # 6 operations a parameter and token, SFT and DFT, at 4e14 a second.
+    assert found.training == pytest.approx(2 * 6 * total * steps * 256 * 2048 / 4e14 / 3600)
+    assert found.training == pytest.approx(46.66, abs=0.01)
+    # 2 operations, for base, SFT and DFT, at 1e14 a second: 16 samples of 4096 tokens of 500 + 272 + 675 + 30 + 40
+    # problems.
+    assert found.scoring == pytest.approx(2 * total * 3 * 16 * 4096 * 1517 / 1e14 / 3600)
+    assert found.scoring == pytest.approx(45.26, abs=0.01)
+    assert (found.disk, found.checkpoint) == (2 * 2 * total, 12 * 8_030_261_248)  # 109 GB, and 96 GB of the 8B model
+
+
+def test_the_plan_of_a_job_is_for_its_gpus_and_not_those_of_the_login_node():
+    cell = make("model=llama-3.1-8b", "loss=sft")
+    one, eight = (plan.make(cell, {"nodes": 1, "gpus_per_node": gpus}) for gpus in (1, 8))
+    pair = plan.make(cell, {"nodes": 2, "gpus_per_node": 8})
+    # 16 bytes a parameter are sharded; what is gathered and the activations are the same on each.
+    assert one.memory - eight.memory == pytest.approx(7 / 8 * 16 * one.parameters)
+    assert one.memory - pair.memory == pytest.approx(15 / 16 * 16 * one.parameters)
+    hybrid = make("model=llama-3.1-8b", "loss=sft", "machine.sharding=hybrid")
+    assert plan.make(hybrid, {"nodes": 2, "gpus_per_node": 8}).memory == eight.memory
+    training = 6 * 8_030_261_248 * 391 * 256 * 2048 / 4e14 / 3600
+    scoring = 2 * 8_030_261_248 * 16 * 4096 * 1517 / 1e14 / 3600
+    assert one.hours == pytest.approx(training + scoring)
+    assert pair.hours == pytest.approx(training / 16 + scoring / 8)  # scoring takes one node
+    on_cpu = make("model=llama-3.1-8b", "loss=sft", "machine.device=cpu", "machine.workers=2")
+    assert plan.Devices.of(on_cpu.machine, {"nodes": 2, "gpus_per_node": None}) == plan.Devices(2, 2, gpu=False)
+    with pytest.raises(ValueError, match="machine.workers=2, but hydra.launcher.gpus_per_node=1: make them equal"):
+        plan.make(make("machine.workers=2"), {"nodes": 1, "gpus_per_node": 1})
+
+
+def test_the_launchers_settings_reach_the_plan(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    overrides = ["loss=sft", "plan=true", "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=8"]
+    cfg = compose("config", overrides, return_hydra_config=True)
+    OmegaConf.set_readonly(cfg, False)
+    cfg.hydra.overrides.task, cfg.hydra.job.config_name = overrides[:2], "config"
+    with pytest.raises(SystemExit) as end:
+        Sweep().on_multirun_start(cfg)
+    printed = capsys.readouterr().out
+    assert end.value.code == 0 and "workers of a cell: 8 in a job, on 1 node" in printed
+    cell = make(*overrides[:2])
+    expected = plan.make(cell, {"nodes": 1, "gpus_per_node": 8})
+    row = next(line for line in printed.splitlines() if "qwen2.5-math-1.5b" in line)
+    assert f"{expected.memory / plan.GIB:.1f} GiB" in row and f"{expected.hours:.1f}" in row
 
 
 def test_numbers_of_a_plan_are_short():

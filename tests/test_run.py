@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from losslab.compose import recorded
+from losslab.records import Cell
+
 TINY = [
     "model=tiny",
     "dataset=embedded",
@@ -278,6 +281,28 @@ def test_force_runs_a_finished_cell_again_but_once(root, finished):
     after = scores_of(finished)
     assert after["generation"]["samples"] == 2 * 40
     assert (after["benchmarks"], after["average"]) == (before["benchmarks"], before["average"])
+
+
+def test_a_kill_between_training_and_the_measurement_of_its_probabilities(root, place):
+    arguments = [DFT, "machine.probabilities=64"]
+    process = subprocess.Popen(command(root, *arguments), cwd=place, start_new_session=True)
+    wait_for(lambda: any(place.glob("results/cells/*/model")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(60)
+    (cell,) = place.glob("results/cells/*")
+    trained = {file: file.stat().st_mtime_ns for file in [cell / "metrics.jsonl", *(cell / "model").iterdir()]}
+    assert not (cell / "probabilities.json").exists()
+    done = run(root, place, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert all(file.stat().st_mtime_ns == time for file, time in trained.items())  # it was not trained again
+    found = json.loads((cell / "probabilities.json").read_text())
+    before, after = found["before"], found["after"]
+    assert found["examples"] == 64 and before["tokens"] == after["tokens"] == sum(before["counts"])
+    assert before["counts"] != after["counts"]
+    assert "| dft |" in (place / "results/tables/ablation/probabilities.md").read_text()
+    for asked, there in (("64", True), ("null", True), ("65", False)):
+        config = recorded(cell / "config.yaml", [f"machine.probabilities={asked}"])
+        assert Cell.at(cell).done(config) == there
 
 
 def test_two_runs_at_once_make_one_cell(root, place):

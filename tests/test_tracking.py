@@ -1,8 +1,8 @@
-"""W&B's real offline files, read back; and a tracker that fails or hangs."""
+"""W&B's real offline files and TensorBoard's event files, read back; and a tracker that fails or hangs."""
 
+import json
 import struct
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,14 @@ import pytest
 from wandb.proto import wandb_internal_pb2
 
 from losslab import tracking
+from losslab.checks import check
 from losslab.diagnostics import EDGES
 from losslab.files import append_line, write_json, write_lines
 from losslab.records import Cell
-from losslab.schema import Config, MachineConfig, Names, TrackerConfig, TrackerMode
+from losslab.schema import BenchmarkConfig, Config, MachineConfig, Names, TrackerConfig, TrackerMode, TrackerName
+from losslab.trackers import content
+
+STEPS = 3
 
 
 @pytest.fixture
@@ -22,6 +26,7 @@ def cell(tmp_path) -> tuple[Config, Cell]:
     names = Names(model="tiny", dataset="embedded", loss="dft", eval="paper")
     config = Config(
         names=names,
+        benchmark={"tiny_add": BenchmarkConfig(path="embedded")},
         machine=MachineConfig(results=str(tmp_path)),
         tracker=TrackerConfig(mode=TrackerMode.offline),
         loss={"_target_": "losslab.objectives.dft.DFT"},
@@ -29,8 +34,29 @@ def cell(tmp_path) -> tuple[Config, Cell]:
     config.model.path = config.dataset.path = "embedded"
     config.optimizer._target_, config.optimizer.lr = "torch.optim.AdamW", 1e-3
     found = Cell.of(config)
-    found.folder.mkdir(parents=True)
+    found.declare(config)
     return config, found
+
+
+def row(step: int) -> dict:
+    return {"step": step, "loss": 0.5 / step, "p_histogram": [step] * (len(EDGES) - 1), "skipped": False}
+
+
+def train(cell: Cell, first: int = 1) -> None:
+    for step in range(first, STEPS + 1):
+        append_line(cell.metrics, row(step))
+    (cell.folder / "steps/00000002").mkdir(parents=True, exist_ok=True)
+    write_json(cell.model / "config.json", {"model_type": "qwen2"})
+
+
+def score(cell: Cell, config: Config, percent: float, step: int | None = None) -> None:
+    folder = cell.scores(config, step)
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = [{"text": "4|\n5", "extracted": "4", "official": True, "finish_reason": "stop", "tokens": 3}]
+    write_lines(folder / "tiny_add.jsonl", [{"index": 0, "question": "2+2=?", "gold": "4", "samples": samples}])
+    parts = {"tiny_add": {"score": percent, "interval": [percent - 3, percent + 3]}}
+    found = {"verdict": "official", "benchmarks": parts, "average": {"score": percent}}
+    write_json(folder / "scores.json", found)
 
 
 def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
@@ -51,39 +77,158 @@ def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
             fragment = b""
 
 
-def row(step: int) -> dict:
-    return {"step": step, "loss": 0.5 / step, "p_histogram": [step] * (len(EDGES) - 1)}
+def tree(items) -> dict:
+    """Keys and JSON values, a nested key as a dictionary in a dictionary."""
+    found: dict = {}
+    for item in items:
+        *path, last = [item.key] if item.key else item.nested_key
+        place = found
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = json.loads(item.value_json)
+    return found
 
 
-def key(item) -> str:
-    return item.key or "/".join(item.nested_key)
+class Offline:
+    """What the one offline run in a folder says."""
+
+    def __init__(self, folder: Path) -> None:
+        (self.file,) = folder.glob("wandb/offline-run-*/*.wandb")
+        self.records = list(records(self.file))
+        self.run = next(r.run for r in self.records if r.HasField("run"))
+        self.config = tree(self.run.config.update)
+        self.history = [tree(r.history.item) for r in self.records if r.HasField("history")]
+        self.summary = tree(u for r in self.records if r.HasField("summary") for u in r.summary.update)
+
+    def curve(self, name: str) -> list[tuple[int, float]]:
+        return [(h["train/step"], h[name]) for h in self.history if name in h]
+
+    def table(self, name: str) -> dict:
+        (path,) = (self.file.parent / "files/media/table").rglob(f"{Path(name).name}_*.table.json")
+        return json.loads(path.read_text())
 
 
-def test_offline_file_holds_config_metrics_scores_and_samples(cell):
+def whole_run(config: Config, cell: Cell) -> None:
+    train(cell)
+    score(cell, config, 75.0)
+    score(cell, config, 60.0, step=2)
+    cell.update(state="done", scoring_seconds=1.5)
+
+
+def report(config: Config, cell: Cell) -> dict:
+    """What the process beside the run does once it has been told of the end; returns what the run is about."""
+    order = tracking.order(config, cell)
+    write_json(cell.folder / "tracker.json", order)
+    tracking.report(order, lambda: True)
+    tracking.report_table(order)
+    return order["cell"]
+
+
+def test_wandb_has_config_curves_scores_over_steps_samples_and_the_table(cell):
     config, found = cell
-    scores = found.scores(config)
+    config = replace(config, tracker=replace(config.tracker, checkpoints=True))
     with tracking.follow(config, found):
-        for step in (1, 2, 3):
-            append_line(found.metrics, row(step))
-        samples = [{"text": "4", "extracted": "4", "official": True}]
-        record = {"index": 0, "question": "2+2=?", "gold": "4", "samples": samples}
-        scores.mkdir(parents=True)
-        write_lines(scores / "tiny_add.jsonl", [record])
-        benchmarks = {"tiny_add": {"score": 75.0}}
-        write_json(
-            scores / "scores.json", {"verdict": "official", "benchmarks": benchmarks, "average": {"score": 75.0}}
-        )
-    (file,) = found.folder.glob("wandb/offline-run-*/*.wandb")
-    found_records = list(records(file))
-    run = next(r.run for r in found_records if r.WhichOneof("record_type") == "run")
-    assert (run.run_id, run.run_group, run.project) == (found.folder.name, "ablation", "losslab")
-    assert list(run.tags) == ["tiny", "embedded", "dft"]
-    assert '"losslab.objectives.dft.DFT"' in next(u.value_json for u in run.config.update if key(u) == "loss")
-    history = [{key(i): i.value_json for i in r.history.item} for r in found_records if r.HasField("history")]
-    assert [float(h["train/loss"]) for h in history if "train/loss" in h] == [0.5, 0.25, 0.5 / 3]
-    assert any("table-file" in h.get("samples/tiny_add/_type", h.get("samples/tiny_add", "")) for h in history), history
-    summary = {key(i): i.value_json for r in found_records if r.HasField("summary") for i in r.summary.update}
-    assert [float(summary[name]) for name in ("scores/tiny_add", "scores/average")] == [75.0, 75.0]
+        whole_run(config, found)
+    run = Offline(found.folder)
+    about = run.run
+    assert (about.display_name, about.run_group, about.job_type) == (found.folder.name, "ablation", "train")
+    assert list(about.tags) == ["ablation", "tiny", "embedded", "dft", "paper"] and about.project == "losslab"
+    assert run.config["names"]["loss"] == "dft" and run.config["loss"]["_target_"] == "losslab.objectives.dft.DFT"
+    assert run.config["seed"] == 0
+    assert run.curve("train/loss") == [(1, 0.5), (2, 0.25), (3, 0.5 / 3)]
+    assert run.curve("scores/tiny_add") == run.curve("scores/average") == [(3, 75.0), (2, 60.0)]
+    histogram = run.curve("train/p")[1][1]
+    assert histogram["values"] == [2] * (len(EDGES) - 1) and histogram["bins"] == list(EDGES)
+    axes = {m.metric.glob_name: m.metric.step_metric for m in run.records if m.HasField("metric")}
+    assert axes["scores/*"] == axes["train/*"] == "train/step"
+    assert run.summary["scores/tiny_add"] == run.summary["scores/average"] == 75.0  # not the step scored last
+    assert run.summary["train/loss"] == 0.5 / 3 and run.summary["train/step"] == 3
+    assert (run.summary["state"], run.summary["scoring_seconds"]) == ("done", 1.5)
+    samples = run.table("samples/tiny_add")
+    assert dict(zip(samples["columns"], samples["data"][0], strict=True)) == {
+        "problem": 0, "question": "2+2=?", "gold": "4", "sample": "4|\n5", "extracted": "4", "correct": True,
+        "finish_reason": "stop", "tokens": 3,
+    }  # fmt: skip
+    artifacts = {r.request.log_artifact.artifact.type for r in run.records if r.HasField("request")}
+    artifacts |= {r.artifact.type for r in run.records if r.HasField("artifact")}
+    assert "model" in artifacts
+
+    table = Offline(Path(config.machine.results) / "tables/ablation")
+    assert (table.run.run_group, table.run.job_type) == ("ablation", "table")
+    shown = table.table("table")
+    numbers = ["seeds", "seeds_asked", "tiny_add", "tiny_add_half", "average", "average_half"]
+    assert shown["columns"] == ["model", "objective", *numbers]
+    assert shown["data"] == [["tiny", "dft", 1, 1, 75.0, 3.0, 75.0, 3.0]]
+
+
+def test_a_run_that_goes_on_is_one_run_and_told_once(cell):
+    config, found = cell
+    write_lines(found.metrics, [row(1), row(2)])
+    identity = report(config, found)["id"]
+    write_lines(found.metrics, [row(1)])  # the run was killed, and its checkpoint is of step 1
+    train(found, first=2)
+    score(found, config, 75.0)
+    score(found, config, 60.0, step=2)
+    report(config, found)
+    run = Offline(found.folder)  # one folder
+    assert run.run.run_id == identity
+    assert run.curve("train/loss") == [(1, 0.5), (2, 0.25), (3, 0.5 / 3)]
+    assert run.curve("scores/average") == [(3, 75.0), (2, 60.0)]
+    other = replace(config, eval=replace(config.eval, temperature=0.5))
+    assert tracking.order(other, found)["cell"]["id"] != identity  # scores of another protocol are another run
+    (found.folder / "tracker.json").unlink()  # as force=true does
+    assert tracking.order(config, found)["cell"]["id"] != identity
+
+
+def test_what_a_resumed_run_has_is_not_sent_again(cell):
+    config, found = cell
+    train(found)
+    score(found, config, 75.0)
+    numbers = [entry.number for entry in content.entries(found, found.scores(config), ["tiny_add"])]
+    assert numbers == [1, 2, 3, 4]  # the step is not scored yet
+    score(found, config, 60.0, step=2)
+    assert [e.number for e in content.entries(found, found.scores(config), ["tiny_add"], after=3)] == [4, 5]
+    assert not list(content.entries(found, found.scores(config), ["tiny_add", "tiny_long"], after=3))
+    (found.model / "config.json").unlink()
+    found.model.rmdir()  # scores of a model that is being trained again are not its
+    assert [e.number for e in content.entries(found, found.scores(config), ["tiny_add"])] == [1, 2, 3]
+
+
+def test_a_row_without_diagnostics_is_shown_as_far_as_it_goes(cell):
+    config, found = cell
+    append_line(found.metrics, {"step": 1, "loss": 0.1, "reward": 0.25, "seconds": 2.0, "note": None})
+    (entry,) = content.entries(found, found.scores(config), ["tiny_add"])
+    assert entry.values == {"train/step": 1, "train/loss": 0.1, "train/reward": 0.25, "train/seconds": 2.0}
+    assert not entry.histograms
+
+
+def test_tensorboard_has_the_same(cell):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    config, found = cell
+    config = replace(config, tracker=TrackerConfig(name=TrackerName.tensorboard))
+    whole_run(config, found)
+    report(config, found)
+    report(config, found)  # once more, as after a requeue: nothing is doubled
+    folder = found.folder / "tensorboard" / found.scores(config).name
+    assert len(list(folder.iterdir())) == 1
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0, "histograms": 0}).Reload()
+    curve = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert curve["train/loss"] == [(1, 0.5), (2, 0.25), (3, pytest.approx(0.5 / 3))]
+    assert sorted(curve["scores/tiny_add"]) == [(2, 60.0), (3, 75.0)]
+    histogram = events.Histograms("train/p")[2].histogram_value
+    assert list(histogram.bucket) == [3.0] * (len(EDGES) - 1) and list(histogram.bucket_limit) == list(EDGES[1:])
+    (text,) = events.Tensors("samples/tiny_add/text_summary")
+    assert "| 0 | 2+2=? | 4 | 4\\|<br>5 | 4 | True | stop | 3 |" in text.tensor_proto.string_val[0].decode()
+    told = plugin_data_pb2.HParamsPluginData.FromString(
+        events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    ).session_start_info.hparams
+    assert told["loss"].string_value == "dft" and told["optimizer.lr"].number_value == 1e-3
+    assert told["seed"].number_value == 0
+    table = EventAccumulator(str(Path(config.machine.results) / "tables/ablation/tensorboard/table")).Reload()
+    (text,) = table.Tensors("table/text_summary")
+    assert "| tiny | dft | 1 | 1 | 75 | 3 | 75 | 3 |" in text.tensor_proto.string_val[0].decode()
 
 
 def test_a_failing_tracker_is_a_remark(cell, monkeypatch, capsys):
@@ -101,27 +246,36 @@ def test_a_hanging_tracker_is_left_behind(cell, monkeypatch, tmp_path, capsys):
     sleeper.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(sleeper))
     monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 0.2)
-    began = time.monotonic()
     with tracking.follow(config, found):
         pass
-    assert time.monotonic() - began < 10
     assert "the tracker did not finish, the records are complete" in capsys.readouterr().out
 
 
 def test_an_error_of_the_run_passes_through(cell):
     config, found = cell
-    config = replace(config, tracker=TrackerConfig(mode=TrackerMode.disabled))
+    config = replace(config, tracker=TrackerConfig(name=TrackerName.none))
     with pytest.raises(ArithmeticError, match="the run's own"), tracking.follow(config, found):
         raise ArithmeticError("the run's own")
+    assert not (found.folder / "tracker.json").exists()
 
 
-def test_mode_without_a_login_is_offline(monkeypatch, tmp_path):
+def test_mode_without_a_login_is_offline(cell, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    assert tracking.resolve(TrackerMode.auto) == TrackerMode.offline
+    auto = TrackerConfig()
+    assert tracking.resolve(auto) == TrackerMode.offline
+    config = replace(cell[0], tracker=auto)
+    assert "wandb sync" in tracking.hint(config)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert tracking.resolve(TrackerMode.auto) == TrackerMode.online
-    assert tracking.resolve(TrackerMode.disabled) == TrackerMode.disabled
+    assert tracking.resolve(auto) == TrackerMode.online and tracking.hint(config) == ""
+    assert tracking.resolve(TrackerConfig(mode=TrackerMode.disabled)) == TrackerMode.disabled
+    assert tracking.resolve(TrackerConfig(name=TrackerName.none)) == TrackerMode.disabled
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert tracking.resolve(TrackerMode.auto) == TrackerMode.offline
+    assert tracking.resolve(auto) == TrackerMode.offline
+
+
+def test_tensorboard_keeps_no_models(cell):
+    config, _ = cell
+    with pytest.raises(ValueError, match="tracker=tensorboard keeps no models: leave tracker.checkpoints out"):
+        check(replace(config, tracker=TrackerConfig(name=TrackerName.tensorboard, checkpoints=True)))

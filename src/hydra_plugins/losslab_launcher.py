@@ -4,6 +4,7 @@ Hydra looks for launchers in this package alone, and imports all of it at every 
 `losslab.slurm` and `losslab.local`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,14 +54,19 @@ class SlurmLauncher(_Launcher):
     """Submits the cells that are not done as one array of jobs, and leaves."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from losslab.plan import GIB, host_memory
         from losslab.slurm import submit
         from losslab.sweep import unfinished
 
-        cells = {str(folder): own for folder, own in unfinished(self.config, job_overrides).items()}
-        if cells:
-            submit(self.config.sweep.name, cells, self.parameters, Path(self.config.machine.results))
-        else:
+        found, own = unfinished(self.config, job_overrides), self.parameters
+        if not found:
             print(f"{self.config.sweep.name}: all cells are done, there is nothing to submit", flush=True)
+            return []
+        if own["mem_gb"] is None:
+            needs = [host_memory(config, own["gpus_per_node"] or 0, own["nodes"]) for config, _ in found.values()]
+            own["mem_gb"] = math.ceil(max(needs) / GIB)
+        cells = {str(folder): overrides for folder, (_, overrides) in found.items()}
+        submit(self.config.sweep.name, cells, own, Path(self.config.machine.results))
         return []
 
 
@@ -71,5 +77,6 @@ class LocalLauncher(_Launcher):
         from losslab.local import run
         from losslab.sweep import unfinished
 
-        run(unfinished(self.config, job_overrides), self.parameters["processes"])
+        found = unfinished(self.config, job_overrides)
+        run({folder: own for folder, (_, own) in found.items()}, self.parameters["processes"])
         return []

@@ -99,6 +99,14 @@ def micro_batches_of(batch: np.ndarray, rows: int, rank: int, ranks: int) -> lis
     return [own[start : start + rows].astype(np.int64) for start in range(0, most, rows)]
 
 
+def rewards(examples: Examples, group: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+    """Keywords for `Context`: reward and success_rate (S,) of the group's sequences; none for data without."""
+    if examples.rewards is None:
+        return {}
+    reward, rate = torch.from_numpy(examples.rewards[group]).to(device).unbind(1)
+    return {"reward": reward, "success_rate": rate}
+
+
 def collate(examples: Examples, group: np.ndarray) -> Batch:
     """The examples of a group in one row. An empty group gives one token without an answer."""
     if not len(group):

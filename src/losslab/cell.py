@@ -9,9 +9,10 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from losslab import adapters, lora, tracking
+from losslab import adapters, lora, probabilities, tracking
 from losslab.batches import Schedule
-from losslab.crew import WorkerError, agree, joined, main_process, nodes
+from losslab.checks import objective_class
+from losslab.crew import WorkerError, agree, alike, joined, main_process, nodes
 from losslab.data import Examples, prepare
 from losslab.evaluation.run import check as check_scoring
 from losslab.files import content, lock, write_json
@@ -19,6 +20,8 @@ from losslab.hold import Busy, hold, job, restarts
 from losslab.identity import identity
 from losslab.launch import REQUEUE, Interrupted, deaf, launch, leaving
 from losslab.loop import train
+from losslab.online import Online, questions
+from losslab.online.worker import train as train_online
 from losslab.pretrained import load_tokenizer, structure
 from losslab.records import Cell
 from losslab.schema import (
@@ -40,10 +43,12 @@ def run(config: Config) -> None:
     """Train and score one cell, or what is missing of it. A failure is recorded and does not stop a sweep.
 
     Among processes that torchrun or srun started, the first one decides and keeps the records, the others train along,
-    and a failure ends them all.
+    and a failure ends them all. Raises ValueError where they were started with different cells.
     """
     cell = Cell.of(config)
     with ExitStack() as held, leaving():
+        if not alike(config.machine, cell.folder.name):
+            raise ValueError("srun or torchrun started different cells together: give each cell an srun of its own")
         if agree(config.machine, lambda: busy(cell, held)):
             return
         try:
@@ -96,15 +101,11 @@ def busy(cell: Cell, held: ExitStack) -> bool:
 
 
 def finished(config: Config, cell: Cell) -> bool:
-    """Whether nothing is left to do; else the record of this attempt is begun.
-
-    `force` starts afresh what has come to an end; what was interrupted or killed on its way goes on.
-    """
-    again = config.stage == Stage.score or restarts() > 0
-    if config.force and not again and cell.state().get("state") in ("done", "failed", "trained"):
+    """Whether nothing is left to do; else the record of this attempt is begun."""
+    if cell.asked_again:
         cell.clear()
     cell.declare(config)
-    if cell.done(config) or (config.stage == Stage.train and cell.trained(config)):
+    if cell.done(config):
         print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
         return True
     tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
@@ -121,7 +122,7 @@ def finished(config: Config, cell: Cell) -> bool:
 
 
 def trained_model(config: Config, cell: Cell) -> str:
-    """The path of the cell's model, trained now if it is not there."""
+    """The path of the cell's model, trained now if it is not there, and measured where that is asked for."""
     base = base_model(config)
     if config.names.loss == BASE:
         return base.path
@@ -133,6 +134,11 @@ def trained_model(config: Config, cell: Cell) -> str:
         if main_process():
             before = cell.state().get("training_seconds", 0.0)
             cell.update(training_seconds=round(before + time.monotonic() - began, 1))
+    if agree(config.machine, lambda: not cell.measured(config)):
+        models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
+        found = {when: probabilities.of(config, base, model) for when, model in models.items()}
+        if main_process():
+            write_json(cell.probabilities, {"examples": config.machine.probabilities} | found)
     return str(cell.model)
 
 
@@ -166,21 +172,28 @@ def base_model(config: Config) -> ModelConfig:
 def train_model(config: Config, folder: Path) -> None:
     """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
     cache = Path(config.machine.results) / "cache"
+    online = issubclass(objective_class(config), Online)
 
     def prepared() -> str:
         tokenizer = load_tokenizer(config.model)
         if config.adapter.rank:
             lora.check(structure(config.model), config.adapter)
-        data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
-        examples = Examples.load(data)
-        steps = Schedule.of(config.train, config.seed, examples).steps
+        if online:
+            data, report, steps = questions.prepare(config, tokenizer, cache)
+        else:
+            data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
+            examples = Examples.load(data)
+            report, steps = examples.report, Schedule.of(config.train, config.seed, examples).steps
         if steps == 0:
-            raise ValueError("train.drop_last leaves no batch: lower train.batch_size or take more rows")
-        write_json(folder / "data.json", examples.report | {"steps": steps})
-        print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in examples.report.items()), flush=True)
+            raise ValueError("the rows do not fill one batch: lower train.batch_size or take more of them")
+        write_json(folder / "data.json", report | {"steps": steps})
+        print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in report.items()), flush=True)
         return str(data)
 
     data = agree(config.machine, prepared)
+    if online:
+        launch(train_online, config, data, str(folder), machine=config.machine, logs=folder / "logs")
+        return
     about = [content(config.model.path), config.model.revision, Path(data).name, str(config.train.precision)]
     reference = cache / "reference" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.npy"
     launch(train, config, data, str(folder), str(reference), machine=config.machine, logs=folder / "logs")

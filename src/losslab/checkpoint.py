@@ -17,11 +17,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
 from losslab.files import flush_folder, read_json, write_json
-from losslab.policy import Policy
 
 TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)  # what is frozen comes from its own files
 MANIFEST = "whole.json"  # step, ranks and the SHA-256 of every file
@@ -30,7 +30,7 @@ MANIFEST = "whole.json"  # step, ranks and the SHA-256 of every file
 class Checkpoints:
     """The checkpoints of a run under `folder`: the last `keep_last`, and those at multiples of `keep_every` steps."""
 
-    def __init__(self, folder: Path, policy: Policy, optimizer: Optimizer, keep_last: int, keep_every: int | None):
+    def __init__(self, folder: Path, policy: nn.Module, optimizer: Optimizer, keep_last: int, keep_every: int | None):
         self.folder, self.policy, self.optimizer = folder, policy, optimizer
         self.keep_last, self.keep_every = keep_last, keep_every
         self.group = dist.new_group(backend="gloo")  # the thread's own, since training uses the other

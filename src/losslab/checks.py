@@ -12,10 +12,13 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from losslab import online
 from losslab.data import local_files
+from losslab.files import CONF, named
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
-from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction, SweepConfig
+from losslab.online import Online
+from losslab.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction, SweepConfig, TrackerName
 
 ANY = math.inf
 BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
@@ -47,6 +50,7 @@ BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
     "machine.keep_last": (1, ANY),
     "machine.keep_every": (1, ANY),
     "machine.export_steps": (1, ANY),
+    "machine.probabilities": (1, ANY),
     "machine.tensor_parallel": (1, ANY),
 }
 
@@ -75,13 +79,17 @@ def check(config: Config) -> None:
             raise ValueError(f"model.{name}_prompt must be `chat` or a text that contains {{problem}}")
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: name at least one, as in benchmark=[math500]")
+    if config.tracker.checkpoints and config.tracker.name != TrackerName.wandb:
+        raise ValueError(
+            f"tracker={config.tracker.name} keeps no models: leave tracker.checkpoints out, or set tracker=wandb"
+        )
     path = Path(config.model.path)
     looks_local = path.is_absolute() or config.model.path.startswith(".") or Path(path.parts[0]).is_dir()
     if looks_local and not path.is_dir() and config.model.path != EMBEDDED:
         raise ValueError(f"model.path={path} is no folder: check the path")
     if config.names.loss == BASE:
         return
-    local_files(config.dataset)
+    check_data(config)
     train, workers = config.train, config.machine.workers
     if workers is not None and train.batch_size % workers:
         raise ValueError(
@@ -99,20 +107,42 @@ def check(config: Config) -> None:
         raise ValueError(f"optimizer._target_={config.optimizer._target_} cannot be imported: check it") from None
     for key in set(config.optimizer.arguments) - set(arguments):
         raise ValueError(f"unknown key optimizer.arguments.{key}{did_you_mean(key, arguments)}")
-    needs = objective_class(config).needs
+    objective = objective_class(config)
+    if issubclass(objective, Online):
+        online.check(config, objective)
+    needs = objective.needs
     if ("pairs" in needs) != (config.dataset.rejected_column is not None):
         raise ValueError(
             f"loss={config.names.loss} needs pairs of answers: set dataset.rejected_column"
             if "pairs" in needs
             else f"loss={config.names.loss} does not know what to do with dataset.rejected_column: leave it out"
         )
-    if "pairs" in needs and train.normaliser == Normaliser.weights:
-        raise ValueError("train.normaliser=weights does not go with pairs, whose weights cancel: choose another")
+    if ("reward" in needs) != (config.dataset.reward_column is not None):
+        raise ValueError(
+            f"loss={config.names.loss} needs answers with rewards: set dataset.reward_column, or dataset=self_graded"
+            if "reward" in needs
+            else f"loss={config.names.loss} does not know what to do with dataset.reward_column: leave it out"
+        )
+    for what in needs & {"pairs", "reward"}:
+        if train.normaliser == Normaliser.weights:
+            raise ValueError(f"train.normaliser=weights does not go with {what}, whose weights cancel: choose another")
     if train.updates > 1 and "old_logp" not in needs:
         raise ValueError(f"loss={config.names.loss} takes one step on each batch: leave train.updates at 1")
 
 
-def objective_class(config: Config) -> type[Objective]:
+def check_data(config: Config) -> None:
+    """Refuse a data set whose local files are not there; a plan may be made before the model's own answers are."""
+    dataset, names = config.dataset, config.names
+    if dataset.source is None or named(dataset.path):
+        local_files(dataset)
+    elif not config.plan:
+        model = names.model if (CONF / "model" / f"{names.model}.yaml").exists() else config.model.path
+        raise ValueError(
+            f"{dataset.path} is not there yet: python sample.py model={model} dataset={dataset.source} makes it"
+        )
+
+
+def objective_class(config: Config) -> type[Objective] | type[Online]:
     """The class that `loss._target_` names, with the loss's parameters checked against its fields."""
     target = config.loss.get("_target_")
     if not target:
@@ -125,7 +155,7 @@ def objective_class(config: Config) -> type[Objective]:
     if name not in there:
         raise ValueError(f"loss={config.names.loss}: {module} has no {name}{did_you_mean(name, there)}")
     cls = there[name]
-    if not (is_dataclass(cls) and isinstance(cls, type) and issubclass(cls, Objective)):
+    if not (is_dataclass(cls) and isinstance(cls, type) and issubclass(cls, (Objective, Online))):
         raise ValueError(f"loss={config.names.loss}: {target} is not a dataclass that derives from Objective")
     known = {f.name: f for f in fields(cls)}
     given = set(config.loss) - {"_target_"}

@@ -19,6 +19,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from losslab.cli import refusing
 from losslab.files import CONF
 from losslab.messages import sentence
 from losslab.schema import Config
@@ -46,7 +47,8 @@ def entry(task: str, *overrides: str) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(cfg: DictConfig) -> None:
-        get_method(task)(read(cfg, HydraConfig.get().runtime.choices))
+        with refusing():  # Hydra would print the overrides of a cell before what it raises
+            get_method(task)(read(cfg, HydraConfig.get().runtime.choices))
 
     sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's wish
     run()

@@ -1,12 +1,14 @@
 """The processes that run a cell together: one alone, one on each node of a SLURM job, or one for each rank.
 
-The first one decides and keeps the records (`main_process`); the others hear what it decided (`agree`).
+The first one decides and keeps the records (`main_process`); the others hear what it decided (`agree`). What they tell
+each other is JSON: nothing that comes over a network is run.
 """
 
 import gc
+import hashlib
 import itertools
+import json
 import os
-import pickle
 import re
 import subprocess
 import time
@@ -23,7 +25,7 @@ from losslab.schema import Device, MachineConfig
 PATIENCE = timedelta(minutes=30)  # that a rank waits for the others in a step, and a node for the first one to come
 FOREVER = timedelta(days=7)  # what one process may take for all, such as downloading and scoring
 POLL_SECONDS = 0.5
-T = TypeVar("T")
+T = TypeVar("T")  # what JSON has a form for
 _talks = itertools.count()  # what was agreed on so far, alike on all nodes
 
 
@@ -100,31 +102,46 @@ def _told(decide: Callable[[], T], tell: Callable[[Any], Any]) -> T:
 
 
 def _broadcast(message: Any) -> Any:
-    box = [message]
-    dist.broadcast_object_list(box, src=0, group=_conversation())
-    return box[0]
+    text = torch.tensor(list(json.dumps(message).encode()), dtype=torch.uint8)
+    size = torch.tensor([len(text)])
+    dist.broadcast(size, src=0, group=_conversation())
+    if not main_process():
+        text = torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(text, src=0, group=_conversation())
+    return json.loads(bytes(text.tolist()))
 
 
 def _announce(message: Any) -> Any:
     key = f"agreed/{next(_talks)}"
     if main_process():
-        store().set(key, pickle.dumps(message).hex())
+        store().set(key, json.dumps(message))
         return message
-    return pickle.loads(_await(key))
+    return _await(key)
 
 
-def _await(key: str) -> bytes:
+def _await(key: str) -> Any:
     """The value of a key, once it is there; signals are heard meanwhile."""
     while not store().check([key]):
         time.sleep(POLL_SECONDS)
-    return bytes.fromhex(store().get(key).decode())
+    return json.loads(store().get(key))
 
 
 def exchange(value: T) -> list[T]:
     """The values of all nodes, in their order, on every node."""
     talk = next(_talks)
-    store().set(f"exchanged/{talk}/{node()}", pickle.dumps(value).hex())
-    return [pickle.loads(_await(f"exchanged/{talk}/{other}")) for other in range(nodes())]
+    store().set(f"exchanged/{talk}/{node()}", json.dumps(value))
+    return [_await(f"exchanged/{talk}/{other}") for other in range(nodes())]
+
+
+def alike(machine: MachineConfig, mine: str) -> bool:
+    """Whether all processes say the same."""
+    if not joined():
+        return nodes() == 1 or len(set(exchange(mine))) == 1
+    join(machine)
+    number = int.from_bytes(hashlib.sha256(mine.encode()).digest()[:7])
+    ends = torch.tensor([number, -number])
+    dist.all_reduce(ends, dist.ReduceOp.MAX, group=_conversation())
+    return bool(ends.sum() == 0)
 
 
 @cache
@@ -168,7 +185,13 @@ def join_slurm() -> None:
         RANK=environment["SLURM_PROCID"],
         WORLD_SIZE=str(tasks),
         LOCAL_RANK=environment["SLURM_LOCALID"],
-        LOCAL_WORLD_SIZE=environment["SLURM_STEP_TASKS_PER_NODE"].split("(")[0].split(",")[0],
+        LOCAL_WORLD_SIZE=str(per_node(environment["SLURM_STEP_TASKS_PER_NODE"])[int(environment["SLURM_NODEID"])]),
         MASTER_ADDR=first_host(),
         MASTER_PORT=str(port()),
     )
+
+
+def per_node(tasks: str) -> list[int]:
+    """SLURM's short form of the tasks on each node, written out: `2(x3),1` is 2, 2, 2, 1."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks)
+    return [int(number) for number, times in found for _ in range(int(times or 1))]

@@ -38,6 +38,7 @@ class Examples:
     key: str  # SHA-256 of everything that decided the tokens
     report: dict[str, Any]  # rows read, broken, dropped, truncated
     unit: int = 1  # neighbours that stay together: 2 where each chosen answer is followed by the rejected one
+    rewards: np.ndarray | None = None  # (examples, 2) float32: reward of the answer, success rate of its question
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -63,18 +64,17 @@ class Examples:
     @classmethod
     def load(cls, folder: Path) -> "Examples":
         about = json.loads((folder / "about.json").read_text())
-        tokens, offsets, prompts = (
-            np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tokens", "offsets", "prompts")
-        )
-        return cls(tokens, offsets, prompts, about["key"], about["report"], about["unit"])
+        arrays = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
+        return cls(**arrays, **about)
 
     def save(self, folder: Path) -> None:
         """Appears whole: written beside its place, then renamed."""
         temporary = folder.with_name(f".{folder.name}.writing")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for name in ("tokens", "offsets", "prompts"):
-            np.save(temporary / f"{name}.npy", getattr(self, name))
+        for name in ("tokens", "offsets", "prompts", "rewards"):
+            if (array := getattr(self, name)) is not None:
+                np.save(temporary / f"{name}.npy", array)
         (temporary / "about.json").write_text(json.dumps({"key": self.key, "report": self.report, "unit": self.unit}))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -118,16 +118,18 @@ def local_files(dataset: DatasetConfig) -> list[str]:
     return files
 
 
-def read(dataset: DatasetConfig) -> dict[int, tuple[Any, ...]]:
+def read(dataset: DatasetConfig, names: list[str] | None = None) -> dict[int, tuple[Any, ...]]:
     """The rows of a data set after their selection, by their number in the whole, which counts from 1.
 
-    A row is (prompt, answer), or (prompt, chosen, rejected). Raises ValueError when the source or a column is missing.
+    A row is (prompt, answer), (prompt, chosen, rejected) or (prompt, answer, reward, success rate), or it has the
+    columns in `names`. Raises ValueError when the source or a column is missing.
     """
     files = local_files(dataset)
+    names = names or columns(dataset)
     if dataset.path == EMBEDDED:
         assert dataset.rows is not None
         made = MAKERS[dataset.split](dataset.rows, dataset.seed)
-        return {number: tuple(row[column] for column in columns(dataset)) for number, row in enumerate(made, start=1)}
+        return {number: tuple(row[column] for column in names) for number, row in enumerate(made, start=1)}
     from datasets import load_dataset
 
     try:
@@ -150,13 +152,14 @@ def read(dataset: DatasetConfig) -> dict[int, tuple[Any, ...]]:
             chosen = np.random.default_rng(dataset.seed).permutation(len(table))
         chosen = np.sort(chosen[: dataset.rows])
         table = table.select(chosen)
-    rows = zip(*(table[column] for column in columns(dataset)), strict=True)
+    rows = zip(*(table[column] for column in names), strict=True)
     return dict(zip((chosen + 1).tolist(), rows, strict=True))
 
 
 def columns(dataset: DatasetConfig) -> list[str]:
     rejected = [] if dataset.rejected_column is None else [dataset.rejected_column]
-    return [dataset.prompt_column, dataset.answer_column, *rejected]
+    reward = [] if dataset.reward_column is None else [dataset.reward_column, dataset.success_rate_column]
+    return [dataset.prompt_column, dataset.answer_column, *rejected, *reward]
 
 
 def tokenise(
@@ -169,28 +172,30 @@ def tokenise(
 ) -> Examples:
     """Token ids of prompt + answer + EOS for every answer of every usable row; the report counts what was left out.
 
-    `rows` are those of `read`. Raises ValueError when more than `dataset.max_broken` of them lack a usable text, naming
-    the first ones.
+    `rows` are those of `read`. Raises ValueError when more than `dataset.max_broken` of them lack a usable text or
+    reward, naming the first ones.
     """
     assert tokenizer.eos_token_id is not None
-    usable = [row for row in rows.values() if all(map(_is_text, row))]
-    broken = [number for number, row in rows.items() if not all(map(_is_text, row))]
+    unit = 1 if dataset.rejected_column is None else 2
+    broken = [number for number, row in rows.items() if not _is_usable(row, 1 + unit)]
+    usable = [row for row in rows.values() if _is_usable(row, 1 + unit)]
     if len(broken) > dataset.max_broken * len(rows):
         raise ValueError(
-            f"{len(broken)} of {len(rows)} rows of {dataset.path} have no usable prompt or answer (rows "
+            f"{len(broken)} of {len(rows)} rows of {dataset.path} have no usable {' or '.join(columns(dataset))} (rows "
             f"{', '.join(map(str, broken[:10]))}{', …' if len(broken) > 10 else ''}): mend them or raise "
             "dataset.max_broken"
         )
     tokens: list[np.ndarray] = []
     prompts: list[int] = []
+    rewards: list[tuple[float, ...]] = []
     dropped = truncated = 0
     with bar("tokenising", len(usable), "row", disable=len(usable) < 10 * CHUNK) as progress:
         for start in range(0, len(usable), CHUNK):
             part = usable[start : start + CHUNK]
             heads = encode([render(template, row[0], tokenizer) for row in part], tokenizer)
-            _, *texts = zip(*part, strict=True)
+            texts = zip(*(row[1 : 1 + unit] for row in part), strict=True)
             answers = [tokenizer(list(column), add_special_tokens=False)["input_ids"] for column in texts]
-            for head, *tails in zip(heads, *answers, strict=True):
+            for row, head, *tails in zip(part, heads, *answers, strict=True):
                 if not head:
                     raise ValueError("the training prompt has no token: model.train_prompt must not be empty")
                 sequences = [[*head, *tail, tokenizer.eos_token_id] for tail in tails]
@@ -202,18 +207,21 @@ def tokenise(
                 for ids in sequences:
                     tokens.append(np.array(ids[: train.max_length], dtype=np.int32))
                     prompts.append(len(head))
+                    rewards.append(row[1 + unit :])
             progress.update(len(part))
     if not tokens:
         raise ValueError(f"no row of {dataset.path} fits train.max_length={train.max_length}: raise it")
     lengths = np.array([len(ids) for ids in tokens])
     report = {"rows": len(rows), "broken": len(broken), "overlong_dropped": dropped, "truncated": truncated}
     report |= {"examples": len(tokens), "tokens": int(lengths.sum()), "answer_tokens": int((lengths - prompts).sum())}
-    unit = len(columns(dataset)) - 1
-    return Examples(np.concatenate(tokens), np.r_[0, lengths.cumsum()], np.array(prompts), key, report, unit)
+    graded = None if dataset.reward_column is None else np.array(rewards, dtype=np.float32)
+    return Examples(np.concatenate(tokens), np.r_[0, lengths.cumsum()], np.array(prompts), key, report, unit, graded)
 
 
 def _check_columns(dataset: DatasetConfig, known: list[str]) -> None:
-    for key in ("prompt_column", "answer_column", "rejected_column"):
+    keys = ["prompt_column", "answer_column", "rejected_column", "reward_column", "gold_column"]
+    keys += ["success_rate_column"] if dataset.reward_column is not None else []
+    for key in keys:
         column = getattr(dataset, key)
         if column is not None and column not in known:
             raise ValueError(f"{dataset.path} has no column {column!r} but {known}: set dataset.{key}")
@@ -232,5 +240,12 @@ def _check_lines(file: str) -> None:
                     raise ValueError(f"{file}:{number}: this line is not JSON, mend or remove it") from None
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
+
+
+def _is_usable(row: tuple[Any, ...], texts: int) -> bool:
+    """Whether a row begins with so many texts, and all behind them are numbers from 0 to 1."""
+    return all(map(is_text, row[:texts])) and all(
+        isinstance(value, int | float) and 0 <= value <= 1 for value in row[texts:]
+    )

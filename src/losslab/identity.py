@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 
 from losslab.checks import objective_class
 from losslab.files import content, syntax
+from losslab.online import Online
 from losslab.schema import BASE, Config
 
 
@@ -30,6 +31,9 @@ def identity(config: Config) -> str:
         science["adapter"] = adapter
     for key in ("eval_prompt", "stop", "learning_rate", "architecture", "trust_remote_code"):
         science["model"].pop(key, None)
+    online = config.names.loss != BASE and issubclass(objective_class(config), Online)
+    for key in ("source",) if online else ("gold_column", "source"):  # of sampling; what came of it is in a file
+        science.get("dataset", {}).pop(key, None)
     for group in {"model", "dataset"} & set(groups):
         science[group]["path"] = content(science[group]["path"])
     if config.names.loss != BASE:

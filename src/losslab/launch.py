@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -93,7 +93,7 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
         return
     failure = _on_this_node(worker, args, machine, logs)
     if crew.nodes() > 1:
-        failures = [one for one in crew.exchange(failure) if one is not None]
+        failures = [Failure(**one) for one in crew.exchange(asdict(failure) if failure else None) if one is not None]
         failure = min(failures, key=lambda one: (one.message is None, one.when), default=None)
     if failure is not None:
         raise Interrupted if failure.message is None else WorkerError(failure.message, failure.trace)

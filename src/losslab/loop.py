@@ -11,17 +11,18 @@ import torch
 import torch.distributed as dist
 import transformers
 from hydra.utils import get_class, instantiate
+from torch import nn
 from torch.optim import Optimizer
 
 from losslab import diagnostics
-from losslab.batches import Schedule, collate, micro_batches, micro_batches_of
+from losslab.batches import Schedule, collate, micro_batches, micro_batches_of, rewards
 from losslab.checkpoint import Checkpoints
 from losslab.crew import join
 from losslab.data import Examples
 from losslab.files import append_line, read_lines, write_lines
 from losslab.launch import ASKED, Interrupted
 from losslab.objectives import Objective
-from losslab.policy import Policy, build, export, gradient_norm
+from losslab.policy import build, export, gradient_norm
 from losslab.prepass import Reference, batch_nll, old_logp
 from losslab.pretrained import load_tokenizer
 from losslab.progress import bar
@@ -73,7 +74,8 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
                 clock = time.perf_counter()
                 micro = collate(examples, group).to(device)
                 waited += time.perf_counter() - clock
-                out = policy(micro, objective, known.context(group) | statistics.context(group) | before)
+                context = known.context(group) | statistics.context(group) | rewards(examples, group, device) | before
+                out = policy(micro, objective, context)
                 if recipe.reduction == Reduction.micro_batch:
                     own = diagnostics.measure(out, micro, tokenizer.eos_token_id, stop.asked)
                     out["loss"] = out["loss"] / (diagnostics.normaliser(own, recipe.normaliser) * ranks)
@@ -138,7 +140,7 @@ def start(config: Config) -> torch.device:
     return device
 
 
-def make_optimizer(config: OptimizerConfig, policy: Policy) -> Optimizer:
+def make_optimizer(config: OptimizerConfig, policy: nn.Module) -> Optimizer:
     """The optimizer that `_target_` names; weight decay on matrices alone unless `decay=all`."""
     decayed = [p for p in policy.parameters() if p.requires_grad and (p.ndim >= 2 or config.decay == Decay.all)]
     rest = [p for p in policy.parameters() if p.requires_grad and not (p.ndim >= 2 or config.decay == Decay.all)]

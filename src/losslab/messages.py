@@ -38,6 +38,15 @@ def sentence(error: Exception) -> str:
     return first_line(error)
 
 
+def of_the_disk(error: OSError) -> str:
+    """What the system says of a file, and what to do; errors of the network are of this kind too, without a file."""
+    if not error.strerror:
+        return first_line(error)
+    missing = isinstance(error, FileNotFoundError)
+    advice = "check the path" if missing else "make room there, or set machine.results"
+    return f"{error.filename or 'results'}: {error.strerror}: {advice}"
+
+
 def did_you_mean(word: str, known: Any) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -3,6 +3,7 @@
 Sizes come from the architecture in the model's YAML or the hub's small config.json, never from weights.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,47 @@ from losslab import adapters, cost
 from losslab.batches import Schedule
 from losslab.checks import objective_class
 from losslab.data import local_files
+from losslab.files import named
 from losslab.launch import count
 from losslab.pretrained import load_config
 from losslab.records import Cell
-from losslab.schema import BASE, Config, Device, Precision, Recompute
+from losslab.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
 
 GIB = 2**30
 PROCESS = 7e8  # bytes of Python with torch and transformers
+GPU_PROCESS = 4e9  # bytes of it in host memory, with CUDA's context or an inference engine
+EXPORT_BYTES = 6  # of a parameter, on the node that exports: in float32 and in the published dtype
+OFFLOAD_BYTES = 16  # of a parameter: weight, gradient and Adam's two moments in float32
+HOST_SLACK = 1.5  # on what is counted: page cache, data, the allocator's reserve
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What one cell trains on: a worker for each device."""
+
+    nodes: int
+    each: int  # on one node
+    gpu: bool
+
+    @classmethod
+    def of(cls, machine: MachineConfig, job: Mapping[str, Any] | None = None) -> "Devices":
+        """Those of this machine, or of a job with the settings of conf/hydra/launcher/slurm.yaml.
+
+        Raises ValueError when the job has fewer GPUs than workers.
+        """
+        if job is None:
+            gpu = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
+            return cls(1, count(machine), gpu)
+        gpus = 0 if machine.device == Device.cpu else job["gpus_per_node"] or 0
+        if gpus and (machine.workers or 1) > gpus:
+            raise ValueError(
+                f"machine.workers={machine.workers}, but hydra.launcher.gpus_per_node={gpus}: make them equal"
+            )
+        return cls(job["nodes"], machine.workers or gpus or 1, gpus > 0)
+
+    @property
+    def count(self) -> int:
+        return self.nodes * self.each
 
 
 @dataclass(frozen=True)
@@ -33,20 +68,22 @@ class Plan:
     tokens: int | None  # an upper bound: rows of the full length
     parameters: int
     memory: float  # bytes on each device at the peak of training
+    hours: float  # of training and scoring on its devices, were they H100s
 
 
-def make(config: Config) -> Plan:
-    """The plan of one cell. Raises ValueError when its data set or architecture cannot be found."""
+def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of one cell, on this machine or in a job. ValueError when its data or architecture cannot be found."""
+    devices = Devices.of(config.machine, job)
     cell, architecture = Cell.of(config), describe(config)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(architecture)
-    parameters = sum(p.numel() for p in model.parameters())
-    if config.names.loss == BASE:
-        return Plan(cell, state(cell, config), 0, 0, parameters, 2.0 * parameters)
-    rows = rows_of(config)
+    parameters = count_parameters(architecture)
+    rows = rows_of(config) if config.names.loss != BASE else 0
     steps = None if rows is None else Schedule.of(config.train, config.seed, rows).steps
     tokens = None if steps is None else steps * config.train.batch_size * config.train.max_length
-    return Plan(cell, state(cell, config), steps, tokens, parameters, memory(config, architecture, parameters))
+    trained = config.names.loss != BASE
+    peak = memory(config, architecture, parameters, devices) if trained else 2.0 * parameters
+    own = cost.of([config], [(parameters, tokens or 0)])
+    hours = own.training / devices.count + own.scoring / devices.each  # scoring takes one node
+    return Plan(cell, state(cell, config), steps, tokens, parameters, peak, hours)
 
 
 def state(cell: Cell, config: Config) -> str:
@@ -69,9 +106,17 @@ def describe(config: Config) -> PretrainedConfig:
     return load_config(replace(config.model, path=path, revision=revision))
 
 
+def count_parameters(architecture: PretrainedConfig) -> int:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(architecture)
+    return sum(p.numel() for p in model.parameters())
+
+
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
+    if dataset.source is not None and not named(dataset.path):  # the model has not answered yet
+        return None
     if not (files := local_files(dataset)):
         return dataset.rows
     rows = 0
@@ -86,14 +131,15 @@ def rows_of(config: Config) -> int | None:
     return rows if dataset.rows is None else min(rows, dataset.rows)
 
 
-def memory(config: Config, architecture: Any, parameters: int) -> float:
+def memory(config: Config, architecture: Any, parameters: int, devices: Devices | None = None) -> float:
     """Estimated peak bytes on each device: weights, gradients and Adam's two moments, sharded over the workers;
     the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
 
     On a CPU also what the interpreter and its libraries take. What the allocator there keeps beyond that is not
     counted: it was a few per cent to two thirds of the estimate in runs of five shapes.
     """
-    workers, machine, train = count(config.machine), config.machine, config.train
+    machine, train = config.machine, config.train
+    devices = devices or Devices.of(machine)
     width, layers, inner = architecture.hidden_size, architecture.num_hidden_layers, architecture.intermediate_size
     heads = architecture.num_attention_heads
     kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)
@@ -103,8 +149,7 @@ def memory(config: Config, architecture: Any, parameters: int) -> float:
     tied = getattr(architecture, "tie_word_embeddings", False)
     outer = architecture.vocab_size * width * (1 if tied else 2)
     layer = (parameters - outer) / layers
-    cuda = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
-    gathered = computed * (outer + 2 * layer if workers > 1 or cuda else parameters)
+    gathered = computed * (outer + 2 * layer if devices.count > 1 or devices.gpu else parameters)
     products, rest = computed * (5 * width + 2 * kv + 2 * inner), computed * (3 * width + 2 * inner) + 4 * 4 * width
     per_token = {
         Recompute.none: layers * (products + rest),
@@ -115,42 +160,62 @@ def memory(config: Config, architecture: Any, parameters: int) -> float:
     if train.micro_batch is not None:
         tokens = train.micro_batch * train.max_length
     head = (0 if config.adapter.rank else 4 * outer / (1 if tied else 2)) + 6 * 2**26
-    process = 0 if cuda else PROCESS
+    process = 0 if devices.gpu else PROCESS
     if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy
-    return state / workers + gathered + per_token * tokens + head + process
+    shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
+    return state / shards + gathered + per_token * tokens + head + process
 
 
-def show(configs: list[Config]) -> None:
-    """Print the plan of a sweep."""
-    plans = [make(config) for config in configs]
-    config = configs[0]
+def host_memory(config: Config, gpus: int, nodes: int) -> float:
+    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written.
+
+    `gpus` are those of a node, 0 for training on the CPU.
+    """
+    architecture = describe(config)
+    parameters = count_parameters(architecture)
+    devices = Devices(nodes, config.machine.workers or max(1, gpus), gpus > 0)
+    written = float(EXPORT_BYTES * parameters)
+    if config.names.loss != BASE and not config.adapter.rank:
+        written = max(written, cost.CHECKPOINT_BYTES * parameters / nodes)
+    own = GPU_PROCESS if gpus else GPU_PROCESS + memory(config, architecture, parameters, devices)
+    if config.machine.cpu_offload:
+        own += OFFLOAD_BYTES * parameters / devices.count
+    return HOST_SLACK * (devices.each * own + written)
+
+
+def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
+    """Print the plan of a sweep, on this machine or in the jobs of a SLURM launcher with these settings."""
+    plans = [make(config, job) for config in configs]
+    config, devices = configs[0], Devices.of(configs[0].machine, job)
     table = Table(title=f"{config.sweep.name}: {len(plans)} cells", title_justify="left")
     for column in ("cell", "state"):
         table.add_column(column, overflow="fold")
-    for column in ("steps", "tokens ≤", "parameters", "memory/device ≈"):
+    for column in ("steps", "tokens ≤", "parameters", "memory/device ≈", "hours ≤"):
         table.add_column(column, justify="right")
     for plan in plans:
         table.add_row(
             plan.cell.folder.name, plan.state, number(plan.steps), number(plan.tokens), number(plan.parameters),
-            f"{plan.memory / GIB:.1f} GiB",
+            f"{plan.memory / GIB:.1f} GiB", f"{plan.hours:.1f}" if devices.gpu else "–",
         )  # fmt: skip
     console = Console()
     console.print(table)
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and job is None:
         room = torch.cuda.get_device_properties(0).total_memory
         if max(plan.memory for plan in plans) > room:
             console.print(
                 f"warning: a device has {room / GIB:.0f} GiB; lower machine.micro_batch_tokens or use more workers"
             )
     samples = {name: benchmark.rows for name, benchmark in config.benchmark.items()}
+    where = "on this machine" if job is None else f"in a job, on {devices.nodes} node{'s' * (devices.nodes > 1)}"
     console.print(
-        f"workers: {count(config.machine)} on this machine; batch {config.train.batch_size} sequences, "
+        f"workers of a cell: {devices.count} {where}; batch {config.train.batch_size} sequences, "
         f"micro-batches of up to {config.machine.micro_batch_tokens} tokens on each\n"
         f"scoring: {config.names.eval}, {config.eval.samples} samples of each problem of "
         + ", ".join(f"{name} ({rows})" if rows else name for name, rows in samples.items())
         + "\n"
         + cost.sentence(cost.of(configs, [(plan.parameters, plan.tokens or 0) for plan in plans]))
+        + ("; hours: those of a cell on its workers, were they H100s" if devices.gpu else "")
         + f"\nrecords: {Path(config.machine.results) / 'cells'}\n"
         f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
         highlight=False,

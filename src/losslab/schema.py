@@ -90,6 +90,12 @@ class Device(Choice):
     cpu = "cpu"
 
 
+class TrackerName(Choice):
+    none = "none"
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+
+
 class TrackerMode(Choice):
     auto = "auto"
     online = "online"
@@ -107,6 +113,11 @@ class Gold(Choice):
     column = "column"
     boxed = "boxed"
     hashes = "hashes"
+
+
+class End(Choice):
+    rare = "rare"
+    sure = "sure"
 
 
 @dataclass
@@ -134,6 +145,10 @@ class DatasetConfig:
     prompt_column: str = "problem"
     answer_column: str = "solution"
     rejected_column: str | None = None  # for pairs: `answer_column` is then the chosen answer
+    reward_column: str | None = None  # for answers that are right or wrong: 1 or 0
+    success_rate_column: str = "success_rate"  # read beside the reward: the share of right answers to the question
+    gold_column: str | None = None  # of sample.py: the true answer; null = the box of `answer_column`
+    source: str | None = None  # of self_*.yaml: the data set whose questions the model answered
     rows: int | None = None  # how many rows to take; null = all
     selection: Selection = Selection.random
     seed: int = 0  # of the selection (and of the embedded rows); the order of training has the cell's seed
@@ -212,10 +227,13 @@ class BenchmarkConfig:
 
 @dataclass
 class TrackerConfig:
-    name: str = "wandb"
+    """Where a run is shown; all but the name is for W&B."""
+
+    name: TrackerName = TrackerName.wandb
     mode: TrackerMode = TrackerMode.auto  # auto = online with a login, offline without
     project: str = "losslab"
     entity: str | None = None
+    checkpoints: bool = False  # keep the trained model of each cell as an artifact too
 
 
 @dataclass
@@ -235,9 +253,24 @@ class MachineConfig:
     keep_last: int = 1  # how many checkpoints stay while a run goes on
     keep_every: int | None = None  # steps whose multiples' checkpoints stay for good
     export_steps: int | None = None  # every so many steps the model is exported to <cell>/steps too
+    probabilities: int | None = None  # training examples on which the base and the trained model are compared
     engine: Engine = Engine.auto
     tensor_parallel: int = 1  # GPUs that share one vLLM engine, for a model that one cannot hold
     grading_seconds: float = 3.0  # limit for one answer
+
+
+@dataclass
+class DirectionConfig:
+    """What a sweep is expected to show of two of its rows, each named by keys that its cells have (losslab.directions).
+
+    A key is one of the configuration, such as `optimizer.lr`, or `loss`, `dataset`, `method`.
+    """
+
+    claim: str = MISSING
+    higher: dict[str, Any] = field(default_factory=dict)
+    lower: dict[str, Any] = field(default_factory=dict)
+    step: int | None = None  # after so many steps, of which there are exports, in place of at the end
+    grows: End | None = None  # in place of `lower`: the end of the histogram of target probabilities that grows
 
 
 @dataclass
@@ -250,6 +283,7 @@ class SweepConfig:
     against: list[str] = field(default_factory=list)  # keys with a panel each: the score against the key's values
     gpu_hours: float | None = None  # of an H100, for the whole grid; an upper bound, as plan=true computes it
     needs: str | None = None  # what losslab lacks for it: it is declared, and cannot be run
+    directions: list[DirectionConfig] = field(default_factory=list)
 
 
 @dataclass

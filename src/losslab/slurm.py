@@ -22,15 +22,20 @@ from losslab.files import read_json, write_json
 RECORD = "submission.json"
 OURS = {"_target_", "submitit_folder", "name", "max_num_timeout", "environment", "container", "tries"}
 OURS |= {"separate_evaluation", "setup", "additional_parameters"}
-# Signals 10 and 12 end a cell that was asked to leave before it could listen. A job that lives on where SLURM had
-# given it up (a node out of reach) must not requeue the one that took its place.
+# The batch script outlives a TERM to all of the job's processes, as from a machine that shuts down: srun kills the cell
+# then.
+SETUP = "trap asked=yes TERM"
+# Signals 10, 12 and 15 end a cell that was asked to leave before it could listen. SLURM itself has decided about a job
+# that does not run any more (cancelled, preempted). One that lives on where SLURM had given it up (a node out of reach)
+# must not requeue the one that took its place.
 TEARDOWN = f"""code=$?
-case $code in
-    {os.EX_TEMPFAIL} | 138 | 140)
-        if scontrol show job "$SLURM_JOB_ID" | grep -q "Restarts=${{SLURM_RESTART_COUNT:-0}} "; then
-            scontrol requeue "$SLURM_JOB_ID"
-        fi ;;
-    0) ;;
+case ${{asked:-}}$code in
+    0 | yes0) ;;
+    {os.EX_TEMPFAIL} | 138 | 140 | 143 | yes*)
+        now=$(scontrol show job "$SLURM_JOB_ID")
+        case $now in
+            *JobState=RUNNING*"Restarts=${{SLURM_RESTART_COUNT:-0}} "*) scontrol requeue "$SLURM_JOB_ID" ;;
+        esac ;;
     *) echo $code >{{folder}}/exit-${{SLURM_ARRAY_TASK_ID:-0}} ;;
 esac
 exit $code"""
@@ -64,7 +69,7 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
 
     folder = _new_folder(results / "sweeps" / sweep)
     code = snapshot.take(folder / "code").resolve()
-    stages = ["train", "score"] if parameters["separate_evaluation"] else ["all"]
+    stages = ["train", "score"] if parameters["separate_evaluation"] else [None]  # None: what the cell asks for
     jobs: list[str] = []
     try:
         for stage in stages:
@@ -126,8 +131,9 @@ def _new_folder(parent: Path) -> Path:
     raise AssertionError(f"a hundred submissions of {parent.name} in one second")
 
 
-def _command(code: Path, overrides: list[str], stage: str) -> list[str]:
-    return [sys.executable, str(code / "train.py"), *overrides, "hydra.mode=RUN", f"stage={stage}"]
+def _command(code: Path, overrides: list[str], stage: str | None) -> list[str]:
+    half = [f"stage={stage}"] if stage else []
+    return [sys.executable, str(code / "train.py"), *overrides, "hydra.mode=RUN", *half]
 
 
 def _executor(folder: Path, code: Path, sweep: str, parameters: dict[str, Any], after: dict[str, str]) -> Any:
@@ -143,7 +149,7 @@ def _executor(folder: Path, code: Path, sweep: str, parameters: dict[str, Any], 
     exports = [path, *(f"export {name}={shlex.quote(str(value))}" for name, value in variables.items())]
     chosen = {key: value for key, value in parameters.items() if key not in OURS and value is not None}
     chosen |= {
-        "setup": [*(parameters["setup"] or []), *exports],
+        "setup": [SETUP, *(parameters["setup"] or []), *exports],
         "teardown": [TEARDOWN.replace("{folder}", shlex.quote(str(folder.resolve())))],
         "additional_parameters": {"requeue": True, **after, **parameters["additional_parameters"]},
     }

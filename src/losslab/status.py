@@ -1,8 +1,9 @@
 """How a sweep stands, from files alone: what its cells have recorded, and what was submitted.
 
-States: waiting (in the queue, or not begun), running, scoring, trained (its scoring is another job), preempted (left
-with a checkpoint, and back in the queue), interrupted (left, and nobody starts it again), silent (no sign of life, as
-after the death of its machine), cancelled, failed, done.
+States: waiting (in the queue, or not begun), running, to score (trained; its scoring is another job, which has not
+begun), scoring, preempted (left with a checkpoint, and back in the queue), interrupted (left, and nobody starts it
+again), silent (no sign of life, as after the death of its machine), cancelled, failed, trained (nobody asked for its
+scores), done.
 """
 
 import statistics
@@ -22,9 +23,10 @@ from losslab.files import read_json, read_lines
 from losslab.hold import HOLDER, SILENCE_SECONDS
 from losslab.slurm import Submission, submit
 
-FINAL = ("done", "failed", "cancelled", "interrupted")
+FINAL = ("done", "trained", "failed", "cancelled", "interrupted")
 STYLES = {
     "done": "green",
+    "trained": "green",
     "failed": "red",
     "silent": "red",
     "running": "cyan",
@@ -78,7 +80,7 @@ def of(folder: Path, submissions: list[Submission]) -> Status:
 
 
 def _state(folder: Path, record: dict[str, Any], submissions: list[Submission]) -> str:
-    own, holder = record.get("state"), folder / HOLDER
+    own, holder = None if record.get("force") == "asked" else record.get("state"), folder / HOLDER
     queued = [one.record for one in submissions if folder.name in map(_name, one.record["cells"])]
     age = 0.0
     if holder.exists():
@@ -88,13 +90,15 @@ def _state(folder: Path, record: dict[str, Any], submissions: list[Submission]) 
             return "failed" if died(folder, submissions) else "silent"
         return "scoring" if own == "scoring" else "running"
     if own == "done" or not queued:
-        return own if own in (*FINAL, "trained") else "silent" if own else "waiting"
+        return own if own in FINAL else "silent" if own else "waiting"
     if "cancelled" in queued[-1]:
         return "failed" if own == "failed" else "cancelled"
     if own is None or queued[-1]["submitted"] > record["updated"]:  # submitted again since
         return "failed" if died(folder, submissions) else "waiting"
     if own == "interrupted":
         return "preempted"
+    if own == "trained" and queued[-1]["launcher"]["separate_evaluation"]:
+        return "failed" if died(folder, submissions) else "to score"
     if own in ("failed", "trained"):
         return own
     return "failed" if died(folder, submissions) else "silent"
@@ -193,7 +197,6 @@ def retry(sweep: str, results: str) -> None:
     again = [row.folder.name for row in statuses(sweep, results) if row.state in ("failed", "cancelled", "silent")]
     known = {Path(cell).name: (cell, own) for one in submissions for cell, own in one.record["cells"].items()}
     cells = dict(known[name] for name in again if name in known)
-    cells = {cell: [one for one in own if one != "force=true"] for cell, own in cells.items()}  # go on, not afresh
     if not cells:
         raise ValueError(f"no cell of {sweep} that was submitted to SLURM has failed: there is nothing to retry")
     submit(sweep, cells, submissions[-1].record["launcher"], Path(results))

@@ -5,23 +5,21 @@ machine, and a multirun whose cells run elsewhere.
 """
 
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from losslab import tracking
+from losslab.cli import refusing
 from losslab.compose import grid, read
 from losslab.crew import main_process
-from losslab.messages import sentence
 from losslab.plan import show
 from losslab.publish import publish
-from losslab.records import Cell
+from losslab.records import Cell, start_again
 from losslab.schema import Config
 
 
@@ -31,23 +29,23 @@ class Sweep(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with refusing():
-            self._start([config])
+            self._start([config], config)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with refusing():
-            self._start([compose(config.hydra.job.config_name, cell, True) for cell in grid(config)])
+            self._start([compose(config.hydra.job.config_name, cell, True) for cell in grid(config)], config)
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         with refusing():
             self._end(told=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
+        if on_slurm(config):
             return  # it has only begun; each cell publishes the table when it ends
         with refusing():
             self._end()
 
-    def _start(self, composed: list[DictConfig]) -> None:
+    def _start(self, composed: list[DictConfig], sweep: DictConfig) -> None:
         """Check all cells, then say what is going to happen; with `plan=true` nothing more does."""
         mistakes = []
         for one in composed:
@@ -59,12 +57,14 @@ class Sweep(Callback):
             raise ValueError("; ".join(dict.fromkeys(mistakes)))
         if self.configs[0].plan:
             if main_process():
-                show(self.configs)
+                show(self.configs, sweep.hydra.launcher if on_slurm(sweep) else None)
             sys.exit(0)
         if not main_process():
             return
         for config in self.configs:  # now, so that a table shows what is still missing
             Cell.of(config).declare(config)
+        if self.configs[0].force:
+            start_again([Cell.of(config) for config in self.configs])
         done = sum(Cell.of(config).done(config) for config in self.configs)
         print(f"{self.configs[0].sweep.name}: {len(self.configs)} cells, {done} of them done", flush=True)
 
@@ -75,6 +75,8 @@ class Sweep(Callback):
         config = self.configs[0]
         try:
             publish(config.sweep, config.machine.results)
+            if line := tracking.hint(config):
+                print(line, flush=True)
         except OSError as error:  # a full disk must not hide what failed before
             print(f"the table is not written: {error}; python table.py does it again", file=sys.stderr)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
@@ -86,30 +88,18 @@ class Sweep(Callback):
             sys.exit(1)
 
 
-def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, list[str]]:
-    """The folders and overrides of the cells of a multirun that are not done."""
+def on_slurm(config: DictConfig) -> bool:
+    """Whether the cells of a multirun become jobs."""
+    return config.hydra.launcher._target_.endswith(".SlurmLauncher")
+
+
+def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, tuple[Config, list[str]]]:
+    """The cells of a multirun that are not done, by folder, with their overrides; `force` has asked them already."""
     found = {}
     for own in overrides:
         composed = compose(config.hydra.job.config_name, list(own), True)
         one = read(composed, composed.hydra.runtime.choices)
         cell = Cell.of(one)
-        if one.force or not cell.done(one):
-            found[cell.folder] = list(own)
+        if not cell.done(one):
+            found[cell.folder] = one, [override for override in own if not override.startswith("force=")]
     return found
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """End the program on an error: Hydra would turn what a callback raises into a warning and go on."""
-    try:
-        yield
-    except (HydraException, ValueError) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        place = error.filename or "results"
-        print(f"error: {place}: {error.strerror}: make room there, or set machine.results", file=sys.stderr)
-        sys.exit(2)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)

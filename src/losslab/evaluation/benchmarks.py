@@ -29,6 +29,11 @@ class Benchmark:
     problems: list[Problem]
     sha256: str  # of the questions and golds, wherever they come from
 
+    @classmethod
+    def of(cls, name: str, problems: list[Problem]) -> "Benchmark":
+        content = [[p.question, p.gold_official, p.gold] for p in problems]
+        return cls(name, problems, hashlib.sha256(json.dumps(content).encode()).hexdigest())
+
 
 def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Benchmark:
     """The problems of a benchmark, in the order of its file.
@@ -51,8 +56,7 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
         raise ValueError(f"benchmark {name} is empty")
     if cfg.rows is not None and len(problems) != cfg.rows:
         raise ValueError(f"benchmark {name} has {len(problems)} problems in place of {cfg.rows}; this is another set")
-    content = [[p.question, p.gold_official, p.gold] for p in problems]
-    return Benchmark(name, problems, hashlib.sha256(json.dumps(content).encode()).hexdigest())
+    return Benchmark.of(name, problems)
 
 
 def _problem(index: int, place: str, row: dict[str, Any], name: str, cfg: BenchmarkConfig) -> Problem:

@@ -30,13 +30,11 @@ class Subject:
     notes: list[str]  # what went wrong before the first sample and could be done without
 
 
-def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> dict[str, Any]:
-    """Write the records, the page and the scores, in this order; returns the scores."""
-    cfg, protocol, seen = subject.config.eval, subject.protocol, subject.seen
-    folder = samples.folder
-    rows, records = {}, {}
+def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
+    """Write the records of each benchmark, which take the place of what was kept while it was sampled; return them."""
+    records = {}
     for benchmark in subject.chosen:
-        found = None if seen is None else seen[benchmark.name]
+        found = None if subject.seen is None else subject.seen[benchmark.name]
         records[benchmark.name] = [
             {
                 "index": p.index,
@@ -50,9 +48,16 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
             for p in benchmark.problems
         ]
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records[benchmark.name])
-        write(folder / f"{benchmark.name}.jsonl", "".join(lines))
-        (folder / f"{benchmark.name}.samples.jsonl").unlink(missing_ok=True)
-        rows[benchmark.name] = scores.summary(records[benchmark.name], cfg.samples, str(cfg.verdict))
+        write(samples.folder / f"{benchmark.name}.jsonl", "".join(lines))
+        (samples.folder / f"{benchmark.name}.samples.jsonl").unlink(missing_ok=True)
+    return records
+
+
+def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> dict[str, Any]:
+    """Write the records, the page and the scores, in this order; returns the scores."""
+    cfg, protocol, folder = subject.config.eval, subject.protocol, samples.folder
+    records = keep(subject, samples)
+    rows = {name: scores.summary(own, cfg.samples, str(cfg.verdict)) for name, own in records.items()}
     engine = Engine(protocol["engine"])
     everything = _others(folder, rows, cfg) | rows
     if "samples" not in generation:  # none was missing: what is known of an earlier call stays

@@ -41,9 +41,18 @@ def evaluate(config: Config, model: str, folder: Path, corpus: Corpus | None = N
         ValueError: no engine or tokenizer, a broken benchmark, or a folder with samples of another protocol.
         RuntimeError: the engine died; what it had finished is kept.
     """
+    engines.warm_up(engines.choose(config.machine.engine), config.machine.device)
+    return publish(*answer(config, model, folder, check(config), corpus))
+
+
+def answer(
+    config: Config, model: str, folder: Path, chosen: list[Benchmark], corpus: Corpus | None = None
+) -> tuple[Subject, Samples, dict[str, Any]]:
+    """The samples of all problems with their verdicts, and what it took to generate those that `folder` lacked.
+
+    Raises what `evaluate` does.
+    """
     engine = engines.choose(config.machine.engine)
-    engines.warm_up(engine, config.machine.device)
-    chosen = check(config)
     tokenizer = _tokenizer(config, model)
     seen, notes = _seen(config, corpus, chosen)
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,8 +67,7 @@ def evaluate(config: Config, model: str, folder: Path, corpus: Corpus | None = N
         start = time.perf_counter()
         samples.finish()
         generation["seconds_of_grading_alone"] = round(time.perf_counter() - start, 2)
-
-    return publish(subject, samples, generation)
+    return subject, samples, generation
 
 
 def check(config: Config) -> list[Benchmark]:

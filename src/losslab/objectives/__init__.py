@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 Scope = Literal["token", "sequence", "batch"]
-Need = Literal["reference_logp", "reference_distribution", "old_logp", "batch_nll", "pairs"]
+Need = Literal["reference_logp", "reference_distribution", "old_logp", "batch_nll", "pairs", "reward"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class Context:
     sequences: int  # S
     reference_logp: Tensor | None = None  # (N,) float32, the same tokens under the frozen reference model
     old_logp: Tensor | None = None  # (N,) float32, under the policy at the start of the collected batch
+    reward: Tensor | None = None  # (S,) float32, 1 for a right answer and 0 for a wrong one
+    success_rate: Tensor | None = None  # (S,) float32, the share of right answers among those to the same question
     sequence_nll: Tensor | None = None  # (S,) float32, mean -log p of each sequence before this update, nats per token
     batch_nll: Tensor | None = None  # (B,) float32, the same for all sequences of the global batch, over ranks too
 

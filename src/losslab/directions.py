@@ -1,0 +1,104 @@
+"""Does a sweep show what it was expected to show? Differences between two of its rows, each with a verdict.
+
+Rows are compared seed by seed, so that what a seed does to both cancels; the verdict is that of the 95% interval of
+the mean difference (Student t over seeds).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from losslab import curves
+from losslab.curves import AVERAGE
+from losslab.diagnostics import EDGES
+from losslab.evaluation.scores import student
+from losslab.files import read_json
+from losslab.schema import DirectionConfig, End
+from losslab.tables import Entry, Table
+
+RARE, SURE = 1e-2, 0.9  # below and from which on a probability is in one of the two ends of the histogram
+
+
+@dataclass(frozen=True)
+class Finding:
+    claim: str
+    differences: dict[int, float]  # by seed: percentage points, positive where the claim is right
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.differences.values())))
+
+    @property
+    def half(self) -> float:
+        """Half of the 95% interval of the mean; infinite for one seed."""
+        values = np.array(list(self.differences.values()))
+        if len(values) < 2:
+            return float("inf")
+        return float(student(len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+
+    @property
+    def verdict(self) -> str:
+        if not self.differences:
+            return "not measured"
+        if abs(self.mean) <= self.half:
+            return "open"
+        return "holds" if self.mean > 0 else "the other way round"
+
+
+def judge(direction: DirectionConfig, table: Table) -> Finding:
+    """What the records of a sweep say of a direction, over the seeds that both rows have."""
+    if direction.grows is not None:
+        return Finding(direction.claim, _growth(table, direction.higher, direction.grows))
+    high, low = (_scores(table, row, direction.step) for row in (direction.higher, direction.lower))
+    return Finding(direction.claim, {seed: high[seed] - low[seed] for seed in sorted(set(high) & set(low))})
+
+
+def rows(findings: list[Finding]) -> list[list[str]]:
+    """Claim, verdict, mean difference with its interval, number of seeds: the texts of a table."""
+    found = []
+    for finding in findings:
+        half = f" ± {finding.half:.1f}" if np.isfinite(finding.half) else ""
+        shown = f"{finding.mean:+.1f}{half}" if finding.differences else "–"
+        found.append([finding.claim, finding.verdict, shown, str(len(finding.differences))])
+    return found
+
+
+def _entries(table: Table, keys: Mapping[str, Any]) -> list[Entry]:
+    return [
+        entry
+        for row in table.rows
+        for entry in row.entries
+        if all((entry.config | entry.names).get(key) == value for key, value in keys.items())
+    ]
+
+
+def _scores(table: Table, keys: Mapping[str, Any], step: int | None) -> dict[int, float]:
+    """The average score of each seed's cell, in percent."""
+    found = {}
+    for entry in _entries(table, keys):
+        if step is None:
+            if AVERAGE in entry.scores:
+                found[entry.seed] = entry.scores[AVERAGE]
+            continue
+        points = curves.points(entry.folder / "scores" / str(entry.protocol), entry.folder / "metrics.jsonl")
+        if step in points and (own := curves.values(points[step], table.columns[:-1])):
+            found[entry.seed] = own[AVERAGE]
+    return found
+
+
+def _growth(table: Table, keys: Mapping[str, Any], end: End) -> dict[int, float]:
+    """Percentage points of the training set's answer tokens that an end of the histogram gained in training."""
+    found = {}
+    for entry in _entries(table, keys):
+        measured = read_json(entry.folder / "probabilities.json")
+        if "after" in measured:
+            before, after = (_share(measured[when]["counts"], end) for when in ("before", "after"))
+            found[entry.seed] = 100 * (after - before)
+    return found
+
+
+def _share(counts: list[int], end: End) -> float:
+    lows = np.array(EDGES[:-1])
+    return float(np.array(counts)[lows < RARE if end == End.rare else lows >= SURE].sum() / np.sum(counts))

@@ -1,0 +1,104 @@
+"""The microcosm: every table and figure of the paper has a small twin in the embedded world, all run by one command.
+
+    python -m losslab.microcosm                   # everything; goes on from what is there
+    python -m losslab.microcosm loss=mine         # one objective's rows in all of them
+    python -m losslab.microcosm twins=table1,facts seed=0
+
+Other arguments are overrides of every sweep. Tables, figures, verdicts and hashes of the records go to
+results/microcosm; docs/microcosm.md says what they are worth.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from losslab.files import ROOT, read_json, write
+from losslab.messages import did_you_mean
+
+# In this order: table1 exports models along the way, in cells that others share.
+TWINS = (
+    "table1",
+    "table5",
+    "table6",
+    "table8",
+    "table9",
+    "facts",
+    "figure3_rate",
+    "figure3_batch",
+    "table7",
+    "table2",
+)
+SAMPLED = ("table7", "table2")  # these need the base model's own answers
+METHODS = ("table2",)  # the rows of these fix their objectives
+MEMORY = 4 << 30  # bytes for one cell with its engine
+
+
+def main(arguments: list[str]) -> int:
+    """Run the twins one after another, and write down what came out. Returns the exit status."""
+    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    twins = options.get("twins", ",".join(TWINS)).split(",")
+    for name in twins:
+        if name not in TWINS:
+            raise ValueError(f"there is no twin {name}{did_you_mean(name, TWINS)}")
+    if "loss" in options:
+        twins = [name for name in twins if name not in METHODS]
+    overrides = [argument for argument in arguments if not argument.startswith("twins=")]
+    results = Path(options.get("machine.results", "results"))
+    status = 0
+    if set(twins) & set(SAMPLED):
+        own = [argument for argument in overrides if argument.startswith(("machine.", "tracker"))]
+        status = call("sample.py", "experiment=microcosm/samples", *own)
+    for name in twins:
+        launcher = ["hydra/launcher=local", f"hydra.launcher.processes={processes()}"]
+        status = call("train.py", f"experiment=microcosm/{name}", *launcher, *overrides) or status
+    collect(twins, results)
+    print(f"all tables, figures, verdicts: {results / 'microcosm'}")
+    return status
+
+
+def processes() -> int:
+    """How many cells to run at a time: one on each core, as far as memory goes."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(os.cpu_count() or 1, memory // MEMORY))
+
+
+def collect(twins: list[str], results: Path) -> None:
+    """Copy what was published of the twins to results/microcosm, with a list of the records behind it."""
+    folder = results / "microcosm"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in twins:
+        for file in sorted((results / "tables" / "microcosm" / name).glob("*.[mcs][dsv]*")):
+            shutil.copyfile(file, folder / (name + file.suffix if file.stem == "table" else f"{name}_{file.name}"))
+    members = {f"microcosm/{name}" for name in TWINS}
+    states = {path.parent: read_json(path) for path in sorted(results.glob("cells/*/cell.json"))}
+    write(folder / "records.csv", digest({c: s for c, s in states.items() if members & set(s.get("sweeps", []))}))
+
+
+def digest(cells: dict[Path, dict]) -> str:
+    """CSV with the identity of each cell and a SHA-256 of its samples with their verdicts."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["cell", "identity", "samples"])
+    for cell, state in cells.items():
+        samples = hashlib.sha256()
+        for file in sorted(cell.glob("scores/*/*.jsonl")):
+            samples.update(file.read_bytes())
+        writer.writerow([cell.name, state["identity"], samples.hexdigest()])
+    return out.getvalue()
+
+
+def call(script: str, *arguments: str) -> int:
+    return subprocess.run([sys.executable, str(ROOT / script), *arguments], check=False).returncode
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,73 @@
+"""The questions of online training: prompts, each with its true answer, made once and kept."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+
+from losslab import questions
+from losslab.batches import Schedule
+from losslab.files import content, lock, read_json, write_json
+from losslab.prompts import encode, render
+from losslab.schema import Config
+
+
+def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str, int], int]:
+    """Read the questions of a data set once and keep them; returns their folder, a report of what was left out, and
+    the number of steps.
+
+    A prompt that leaves no room for the longest answer is left out, and so is a question without a true answer: see
+    `losslab.questions`. Raises ValueError where no question is left.
+    """
+    from datasets import Dataset
+
+    dataset, template = config.dataset, config.model.train_prompt
+    room = config.train.max_length - instantiate(config.loss).answer_tokens(config.train.max_length)
+    vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+    about = [
+        {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},
+        [vocabulary, tokenizer.chat_template, template, room],
+    ]
+    folder = cache / "questions" / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    with lock(folder.with_name(f"{folder.name}.lock")):  # the cells of a sweep may start together
+        if not folder.exists():
+            rows, report = ask(config, room, tokenizer)
+            temporary = folder.with_name(f".{folder.name}.writing")
+            shutil.rmtree(temporary, ignore_errors=True)
+            Dataset.from_list(rows).save_to_disk(temporary)
+            write_json(temporary / "report.json", report)
+            temporary.rename(folder)
+    kept = read_json(folder / "report.json")
+    return folder, kept, schedule(config, kept["prompts"]).steps
+
+
+def schedule(config: Config, prompts: int) -> Schedule:
+    """Which questions each step asks; those that fill no batch are left out."""
+    train = config.train
+    return Schedule(
+        prompts, train.batch_size, train.epochs, config.seed, drop_last=True, max_steps=train.max_steps,
+        updates=train.updates,
+    )  # fmt: skip
+
+
+def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, str]], dict[str, int]]:
+    """Rows {prompt, gold} of a data set, and how many there are and why others are not."""
+    asked, report = questions.questions(config.dataset)
+    prompts = [render(config.model.train_prompt, problem.question, tokenizer) for problem in asked.problems]
+    tokens = encode(prompts, tokenizer)
+    if tokenizer(prompts[0])["input_ids"] != tokens[0]:  # TRL's tokenisation adds a BOS that the prompt spells out
+        prompts = [prompt.removeprefix(tokenizer.bos_token) for prompt in prompts]
+    rows = [
+        {"prompt": prompt, "gold": problem.gold}
+        for prompt, ids, problem in zip(prompts, tokens, asked.problems, strict=True)
+        if len(ids) <= room
+    ]
+    if not rows:
+        raise ValueError(
+            f"no prompt of {config.dataset.path} has {room} tokens or fewer, which is what loss.max_new_tokens leaves: "
+            "raise train.max_length"
+        )
+    return rows, report | {"overlong_dropped": len(tokens) - len(rows), "prompts": len(rows)}

@@ -1,0 +1,144 @@
+"""From a configuration to a trainer: TRL's GRPO trainer, and PPO on top of it.
+
+A trainer is given models, an optimizer, the questions of the steps to come in their order, and callbacks. It generates,
+asks for rewards and learns; checkpoints, schedule and records are ours (`losslab.online.worker`).
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import transformers
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from losslab.evaluation import engines
+from losslab.online import GRPO, PPO, Online
+from losslab.online.verifier import Verifier
+from losslab.schema import Config, Engine, ModelConfig, Precision, Recompute
+
+VLLM_MEMORY = 0.3  # of a GPU's memory, for the answers being generated beside the training
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a trainer is made of."""
+
+    config: Config
+    objective: Online
+    policy: PreTrainedModel
+    value: nn.Module | None  # for PPO
+    optimizer: Optimizer
+    tokenizer: PreTrainedTokenizerBase
+    verifier: Verifier
+    questions: Any  # a datasets.Dataset with the columns prompt and gold: those of the steps to come, in order
+    steps: int  # to come
+    device: torch.device
+    folder: Path
+
+    @property
+    def answers(self) -> int:
+        """Answers of one step on this rank."""
+        return self.config.train.batch_size * self.objective.samples // dist.get_world_size()
+
+    @property
+    def micro_batch(self) -> int:
+        """Answers that one worker takes at once: as many as machine.micro_batch_tokens allows, and a divisor."""
+        most = max(1, self.config.machine.micro_batch_tokens // self.config.train.max_length)
+        return max(n for n in range(1, most + 1) if self.answers % n == 0)
+
+    def vllm(self) -> bool:
+        """Whether vLLM generates. It takes no weights with adapters beside them."""
+        gpu = self.device.type == "cuda" and not self.config.adapter.rank
+        return gpu and engines.choose(self.config.machine.engine) == Engine.vllm
+
+
+def trainer(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
+    """The trainer of an online objective: a transformers.Trainer, ready for `train()`."""
+    with hidden("vllm", parts.device.type == "cpu"):
+        from trl import GRPOConfig, GRPOTrainer
+    config, objective = parts.config, parts.objective
+    arguments = GRPOConfig(
+        output_dir=str(parts.folder),
+        max_steps=parts.steps,
+        per_device_train_batch_size=parts.micro_batch,
+        gradient_accumulation_steps=parts.answers // parts.micro_batch,
+        num_generations=objective.samples,
+        num_iterations=config.train.updates,
+        max_completion_length=objective.answer_tokens(config.train.max_length),
+        temperature=objective.temperature,
+        shuffle_dataset=False,
+        beta=objective.kl,
+        epsilon=objective.clip,
+        # GRPO: the mean over an answer's tokens, then over answers. PPO: the mean over all tokens.
+        loss_type="grpo" if isinstance(objective, GRPO) else "dapo",
+        scale_rewards="group",
+        max_grad_norm=0.0,  # clipping is ours, and so is the learning rate
+        bf16=config.train.precision == Precision.bf16,
+        use_cpu=parts.device.type == "cpu",
+        gradient_checkpointing=config.machine.recompute == Recompute.full,
+        trust_remote_code=config.model.trust_remote_code,
+        use_vllm=parts.vllm(),
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=VLLM_MEMORY,
+        vllm_max_model_length=config.train.max_length,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        seed=config.seed,
+        ddp_find_unused_parameters=False,
+    )
+    cls = GRPOTrainer
+    if isinstance(objective, PPO):
+        from losslab.online.ppo import PPOTrainer as cls
+    made = cls(
+        model=parts.policy,
+        reward_funcs=parts.verifier.reward,
+        args=arguments,
+        train_dataset=parts.questions,
+        processing_class=parts.tokenizer,
+        optimizers=(parts.optimizer, LambdaLR(parts.optimizer, lambda _: 1.0)),
+        callbacks=callbacks,
+    )
+    if isinstance(objective, PPO):
+        made.give(objective, parts.value, parts.verifier)
+    made.remove_callback(PrinterCallback)
+    return made
+
+
+def value_model(model: ModelConfig) -> nn.Module:
+    """The checkpoint with one value for each token in place of its output layer, zero at first; float32, on the CPU."""
+    transformers.logging.set_verbosity_error()  # or it tells that the output layer is new
+    made = AutoModelForTokenClassification.from_pretrained(
+        model.path,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+        dtype=torch.float32,
+        num_labels=1,
+    )
+    for parameter in made.score.parameters():
+        nn.init.zeros_(parameter)
+    return made.eval()  # without dropout; it learns all the same
+
+
+@contextmanager
+def hidden(module: str, hide: bool) -> Iterator[None]:
+    """Let what is imported in the block find a module not installed: TRL imports vLLM wherever it is, for seconds."""
+    if not hide or module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]

@@ -1,0 +1,39 @@
+"""Rewards: 1 for an answer that came to its end and that the corrected verdict accepts, else 0."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from losslab.evaluation.grading import Grader
+from losslab.questions import NAME
+
+
+@dataclass
+class Seen:
+    """What was read of a batch of answers, summed over them."""
+
+    answers: int = 0
+    reward: float = 0.0
+    tokens: int = 0
+    ended: int = 0  # answers that came to their end
+
+
+class Verifier:
+    """Grades answers against the true ones, each within the grader's limits of time and memory."""
+
+    def __init__(self, grader: Grader, tokenizer: Any) -> None:
+        self.grader, self.tokenizer = grader, tokenizer
+        self.seen, self.rewards = Seen(), [0.0]  # of the last batch
+
+    def __call__(self, answers: Sequence[Sequence[int]], golds: Sequence[str]) -> list[float]:
+        """The rewards of a batch of answers, given as token ids up to and with EOS where they have one."""
+        texts = self.tokenizer.batch_decode([list(ids) for ids in answers], skip_special_tokens=True)
+        verdicts = [self.grader.submit(NAME, text, gold, truth=gold) for text, gold in zip(texts, golds, strict=True)]
+        ended = [list(ids[-1:]) == [self.tokenizer.eos_token_id] for ids in answers]
+        self.rewards = [float(end and verdict.result().corrected) for end, verdict in zip(ended, verdicts, strict=True)]
+        self.seen = Seen(len(answers), sum(self.rewards), sum(map(len, answers)), sum(ended))
+        return self.rewards
+
+    def reward(self, completion_ids: list[list[int]], gold: list[str], **_: Any) -> list[float]:
+        """As TRL asks for it; `gold` is the data set's column."""
+        return self(completion_ids, gold)

@@ -1,0 +1,177 @@
+"""What one worker does of online training, from the first question to the exported model.
+
+The trainer is told the steps that remain, as if there were no others. Checkpoints, schedule, clipping, records and
+requests to leave are those of the loop for demonstrations.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from hydra.utils import instantiate
+from torch import nn
+from torch.optim import Optimizer
+from transformers import GenerationConfig, TrainerCallback, set_seed
+
+from losslab import lora
+from losslab.batches import Schedule
+from losslab.checkpoint import Checkpoints
+from losslab.evaluation.grading import Grader
+from losslab.evaluation.jobs import request_seed
+from losslab.files import append_line, read_lines, write_lines
+from losslab.launch import Interrupted
+from losslab.loop import StopSignal, lr_factor, make_optimizer, start
+from losslab.online import PPO, Online
+from losslab.online.questions import schedule
+from losslab.online.trainers import Parts, trainer, value_model
+from losslab.online.verifier import Verifier
+from losslab.policy import Policy, export
+from losslab.pretrained import load_config, load_model, load_tokenizer
+from losslab.progress import bar
+from losslab.schema import Config
+
+GRADERS = 2  # processes that grade what text alone does not decide
+
+
+def train(config: Config, data: str, folder: str) -> None:
+    """Train one cell on this rank, to the exported model.
+
+    `data` is a folder of `questions`, `folder` the cell's. Goes on from the newest checkpoint. Raises Interrupted, with
+    a checkpoint behind it, when asked to leave, and FloatingPointError on a gradient that is not finite.
+    """
+    from datasets import load_from_disk
+
+    device = start(config)
+    rank = dist.get_rank()
+    objective: Online = instantiate(config.loss)
+    questions = load_from_disk(data)
+    plan = schedule(config, len(questions))
+    tokenizer = load_tokenizer(config.model)
+    tokenizer.padding_side = "left"
+
+    model = load_model(config.model, attention_name="sdpa")
+    published = load_config(config.model).dtype or torch.float32
+    assert isinstance(published, torch.dtype)
+    if config.adapter.rank:
+        lora.insert(model, config.adapter)
+        model.load_state_dict(lora.initial(model, config.seed), strict=False)
+    exported = deepcopy((model.config, model.generation_config))  # the trainer writes into them
+    ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    model.generation_config = GenerationConfig(**ends)
+    policy = Policy(model, config.train.precision, published, config.adapter)
+    optimizer = make_optimizer(config.optimizer, policy.to(device))
+    learners, factors = nn.ModuleDict({"policy": policy}), [1.0] * len(optimizer.param_groups)
+    if isinstance(objective, PPO):
+        learners["value"] = value_model(config.model).to(device)
+        for group in make_optimizer(config.optimizer, learners["value"]).param_groups:
+            optimizer.add_param_group(group)
+            factors.append(objective.value_lr)
+
+    def publish(target: Path) -> None:
+        own = model.config, model.generation_config
+        model.config, model.generation_config = deepcopy(exported)
+        export(policy, load_tokenizer(config.model), target)
+        model.config, model.generation_config = own
+
+    metrics, machine = Path(folder) / "metrics.jsonl", config.machine
+    kept = Checkpoints(Path(folder) / "checkpoints", learners, optimizer, machine.keep_last, machine.keep_every)
+    with kept as checkpoints, StopSignal() as stop, Grader(GRADERS, machine.grading_seconds) as grader:
+        first = checkpoints.resume()
+        if rank == 0:  # steps after the checkpoint are taken, and recorded, again
+            write_lines(metrics, [row for row in read_lines(metrics) if row["step"] <= first])
+        verifier = Verifier(grader, tokenizer)
+        order = [i for step in range(first, plan.steps, plan.updates) for i in plan.batch(step)]
+        steps = Steps(config, factors, plan, first, learners, verifier, checkpoints, stop, Path(folder), publish)
+        optimizer.register_step_pre_hook(steps.before_update)
+        trainer(
+            Parts(
+                config, objective, model, dict(learners.items()).get("value"), optimizer, tokenizer, verifier,
+                questions.select(order), plan.steps - first, device, checkpoints.folder,
+            ),
+            [steps],
+        ).train()  # fmt: skip
+        publish(Path(folder) / "model")
+        checkpoints.clear()
+
+
+class Steps(TrainerCallback):
+    """The beginning and the end of every step. The trainer logs once at the end of each, on every rank, which is when
+    its row is written, and where the run leaves when it is asked to."""
+
+    def __init__(
+        self,
+        config: Config,
+        factors: list[float],
+        plan: Schedule,
+        first: int,
+        learners: nn.ModuleDict,
+        verifier: Verifier,
+        checkpoints: Checkpoints,
+        stop: StopSignal,
+        folder: Path,
+        publish: Callable[[Path], None],
+    ) -> None:
+        self.config, self.plan, self.done, self.learners = config, plan, first, learners
+        self.verifier, self.checkpoints, self.stop = verifier, checkpoints, stop
+        self.folder, self.publish = folder, publish
+        self.norm = self.lr = 0.0
+        self.factors = factors  # of the learning rate of each of the optimizer's groups
+        self.began = time.perf_counter()
+        self.progress = bar(f"training {folder.name}", plan.steps, "step", initial=first, disable=dist.get_rank() > 0)
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Begin in a random state of its own, so that a resumed run draws what the undisturbed one would."""
+        self.began = time.perf_counter()
+        set_seed(request_seed(self.config.seed, "step", self.done, dist.get_rank()))
+
+    def before_update(self, optimizer: Optimizer, *_: Any) -> None:
+        """Set the learning rates, and clip the gradients of each model, as the loop for demonstrations does."""
+        self.lr = self.config.optimizer.lr * lr_factor(self.config.scheduler, self.done, self.plan.steps)
+        for name, learner in self.learners.items():
+            gradients = [p.grad for p in learner.parameters() if p.grad is not None]
+            if name == "value":  # the trainer takes the mean over ranks of the policy's gradients alone
+                for gradient in gradients:
+                    dist.all_reduce(gradient)
+                torch._foreach_div_(gradients, dist.get_world_size())
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            if not math.isfinite(norm):
+                raise FloatingPointError(f"the gradient is not finite at step {self.done + 1}: lower optimizer.lr")
+            torch._foreach_mul_(gradients, min(1.0, self.config.train.clip / (norm + 1e-6)))
+            if name == "policy":
+                self.norm = norm
+        for group, factor in zip(optimizer.param_groups, self.factors, strict=True):
+            group["lr"] = self.lr * factor
+
+    def on_log(self, args: Any, state: Any, control: Any, **found: Any) -> None:
+        logs = found["logs"]
+        if "loss" not in logs:  # the summary of the whole run
+            return
+        self.done += 1
+        seen = self.verifier.seen
+        sums = torch.tensor([seen.answers, seen.reward, seen.tokens, seen.ended, self.stop.asked], dtype=torch.float64)
+        dist.all_reduce(sums)
+        answers, reward, tokens, ended, asked = sums.tolist()
+        if dist.get_rank() == 0:  # before the checkpoint, so that what it has behind it is on record
+            row = {"step": self.done, "loss": logs["loss"], "gradient_norm": self.norm, "lr": self.lr}
+            row |= {"reward": reward / answers, "completion_length": tokens / answers, "truncated": 1 - ended / answers}
+            row |= {key: logs[key] for key in ("entropy", "kl", "value_loss") if key in logs}
+            row |= {"seconds": round(time.perf_counter() - self.began, 4)}
+            append_line(self.folder / "metrics.jsonl", row)
+            self.progress.set_postfix_str(f"reward {row['reward']:.3f}", refresh=False)
+            self.progress.update()
+        machine = self.config.machine
+        if machine.export_steps and self.done % machine.export_steps == 0 and self.done < self.plan.steps:
+            self.publish(self.folder / "steps" / f"{self.done:08d}")
+        if saves := self.plan.saves(self.done - 1, machine.checkpoint_steps, asked > 0):
+            self.checkpoints.save(self.done)
+        if asked and saves:
+            self.checkpoints.finish()
+            raise Interrupted
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.progress.close()

@@ -1,0 +1,82 @@
+"""What records say, as entries for a tracker: a cell's curves, scores and samples, and the table of a sweep."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from losslab import paper, render
+from losslab.diagnostics import EDGES
+from losslab.files import read_json, read_lines
+from losslab.records import Cell
+from losslab.schema import BASE
+from losslab.tables import Table as Ablation
+from losslab.trackers import Entry, Table
+
+SAMPLES = 50  # problems of each benchmark in the table of samples
+
+
+def entries(cell: Cell, scores: Path, benchmarks: list[str], after: int = -1) -> Iterator[Entry]:
+    """What the records of a cell hold beyond entry `after`, each entry whole.
+
+    A step of training has its own number. What is scored comes later and goes on from there, in the order in which it
+    is made: the finished model, then the models on the way.
+
+    Args:
+        scores: the folder of the cell's scores under one protocol.
+        benchmarks: those that scores must have before they are shown.
+    """
+    rows = read_lines(cell.metrics)
+    for row in rows:
+        if row["step"] > after:
+            yield _training(row)
+    last = rows[-1]["step"] if rows else 0
+    if not cell.model.exists() and cell.state().get("names", {}).get("loss") != BASE:
+        return
+    models = {last: scores} | {step: scores / "steps" / f"{step:08d}" for step in cell.steps()}
+    for number, (step, folder) in enumerate(models.items(), start=last + 1):
+        found = read_json(folder / "scores.json")
+        if not set(benchmarks) <= set(found.get("benchmarks", {})):
+            return
+        if number > after:
+            tables = samples(folder, found) if folder == scores else {}
+            yield Entry(number, step, values(found), tables=tables)
+
+
+def _training(row: dict[str, Any]) -> Entry:
+    counts = row.get("p_histogram")
+    numbers = {f"train/{key}": value for key, value in row.items() if isinstance(value, int | float)}
+    return Entry(row["step"], row["step"], numbers, {"train/p": (counts, list(EDGES))} if counts else {})
+
+
+def values(scores: dict[str, Any]) -> dict[str, float]:
+    """The content of scores.json as `scores/<benchmark>` and `scores/average`, percent."""
+    found = {f"scores/{name}": part["score"] for name, part in scores.get("benchmarks", {}).items()}
+    return found | ({"scores/average": scores["average"]["score"]} if scores.get("average") else {})
+
+
+def samples(folder: Path, scores: dict[str, Any]) -> dict[str, Table]:
+    """For each benchmark, the first sample of its first problems, with the verdict that counts."""
+    columns = ["problem", "question", "gold", "sample", "extracted", "correct", "finish_reason", "tokens"]
+    tables = {}
+    for name in scores["benchmarks"]:
+        rows = []
+        for record in read_lines(folder / f"{name}.jsonl")[:SAMPLES]:
+            first = record["samples"][0]
+            told = [first["text"], first["extracted"], first[scores["verdict"]], first["finish_reason"]]
+            rows.append([record["index"], record["question"], record["gold"], *told, first["tokens"]])
+        tables[f"samples/{name}"] = Table(columns, rows)
+    return tables
+
+
+def summary(cell: Cell, scores: Path) -> dict[str, Any]:
+    """What a cell came to: its state, costs, last step of training and scores."""
+    state = cell.state()
+    told = {key: state[key] for key in ("state", "attempts", "training_seconds", "scoring_seconds") if key in state}
+    rows = read_lines(cell.metrics)
+    last = _training(rows[-1]).values if rows else {}
+    return told | last | values(read_json(scores / "scores.json"))
+
+
+def ablation(table: Ablation) -> Table:
+    """The table of a sweep, each number in a column of its own."""
+    return Table(*render.records(table, paper.compare(table)))

@@ -1,0 +1,122 @@
+"""Figure 2: its numbers against a naive version with full softmax, on one rank and on two; its table by hand."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_training import data_rows, make, sequence
+from transformers import AutoModelForCausalLM
+
+from losslab import polarisation, probabilities, world
+from losslab.data import Examples
+from losslab.diagnostics import EDGES
+from losslab.polarisation import Histogram, Pair
+from losslab.schema import AdapterConfig, Precision
+
+ASKED = 17  # of 22 rows
+
+
+@pytest.fixture(scope="module")
+def peaked(checkpoint, tmp_path_factory) -> Path:
+    """A model that is sure of some tokens and not of others, so that all bins have some."""
+    folder = tmp_path_factory.mktemp("peaked")
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(6)
+        answer = world.tokenizer()("1 2 3 ")["input_ids"]
+        model.lm_head.weight[answer] += 0.25 * model.lm_head.weight[answer].sign()
+    model.save_pretrained(folder)
+    world.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def naive(model: Path, rows: Path) -> tuple[np.ndarray, list[str]]:
+    """The probability and the text of every answer token of the chosen rows: full softmax, float64, one by one."""
+    network = AutoModelForCausalLM.from_pretrained(model).double()
+    p, texts = [], []
+    for i in sorted(np.random.default_rng(0).permutation(22)[:ASKED]):
+        ids, start = sequence(data_rows(rows)[i])
+        with torch.no_grad():
+            table = network(input_ids=ids[None]).logits[0].softmax(-1)[start - 1 : -1]
+        p += table[range(len(table)), ids[start:]].tolist()
+        texts += world.tokenizer().convert_ids_to_tokens(ids[start:])
+    return np.array(p), [text.replace("Ġ", " ") for text in texts]
+
+
+@pytest.mark.parametrize("machine", [{}, {"workers": 2, "micro_batch_tokens": 64}], ids=["one rank", "two ranks"])
+def test_counts_equal_those_of_full_softmax(peaked, rows, tmp_path, machine):
+    config = make(peaked, rows, tmp_path, "dft", probabilities=ASKED, **machine)
+    found = probabilities.of(config, config.model, config.model)
+    p, texts = naive(peaked, rows)
+    assert all(np.abs(np.log(p / edge)).min() > 1e-5 for edge in EDGES[1:-1])  # no token is at an edge
+    expected = [sum(low <= x < high for x in p) for low, high in zip(EDGES, [*EDGES[1:-1], 2.0], strict=False)]
+    assert (found["edges"], found["counts"], found["tokens"]) == (list(EDGES), expected, len(p))
+    assert sum(expected) == len(p) and expected[0] > 5 and expected[-1] > 5 and min(expected[1:4]) > 0
+    for end, inside in (("lowest", p < 1e-4), ("highest", p >= 0.9)):
+        own = [text for text, there in zip(texts, inside, strict=True) if there]
+        assert {text: own.count(text) for text in set(own)} == dict(found[end])
+        assert [count for _, count in found[end]] == sorted(map(own.count, set(own)), reverse=True)
+
+
+def test_a_model_is_measured_once_whatever_trains_it(peaked, checkpoint, rows, tmp_path):
+    config = make(peaked, rows, tmp_path, "dft", probabilities=4)
+    probabilities.of(config, config.model, config.model)
+    (first,) = tmp_path.glob("cache/probabilities/*.json")
+    first.write_text('{"kept": true}')
+    adapted = replace(config, adapter=AdapterConfig(rank=4, target_modules=["q_proj"]), seed=9, loss={})
+    assert probabilities.of(adapted, config.model, config.model) == {"kept": True}
+    other = probabilities.of(config, config.model, replace(config.model, path=str(checkpoint)))
+    rounded = replace(config, train=replace(config.train, precision=Precision.bf16))
+    assert other["tokens"] == probabilities.of(rounded, config.model, config.model)["tokens"]
+    assert len(list(tmp_path.glob("cache/probabilities/*.json"))) == 3
+
+
+def test_of_pairs_the_chosen_answers_are_measured():
+    lengths = np.array([5, 6, 7, 8, 9, 10])
+    examples = Examples(np.arange(45), np.r_[0, lengths.cumsum()], np.full(6, 3), "", {}, unit=2)
+    assert probabilities.sample(examples, 99).tolist() == [0, 2, 4]
+    chosen = probabilities.sample(examples, 2)
+    assert len(chosen) == 2 and not (chosen % 2).any()
+    assert probabilities.targets(examples, np.array([0, 4])).tolist() == [3, 4, *range(29, 35)]
+
+
+def record(counts: dict[float, int], lowest: list, highest: list) -> dict:
+    known = [counts.get(edge, 0) for edge in EDGES[:-1]]
+    return {"edges": list(EDGES), "counts": known, "tokens": sum(known), "lowest": lowest, "highest": highest}
+
+
+def test_the_table_the_numbers_and_the_figure(tmp_path):
+    before = Histogram("before", [record({0.0: 1, 0.5: 8, 0.9: 1}, [["a|b", 1]], [["\n", 1]])])
+    seeds = [
+        record({0.0: 2, 0.9: 8}, [[" the", 2]], [["\n", 5], ["`", 3]]),
+        record({0.0: 4, 0.9: 6}, [["a|b", 3], [" the", 1]], [["\n", 6]]),
+    ]
+    pairs = [Pair(before, Histogram("dft", seeds)), Pair(before, Histogram("sft", seeds[:1]))]
+    polarisation.publish(pairs, tmp_path)
+    lines = (tmp_path / "probabilities.md").read_text().splitlines()
+    half = 12.706 * 10  # Student's t of one degree, times the standard error of 20% and 40%
+    assert lines[2:7] == [
+        "| objective | p < 0.0001, % | most frequent there | p ≥ 0.9, % | most frequent there |",
+        "|---|---:|---|---:|---|",
+        "| before | 10.00 | `a\\|b` | 10.00 | `\\n` |",
+        f"| dft | 30.00 ± {half:.2f} | `␣the` `a\\|b` | 70.00 ± {half:.2f} | `\\n` `` ` `` |",
+        "| sft | 20.00 | `␣the` | 80.00 | `\\n` `` ` `` |",
+    ]
+    table = [line.split(",") for line in (tmp_path / "probabilities.csv").read_text().splitlines()]
+    assert len(table) == 1 + 3 * 13 and table[1] == ["before", "0.0", "0.0001", "10.0", "", "1"]
+    assert [row[3:] for row in table if row[0] == "dft" and row[1] == "0.5"] == [["0.0", "0.0", "2"]]
+    drawn = {name: (tmp_path / f"probabilities.{name}").read_bytes() for name in ("png", "svg")}
+    assert drawn["png"].startswith(b"\x89PNG") and b"</svg>" in drawn["svg"]
+    polarisation.publish(pairs, tmp_path)
+    assert (tmp_path / "probabilities.svg").read_bytes() == drawn["svg"]
+
+
+def test_a_token_that_is_a_part_of_a_character_keeps_its_raw_form():
+    tokenizer = world.tokenizer()
+    assert probabilities.text(tokenizer.convert_tokens_to_ids("Ġ"), tokenizer) == " "
+    assert probabilities.text(tokenizer.convert_tokens_to_ids("7"), tokenizer) == "7"
+    tokenizer.add_tokens(["\N{REPLACEMENT CHARACTER}"])
+    assert json.dumps(probabilities.text(len(tokenizer) - 1, tokenizer)) == '"\\ufffd"'
