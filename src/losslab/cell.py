@@ -18,7 +18,7 @@ from losslab.evaluation.run import check as check_scoring
 from losslab.files import content, lock, write_json
 from losslab.hold import Busy, hold, job, restarts
 from losslab.identity import identity
-from losslab.launch import REQUEUE, Interrupted, deaf, launch, leaving
+from losslab.launch import REQUEUE, Interrupted, deaf, devices, launch, leaving
 from losslab.loop import train
 from losslab.online import Online, questions
 from losslab.online.worker import train as train_online
@@ -132,8 +132,8 @@ def trained_model(config: Config, cell: Cell) -> str:
         began = time.monotonic()
         train_model(replace(config, model=base), cell.folder)
         if main_process():
-            before = cell.state().get("training_seconds", 0.0)
-            cell.update(training_seconds=round(before + time.monotonic() - began, 1))
+            seconds = cell.state().get("training_seconds", 0.0) + time.monotonic() - began
+            cell.update(training_seconds=round(seconds, 1), devices=devices(config.machine))
     if agree(config.machine, lambda: not cell.measured(config)):
         models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
         found = {when: probabilities.of(config, base, model) for when, model in models.items()}

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from losslab.batches import Batch
+from losslab.histogram import EDGES
 from losslab.schema import Normaliser
 
 SUMS = ("loss", "terms", "tokens", "kept", "weight", "weight2", "nll", "entropy", "eos", "eos_p", "stop")
-# Edges of the reported histogram of target probabilities: tenths, and the decades below (arXiv 2508.05629, Figure 2).
-EDGES = (0.0, 1e-4, 1e-3, 1e-2, *(i / 10 for i in range(1, 11)))
 FINE = torch.tensor([0.0, 1e-4, 1e-3, *(i / 100 for i in range(1, 101))], dtype=torch.float64)
 
 

@@ -11,13 +11,19 @@ from typing import Any
 import numpy as np
 
 from losslab import curves
+from losslab.collect import Entry
 from losslab.curves import AVERAGE
-from losslab.diagnostics import EDGES
-from losslab.evaluation.scores import student
+from losslab.estimate import Estimate
 from losslab.files import read_json
+from losslab.histogram import EDGES
+from losslab.render import MISSING, Cell, Sheet
 from losslab.schema import DirectionConfig, End
-from losslab.tables import Entry, Table
+from losslab.tables import Table
 
+CAPTION = (
+    "Differences in percentage points of the average, or of the answer tokens, paired by seed, with 95% intervals. "
+    "A claim holds where the interval is above zero, and is open where zero lies inside."
+)
 RARE, SURE = 1e-2, 0.9  # below and from which on a probability is in one of the two ends of the histogram
 
 
@@ -27,24 +33,18 @@ class Finding:
     differences: dict[int, float]  # by seed: percentage points, positive where the claim is right
 
     @property
-    def mean(self) -> float:
-        return float(np.mean(list(self.differences.values())))
-
-    @property
-    def half(self) -> float:
-        """Half of the 95% interval of the mean; infinite for one seed."""
-        values = np.array(list(self.differences.values()))
-        if len(values) < 2:
-            return float("inf")
-        return float(student(len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
+    def estimate(self) -> Estimate | None:
+        """Their mean with its interval; None where no seed has both rows."""
+        return Estimate.over_seeds(list(self.differences.values())) if self.differences else None
 
     @property
     def verdict(self) -> str:
-        if not self.differences:
+        mean = self.estimate
+        if mean is None:
             return "not measured"
-        if abs(self.mean) <= self.half:
+        if mean.half is None or abs(mean.mean) <= mean.half:
             return "open"
-        return "holds" if self.mean > 0 else "the other way round"
+        return "holds" if mean.mean > 0 else "the other way round"
 
 
 def judge(direction: DirectionConfig, table: Table) -> Finding:
@@ -55,14 +55,15 @@ def judge(direction: DirectionConfig, table: Table) -> Finding:
     return Finding(direction.claim, {seed: high[seed] - low[seed] for seed in sorted(set(high) & set(low))})
 
 
-def rows(findings: list[Finding]) -> list[list[str]]:
-    """Claim, verdict, mean difference with its interval, number of seeds: the texts of a table."""
-    found = []
-    for finding in findings:
-        half = f" ± {finding.half:.1f}" if np.isfinite(finding.half) else ""
-        shown = f"{finding.mean:+.1f}{half}" if finding.differences else "–"
-        found.append([finding.claim, finding.verdict, shown, str(len(finding.differences))])
-    return found
+def sheet(table: Table) -> Sheet:
+    """The directions of a sweep as a table."""
+    findings = [judge(direction, table) for direction in table.sweep.directions]
+    rows = [
+        [finding.claim, finding.verdict, str(finding.estimate or MISSING), str(len(finding.differences))]
+        for finding in findings
+    ]
+    head = ["claim", "verdict", "difference", "seeds"]
+    return Sheet("Directions", "", head, [[Cell(text) for text in row] for row in rows], CAPTION, [])
 
 
 def _entries(table: Table, keys: Mapping[str, Any]) -> list[Entry]:
@@ -83,7 +84,7 @@ def _scores(table: Table, keys: Mapping[str, Any], step: int | None) -> dict[int
                 found[entry.seed] = entry.scores[AVERAGE]
             continue
         points = curves.points(entry.folder / "scores" / str(entry.protocol), entry.folder / "metrics.jsonl")
-        if step in points and (own := curves.values(points[step], table.columns[:-1])):
+        if step in points and (own := curves.values(points[step], table.benchmarks)):
             found[entry.seed] = own[AVERAGE]
     return found
 

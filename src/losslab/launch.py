@@ -249,6 +249,11 @@ def count(machine: MachineConfig) -> int:
     return max(1, torch.cuda.device_count()) if machine.device != Device.cpu else 1
 
 
+def devices(machine: MachineConfig) -> int:
+    """Workers of a run on all nodes."""
+    return int(os.environ["WORLD_SIZE"]) if crew.joined() else count(machine) * crew.nodes()
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))

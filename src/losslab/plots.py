@@ -8,8 +8,8 @@ import numpy as np
 
 from losslab import curves, settings
 from losslab.curves import Curve
-from losslab.diagnostics import EDGES
 from losslab.files import read_lines
+from losslab.histogram import EDGES
 from losslab.tables import Table
 
 

@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from losslab.crew import agree, main_process
 from losslab.data import Examples, prepare
-from losslab.diagnostics import EDGES
 from losslab.files import content, lock, read_json, write_json
+from losslab.histogram import EDGES
 from losslab.launch import launch
 from losslab.loop import start
 from losslab.policy import build

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from losslab import artefacts, curves, paper, plots, polarisation, render, settings, tables
+from losslab import artefacts, curves, directions, paper, plots, polarisation, render, settings, tables
 from losslab.checks import check_built
 from losslab.curves import AVERAGE, Curve
 from losslab.files import lock, read_json, write
@@ -25,6 +25,7 @@ def publish(sweep: SweepConfig, results: str) -> None:
         comparison, over_steps = paper.compare(table), curves_of(table)
         sheets = [render.scores(table, list(notes(table, over_steps)))]
         sheets += [render.against(table, comparison)] if comparison else []
+        sheets += [directions.sheet(table)] if sweep.directions else []
         write(folder / "table.md", "\n".join(render.markdown(sheet, i + 1) for i, sheet in enumerate(sheets)))
         write(folder / "table.tex", "\n".join(map(render.latex, sheets)))
         write(folder / "table.csv", render.spreadsheet(table, comparison))

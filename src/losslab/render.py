@@ -30,7 +30,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as texts: the first two columns name a row, the model and the objective."""
+    """A table as texts: the first two columns name a row, as by its model and objective."""
 
     title: str
     text: str  # before the table
@@ -148,7 +148,7 @@ def latex(sheet: Sheet) -> str:
 def terminal(sheet: Sheet) -> RichTable:
     """Without the column of models where there is one."""
     models = list(dict.fromkeys(row[0].text for row in sheet.rows))
-    skipped = 1 if len(models) == 1 else 0
+    skipped = 1 if sheet.head[0] == "model" and len(models) == 1 else 0
     title = ": ".join(part for part in (sheet.title, sheet.text) if part) + (f" ({models[0]})" if skipped else "")
     caption = "\n".join([sheet.caption, *(f"[{number}] {note}" for number, note in enumerate(sheet.notes, start=1))])
     out = RichTable(title=Text(title), caption=Text(caption), title_justify="left", caption_justify="left")

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from losslab import paper, render
-from losslab.diagnostics import EDGES
 from losslab.files import read_json, read_lines
+from losslab.histogram import EDGES
 from losslab.records import Cell
 from losslab.schema import BASE
 from losslab.tables import Table as Ablation

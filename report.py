@@ -1,0 +1,22 @@
+"""One HTML page for a sweep, from records alone.
+
+python report.py [SWEEP ...]   all sweeps, or those named
+against=ROW                    the row that others are compared with; else SFT's, else the base model's
+results=FOLDER                 where the records are, if not in results
+
+They go to results/reports/<sweep>.html.
+"""
+
+if __name__ == "__main__":
+    import sys
+
+    if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
+        sys.path.append(sys.path.pop(0))
+    from losslab.cli import arguments, refusing
+
+    with refusing():
+        sweeps, options = arguments(__doc__, ["against", "results"])
+        from losslab.report.page import publish
+
+        for page in publish(sweeps, options.get("results", "results"), options.get("against")):
+            print(f"report:  {page}", flush=True)

@@ -1,0 +1,1 @@
+"""One HTML page for a sweep, from records alone: it opens without a server and asks nobody for anything."""

@@ -1,0 +1,348 @@
+"""The page of a sweep: its figures against the statistics of the records, and the page itself in a real browser.
+
+The browser is the system's Chromium; without one its tests are skipped, or fail where LOSSLAB_CHROMIUM=required.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from losslab.evaluation import scores
+from losslab.evaluation.compare import verdicts
+from losslab.evaluation.paired import differences
+from losslab.evaluation.scores import paired_difference
+from losslab.files import write, write_json, write_lines
+from losslab.records import Cell
+from losslab.report.browser import LONG, TEXTS
+from losslab.report.page import publish
+from losslab.schema import BASE, Config, EvalConfig, MachineConfig, Names, OptimizerConfig, SweepConfig, TrainConfig
+
+PROBLEMS, SAMPLES, STEPS = 12, 4, 130
+TARGETS = {"sft": "losslab.objectives.sft.SFT", "dft": "losslab.objectives.dft.DFT", BASE: None}
+EASE = {BASE: 0.3, "sft": 0.5, "dft": 0.9}  # chance of a right sample
+HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'>"
+
+
+def declare(results: Path, loss: str, seed: int) -> tuple[Cell, Config]:
+    config = Config(
+        names=Names(model="tiny", dataset="embedded", loss=loss, eval="paper"),
+        machine=MachineConfig(results=str(results)),
+        optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=1e-3),
+        loss={"_target_": TARGETS[loss]},
+        train=TrainConfig(clip=0.01),
+        sweep=SweepConfig(name="study", question=f"Which? {HOSTILE}"),
+        seed=seed,
+        eval=EvalConfig(seed=seed),
+    )
+    config.model.path = config.dataset.path = "embedded"
+    cell = Cell.of(config)
+    cell.declare(config)
+    write_json(cell.folder / "environment.json", {"commit": "0123456789abcdef", "dirty": True, "gpus": []})
+    return cell, config
+
+
+def record(results: Path, loss: str, seed: int) -> None:
+    """A cell as training and scoring leave it, with chance in place of a model."""
+    cell, config = declare(results, loss, seed)
+    rng, folder = np.random.default_rng([seed, len(loss)]), cell.scores(config)
+    parts = {}
+    for name in ("easy", "hard"):
+        marks = rng.random((PROBLEMS, SAMPLES)) < EASE[loss] * (1 if name == "easy" else 0.5)
+        records = [
+            {
+                "index": i,
+                "question": f"{name} question {i} {HOSTILE}",
+                "gold": str(i),
+                "seen": None,
+                "samples": [
+                    {
+                        "text": f"{loss} says {i} {HOSTILE}" + "x" * (3 * LONG if i == j == 0 else 0),
+                        "extracted": str(i) if right else HOSTILE,
+                        "official": bool(right),
+                        "corrected": bool(right) or (i == 1 and j == 0),
+                        "finish_reason": "length" if i == 2 and loss == "sft" else "stop",
+                        "tokens": 10,
+                        "timed_out": False,
+                    }
+                    for j, right in enumerate(row)
+                ],
+            }
+            for i, row in enumerate(marks)
+        ]
+        write_lines(folder / f"{name}.jsonl", records)
+        parts[name] = scores.summary(records, SAMPLES, "official")
+    warnings = ["easy: nobody knows"] if loss == "sft" else []
+    about = {"verdict": "official", "benchmarks": parts, "average": scores.average(parts), "warnings": warnings}
+    write_json(folder / "scores.json", about)
+    write(folder / "protocol.yaml", yaml.safe_dump({"benchmarks": {"easy": "a", "hard": "b"}}))
+    if loss != BASE:
+        write_lines(cell.metrics, [step(loss, i, rng) for i in range(1, STEPS + 1)])
+        write_json(folder / "steps/00000065/scores.json", about)
+        cell.update(training_seconds=1800.0, devices=4)
+    cell.update(state="done", scoring_seconds=900.0)
+
+
+def step(loss: str, number: int, rng: np.random.Generator) -> dict[str, object]:
+    """DFT as its users meet it: a small loss that falls while cross-entropy rises; an end that is not learned."""
+    share = number / STEPS
+    row = {"step": number, "loss": 1.0 - 0.5 * share, "cross_entropy": 1.0 - 0.5 * share, "eos_p": 0.9}
+    if loss == "dft":
+        row |= {"loss": 0.1 - 0.05 * share, "cross_entropy": 1.0 + 0.5 * share, "eos_p": 0.01}
+    middle = round(100 * (1 - share))
+    histogram = [200 - middle] + 6 * [0] + [2 * middle] + 4 * [0] + [200 - middle]
+    rates = {"mean_weight": 1.0, "effective_fraction": 0.5, "gradient_norm": 0.1 + 0.01 * float(rng.random())}
+    return row | rates | {"p_histogram": histogram, "tokens": 1000, "seconds": 0.5, "peak_memory": 10**9}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    for loss in TARGETS:
+        for seed in (0, 1, 2):
+            record(folder, loss, seed)
+    failed, _ = declare(folder, "dft", 3)
+    failed.fail(ArithmeticError(f"broken {HOSTILE}"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(results) -> Path:
+    (path,) = publish(["study"], str(results))
+    return path
+
+
+def test_differences_by_hand():
+    a = {"one": np.zeros((2, 2)), "two": np.zeros((2, 3))}
+    b = {"one": np.array([[0.1, 0.3], [0.3, 0.9]]), "two": np.array([[0.4, 0.4, 0.4], [0.4, 0.4, 0.4]])}
+    found = differences(a, b)
+    # Means of the seeds 20 and 60, of the problems 20 and 60, rest (10, -10, -10, 10): 400 / (1 * 1 * 2 * 2) = 100.
+    # Seeds 800 / 2 = 400, problems 800 / 2 - 100 = 300; degrees of freedom 700^2 / (400^2 + 300^2) = 1.96.
+    assert (found["one"].value, found["one"].half) == (pytest.approx(40), pytest.approx(12.7062 * 700**0.5))
+    assert (found["two"].value, found["two"].half, found["two"].distinct) == (pytest.approx(40), 0.0, True)
+    assert found["average"].half == pytest.approx(12.7062 * (700 / 4) ** 0.5)
+    with pytest.raises(ValueError, match="the same benchmarks, problems and seeds"):
+        differences(a, {"one": b["one"], "two": b["two"][:1]})
+
+
+def test_differences_of_one_seed_are_those_of_a_comparison():
+    rng = np.random.default_rng(0)
+    runs = [{name: rng.random((size, 16)) < p for name, size in (("x", 200), ("y", 60))} for p in (0.4, 0.5)]
+    found = differences(*({name: one.mean(1)[None] for name, one in run.items()} for run in runs))
+    for name, drawn in paired_difference(*runs).items():
+        assert found[name].value == pytest.approx(drawn["difference"])
+        low, high = drawn["interval"]
+        assert found[name].half == pytest.approx((high - low) / 2, rel=0.05)
+
+
+def test_intervals_hold_what_they_should():
+    """Of 400 drawn ablations, about 95% of the intervals hold the truth: never fewer than chance allows."""
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        seeds, problems, rest = rng.normal(0, 0.03, (3, 1)), rng.normal(0, 0.1, 50), rng.normal(0, 0.2, (3, 50))
+        found = differences({"x": np.zeros((3, 50))}, {"x": seeds + problems + rest})["average"]
+        held += not found.distinct
+    assert held >= 370  # of 380 expected, less two standard deviations
+
+
+def test_the_page_says_what_the_records_say(results, page):
+    text = page.read_text()
+    assert text.count("<section") == text.count("</section>") == 8
+    cells = {loss: sorted(results.glob(f"cells/tiny-embedded-{loss}-s*/scores/*")) for loss in ("sft", "dft")}
+    sft, dft = (np.stack([verdicts(one, "official")["easy"].mean(1) for one in cells[loss]]) for loss in cells)
+    found = differences({"easy": sft}, {"easy": dft})["easy"]
+    assert found.distinct
+    assert f'<span class="difference better">{found.value:+.1f} ± {found.half:.1f}</span>' in text
+    assert f"{100 * dft.mean():.1f} <small>± " in text and "reference" in text
+    assert "<b>9<small>/10</small></b>" in text and "1 failed" in text
+    for hint in (
+        "dft: the loss is 28 times smaller than cross-entropy",
+        "dft: cross-entropy rises while the loss falls",
+        "dft: the end of an answer is not learned",
+        "sft: 100% of the steps are clipped",
+        "All objectives were trained at the same learning rate, 0.001",
+        "sft: the evaluation warns",
+    ):
+        assert hint in text, hint
+    assert "sft: the end" not in text and "sft: cross-entropy rises" not in text
+    assert "Probabilities polarise: tokens with p &lt; 0.01 went from 25% to 50%" in text
+    costs = re.findall(r'data-value="([\d.]+)">([\d.]+ \w+)</td>', text[text.index('id="costs"') :])
+    assert costs.count(("6.0", "6.0 h")) == 2  # of training: three seeds, half an hour on four devices each
+    assert costs.count(("0.75", "45.0 min")) == 3  # of scoring, on one device
+    assert ("390000", "390 k") in costs and ("0.5", "0.50 GB") not in costs
+
+
+def test_pages_are_of_sweeps_that_are_there(root, results, page):
+    done = subprocess.run(
+        [sys.executable, root / "report.py", "study", f"results={results}", "against=base"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, f"report:  {page}\n")
+    assert re.search(r"<option selected>base</option>", page.read_text())
+    for arguments, message in (
+        (["against=rl"], "no row is called rl: there are base, sft, dft"),
+        (["other"], "no record of the sweep other"),
+        (["seed=1"], "unknown option seed"),
+    ):
+        done = subprocess.run(
+            [sys.executable, root / "report.py", f"results={results}", *arguments], capture_output=True, text=True
+        )
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(ValueError, match="no record of any sweep"):
+        publish([], str(results / "none"))
+    publish([], str(results))
+
+
+def test_a_wheel_carries_the_page_and_its_sheets(root):
+    build = "from setuptools import Distribution as D; d = D({'script_name': 'x'}); "
+    build += "d.parse_config_files(['pyproject.toml']); b = d.get_command_obj('build_py'); b.finalize_options(); "
+    build += "print(*b.get_outputs())"
+    done = subprocess.run([sys.executable, "-c", build], cwd=root, capture_output=True, text=True)
+    carried = {Path(path).name for path in done.stdout.split() if "/losslab/report/" in path}
+    there = {path.name for path in (root / "src/losslab/report").iterdir() if path.is_file()}
+    assert there == carried, done.stderr
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        assert os.environ.get("LOSSLAB_CHROMIUM") != "required", "no Chromium: apt-get install chromium"
+        pytest.skip("no Chromium is installed: apt-get install chromium")
+    sync = pytest.importorskip("playwright.sync_api")
+    with sync.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(browser, page) -> Iterator:
+    """The page in a window, which must stay silent: no message on the console, no request but its own."""
+    said, asked = [], []
+    tab = browser.new_page(viewport={"width": 1200, "height": 800})
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page.as_uri())
+    yield tab
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+    tab.close()
+
+
+def column(tab, name: str) -> list[str]:
+    index = tab.locator("#ablation thead th").all_inner_texts().index(name) + 1
+    return tab.locator(f"#ablation tbody tr > :nth-child({index})").all_inner_texts()
+
+
+def test_a_click_on_a_head_sorts(tab):
+    rows = "#ablation tbody th"
+    assert tab.locator(rows).all_inner_texts() == ["base", "sft", "dft"]
+    head = tab.locator("#ablation th", has_text="average")
+    head.locator("button").press("Enter")
+    assert (
+        tab.locator(rows).all_inner_texts() == ["dft", "sft", "base"]
+        and head.get_attribute("aria-sort") == "descending"
+    )
+    head.locator("button").click()
+    assert (
+        tab.locator(rows).all_inner_texts() == ["base", "sft", "dft"] and head.get_attribute("aria-sort") == "ascending"
+    )
+    tab.locator("#ablation th", has_text="objective").locator("button").click()
+    assert tab.locator(rows).all_inner_texts() == ["base", "dft", "sft"] and head.get_attribute("aria-sort") is None
+
+
+def test_another_row_may_be_the_reference(tab):
+    tab.select_option("#against", "dft")
+    cells = dict(zip(tab.locator("#ablation tbody th").all_inner_texts(), column(tab, "average"), strict=True))
+    assert "reference" in cells["dft"] and "−" in cells["sft"] and "−" in cells["base"]
+    tab.select_option("#against", "base")
+    cells = dict(zip(tab.locator("#ablation tbody th").all_inner_texts(), column(tab, "average"), strict=True))
+    assert "reference" in cells["base"] and "+" in cells["sft"] and "+" in cells["dft"]
+
+
+def test_samples_are_filtered(tab):
+    def shown() -> str:
+        return tab.locator("output[name=shown]").inner_text()
+
+    def counted(verdict: str) -> int:
+        tab.select_option("[name=verdict]", verdict)
+        return int(shown().split()[0])
+
+    assert shown() == "12 of 12 problems" and tab.locator("article").count() == 10
+    tab.click("#more")
+    assert tab.locator("article").count() == 12 and not tab.locator("#more").is_visible()
+    assert [tab.locator(f"[name={side}]").evaluate("s => s.selectedOptions[0].text") for side in ("left", "right")] == [
+        "sft, seed 0", "dft, seed 0",
+    ]  # fmt: skip
+    assert counted("solved") + counted("mixed") + counted("unsolved") >= 12
+    better, worse = counted("better"), counted("worse")
+    assert 0 < better <= 12 and better > worse
+    assert counted("cut") == 1 and counted("disagree") <= 1
+    tab.select_option("[name=verdict]", "all")
+    tab.fill("[name=text]", "QUESTION 7")
+    assert shown() == "1 of 12 problems" and "easy 7" in tab.locator("article h3").inner_text()
+    tab.select_option("[name=benchmark]", "hard")
+    assert "hard 7" in tab.locator("article h3").inner_text()
+    tab.select_option("[name=right]", "")
+    assert tab.locator(".side").count() == 1
+    assert 0 < tab.locator(".side details").count() <= 2 * TEXTS
+
+
+def test_what_a_model_wrote_stays_text(tab):
+    tab.check("[name=open]")
+    tab.select_option("[name=verdict]", "all")
+    assert HOSTILE in tab.locator("article pre").first.inner_text()
+    assert HOSTILE in tab.locator("article details pre").first.inner_text()
+    assert HOSTILE in tab.locator(".question").inner_text()
+    assert tab.evaluate("window.broken") is None and tab.locator("img").count() == 0
+    assert "characters are left out here" in tab.locator("article").first.inner_text()
+
+
+def test_charts_tell_their_values(tab):
+    chart = tab.locator("#curves svg").first
+    chart.focus()
+    tab.keyboard.press("ArrowLeft")
+    assert tab.locator("#tip").inner_text().split() == ["step", "130", "sft", "0.5019", "dft", "0.05019"]
+    tab.locator(".legend button", has_text="sft").click()
+    chart.focus()
+    tab.keyboard.press("ArrowRight")
+    assert tab.locator("#tip").inner_text().split() == ["step", "2", "dft", "0.09942"]
+    assert tab.locator("#curves svg .line:visible").count() == tab.locator("#curves svg").count()
+    tab.locator("#probabilities [data-tip]").first.hover()
+    assert "before" in tab.locator("#tip").inner_text()
+
+
+def test_a_phone_the_dark_and_paper(tab):
+    def colours() -> list[str]:
+        return tab.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+
+    light = colours()
+    tab.emulate_media(color_scheme="dark")
+    dark = colours()
+    assert light[0] == "rgb(255, 255, 255)" and all(map(str.__ne__, light, dark))
+    tab.set_viewport_size({"width": 390, "height": 844})
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    tab.emulate_media(color_scheme="dark", media="print")
+    assert colours() == light and not tab.locator("nav").is_visible()
+    printed = tab.pdf()
+    assert printed.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", printed)) >= 2
+
+
+def test_links_lead_to_records(tab, page):
+    links = [tab.evaluate("a => a.href", link) for link in tab.locator("#records a").element_handles()]
+    assert len(links) > 20
+    assert all((page.parent / os.path.relpath(link.removeprefix("file://"), page.parent)).exists() for link in links)
+    failed = tab.locator("#records tr", has_text="failed")
+    assert failed.count() == 1 and "ArithmeticError: broken" in failed.inner_text()
+    tab.locator("#records details summary").click()
+    assert "ArithmeticError" in tab.locator("#records details pre").inner_text()
