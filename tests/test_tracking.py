@@ -112,7 +112,8 @@ def whole_run(config: Config, cell: Cell) -> None:
     train(cell)
     ends = {"lowest": [["7", 3]], "highest": [["+", 9]]}
     measured = {"edges": [0.0, 0.5, 1.0], "tokens": 12} | ends
-    write_json(cell.probabilities, {"before": measured | {"counts": [8, 4]}, "after": measured | {"counts": [3, 9]}})
+    both = {"before": measured | {"counts": [8, 4]}, "after": measured | {"counts": [3, 9]}}
+    write_json(cell.probabilities, {"examples": 2} | both)
     score(cell, config, 75.0)
     score(cell, config, 60.0, step=2)
     cell.update(state="done", scoring_seconds=1.5)

@@ -54,7 +54,8 @@ def _training(row: dict[str, Any]) -> Entry:
 
 def _probabilities(cell: Cell) -> tuple[dict[str, Histogram], dict[str, Table]]:
     """The probabilities of the training targets before and after, and the tokens at both ends; where they are known."""
-    found = read_json(cell.probabilities)
+    measured = read_json(cell.probabilities)
+    found = {when: measured[when] for when in ("before", "after") if when in measured}
     histograms = {f"probabilities/{when}": (one["counts"], one["edges"]) for when, one in found.items()}
     rows = [
         [when, end, token, count]
