@@ -106,8 +106,9 @@ def collect(twins: list[str], results: Path) -> None:
     folder = results / "microcosm"
     folder.mkdir(parents=True, exist_ok=True)
     for name in twins:
-        for file in sorted((results / "tables" / "microcosm" / name).glob("*.[mcs][dsv]*")):
-            shutil.copyfile(file, folder / (name + file.suffix if file.stem == "table" else f"{name}_{file.name}"))
+        for file in sorted((results / "tables" / "microcosm" / name).iterdir()):
+            if file.suffix in (".md", ".csv", ".svg"):
+                shutil.copyfile(file, folder / (name + file.suffix if file.stem == "table" else f"{name}_{file.name}"))
     members = {f"microcosm/{name}" for name in TWINS}
     states = {path.parent: read_json(path) for path in sorted(results.glob("cells/*/cell.json"))}
     write(folder / "records.csv", digest({c: s for c, s in states.items() if members & set(s.get("sweeps", []))}))
