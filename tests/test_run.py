@@ -91,11 +91,14 @@ def test_records_of_a_finished_cell(sweep):
     assert {"text", "extracted", "official", "corrected", "finish_reason"} <= set(records[0]["samples"][0])
 
 
-def test_the_table_shows_what_is_missing(sweep):
-    folder, _ = sweep
+def test_the_table_and_the_page_show_what_is_missing(sweep):
+    folder, done = sweep
     text = (folder / "results/tables/ablation/table.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| tiny")]
     assert len(rows) == 2
+    page = (folder / "results/reports/ablation.html").read_text()
+    assert "report:  results/reports/ablation.html" in done.stdout
+    assert page.count("raise ArithmeticError(&#39;broken on purpose&#39;)") == 2 and "<b>2<small>/4</small></b>" in page
     assert any("| – | – | 0/2 |" in row for row in rows) and any(row.endswith("| 2 |") for row in rows)
     assert (folder / "results/tables/ablation/figure.png").stat().st_size > 10_000
 
