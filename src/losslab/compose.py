@@ -5,9 +5,6 @@
 
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losslab.cli import told
+from losslab.cli import refusing
 from losslab.files import CONF
 from losslab.messages import sentence
 from losslab.schema import Config
@@ -50,22 +47,11 @@ def entry(task: str, *overrides: str) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(cfg: DictConfig) -> None:
-        with refusing():
+        with refusing():  # Hydra would print the overrides of a cell before what it raises
             get_method(task)(read(cfg, HydraConfig.get().runtime.choices))
 
     sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's wish
     run()
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """As `told`, where Hydra would turn what is raised into a warning, or print the overrides of a cell before it."""
-    try:
-        with told():
-            yield
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
 
 
 def read(cfg: DictConfig, choices: Any) -> Config:
@@ -86,7 +72,8 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     dataset = choices["dataset"]
     if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
         dataset = Path(cfg.dataset.path).stem.replace("*", "")
-    names = {key: choices.get(key) for key in ("loss", "eval", "method")} | {"model": model, "dataset": dataset}
+    names = {"model": model, "dataset": dataset, "loss": choices["loss"], "eval": choices["eval"]}
+    names["method"] = choices["method"]
     try:
         plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
         merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names})
@@ -98,11 +85,16 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
 
 
 def grid(config: DictConfig) -> list[list[str]]:
-    """The overrides of each cell of a multirun, as Hydra's own sweeper will take them."""
+    """The overrides of each cell of a multirun: those that Hydra's own sweeper will take, and the search path."""
     declared = config.hydra.sweeper.params or {}
     overrides = [f"{key}={value}" for key, value in declared.items()] + list(config.hydra.overrides.task)
     batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
-    return [list(cell) for batch in batches for cell in batch]
+    return [[*searchpath(config), *cell] for batch in batches for cell in batch]
+
+
+def searchpath(config: DictConfig) -> list[str]:
+    """The override that adds folders with YAML files, without which a cell by itself may not compose."""
+    return [override for override in config.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
 
 
 def recorded(record: Path, overrides: list[str]) -> Config:
