@@ -16,8 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from losslab import adapters, cost
 from losslab.batches import Schedule
 from losslab.checks import objective_class
-from losslab.data import local_files
-from losslab.files import named
+from losslab.data import local_files, unanswered
 from losslab.launch import count
 from losslab.online import PPO, questions
 from losslab.pretrained import load_config
@@ -125,7 +124,7 @@ def count_parameters(architecture: PretrainedConfig) -> int:
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
-    if dataset.source is not None and not named(dataset.path):  # the model has not answered yet
+    if unanswered(dataset):
         return None
     if not (files := local_files(dataset)):
         return dataset.rows
