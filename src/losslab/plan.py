@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
@@ -20,7 +19,7 @@ from losslab.checks import objective_class
 from losslab.data import local_files
 from losslab.files import named
 from losslab.launch import count
-from losslab.online import PPO, Online, questions
+from losslab.online import PPO, questions
 from losslab.pretrained import load_config
 from losslab.records import Cell
 from losslab.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
@@ -70,7 +69,7 @@ class Plan:
     tokens: int | None  # an upper bound: rows of the full length
     parameters: int
     memory: float  # bytes on each device at the peak of training
-    hours: float  # of training and scoring on its devices, were they H100s
+    hours: float | None  # of training and scoring on its devices, were they H100s
 
 
 def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
@@ -78,22 +77,23 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     devices = Devices.of(config.machine, job)
     cell, architecture = Cell.of(config), describe(config)
     parameters = count_parameters(architecture)
-    rows = rows_of(config) if config.names.loss != BASE else 0
-    trained = config.names.loss != BASE
-    online = online_objective(config) if trained else None
-    schedule = questions.schedule if online else Schedule.of
-    steps = None if rows is None else schedule(config.train, config.seed, rows).steps
-    length = config.train.max_length * (online.samples if online else 1)
-    tokens = None if steps is None else steps * config.train.batch_size * length
-    peak = memory(config, architecture, parameters, devices) if trained else 2.0 * parameters
+    steps = steps_of(config)
+    tokens = steps and steps * cost.step_tokens(config)
+    peak = 2.0 * parameters if config.names.loss == BASE else memory(config, architecture, parameters, devices)
     own = cost.of([config], [(parameters, tokens or 0)])
-    hours = own.training / devices.count + own.scoring / devices.each  # scoring takes one node
+    # Scoring takes one node.
+    hours = None if tokens is None else (own.training + own.rollouts) / devices.count + own.scoring / devices.each
     return Plan(cell, state(cell, config), steps, tokens, parameters, peak, hours)
 
 
-def online_objective(config: Config) -> Online | None:
-    """The online objective of a cell, None for any other."""
-    return instantiate(config.loss) if issubclass(objective_class(config), Online) else None
+def steps_of(config: Config) -> int | None:
+    """Steps of training at most; None where the number of rows is not known yet."""
+    if config.names.loss == BASE:
+        return 0
+    if (rows := rows_of(config)) is None:
+        return None
+    schedule = questions.schedule if cost.online(config) else Schedule.of
+    return schedule(config.train, config.seed, rows).steps
 
 
 def state(cell: Cell, config: Config) -> str:
@@ -175,25 +175,21 @@ def memory(config: Config, architecture: Any, parameters: int, devices: Devices 
     if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy
     shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
-    if online := online_objective(config):  # every worker holds all: the policy, a value model, a reference
+    if online := cost.online(config):  # every worker holds all: the policy, a value model, a reference
         shards = 1
         state += (computed * parameters if online.kl else 0) + 4 * held * parameters * isinstance(online, PPO)
         head = 3 * 4 * tokens * architecture.vocab_size  # logits, their logarithms and their gradient
     return state / shards + gathered + per_token * tokens + head + process
 
 
-def host_memory(config: Config, gpus: int, nodes: int) -> float:
-    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written.
-
-    `gpus` are those of a node, 0 for training on the CPU.
-    """
-    architecture = describe(config)
+def host_memory(config: Config, job: Mapping[str, Any]) -> float:
+    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written."""
+    architecture, devices = describe(config), Devices.of(config.machine, job)
     parameters = count_parameters(architecture)
-    devices = Devices(nodes, config.machine.workers or max(1, gpus), gpus > 0)
     written = float(EXPORT_BYTES * parameters)
     if config.names.loss != BASE and not config.adapter.rank:
-        written = max(written, cost.CHECKPOINT_BYTES * parameters / nodes)
-    own = GPU_PROCESS if gpus else GPU_PROCESS + memory(config, architecture, parameters, devices)
+        written = max(written, cost.CHECKPOINT_BYTES * parameters / devices.nodes)
+    own = GPU_PROCESS if devices.gpu else GPU_PROCESS + memory(config, architecture, parameters, devices)
     if config.machine.cpu_offload:
         own += OFFLOAD_BYTES * parameters / devices.count
     return HOST_SLACK * (devices.each * own + written)
@@ -211,7 +207,8 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
     for plan in plans:
         table.add_row(
             plan.cell.folder.name, plan.state, number(plan.steps), number(plan.tokens), number(plan.parameters),
-            f"{plan.memory / GIB:.1f} GiB", f"{plan.hours:.1f}" if devices.gpu else "–",
+            f"{plan.memory / GIB:.1f} GiB",
+            "–" if not devices.gpu else "?" if plan.hours is None else f"{plan.hours:.1f}",
         )  # fmt: skip
     console = Console()
     console.print(table)
@@ -221,6 +218,7 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
             console.print(
                 f"warning: a device has {room / GIB:.0f} GiB; lower machine.micro_batch_tokens or use more workers"
             )
+    unknown = sum(plan.tokens is None for plan in plans)
     samples = {name: benchmark.rows for name, benchmark in config.benchmark.items()}
     where = "on this machine" if job is None else f"in a job, on {devices.nodes} node{'s' * (devices.nodes > 1)}"
     console.print(
@@ -230,7 +228,9 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
         + ", ".join(f"{name} ({rows})" if rows else name for name, rows in samples.items())
         + "\n"
         + cost.sentence(cost.of(configs, [(plan.parameters, plan.tokens or 0) for plan in plans]))
+        + (f"; not counted: the training of {unknown} cells whose rows are not known yet" if unknown else "")
         + ("; hours: those of a cell on its workers, were they H100s" if devices.gpu else "")
+        + (f"\nnot counted: the training of {unknown} cells whose number of rows is not known yet" if unknown else "")
         + f"\nrecords: {Path(config.machine.results) / 'cells'}\n"
         f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
         highlight=False,
