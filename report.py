@@ -12,9 +12,9 @@ if __name__ == "__main__":
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import arguments, told
+    from losslab.cli import arguments, refusing
 
-    with told():
+    with refusing():
         sweeps, options = arguments(__doc__, ["against", "results"])
         from losslab.report.page import rebuild
 

@@ -1,6 +1,11 @@
 """Let a model answer the questions of a data set, and keep its answers with their verdicts as data sets to train on.
 
-python sample.py model=<hub id, folder or name> dataset=<data set> [samples=4]
+python sample.py model=MODEL dataset=DATASET    a name of conf/, or a hub id or folder; dataset=file dataset.path=FILE
+  samples=4            answers to each question
+  eval.temperature=1   and all others of `python train.py --help` that have to do with sampling
+
+python sample.py model=qwen2.5-math-1.5b dataset=numinamath_cot
+What it writes is in results/sampled/<model>-<dataset>; dataset=self_correct, self_pairs and self_graded read it.
 """
 
 if __name__ == "__main__":  # the imports too: every worker process reads this file
@@ -8,11 +13,13 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import told
+    from losslab.cli import helping, refusing
 
-    with told():
+    with refusing():
+        helping(__doc__)
         from losslab.compose import entry
 
-        given = sys.argv[1:]
-        sys.argv[1:] = [f"eval.{argument}" if argument.startswith("samples=") else argument for argument in given]
+        sys.argv[1:] = [
+            f"eval.{argument}" if argument.startswith("samples=") else argument for argument in sys.argv[1:]
+        ]
         entry("losslab.sampling.sample", "loss=base", "eval=sampling", "~hydra.callbacks.sweep")

@@ -13,10 +13,10 @@ if __name__ == "__main__":
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import arguments, told
+    from losslab.cli import arguments, refusing
 
     allowed = {"watch": ("true", "false"), "cancel": ("true",), "retry": ("failed",)}
-    with told():
+    with refusing():
         sweeps, options = arguments(__doc__, [*allowed, "results"])
         results = options.pop("results", "results")
         for key, value in options.items():

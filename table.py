@@ -11,9 +11,9 @@ if __name__ == "__main__":
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import arguments, told
+    from losslab.cli import arguments, refusing
 
-    with told():
+    with refusing():
         sweeps, options = arguments(__doc__, ["results"])
         from losslab.publish import rebuild
 

@@ -19,6 +19,10 @@ from losslab.checks import BOUNDS
 from losslab.files import CONF
 
 FILE = Path(__file__).with_name("configuration.md")
+WHOLE = {
+    "method": "A row of a table that is more than an objective: it may set all of the above together.",
+    "experiment": "A whole sweep in a file, with the values it goes through.",
+}
 LONGEST = 40  # characters of a default that is shown
 HEAD = """# Configuration
 
@@ -69,7 +73,7 @@ def shown(value: Any) -> str:
     if value in ("???", MISSING):
         return ""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return "`…`" if len(text) > LONGEST or "\n" in text else f"`{text}`" if text else "empty"
+    return "`…`" if len(text) > LONGEST or "\n" in text else f"`{text}`".replace("|", "\\|") if text else "empty"
 
 
 def table(cls: type, prefix: str, defaults: Any, notes: dict[str, dict[str, str]]) -> list[str]:
@@ -79,7 +83,7 @@ def table(cls: type, prefix: str, defaults: Any, notes: dict[str, dict[str, str]
             lines.append(f"| | | | *{heading}* |")
         key = f"{prefix}{field.name}"
         default = shown(defaults.get(field.name, field.default if field.default is not MISSING else ""))
-        meaning = notes[cls.__name__][field.name].replace("|", "\\|")
+        meaning = notes[cls.__name__][field.name].replace("|", "\\|").replace("<", "&lt;")
         lines.append(f"| `{key}` | {default} | {values(hints[field.name])}{bounds(key)} | {meaning} |")
     return lines
 
@@ -120,10 +124,9 @@ def text() -> str:
             part += f"{doc}\n\n" if doc and not doc.startswith(f"{hint.__name__}(") else ""
             part += "\n".join(table(hint, f"{name}.", composed[name], notes)) + "\n"
         parts.append(part)
-    experiments = ", ".join(f"`{path.stem}`" for path in sorted((CONF / "experiment").glob("*.yaml")))
-    parts.append(
-        f"## experiment\n\n`experiment=` {experiments}\n\nA whole sweep in a file; it may set all of the above.\n"
-    )
+    for name, meaning in WHOLE.items():
+        files = ", ".join(f"`{path.stem}`" for path in sorted((CONF / name).glob("*.yaml")))
+        parts.append(f"## {name}\n\n`{name}=` {files}\n\n{meaning}\n")
     parts.append("## hydra/launcher=slurm\n\n" + "\n".join(launcher()) + "\n\nThe guide is [slurm.md](slurm.md).\n")
     return "\n".join(parts)
 

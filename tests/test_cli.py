@@ -11,11 +11,12 @@ import termios
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from losslab import progress
 from losslab.schema import Config
 
-SCRIPTS = ["train.py", "evaluate.py", "table.py", "status.py"]
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
 
 def script(root: Path, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -65,7 +66,7 @@ def test_names_are_completed_by_bash(root, tmp_path, text):
         (["train.py", "loss=dtf"], "loss=dtf does not exist; did you mean dft?; there are "),
         (["table.py", "--all"], "--all is no option: options are written key=value; --help lists them"),
         (["table.py", "result=here"], "unknown option result; did you mean results?"),
-        (["table.py", "demmo"], "no record of any sweep under results: run one first, or set results=FOLDER"),
+        (["table.py", "demmo"], "no record of the sweep demmo under results: run it first, or name another sweep"),
         (["status.py", "wach=true"], "unknown option wach; did you mean watch?"),
         (["status.py", "x", "retry=all"], "retry=all means nothing: write retry=failed"),
         (["evaluate.py"], "no model is named: add model=<hub id or folder>"),

@@ -5,9 +5,6 @@
 
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losslab.cli import told
+from losslab.cli import refusing
 from losslab.files import CONF
 from losslab.messages import sentence
 from losslab.schema import Config
@@ -50,22 +47,11 @@ def entry(task: str, *overrides: str) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(cfg: DictConfig) -> None:
-        with refusing():
+        with refusing():  # Hydra would print the overrides of a cell before what it raises
             get_method(task)(read(cfg, HydraConfig.get().runtime.choices))
 
     sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's wish
     run()
-
-
-@contextmanager
-def refusing() -> Iterator[None]:
-    """As `told`, where Hydra would turn what is raised into a warning, or print the overrides of a cell before it."""
-    try:
-        with told():
-            yield
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
 
 
 def read(cfg: DictConfig, choices: Any) -> Config:

@@ -1,6 +1,7 @@
 """Mistakes in a configuration as one sentence that says what to change."""
 
 import difflib
+import errno
 import re
 from typing import Any
 
@@ -8,6 +9,9 @@ from omegaconf import OmegaConf
 
 from losslab.files import CONF
 from losslab.schema import Config
+
+# Of a place that takes no more, or never did.
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR)
 
 
 def sentence(error: Exception) -> str:
@@ -36,6 +40,14 @@ def sentence(error: Exception) -> str:
     if match := re.search(r"(Invalid value|Value) (.*?)\n.*?full_key: (\S+)", text, re.S):
         return f"{match[3]}: {match[1].lower()} {match[2]}"
     return first_line(error)
+
+
+def of_the_disk(error: OSError) -> str:
+    """What the system says of a file, and what to do; errors of the network are of this kind too, without a file."""
+    if not error.strerror:
+        return first_line(error)
+    advice = "make room there, or set machine.results" if error.errno in REFUSED else "check the path"
+    return f"{error.filename or 'results'}: {error.strerror}: {advice}"
 
 
 def did_you_mean(word: str, known: Any) -> str:

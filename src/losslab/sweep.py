@@ -14,7 +14,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from losslab import tracking
-from losslab.compose import grid, read, refusing, searchpath
+from losslab.cli import refusing
+from losslab.compose import grid, read, searchpath
 from losslab.crew import main_process
 from losslab.plan import show
 from losslab.publish import publish

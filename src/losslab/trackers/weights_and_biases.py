@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 import wandb
+
 from losslab.trackers import About, Entry
 
 LONGEST_TAG = 64  # characters

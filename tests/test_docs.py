@@ -1,0 +1,240 @@
+"""What the documents say: every command is run here, or composed as far as it goes without a GPU, a hub or a cluster.
+
+A command is a line of a `bash` block. `<!-- needs: gpu, hub -->` before a block says what it takes to run it; its
+commands are still composed. The diffs of docs/adding.md are applied to a copy of the project, and what it says is run.
+"""
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from losslab import snapshot
+from losslab.compose import any_model, grid, read, recorded
+from losslab.files import CONF
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
+NEEDS = {"gpu", "hub", "cluster", "network"}
+ROWS = '{"problem": "1+1=?", "solution": "2", "rejected": "3"}\n'
+
+
+@dataclass(frozen=True)
+class Command:
+    page: str
+    words: tuple[str, ...]  # without assignments of variables before it
+    needs: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.page}: {' '.join(self.words)}"
+
+
+def blocks(page: Path, language: str) -> Iterator[tuple[str, frozenset[str]]]:
+    """The fenced blocks of a language, with what the marker before them says they need."""
+    text = page.read_text(encoding="utf-8")
+    for match in re.finditer(r"(?:<!-- needs: ([^\n]*) -->\n)?( *)```(\w+)\n(.*?)\n\2```", text, re.S):
+        needs = frozenset(filter(None, re.split(r", *", match[1] or "")))
+        assert needs <= NEEDS, f"{page.name}: {needs}"
+        if match[3] == language:
+            yield match[4], needs
+
+
+def commands() -> Iterator[Command]:
+    for page in PAGES:
+        for block, needs in blocks(page, "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                for part in re.split(r" && ", line):
+                    words = shlex.split(part, comments=True)
+                    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                        words.pop(0)
+                    if words:
+                        yield Command(page.name, tuple(words), needs)
+
+
+COMMANDS = list(dict.fromkeys(commands()))
+
+
+def of(*scripts: str) -> pytest.MarkDecorator:
+    own = [one for one in COMMANDS if one.words[0] == "python" and one.words[1] in scripts]
+    return pytest.mark.parametrize("command", own, ids=str)
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory) -> Path:
+    """A copy of the project with all diffs of docs/adding.md, and the records of what it runs."""
+    project = snapshot.take(tmp_path_factory.mktemp("project"))
+    adding = ROOT / "docs/adding.md"
+    for diff, _ in blocks(adding, "diff"):
+        done = subprocess.run(["git", "apply", "-"], cwd=project, input=diff + "\n", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    environment = os.environ | {"PYTHONPATH": str(project / "src")}
+    for block, _ in blocks(adding, "bash"):
+        for line in block.splitlines():
+            words = [sys.executable if word == "python" else word for word in shlex.split(line)]
+            quick = ["tracker=none", "machine.engine=transformers"] if "plan=true" not in words else []
+            words += quick if words[1] == "train.py" else []
+            done = subprocess.run(words, cwd=project, capture_output=True, text=True, env=environment, timeout=300)
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+            (project / "printed.txt").open("a").write(done.stdout)
+    return project
+
+
+def test_what_docs_add_is_there_and_works(tried):
+    printed = (tried / "printed.txt").read_text()
+    assert "596M" in printed  # parameters of Qwen3-0.6B, its output layer tied
+    states = [json.loads(path.read_text()) for path in tried.glob("results/cells/*/cell.json")]
+    trained = {state["names"]["loss"]: state for state in states if state.get("state") == "done"}
+    assert set(trained) == {"sft", "hinge"}
+    (hinge,) = tried.glob("results/cells/tiny-sums-hinge-s0-*")
+    first, second = [json.loads(line) for line in (hinge / "metrics.jsonl").read_text().splitlines()]
+    assert first["mean_weight"] < 1 and first["loss"] < first["cross_entropy"]
+    (scores,) = hinge.glob("scores/quick-*/scores.json")
+    assert json.loads(scores.read_text())["benchmarks"]["my_sums"]["problems"] == 4
+    assert "| hinge |" in (tried / "results/tables/knee/table.md").read_text()
+
+
+@pytest.fixture
+def place(tmp_path, checkpoint, tried, monkeypatch) -> Path:
+    """A folder with what the names in the documents stand for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    (tmp_path / "responses.jsonl").write_text(next(b for b, _ in blocks(ROOT / "docs/evaluation.md", "json")) + "\n")
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "checkpoint").symlink_to(checkpoint)
+    (tmp_path / "results").mkdir()
+    shutil.copytree(tried / "results/cells", tmp_path / "results/cells", symlinks=True)
+    sft, hinge = (next((tmp_path / "results/cells").glob(f"tiny-sums-{loss}-s0-*")) for loss in ("sft", "hinge"))
+    for name, cell in {"A": sft, "B": hinge, "CELL": hinge}.items():
+        (tmp_path / "results/cells" / name).symlink_to(cell.name)
+    return tmp_path
+
+
+def real(word: str, place: Path) -> str:
+    """A word of a command with the places of this machine in it."""
+    for name in ("checkpoint", "benchmarks", "rows.jsonl"):
+        word = word.replace(f"/path/to/{name}", str(place / name))
+    return word.replace("/path/to/results", "results")
+
+
+def composed(overrides: list[str], *before: str) -> None:
+    """Compose the cells of a command, the first and the last one checked as a run would."""
+    arguments = [*before, *(part for override in overrides for part in any_model(override))]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain = [one for one in arguments if one.startswith(("experiment=", "hydra"))]
+        cfg = compose("config", plain, return_hydra_config=True)
+        OmegaConf.set_readonly(cfg, False)
+        cfg.hydra.overrides.task = arguments
+        cells = grid(cfg)
+        for cell in {0: cells[0], -1: cells[-1]}.values():
+            one = compose("config", cell, return_hydra_config=True)
+            read(one, one.hydra.runtime.choices)
+
+
+@of("train.py", "sample.py")
+def test_commands_of_training_compose(command, place, capsys, monkeypatch):
+    if "adding.md" == command.page:
+        return  # run in the copy of the project
+    overrides = [real(word, place) for word in command.words[2:] if not word.startswith("-")]
+    flags = [word for word in command.words[2:] if word.startswith("-")]
+    assert set(flags) <= {"-m", "--help", "--cfg", "-sc"}, flags
+    if "--help" in flags or "-sc" in flags:
+        return  # tests/test_cli.py
+    if command.words[1] == "sample.py":
+        composed([re.sub("^samples=", "eval.samples=", one) for one in overrides], "loss=base", "eval=sampling")
+        return
+    composed([one for one in overrides if one != "job"])
+
+
+@of("evaluate.py")
+def test_commands_of_evaluation_run_or_compose(command, place, monkeypatch, capsys):
+    words = [real(word, place) for word in command.words[1:]]
+    if any(word.startswith("model=results/cells/CELL") for word in words):
+        recorded(place / "results/cells/CELL/config.yaml", words[2:])
+    elif any(word.startswith("model=") for word in words):
+        composed(words[1:], "loss=base")
+    else:
+        run(words, monkeypatch)
+        assert "CELL" not in words and capsys.readouterr().out
+
+
+@of("table.py", "status.py", "report.py", "push.py")
+def test_commands_on_records_run(command, place, monkeypatch, capsys):
+    if any(word.startswith(("cancel=", "retry=")) for word in command.words):
+        return  # tests/test_slurm.py
+    names = [word if "=" in word else "knee" for word in command.words[2:]]
+    run([command.words[1], *(real(word, place) for word in names if word != "watch=true")], monkeypatch)
+    assert capsys.readouterr().out
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script of the root in this process."""
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+
+
+def test_every_command_is_one_of_these_or_says_what_it_needs():
+    here = {"train.py", "sample.py", "evaluate.py", "table.py", "status.py", "report.py", "push.py"}
+    for command in COMMANDS:
+        first, *rest = command.words
+        if first == "python" and rest[0] not in here and rest[0] != "-m":
+            assert (ROOT / rest[0]).is_file(), command
+            ast.parse((ROOT / rest[0]).read_text())
+        if first == "python" and rest[0] == "-m":
+            assert importlib.util.find_spec(rest[1]), command
+        if first == "make":
+            targets = [word for word in rest if "=" not in word]
+            assert subprocess.run(["make", "--dry-run", *targets], cwd=ROOT, capture_output=True).returncode == 0, (
+                command
+            )
+        if first == "pytest":
+            assert all((ROOT / word).exists() for word in rest if word.startswith("tests")), command
+        known = first in ("python", "make", "pytest", "source", "cd")
+        assert known or command.needs, f"{command}: mark what it needs, or run it in a test"
+
+
+def test_commands_in_the_text_name_what_exists():
+    """Those in `backticks`, which say what could be run."""
+    for page in PAGES:
+        prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+        for script, target in re.findall(r"`(?:python (\w[\w/]*\.py)|make (\w+))[^`]*`", prose):
+            if script:
+                assert (ROOT / script).is_file(), f"{page.name}: {script}"
+            else:
+                assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), f"{page.name}: make {target}"
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if not link.startswith("http"):
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
+    linked = set(re.findall(r"\(docs/(\w+\.md)", (ROOT / "README.md").read_text()))
+    assert {page.name for page in ROOT.glob("docs/*.md")} <= linked, "README.md links every document"
+
+
+def test_the_configuration_reference_is_that_of_the_schema():
+    made = runpy.run_path(str(ROOT / "docs/make_configuration.py"))
+    assert made["FILE"].read_text() == made["text"](), "stale: run `make docs`"
+
+
+def test_keys_in_the_text_exist():
+    known = set(re.findall(r"`([a-z_]+\.[a-z_]+)`", (ROOT / "docs/configuration.md").read_text()))
+    for page in PAGES:
+        for group, key in re.findall(
+            r"`(train|machine|eval|optimizer|scheduler|tracker|sweep)\.([a-z_]+)[=`]", page.read_text()
+        ):
+            assert f"{group}.{key}" in known, f"{page.name}: {group}.{key}"

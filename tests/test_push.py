@@ -1,0 +1,119 @@
+"""A cell on the hub: the card as the hub reads it, what is uploaded, and what is not."""
+
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from huggingface_hub import ModelCard
+
+from losslab import hub
+from losslab.files import write_json, write_lines
+from losslab.records import Cell
+from losslab.schema import BenchmarkConfig, Config, EvalConfig, MachineConfig, Names, OptimizerConfig, SweepConfig
+
+
+@pytest.fixture
+def cells(tmp_path, checkpoint) -> list[Cell]:
+    """SFT and DFT of one sweep, trained from a hub's model on a file of this machine, and scored."""
+    made = []
+    for loss, score in {"sft": 60.0, "dft": 70.0}.items():
+        config = Config(
+            names=Names(model="qwen2.5-math-1.5b", dataset="rows", loss=loss, eval="paper"),
+            machine=MachineConfig(results=str(tmp_path / "results")),
+            optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=5e-5),
+            loss={"_target_": f"losslab.objectives.{loss}.{loss.upper()}"} | ({"floor": 0.1} if loss == "dft" else {}),
+            sweep=SweepConfig(name="study", question="Which?"),
+            benchmark={
+                "math500": BenchmarkConfig("HuggingFaceH4/MATH-500"),
+                "own": BenchmarkConfig("/home/me/own.jsonl"),
+            },
+            eval=EvalConfig(data="/home/me/benchmarks"),
+        )
+        config.model.path, config.dataset.path = "Qwen/Qwen2.5-Math-1.5B", "/home/me/rows.jsonl"
+        cell = Cell.of(config)
+        cell.declare(config)
+        shutil.copytree(checkpoint, cell.model)
+        write_json(
+            cell.folder / "environment.json", {"commit": "abc123", "dirty": True, "command": ["/home/me/train.py"]}
+        )
+        write_lines(cell.metrics, [{"step": 1, "loss": 0.5}])
+        part = {"score": score, "interval": [score - 2, score + 2], "samples": 16}
+        found = {"model": "/home/me/model", "verdict": "official", "benchmarks": {"math500": part, "own": part}}
+        write_json(cell.scores(config) / "scores.json", found | {"average": part, "warnings": []})
+        made.append(cell)
+    return made
+
+
+def push(monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["push.py", *arguments])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(ROOT / "push.py"), run_name="__main__")
+
+
+def test_a_dry_run_writes_the_card_and_says_what_would_go(cells, monkeypatch, capsys, checkpoint):
+    folder = cells[1].folder
+    push(monkeypatch, f"cell={folder}", "repo=me/sums", "license=apache-2.0", "dry_run=true")
+    printed = capsys.readouterr().out
+    card = ModelCard.load(folder / "hub/README.md")
+    assert (card.data.license, card.data.base_model) == ("apache-2.0", "Qwen/Qwen2.5-Math-1.5B")
+    assert card.data.model_name == "sums" and card.data.datasets is None  # a file of this machine
+    (math, own) = card.data.eval_results
+    assert (math.dataset_type, math.dataset_name, math.metric_value) == ("HuggingFaceH4/MATH-500", "math500", 70.0)
+    assert math.metric_name == "avg@16, official verdict, 95% interval 68.0 to 72.0"
+    assert "-sg(max(p, floor)) log p" in card.text and "`floor` = 0.1" in card.text
+    assert "| math500 | 70.0 | 68.0 to 72.0 | 16 |" in card.text
+    assert "abc123, with uncommitted changes" in card.text
+    assert [line for line in card.text.splitlines() if line.startswith("| qwen2.5-math-1.5b | sft | 60.0 ± 2.0")]
+    names = {path.name for path in checkpoint.iterdir()}
+    uploaded = {line.split()[0] for line in printed.splitlines() if line.startswith("  ")}
+    expected = {"README.md", "losslab/config.yaml", "losslab/metrics.jsonl", *names}
+    assert expected < uploaded and len(uploaded - expected) == 1  # the scores under their protocol
+
+
+def test_nothing_of_this_machine_is_uploaded(cells):
+    files = hub.stage(cells[1].folder, "me/sums", "apache-2.0")
+    for name, path in files.items():
+        if path.suffix in (".md", ".yaml", ".json", ".jsonl"):
+            text = path.read_text()
+            assert "/home/me" not in text and str(cells[1].folder.parent) not in text, name
+    assert json.loads(next(p for n, p in files.items() if n.startswith("losslab/scores")).read_text())["verdict"]
+
+
+def test_the_upload_is_one_commit(cells, monkeypatch, capsys):
+    calls = []
+
+    class Api:  # the hub is what this machine does not have
+        def create_repo(self, repo, **options):
+            calls.append((repo, options))
+
+        def create_commit(self, repo, operations, **options):
+            calls.append((repo, {one.path_in_repo: Path(str(one.path_or_fileobj)).is_file() for one in operations}))
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    push(monkeypatch, f"cell={cells[0].folder}", "repo=me/sums", "license=mit", "private=true")
+    (made, files) = calls
+    assert made == ("me/sums", {"private": True, "exist_ok": True})
+    assert files[0] == "me/sums" and all(files[1].values()) and {"README.md", "model.safetensors"} <= set(files[1])
+    assert "https://huggingface.co/me/sums" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cell": "nowhere"}, "is no record of a cell: name a folder of results/cells"),
+        ({"repo": "sums"}, "repo=sums names no user: write repo=USER/NAME"),
+        ({"repo": "me/a b"}, "Repo id must"),
+        ({"license": None}, "license has no value: python push.py cell=CELL repo=USER/NAME license=apache-2.0"),
+        ({"dry_run": "yes"}, "dry_run=yes means nothing: write dry_run=true or false"),
+    ],
+)
+def test_mistakes_are_one_line(cells, monkeypatch, capsys, change, message):
+    options = {"cell": str(cells[0].folder), "repo": "me/sums", "license": "mit", "dry_run": "true"} | change
+    with pytest.raises(SystemExit) as ended:
+        push(monkeypatch, *(f"{key}={value}" for key, value in options.items() if value is not None))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and message in line
