@@ -133,7 +133,7 @@ def check(config: Config) -> None:
 def check_data(config: Config) -> None:
     """Refuse a data set whose local files are not there; a plan may be made before the model's own answers are."""
     dataset, names = config.dataset, config.names
-    if dataset.source is None or named(dataset.path):
+    if dataset.source is None or dataset.path == EMBEDDED or named(dataset.path):
         local_files(dataset)
     elif not config.plan:
         model = names.model if (CONF / "model" / f"{names.model}.yaml").exists() else config.model.path

@@ -22,7 +22,7 @@ from losslab.launch import count
 from losslab.online import PPO, questions
 from losslab.pretrained import load_config
 from losslab.records import Cell
-from losslab.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
+from losslab.schema import BASE, EMBEDDED, Config, Device, MachineConfig, Precision, Recompute, Sharding
 
 GIB = 2**30
 PROCESS = 7e8  # bytes of Python with torch and transformers
@@ -125,7 +125,9 @@ def count_parameters(architecture: PretrainedConfig) -> int:
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
-    if dataset.source is not None and not named(dataset.path):  # the model has not answered yet
+    if (
+        dataset.source is not None and dataset.path != EMBEDDED and not named(dataset.path)
+    ):  # the model has not answered yet
         return None
     if not (files := local_files(dataset)):
         return dataset.rows
