@@ -125,10 +125,8 @@ def count_parameters(architecture: PretrainedConfig) -> int:
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
-    if (
-        dataset.source is not None and dataset.path != EMBEDDED and not named(dataset.path)
-    ):  # the model has not answered yet
-        return None
+    if dataset.source is not None and dataset.path != EMBEDDED and not named(dataset.path):
+        return None  # the model has not answered yet
     if not (files := local_files(dataset)):
         return dataset.rows
     rows = 0
