@@ -1,5 +1,7 @@
 """Every shipped YAML composes; every kind of mistake is one sentence; what makes a cell another cell."""
 
+from pathlib import Path
+
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -12,17 +14,21 @@ from losslab.identity import identity, protocol
 from losslab.messages import sentence
 from losslab.records import Cell
 from losslab.schema import Config
-from losslab.sweep import Sweep, grid
+from losslab.sweep import Sweep
 
 GROUPS = {
     path.name: sorted(file.stem for file in path.glob("*.yaml"))
     for path in sorted(CONF.iterdir())
     if path.is_dir() and path.name not in ("hydra", "experiment")
 }
-EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
 NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": [f"dataset.path={__file__}"]}
+NEEDED |= {"loss=dpo": ["dataset.rejected_column=rejected"], "loss=nft": ["dataset.reward_column=reward"]}
+# What a model has not answered yet can be planned.
+NEEDED |= {f"method={name}": ["plan=true"] for name in GROUPS["method"]} | {"dataset=self_correct": ["plan=true"]}
+NEEDED |= {
+    f"dataset=self_{kind}": [f"loss={loss}", "plan=true"] for kind, loss in [("pairs", "dpo"), ("graded", "nft")]
+}
 LOSSES = ("base", "sft", "dft")  # of Table 1
-NEEDED["loss=dpo"] = ["dataset.rejected_column=rejected"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,16 +47,6 @@ def test_every_shipped_file_composes(choice):
     group, name = choice.split("=")
     choice = f"{group}=[{name}]" if group == "benchmark" else choice
     make(choice, *NEEDED.get(choice, []))
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_composes_in_all_its_cells(name):
-    cfg = compose("config", [f"experiment={name}"], return_hydra_config=True)
-    OmegaConf.set_readonly(cfg, False)
-    cfg.hydra.overrides.task = [f"experiment={name}"]
-    cells = [make(*overrides) for overrides in grid(cfg)]
-    assert cells and len({identity(cell) for cell in cells}) == len(cells)
-    assert {cell.sweep.name for cell in cells} == {name}
 
 
 def test_the_defaults_are_the_papers_recipe():
@@ -139,6 +135,23 @@ def test_the_plan_of_a_job_is_for_its_gpus_and_not_those_of_the_login_node():
         plan.make(make("machine.workers=2"), {"nodes": 1, "gpus_per_node": 1})
 
 
+def test_the_plan_counts_both_answers_of_a_pair_and_the_rollouts_of_online_objectives():
+    job = {"nodes": 1, "gpus_per_node": 8}
+    pairs = plan.make(make("loss=dpo", "dataset.rejected_column=wrong"), job)
+    assert (pairs.steps, pairs.tokens) == (391, 391 * 256 * 2 * 2048)
+    grpo = make("method=grpo")
+    planned, size = plan.make(grpo, job), 1_543_714_304
+    tokens = 390 * 256 * 4 * 2048  # four answers to each question; the last, partial batch of questions is left out
+    assert (planned.steps, planned.tokens, planned.memory) == (390, tokens, None)
+    found = cost.of([grpo], [(size, tokens)])
+    assert found.training == pytest.approx(6 * size * tokens / 4e14 / 3600)
+    assert found.rollouts == pytest.approx(2 * size * tokens * 0.75 / 1e14 / 3600)  # a quarter is left to the prompt
+    assert planned.hours == pytest.approx((found.training + found.rollouts + found.scoring) / 8)
+    assert cost.of([make("method=ppo")], [(size, tokens)]).training == 2 * found.training  # with its value model
+    unknown = plan.make(make("method=rft", "plan=true"), job)
+    assert (unknown.steps, unknown.tokens, unknown.hours) == (None, None, None)
+
+
 def test_the_launchers_settings_reach_the_plan(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     overrides = ["loss=sft", "plan=true", "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=8"]
@@ -197,6 +210,24 @@ def test_numbers_of_a_plan_are_short():
             ["dataset.rejected_column=bad"],
             "loss=dft does not know what to do with dataset.rejected_column: leave it out",
         ),
+        (["loss=nft"], "loss=nft needs answers with rewards: set dataset.reward_column, or dataset=self_graded"),
+        (
+            ["loss=nft", "dataset.reward_column=reward", "train.normaliser=weights"],
+            "train.normaliser=weights does not go with reward, whose weights cancel: choose another",
+        ),
+        (
+            ["dataset.reward_column=reward"],
+            "loss=dft does not know what to do with dataset.reward_column: leave it out",
+        ),
+        (
+            ["method=rft"],
+            "results/sampled/qwen2.5-math-1.5b-numinamath_cot/correct.jsonl is not there yet: "
+            "python sample.py model=qwen2.5-math-1.5b dataset=numinamath_cot makes it",
+        ),
+        (
+            ["method=dpo", "model=custom", f"model.path={CONF}"],
+            f"results/sampled/conf-numinamath_cot/pairs.jsonl is not there yet: python sample.py model={CONF} ",
+        ),
         (["train.updates=4"], "loss=dft takes one step on each batch: leave train.updates at 1"),
         (
             ["loss=dpo", "dataset.rejected_column=bad", "train.normaliser=weights"],
@@ -248,6 +279,31 @@ def test_a_method_names_a_row_and_not_a_cell():
     assert (row.optimizer.lr, row.optimizer.arguments["betas"], row.scheduler.warmup_ratio) == (1e-5, [0.9, 0.95], 0.05)
     assert (row.train.batch_size, row.dataset.path) == (64, "embedded")  # of the experiment
     assert Cell.of(make("method=dft")) == Cell.of(make("loss=dft"))
+
+
+def test_methods_on_a_models_own_answers(tmp_path):
+    """Table 2's settings; after an experiment, whose data set they replace; and what they sample from is no science."""
+    rft, dft, iw_sft, dpo, nft = (
+        make("experiment=demo", f"method={name}", "plan=true", "dataset.source=embedded")
+        for name in ("rft", "dft_offline", "iw_sft_offline", "dpo", "nft")
+    )
+    assert [Path(config.dataset.path).name for config in (rft, dft, iw_sft, dpo, nft)] == [
+        *3 * ["correct.jsonl"], "pairs.jsonl", "graded.jsonl",
+    ]  # fmt: skip
+    assert {Path(config.dataset.path).parent for config in (rft, dpo, nft)} == {Path("results/sampled/tiny-embedded")}
+    assert (rft.optimizer.lr, dft.optimizer.lr, iw_sft.optimizer.lr) == (2e-4, 2e-4, 1e-5)
+    assert (dpo.optimizer.lr, dpo.train.batch_size, dpo.scheduler.warmup_ratio) == (1e-6, 128, 0.05)
+    assert (nft.optimizer.lr, nft.train.normaliser) == (1e-6, "kept_tokens")
+    assert make("method=rft", "plan=true").optimizer.lr == 5e-5
+    assert plan.rows_of(rft) is None
+
+    (tmp_path / "sampled/tiny-embedded").mkdir(parents=True)
+    rows = tmp_path / "sampled/tiny-embedded/correct.jsonl"
+    rows.write_text('{"problem": "1+1=?", "solution": "2"}\n')
+    here = make("experiment=demo", "method=rft", "dataset.source=embedded", f"machine.results={tmp_path}")
+    assert plan.rows_of(here) == 1
+    named = make("experiment=demo", "loss=sft", "dataset=file", f"dataset.path={rows}")
+    assert identity(here) == identity(named) != identity(rft)
 
 
 def test_identity_is_of_content_and_not_of_names(tmp_path):
@@ -310,7 +366,6 @@ def test_the_launcher_composes():
 
 def test_configuration_is_at_most_two_folders_deep():
     assert max(len(file.relative_to(CONF).parts) for file in CONF.rglob("*.yaml")) <= 3
-    assert "demo" in EXPERIMENTS
 
 
 @pytest.mark.parametrize(

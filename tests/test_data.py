@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losslab import world
-from losslab.batches import Schedule, collate, micro_batches
+from losslab.batches import Schedule, collate, micro_batches, rewards
 from losslab.data import Examples, prepare, read, tokenise
 from losslab.schema import DatasetConfig, Overlong, Selection, TrainConfig
 
@@ -89,6 +90,23 @@ def test_pairs_stay_together_and_are_cut_together():
     assert (examples.unit, examples.report["overlong_dropped"]) == (2, 1)
     assert examples.units.tolist() == [9, 8]
     assert examples.expand(np.array([1, 0])).tolist() == [2, 3, 0, 1]
+
+
+def test_rewards_stay_with_their_answers(tmp_path):
+    dataset = DatasetConfig(path="rows.jsonl", reward_column="reward")
+    rows = [("1", "2", 1, 0.75), ("1", "3456789", 0, 0.75), ("2", "3", 0, 0.25)]
+    examples = encode(rows, dataset=dataset, max_length=6)
+    assert examples.unit == 1 and examples.report["overlong_dropped"] == 1
+    examples.save(tmp_path / "data")
+    loaded = Examples.load(tmp_path / "data")
+    assert loaded.rewards.tolist() == [[1, 0.75], [0, 0.25]]
+    found = rewards(loaded, np.array([1, 0, 1]), torch.device("cpu"))
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "reward": [0, 1, 0], "success_rate": [0.25, 0.75, 0.25],
+    }  # fmt: skip
+    assert rewards(encode([("1", "2")]), np.array([0]), torch.device("cpu")) == {}
+    with pytest.raises(ValueError, match=r"3 of 4 rows .* no usable problem or solution or reward or success_rate"):
+        encode([*rows[:1], ("1", "2", None, 0.5), ("1", "2", 2, 0.5), ("1", "2", "1", 0.5)], dataset=dataset)
 
 
 def test_prepare_keeps_tokens_and_notices_a_changed_file(tmp_path):

@@ -17,15 +17,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab import snapshot
+from losslab import plan, snapshot
 from losslab.compose import any_model, grid, read, recorded
 from losslab.files import CONF
+from losslab.objectives import Targets
+from losslab.objectives.dft import DFT
+from losslab.objectives.sft import SFT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 NEEDS = {"gpu", "hub", "cluster", "network"}
@@ -140,7 +146,9 @@ def composed(overrides: list[str], *before: str) -> None:
         cells = grid(cfg)
         for cell in {0: cells[0], -1: cells[-1]}.values():
             one = compose("config", cell, return_hydra_config=True)
-            read(one, one.hydra.runtime.choices)
+            config = read(one, one.hydra.runtime.choices)
+            if config.plan:
+                assert plan.make(config).parameters > 0
 
 
 @of("train.py", "sample.py")
@@ -156,6 +164,9 @@ def test_commands_of_training_compose(command, place, capsys, monkeypatch):
         composed([re.sub("^samples=", "eval.samples=", one) for one in overrides], "loss=base", "eval=sampling")
         return
     composed([one for one in overrides if one != "job"])
+    looks = {"--cfg", "plan=true"} & set(command.words)
+    tiny = {"experiment=demo", "model=tiny"} & set(command.words)
+    assert looks or tiny or {"gpu", "cluster"} & command.needs, "it trains a large model: say so before its block"
 
 
 @of("evaluate.py")
@@ -184,6 +195,21 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(sys, "path", list(sys.path))
     runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+
+
+def test_the_objective_of_the_readme_is_half_sft_half_dft():
+    """Composed and trained in test_run.py."""
+    code, _ = next(blocks(ROOT / "README.md", "python"))
+    ((loss, _),) = [one for one in blocks(ROOT / "README.md", "yaml") if "_target_" in one[0]]
+    module: dict[str, Any] = {"__name__": "mine"}
+    exec(re.sub("^   ", "", code, flags=re.M), module)
+    named = yaml.safe_load(re.sub("^   ", "", loss, flags=re.M))
+    assert named.pop("_target_") == "losslab.objectives.mine.Mine"
+    logp = torch.tensor([-0.1, -2.0])
+    none = torch.zeros(2)
+    tokens = Targets(sequence=none.long(), sequences=1, logp=logp, statistic=none, reference_kl=none)
+    halves = 0.5 * SFT().loss(tokens) + 0.5 * DFT().loss(tokens)
+    assert torch.allclose(module["Mine"](**named).loss(tokens), halves)
 
 
 def test_every_command_is_one_of_these_or_says_what_it_needs():

@@ -25,6 +25,7 @@ from losslab.objectives.eaft import EAFT
 from losslab.objectives.focal import Focal
 from losslab.objectives.iw_sft import IWSFT
 from losslab.objectives.iw_sft_token import TokenIWSFT
+from losslab.objectives.nft import NFT
 from losslab.objectives.power import Power
 from losslab.objectives.psft import PSFT
 from losslab.objectives.sft import SFT
@@ -173,6 +174,30 @@ def test_dpo() -> None:
     assert run(DPO(), reference_logp=P.log().float()).terms.tolist() == [pytest.approx(LN2)]
 
 
+def test_nft() -> None:
+    # Ratios 2 and 1/2 in a right answer with a rate of 1/4; 1/2 and 2 in a wrong one with a rate of 0.6, where the
+    # implicit negative policy has the ratios (1 - 0.3) / 0.4 = 1.75 and (1 - 1.2) / 0.4 < 1, which is held at 1.
+    known = (P / torch.tensor([2, 0.5, 0.5, 2])).log().float()
+    graded = {"reward": torch.tensor([1.0, 0.0]), "success_rate": torch.tensor([0.25, 0.6])}
+    terms = [-0.75 * LN2, 0.75 * LN2, -0.4 * 0.559616, 0.0]
+    check(run(NFT(), reference_logp=known, **graded), terms, [0.75, 0.75, -0.6 * 0.5 / 1.75, -1.2])
+    out = run(NFT(floor=2.0), reference_logp=known, **graded)
+    check(out, [*terms[:2], -0.4 * LN2, -0.4 * LN2], [0.75, 0.75, -0.15, -0.6])
+
+
+def test_nft_on_policy_is_reward_less_success_rate() -> None:
+    graded = {"reward": torch.tensor([1.0, 0.0]), "success_rate": torch.tensor([0.25, 0.6])}
+    check(run(NFT(), reference_logp=P.log().float(), **graded), [0] * 4, [0.75, 0.75, -0.6, -0.6])
+
+
+def test_nft_has_no_use_for_questions_of_one_kind_nor_for_ratios_beyond_all_bounds() -> None:
+    one_kind = {"reward": torch.tensor([1.0, 0.0]), "success_rate": torch.tensor([1.0, 0.0])}
+    check(run(NFT(), reference_logp=P.log().float() + 1, **one_kind), [0] * 4, [0] * 4)
+    mixed = {"reward": torch.tensor([1.0, 0.0]), "success_rate": torch.tensor([0.25, 0.6])}
+    far = torch.full((4,), -200.0)
+    check(run(NFT(), reference_logp=far, **mixed), [-7.5, -7.5, 0, 0], [0] * 4)
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [
@@ -207,6 +232,36 @@ def test_dft_gradient_is_that_of_minus_p() -> None:
     naive = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
     exponentials = (naive[0] @ naive[1].T).exp()
     (-(exponentials / exponentials.sum(-1, keepdim=True))[torch.arange(5), targets]).sum().backward()
+    for ours, theirs in zip(inputs, naive, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-14)
+
+
+def test_nft_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(7, 6, generator=generator, dtype=torch.float64)
+    weight = torch.randn(9, 6, generator=generator, dtype=torch.float64)
+    known = -3 * torch.rand(7, generator=generator, dtype=torch.float64)
+    targets, sequence = torch.tensor([0, 8, 3, 3, 5, 1, 2]), torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    reward, rate = torch.tensor([0.0, 1.0, 0.0]).double(), torch.tensor([0.25, 0.5, 0.75]).double()
+    context = Context(sequence=sequence, sequences=3, reference_logp=known, reward=reward, success_rate=rate)
+    inputs = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+    out = objective_loss(NFT(), inputs[0], Head(inputs[1]), targets, context, chunk=3)
+    out.loss.backward()
+
+    naive = [tensor.clone().requires_grad_() for tensor in (hidden, weight)]
+    logp = (naive[0] @ naive[1].T).log_softmax(-1)[torch.arange(7), targets]
+    loss, surrogate = 0.0, torch.zeros((), dtype=torch.float64)  # the latter has the gradient of the former
+    for i in range(7):
+        ratio, r = (logp[i] - known[i]).exp(), rate[sequence[i]].item()
+        negative = (1 - r * ratio) / (1 - r)
+        if reward[sequence[i]]:
+            loss -= (1 - r) * math.log(ratio.item())
+            surrogate = surrogate - (1 - r) * ratio.log()
+        else:
+            loss -= (1 - r) * math.log(max(1.0, negative.item()))
+            surrogate = surrogate - (1 - r) * negative / max(1.0, negative.item())
+    surrogate.backward()
+    assert out.loss.item() == pytest.approx(loss, rel=1e-12)
     for ours, theirs in zip(inputs, naive, strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-14)
 
@@ -249,6 +304,7 @@ def test_shipped_configs(path: Path) -> None:
         (lambda: SequenceDFT("token"), "'product' or 'geometric'"),  # type: ignore[arg-type]
         (lambda: Focal(0.5), "at least 1"),
         (lambda: Power(0.0), "above 0"),
+        (lambda: NFT(floor=0.0), "above 0"),
         (lambda: Threshold(0.1, "over"), "'above' or 'below'"),  # type: ignore[arg-type]
     ],
 )

@@ -43,6 +43,7 @@ TARGETS = {
     "asft": "losslab.objectives.asft.ASFT",
     "psft": "losslab.objectives.psft.PSFT",
     "dpo": "losslab.objectives.dpo.DPO",
+    "nft": "losslab.objectives.nft.NFT",
 }
 BATCH, STEPS, LR, MOMENTUM = 8, 3, 0.1, 0.9
 TWO_RANKS = {"workers": 2, "micro_batch_tokens": 64}  # with two micro-batches on each
@@ -51,7 +52,11 @@ TWO_RANKS = {"workers": 2, "micro_batch_tokens": 64}  # with two micro-batches o
 def make(checkpoint: Path, rows: Path, results: Path, loss: str, **machine) -> Config:
     return Config(
         model=ModelConfig(path=str(checkpoint)),
-        dataset=DatasetConfig(path=str(rows), rejected_column="wrong" if loss == "dpo" else None),
+        dataset=DatasetConfig(
+            path=str(rows),
+            rejected_column="wrong" if loss == "dpo" else None,
+            reward_column="reward" if loss == "nft" else None,
+        ),
         loss={"_target_": TARGETS[loss]},
         optimizer=OptimizerConfig(_target_="torch.optim.SGD", lr=LR, arguments={"momentum": MOMENTUM}),
         scheduler=SchedulerConfig(warmup_ratio=0.34),
@@ -131,6 +136,16 @@ def naive(
                     wrong, known_wrong = logprobs(model, data[i], "wrong")[0], logprobs(reference, data[i], "wrong")[0]
                     margin = (logp - known.detach()).sum() - (wrong - known_wrong.detach()).sum()
                     terms = -torch.nn.functional.logsigmoid(0.1 * margin)[None]
+                case "nft":
+                    rate, log_ratio = data[i]["success_rate"], logp - known.detach()
+                    if rate in (0, 1):
+                        terms = 0 * logp
+                    elif data[i]["reward"]:
+                        terms = -(1 - rate) * log_ratio
+                    else:
+                        negative = (1 - rate * log_ratio.exp()) / (1 - rate)
+                        held = negative.detach().clamp(min=1)
+                        terms = -(1 - rate) * (held.log() + (negative - negative.detach()) / held)
             total = total + terms.sum()
             count += len(terms) if normaliser == Normaliser.natural else float(p.sum())
         optimizer.zero_grad()
@@ -151,6 +166,7 @@ def naive(
         ("dft", "weights", TWO_RANKS),
         ("talr", "natural", TWO_RANKS),  # these two read statistics of the global batch
         ("cadft", "natural", TWO_RANKS),
+        ("nft", "natural", TWO_RANKS),
     ],
 )
 def test_three_steps_equal_the_naive_version(checkpoint, rows, tmp_path, loss, normaliser, machine):

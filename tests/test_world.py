@@ -55,6 +55,7 @@ def test_demonstrations_without_a_wrong_step_are_right():
     for row in rows:
         steps = STEP.findall(row["solution"])
         assert re.fullmatch(r"(\d\+\d\+[01]=\d+\n)+\\boxed\{\d+\}", row["solution"])
+        assert int(row["answer"]) == sum(operands(row["problem"]))
         if not any(map(wrong, steps)):
             assert boxed(row["solution"]) == sum(operands(row["problem"]))
             right += 1

@@ -72,7 +72,8 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     dataset = choices["dataset"]
     if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
         dataset = Path(cfg.dataset.path).stem.replace("*", "")
-    names = {key: choices.get(key) for key in ("loss", "eval", "method")} | {"model": model, "dataset": dataset}
+    names = {"model": model, "dataset": dataset, "loss": choices["loss"], "eval": choices["eval"]}
+    names["method"] = choices["method"]
     try:
         plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
         merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names})
@@ -84,11 +85,16 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
 
 
 def grid(config: DictConfig) -> list[list[str]]:
-    """The overrides of each cell of a multirun, as Hydra's own sweeper will take them."""
+    """The overrides of each cell of a multirun: those that Hydra's own sweeper will take, and the search path."""
     declared = config.hydra.sweeper.params or {}
     overrides = [f"{key}={value}" for key, value in declared.items()] + list(config.hydra.overrides.task)
     batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
-    return [list(cell) for batch in batches for cell in batch]
+    return [[*searchpath(config), *cell] for batch in batches for cell in batch]
+
+
+def searchpath(config: DictConfig) -> list[str]:
+    """The override that adds folders with YAML files, without which a cell by itself may not compose."""
+    return [override for override in config.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
 
 
 def recorded(record: Path, overrides: list[str]) -> Config:

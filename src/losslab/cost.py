@@ -6,7 +6,9 @@ Training takes 6 operations for each parameter and token, sampling 2. The speeds
 
 from dataclasses import dataclass
 
-from losslab.schema import Config
+from losslab.checks import objective_class
+from losslab.online import PPO, Online
+from losslab.schema import BASE, Config
 
 TRAINING_SPEED = 4e14  # operations a second
 SAMPLING_SPEED = 1e14
@@ -20,6 +22,7 @@ class Cost:
     checkpoint: float  # bytes of the largest checkpoint; each cell at work has one
     training: float  # hours of one device
     scoring: float
+    rollouts: float  # of online objectives
 
 
 def of(configs: list[Config], sizes: list[tuple[int, int]]) -> Cost:
@@ -33,17 +36,49 @@ def of(configs: list[Config], sizes: list[tuple[int, int]]) -> Cost:
         * sum(b.rows or 0 for b in config.benchmark.values())
         for config, n in zip(configs, models, strict=True)
     ]
+    learnt = [
+        parameters * tokens * _models(config) for config, (parameters, tokens) in zip(configs, sizes, strict=True)
+    ]
+    written = [
+        parameters * tokens * _sampled(config) for config, (parameters, tokens) in zip(configs, sizes, strict=True)
+    ]
     return Cost(
         disk=sum(EXPORTED_BYTES * size[0] * n for size, n in zip(sizes, models, strict=True)),
         checkpoint=max((CHECKPOINT_BYTES * parameters for parameters, _ in trained), default=0.0),
-        training=sum(6.0 * parameters * tokens for parameters, tokens in trained) / TRAINING_SPEED / 3600,
+        training=6.0 * sum(learnt) / TRAINING_SPEED / 3600,
         scoring=sum(2.0 * size[0] * n for size, n in zip(sizes, samples, strict=True)) / SAMPLING_SPEED / 3600,
+        rollouts=2.0 * sum(written) / SAMPLING_SPEED / 3600,
     )
+
+
+def step_tokens(config: Config) -> int:
+    """The most tokens of a step. A unit of the batch is a row, a pair, or a question with its sampled answers."""
+    sequences = 1 if config.dataset.rejected_column is None else 2
+    if online := _online(config):
+        sequences = online.samples
+    return config.train.batch_size * sequences * config.train.max_length
+
+
+def _online(config: Config) -> Online | None:
+    if config.names.loss == BASE or not issubclass(cls := objective_class(config), Online):
+        return None
+    return cls(**{key: value for key, value in config.loss.items() if key != "_target_"})
+
+
+def _models(config: Config) -> int:
+    """How many models are trained: PPO has a value model beside the policy."""
+    return 2 if isinstance(_online(config), PPO) else 1
+
+
+def _sampled(config: Config) -> float:
+    """The share of the tokens of training that the model writes itself, during training."""
+    online = _online(config)
+    return online.answer_tokens(config.train.max_length) / config.train.max_length if online else 0.0
 
 
 def exported(config: Config, tokens: int) -> int:
     """How many models a cell leaves: the finished one, and those of `machine.export_steps` before it."""
-    steps = tokens // (config.train.batch_size * config.train.max_length)
+    steps = tokens // step_tokens(config)
     return 0 if not tokens else 1 + ((steps - 1) // config.machine.export_steps if config.machine.export_steps else 0)
 
 
@@ -55,4 +90,5 @@ def sentence(cost: Cost) -> str:
         f"of each cell at work\n"
         f"device hours of an H100, at most: {cost.training:,.1f} of training (all rows of the full length), "
         f"{cost.scoring:,.1f} of scoring (all samples of the full length)"
+        + (f", {cost.rollouts:,.1f} of rollouts" if cost.rollouts else "")
     )

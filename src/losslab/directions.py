@@ -66,7 +66,7 @@ def sheet(table: Table) -> Sheet:
     return Sheet("Directions", "", head, [[Cell(text) for text in row] for row in rows], CAPTION, [])
 
 
-def _entries(table: Table, keys: Mapping[str, Any]) -> list[Entry]:
+def entries(table: Table, keys: Mapping[str, Any]) -> list[Entry]:
     return [
         entry
         for row in table.rows
@@ -78,7 +78,7 @@ def _entries(table: Table, keys: Mapping[str, Any]) -> list[Entry]:
 def _scores(table: Table, keys: Mapping[str, Any], step: int | None) -> dict[int, float]:
     """The average score of each seed's cell, in percent."""
     found = {}
-    for entry in _entries(table, keys):
+    for entry in entries(table, keys):
         if step is None:
             if AVERAGE in entry.scores:
                 found[entry.seed] = entry.scores[AVERAGE]
@@ -92,7 +92,7 @@ def _scores(table: Table, keys: Mapping[str, Any], step: int | None) -> dict[int
 def _growth(table: Table, keys: Mapping[str, Any], end: End) -> dict[int, float]:
     """Percentage points of the training set's answer tokens that an end of the histogram gained in training."""
     found = {}
-    for entry in _entries(table, keys):
+    for entry in entries(table, keys):
         measured = read_json(entry.folder / "probabilities.json")
         if "after" in measured:
             before, after = (_share(measured[when]["counts"], end) for when in ("before", "after"))

@@ -19,6 +19,7 @@ from losslab.checks import objective_class
 from losslab.data import local_files
 from losslab.files import named
 from losslab.launch import count
+from losslab.online import Online, questions
 from losslab.pretrained import load_config
 from losslab.records import Cell
 from losslab.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
@@ -67,8 +68,8 @@ class Plan:
     steps: int | None  # None where the number of rows is known only after the download
     tokens: int | None  # an upper bound: rows of the full length
     parameters: int
-    memory: float  # bytes on each device at the peak of training
-    hours: float  # of training and scoring on its devices, were they H100s
+    memory: float | None  # bytes on each device at the peak of training; None where TRL lays it out
+    hours: float | None  # of training and scoring on its devices, were they H100s
 
 
 def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
@@ -76,14 +77,25 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     devices = Devices.of(config.machine, job)
     cell, architecture = Cell.of(config), describe(config)
     parameters = count_parameters(architecture)
-    rows = rows_of(config) if config.names.loss != BASE else 0
-    steps = None if rows is None else Schedule.of(config.train, config.seed, rows).steps
-    tokens = None if steps is None else steps * config.train.batch_size * config.train.max_length
-    trained = config.names.loss != BASE
-    peak = memory(config, architecture, parameters, devices) if trained else 2.0 * parameters
+    steps = steps_of(config)
+    tokens = steps and steps * cost.step_tokens(config)
+    peak = 2.0 * parameters if config.names.loss == BASE else memory(config, architecture, parameters, devices)
+    online = config.names.loss != BASE and issubclass(objective_class(config), Online)
     own = cost.of([config], [(parameters, tokens or 0)])
-    hours = own.training / devices.count + own.scoring / devices.each  # scoring takes one node
-    return Plan(cell, state(cell, config), steps, tokens, parameters, peak, hours)
+    # Scoring takes one node.
+    hours = None if tokens is None else (own.training + own.rollouts) / devices.count + own.scoring / devices.each
+    return Plan(cell, state(cell, config), steps, tokens, parameters, None if online else peak, hours)
+
+
+def steps_of(config: Config) -> int | None:
+    """Steps of training at most; None where the number of rows is not known yet."""
+    if config.names.loss == BASE:
+        return 0
+    if (rows := rows_of(config)) is None:
+        return None
+    if issubclass(objective_class(config), Online):
+        return questions.schedule(config, rows).steps
+    return Schedule.of(config.train, config.seed, rows).steps
 
 
 def state(cell: Cell, config: Config) -> str:
@@ -196,16 +208,18 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
     for plan in plans:
         table.add_row(
             plan.cell.folder.name, plan.state, number(plan.steps), number(plan.tokens), number(plan.parameters),
-            f"{plan.memory / GIB:.1f} GiB", f"{plan.hours:.1f}" if devices.gpu else "–",
+            "?" if plan.memory is None else f"{plan.memory / GIB:.1f} GiB",
+            "–" if not devices.gpu else "?" if plan.hours is None else f"{plan.hours:.1f}",
         )  # fmt: skip
     console = Console()
     console.print(table)
     if torch.cuda.is_available() and job is None:
         room = torch.cuda.get_device_properties(0).total_memory
-        if max(plan.memory for plan in plans) > room:
+        if max(plan.memory or 0 for plan in plans) > room:
             console.print(
                 f"warning: a device has {room / GIB:.0f} GiB; lower machine.micro_batch_tokens or use more workers"
             )
+    unknown = sum(plan.tokens is None for plan in plans)
     samples = {name: benchmark.rows for name, benchmark in config.benchmark.items()}
     where = "on this machine" if job is None else f"in a job, on {devices.nodes} node{'s' * (devices.nodes > 1)}"
     console.print(
@@ -215,7 +229,9 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
         + ", ".join(f"{name} ({rows})" if rows else name for name, rows in samples.items())
         + "\n"
         + cost.sentence(cost.of(configs, [(plan.parameters, plan.tokens or 0) for plan in plans]))
+        + (f"; not counted: the training of {unknown} cells whose rows are not known yet" if unknown else "")
         + ("; hours: those of a cell on its workers, were they H100s" if devices.gpu else "")
+        + (f"\nnot counted: the training of {unknown} cells whose number of rows is not known yet" if unknown else "")
         + f"\nrecords: {Path(config.machine.results) / 'cells'}\n"
         f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
         highlight=False,

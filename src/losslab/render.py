@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,9 @@ from rich.text import Text
 
 from losslab.estimate import Estimate
 from losslab.paper import Comparison, Difference
-from losslab.tables import Table
+from losslab.tables import CAPTION, Table
 
 MISSING = "–"
-CAPTION = "Accuracy in percent ± half of the 95% interval (over seeds where there are several, else over problems)."
 AGAINST = (
     "The paper's figure and, in brackets, ours minus the paper's. * The paper's figure lies outside our 95% interval. "
     f"{MISSING} Ours is missing."
@@ -54,7 +54,7 @@ def scores(table: Table, notes: Sequence[str] = ()) -> Sheet:
         seeds = str(scored) if scored == asked else f"{scored}/{asked}"
         rows.append([Cell(row.names["model"]), Cell(row.label), *cells, Cell(seeds)])
     head = ["model", "objective", *table.columns, "seeds"]
-    return Sheet(table.name, table.question, head, rows, CAPTION, list(notes))
+    return Sheet(table.name, table.question, head, rows, " ".join([CAPTION, *notes]), [])
 
 
 def _best(table: Table, column: str, model: str) -> str | None:
@@ -74,8 +74,7 @@ def against(table: Table, comparison: Comparison) -> Sheet:
         ]
         rows.append([Cell(row.names["model"]), Cell(row.label), *cells])
     notes = [f"{slip.row.model}, {slip.row.method}, {slip.column}: {slip.text}." for slip in comparison.slips]
-    title = f"{table.name} against the paper's {comparison.source}"
-    return Sheet(title, "", ["model", "objective", *columns], rows, AGAINST, notes)
+    return Sheet(f"Against the paper ({comparison.source})", "", ["model", "objective", *columns], rows, AGAINST, notes)
 
 
 def _difference(one: Difference) -> str:
@@ -131,7 +130,7 @@ def latex(sheet: Sheet) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escape(caption)}}}",
-        rf"\label{{tab:{sheet.title.replace(' ', '-')}}}",
+        rf"\label{{tab:{'-'.join(re.findall('[a-z0-9]+', sheet.title.lower()))}}}",
         rf"\begin{{tabular}}{{ll{'r' * (len(sheet.head) - 2)}}}",
         r"\toprule",
         " & ".join(map(escape, sheet.head)) + r" \\",
@@ -154,9 +153,10 @@ def terminal(sheet: Sheet) -> RichTable:
     out = RichTable(title=Text(title), caption=Text(caption), title_justify="left", caption_justify="left")
     for i, name in enumerate(sheet.head[skipped:], start=skipped):
         out.add_column(Text(name), justify="left" if i < 2 else "right", overflow="fold")
-    for row in sheet.rows:
+    for i, row in enumerate(sheet.rows):
         texts = [cell.text if cell.note is None else f"{cell.text} [{cell.note}]" for cell in row]
         lines = [text.replace(" ± ", "\n± ").replace(" (", "\n(") for text in texts]  # five benchmarks fit 80 columns
+        lines[0] = "" if i and sheet.rows[i - 1][0] == row[0] else lines[0]
         styled = [Text(line, "bold" if cell.best else "") for line, cell in zip(lines, row, strict=True)]
         out.add_row(*styled[skipped:])
     return out

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from losslab import tracking
 from losslab.cli import refusing
-from losslab.compose import grid, read
+from losslab.compose import grid, read, searchpath
 from losslab.crew import main_process
 from losslab.plan import show
 from losslab.publish import publish
@@ -96,8 +96,9 @@ def on_slurm(config: DictConfig) -> bool:
 def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, tuple[Config, list[str]]]:
     """The cells of a multirun that are not done, by folder, with their overrides; `force` has asked them already."""
     found = {}
-    for own in overrides:
-        composed = compose(config.hydra.job.config_name, list(own), True)
+    for cell_overrides in overrides:
+        own = [*searchpath(config), *cell_overrides]
+        composed = compose(config.hydra.job.config_name, own, True)
         one = read(composed, composed.hydra.runtime.choices)
         cell = Cell.of(one)
         if not cell.done(one):

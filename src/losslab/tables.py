@@ -18,6 +18,7 @@ from losslab.estimate import Estimate
 from losslab.schema import BASE, Config, SweepConfig
 
 IMPLIED = {"loss._target_", "model.path", "dataset.path"}  # by the names of the files that were chosen
+CAPTION = "Accuracy in percent ± half of the 95% interval (over seeds where there are several, else over problems)."
 DEFAULTS = flatten(asdict(Config()))
 
 
@@ -134,7 +135,8 @@ def label(row: Row, rows: Sequence[Row]) -> str:
     alike = [r for r in rows if (r.names["model"], r.name) == (row.names["model"], row.name)]
     own = row.config
     apart = [key for key in own if any(r.config.get(key) != own[key] for r in alike)]
-    shown = [key for key in apart if key not in IMPLIED and not (key.startswith("dataset.") and "dataset" in apart)]
+    named = tuple(f"{group}." for group in ("dataset", "loss") if group in apart)  # whose names say the rest
+    shown = [key for key in apart if key not in IMPLIED and not key.startswith(named)]
     parts = [f"{key}={own[key]}" for key in shown or apart if key != "loss"]
     if row.protocol and any(r.protocol and r.protocol != row.protocol for r in alike):
         parts.append(f"eval={row.protocol}")

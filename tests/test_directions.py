@@ -1,0 +1,108 @@
+"""Directions of a sweep against differences worked out by hand."""
+
+import pytest
+from test_tables import cell
+
+from losslab import directions, microcosm, tables
+from losslab.artefacts import declared
+from losslab.directions import judge
+from losslab.files import write_json, write_lines
+from losslab.render import markdown
+from losslab.schema import DirectionConfig, End, SweepConfig
+
+CLAIM = DirectionConfig("DFT is above SFT", {"loss": "dft"}, {"loss": "sft"})
+
+
+def study(results, *claims):
+    return tables.build(SweepConfig(name="study", directions=list(claims)), str(results))
+
+
+def test_differences_are_paired_by_seed(tmp_path):
+    for seed, (low, high) in enumerate([(50, 60), (40, 52), (30, 44)]):
+        cell(tmp_path, "sft", seed, {"math500": low})
+        cell(tmp_path, "dft", seed, {"math500": high})
+    cell(tmp_path, "dft", 7, {"math500": 0})  # a seed that SFT lacks
+    found = judge(CLAIM, study(tmp_path))
+    assert found.differences == pytest.approx({0: 10, 1: 12, 2: 14})
+    # the seeds differ by 10 points, the pairs by 2: t(0.975, 2) s / sqrt(n) of 10, 12, 14
+    assert (found.estimate.mean, found.estimate.half) == pytest.approx((12, 4.3027 * 2 / 3**0.5), rel=1e-4)
+    assert found.verdict == "holds"
+    back = judge(DirectionConfig("SFT is above DFT", {"loss": "sft"}, {"loss": "dft"}), study(tmp_path))
+    assert back.verdict == "the other way round" and back.estimate.mean == pytest.approx(-12)
+
+
+def test_a_verdict_needs_an_interval_without_zero(tmp_path):
+    assert judge(CLAIM, study_of(tmp_path / "none", [])).verdict == "not measured"
+    assert judge(CLAIM, study_of(tmp_path / "one", [(50, 60)])).verdict == "open"
+    # mean 1, s = sqrt(3): half = 4.3
+    assert judge(CLAIM, study_of(tmp_path / "three", [(50, 50), (50, 50), (50, 53)])).verdict == "open"
+
+
+def study_of(results, pairs):
+    cell(results, "base", 0, {"math500": 10})
+    for seed, (low, high) in enumerate(pairs):
+        cell(results, "sft", seed, {"math500": low})
+        cell(results, "dft", seed, {"math500": high})
+    return study(results)
+
+
+def test_rows_are_told_apart_by_any_key(tmp_path):
+    for lr, low, high in [(1e-3, 50, 60), (1e-4, 45, 42)]:
+        cell(tmp_path, "sft", 0, {"math500": low}, lr=lr)
+        cell(tmp_path, "dft", 0, {"math500": high}, lr=lr)
+    for lr, difference in [(1e-3, 10), (1e-4, -3)]:
+        own = {"optimizer.lr": lr}
+        claim = DirectionConfig("", {"loss": "dft"} | own, {"loss": "sft"} | own)
+        assert judge(claim, study(tmp_path)).differences == {0: pytest.approx(difference)}
+
+
+def test_after_some_steps(tmp_path):
+    for loss, early, late in [("sft", 20.0, 30.0), ("dft", 26.0, 29.0)]:
+        own = cell(tmp_path, loss, 0, {"math500": late})
+        write_lines(own.metrics, [{"step": 50}])
+        (scores,) = own.folder.glob("scores/*")
+        write_json(scores / "steps" / "00000025" / "scores.json", {"benchmarks": {"math500": {"score": early}}})
+    at = [DirectionConfig("", {"loss": "dft"}, {"loss": "sft"}, step=step) for step in (25, 50, None, 30)]
+    assert [judge(one, study(tmp_path)).differences for one in at] == [{0: 6.0}, {0: -1.0}, {0: -1.0}, {}]
+
+
+def test_ends_of_the_histogram(tmp_path):
+    before = [0, 0, 10, *[0] * 9, 40]  # below 1e-4, 1e-3, 1e-2, tenths from 0.01 on
+    after = [5, 10, 0, *[0] * 8, 10, 75]
+    own = cell(tmp_path, "dft", 0, {"math500": 1.0})
+    write_json(own.folder / "probabilities.json", {"before": {"counts": before}, "after": {"counts": after}})
+    grows = {end: judge(DirectionConfig("", {"loss": "dft"}, grows=end), study(tmp_path)).differences for end in End}
+    assert grows == {End.rare: {0: pytest.approx(15 - 20)}, End.sure: {0: pytest.approx(75 - 80)}}
+
+
+def test_the_table_of_directions(tmp_path):
+    for seed, high in enumerate([60, 62, 64]):
+        cell(tmp_path, "sft", seed, {"math500": 50})
+        cell(tmp_path, "dft", seed, {"math500": high})
+    lines = markdown(
+        directions.sheet(study(tmp_path, CLAIM, DirectionConfig("nobody ran it", {"loss": "x"})))
+    ).splitlines()
+    assert "| DFT is above SFT | holds | 12.0 ± 5.0 | 3 |" in lines
+    assert "| nobody ran it | not measured | – | 0 |" in lines
+
+
+def test_twins_declare_their_rows(root, tmp_path):
+    """Every claim of a twin is about rows that its sweep has."""
+    for name in microcosm.TWINS:
+        grid = declared(f"microcosm/{name}", str(tmp_path))
+        table = tables.build(grid[0].sweep, str(tmp_path))
+        assert grid[0].sweep.directions and {config.seed for config in grid} == {0, 1, 2, 3, 4}
+        for claim in grid[0].sweep.directions:
+            for row in filter(None, (claim.higher, claim.lower)):
+                assert len({entry.seed for entry in directions.entries(table, row)}) == 5, (name, claim.claim)
+
+
+def test_a_digest_changes_with_the_samples(tmp_path):
+    own = cell(tmp_path, "dft", 0, {"math500": 1.0})
+    (scores,) = own.folder.glob("scores/*")
+    write_lines(scores / "math500.jsonl", [{"index": 0, "samples": [{"text": "1", "official": True}]}])
+    first = microcosm.digest({own.folder: own.state()})
+    assert first.splitlines()[1].startswith(f"{own.folder.name},{own.identity},")
+    assert first == microcosm.digest({own.folder: own.state()})
+    write_lines(scores / "math500.jsonl", [{"index": 0, "samples": [{"text": "1", "official": False}]}])
+    assert first != microcosm.digest({own.folder: own.state()})

@@ -1,0 +1,73 @@
+"""The artefacts of the paper as files: each composes, is planned without a hub, and shows what its records lack."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from losslab import artefacts, cost, plan
+from losslab.checks import check
+from losslab.compose import grid, read
+from losslab.files import CONF, EXPERIMENTS
+from losslab.identity import identity
+from losslab.publish import rebuild
+from losslab.schema import Config
+
+FILES = [path for path in sorted(EXPERIMENTS.rglob("*.yaml")) if "\nsweep:" in path.read_text()]
+NAMES = [path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in FILES]
+NOT_BUILT = ["knowledge", "table3", "table4"]
+BUILT = [name for name in NAMES if name not in NOT_BUILT]
+
+
+@cache
+def declared(name: str) -> list[Config]:
+    return artefacts.declared(name, "no/where")
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_an_experiment_composes_in_all_its_cells_and_is_planned_without_a_hub(name):
+    found = declared(name)
+    for cell in found:
+        check(replace(cell, plan=True))  # a plan needs no data
+    assert found and len({identity(cell) for cell in found}) == len(found)
+    assert {cell.sweep.name for cell in found} == {name}  # by which tables find the file
+    if hours := found[0].sweep.gpu_hours:
+        plans = [plan.make(cell) for cell in found]
+        needed = cost.of(found, [(one.parameters, one.tokens or 0) for one in plans])
+        assert needed.training + needed.scoring == pytest.approx(hours, abs=0.5)
+
+
+def test_an_experiment_can_be_narrowed():
+    narrow = ["experiment=table1", "model=qwen2.5-math-1.5b", "loss=sft,dft", "seed=1,2,3"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        whole = compose("config", narrow[:1], return_hydra_config=True)
+        OmegaConf.set_readonly(whole, False)
+        whole.hydra.overrides.task = narrow
+        found = grid(whole)
+        one = compose("config", found[-1], return_hydra_config=True)
+        config = read(one, one.hydra.runtime.choices)
+    assert len(found) == 6
+    assert (config.names.model, config.names.loss, config.seed) == ("qwen2.5-math-1.5b", "dft", 3)
+
+
+@pytest.mark.parametrize("name", NOT_BUILT)
+def test_what_is_not_built_is_one_clear_error(name, tmp_path):
+    with pytest.raises(ValueError, match=f"^{name} is declared and not built; it would need [^\n]+$"):
+        check(declared(name)[0])
+    with pytest.raises(ValueError, match=f"^{name} is declared and not built"):
+        rebuild([name], str(tmp_path))
+
+
+def test_the_papers_settings():
+    rates = {c.names.model: c.optimizer.lr for c in declared("table6") if c.names.method == "dft"}
+    assert rates.pop("llama-3.1-8b") == 2e-5 and list(rates.values()) == [5e-5] * 4
+    for theirs in (c for c in declared("table6") if c.names.method == "iw_sft"):
+        assert (theirs.optimizer.lr, theirs.optimizer.weight_decay, theirs.scheduler.warmup_ratio) == (1e-5, 1e-4, 0.05)
+        assert (theirs.train.epochs, theirs.optimizer.arguments["betas"]) == (1, [0.9, 0.95])
+    assert {(c.adapter.rank, c.adapter.alpha) for c in declared("table9")} == {(8, 16)}
+    assert {c.train.epochs for c in declared("table8")} == {3}
+    points = {(c.names.loss, c.optimizer.lr, c.train.batch_size) for c in declared("figure3")}
+    one_at_a_time = {(lr, 256) for lr in (2e-4, 1e-4, 5e-5, 1e-5)} | {(5e-5, batch) for batch in (32, 64, 128)}
+    assert points == {(loss, *point) for loss in ("sft", "dft") for point in one_at_a_time}

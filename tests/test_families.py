@@ -1,0 +1,183 @@
+"""The experiments at real scale on a tiny random model of each architecture: a step of training, a batch of samples."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from losslab import plan
+from losslab.cell import run
+from losslab.compose import grid, read
+from losslab.evaluation import engines
+from losslab.files import CONF, EXPERIMENTS
+from losslab.records import Cell
+from losslab.schema import BASE, Config, Engine
+
+REAL = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(EXPERIMENTS.glob("*.yaml"))}
+REAL = {name: own for name, own in REAL.items() if name != "demo" and not own["sweep"].get("needs")}
+YAMLS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "model").glob("*.yaml"))}
+YAMLS = {name: own for name, own in YAMLS.items() if "architecture" in own}
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Special tokens (the first ones are BOS, where there is one, and EOS) and the scaling of the rotations, by model.
+QWEN: dict[str, Any] = {"special": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "eos": "<|endoftext|>"}
+LLAMA: dict[str, Any] = {
+    "special": ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>"],
+    "bos": "<|begin_of_text|>",
+    "eos": "<|end_of_text|>",
+}
+SCALING = {"rope_type": "llama3", "rope_theta": 5e5, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+SCALING |= {"original_max_position_embeddings": 8192}
+DEEPSEEK = {"special": ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"], "bos": "<｜begin▁of▁sentence｜>"}
+FACTS: dict[str, dict[str, Any]] = {
+    "qwen2.5-math-1.5b": QWEN,
+    "qwen2.5-math-7b": QWEN,
+    "llama-3.2-3b": LLAMA | {"rope": SCALING | {"factor": 32.0}},
+    "llama-3.1-8b": LLAMA | {"rope": SCALING | {"factor": 8.0}},
+    "deepseekmath-7b": DEEPSEEK | {"eos": "<｜end▁of▁sentence｜>"},
+}
+FAMILIES = ["qwen2.5-math-1.5b", "llama-3.2-3b", "deepseekmath-7b"]  # and with them tied embeddings and not
+
+
+def tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """Bytes as tokens, the family's special tokens and chat template, and its BOS before every text."""
+    facts = FACTS[name]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(facts["special"])
+    if bos := facts.get("bos"):
+        begin = [(bos, core.token_to_id(bos))]
+        core.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=begin)
+    result = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=bos, eos_token=facts["eos"])
+    result.chat_template = CHATML if facts is QWEN else None
+    return result
+
+
+def make_checkpoint(name: str, folder: Path) -> None:
+    """The architecture of a model's YAML with its share of heads per key-value head, of 32 dimensions; two layers."""
+    own, letters = dict(YAMLS[name]["architecture"]), tokenizer(name)
+    share = own["num_attention_heads"] // own["num_key_value_heads"]
+    kv = 1 if share > 1 else 2
+    small = {"num_key_value_heads": kv, "num_attention_heads": kv * share, "hidden_size": 32 * kv * share}
+    small |= {"intermediate_size": 64 * kv * share, "num_hidden_layers": 2, "vocab_size": len(letters)}
+    small |= {"bos_token_id": letters.bos_token_id, "eos_token_id": letters.eos_token_id}
+    small |= {"rope_parameters": FACTS[name]["rope"]} if "rope" in FACTS[name] else {}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**own | small), dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    letters.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with checkpoints, YAML files that name them, rows, and a benchmark of two problems."""
+    folder = tmp_path_factory.mktemp("families")
+    (folder / "conf/model").mkdir(parents=True)
+    for name, own in YAMLS.items():
+        make_checkpoint(name, folder / "models" / name)
+        tiny = own | {"path": str(folder / "models" / name)}
+        (folder / f"conf/model/tiny-{name}.yaml").write_text(yaml.safe_dump(tiny))
+    rows = [{"problem": f"{i}+{i}=?", "solution": f"It is \\boxed{{{2 * i}}}."} for i in range(8)]
+    (folder / "benchmarks").mkdir()
+    for file, kept in (("rows", rows), ("benchmarks/math500", rows[:2])):
+        (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    return folder
+
+
+def overrides(place: Path) -> list[str]:
+    return [
+        f"hydra.searchpath=[file://{place}/conf]",
+        f"dataset.path={place}/rows.jsonl",
+        "train.max_steps=1",
+        "benchmark=[math500]",
+        "benchmark.math500.rows=2",
+        f"eval.data={place}/benchmarks",
+        "eval.samples=2",
+        "eval.max_new_tokens=8",
+        f"machine.results={place}/results",
+        "machine.device=cpu",
+        "machine.threads=1",
+        "tracker=none",
+    ]
+
+
+def cells(experiment: str) -> list[list[str]]:
+    """The overrides of the cells of an experiment that learn something.
+
+    The weight of dft_sequence, a product of as many probabilities as an answer has tokens, is 0 for a random model.
+    """
+    whole = compose("config", [f"experiment={experiment}"], return_hydra_config=True)
+    return [own for own in grid(whole) if not {f"loss={BASE}", "loss=dft_sequence"} & set(own)]
+
+
+def make(*arguments: str) -> Config:
+    composed = compose("config", list(arguments), return_hydra_config=True)
+    return read(composed, composed.hydra.runtime.choices)
+
+
+def trained(config: Config) -> Cell:
+    run(config)
+    cell = Cell.of(config)
+    assert cell.state()["state"] == "trained", cell.state()
+    return cell
+
+
+@pytest.mark.parametrize("experiment", REAL)
+def test_every_experiment_plans_and_trains_a_step(place, experiment):
+    """Its first cell, on the model whose turn it is."""
+    name = list(YAMLS)[list(REAL).index(experiment) % len(YAMLS)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        first, *_ = cells(experiment)
+        planned = plan.make(make(*first), {"nodes": 1, "gpus_per_node": 8})
+        mine = [f"model=tiny-{name}" if override.startswith("model=") else override for override in first]
+        config = make(*mine, *overrides(place), "stage=train")
+    assert planned.steps > 100 and planned.tokens > 1e8 and planned.parameters > 1.5e9 and planned.hours > 0
+    cell = trained(config)
+    (row,) = [json.loads(line) for line in cell.metrics.read_text().splitlines()]
+    answer = sum(len(f"It is \\boxed{{{2 * i}}}.") + 1 for i in range(8))  # a token for each byte, and EOS
+    assert row["answer_tokens"] == answer and row["gradient_norm"] > 0
+    assert row["cross_entropy"] == pytest.approx(math.log(len(tokenizer(name))), rel=0.05)  # as random weights have it
+    before, after = (load_file(folder / "model.safetensors") for folder in (place / "models" / name, cell.model))
+    assert {k: (v.shape, v.dtype) for k, v in after.items()} == {k: (v.shape, v.dtype) for k, v in before.items()}
+    assert any(not torch.equal(after[key], before[key]) for key in before)
+    assert cell.measured(config)
+
+
+def test_every_family_is_sampled_with_its_own_prompt_and_stops(root, place):
+    own = ["experiment=table1", "loss=dft", *overrides(place)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        configs = [make(f"model=tiny-{name}", *own, "stage=train") for name in FAMILIES]
+    found = [trained(config) for config in configs]
+    names = ",".join(f"tiny-{name}" for name in FAMILIES)
+    done = subprocess.run(
+        [sys.executable, root / "train.py", "-m", f"model={names}", *own, "stage=score"],
+        cwd=place, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name, cell, config in zip(FAMILIES, found, configs, strict=True):
+        assert cell.state()["state"] == "done"
+        scores = json.loads((cell.scores(config) / "scores.json").read_text())
+        assert scores["engine"] == str(engines.choose(Engine.auto))
+        assert scores["benchmarks"]["math500"]["problems"] == 2 and scores["generation"]["samples"] == 4
+        protocol = yaml.safe_load((cell.scores(config) / "protocol.yaml").read_text())
+        assert protocol["prompt"] == YAMLS[name]["eval_prompt"]
+        letters = tokenizer(name)
+        special = {
+            letters.convert_tokens_to_ids(stop) for stop in YAMLS[name]["stop"] if stop in FACTS[name]["special"]
+        }
+        assert protocol["stop_ids"] == sorted(special | {letters.eos_token_id})
+        assert protocol["stop"] == [stop for stop in YAMLS[name]["stop"] if stop not in FACTS[name]["special"]]

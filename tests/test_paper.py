@@ -1,0 +1,176 @@
+"""Our records of a declared table beside the paper's figures, worked out by hand."""
+
+import csv
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from losslab import artefacts, paper, plots, settings, tables
+from losslab.files import write_json, write_lines
+from losslab.publish import publish, rebuild
+from losslab.records import Cell
+from losslab.schema import Config
+
+MATHS = ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"]
+
+
+def score(config: Config, **scores: float) -> Cell:
+    """A record of a declared cell, its scores with an interval of ± 1 over problems."""
+    found = Cell.of(config)
+    found.declare(config)
+    parts = {name: {"score": value, "interval": [value - 1, value + 1]} for name, value in scores.items()}
+    write_json(found.scores(config) / "scores.json", {"benchmarks": parts})
+    return found
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Table 9 with three seeds of one cell, one of another, and a row that nobody declared."""
+    results = tmp_path_factory.mktemp("results")
+    grid = {(c.names.model, c.names.loss): c for c in artefacts.declared("table9", str(results))}
+    dft = grid["qwen2.5-math-1.5b", "dft"]
+    for seed in (1, 2, 3):
+        own = {"math500": 60.0 + 2 * seed, "minerva_math": 20.0, "olympiadbench": 28.0, "aime24": 5.0}
+        score(artefacts.with_seed(dft, seed), amc23=29.5 + seed / 2, **own)
+    score(grid["qwen2.5-math-1.5b", "sft"], math500=41.0, minerva_math=12.5)
+    hot = replace(dft, optimizer=replace(dft.optimizer, lr=1e-3))
+    score(hot, math500=90.0, minerva_math=1.0, olympiadbench=1.0, aime24=1.0, amc23=1.0)
+    return results
+
+
+def test_all_that_is_declared_is_shown_in_the_papers_order(results):
+    table = tables.build(artefacts.layout("table9"), str(results))
+    assert table.columns == [*MATHS, "average"]
+    shown = [(row.names["model"], row.label, len(row.scored), len(row.entries)) for row in table.rows]
+    lr = "optimizer.lr"
+    assert shown == [
+        ("llama-3.2-3b", "base", 0, 1),
+        ("llama-3.2-3b", "sft", 0, 1),
+        ("llama-3.2-3b", "dft", 0, 1),
+        ("qwen2.5-math-1.5b", "base", 0, 1),
+        ("qwen2.5-math-1.5b", "sft", 1, 1),
+        ("qwen2.5-math-1.5b", f"dft {lr}=5e-05", 3, 3),
+        ("qwen2.5-math-1.5b", f"dft {lr}=0.001", 1, 1),
+    ]
+    assert [str(row.value("math500")) for row in table.rows[4:]] == ["41.0 ± 1.0", "64.0 ± 5.0", "90.0 ± 1.0"]
+    assert all(row.value(column) is None for row in table.rows[:4] for column in table.columns)
+    assert table.rows[4].value("average") is None  # of two benchmarks of five
+
+
+def test_differences_from_the_paper(results):
+    comparison = paper.compare(tables.build(artefacts.layout("table9"), str(results)))
+    assert [row.name for row, _ in comparison.rows] == ["base", "sft", "dft"] * 2  # not what nobody declared
+    ours = {(row.names["model"], row.name): found for row, found in comparison.rows}
+    dft, sft = ours["qwen2.5-math-1.5b", "dft"], ours["qwen2.5-math-1.5b", "sft"]
+    # 62, 64, 66: t(0.975, 2) s / sqrt(3) = 4.3027 * 2 / 1.7321 = 4.97; 30, 30.5, 31 a quarter of that
+    assert (dft["math500"].paper, dft["math500"].value, dft["math500"].inside) == (64.85, pytest.approx(-0.85), True)
+    assert dft["math500"].ours.half == pytest.approx(4.968, abs=1e-3)
+    assert (dft["amc23"].value, dft["amc23"].inside) == (pytest.approx(30.5 - 40.78), False)
+    mean = (64 + 20 + 28 + 5 + 30.5) / 5
+    assert dft["average"].value == pytest.approx(mean - 32.90)
+    assert (sft["math500"].value, sft["math500"].inside) == (pytest.approx(-0.47), True)
+    assert (sft["minerva_math"].value, sft["minerva_math"].inside) == (pytest.approx(1.65), False)
+    assert (sft["average"].value, sft["average"].inside) == (None, None)
+    assert ours["llama-3.2-3b", "base"]["math500"].ours is None
+
+
+def test_slips_of_the_paper_are_footnotes():
+    """Three averages of Table 9, a figure that no run can have, and a run with two sets of scores."""
+    grid = artefacts.declared("table9", "no/where")  # for the number of problems and samples
+    found = {
+        (row.table, row.model, row.method, slip.column): slip.text
+        for row in paper.printed()
+        for slip in paper.slips(row, grid)
+    }
+    average = "the paper prints an average of {}; the mean of its row is {}"
+    assert found == {
+        ("table1", "llama-3.1-8b", "base", "amc23"): (
+            "the paper prints 1.01, which 16 samples of 40 problems cannot give: 0.94 or 1.09 can"
+        ),
+        ("table7", "qwen2.5-math-1.5b", "dft", "average"): (
+            "table1 of the paper prints an average of 31.58 for the same run"
+        ),
+        ("table9", "llama-3.2-3b", "sft", "average"): average.format("2.56", "2.16"),
+        ("table9", "qwen2.5-math-1.5b", "sft", "average"): average.format("16.87", "16.47"),
+        ("table9", "qwen2.5-math-1.5b", "dft", "average"): average.format("32.90", "32.50"),
+    }
+
+
+def test_a_table_in_every_format(results):
+    publish(artefacts.layout("table9"), str(results))
+    folder = results / "tables" / "table9"
+    text = (folder / "table.md").read_text()
+    assert "| llama-3.2-3b | base | – | – | – | – | – | – | 0/1 |" in text
+    assert "| qwen2.5-math-1.5b | sft | 41.0 ± 1.0 | 12.5 ± 1.0 | – | – | – | – | 1 |" in text
+    assert "64.85 (−0.8) | 22.58 (−2.6*)" in text  # 20.0 ± 0.0
+    assert "32.90 (−3.4*) [3] |" in text and "[3] qwen2.5-math-1.5b, dft, average: the paper prints" in text
+    ours, theirs = (folder / "table.tex").read_text().split("\n\n")
+    for part, columns in ((ours, 9), (theirs, 8)):
+        assert re.findall(r"\\(begin|end)\{(\w+)\}", part) == [
+            ("begin", "table"), ("begin", "tabular"), ("end", "tabular"), ("end", "table")
+        ]  # fmt: skip
+        assert [part.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\addlinespace")] == [1] * 4
+        lines = [line for line in part.splitlines() if line.endswith(r"\\")]
+        assert {len(re.split(r"(?<!\\)&", line)) for line in lines} == {columns}
+        assert part.isascii() and not re.search(r"(?<!\\)[_%#]", re.sub(r"\\label.*", "", part))
+    assert r" & sft & 41.0 $\pm$ 1.0 & 12.5 $\pm$ 1.0 & -- & -- & -- & -- & 1 \\" in ours
+    assert r"\textbf{20.0 $\pm$ 0.0} & \textbf{28.0 $\pm$ 0.0}" in ours and r"minerva\_math" in ours
+    assert r"2.56 (--)\textsuperscript{1}" in theirs and r"\textsuperscript{1} llama-3.2-3b, sft, average" in theirs
+    lines = list(csv.DictReader(io.StringIO((folder / "table.csv").read_text())))
+    dft = lines[5]
+    assert (dft["seeds"], dft["seeds_asked"], dft["math500_paper"], dft["math500_inside"]) == (
+        "3",
+        "3",
+        "64.85",
+        "True",
+    )
+    assert float(dft["math500_difference"]) == pytest.approx(-0.85)
+    assert lines[0]["math500"] == lines[0]["math500_difference"] == "" and lines[0]["math500_paper"] == "1.63"
+    assert (folder / "figure.svg").read_text().startswith("<?xml") and (folder / "figure.png").exists()
+    before = (folder / "figure.svg").read_bytes()
+    rebuild(["table9"], str(results))
+    assert (folder / "figure.svg").read_bytes() == before
+
+
+def test_declared_seeds_are_missed_one_by_one(tmp_path):
+    sft = [c for c in artefacts.declared("demo", str(tmp_path)) if c.names.loss == "sft"]
+    score(sft[1], tiny_add=50.0, tiny_word=50.0, tiny_long=50.0)
+    rows = {row.label: row for row in tables.build(artefacts.layout("demo"), str(tmp_path)).rows}
+    assert [entry.seed for entry in rows["sft"].entries] == [0, 1, 2]
+    assert {label: (len(row.scored), len(row.entries)) for label, row in rows.items()} == {
+        "base": (0, 3), "sft": (1, 3), "dft": (0, 3), "iw_sft": (0, 3)
+    }  # fmt: skip
+
+
+def test_scores_over_settings(tmp_path):
+    found = artefacts.declared("figure3", str(tmp_path))
+    for config in found:
+        if config.names.loss == "dft" and config.train.batch_size != 32:
+            score(config, **dict.fromkeys(MATHS, config.optimizer.lr * 1e5 + config.train.batch_size / 64))
+    table = tables.build(artefacts.layout("figure3"), str(tmp_path))
+    rates, batches = (settings.lines(table, key) for key in table.sweep.against)
+    assert [(x, y.mean) for x, y in rates["dft"]] == [(1e-5, 5.0), (5e-5, 9.0), (1e-4, 14.0), (2e-4, 24.0)]
+    assert [(x, y and y.mean) for x, y in batches["dft"]] == [(32, None), (64, 6.0), (128, 7.0), (256, 9.0)]
+    assert rates["dft"][0][1].half == pytest.approx(5**0.5 / 5)  # of five independent benchmarks, each ± 1
+    assert [y for _, y in rates["sft"]] == [None] * 4
+    assert {row.label for row in table.rows if row.names["method"] == "batch_32"} == {"sft batch_32", "dft batch_32"}
+    plots.over_settings(table, tmp_path / "settings")
+    assert {path.name for path in tmp_path.glob("settings.*")} == {"settings.png", "settings.svg"}
+    rows = list(csv.DictReader(io.StringIO(settings.spreadsheet(table))))
+    assert len(rows) == 16 and rows[0]["value"] == "1e-05" and [row["average"] for row in rows].count("") == 9
+
+
+def test_accuracy_over_steps_names_what_is_missing(tmp_path):
+    steps = next(c for c in artefacts.declared("figure1", str(tmp_path)) if c.names.loss == "dft")
+    cell = score(steps, **dict.fromkeys(MATHS, 30.0))
+    write_lines(cell.metrics, [{"step": step} for step in range(1, 4)])  # an online cell has no histogram
+    write_json(cell.scores(steps, 2) / "scores.json", {"benchmarks": dict.fromkeys(MATHS, {"score": 20.0})})
+    rebuild([], str(tmp_path))
+    folder = tmp_path / "tables" / "figure1"
+    assert "No accuracy over steps is on record for sft." in (folder / "table.md").read_text()
+    points = csv.DictReader(io.StringIO((folder / "steps.csv").read_text()))
+    assert [(p["step"], p["accuracy"]) for p in points if p["benchmark"] == "average"] == [("2", "20.0"), ("3", "30.0")]
+    assert {"steps.svg", "steps.png"} < {path.name for path in folder.iterdir()}

@@ -1,0 +1,232 @@
+"""A model's own answers as data sets: built by hand, and by sample.py with a real engine, killed and not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from transformers import AutoModelForCausalLM
+
+from losslab import world
+from losslab.compose import read
+from losslab.data import prepare
+from losslab.files import CONF, read_json, read_lines
+from losslab.sampling import as_trained, build, questions, sample
+from losslab.schema import Config, DatasetConfig, ModelConfig
+
+ENGINE = "vllm" if find_spec("vllm") else "transformers"
+FILES = ("correct.jsonl", "pairs.jsonl", "graded.jsonl", "questions.jsonl", "report.json", "protocol.yaml")
+
+
+def answers(index: int, *samples: tuple[str, bool, str]) -> dict:
+    return {
+        "index": index,
+        "question": f"q{index}",
+        "samples": [
+            {"text": text, "corrected": right, "finish_reason": reason, "timed_out": False}
+            for text, right, reason in samples
+        ],
+    }
+
+
+RECORDS = [
+    answers(0, ("a", True, "stop"), ("a", True, "stop"), ("b", True, "stop"), ("x", False, "stop")),
+    answers(1, ("a", True, "stop"), ("c", True, "stop"), ("a", True, "stop"), ("a", True, "stop")),
+    answers(2, ("x", False, "stop"), ("", False, "stop"), ("right, but cut", True, "length"), ("y", False, "stop")),
+    answers(3, ("x", False, "stop"), ("y", False, "stop"), ("x", False, "stop"), ("z", True, "stop")),
+]
+
+
+def test_data_sets_by_hand():
+    sets, tally = build(RECORDS, 4, seed=0)
+    assert [(row["problem"], row["solution"]) for row in sets["correct"]] == [
+        ("q0", "a"), ("q0", "b"), ("q1", "a"), ("q1", "c"), ("q3", "z"),
+    ]  # fmt: skip
+    assert [tuple(row.values()) for row in sets["graded"]] == [
+        ("q0", "a", 1, 0.75), ("q0", "a", 1, 0.75), ("q0", "b", 1, 0.75), ("q0", "x", 0, 0.75),
+        ("q1", "a", 1, 1.0), ("q1", "c", 1, 1.0), ("q1", "a", 1, 1.0), ("q1", "a", 1, 1.0),
+        ("q2", "x", 0, 0.0), ("q2", "right, but cut", 0, 0.0), ("q2", "y", 0, 0.0),
+        ("q3", "x", 0, 0.25), ("q3", "y", 0, 0.25), ("q3", "x", 0, 0.25), ("q3", "z", 1, 0.25),
+    ]  # fmt: skip
+    assert tally == {
+        "answers": 16, "right": 8, "unfinished": 1, "empty": 1, "timed_out": 0, "duplicates_removed": 3,
+        "questions_only_right": 1, "questions_only_wrong": 1, "acceptance_rate": 0.5,
+        "rows_correct": 5, "rows_pairs": 2, "rows_graded": 15,
+    }  # fmt: skip
+    assert build(RECORDS, 1, seed=0)[1]["answers"] == 4  # the first answer of each
+
+
+def test_pairs_are_a_right_and_a_wrong_answer_by_chance_from_the_seed():
+    drawn = [build(RECORDS, 4, seed)[0]["pairs"] for seed in range(20)]
+    assert all([row["problem"] for row in rows] == ["q0", "q3"] for rows in drawn)
+    assert {(row["chosen"], row["rejected"]) for rows in drawn for row in rows[:1]} == {("a", "x"), ("b", "x")}
+    assert {(row["chosen"], row["rejected"]) for rows in drawn for row in rows[1:]} == {("z", "x"), ("z", "y")}
+    assert build(RECORDS, 4, 0)[0]["pairs"] == drawn[0]
+    assert build(RECORDS[3:], 4, 0)[0]["pairs"] == drawn[0][1:]  # whatever the other questions are
+
+
+def test_questions_are_the_different_ones_with_a_gold(tmp_path):
+    rows = [
+        {"problem": "1+1=?", "solution": "It is \\boxed{3}, no: \\boxed{2}", "answer": 2},
+        {"problem": " 1+1=? ", "solution": "\\boxed{2}", "answer": 2},
+        {"problem": "half of 1?", "solution": "\\boxed{\\frac{1}{2}}", "answer": "1/2"},
+        {"problem": "a proof", "solution": "As 2 is even.", "answer": ""},
+        {"problem": "a set", "solution": "\\boxed{ }", "answer": "{1"},
+        {"problem": None, "solution": "\\boxed{1}", "answer": "1"},
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row | {"answer": str(row["answer"])}) + "\n" for row in rows))
+    asked, counts = questions(DatasetConfig(path=str(file)))
+    assert [(p.index, p.question, p.gold) for p in asked.problems] == [
+        (0, "1+1=?", "2"), (1, "half of 1?", "\\frac{1}{2}"),
+    ]  # fmt: skip
+    assert counts == {"rows": 6, "without_gold": 3, "repeated_questions": 1, "questions": 2}
+    by_column, _ = questions(DatasetConfig(path=str(file), gold_column="answer"))
+    assert [p.gold for p in by_column.problems] == ["2", "1/2"]
+    with pytest.raises(ValueError, match=r"has no column 'gold' but .*: set dataset.gold_column"):
+        questions(DatasetConfig(path=str(file), gold_column="gold"))
+    with pytest.raises(ValueError, match=r"no row of .* has a gold answer in a box of problem: set dataset.gold_col"):
+        questions(DatasetConfig(path=str(file), answer_column="problem"))
+
+
+def test_golds_of_the_embedded_world_are_true_where_its_demonstrations_are_not():
+    rows = world.demonstrations(200, 0)
+    asked, _ = questions(DatasetConfig(path="embedded", split="demonstrations", rows=200, gold_column="answer"))
+    golds = {p.question: p.gold for p in asked.problems}
+    assert all(golds[row["problem"]] == row["answer"] for row in rows)
+    wrong = sum(f"\\boxed{{{row['answer']}}}" not in row["solution"] for row in rows)
+    assert 0.1 < wrong / len(rows) < 0.4
+    by_box, _ = questions(DatasetConfig(path="embedded", split="demonstrations", rows=200))
+    assert sum(golds[p.question] != p.gold for p in by_box.problems) == wrong
+
+
+def test_real_solutions_have_golds(shared):
+    asked, counts = questions(DatasetConfig(path=str(shared / "data/train/math_4500.jsonl")))
+    assert counts["rows"] == sum(counts[key] for key in ("without_gold", "repeated_questions", "questions"))
+    assert counts["without_gold"] < 0.01 * counts["rows"] and all(p.gold for p in asked.problems)
+
+
+def test_a_model_that_a_cell_made_is_asked_as_in_its_record(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "cell.json").write_text("{}")
+    recorded = {"path": "user/model", "train_prompt": "chat", "eval_prompt": "Q: {problem}", "stop": ["Q:"]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": recorded}))
+    (tmp_path / "cell.json").write_text('{"identity": "0"}')
+    model = ModelConfig(path=str(tmp_path / "model"))
+    assert vars(as_trained(model)) == vars(model) | {"eval_prompt": "Q: {problem}", "stop": ["Q:"]}
+    assert as_trained(ModelConfig(path="user/model")) == ModelConfig(path="user/model")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A random model that ends its answers at any vowel, and questions whose gold it meets now and then."""
+    folder = tmp_path_factory.mktemp("place")
+    torch.manual_seed(0)
+    config = world.model_config()
+    config.initializer_range = 0.3
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model/tiny")
+    world.tokenizer().save_pretrained(folder / "model/tiny")
+    rows = [{"problem": f"{i}+{i * i}=?", "gold": str(i % 10)} for i in range(60)]
+    (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def command(root: Path, place: Path, *arguments: str) -> list[str]:
+    return [
+        sys.executable, str(root / "sample.py"), f"model={place / 'model/tiny'}", "dataset=file",
+        f"dataset.path={place / 'asked.jsonl'}", "dataset.answer_column=gold", "dataset.gold_column=gold",
+        "model.stop=[a,e,i,o,u]", "samples=4", "eval.max_new_tokens=60", f"machine.engine={ENGINE}",
+        "machine.device=cpu", "machine.threads=1", *arguments,
+    ]  # fmt: skip
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / "results/sampled/tiny-asked" / name).read_bytes() for name in FILES}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root, place, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = subprocess.run(command(root, place), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tiny-asked: 60 questions, 4 answers to each\n")
+    assert not (folder / "results/cells").exists() and not (folder / "results/tables").exists()  # it is no cell
+    return folder
+
+
+def make(*overrides: str) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+        return read(cfg, cfg.hydra.runtime.choices)
+
+
+def test_sampled_answers_are_data_sets_of_their_methods(undisturbed, place):
+    folder = undisturbed / "results/sampled/tiny-asked"
+    report, records = read_json(folder / "report.json"), read_lines(folder / "questions.jsonl")
+    assert (report["questions"], report["answers"], len(records)) == (60, 240, 60)
+    assert report["right"] == sum(
+        sample["corrected"] and sample["finish_reason"] == "stop" for record in records for sample in record["samples"]
+    )
+    assert 0 < report["right"] < 240 and report["rows_pairs"] > 0
+    assert report["dataset"]["path"] == str(place / "asked.jsonl") and "commit" in report
+    assert (report["protocol"]["temperature"], report["protocol"]["seed"]) == (1.0, 0)
+    assert report["protocol"]["engine"] == ENGINE and report["protocol"]["stop"] == ["a", "e", "i", "o", "u"]
+    assert not (folder / "questions.samples.jsonl").exists()
+    own = [f"machine.results={undisturbed / 'results'}", "model=custom", f"model.path={place / 'model/tiny'}"]
+    units = {}
+    for method in ("rft", "dft_offline", "iw_sft_offline", "dpo", "nft"):
+        config = make(f"method={method}", "dataset.source=asked", *own)
+        data = prepare(config.dataset, config.train, world.tokenizer(), "chat", undisturbed / "cache")
+        units[method] = read_json(data / "about.json")["report"]["examples"]
+    assert units["rft"] == units["dft_offline"] == units["iw_sft_offline"] == report["rows_correct"]
+    assert (units["dpo"], units["nft"]) == (2 * report["rows_pairs"], report["rows_graded"])
+
+
+def test_a_kill_in_the_middle_changes_nothing(root, place, undisturbed, tmp_path):
+    process = subprocess.Popen(command(root, place), cwd=tmp_path, start_new_session=True)
+    samples = tmp_path / "results/sampled/tiny-asked/questions.samples.jsonl"
+    deadline = time.monotonic() + 120
+    while not (samples.exists() and samples.read_text().count("\n") >= 20):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 20 <= len(read_lines(samples)) < 240 and not (samples.parent / "correct.jsonl").exists()
+    done = subprocess.run(command(root, place), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert content(tmp_path) == content(undisturbed)
+
+
+def test_what_is_there_is_not_asked_again_and_no_protocols_mix(undisturbed, place, capsys):
+    own = [part.removeprefix("samples=") for part in command(Path(), place)[2:] if not part.startswith("samples=")]
+    own = [part if not part.startswith("model=") else f"model.path={part[6:]}" for part in own]
+    own = ["model=custom", "loss=base", "eval=sampling", *own, f"machine.results={undisturbed / 'results'}"]
+    before, log = content(undisturbed), undisturbed / "results/sampled/tiny-asked/engine.log"
+    size = log.stat().st_size
+    sample(make(*own))
+    assert content(undisturbed) == before and log.stat().st_size == size
+    with pytest.raises(ValueError, match=r"samples of another protocol \(temperature: 1.0, now 0.5\); choose another"):
+        sample(make(*own, "eval.temperature=0.5"))
+    with pytest.raises(ValueError, match=r"samples of another protocol \(benchmarks"):
+        sample(make(*own, "dataset.rows=30"))
+    sample(make(*own, "dataset.rows=30", "plan=true"))
+    assert capsys.readouterr().out.endswith("tiny-asked: 30 questions, 4 answers to each\n")
+    assert content(undisturbed) == before
+
+
+def test_a_mistake_is_one_sentence_and_no_folder(root, place, tmp_path):
+    refused = subprocess.run(
+        command(root, place, "dataset.gold_column=golds"), cwd=tmp_path, capture_output=True, text=True
+    )
+    message = f"error: {place}/asked.jsonl has no column 'golds' but ['problem', 'gold']: set dataset.gold_column"
+    assert refused.returncode == 2 and refused.stderr.splitlines()[-1] == message
+    assert "Error executing" not in refused.stderr and "Traceback" not in refused.stderr
+    assert not list(tmp_path.iterdir())
