@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 import torch
@@ -36,6 +36,17 @@ from losslab.objectives.sft import SFT
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 NEEDS = {"gpu", "hub", "cluster", "network"}
 ROWS = '{"problem": "1+1=?", "solution": "2", "rejected": "3"}\n'
+
+
+ONE_AFTER_ANOTHER = """
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    sys.argv = words
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, words
+"""
 
 
 @dataclass(frozen=True)
@@ -86,15 +97,15 @@ def tried(tmp_path_factory) -> Path:
     for diff, _ in blocks(adding, "diff"):
         done = subprocess.run(["git", "apply", "-"], cwd=project, input=diff + "\n", capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    environment = os.environ | {"PYTHONPATH": str(project / "src")}
-    for block, _ in blocks(adding, "bash"):
-        for line in block.splitlines():
-            words = [sys.executable if word == "python" else word for word in shlex.split(line)]
-            quick = ["tracker=none", "machine.engine=transformers"] if "plan=true" not in words else []
-            words += quick if words[1] == "train.py" else []
-            done = subprocess.run(words, cwd=project, capture_output=True, text=True, env=environment, timeout=300)
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-            (project / "printed.txt").open("a").write(done.stdout)
+    lines = [shlex.split(line)[1:] for block, _ in blocks(adding, "bash") for line in block.splitlines()]
+    quick = ["tracker=none", "machine.engine=transformers"]
+    lines = [words + (quick if words[0] == "train.py" and "plan=true" not in words else []) for words in lines]
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(lines)],
+        cwd=project, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(project / "src")}, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (project / "printed.txt").write_text(done.stdout)
     return project
 
 
@@ -201,7 +212,7 @@ def test_the_objective_of_the_readme_is_half_sft_half_dft():
     """Composed and trained in test_run.py."""
     code, _ = next(blocks(ROOT / "README.md", "python"))
     ((loss, _),) = [one for one in blocks(ROOT / "README.md", "yaml") if "_target_" in one[0]]
-    module: dict[str, Any] = {"__name__": "mine"}
+    module = vars(sys.modules.setdefault("mine", ModuleType("mine")))
     exec(re.sub("^   ", "", code, flags=re.M), module)
     named = yaml.safe_load(re.sub("^   ", "", loss, flags=re.M))
     assert named.pop("_target_") == "losslab.objectives.mine.Mine"
@@ -261,6 +272,6 @@ def test_keys_in_the_text_exist():
     known = set(re.findall(r"`([a-z_]+\.[a-z_]+)`", (ROOT / "docs/configuration.md").read_text()))
     for page in PAGES:
         for group, key in re.findall(
-            r"`(train|machine|eval|optimizer|scheduler|tracker|sweep)\.([a-z_]+)[=`]", page.read_text()
+            r"`(train|machine|eval|optimizer|scheduler|tracker|sweep)\.(?!py`)([a-z_]+)[=`]", page.read_text()
         ):
             assert f"{group}.{key}" in known, f"{page.name}: {group}.{key}"
