@@ -30,7 +30,6 @@ endif
 
 demo: setup ## the main job on the embedded default: base, SFT, DFT, iw-SFT, three seeds, on the CPU, in minutes
 	@$(BIN)/python train.py experiment=demo
-	@$(BIN)/python report.py demo
 
 test: setup ## all tests
 	@$(BIN)/pytest

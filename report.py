@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
     with refusing():
         sweeps, options = arguments(__doc__, ["against", "results"])
-        from losslab.report.page import publish
+        from losslab.report.page import rebuild
 
-        for page in publish(sweeps, options.get("results", "results"), options.get("against")):
+        for page in rebuild(sweeps, options.get("results", "results"), options.get("against")):
             print(f"report:  {page}", flush=True)

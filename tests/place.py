@@ -75,7 +75,7 @@ class Broken(Objective):
 """,
 }
 HELD = ["loss=sft", "loss._target_=held.Held", "machine.checkpoint_steps=2"]
-PATIENCE = 300.0  # seconds for what takes some; nothing is asserted about how long
+PATIENCE = 600.0  # seconds for what takes some; nothing is asserted about how long
 
 
 def become(folder: Path, environment: dict[str, str], command: list[str], out: str, err: str) -> None:
@@ -115,7 +115,7 @@ class Cluster:
                 self.slurmd(node)
                 continue
             self.run("up", node)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE
         while (
             said("squeue", "--noheader")
             or said("sinfo", "--noheader", "--partition=main", "--states=idle", "--format=%D") != "2"

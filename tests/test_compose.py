@@ -89,6 +89,22 @@ def test_what_saves_memory_saves_it_in_the_plan(tmp_path):
     assert gib("adapter=lora") < plain / 2
 
 
+def test_the_memory_of_a_job(tmp_path):
+    """A copy of the state for a checkpoint, shared by the nodes, and the processes; by half more than that."""
+    here = f"machine.results={tmp_path}"
+    small, large = 1.543714304e9, 8.030261248e9
+
+    def gb(*overrides: str, gpus: int = 8, nodes: int = 1) -> float:
+        return plan.host_memory(make(here, *overrides), {"gpus_per_node": gpus, "nodes": nodes}) / 1e9
+
+    assert gb(gpus=1) == pytest.approx(1.5 * (4 + 12 * small / 1e9))
+    assert gb("model=llama-3.1-8b") == pytest.approx(1.5 * (8 * 4 + 12 * large / 1e9))
+    assert gb("model=llama-3.1-8b", nodes=2) == pytest.approx(1.5 * (8 * 4 + 6 * large / 1e9))
+    assert gb("model=llama-3.1-8b", "adapter=lora") == pytest.approx(1.5 * (8 * 4 + 6 * large / 1e9))
+    offload = gb("model=llama-3.1-8b", "machine.cpu_offload=true") - gb("model=llama-3.1-8b")
+    assert offload == pytest.approx(1.5 * 16 * large / 1e9)
+
+
 def test_what_table1_takes_by_hand(tmp_path):
     """The parameters are those of the published checkpoints; every other number is written out."""
     models = {
@@ -296,6 +312,11 @@ def test_methods_on_a_models_own_answers(tmp_path):
     assert (nft.optimizer.lr, nft.train.normaliser) == (1e-6, "kept_tokens")
     assert make("method=rft", "plan=true").optimizer.lr == 5e-5
     assert plan.rows_of(rft) is None
+    assert make("experiment=demo", "dataset.source=embedded").dataset.path == "embedded"  # of no use, and no harm
+    tiny = make("experiment=demo", "method=embedded/dpo", "plan=true", "dataset.source=embedded")
+    assert (tiny.names.method, tiny.optimizer.lr, tiny.dataset.path) == ("dpo", 1e-4, dpo.dataset.path)
+    tiny = make("experiment=demo", "method=embedded/nft", "plan=true", "dataset.source=embedded")
+    assert (tiny.names.method, tiny.optimizer.lr, tiny.dataset.path) == ("nft", 2e-4, nft.dataset.path)
 
     (tmp_path / "sampled/tiny-embedded").mkdir(parents=True)
     rows = tmp_path / "sampled/tiny-embedded/correct.jsonl"

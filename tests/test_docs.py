@@ -132,6 +132,10 @@ def place(tmp_path, checkpoint, tried, monkeypatch) -> Path:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "checkpoint").symlink_to(checkpoint)
     (tmp_path / "results").mkdir()
+    for model in ("qwen2.5-math-1.5b-numinamath_cot", "tiny-embedded"):  # what sample.py leaves
+        (tmp_path / "results/sampled" / model).mkdir(parents=True)
+        for name in ("correct", "pairs", "graded"):
+            (tmp_path / "results/sampled" / model / f"{name}.jsonl").write_text(ROWS)
     shutil.copytree(tried / "results/cells", tmp_path / "results/cells", symlinks=True)
     sft, hinge = (next((tmp_path / "results/cells").glob(f"tiny-sums-{loss}-s0-*")) for loss in ("sft", "hinge"))
     for name, cell in {"A": sft, "B": hinge, "CELL": hinge}.items():

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from place import HELD, TINY, Place, apart, queue, record, said, steps, until
 
+pytestmark = pytest.mark.timeout(3600)  # every wait has a limit of its own
 TRAIN = [*HELD, "stage=train"]
 
 
@@ -82,7 +83,7 @@ def test_a_time_limit_a_preemption_and_a_shutdown(cluster, places, whole):
         "--wrap=sleep 3600",
     )  # fmt: skip
     until(lambda: urged.states("urged") == ["preempted"], urged)  # it stays so while the other one has the node
-    assert list(urged.cell("urged").glob("checkpoints/step-*"))
+    assert (urged.cell("urged") / "checkpoints/step-00000003").is_dir()  # of the step in which it was asked
     subprocess.run(["scancel", urgent], check=True)
     until(lambda: "interrupted; the same" in limit.log("limit"), limit)
     update("limit", "timelimit=60", limit)
@@ -92,6 +93,7 @@ def test_a_time_limit_a_preemption_and_a_shutdown(cluster, places, whole):
     until(limit.over("limit"), limit)
     check(limit, "limit", whole)
     check_went_on(limit, "limit")
+    assert "1 cells, 1 trained" in limit.run("limit", "watch=true", script="status.py").stdout  # it ends
     until(urged.over("urged"), urged)
     check(urged, "urged", whole)
     check_went_on(urged, "urged")

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from losslab.compose import recorded
-from losslab.records import Cell
+from losslab.records import Cell, start_again
 
 TINY = [
     "model=tiny",
@@ -91,11 +91,14 @@ def test_records_of_a_finished_cell(sweep):
     assert {"text", "extracted", "official", "corrected", "finish_reason"} <= set(records[0]["samples"][0])
 
 
-def test_the_table_shows_what_is_missing(sweep):
-    folder, _ = sweep
+def test_the_table_and_the_page_show_what_is_missing(sweep):
+    folder, done = sweep
     text = (folder / "results/tables/ablation/table.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| tiny")]
     assert len(rows) == 2
+    page = (folder / "results/reports/ablation.html").read_text()
+    assert "report:  results/reports/ablation.html" in done.stdout
+    assert page.count("raise ArithmeticError(&#39;broken on purpose&#39;)") == 2 and "<b>2<small>/4</small></b>" in page
     assert any("| – | – | 0/2 |" in row for row in rows) and any(row.endswith("| 2 |") for row in rows)
     assert (folder / "results/tables/ablation/figure.png").stat().st_size > 10_000
 
@@ -281,6 +284,59 @@ def test_force_runs_a_finished_cell_again_but_once(root, finished):
     after = scores_of(finished)
     assert after["generation"]["samples"] == 2 * 40
     assert (after["benchmarks"], after["average"]) == (before["benchmarks"], before["average"])
+
+
+def test_force_goes_on_where_it_was_interrupted(tmp_path):
+    """The first cell has begun afresh and come to an end, the second one is on its way, the third one waits."""
+    sweep = [Cell(tmp_path / name, name) for name in "abc"]
+    for cell in sweep:
+        cell.update(state="done")
+    start_again(sweep)
+    assert [cell.asked_again for cell in sweep] == [True, True, True]
+    for cell, state in zip(sweep, ("done", "interrupted"), strict=False):
+        cell.clear()
+        cell.update(state=state)
+    start_again(sweep)
+    assert [cell.asked_again for cell in sweep] == [False, False, True]
+    sweep[2].clear()
+    sweep[2].update(state="failed")
+    start_again(sweep)  # the second one is still on its way
+    assert [cell.asked_again for cell in sweep] == [False, False, False]
+    sweep[1].update(state="done")
+    start_again(sweep)  # nothing is left of that call
+    assert [cell.asked_again for cell in sweep] == [True, True, True]
+
+
+def test_ranks_that_wait_leave_with_the_one_that_scores(root, place):
+    """Two processes as srun or torchrun starts them: the second one waits for the next cell when both are asked."""
+    arguments = command(root, "-m", "loss=base", "seed=0,1", "eval.samples=4", "eval.max_new_tokens=80")
+    samples = "results/cells/*-s0-*/scores/*/tiny_add.samples.jsonl"
+
+    def start() -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        pair = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return [
+            subprocess.Popen(
+                arguments, cwd=place, stderr=subprocess.PIPE, text=True,
+                env=os.environ | pair | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+
+    pair = start()
+    wait_for(lambda: bool(lines(place, samples)), pair[0])
+    for process in pair:
+        process.terminate()
+    errors = [process.communicate(timeout=120)[1] for process in pair]
+    assert [process.returncode for process in pair] == [75, 75], errors
+    first, second = cells(place).values()
+    assert first["state"] == "interrupted" and "state" not in second
+    pair = start()
+    errors = [process.communicate(timeout=300)[1] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], errors
+    assert [(state["state"], state["attempts"]) for state in cells(place).values()] == [("done", 2), ("done", 1)]
 
 
 def test_a_kill_between_training_and_the_measurement_of_its_probabilities(root, place):

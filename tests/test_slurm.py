@@ -11,8 +11,11 @@ import sys
 import pytest
 from place import HELD, LAUNCHER, TINY, Place, apart, copy, queue, record, steps, until
 
-from losslab import snapshot
+from losslab import snapshot, status
+from losslab.files import write_json
 from losslab.hold import hold
+
+pytestmark = pytest.mark.timeout(3600)  # every wait has a limit of its own
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def test_a_sweep_outlives_its_submitter_and_edits_of_the_code(cluster, root, che
     code = tmp_path / "code"
     copy(root, code)
     place = Place(tmp_path / "work", code, checkpoint)
-    arguments = place.sweep("grid", "loss=sft,dft", "seed=0,1", array_parallelism=2)
+    arguments = place.sweep("grid", "loss=sft,dft", "seed=0,1", array_parallelism=2, mem_gb="null")
     submitter = subprocess.Popen(place.command(*arguments), cwd=place.folder, env=place.environment)
     until(lambda: any(place.folder.glob("results/sweeps/grid/*/submission.json")), place)
     submitter.send_signal(signal.SIGKILL)
@@ -44,6 +47,7 @@ def test_a_sweep_outlives_its_submitter_and_edits_of_the_code(cluster, root, che
     ]
     (script,) = place.folder.glob("results/sweeps/grid/*/jobs/*_submission.sh")
     assert "--array=0-3%2" in script.read_text()
+    assert re.search(r"--mem=[5-9]GB", script.read_text())  # as estimated for a tiny model on the CPU
 
 
 def test_two_nodes_make_the_same_weights_as_two_processes_of_one(place, root, checkpoint, tmp_path):
@@ -83,16 +87,15 @@ def test_an_error_on_the_other_node_shows_once_with_its_rank(place):
 
 def test_a_sweep_submitted_twice_at_once_runs_each_cell_once(place):
     place.hold()
-    arguments = place.sweep("twice", *HELD)
+    arguments = place.sweep("twice", *HELD, "stage=train")
     both = [subprocess.Popen(place.command(*arguments), cwd=place.folder, env=place.environment) for _ in range(2)]
     assert [one.wait() for one in both] == [0, 0] and len(queue("twice")) == 2
     until(lambda: len(queue("twice")) == 1, place)  # one job has left the cell to the other one
     place.release()
     until(place.over("twice"), place)
     (row,) = place.status("twice")
-    assert (row.state, row.tries, record(row.folder)["attempts"]) == ("done", "1/10", 1)
-    text = (row.folder / "logs/main.txt").read_text()
-    assert text.count("runs it; nothing to do here") == 1 and text.count("samples: 40/40") == 1
+    assert (row.state, row.step, row.tries, record(row.folder)["attempts"]) == ("trained", 10, "1/10", 1)
+    assert place.log("twice").count("runs it; nothing to do here") == 1
 
 
 def test_nothing_is_submitted_when_one_cell_is_broken(place):
@@ -103,18 +106,18 @@ def test_nothing_is_submitted_when_one_cell_is_broken(place):
 
 def test_a_failing_cell_and_its_retry(place):
     classes = "loss._target_=broken.Broken,losslab.objectives.sft.SFT"
-    place.submit("failing", "loss=sft", classes)
+    place.submit("failing", "loss=sft", classes, "stage=train")
     until(place.over("failing"), place)
-    failed, done = sorted(place.status("failing"), key=lambda row: row.state, reverse=True)
-    assert (failed.state, done.state, failed.step) == ("failed", "done", 2)
+    failed, done = sorted(place.status("failing"), key=lambda row: row.state)
+    assert (failed.state, done.state, failed.step) == ("failed", "trained", 2)
     assert failed.note == "WorkerError: rank 0: ArithmeticError: broken on purpose"
     shown = place.run("failing", script="status.py")
-    assert shown.returncode == 0 and "1 failed, 1 done" in shown.stdout.replace("\n", " ")
+    assert shown.returncode == 0 and "1 failed, 1 trained" in shown.stdout.replace("\n", " ")
     (place.folder / "mended").touch()
     again = place.run("failing", "retry=failed", script="status.py")
     assert again.returncode == 0 and "failing: 1 cells submitted" in again.stdout, again.stderr
     until(place.over("failing"), place)
-    assert place.states("failing") == ["done", "done"]
+    assert place.states("failing") == ["trained", "trained"]
     assert record(done.folder)["attempts"] == 1 and record(failed.folder)["attempts"] == 2
     nothing = place.run("failing", "retry=failed", script="status.py")
     assert nothing.returncode == 2 and "there is nothing to retry" in nothing.stderr
@@ -138,11 +141,25 @@ def test_cancel_and_retry(place):
     assert (done.returncode, done.stdout) == (0, "given_up: 2 jobs cancelled\n"), done.stderr
     until(lambda: not queue("given_up"), place)
     assert place.states("given_up") == ["cancelled", "cancelled"]
-    assert list(place.folder.glob("results/cells/*/checkpoints/step-*"))
+    assert list(place.folder.glob("results/cells/*/checkpoints/step-00000003"))  # of the step in which it was asked
     again = place.run("given_up", "retry=failed", script="status.py")
     assert again.returncode == 0, again.stderr
     assert len(queue("given_up")) == 2 and "cancelled" not in place.states("given_up")
     place.run("given_up", "cancel=true", script="status.py")
+
+
+def test_a_trained_cell_is_at_its_end_unless_its_scoring_is_a_job_that_waits(tmp_path):
+    cell = tmp_path / "cells/one"
+    state = {"state": "trained", "attempts": 1, "declared": "now", "updated": "2026-01-02", "sweeps": ["halves"]}
+    write_json(cell / "cell.json", state)
+    for separate, expected in ((None, "trained"), (False, "trained"), (True, "to score")):
+        if separate is not None:
+            submission = {"cells": {str(cell): []}, "submitted": "2026-01-01"}
+            launcher = {"launcher": {"separate_evaluation": separate}}
+            write_json(tmp_path / "sweeps/halves/now/submission.json", submission | launcher)
+        (row,) = status.statuses("halves", str(tmp_path))
+        assert row.state == expected
+    assert "trained" in status.FINAL and "to score" not in status.FINAL
 
 
 def test_scoring_as_a_job_of_its_own(place):
@@ -201,12 +218,12 @@ def test_the_commands_of_the_guide(cluster, root, checkpoint, tmp_path):
 
 def test_several_cells_at_once_on_one_machine(root, checkpoint, tmp_path):
     place = Place(tmp_path, root, checkpoint)
-    arguments = ["loss=sft", "loss._target_=losslab.objectives.sft.SFT,broken.Broken", "seed=0"]
+    arguments = ["loss=sft", "loss._target_=losslab.objectives.sft.SFT,broken.Broken", "stage=train"]
     local = ["hydra/launcher=local", "hydra.launcher.processes=2"]
     done = place.run("-m", *TINY, "model=./checkpoint", *arguments, *local)
     assert done.returncode == 1
-    failed, good = sorted(place.status("ablation"), key=lambda row: row.state, reverse=True)
-    assert (failed.state, good.state) == ("failed", "done")
+    failed, good = sorted(place.status("ablation"), key=lambda row: row.state)
+    assert (failed.state, good.state) == ("failed", "trained")
     started, ended = (done.stdout.index(f"{word}: {good.folder.name}") for word in ("started", "done"))
     assert done.stdout.count("started: ", 0, ended) == 2 and started < ended  # both were at work at once
     assert f"failed: {failed.folder.name}" in done.stdout

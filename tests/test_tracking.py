@@ -12,8 +12,8 @@ from wandb.proto import wandb_internal_pb2
 
 from losslab import tracking
 from losslab.checks import check
-from losslab.diagnostics import EDGES
 from losslab.files import append_line, write_json, write_lines
+from losslab.histogram import EDGES
 from losslab.records import Cell
 from losslab.schema import BenchmarkConfig, Config, MachineConfig, Names, TrackerConfig, TrackerMode, TrackerName
 from losslab.trackers import content
@@ -110,6 +110,9 @@ class Offline:
 
 def whole_run(config: Config, cell: Cell) -> None:
     train(cell)
+    ends = {"lowest": [["7", 3]], "highest": [["+", 9]]}
+    measured = {"edges": [0.0, 0.5, 1.0], "tokens": 12} | ends
+    write_json(cell.probabilities, {"before": measured | {"counts": [8, 4]}, "after": measured | {"counts": [3, 9]}})
     score(cell, config, 75.0)
     score(cell, config, 60.0, step=2)
     cell.update(state="done", scoring_seconds=1.5)
@@ -139,6 +142,9 @@ def test_wandb_has_config_curves_scores_over_steps_samples_and_the_table(cell):
     assert run.curve("scores/tiny_add") == run.curve("scores/average") == [(3, 75.0), (2, 60.0)]
     histogram = run.curve("train/p")[1][1]
     assert histogram["values"] == [2] * (len(EDGES) - 1) and histogram["bins"] == list(EDGES)
+    ((step, after),) = run.curve("probabilities/after")
+    assert (step, after["values"], after["bins"]) == (3, [3, 9], [0.0, 0.5, 1.0])
+    assert run.table("probabilities/tokens")["data"][0] == ["before", "lowest", "7", 3]
     axes = {m.metric.glob_name: m.metric.step_metric for m in run.records if m.HasField("metric")}
     assert axes["scores/*"] == axes["train/*"] == "train/step"
     assert run.summary["scores/tiny_add"] == run.summary["scores/average"] == 75.0  # not the step scored last
@@ -167,12 +173,19 @@ def test_a_run_that_goes_on_is_one_run_and_told_once(cell):
     identity = report(config, found)["id"]
     write_lines(found.metrics, [row(1)])  # the run was killed, and its checkpoint is of step 1
     train(found, first=2)
-    score(found, config, 75.0)
-    score(found, config, 60.0, step=2)
     report(config, found)
     run = Offline(found.folder)  # one folder
     assert run.run.run_id == identity
     assert run.curve("train/loss") == [(1, 0.5), (2, 0.25), (3, 0.5 / 3)]
+    synced = run.file.parent.rename(found.folder / "wandb" / f"offline-run-20260101_000000-{identity}")
+    (synced / f"run-{identity}.wandb.synced").touch()  # as `wandb sync` leaves it
+    score(found, config, 75.0)
+    score(found, config, 60.0, step=2)
+    report(config, found)
+    assert synced.is_dir()
+    synced.rename(found.folder / "synced")
+    run = Offline(found.folder)  # what W&B has not yet
+    assert run.run.run_id == identity and run.curve("train/loss") == []
     assert run.curve("scores/average") == [(3, 75.0), (2, 60.0)]
     other = replace(config, eval=replace(config.eval, temperature=0.5))
     assert tracking.order(other, found)["cell"]["id"] != identity  # scores of another protocol are another run
@@ -219,6 +232,8 @@ def test_tensorboard_has_the_same(cell):
     assert sorted(curve["scores/tiny_add"]) == [(2, 60.0), (3, 75.0)]
     histogram = events.Histograms("train/p")[2].histogram_value
     assert list(histogram.bucket) == [3.0] * (len(EDGES) - 1) and list(histogram.bucket_limit) == list(EDGES[1:])
+    (before,) = events.Histograms("probabilities/before")
+    assert before.step == 3 and list(before.histogram_value.bucket) == [8.0, 4.0]
     (text,) = events.Tensors("samples/tiny_add/text_summary")
     assert "| 0 | 2+2=? | 4 | 4\\|<br>5 | 4 | True | stop | 3 |" in text.tensor_proto.string_val[0].decode()
     told = plugin_data_pb2.HParamsPluginData.FromString(

@@ -63,8 +63,7 @@ class SlurmLauncher(_Launcher):
             print(f"{self.config.sweep.name}: all cells are done, there is nothing to submit", flush=True)
             return []
         if own["mem_gb"] is None:
-            needs = [host_memory(config, own["gpus_per_node"] or 0, own["nodes"]) for config, _ in found.values()]
-            own["mem_gb"] = math.ceil(max(needs) / GIB)
+            own["mem_gb"] = math.ceil(max(host_memory(config, own) for config, _ in found.values()) / GIB)
         cells = {str(folder): overrides for folder, (_, overrides) in found.items()}
         submit(self.config.sweep.name, cells, own, Path(self.config.machine.results))
         return []

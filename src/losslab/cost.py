@@ -54,12 +54,13 @@ def of(configs: list[Config], sizes: list[tuple[int, int]]) -> Cost:
 def step_tokens(config: Config) -> int:
     """The most tokens of a step. A unit of the batch is a row, a pair, or a question with its sampled answers."""
     sequences = 1 if config.dataset.rejected_column is None else 2
-    if online := _online(config):
-        sequences = online.samples
+    if own := online(config):
+        sequences = own.samples
     return config.train.batch_size * sequences * config.train.max_length
 
 
-def _online(config: Config) -> Online | None:
+def online(config: Config) -> Online | None:
+    """The online objective of a cell, None for any other."""
     if config.names.loss == BASE or not issubclass(cls := objective_class(config), Online):
         return None
     return cls(**{key: value for key, value in config.loss.items() if key != "_target_"})
@@ -67,13 +68,13 @@ def _online(config: Config) -> Online | None:
 
 def _models(config: Config) -> int:
     """How many models are trained: PPO has a value model beside the policy."""
-    return 2 if isinstance(_online(config), PPO) else 1
+    return 2 if isinstance(online(config), PPO) else 1
 
 
 def _sampled(config: Config) -> float:
     """The share of the tokens of training that the model writes itself, during training."""
-    online = _online(config)
-    return online.answer_tokens(config.train.max_length) / config.train.max_length if online else 0.0
+    own = online(config)
+    return own.answer_tokens(config.train.max_length) / config.train.max_length if own else 0.0
 
 
 def exported(config: Config, tokens: int) -> int:

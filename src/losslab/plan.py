@@ -16,10 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from losslab import adapters, cost
 from losslab.batches import Schedule
 from losslab.checks import objective_class
-from losslab.data import local_files
-from losslab.files import named
+from losslab.data import local_files, unanswered
 from losslab.launch import count
-from losslab.online import Online, questions
+from losslab.online import PPO, questions
 from losslab.pretrained import load_config
 from losslab.records import Cell
 from losslab.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
@@ -68,7 +67,7 @@ class Plan:
     steps: int | None  # None where the number of rows is known only after the download
     tokens: int | None  # an upper bound: rows of the full length
     parameters: int
-    memory: float | None  # bytes on each device at the peak of training; None where TRL lays it out
+    memory: float  # bytes on each device at the peak of training
     hours: float | None  # of training and scoring on its devices, were they H100s
 
 
@@ -80,11 +79,10 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     steps = steps_of(config)
     tokens = steps and steps * cost.step_tokens(config)
     peak = 2.0 * parameters if config.names.loss == BASE else memory(config, architecture, parameters, devices)
-    online = config.names.loss != BASE and issubclass(objective_class(config), Online)
     own = cost.of([config], [(parameters, tokens or 0)])
     # Scoring takes one node.
     hours = None if tokens is None else (own.training + own.rollouts) / devices.count + own.scoring / devices.each
-    return Plan(cell, state(cell, config), steps, tokens, parameters, None if online else peak, hours)
+    return Plan(cell, state(cell, config), steps, tokens, parameters, peak, hours)
 
 
 def steps_of(config: Config) -> int | None:
@@ -93,9 +91,8 @@ def steps_of(config: Config) -> int | None:
         return 0
     if (rows := rows_of(config)) is None:
         return None
-    if issubclass(objective_class(config), Online):
-        return questions.schedule(config, rows).steps
-    return Schedule.of(config.train, config.seed, rows).steps
+    schedule = questions.schedule if cost.online(config) else Schedule.of
+    return schedule(config.train, config.seed, rows).steps
 
 
 def state(cell: Cell, config: Config) -> str:
@@ -127,7 +124,7 @@ def count_parameters(architecture: PretrainedConfig) -> int:
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
-    if dataset.source is not None and not named(dataset.path):  # the model has not answered yet
+    if unanswered(dataset):
         return None
     if not (files := local_files(dataset)):
         return dataset.rows
@@ -146,6 +143,7 @@ def rows_of(config: Config) -> int | None:
 def memory(config: Config, architecture: Any, parameters: int, devices: Devices | None = None) -> float:
     """Estimated peak bytes on each device: weights, gradients and Adam's two moments, sharded over the workers;
     the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
+    Online training shards nothing, and what generates the answers takes memory that is not counted.
 
     On a CPU also what the interpreter and its libraries take. What the allocator there keeps beyond that is not
     counted: it was a few per cent to two thirds of the estimate in runs of five shapes.
@@ -176,21 +174,21 @@ def memory(config: Config, architecture: Any, parameters: int, devices: Devices 
     if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy
     shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
+    if online := cost.online(config):  # every worker holds all: the policy, a value model, a reference
+        shards = 1
+        state += (computed * parameters if online.kl else 0) + 4 * held * parameters * isinstance(online, PPO)
+        head = 3 * 4 * tokens * architecture.vocab_size  # logits, their logarithms and their gradient
     return state / shards + gathered + per_token * tokens + head + process
 
 
-def host_memory(config: Config, gpus: int, nodes: int) -> float:
-    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written.
-
-    `gpus` are those of a node, 0 for training on the CPU.
-    """
-    architecture = describe(config)
+def host_memory(config: Config, job: Mapping[str, Any]) -> float:
+    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written."""
+    architecture, devices = describe(config), Devices.of(config.machine, job)
     parameters = count_parameters(architecture)
-    devices = Devices(nodes, config.machine.workers or max(1, gpus), gpus > 0)
     written = float(EXPORT_BYTES * parameters)
     if config.names.loss != BASE and not config.adapter.rank:
-        written = max(written, cost.CHECKPOINT_BYTES * parameters / nodes)
-    own = GPU_PROCESS if gpus else GPU_PROCESS + memory(config, architecture, parameters, devices)
+        written = max(written, cost.CHECKPOINT_BYTES * parameters / devices.nodes)
+    own = GPU_PROCESS if devices.gpu else GPU_PROCESS + memory(config, architecture, parameters, devices)
     if config.machine.cpu_offload:
         own += OFFLOAD_BYTES * parameters / devices.count
     return HOST_SLACK * (devices.each * own + written)
@@ -208,14 +206,14 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
     for plan in plans:
         table.add_row(
             plan.cell.folder.name, plan.state, number(plan.steps), number(plan.tokens), number(plan.parameters),
-            "?" if plan.memory is None else f"{plan.memory / GIB:.1f} GiB",
+            f"{plan.memory / GIB:.1f} GiB",
             "–" if not devices.gpu else "?" if plan.hours is None else f"{plan.hours:.1f}",
         )  # fmt: skip
     console = Console()
     console.print(table)
     if torch.cuda.is_available() and job is None:
         room = torch.cuda.get_device_properties(0).total_memory
-        if max(plan.memory or 0 for plan in plans) > room:
+        if max(plan.memory for plan in plans) > room:
             console.print(
                 f"warning: a device has {room / GIB:.0f} GiB; lower machine.micro_batch_tokens or use more workers"
             )

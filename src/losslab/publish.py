@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -45,7 +45,7 @@ def publish(sweep: SweepConfig, results: str) -> None:
         console.print(render.terminal(sheet))
     written = {"figure": "figure.png, figure.svg"} if scored else {}
     written |= {"steps": "steps.png, steps.svg, steps.csv"} if over_steps else {}
-    written |= {"settings": "settings.png, settings.svg, settings.csv"} if sweep.against else {}
+    written |= {"setting": "settings.png, settings.svg, settings.csv"} if sweep.against else {}
     written |= {"targets": "probabilities.png, .svg, .md, .csv"} if measured else {}
     for name, files in (written | {"table": "table.md, table.tex, table.csv"}).items():
         console.print(f"{name + ':':<9}{folder}/{files}", highlight=False, soft_wrap=True)
@@ -61,6 +61,16 @@ def rebuild(sweeps: list[str], results: str) -> None:
 
     ValueError when there is no record, or for a sweep that is declared and cannot be run.
     """
+    for sweep in layouts(sweeps, results):
+        check_built(sweep)
+        publish(sweep, results)
+
+
+def layouts(sweeps: Sequence[str], results: str) -> Iterator[SweepConfig]:
+    """How the tables of sweeps are laid out, of all that have a record where none is named.
+
+    ValueError when there is no record.
+    """
     known: dict[str, str] = {}
     for path in sorted(Path(results).glob("cells/*/cell.json")):
         for name in read_json(path).get("sweeps", []):
@@ -70,9 +80,7 @@ def rebuild(sweeps: list[str], results: str) -> None:
     if not known and not sweeps:
         raise ValueError(f"no record of any sweep under {results}: run one first, or set results=FOLDER")
     for name in sweeps or sorted(known):
-        sweep = artefacts.layout(name) or SweepConfig(name=name, question=known.get(name, ""))
-        check_built(sweep)
-        publish(sweep, results)
+        yield artefacts.layout(name) or SweepConfig(name=name, question=known.get(name, ""))
 
 
 def notes(table: Table, over_steps: dict[str, Curve]) -> Iterator[str]:

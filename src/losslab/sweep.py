@@ -20,6 +20,7 @@ from losslab.crew import main_process
 from losslab.plan import show
 from losslab.publish import publish
 from losslab.records import Cell, start_again
+from losslab.report import page as report
 from losslab.schema import Config
 
 
@@ -33,7 +34,8 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with refusing():
-            self._start([compose(config.hydra.job.config_name, cell, True) for cell in grid(config)], config)
+            cells = grid(config)
+            self._start([compose(config.hydra.job.config_name, cell, True) for cell in cells], config)
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         with refusing():
@@ -79,6 +81,8 @@ class Sweep(Callback):
                 print(line, flush=True)
         except OSError as error:  # a full disk must not hide what failed before
             print(f"the table is not written: {error}; python table.py does it again", file=sys.stderr)
+        if not told:
+            _report(config)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
         failed = {folder: state for folder, state in cells.items() if state.get("state") == "failed"}
         for folder, state in [] if told else failed.items():
@@ -86,6 +90,14 @@ class Sweep(Callback):
         if failed:
             print(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again", file=sys.stderr)
             sys.exit(1)
+
+
+def _report(config: Config) -> None:
+    """Write the page of a sweep that is over. What is wrong with it must not hide which cells failed."""
+    try:
+        print(f"report:  {report.publish(config.sweep, config.machine.results)}", flush=True)
+    except (OSError, ValueError) as error:
+        print(f"the report is not written: {error}; python report.py does it again", file=sys.stderr)
 
 
 def on_slurm(config: DictConfig) -> bool:

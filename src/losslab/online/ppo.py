@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from trl import GRPOTrainer
 
 from losslab.online import PPO
+from losslab.online.advantages import generalised_advantages, value_terms
 from losslab.online.verifier import Verifier
+
+IDS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 
 
 class PPOTrainer(GRPOTrainer):
@@ -33,8 +36,8 @@ class PPOTrainer(GRPOTrainer):
         advantages = generalised_advantages(rewards, values, mask, self.objective.gae_lambda)
         sums = torch.stack([mask.sum(), advantages.sum(), advantages.square().sum()])
         count, total, squares = self.accelerator.reduce(sums, reduction="sum")
-        deviation = (squares / count - (total / count) ** 2).clamp(min=0).sqrt()
-        standard = (advantages - total / count) / (deviation + 1e-8) * mask
+        variance = (squares / count - (total / count) ** 2).clamp(min=0)
+        standard = (advantages - total / count) * torch.rsqrt(variance + 1e-8) * mask
         return batch | {"advantages": standard, "values": values, "returns": advantages + values}
 
     def compute_loss(
@@ -55,33 +58,3 @@ class PPOTrainer(GRPOTrainer):
         start = batch["prompt_ids"].shape[1] - 1
         with self.accelerator.autocast():
             return self.value(input_ids=ids, attention_mask=mask).logits[:, start:-1, 0].float()
-
-
-IDS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-
-
-def generalised_advantages(rewards: Tensor, values: Tensor, mask: Tensor, decay: float) -> Tensor:
-    """(B, T) advantages of answers with one reward each, at their last token; zero where the mask is.
-
-    Args:
-        rewards: (B,) float32.
-        values: (B, T) float32, of the state before each token; zero where the mask is.
-        mask: (B, T), 1 for the tokens of an answer, which come first.
-        decay: lambda of generalised advantage estimation (arXiv 1506.02438); the discount is 1.
-    """
-    last = mask.sum(1) - 1
-    result = torch.zeros_like(values)
-    running, following = torch.zeros_like(rewards), torch.zeros_like(rewards)
-    for t in reversed(range(values.shape[1])):
-        surprise = rewards * (last == t) + following - values[:, t]
-        running = (surprise + decay * running) * mask[:, t]
-        following = values[:, t]
-        result[:, t] = running
-    return result
-
-
-def value_terms(values: Tensor, before: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """(B, T): half the squared error of values, or of what they may become within `clip` of the ones before, whichever
-    is larger."""
-    near = before + (values - before).clamp(-clip, clip)
-    return 0.5 * torch.maximum((values - returns).square(), (near - returns).square())

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from losslab import questions
 from losslab.batches import Schedule
 from losslab.files import content, lock, read_json, write_json
 from losslab.prompts import encode, render
-from losslab.schema import Config
+from losslab.schema import Config, TrainConfig
 
 
 def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str, int], int]:
@@ -41,16 +42,12 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
             write_json(temporary / "report.json", report)
             temporary.rename(folder)
     kept = read_json(folder / "report.json")
-    return folder, kept, schedule(config, kept["prompts"]).steps
+    return folder, kept, schedule(config.train, config.seed, kept["prompts"]).steps
 
 
-def schedule(config: Config, prompts: int) -> Schedule:
+def schedule(train: TrainConfig, seed: int, prompts: int) -> Schedule:
     """Which questions each step asks; those that fill no batch are left out."""
-    train = config.train
-    return Schedule(
-        prompts, train.batch_size, train.epochs, config.seed, drop_last=True, max_steps=train.max_steps,
-        updates=train.updates,
-    )  # fmt: skip
+    return Schedule.of(replace(train, drop_last=True), seed, prompts)
 
 
 def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, str]], dict[str, int]]:

@@ -50,7 +50,12 @@ def train(config: Config, data: str, folder: str) -> None:
     rank = dist.get_rank()
     objective: Online = instantiate(config.loss)
     questions = load_from_disk(data)
-    plan = schedule(config, len(questions))
+    plan = schedule(config.train, config.seed, len(questions))
+    if config.train.batch_size * objective.samples % dist.get_world_size():
+        raise ValueError(
+            f"{config.train.batch_size * objective.samples} answers of a step cannot be divided over "
+            f"{dist.get_world_size()} workers: change train.batch_size"
+        )
     tokenizer = load_tokenizer(config.model)
     tokenizer.padding_side = "left"
 

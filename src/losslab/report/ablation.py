@@ -25,8 +25,11 @@ class Line:
     against: dict[str, dict[str, Difference]]  # of another row's label: the difference on each column
 
 
-def table(groups: Sequence[Group], columns: Sequence[str], samples: Samples) -> list[Line]:
-    """A line for each row, with its paired differences to all rows of its model and protocol."""
+def table(groups: Sequence[Group], columns: Sequence[str], benchmarks: Sequence[str], samples: Samples) -> list[Line]:
+    """A line for each row, with its paired differences to all rows of its model and protocol.
+
+    The average is over `benchmarks`, which are among the columns.
+    """
     return [
         Line(
             group,
@@ -35,15 +38,17 @@ def table(groups: Sequence[Group], columns: Sequence[str], samples: Samples) -> 
                 other.label: found
                 for other in groups
                 if other is not group
-                and (other.model, other.protocol) == (group.model, group.protocol)
-                and (found := paired(other, group, columns, samples))
+                and (other.model, other.row.protocol) == (group.model, group.row.protocol)
+                and (found := paired(other, group, columns, benchmarks, samples))
             },
         )
         for group in groups
     ]
 
 
-def paired(a: Group, b: Group, columns: Sequence[str], samples: Samples) -> dict[str, Difference]:
+def paired(
+    a: Group, b: Group, columns: Sequence[str], benchmarks: Sequence[str], samples: Samples
+) -> dict[str, Difference]:
     """How much better b is than a over the seeds that both have, on the columns whose problems are the same.
 
     Without a seed in common there is nothing.
@@ -53,17 +58,12 @@ def paired(a: Group, b: Group, columns: Sequence[str], samples: Samples) -> dict
     if not seeds:
         return {}
     first = cells[0][seeds[0]]
-    names = [
-        name
-        for name in columns
-        if name in first.means and all(same(own[seed], first, name) for own in cells for seed in seeds)
-    ]
-    if not names:
-        return {}
+    names = [name for name in columns if all(same(own[seed], first, name) for own in cells for seed in seeds)]
     left, right = ({name: np.stack([own[seed].means[name] for seed in seeds]) for name in names} for own in cells)
-    found = differences(left, right)
-    if len(names) < len(columns) - 1:  # as in the table, an average over fewer would not compare
-        del found[AVERAGE]
+    found = {name: differences({name: left[name]}, {name: right[name]})[name] for name in names}
+    if set(benchmarks) <= set(names):  # as in the table, an average over fewer would not compare
+        means = ({name: own[name] for name in benchmarks} for own in (left, right))
+        found[AVERAGE] = differences(*means)[AVERAGE]
     return found
 
 
@@ -80,6 +80,6 @@ def reference(groups: Sequence[Group], against: str | None) -> str | None:
         return against
     for wanted in DEFAULTS:
         for group in groups:
-            if group.row.names["loss"] == wanted:
+            if group.row.name == wanted:
                 return group.label
     return labels[0] if labels else None

@@ -18,7 +18,7 @@ class Settings:
 
 def settings(groups: Sequence[Group]) -> Settings:
     """The science of the rows by dotted key. A base has few keys, and none of those that it lacks sets it apart."""
-    configs = [group.row.entries[0].config for group in groups]
+    configs = [group.row.config for group in groups]
     keys = dict.fromkeys(key for config in configs for key in config)
     differing, common = [], []
     for key in keys:
@@ -64,19 +64,24 @@ def total(groups: Sequence[Group]) -> Cost:
     return _cost("total", "", 0, list(runs.values()))
 
 
+def devices(groups: Sequence[Group]) -> list[str]:
+    """The kinds of devices that worked."""
+    return list(dict.fromkeys(_kind(run) for group in groups for run in group.runs if run.environment))
+
+
 def _cost(label: str, model: str, style: int, runs: Sequence[Run]) -> Cost:
     rows = [row for run in runs for row in run.metrics]
     scored = [part for run in runs for part in _scores(run)]
     seconds = sum(row.get("seconds", 0.0) for row in rows)
     tokens = sum(row.get("tokens", 0) for row in rows)
     memory = [row["peak_memory"] for row in rows if row.get("peak_memory")]
-    devices = dict.fromkeys(_device(run) for run in runs if run.environment)
+    used = dict.fromkeys(_device(run) for run in runs if run.environment)
     return Cost(
         label,
         model,
         style,
         len(runs),
-        ", ".join(devices) or MISSING,
+        ", ".join(used) or MISSING,
         sum(run.state.get("training_seconds", 0.0) * _count(run) for run in runs) / 3600,
         sum(run.state.get("scoring_seconds", 0.0) * _local(run) for run in runs) / 3600,
         tokens,
@@ -95,8 +100,12 @@ def _scores(run: Run) -> Iterator[dict[str, Any]]:
                 yield part
 
 
+def _machine(run: Run) -> dict[str, Any]:
+    return run.config.get("machine", {})
+
+
 def _gpus(run: Run) -> list[str]:
-    return [] if run.config["machine"]["device"] == "cpu" else run.environment.get("gpus", [])
+    return [] if _machine(run).get("device") == "cpu" else run.environment.get("gpus", [])
 
 
 def _local(run: Run) -> int:
@@ -106,10 +115,14 @@ def _local(run: Run) -> int:
 
 def _count(run: Run) -> int:
     """Devices that trained, on all nodes; what an older record does not say is taken to be one node."""
-    return run.state.get("devices") or run.config["machine"]["workers"] or _local(run)
+    return run.state.get("devices") or _machine(run).get("workers") or _local(run)
 
 
 def _device(run: Run) -> str:
+    count = _count(run)
+    return _kind(run) if count == 1 else f"{count} × {_kind(run)}"
+
+
+def _kind(run: Run) -> str:
     gpus = _gpus(run)
-    name = gpus[0].removeprefix("NVIDIA ") if gpus else "CPU"
-    return name if _count(run) == 1 else f"{_count(run)} × {name}"
+    return gpus[0].removeprefix("NVIDIA ") if gpus else "CPU"

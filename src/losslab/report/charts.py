@@ -77,14 +77,25 @@ def colour(style: int) -> str:
     return "c0" if style == 0 else f"c{(style - 1) % COLOURS + 1} dash{min(2, (style - 1) // COLOURS)}"
 
 
-def lines(name: str, curves: Sequence[Line], log: bool = False, height: int = 190) -> Markup:
-    """Curves over steps; `name` is what a screen reader calls them. At least one has a point."""
+def lines(name: str, curves: Sequence[Line], across: str = "step", *, log: bool = False, height: int = 190) -> Markup:
+    """Curves over steps, or over the few values of another setting; at least one curve has a point.
+
+    `name` is what a screen reader calls them. The vertical scale may be logarithmic with `log`; that of a setting is.
+    """
     every = [point for curve in curves for points in (curve.points, *curve.parts) for point in points]
     values = [y for _, y in every] + [y for curve in curves for _, *edges in curve.band for y in edges]
-    steps = [x for x, _ in every]
-    x = Axis(min(steps), max(max(steps), min(steps) + 1), LEFT, WIDTH - RIGHT)
+    places = sorted({x for x, _ in every})
+    low, high = places[0], max(places[-1], places[0] + 1) if across == "step" else places[-1]
+    if across == "step":
+        x = Axis(low, high, LEFT, WIDTH - RIGHT)
+        ticks = x.ticks(5)
+    else:
+        x = Axis(low / 1.1, high * 1.1, LEFT, WIDTH - RIGHT, log=low > 0)
+        ticks = places
     y = scale(values, height - BOTTOM, TOP, log)
-    parts = [_grid(x, y, height)]
+    parts = [_level(y.place(tick), _text(tick)) for tick in y.ticks(4)]
+    for tick in ticks:
+        parts.append(f'<text x="{x.place(tick):.1f}" y="{height - 5}" text-anchor="middle">{_text(tick)}</text>')
     for curve in curves:
         if curve.band:
             edges = [(s, low) for s, low, _ in curve.band] + [(s, high) for s, _, high in reversed(curve.band)]
@@ -103,7 +114,7 @@ def lines(name: str, curves: Sequence[Line], log: bool = False, height: int = 19
             f'points="{_path(curve.points, x, y)}"><title>{label}</title></polyline>'
         )
     ends = "; ".join(f"{c.label} from {c.points[0][1]:.3g} to {c.points[-1][1]:.3g}" for c in curves if c.points)
-    return _svg(f"{name} over steps: {ends}", height, parts, "lines")
+    return _svg(f"{name} over {across}: {ends}", height, parts, "lines", across)
 
 
 def histogram(
@@ -159,13 +170,6 @@ def intervals(name: str, rows: Sequence[tuple[int, str, float, float | None]]) -
     return _svg(name, height, parts, "intervals")
 
 
-def _grid(x: Axis, y: Axis, height: int) -> str:
-    parts = [_level(y.place(tick), _text(tick)) for tick in y.ticks(4)]
-    for tick in x.ticks(5):
-        parts.append(f'<text x="{x.place(tick):.1f}" y="{height - 5}" text-anchor="middle">{_text(tick)}</text>')
-    return "".join(parts)
-
-
 def _level(y: float, text: str) -> str:
     return (
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -186,8 +190,6 @@ def _text(value: float) -> str:
     return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
 
 
-def _svg(name: str, height: int, parts: Sequence[str], kind: str) -> Markup:
-    return Markup(
-        f'<svg class="{kind}" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(name)}" tabindex="0">'
-        f"{''.join(parts)}</svg>"
-    )
+def _svg(name: str, height: int, parts: Sequence[str], kind: str, across: str = "") -> Markup:
+    attributes = f'role="img" aria-label="{escape(name)}" tabindex="0" data-across="{escape(across)}"'
+    return Markup(f'<svg class="{kind}" viewBox="0 0 {WIDTH} {height}" {attributes}>{"".join(parts)}</svg>')

@@ -18,100 +18,135 @@ BEGIN, END = (0.0, 0.1), (0.9, 1.0)  # the stretches of training that are compar
 
 @dataclass(frozen=True)
 class Hint:
-    kind: str  # note | warning
+    warning: bool
     title: str
-    text: str
+    facts: list[tuple[str, str]]  # of a row, by its label; what the records show
+    text: str  # what to make of it
+
+
+Fact = tuple[str, str]
 
 
 def hints(groups: Sequence[Group], changes: Sequence[Change]) -> list[Hint]:
-    """Of rows of one model and of what happened to their probabilities; warnings first."""
+    """Of rows of one model and of what happened to their probabilities."""
     changed = {change.label: change for change in changes}
-    found = [hint for group in groups for hint in _of_row(group, changed.get(group.label))]
-    found += [*_learning_rates(groups), *_warnings(groups)]
-    return sorted(found, key=lambda hint: hint.kind != "warning")
+    found = [
+        Hint(
+            True,
+            "The end of an answer is not learned",
+            [fact for group in groups for fact in _no_end(group)],
+            "Samples run on. An objective that weights tokens by p teaches little where p starts near zero; "
+            "loss=dft_floor is the remedy of DFT's authors.",
+        ),
+        Hint(
+            True,
+            "Updates were skipped",
+            [fact for group in groups for fact in _skipped(group)],
+            "Their gradient was not finite. A lower optimizer.lr may help.",
+        ),
+        Hint(True, "The evaluation warns", list(_warnings(groups)), ""),
+        Hint(
+            False,
+            "The loss is much smaller than cross-entropy: that is normal",
+            [fact for group in groups for fact in _small_loss(group)],
+            "The objective weights the cross-entropy of each token, DFT by the token's own probability: −p log p is at "
+            "most 0.37 and near zero at both ends, usually 10 to 20 times below cross-entropy. Compare cross-entropy "
+            "and accuracy, not losses.",
+        ),
+        Hint(
+            False,
+            "Cross-entropy rises while the loss falls: probabilities polarise",
+            [fact for group in groups for fact in _polarised(group, changed.get(group.label))],
+            "The objective gives up tokens of low probability, whose −log p grows without bound, and sharpens the "
+            "others. Accuracy decides whether that is good.",
+        ),
+        Hint(
+            False,
+            "Few tokens carry the steps",
+            [fact for group in groups for fact in _few(group)],
+            "The effective fraction is (Σw)²/(N Σw²): most answer tokens have little weight at the end of training.",
+        ),
+        Hint(
+            False,
+            "Most steps are clipped",
+            [fact for group in groups for fact in _clipped(group)],
+            "Objectives whose gradients differ in size are then not compared at the same step size.",
+        ),
+        Hint(
+            False,
+            "All objectives were trained at the same learning rate",
+            list(_one_rate(groups)),
+            "An objective may want another one than SFT, and DFT often does. Compare each at its own best.",
+        ),
+    ]
+    return [hint for hint in found if hint.facts]
 
 
-def _of_row(group: Group, change: Change | None) -> Iterator[Hint]:
-    label = group.label
-    loss, entropy = (_mean(group, key, *END) for key in ("loss", "cross_entropy"))
-    if loss and entropy and 0 < loss < entropy / SMALL:
-        yield Hint(
-            "note",
-            f"{label}: the loss is {entropy / loss:.0f} times smaller than cross-entropy",
-            f"That is normal ({loss:.2g} against {entropy:.2g} nats at the end): the objective weights the "
-            "cross-entropy of each token, DFT by the token's own probability, so that −p log p is at most 0.37 and "
-            "near zero at both ends. For DFT, 10 to 20 times is usual. Compare cross-entropy and accuracy, not losses.",
-        )
-    early = {key: _mean(group, key, *BEGIN) for key in ("loss", "cross_entropy")}
-    if loss and entropy and early["loss"] and early["cross_entropy"]:
-        if loss < early["loss"] * (1 - MOVED) and entropy > early["cross_entropy"] * (1 + MOVED):
-            ends = ""
-            if change and change.below[1] > change.below[0] and change.above[1] > change.above[0]:
-                ends = (
-                    f" Probabilities polarise: tokens with p < 0.01 went from {change.below[0]:.2g}% to "
-                    f"{change.below[1]:.2g}%, those with p ≥ 0.9 from {change.above[0]:.3g}% to {change.above[1]:.3g}%."
-                )
-            yield Hint(
-                "note",
-                f"{label}: cross-entropy rises while the loss falls",
-                f"From {early['cross_entropy']:.3g} to {entropy:.3g} nats, with the loss down from {early['loss']:.2g} "
-                f"to {loss:.2g}.{ends} The objective gives up tokens of low probability, whose −log p grows without "
-                "bound, and sharpens the others. Accuracy decides whether that is good.",
-            )
-    carried = _mean(group, "effective_fraction", *END)
-    if carried is not None and carried < FEW:
-        yield Hint(
-            "note",
-            f"{label}: {100 * carried:.0f}% of the answer tokens carry the steps",
-            "The effective fraction, (Σw)²/(N Σw²), is low at the end of training: most tokens have little weight.",
-        )
+def _no_end(group: Group) -> Iterator[Fact]:
     end = _mean(group, "eos_p", *END)
     if end is not None and end < UNLEARNED:
-        yield Hint(
-            "warning",
-            f"{label}: the end of an answer is not learned",
-            f"The token that ends an answer has a probability of {end:.2g} at the end of training, so samples run on. "
-            "An objective that weights by p teaches it little where it starts near zero; loss=dft_floor is the remedy "
-            "of DFT's authors.",
-        )
-    steps = [(row, run.config["train"]["clip"]) for run in group.trained for row in run.metrics]
-    known = [(row["gradient_norm"], clip) for row, clip in steps if row.get("gradient_norm") is not None]
-    if known and (share := sum(norm > clip for norm, clip in known) / len(known)) > MOSTLY:
-        yield Hint(
-            "note",
-            f"{label}: {100 * share:.0f}% of the steps are clipped",
-            "Their gradient norm is above train.clip. Objectives whose gradients differ in size are then not compared "
-            "at the same step size.",
-        )
-    if skipped := sum(bool(row.get("skipped")) for row, _ in steps):
-        yield Hint("warning", f"{label}: {skipped} updates were skipped", "Their gradient was not finite.")
+        yield group.label, f"the token that ends an answer has a probability of {end:.2g} at the end of training"
 
 
-def _mean(group: Group, key: str, begin: float, end: float) -> float | None:
-    values = [value for run in group.trained if (value := run.mean(key, begin, end)) is not None]
-    return sum(values) / len(values) if values else None
+def _skipped(group: Group) -> Iterator[Fact]:
+    if skipped := sum(bool(row.get("skipped")) for run in group.trained for row in run.metrics):
+        yield group.label, f"{skipped} updates"
 
 
-def _learning_rates(groups: Sequence[Group]) -> Iterator[Hint]:
-    """Several objectives at one and the same rate."""
+def _small_loss(group: Group) -> Iterator[Fact]:
+    loss, entropy = (_mean(group, key, *END) for key in ("loss", "cross_entropy"))
+    if loss and entropy and 0 < loss < entropy / SMALL:
+        yield group.label, f"{loss:.2g} against {entropy:.2g} nats at the end of training, {entropy / loss:.0f} times"
+
+
+def _polarised(group: Group, change: Change | None) -> Iterator[Fact]:
+    loss, entropy = ([_mean(group, key, *when) for when in (BEGIN, END)] for key in ("loss", "cross_entropy"))
+    if None in (*loss, *entropy):
+        return
+    (early, late), (low, high) = loss, entropy
+    assert early is not None and late is not None and low is not None and high is not None
+    if late < early * (1 - MOVED) and high > low * (1 + MOVED):
+        text = f"cross-entropy from {low:.3g} to {high:.3g}, loss from {early:.2g} to {late:.2g}"
+        if change and change.below[1] > change.below[0] and change.above[1] > change.above[0]:
+            text += f"; tokens with p < 0.01 from {change.below[0]:.2g}% to {change.below[1]:.2g}%"
+            text += f", with p ≥ 0.9 from {change.above[0]:.3g}% to {change.above[1]:.3g}%"
+        yield group.label, text
+
+
+def _few(group: Group) -> Iterator[Fact]:
+    carried = _mean(group, "effective_fraction", *END)
+    if carried is not None and carried < FEW:
+        yield group.label, f"{100 * carried:.0f}% of the answer tokens"
+
+
+def _clipped(group: Group) -> Iterator[Fact]:
+    steps = [(row.get("gradient_norm"), run.config["train"]["clip"]) for run in group.trained for row in run.metrics]
+    known = [norm > clip for norm, clip in steps if norm is not None]
+    if known and (share := sum(known) / len(known)) > MOSTLY:
+        yield group.label, f"{100 * share:.0f}% of the gradients have a norm above train.clip"
+
+
+def _one_rate(groups: Sequence[Group]) -> Iterator[Fact]:
     trained = [group for group in groups if group.row.names["loss"] != BASE]
-    rates = {run.config["optimizer"]["lr"] for group in trained for run in group.runs}
+    rates = {group.row.config["optimizer.lr"] for group in trained}
     if len({group.row.names["loss"] for group in trained}) > 1 and len(rates) == 1:
         (rate,) = rates
-        yield Hint(
-            "note",
-            f"All objectives were trained at the same learning rate, {rate:g}",
-            "An objective may want another one than SFT (DFT often does). Compare each at its own best: "
-            f"optimizer.lr={rate / 2:g},{rate:g},{2 * rate:g} sweeps it.",
-        )
+        yield f"optimizer.lr={rate:g}", f"optimizer.lr={rate / 2:g},{rate:g},{2 * rate:g} sweeps it"
 
 
-def _warnings(groups: Sequence[Group]) -> Iterator[Hint]:
+def _warnings(groups: Sequence[Group]) -> Iterator[Fact]:
     """What the evaluations warned of, with the rows that it concerns."""
     found: dict[str, dict[str, None]] = {}
     for group in groups:
         for entry in group.row.scored:
-            for text in read_json(entry.folder / "scores" / str(entry.protocol) / "scores.json").get("warnings", []):
+            scores = read_json(entry.folder / "scores" / str(entry.protocol) / "scores.json")
+            for text in scores.get("warnings", []):
                 found.setdefault(text, {})[group.label] = None
     for text, labels in found.items():
-        yield Hint("warning", f"{', '.join(labels)}: the evaluation warns", text)
+        yield ", ".join(labels), text
+
+
+def _mean(group: Group, key: str, begin: float, end: float) -> float | None:
+    """Of a metric over a stretch of training, the mean of the row's cells."""
+    values = [value for run in group.trained if (value := run.mean(key, begin, end)) is not None]
+    return sum(values) / len(values) if values else None

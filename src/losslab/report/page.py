@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -16,50 +16,52 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from losslab import __version__, render, status, tables
+from losslab import __version__, directions, paper, render, status, tables
 from losslab.curves import AVERAGE
 from losslab.files import read_json, write
-from losslab.publish import curves_of
+from losslab.publish import curves_of, layouts, notes
 from losslab.report import ablation, accounts, browser, charts, hints, training
 from losslab.report.ablation import Line
-from losslab.report.runs import Group, by_model, groups
+from losslab.report.runs import Group, Run, by_model, groups
 from losslab.schema import SweepConfig
 from losslab.status import Status
 
 ERROR_LINES = 30  # of a failed cell's error.txt
 
 
-def publish(sweeps: Sequence[str], results: str, against: str | None = None) -> list[Path]:
-    """Write the pages of sweeps, of all where none is named; returns their paths.
+def publish(sweep: SweepConfig, results: str, against: str | None = None) -> Path:
+    """Write the page of a sweep; returns its path.
 
     `against` is the label of the row that others are compared with at first. ValueError when there is no record, or no
     such row.
     """
-    known = sorted(status.sweeps(results))
-    if not known:
-        raise ValueError(f"no record of any sweep under {results}: run one first, or set results=FOLDER")
-    pages = []
-    for name in sweeps or known:
-        pages.append(Path(results) / "reports" / f"{name}.html")
-        write(pages[-1], page(name, results, against, pages[-1].parent))
-    return pages
+    path = Path(results) / "reports" / f"{sweep.name}.html"
+    write(path, page(sweep, results, against, path.parent))
+    return path
 
 
-def page(sweep: str, results: str, against: str | None, place: Path) -> str:
+def rebuild(sweeps: Sequence[str], results: str, against: str | None = None) -> Iterator[Path]:
+    """Publish sweeps by name, all that have a record where none is named. ValueError as for `publish`."""
+    for sweep in layouts(sweeps, results):
+        yield publish(sweep, results, against)
+
+
+def page(sweep: SweepConfig, results: str, against: str | None, place: Path) -> str:
     """The page of a sweep as HTML; its links lead from the folder `place` to the records."""
-    table = tables.build(SweepConfig(name=sweep), results)
+    cells = [_cell(one, place) for one in status.statuses(sweep.name, results)]
+    table = tables.build(sweep, results)
     rows = groups(table)
+    cells += [_absent(run) for row in rows for run in row.runs if not run.folder.exists()]
+    comparison, over_steps = paper.compare(table), curves_of(table)
     reference = ablation.reference(rows, against)
     samples = {
         (entry.folder, str(entry.protocol)): browser.read(entry.folder / "scores" / str(entry.protocol))
         for row in rows
         for entry in row.row.scored
     }
-    lines = ablation.table(rows, table.columns, samples)
+    lines = ablation.table(rows, table.columns, table.benchmarks, samples)
     shown = browser.browser(rows, samples, reference)
-    over_steps = curves_of(table)
     changes = {model: training.probabilities(own) for model, own in by_model(rows)}
-    cells = status.statuses(sweep, results)
     sheets = [file(name) for name in ("style.css", "script.js")]
     environment = Environment(
         loader=PackageLoader("losslab.report", "."),
@@ -70,8 +72,8 @@ def page(sweep: str, results: str, against: str | None, place: Path) -> str:
     )
     environment.filters |= {"count": count, "hours": hours, "colour": charts.colour}
     return environment.get_template("page.html").render(
-        sweep=sweep,
-        question=_question(sweep, rows),
+        sweep=table.name,
+        question=table.question,
         built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         commits=_commits(rows),
@@ -79,20 +81,29 @@ def page(sweep: str, results: str, against: str | None, place: Path) -> str:
         style=Markup(sheets[0]),
         script=Markup(sheets[1]),
         columns=table.columns,
+        numbers={*table.columns, "difference", "seeds"},
+        average=AVERAGE,
         caption=render.CAPTION,
+        ordered=not sweep.paper,
+        settings_charts=training.against(table, rows),
+        sheets=[
+            *([render.against(table, comparison)] if comparison else []),
+            *([directions.sheet(table)] if sweep.directions else []),
+        ],
+        notes=list(notes(table, over_steps)),
         rows=[_row(line, table.columns, reference) for line in lines],
         labels=list(dict.fromkeys(row.label for row in rows)),
         legend=list(dict.fromkeys((row.style, row.label) for row in rows if row.trained)),
         reference=reference,
         several=len({row.model for row in rows}) > 1,
-        headlines=_headlines(lines, table.columns, reference),
+        headlines=_headlines(lines, reference),
         differences=_embed(_differences(lines, table.columns)),
         models=[
             {
                 "name": model,
-                "intervals": _intervals(own, table.columns),
+                "intervals": _intervals(own, [AVERAGE, *table.benchmarks, *table.others]),
                 "learning": training.metrics(own, training.LEARNING)
-                + training.accuracy(own, over_steps, table.columns),
+                + training.accuracy(own, over_steps, [AVERAGE, *table.benchmarks]),
                 "diagnostics": training.metrics(own, training.DIAGNOSTICS),
                 "changes": changes[model],
                 "hints": hints.hints(own, changes[model]),
@@ -103,10 +114,11 @@ def page(sweep: str, results: str, against: str | None, place: Path) -> str:
         heads=[(row.model, row.label, row.style) for row in rows],
         costs=accounts.costs(rows),
         total=accounts.total(rows),
+        devices=accounts.devices(rows),
         browser=shown,
         payload=_embed(shown.payload) if shown else None,
-        cells=[_cell(one, place) for one in cells],
-        states=Counter(one.state for one in cells),
+        cells=cells,
+        states=Counter(one["state"] for one in cells),
         texts=browser.TEXTS,
         long=browser.LONG,
     )
@@ -133,12 +145,6 @@ def _embed(value: Any) -> Markup:
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-def _question(sweep: str, rows: Sequence[Group]) -> str:
-    """Of the first cell that was run for this sweep; one cell may be in several."""
-    own = (run.config["sweep"] for row in rows for run in row.runs)
-    return next((found["question"] for found in own if found["name"] == sweep), "")
-
-
 def _commits(rows: Sequence[Group]) -> list[str]:
     found: dict[str, None] = {}
     for run in (run for row in rows for run in row.runs):
@@ -155,7 +161,6 @@ def _row(line: Line, columns: Sequence[str], reference: str | None) -> dict[str,
         "style": group.style,
         "seeds": str(scored) if scored == len(group.runs) else f"{scored}/{len(group.runs)}",
         "scored": scored,
-        "average": line.values[-1].mean if line.values[-1] else -1,
         "cells": [
             {
                 "mean": value.mean if value else None,
@@ -174,7 +179,8 @@ def _difference(line: Line, reference: str | None, column: str) -> tuple[str, st
     """
     found = line.against.get(reference or "", {}).get(column)
     if found is None:
-        return ("reference" if line.group.label == reference else ""), ""
+        own = line.group.label == reference and line.group.row.value(column) is not None
+        return ("reference" if own else ""), ""
     half = f" ± {found.half:.1f}" if math.isfinite(found.half) else ""
     kind = ("better" if found.value > 0 else "worse") if found.distinct else ""
     return f"{found.value:+.1f}{half}".replace("-", "−"), kind
@@ -186,27 +192,29 @@ def _differences(lines: Sequence[Line], columns: Sequence[str]) -> dict[str, lis
     return {label: [[_difference(line, label, column) for column in columns] for line in lines] for label in labels}
 
 
-def _headlines(lines: Sequence[Line], columns: Sequence[str], reference: str | None) -> list[dict[str, str]]:
+def _headlines(lines: Sequence[Line], reference: str | None) -> list[dict[str, str]]:
     """The best average of each model and by how much it is better than the reference."""
     found = []
     for model in dict.fromkeys(line.group.model for line in lines):
-        own = [line for line in lines if line.group.model == model and line.values[-1]]
-        best = max(own, key=lambda line: line.values[-1].mean if line.values[-1] else 0.0, default=None)
-        if best is None or best.values[-1] is None:
+        averages = {
+            line.group.label: (value.mean, line)
+            for line in lines
+            if line.group.model == model and (value := line.group.row.value(AVERAGE))
+        }
+        if not averages:
             continue
-        apart = best.against.get(reference or "", {}).get(AVERAGE)
-        text = ""
+        label, (mean, best) = max(averages.items(), key=lambda one: one[1][0])
+        apart, text = best.against.get(reference or "", {}).get(AVERAGE), ""
         if apart is not None and math.isfinite(apart.half):
             low, high = apart.value - apart.half, apart.value + apart.half
             text = f"{apart.value:+.1f} points over {reference} (95% interval {low:+.1f} to {high:+.1f})"
-        value = f"{best.values[-1].mean:.1f}"
-        found.append({"model": model, "label": best.group.label, "value": value, "apart": text.replace("-", "−")})
+        found.append({"model": model, "label": label, "value": f"{mean:.1f}", "apart": text.replace("-", "−")})
     return found
 
 
 def _intervals(rows: Sequence[Group], columns: Sequence[str]) -> list[training.Chart]:
     found = []
-    for column in (columns[-1], *columns[:-1]):
+    for column in columns:
         values = [(row.style, row.label, row.row.value(column)) for row in rows]
         own = [(style, label, value.mean, value.half) for style, label, value in values if value]
         if own:
@@ -241,6 +249,12 @@ def _cell(one: Status, place: Path) -> dict[str, Any]:
         "links": [(name, _link(path, place)) for name, path in wanted if path.exists()],
         "updated": str(read_json(folder / "cell.json").get("updated", ""))[:16].replace("T", " "),
     }
+
+
+def _absent(run: Run) -> dict[str, Any]:
+    """A cell that the sweep declares and nobody has begun."""
+    empty = {"href": "", "step": "", "note": "", "error": "", "links": [], "updated": ""}
+    return {"name": run.folder.name, "state": "not begun"} | empty
 
 
 def _link(path: Path, place: Path) -> str:

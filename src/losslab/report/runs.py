@@ -15,7 +15,7 @@ from losslab.tables import Row, Table
 
 @dataclass(frozen=True)
 class Run:
-    """A trained cell, or a base that is scored as it is."""
+    """A trained cell, or a base that is scored as it is; nothing is on record of one that nobody has begun."""
 
     folder: Path
     seed: int
@@ -26,7 +26,8 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        path = self.folder / "config.yaml"
+        return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     @cached_property
     def state(self) -> dict[str, Any]:
@@ -64,10 +65,6 @@ class Group:
     @property
     def model(self) -> str:
         return self.row.names["model"]
-
-    @property
-    def protocol(self) -> str | None:
-        return next((entry.protocol for entry in self.row.scored), None)
 
     @property
     def trained(self) -> list[Run]:

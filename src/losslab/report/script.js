@@ -122,7 +122,7 @@ class Lines {
       this.cross.setAttribute(name, value);
     }
     this.svg.append(this.cross);
-    showTip([`step ${step}`, ...rows], x, y);
+    showTip([`${this.svg.dataset.across} ${step}`, ...rows], x, y);
   }
 
   leave() {

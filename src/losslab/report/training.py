@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from losslab import curves
+from losslab import curves, settings
 from losslab.curves import Curve
 from losslab.histogram import EDGES
 from losslab.report import charts
 from losslab.report.charts import Line, Point
 from losslab.report.runs import Group, Run
+from losslab.tables import Table
 
 LOGARITHMIC = ("loss", "gradient_norm")  # metrics whose size differs between objectives
 POINTS = 100  # of a curve; more steps than that are drawn as means of neighbours
@@ -41,6 +42,7 @@ class Chart:
     title: str
     note: str
     svg: Markup
+    legend: Sequence[tuple[int, str]] = ()  # colour and name of each line, where they are not the page's own
 
 
 def metrics(groups: Sequence[Group], notes: Mapping[str, str]) -> list[Chart]:
@@ -55,7 +57,7 @@ def metrics(groups: Sequence[Group], notes: Mapping[str, str]) -> list[Chart]:
                 own.append(Line(group.style, group.label, mean, parts if len(parts) > 1 else []))
         if own:
             name = key.replace("_", " ")
-            found.append(Chart(name, note, charts.lines(name, own, key in LOGARITHMIC)))
+            found.append(Chart(name, note, charts.lines(name, own, log=key in LOGARITHMIC)))
     return found
 
 
@@ -90,6 +92,25 @@ def accuracy(groups: Sequence[Group], over_steps: Mapping[str, Curve], columns: 
     return found
 
 
+def against(table: Table, groups: Sequence[Group]) -> list[Chart]:
+    """The average score against each setting that the sweep varies, as in the paper's Figure 3."""
+    styles: dict[str, int] = {}
+    for group in groups:
+        styles.setdefault(settings.name(group.row, table), group.style)
+    found = []
+    for key in table.sweep.against:
+        own = []
+        for name, line in settings.lines(table, key).items():
+            known = [(float(x), y) for x, y in line if y is not None]
+            band = [(x, y.mean - y.half, y.mean + y.half) for x, y in known if y.half is not None]
+            if known:
+                own.append(Line(styles[name], name, [(x, y.mean) for x, y in known], band=band))
+        if own:
+            title = f"average against {key}"
+            found.append(Chart(title, "percent", charts.lines(title, own, key), [(o.style, o.label) for o in own]))
+    return found
+
+
 @dataclass(frozen=True)
 class Change:
     """Probabilities of a row's target tokens before and after training."""
@@ -117,8 +138,8 @@ def _change(group: Group) -> Change | None:
         source = "over the training set"
         tokens = measured[0]["after"]
     else:
-        ends = [run.metrics for run in group.trained if run.metrics[0].get("p_histogram")]
-        if not ends:
+        recorded = [[row for row in run.metrics if row.get("p_histogram")] for run in group.trained]
+        if not (ends := [rows for rows in recorded if rows]):
             return None
         edges, source, tokens = list(EDGES), "first and last batch", None
         counts = [np.sum([rows[i]["p_histogram"] for rows in ends], axis=0) for i in (0, -1)]

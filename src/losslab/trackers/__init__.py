@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from losslab.schema import TrackerName
 
+Histogram = tuple[list[int], list[float]]  # n counts and n + 1 edges
+
 
 @dataclass(frozen=True)
 class Table:
@@ -20,7 +22,7 @@ class Entry:
     number: int  # grows from entry to entry of a run, so that a run that goes on knows what it has
     step: int  # of training
     values: dict[str, Any] = field(default_factory=dict)  # numbers, by name as in train/loss
-    histograms: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)  # n counts and n + 1 edges
+    histograms: dict[str, Histogram] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
 
 

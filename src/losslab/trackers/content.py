@@ -10,7 +10,7 @@ from losslab.histogram import EDGES
 from losslab.records import Cell
 from losslab.schema import BASE
 from losslab.tables import Table as Ablation
-from losslab.trackers import Entry, Table
+from losslab.trackers import Entry, Histogram, Table
 
 SAMPLES = 50  # problems of each benchmark in the table of samples
 
@@ -37,15 +37,33 @@ def entries(cell: Cell, scores: Path, benchmarks: list[str], after: int = -1) ->
         found = read_json(folder / "scores.json")
         if not set(benchmarks) <= set(found.get("benchmarks", {})):
             return
-        if number > after:
-            tables = samples(folder, found) if folder == scores else {}
-            yield Entry(number, step, values(found), tables=tables)
+        if number <= after:
+            continue
+        if folder == scores:
+            histograms, tokens = _probabilities(cell)
+            yield Entry(number, step, values(found), histograms, tokens | samples(folder, found))
+        else:
+            yield Entry(number, step, values(found))
 
 
 def _training(row: dict[str, Any]) -> Entry:
     counts = row.get("p_histogram")
     numbers = {f"train/{key}": value for key, value in row.items() if isinstance(value, int | float)}
     return Entry(row["step"], row["step"], numbers, {"train/p": (counts, list(EDGES))} if counts else {})
+
+
+def _probabilities(cell: Cell) -> tuple[dict[str, Histogram], dict[str, Table]]:
+    """The probabilities of the training targets before and after, and the tokens at both ends; where they are known."""
+    found = read_json(cell.probabilities)
+    histograms = {f"probabilities/{when}": (one["counts"], one["edges"]) for when, one in found.items()}
+    rows = [
+        [when, end, token, count]
+        for when, one in found.items()
+        for end in ("lowest", "highest")
+        for token, count in one[end]
+    ]
+    tables = {"probabilities/tokens": Table(["training", "probability", "token", "count"], rows)} if rows else {}
+    return histograms, tables
 
 
 def values(scores: dict[str, Any]) -> dict[str, float]:

@@ -11,17 +11,20 @@ import wandb
 from losslab.trackers import About, Entry
 
 LONGEST_TAG = 64  # characters
+LAST = "last_entry.txt"  # in the folder of a run: the number of the last entry that it holds
 
 
 class WeightsAndBiases:
     """A run of W&B; charts have the training step as their axis, the number of an entry is W&B's own step.
 
-    Online, a run goes on where the server has it. Offline it cannot, so it is told whole once more, and takes the
-    place of the files of its earlier attempts: synced beside each other, they would overwrite one another.
+    Online, a run goes on where the server has it. Offline, `wandb sync` appends what a folder holds to the run of its
+    id, whatever the run has. So a run that was not uploaded yet is told whole once more, in place of the folders of its
+    earlier attempts, and one that was goes on in another folder with what is new.
     """
 
     def __init__(self, about: About) -> None:
-        earlier = list(Path(about.folder).glob(f"wandb/offline-run-*-{about.id}"))
+        earlier = list(Path(about.folder).glob(f"wandb/*run-*-{about.id}"))
+        sent = [folder for folder in earlier if folder.name.startswith("run-") or any(folder.glob("*.synced"))]
         self.run = wandb.init(
             project=about.project,
             entity=about.entity,
@@ -36,9 +39,11 @@ class WeightsAndBiases:
             resume="allow" if about.mode == "online" else None,
             settings=wandb.Settings(silent=True, console="off"),
         )
-        for folder in earlier:
+        for folder in set(earlier) - set(sent):
             shutil.rmtree(folder)
-        self.after = self.run.step - 1
+        self.last = Path(self.run.settings.sync_dir) / LAST
+        known = [int((folder / LAST).read_text() or -1) for folder in sent if (folder / LAST).exists()]
+        self.after = self.run.step - 1 if about.mode == "online" else max(known, default=-1)
         self.run.define_metric("train/step", summary="max")
         for names in ("train/*", "scores/*", "probabilities/*"):
             self.run.define_metric(names, step_metric="train/step")
@@ -50,6 +55,7 @@ class WeightsAndBiases:
         for name, table in entry.tables.items():
             shown[name] = wandb.Table(columns=[*table.columns], data=table.rows)
         self.run.log(shown, step=entry.number, commit=True)
+        self.last.write_text(str(entry.number))
 
     def checkpoint(self, folder: Path, about: dict[str, Any]) -> None:
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", self.run.name or ""), type="model", metadata=about)

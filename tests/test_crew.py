@@ -1,0 +1,92 @@
+"""The processes of a cell: who they are by SLURM's word, what they tell each other, and that they do the same cell."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from losslab import crew
+from losslab.schema import Device, MachineConfig
+
+STEP = {
+    "SLURM_STEP_NUM_TASKS": "7",
+    "SLURM_STEP_NUM_NODES": "3",
+    "SLURM_STEP_TASKS_PER_NODE": "3(x2),1",
+    "SLURM_PROCID": "6",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "2",
+    "SLURM_JOB_ID": "11",
+    "SLURM_STEP_ID": "1",
+}
+
+
+@pytest.fixture
+def step(monkeypatch) -> None:
+    """The last of seven tasks on three nodes, alone on its node."""
+    monkeypatch.setattr(os, "environ", os.environ | STEP)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        os.environ.pop(name, None)
+    monkeypatch.setattr(crew, "first_host", lambda: "n1")
+
+
+def test_a_task_for_each_rank(step):
+    assert (crew.nodes(), crew.joined()) == (1, False)
+    crew.join_slurm()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+    assert [os.environ[name] for name in names] == ["6", "7", "0", "1", "n1"]
+    assert crew.joined() and not crew.main_process()
+
+
+def test_a_task_for_each_node(step):
+    os.environ |= {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "1(x3)", "SLURM_PROCID": "2"}
+    crew.join_slurm()
+    assert (crew.nodes(), crew.node(), crew.joined()) == (3, 2, False)
+
+
+@pytest.mark.parametrize(("visible", "local", "device"), [(1, "3", 0), (4, "3", 3)])
+def test_a_gpu_for_each_task_or_all_of_them_for_all(monkeypatch, step, visible, local, device):
+    """With --gpus-per-task=1 a process sees its own GPU alone, as number 0."""
+    os.environ["SLURM_LOCALID"] = local
+    crew.join_slurm()
+    taken = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert crew.join(MachineConfig(device=Device.cuda)) == torch.device("cuda", device)
+    assert taken == [device]
+
+
+TALK = """
+import json, sys
+from losslab import crew
+from losslab.schema import MachineConfig
+here = MachineConfig(device="cpu")
+found = crew.agree(here, lambda: ["é", None, 1.5, {"a": True}])
+try:
+    crew.agree(here, lambda: 1 / 0)
+    failure = ""
+except (ZeroDivisionError, crew.WorkerError) as error:
+    failure = str(error)
+print(json.dumps([crew.alike(here, sys.argv[1]), crew.alike(here, "same"), found, failure]))
+"""
+
+
+def test_two_processes_agree_and_notice_that_they_differ():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    pair = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TALK, f"cell of seed {rank}"], stdout=subprocess.PIPE, text=True,
+            env=os.environ | pair | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    first, second = (json.loads(process.communicate(timeout=120)[0]) for process in processes)
+    assert first == [False, True, ["é", None, 1.5, {"a": True}], "division by zero"]
+    assert second == [*first[:3], "rank 0: division by zero"]

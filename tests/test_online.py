@@ -1,0 +1,277 @@
+"""Online training in real worker processes: a model that guesses a digit, and a verifier that knows which one."""
+
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from losslab import plan, world
+from losslab.cell import train_model
+from losslab.compose import read
+from losslab.evaluation.grading import Grader
+from losslab.files import CONF
+from losslab.identity import identity
+from losslab.launch import Interrupted
+from losslab.online import questions
+from losslab.online.advantages import generalised_advantages, value_terms
+from losslab.online.verifier import Verifier
+from losslab.schema import (
+    AdapterConfig,
+    Config,
+    DatasetConfig,
+    MachineConfig,
+    ModelConfig,
+    Names,
+    OptimizerConfig,
+    Precision,
+    SchedulerConfig,
+    Shape,
+    TrainConfig,
+)
+
+STEPS, DIGITS, RIGHT = 8, "0123", "2"
+
+
+@pytest.fixture(scope="module")
+def guesser(checkpoint, tmp_path_factory) -> Path:
+    r"""A model that answers every question by \boxed{d}, with a random d out of four."""
+    tokenizer, model = world.tokenizer(), AutoModelForCausalLM.from_pretrained(checkpoint)
+    texts = [f"<|user|>{i}+{i}=?<|end|><|assistant|>\\boxed{{{digit}}}<|end|>" for i in range(4) for digit in DIGITS]
+    ids = torch.tensor(tokenizer(texts)["input_ids"])
+    start = ids[0].tolist().index(tokenizer.convert_tokens_to_ids("<|assistant|>")) + 1
+    labels = ids.masked_fill(torch.arange(ids.shape[1]) < start, -100)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+    folder = tmp_path_factory.mktemp("guesser")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory) -> Path:
+    """Questions whose true answer is always the same digit, whatever their solution says; one has no true answer."""
+    file = tmp_path_factory.mktemp("sums") / "sums.jsonl"
+    rows = [{"problem": f"{i}+{j}=?", "solution": "\\boxed{7}", "answer": RIGHT} for i in range(8) for j in range(8)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {"problem": "?", "answer": ""}]))
+    return file
+
+
+def make(guesser: Path, sums: Path, results: Path, loss: str, parameters: dict | None = None, **machine) -> Config:
+    target = {"grpo": "losslab.online.GRPO", "ppo": "losslab.online.PPO"}[loss]
+    return Config(
+        model=ModelConfig(path=str(guesser)),
+        dataset=DatasetConfig(path=str(sums), gold_column="answer", max_broken=0.1),
+        loss={"_target_": target, "max_new_tokens": 8, **(parameters or {})},
+        optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=2e-3, arguments={"betas": [0.9, 0.95]}),
+        scheduler=SchedulerConfig(shape=Shape.constant, warmup_ratio=0),
+        train=TrainConfig(batch_size=8, max_length=32, precision=Precision.fp32, max_steps=STEPS),
+        machine=MachineConfig(results=str(results), device="cpu", threads=1, micro_batch_tokens=512, **machine),
+        names=Names(model="guesser", dataset="sums", loss=loss, eval=""),
+        seed=3,
+    )
+
+
+def rows(folder: Path) -> list[dict]:
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def whole(guesser, sums, tmp_path_factory) -> Path:
+    """The cell of an undisturbed run of GRPO."""
+    results = tmp_path_factory.mktemp("whole")
+    train_model(make(guesser, sums, results, "grpo", export_steps=4), results / "cell")
+    return results / "cell"
+
+
+def test_grpo_learns_the_answer_that_is_rewarded(whole, guesser):
+    found = rows(whole)
+    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
+    assert 0.05 < found[0]["reward"] < 0.5 and found[-1]["reward"] > 0.9
+    assert all(3.5 < row["completion_length"] < 4.5 and row["truncated"] < 0.1 for row in found)
+    assert all(row["lr"] == 2e-3 and row["seconds"] > 0 for row in found) and found[0]["gradient_norm"] > 0
+    assert json.loads((whole / "data.json").read_text()) == {
+        "rows": 65, "without_gold": 1, "repeated_questions": 0, "questions": 64, "overlong_dropped": 0,
+        "prompts": 64, "steps": STEPS,
+    }  # fmt: skip
+    assert not (whole / "checkpoints").exists()
+
+
+def test_the_model_is_exported_as_it_was_published(whole, guesser):
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((whole / "model" / name).read_text()) == json.loads((guesser / name).read_text())
+    before, between, after = (weights(f) for f in (guesser, whole / "steps/00000004", whole / "model"))
+    assert set(before) == set(after) and any(not torch.equal(before[name], after[name]) for name in before)
+    assert any(not torch.equal(between[name], after[name]) for name in after)
+    tokenizer = world.tokenizer()
+    model = AutoModelForCausalLM.from_pretrained(whole / "model")
+    prompt = tokenizer("<|user|>9+9=?<|end|><|assistant|>", return_tensors="pt")
+    assert tokenizer.decode(model.generate(**prompt, do_sample=False)[0][-4:]) == f"\\boxed{{{RIGHT}}}<|end|>"
+
+
+def test_a_run_that_was_asked_to_leave_ends_with_the_same_weights(whole, guesser, sums, tmp_path):
+    config, cell = make(guesser, sums, tmp_path, "grpo", export_steps=4), tmp_path / "cell"
+
+    def ask() -> None:
+        while len(rows(cell)) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask, daemon=True).start()
+    with pytest.raises(Interrupted):
+        train_model(config, cell)
+    done = len(rows(cell))
+    assert 2 <= done < STEPS and not (cell / "model").exists()
+    assert [path.name for path in cell.glob("checkpoints/*")] == [f"step-{done:08d}"]
+    train_model(config, cell)
+    mine, theirs = weights(cell / "model"), weights(whole / "model")
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    drop = {"seconds"}
+    assert [{k: v for k, v in row.items() if k not in drop} for row in rows(cell)] == [
+        {k: v for k, v in row.items() if k not in drop} for row in rows(whole)
+    ]
+
+
+def test_ppo_learns_it_too_on_two_ranks(guesser, sums, tmp_path):
+    train_model(make(guesser, sums, tmp_path, "ppo", workers=2), tmp_path / "cell")
+    found = rows(tmp_path / "cell")
+    assert 0.05 < found[0]["reward"] < 0.5 and found[-1]["reward"] > 0.9
+    # The first values are zero, so the first loss of the value model is half the mean squared reward, over tokens.
+    assert found[0]["value_loss"] == pytest.approx(found[0]["reward"] / 2, abs=0.02)
+    assert found[-1]["value_loss"] < found[0]["value_loss"]
+
+
+def test_adapters_two_updates_and_a_divergence(guesser, sums, tmp_path):
+    config = make(guesser, sums, tmp_path, "grpo", {"kl": 0.01})
+    config.adapter = AdapterConfig(rank=4, alpha=8, target_modules=["q_proj"])
+    config.train.max_steps, config.train.updates, config.optimizer.lr = 4, 2, 1e-2
+    train_model(config, tmp_path / "cell")
+    found, before, after = rows(tmp_path / "cell"), weights(guesser), weights(tmp_path / "cell/model")
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        name for name in before if "q_proj.weight" in name
+    }
+    assert found[0]["reward"] == found[1]["reward"] and found[0]["kl"] == 0 < found[-1]["kl"]
+
+
+def test_a_reward_is_for_a_right_answer_that_ended():
+    tokenizer = world.tokenizer()
+    texts = [
+        "1+1+0=2\n\\boxed{2}<|end|>",
+        "\\boxed{3}<|end|>",
+        "\\boxed{2}",
+        "\\boxed{2.0}<|end|>",
+        "It is 2.<|end|>",
+    ]
+    with Grader(1) as grader:
+        verifier = Verifier(grader, tokenizer)
+        ids = [tokenizer(text)["input_ids"] for text in texts]
+        assert verifier.reward(completion_ids=ids, gold=["2"] * 5, prompts=[]) == [1, 0, 0, 1, 1]
+    seen = verifier.seen
+    assert (seen.answers, seen.reward, seen.ended, seen.tokens) == (5, 3, 4, sum(map(len, ids)))
+
+
+def test_advantages_and_values_by_hand():
+    rewards, mask = torch.tensor([1.0, 1.0]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    values = torch.tensor([[0.2, 0.4, 0.7], [0.5, 0.1, 0.0]])
+
+    def advantages(decay: float) -> torch.Tensor:
+        return generalised_advantages(rewards, values, mask, decay)
+
+    torch.testing.assert_close(advantages(1.0), torch.tensor([[0.8, 0.6, 0.3], [0.5, 0.9, 0.0]]))
+    torch.testing.assert_close(advantages(0.0), torch.tensor([[0.2, 0.3, 0.3], [-0.4, 0.9, 0.0]]))
+    torch.testing.assert_close(advantages(0.5), torch.tensor([[0.425, 0.45, 0.3], [0.05, 0.9, 0.0]]))
+    # A value that has moved away from its target counts in full, one that has come near only as far as the clip.
+    now, before, target = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 1.0]])
+    torch.testing.assert_close(value_terms(now, before, target, 0.2), torch.tensor([[0.5 * 0.09, 0.5 * 0.81]]))
+
+
+def test_questions_that_leave_no_room_are_left_out(guesser, sums, tmp_path):
+    config, tokenizer = make(guesser, sums, tmp_path, "grpo"), world.tokenizer()
+    prompts, report = questions.ask(config, 8, tokenizer)
+    assert prompts[0] == {"prompt": "<|user|>0+0=?<|end|><|assistant|>", "gold": RIGHT} and len(prompts) == 64
+    assert report["overlong_dropped"] == 0
+    with pytest.raises(ValueError, match="no prompt of .* has 7 tokens or fewer"):
+        questions.ask(config, 7, tokenizer)
+    config.dataset.gold_column = None
+    assert {row["gold"] for row in questions.ask(config, 8, tokenizer)[0]} == {"7"}  # the solution's box
+
+
+@pytest.fixture
+def composed():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield compose_cell
+
+
+def compose_cell(*overrides: str) -> Config:
+    cfg = compose("config", list(overrides), return_hydra_config=True)
+    return read(cfg, cfg.hydra.runtime.choices)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["loss=grpo", "loss.samples=1"], "loss.samples is 1: set it to 2 or more"),
+        (["loss=grpo", "+loss.value_clip=1"], "unknown key loss.value_clip"),
+        (["loss=ppo", "loss.kl=-1"], "loss.kl is -1: set it to 0 or more"),
+        (
+            ["loss=grpo", "loss.max_new_tokens=2048"],
+            "leaves no room for a question: set it below train.max_length=2048",
+        ),
+        (["loss=grpo", "train=official"], "loss=grpo does not know train.overlong=truncate: leave it at drop"),
+        (["loss=ppo", "train.micro_batch=4"], "loss=ppo does not know train.micro_batch=4: leave it at null"),
+        (["loss=grpo", "machine.cpu_offload=true"], "does not know machine.cpu_offload=true: leave it at false"),
+        (["loss=grpo", "machine.recompute=selective"], "set it to none or full"),
+        (["loss=grpo", "dataset.rejected_column=wrong"], "does not know what to do with dataset.rejected_column"),
+    ],
+)
+def test_what_an_online_objective_cannot_do_is_one_sentence(composed, overrides, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        composed(*overrides)
+
+
+def test_without_trl_the_extra_is_named(composed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(
+        ValueError, match="loss=grpo needs TRL: install the extra, as in pip install -e '.\\[online\\]'"
+    ):
+        composed("loss=grpo")
+
+
+def test_the_papers_online_methods(composed):
+    grpo, ppo = composed("method=grpo"), composed("method=ppo")
+    for config in (grpo, ppo):
+        assert (config.optimizer.lr, config.train.batch_size, config.scheduler.warmup_ratio) == (1e-6, 256, 0.1)
+        assert config.loss["samples"] == 4
+    tiny = composed("experiment=microcosm/table2", "method=embedded/ppo")
+    assert (tiny.names.method, tiny.names.loss, tiny.optimizer.lr) == ("ppo", "ppo", 5e-4)
+    assert plan.make(grpo).steps == 390  # of 100,000 rows
+    assert plan.make(grpo).tokens == 390 * 256 * 4 * 2048
+    # The value model of PPO has weights, gradients and two moments in float32, as the policy has.
+    assert plan.make(ppo).memory - plan.make(grpo).memory == 16 * plan.make(ppo).parameters
+
+
+def test_the_true_answers_are_part_of_an_online_cell_alone(composed):
+    golds = ["dataset=file", f"dataset.path={__file__}", "dataset.gold_column=answer"]
+    others = [*golds[:2], "dataset.gold_column=other"]
+    assert identity(composed("loss=grpo", *golds)) != identity(composed("loss=grpo", *others))
+    assert identity(composed("loss=sft", *golds)) == identity(composed("loss=sft", *others))
+    assert identity(composed("loss=grpo")) != identity(composed("loss=grpo", "loss.samples=8"))
+    assert identity(composed("loss=grpo")) == identity(composed("loss=grpo", "machine.workers=2"))
