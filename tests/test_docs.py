@@ -17,19 +17,36 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+import yaml
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab import snapshot
+from losslab import plan, snapshot
 from losslab.compose import any_model, grid, read, recorded
 from losslab.files import CONF
+from losslab.objectives import Targets
+from losslab.objectives.dft import DFT
+from losslab.objectives.sft import SFT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 NEEDS = {"gpu", "hub", "cluster", "network"}
 ROWS = '{"problem": "1+1=?", "solution": "2", "rejected": "3"}\n'
+
+
+ONE_AFTER_ANOTHER = """
+import json, runpy, sys
+for words in json.loads(sys.argv[1]):
+    sys.argv = words
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, words
+"""
 
 
 @dataclass(frozen=True)
@@ -80,15 +97,15 @@ def tried(tmp_path_factory) -> Path:
     for diff, _ in blocks(adding, "diff"):
         done = subprocess.run(["git", "apply", "-"], cwd=project, input=diff + "\n", capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    environment = os.environ | {"PYTHONPATH": str(project / "src")}
-    for block, _ in blocks(adding, "bash"):
-        for line in block.splitlines():
-            words = [sys.executable if word == "python" else word for word in shlex.split(line)]
-            quick = ["tracker=none", "machine.engine=transformers"] if "plan=true" not in words else []
-            words += quick if words[1] == "train.py" else []
-            done = subprocess.run(words, cwd=project, capture_output=True, text=True, env=environment, timeout=300)
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-            (project / "printed.txt").open("a").write(done.stdout)
+    lines = [shlex.split(line)[1:] for block, _ in blocks(adding, "bash") for line in block.splitlines()]
+    quick = ["tracker=none", "machine.engine=transformers"]
+    lines = [words + (quick if words[0] == "train.py" and "plan=true" not in words else []) for words in lines]
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(lines)],
+        cwd=project, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(project / "src")}, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (project / "printed.txt").write_text(done.stdout)
     return project
 
 
@@ -115,6 +132,10 @@ def place(tmp_path, checkpoint, tried, monkeypatch) -> Path:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "checkpoint").symlink_to(checkpoint)
     (tmp_path / "results").mkdir()
+    for model in ("qwen2.5-math-1.5b-numinamath_cot", "tiny-embedded"):  # what sample.py leaves
+        (tmp_path / "results/sampled" / model).mkdir(parents=True)
+        for name in ("correct", "pairs", "graded"):
+            (tmp_path / "results/sampled" / model / f"{name}.jsonl").write_text(ROWS)
     shutil.copytree(tried / "results/cells", tmp_path / "results/cells", symlinks=True)
     sft, hinge = (next((tmp_path / "results/cells").glob(f"tiny-sums-{loss}-s0-*")) for loss in ("sft", "hinge"))
     for name, cell in {"A": sft, "B": hinge, "CELL": hinge}.items():
@@ -140,7 +161,9 @@ def composed(overrides: list[str], *before: str) -> None:
         cells = grid(cfg)
         for cell in {0: cells[0], -1: cells[-1]}.values():
             one = compose("config", cell, return_hydra_config=True)
-            read(one, one.hydra.runtime.choices)
+            config = read(one, one.hydra.runtime.choices)
+            if config.plan:
+                assert plan.make(config).parameters > 0
 
 
 @of("train.py", "sample.py")
@@ -156,6 +179,9 @@ def test_commands_of_training_compose(command, place, capsys, monkeypatch):
         composed([re.sub("^samples=", "eval.samples=", one) for one in overrides], "loss=base", "eval=sampling")
         return
     composed([one for one in overrides if one != "job"])
+    looks = {"--cfg", "plan=true"} & set(command.words)
+    tiny = {"experiment=demo", "model=tiny"} & set(command.words)
+    assert looks or tiny or {"gpu", "cluster"} & command.needs, "it trains a large model: say so before its block"
 
 
 @of("evaluate.py")
@@ -184,6 +210,21 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(sys, "path", list(sys.path))
     runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+
+
+def test_the_objective_of_the_readme_is_half_sft_half_dft():
+    """Composed and trained in test_run.py."""
+    code, _ = next(blocks(ROOT / "README.md", "python"))
+    ((loss, _),) = [one for one in blocks(ROOT / "README.md", "yaml") if "_target_" in one[0]]
+    module = vars(sys.modules.setdefault("mine", ModuleType("mine")))
+    exec(re.sub("^   ", "", code, flags=re.M), module)
+    named = yaml.safe_load(re.sub("^   ", "", loss, flags=re.M))
+    assert named.pop("_target_") == "losslab.objectives.mine.Mine"
+    logp = torch.tensor([-0.1, -2.0])
+    none = torch.zeros(2)
+    tokens = Targets(sequence=none.long(), sequences=1, logp=logp, statistic=none, reference_kl=none)
+    halves = 0.5 * SFT().loss(tokens) + 0.5 * DFT().loss(tokens)
+    assert torch.allclose(module["Mine"](**named).loss(tokens), halves)
 
 
 def test_every_command_is_one_of_these_or_says_what_it_needs():
@@ -235,6 +276,6 @@ def test_keys_in_the_text_exist():
     known = set(re.findall(r"`([a-z_]+\.[a-z_]+)`", (ROOT / "docs/configuration.md").read_text()))
     for page in PAGES:
         for group, key in re.findall(
-            r"`(train|machine|eval|optimizer|scheduler|tracker|sweep)\.([a-z_]+)[=`]", page.read_text()
+            r"`(train|machine|eval|optimizer|scheduler|tracker|sweep)\.(?!py`)([a-z_]+)[=`]", page.read_text()
         ):
             assert f"{group}.{key}" in known, f"{page.name}: {group}.{key}"

@@ -36,7 +36,7 @@ def test_an_experiment_composes_in_all_its_cells_and_is_planned_without_a_hub(na
     if hours := found[0].sweep.gpu_hours:
         plans = [plan.make(cell) for cell in found]
         needed = cost.of(found, [(one.parameters, one.tokens or 0) for one in plans])
-        assert needed.training + needed.scoring == pytest.approx(hours, abs=0.5)
+        assert needed.training + needed.scoring + needed.rollouts == pytest.approx(hours, abs=0.5)
 
 
 def test_an_experiment_can_be_narrowed():

@@ -19,7 +19,7 @@ def execute(notebook: Path, folder: Path, parameters: str) -> str:
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in content.cells), "stored with outputs"
     (place,) = [cell for cell in content.cells if "parameters" in cell.metadata.get("tags", [])]
     place.source += f"\n{parameters}"
-    NotebookClient(content, timeout=300, resources={"metadata": {"path": folder}}).execute()
+    NotebookClient(content, timeout=550, resources={"metadata": {"path": folder}}).execute()
     shown = []
     for output in (output for cell in content.cells for output in cell.get("outputs", [])):
         data = output.get("data", {})

@@ -260,6 +260,8 @@ def test_the_papers_online_methods(composed):
     for config in (grpo, ppo):
         assert (config.optimizer.lr, config.train.batch_size, config.scheduler.warmup_ratio) == (1e-6, 256, 0.1)
         assert config.loss["samples"] == 4
+    tiny = composed("experiment=microcosm/table2", "method=embedded/ppo")
+    assert (tiny.names.method, tiny.names.loss, tiny.optimizer.lr) == ("ppo", "ppo", 5e-4)
     assert plan.make(grpo).steps == 390  # of 100,000 rows
     assert plan.make(grpo).tokens == 390 * 256 * 4 * 2048
     # The value model of PPO has weights, gradients and two moments in float32, as the policy has.

@@ -146,21 +146,26 @@ def test_declared_seeds_are_missed_one_by_one(tmp_path):
 
 
 def test_scores_over_settings(tmp_path):
-    found = artefacts.declared("figure3", str(tmp_path))
-    for config in found:
-        if config.names.loss == "dft" and config.train.batch_size != 32:
-            score(config, **dict.fromkeys(MATHS, config.optimizer.lr * 1e5 + config.train.batch_size / 64))
-    table = tables.build(artefacts.layout("figure3"), str(tmp_path))
-    rates, batches = (settings.lines(table, key) for key in table.sweep.against)
-    assert [(x, y.mean) for x, y in rates["dft"]] == [(1e-5, 5.0), (5e-5, 9.0), (1e-4, 14.0), (2e-4, 24.0)]
-    assert [(x, y and y.mean) for x, y in batches["dft"]] == [(32, None), (64, 6.0), (128, 7.0), (256, 9.0)]
+    """Learning rate and batch size, one at a time; the score of a cell is 1e5 lr + batch / 64, and one is missing."""
+    (start,) = (c for c in artefacts.declared("figure1", str(tmp_path)) if c.names.loss == "dft")
+    points = [(1e-5, 256), (5e-5, 256), (2e-4, 256), (5e-5, 32), (5e-5, 64)]
+    sweep = replace(start.sweep, name="study", paper=None, against=["optimizer.lr", "train.batch_size"])
+    for lr, batch in points:
+        train, optimizer = replace(start.train, batch_size=batch), replace(start.optimizer, lr=lr)
+        config = replace(start, train=train, optimizer=optimizer, sweep=sweep)
+        value = lr * 1e5 + batch / 64
+        score(config, **({"math500": value} if batch == 32 else dict.fromkeys(MATHS, value)))
+    table = tables.build(sweep, str(tmp_path))
+    rates, batches = (settings.lines(table, key) for key in sweep.against)
+    assert [(x, y.mean) for x, y in rates["dft"]] == [(1e-5, 5.0), (5e-5, 9.0), (2e-4, 24.0)]
+    assert [(x, y and y.mean) for x, y in batches["dft"]] == [(32, None), (64, 6.0), (256, 9.0)]
     assert rates["dft"][0][1].half == pytest.approx(5**0.5 / 5)  # of five independent benchmarks, each ± 1
-    assert [y for _, y in rates["sft"]] == [None] * 4
-    assert {row.label for row in table.rows if row.names["method"] == "batch_32"} == {"sft batch_32", "dft batch_32"}
+    rows = list(csv.DictReader(io.StringIO(settings.spreadsheet(table))))
+    assert len(rows) == 6 and rows[0]["value"] == "1e-05" and [row["average"] for row in rows].count("") == 1
     plots.over_settings(table, tmp_path / "settings")
     assert {path.name for path in tmp_path.glob("settings.*")} == {"settings.png", "settings.svg"}
-    rows = list(csv.DictReader(io.StringIO(settings.spreadsheet(table))))
-    assert len(rows) == 16 and rows[0]["value"] == "1e-05" and [row["average"] for row in rows].count("") == 9
+    with pytest.raises(ValueError, match="sweep.against=loss names no number of the sweep's cells"):
+        settings.lines(table, "loss")
 
 
 def test_accuracy_over_steps_names_what_is_missing(tmp_path):

@@ -15,16 +15,22 @@ import numpy as np
 import pytest
 import yaml
 
+from losslab.collect import Entry
+from losslab.curves import AVERAGE
 from losslab.evaluation import scores
 from losslab.evaluation.compare import verdicts
 from losslab.evaluation.paired import differences
 from losslab.evaluation.scores import paired_difference
 from losslab.files import write, write_json, write_lines
 from losslab.records import Cell
+from losslab.report import training
 from losslab.report.browser import LONG, TEXTS
 from losslab.report.page import rebuild
+from losslab.report.runs import Group
 from losslab.schema import BASE, Config, EvalConfig, MachineConfig, Names, OptimizerConfig, SweepConfig, TrainConfig
+from losslab.tables import Row, Table
 
+NAMES = ("easy", "hard")
 PROBLEMS, SAMPLES, STEPS = 12, 4, 130
 TARGETS = {"sft": "losslab.objectives.sft.SFT", "dft": "losslab.objectives.dft.DFT", BASE: None}
 EASE = {BASE: 0.3, "sft": 0.5, "dft": 0.9}  # chance of a right sample
@@ -54,8 +60,8 @@ def record(results: Path, loss: str, seed: int) -> None:
     cell, config = declare(results, loss, seed)
     rng, folder = np.random.default_rng([seed, len(loss)]), cell.scores(config)
     parts = {}
-    for name in ("easy", "hard"):
-        marks = rng.random((PROBLEMS, SAMPLES)) < EASE[loss] * (1 if name == "easy" else 0.5)
+    for name in NAMES:
+        marks = rng.random((PROBLEMS, SAMPLES)) < EASE[loss] * (0.5 if name == "hard" else 1)
         records = [
             {
                 "index": i,
@@ -82,11 +88,15 @@ def record(results: Path, loss: str, seed: int) -> None:
     warnings = ["easy: nobody knows"] if loss == "sft" else []
     about = {"verdict": "official", "benchmarks": parts, "average": scores.average(parts), "warnings": warnings}
     write_json(folder / "scores.json", about)
-    write(folder / "protocol.yaml", yaml.safe_dump({"benchmarks": {"easy": "a", "hard": "b"}}))
+    write(folder / "protocol.yaml", yaml.safe_dump({"benchmarks": dict.fromkeys(NAMES, "sha256")}))
     if loss != BASE:
         write_lines(cell.metrics, [step(loss, i, rng) for i in range(1, STEPS + 1)])
         write_json(folder / "steps/00000065/scores.json", about)
         cell.update(training_seconds=1800.0, devices=4)
+    if loss == "dft":
+        ends = {"edges": [0.0, 0.01, 0.9, 1.0], "tokens": 100, "lowest": [[HOSTILE, 7]], "highest": [["the", 40]]}
+        before, after = ends | {"counts": [10, 80, 10]}, ends | {"counts": [40, 20, 40]}
+        write_json(cell.folder / "probabilities.json", {"before": before, "after": after})
     cell.update(state="done", scoring_seconds=900.0)
 
 
@@ -172,23 +182,42 @@ def test_the_page_says_what_the_records_say(results, page):
         "All objectives were trained at the same learning rate": ["optimizer.lr=0.001"],
     }
     assert "0.052 against 1.5 nats at the end of training, 28 times" in text
-    assert "tokens with p &lt; 0.01 from 25% to 50%" in text
+    assert "tokens with p &lt; 0.01 from 10% to 40%, with p ≥ 0.9 from 10% to 40%" in text
+    assert text.count("first and last batch; p &lt; 0.01: 25% → 50%") == 1  # sft
+    assert text.count("over the training set; p &lt; 0.01: 10% → 40%") == 1  # dft
+    assert re.search(r"p from 0.01 to 0.9: 80.00% before, 20.00% after", text)
     costs = re.findall(r'data-value="([\d.]+)">([\d.]+ \w+)</td>', text[text.index('id="costs"') :])
     assert costs.count(("6.0", "6.0 h")) == 2  # of training: three seeds, half an hour on four devices each
     assert costs.count(("0.75", "45.0 min")) == 3  # of scoring, on one device
     assert ("390000", "390 k") in costs and ("0.5", "0.50 GB") not in costs
 
 
+def test_scores_against_a_setting():
+    def group(loss: str, rate: float, score: float, style: int) -> Group:
+        entry = Entry(Path(), {}, 0, {}, "paper", {AVERAGE: score}, {AVERAGE: 2.0})
+        names = {"model": "tiny", "loss": loss, "method": None}
+        return Group(Row(names, {"optimizer.lr": rate}, "paper", [entry], f"{loss} {rate}"), style, [])
+
+    groups = [group("sft", 1e-5, 10.0, 1), group("dft", 1e-5, 20.0, 2), group("sft", 1e-4, 30.0, 3)]
+    table = Table(SweepConfig(against=["optimizer.lr"]), [], [], [one.row for one in groups], [])
+    (chart,) = training.against(table, groups)
+    assert list(chart.legend) == [(1, "sft"), (2, "dft")]
+    marks = re.findall(r'data-label="(\w+)" data-x="([^"]*)" data-v="([^"]*)"', chart.svg)
+    assert marks == [("sft", "1e-05 0.0001", "10 30"), ("dft", "1e-05", "20")]
+
+
 def test_pages_are_of_sweeps_that_are_there(root, results, page):
-    command = [sys.executable, root / "report.py", "study", f"results={results}"]
-    done = subprocess.run([*command, "against=base"], capture_output=True, text=True)
+    command = [sys.executable, root / "report.py", "study", f"results={results}", "against=base"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"report:  {page}\n"), done.stderr
     assert "<option selected>base</option>" in page.read_text()
-    done = subprocess.run([*command, "against=rl"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "error: no row is called rl: there are base, sft, dft\n")
-    for sweeps, folder in ((["other"], results), ([], results / "none")):
-        with pytest.raises(ValueError, match=r"no record of (the|any) sweep"):
-            list(rebuild(sweeps, str(folder)))
+    for sweeps, folder, against, message in (
+        (["study"], results, "rl", "no row is called rl: there are base, sft, dft"),
+        (["other"], results, None, "no record of the sweep other"),
+        ([], results / "none", None, "no record of any sweep"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(rebuild(sweeps, str(folder), against))
     assert list(rebuild([], str(results))) == [page] and "<option selected>sft</option>" in page.read_text()
 
 

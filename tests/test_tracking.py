@@ -112,7 +112,8 @@ def whole_run(config: Config, cell: Cell) -> None:
     train(cell)
     ends = {"lowest": [["7", 3]], "highest": [["+", 9]]}
     measured = {"edges": [0.0, 0.5, 1.0], "tokens": 12} | ends
-    write_json(cell.probabilities, {"before": measured | {"counts": [8, 4]}, "after": measured | {"counts": [3, 9]}})
+    both = {"before": measured | {"counts": [8, 4]}, "after": measured | {"counts": [3, 9]}}
+    write_json(cell.probabilities, {"examples": 2} | both)
     score(cell, config, 75.0)
     score(cell, config, 60.0, step=2)
     cell.update(state="done", scoring_seconds=1.5)
@@ -139,7 +140,7 @@ def test_wandb_has_config_curves_scores_over_steps_samples_and_the_table(cell):
     assert run.config["names"]["loss"] == "dft" and run.config["loss"]["_target_"] == "losslab.objectives.dft.DFT"
     assert run.config["seed"] == 0
     assert run.curve("train/loss") == [(1, 0.5), (2, 0.25), (3, 0.5 / 3)]
-    assert run.curve("scores/tiny_add") == run.curve("scores/average") == [(3, 75.0), (2, 60.0)]
+    assert run.curve("scores/tiny_add") == run.curve("scores/average") == [(2, 60.0), (3, 75.0)]
     histogram = run.curve("train/p")[1][1]
     assert histogram["values"] == [2] * (len(EDGES) - 1) and histogram["bins"] == list(EDGES)
     ((step, after),) = run.curve("probabilities/after")
@@ -147,7 +148,7 @@ def test_wandb_has_config_curves_scores_over_steps_samples_and_the_table(cell):
     assert run.table("probabilities/tokens")["data"][0] == ["before", "lowest", "7", 3]
     axes = {m.metric.glob_name: m.metric.step_metric for m in run.records if m.HasField("metric")}
     assert axes["scores/*"] == axes["train/*"] == "train/step"
-    assert run.summary["scores/tiny_add"] == run.summary["scores/average"] == 75.0  # not the step scored last
+    assert run.summary["scores/tiny_add"] == run.summary["scores/average"] == 75.0
     assert run.summary["train/loss"] == 0.5 / 3 and run.summary["train/step"] == 3
     assert (run.summary["state"], run.summary["scoring_seconds"]) == ("done", 1.5)
     samples = run.table("samples/tiny_add")
@@ -186,25 +187,28 @@ def test_a_run_that_goes_on_is_one_run_and_told_once(cell):
     synced.rename(found.folder / "synced")
     run = Offline(found.folder)  # what W&B has not yet
     assert run.run.run_id == identity and run.curve("train/loss") == []
-    assert run.curve("scores/average") == [(3, 75.0), (2, 60.0)]
+    assert run.curve("scores/average") == [(2, 60.0), (3, 75.0)]
     other = replace(config, eval=replace(config.eval, temperature=0.5))
     assert tracking.order(other, found)["cell"]["id"] != identity  # scores of another protocol are another run
     (found.folder / "tracker.json").unlink()  # as force=true does
     assert tracking.order(config, found)["cell"]["id"] != identity
 
 
-def test_what_a_resumed_run_has_is_not_sent_again(cell):
+def test_what_a_run_has_is_not_sent_again(cell):
     config, found = cell
+
+    def numbers(*benchmarks: str, after: int = -1) -> list[int]:
+        return [e.number for e in content.entries(found, found.scores(config), [*benchmarks], after)]
+
     train(found)
     score(found, config, 75.0)
-    numbers = [entry.number for entry in content.entries(found, found.scores(config), ["tiny_add"])]
-    assert numbers == [1, 2, 3, 4]  # the step is not scored yet
+    assert numbers("tiny_add") == [1, 2, 3]  # a model on the way is not scored yet
     score(found, config, 60.0, step=2)
-    assert [e.number for e in content.entries(found, found.scores(config), ["tiny_add"], after=3)] == [4, 5]
-    assert not list(content.entries(found, found.scores(config), ["tiny_add", "tiny_long"], after=3))
+    assert numbers("tiny_add", after=2) == [3, 4, 5] and numbers("tiny_add", after=4) == [5]
+    assert numbers("tiny_add", "tiny_long", after=3) == []
     (found.model / "config.json").unlink()
     found.model.rmdir()  # scores of a model that is being trained again are not its
-    assert [e.number for e in content.entries(found, found.scores(config), ["tiny_add"])] == [1, 2, 3]
+    assert numbers("tiny_add") == [1, 2, 3]
 
 
 def test_a_row_without_diagnostics_is_shown_as_far_as_it_goes(cell):
@@ -229,7 +233,7 @@ def test_tensorboard_has_the_same(cell):
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0, "histograms": 0}).Reload()
     curve = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
     assert curve["train/loss"] == [(1, 0.5), (2, 0.25), (3, pytest.approx(0.5 / 3))]
-    assert sorted(curve["scores/tiny_add"]) == [(2, 60.0), (3, 75.0)]
+    assert curve["scores/tiny_add"] == [(2, 60.0), (3, 75.0)]
     histogram = events.Histograms("train/p")[2].histogram_value
     assert list(histogram.bucket) == [3.0] * (len(EDGES) - 1) and list(histogram.bucket_limit) == list(EDGES[1:])
     (before,) = events.Histograms("probabilities/before")

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from losslab import online
-from losslab.data import local_files
-from losslab.files import CONF, named
+from losslab.data import local_files, unanswered
+from losslab.files import CONF
 from losslab.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
 from losslab.online import Online
@@ -133,7 +133,7 @@ def check(config: Config) -> None:
 def check_data(config: Config) -> None:
     """Refuse a data set whose local files are not there; a plan may be made before the model's own answers are."""
     dataset, names = config.dataset, config.names
-    if dataset.source is None or named(dataset.path):
+    if not unanswered(dataset):
         local_files(dataset)
     elif not config.plan:
         model = names.model if (CONF / "model" / f"{names.model}.yaml").exists() else config.model.path

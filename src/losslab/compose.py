@@ -73,7 +73,7 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
         dataset = Path(cfg.dataset.path).stem.replace("*", "")
     names = {"model": model, "dataset": dataset, "loss": choices["loss"], "eval": choices["eval"]}
-    names["method"] = choices["method"]
+    names["method"] = choices["method"] and Path(choices["method"]).name  # embedded/grpo is GRPO
     try:
         plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
         merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names})

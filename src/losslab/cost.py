@@ -27,27 +27,29 @@ class Cost:
 
 def of(configs: list[Config], sizes: list[tuple[int, int]]) -> Cost:
     """The cost of cells, given (parameters, tokens of training) of each; 0 tokens for one that is not trained."""
-    trained = [(parameters, tokens) for parameters, tokens in sizes if tokens]
-    models = [exported(config, tokens) for config, (_, tokens) in zip(configs, sizes, strict=True)]
-    samples = [
-        max(1, n)
-        * config.eval.samples
-        * config.eval.max_new_tokens
-        * sum(b.rows or 0 for b in config.benchmark.values())
-        for config, n in zip(configs, models, strict=True)
-    ]
-    learnt = [
-        parameters * tokens * _models(config) for config, (parameters, tokens) in zip(configs, sizes, strict=True)
-    ]
-    written = [
-        parameters * tokens * _sampled(config) for config, (parameters, tokens) in zip(configs, sizes, strict=True)
-    ]
+    cells = [_of_cell(config, *size) for config, size in zip(configs, sizes, strict=True)]
     return Cost(
-        disk=sum(EXPORTED_BYTES * size[0] * n for size, n in zip(sizes, models, strict=True)),
-        checkpoint=max((CHECKPOINT_BYTES * parameters for parameters, _ in trained), default=0.0),
-        training=6.0 * sum(learnt) / TRAINING_SPEED / 3600,
-        scoring=sum(2.0 * size[0] * n for size, n in zip(sizes, samples, strict=True)) / SAMPLING_SPEED / 3600,
-        rollouts=2.0 * sum(written) / SAMPLING_SPEED / 3600,
+        disk=sum(cell.disk for cell in cells),
+        checkpoint=max((cell.checkpoint for cell in cells), default=0.0),
+        training=sum(cell.training for cell in cells),
+        scoring=sum(cell.scoring for cell in cells),
+        rollouts=sum(cell.rollouts for cell in cells),
+    )
+
+
+def _of_cell(config: Config, parameters: int, tokens: int) -> Cost:
+    own, models = online(config), exported(config, tokens)
+    problems = sum(benchmark.rows or 0 for benchmark in config.benchmark.values())
+    scored = max(1, models) * config.eval.samples * config.eval.max_new_tokens * problems
+    trained = 2 * tokens if isinstance(own, PPO) else tokens  # PPO trains a value model too
+    length = config.train.max_length
+    written = tokens * own.answer_tokens(length) / length if own else 0
+    return Cost(
+        disk=EXPORTED_BYTES * parameters * models,
+        checkpoint=CHECKPOINT_BYTES * parameters if tokens else 0.0,
+        training=6.0 * parameters * trained / TRAINING_SPEED / 3600,
+        scoring=2.0 * parameters * scored / SAMPLING_SPEED / 3600,
+        rollouts=2.0 * parameters * written / SAMPLING_SPEED / 3600,
     )
 
 
@@ -64,17 +66,6 @@ def online(config: Config) -> Online | None:
     if config.names.loss == BASE or not issubclass(cls := objective_class(config), Online):
         return None
     return cls(**{key: value for key, value in config.loss.items() if key != "_target_"})
-
-
-def _models(config: Config) -> int:
-    """How many models are trained: PPO has a value model beside the policy."""
-    return 2 if isinstance(online(config), PPO) else 1
-
-
-def _sampled(config: Config) -> float:
-    """The share of the tokens of training that the model writes itself, during training."""
-    own = online(config)
-    return own.answer_tokens(config.train.max_length) / config.train.max_length if own else 0.0
 
 
 def exported(config: Config, tokens: int) -> int:

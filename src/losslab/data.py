@@ -118,6 +118,11 @@ def local_files(dataset: DatasetConfig) -> list[str]:
     return files
 
 
+def unanswered(dataset: DatasetConfig) -> bool:
+    """Whether a data set consists of a model's own answers that are not there yet."""
+    return dataset.source is not None and dataset.path.endswith(".jsonl") and not named(dataset.path)
+
+
 def read(dataset: DatasetConfig, names: list[str] | None = None) -> dict[int, tuple[Any, ...]]:
     """The rows of a data set after their selection, by their number in the whole, which counts from 1.
 

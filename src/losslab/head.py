@@ -23,6 +23,9 @@ from torch import Tensor
 
 from losslab.objectives import Context, Objective, Targets
 
+# Logits that are held at once in the dtype of `hidden`, and in float32, twice.
+ELEMENTS = {"cuda": (2**28, 2**24), "cpu": (2**26, 2**20)}
+
 
 @dataclass(frozen=True)
 class Head:
@@ -71,7 +74,7 @@ class _Walk:
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.weight = head.weight.to(hidden.dtype)
         (tokens, width), vocabulary = hidden.shape, len(head.weight)
-        chunk_elements, block_elements = (2**28, 2**24) if hidden.is_cuda else (2**26, 2**20)
+        chunk_elements, block_elements = ELEMENTS["cuda" if hidden.is_cuda else "cpu"]
         self.chunks = _cut(tokens, chunk or max(1, chunk_elements // vocabulary))
         self.block = max(1, block_elements // vocabulary)
         self.tile = max(1, block_elements // width)

@@ -15,10 +15,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from losslab.files import ROOT, read_json, write
 from losslab.messages import did_you_mean
+from losslab.publish import rebuild
 
 # In this order: table1 exports models along the way, in cells that others share.
 TWINS = (
@@ -35,11 +38,12 @@ TWINS = (
 )
 SAMPLED = ("table7", "table2")  # these need the base model's own answers
 METHODS = ("table2",)  # the rows of these fix their objectives
-MEMORY = 4 << 30  # bytes for one cell with its engine
+SEEDS = "0,1,2,3,4"
+MEMORY = 4 << 30  # bytes for one run with its engine
 
 
 def main(arguments: list[str]) -> int:
-    """Run the twins one after another, and write down what came out. Returns the exit status."""
+    """Run the twins, and write down what came out. Returns the exit status: 1 where a run failed."""
     options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     twins = options.get("twins", ",".join(TWINS)).split(",")
     for name in twins:
@@ -47,24 +51,54 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"there is no twin {name}{did_you_mean(name, TWINS)}")
     if "loss" in options:
         twins = [name for name in twins if name not in METHODS]
-    overrides = [argument for argument in arguments if not argument.startswith("twins=")]
+    overrides = [argument for argument in arguments if argument.split("=")[0] not in ("twins", "seed")]
     results = Path(options.get("machine.results", "results"))
-    status = 0
+    logs = results / "microcosm" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    failed = False
     if set(twins) & set(SAMPLED):
         own = [argument for argument in overrides if argument.startswith(("machine.", "tracker"))]
-        status = call("sample.py", "experiment=microcosm/samples", *own)
-    for name in twins:
-        launcher = ["hydra/launcher=local", f"hydra.launcher.processes={processes()}"]
-        status = call("train.py", f"experiment=microcosm/{name}", *launcher, *overrides) or status
+        failed = not call(logs / "samples.txt", "sample.py", "experiment=microcosm/samples", *own)
+    with ThreadPoolExecutor(processes()) as pool:
+        runs = [
+            pool.submit(
+                call,
+                logs / f"{name}-s{seed}.txt",
+                "train.py",
+                f"experiment=microcosm/{name}",
+                f"seed={seed}",
+                *overrides,
+            )
+            for name in twins
+            for seed in options.get("seed", SEEDS).split(",")
+        ]  # a process for each twin and seed, whose cells follow one another and share what is imported
+        try:
+            failed |= not all([run.result() for run in runs])
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    rebuild([f"microcosm/{name}" for name in twins], str(results))
     collect(twins, results)
     print(f"all tables, figures, verdicts: {results / 'microcosm'}")
-    return status
+    return int(failed)
 
 
 def processes() -> int:
-    """How many cells to run at a time: one on each core, as far as memory goes."""
+    """How many runs at a time: one on each core, as far as memory goes."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(os.cpu_count() or 1, memory // MEMORY))
+
+
+def call(log: Path, script: str, *arguments: str) -> bool:
+    """Run a script of the root, its output in a file; returns whether it did all there was to do."""
+    began = time.monotonic()
+    print(f"started: {log.stem}", flush=True)
+    with log.open("w") as output:
+        command = [sys.executable, str(ROOT / script), *arguments]
+        done = subprocess.run(command, stdout=output, stderr=output, check=False)
+    outcome = "failed, see" if done.returncode else "done:"
+    print(f"{outcome} {log.stem if not done.returncode else log} ({time.monotonic() - began:.0f} s)", flush=True)
+    return not done.returncode
 
 
 def collect(twins: list[str], results: Path) -> None:
@@ -72,8 +106,9 @@ def collect(twins: list[str], results: Path) -> None:
     folder = results / "microcosm"
     folder.mkdir(parents=True, exist_ok=True)
     for name in twins:
-        for file in sorted((results / "tables" / "microcosm" / name).glob("*.[mcs][dsv]*")):
-            shutil.copyfile(file, folder / (name + file.suffix if file.stem == "table" else f"{name}_{file.name}"))
+        for file in sorted((results / "tables" / "microcosm" / name).iterdir()):
+            if file.suffix in (".md", ".csv", ".svg"):
+                shutil.copyfile(file, folder / (name + file.suffix if file.stem == "table" else f"{name}_{file.name}"))
     members = {f"microcosm/{name}" for name in TWINS}
     states = {path.parent: read_json(path) for path in sorted(results.glob("cells/*/cell.json"))}
     write(folder / "records.csv", digest({c: s for c, s in states.items() if members & set(s.get("sweeps", []))}))
@@ -90,10 +125,6 @@ def digest(cells: dict[Path, dict]) -> str:
             samples.update(file.read_bytes())
         writer.writerow([cell.name, state["identity"], samples.hexdigest()])
     return out.getvalue()
-
-
-def call(script: str, *arguments: str) -> int:
-    return subprocess.run([sys.executable, str(ROOT / script), *arguments], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from losslab import adapters, cost
 from losslab.batches import Schedule
 from losslab.checks import objective_class
-from losslab.data import local_files
-from losslab.files import named
+from losslab.data import local_files, unanswered
+from losslab.head import ELEMENTS
 from losslab.launch import count
 from losslab.online import PPO, questions
 from losslab.pretrained import load_config
@@ -25,7 +25,7 @@ from losslab.records import Cell
 from losslab.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
 
 GIB = 2**30
-PROCESS = 7e8  # bytes of Python with torch and transformers
+PROCESS = 3.3e8  # bytes of Python with torch and transformers
 GPU_PROCESS = 4e9  # bytes of it in host memory, with CUDA's context or an inference engine
 EXPORT_BYTES = 6  # of a parameter, on the node that exports: in float32 and in the published dtype
 OFFLOAD_BYTES = 16  # of a parameter: weight, gradient and Adam's two moments in float32
@@ -125,7 +125,7 @@ def count_parameters(architecture: PretrainedConfig) -> int:
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
-    if dataset.source is not None and not named(dataset.path):  # the model has not answered yet
+    if unanswered(dataset):
         return None
     if not (files := local_files(dataset)):
         return dataset.rows
@@ -146,8 +146,9 @@ def memory(config: Config, architecture: Any, parameters: int, devices: Devices 
     the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
     Online training shards nothing, and what generates the answers takes memory that is not counted.
 
-    On a CPU also what the interpreter and its libraries take. What the allocator there keeps beyond that is not
-    counted: it was a few per cent to two thirds of the estimate in runs of five shapes.
+    On a CPU also what the interpreter and its libraries take. There it is what is in use, to 2% in runs of two shapes;
+    glibc keeps what is freed, and the process held up to 1.75 times as much, unless MALLOC_MMAP_THRESHOLD_=1000000 made
+    glibc give it back, which costs some speed.
     """
     machine, train = config.machine, config.train
     devices = devices or Devices.of(machine)
@@ -170,7 +171,9 @@ def memory(config: Config, architecture: Any, parameters: int, devices: Devices 
     tokens = max(machine.micro_batch_tokens, train.max_length)
     if train.micro_batch is not None:
         tokens = train.micro_batch * train.max_length
-    head = (0 if config.adapter.rank else 4 * outer / (1 if tied else 2)) + 6 * 2**26
+    chunk, block = ELEMENTS["cuda" if devices.gpu else "cpu"]
+    logits = computed * min(chunk, tokens * architecture.vocab_size) + 2 * 4 * block
+    head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
     process = 0 if devices.gpu else PROCESS
     if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy

@@ -122,9 +122,9 @@ def figure(pairs: list[Pair], path: Path) -> None:
     panels = grid.flatten()
     for panel in panels[len(pairs) :]:
         panel.set_axis_off()
-    for i, (panel, pair) in enumerate(zip(panels, pairs, strict=False)):
+    for panel, pair in zip(panels, pairs, strict=False):
         panel.stairs(pair.before.shares.mean(0), fill=True, color="0.8", label="before")
-        panel.stairs(pair.after.shares.mean(0), color=f"C{i}", linewidth=2, label="after")
+        panel.stairs(pair.after.shares.mean(0), color="C0", linewidth=2, label="after")
         panel.set_title(pair.after.label, fontsize="medium")
         panel.set_xticks(range(len(pair.after.edges)), [f"{edge:g}" for edge in pair.after.edges], rotation=60)
         panel.tick_params(axis="x", labelsize="x-small")

@@ -45,7 +45,7 @@ def publish(sweep: SweepConfig, results: str) -> None:
         console.print(render.terminal(sheet))
     written = {"figure": "figure.png, figure.svg"} if scored else {}
     written |= {"steps": "steps.png, steps.svg, steps.csv"} if over_steps else {}
-    written |= {"settings": "settings.png, settings.svg, settings.csv"} if sweep.against else {}
+    written |= {"setting": "settings.png, settings.svg, settings.csv"} if sweep.against else {}
     written |= {"targets": "probabilities.png, .svg, .md, .csv"} if measured else {}
     for name, files in (written | {"table": "table.md, table.tex, table.csv"}).items():
         console.print(f"{name + ':':<9}{folder}/{files}", highlight=False, soft_wrap=True)

@@ -42,6 +42,7 @@ class Chart:
     title: str
     note: str
     svg: Markup
+    legend: Sequence[tuple[int, str]] = ()  # colour and name of each line, where they are not the page's own
 
 
 def metrics(groups: Sequence[Group], notes: Mapping[str, str]) -> list[Chart]:
@@ -105,7 +106,8 @@ def against(table: Table, groups: Sequence[Group]) -> list[Chart]:
             if known:
                 own.append(Line(styles[name], name, [(x, y.mean) for x, y in known], band=band))
         if own:
-            found.append(Chart(f"average against {key}", "percent", charts.lines(f"average against {key}", own, key)))
+            title = f"average against {key}"
+            found.append(Chart(title, "percent", charts.lines(title, own, key), [(o.style, o.label) for o in own]))
     return found
 
 

@@ -18,8 +18,8 @@ SAMPLES = 50  # problems of each benchmark in the table of samples
 def entries(cell: Cell, scores: Path, benchmarks: list[str], after: int = -1) -> Iterator[Entry]:
     """What the records of a cell hold beyond entry `after`, each entry whole.
 
-    A step of training has its own number. What is scored comes later and goes on from there, in the order in which it
-    is made: the finished model, then the models on the way.
+    A step of training has its own number. The scores go on from there when all of them are made, by step of training:
+    a curve of the tracker runs from left to right, and the finished model is scored first but comes last.
 
     Args:
         scores: the folder of the cell's scores under one protocol.
@@ -29,21 +29,21 @@ def entries(cell: Cell, scores: Path, benchmarks: list[str], after: int = -1) ->
     for row in rows:
         if row["step"] > after:
             yield _training(row)
-    last = rows[-1]["step"] if rows else 0
     if not cell.model.exists() and cell.state().get("names", {}).get("loss") != BASE:
         return
-    models = {last: scores} | {step: scores / "steps" / f"{step:08d}" for step in cell.steps()}
-    for number, (step, folder) in enumerate(models.items(), start=last + 1):
-        found = read_json(folder / "scores.json")
-        if not set(benchmarks) <= set(found.get("benchmarks", {})):
-            return
+    last = rows[-1]["step"] if rows else 0
+    models = {step: scores / "steps" / f"{step:08d}" for step in sorted(cell.steps())} | {last: scores}
+    found = {step: read_json(folder / "scores.json") for step, folder in models.items()}
+    if not all(set(benchmarks) <= set(one.get("benchmarks", {})) for one in found.values()):
+        return
+    for number, (step, one) in enumerate(found.items(), start=last + 1):
         if number <= after:
             continue
-        if folder == scores:
+        if step == last:
             histograms, tokens = _probabilities(cell)
-            yield Entry(number, step, values(found), histograms, tokens | samples(folder, found))
+            yield Entry(number, step, values(one), histograms, tokens | samples(scores, one))
         else:
-            yield Entry(number, step, values(found))
+            yield Entry(number, step, values(one))
 
 
 def _training(row: dict[str, Any]) -> Entry:
@@ -54,7 +54,8 @@ def _training(row: dict[str, Any]) -> Entry:
 
 def _probabilities(cell: Cell) -> tuple[dict[str, Histogram], dict[str, Table]]:
     """The probabilities of the training targets before and after, and the tokens at both ends; where they are known."""
-    found = read_json(cell.probabilities)
+    measured = read_json(cell.probabilities)
+    found = {when: measured[when] for when in ("before", "after") if when in measured}
     histograms = {f"probabilities/{when}": (one["counts"], one["edges"]) for when, one in found.items()}
     rows = [
         [when, end, token, count]

@@ -8,6 +8,8 @@ from torch.utils.tensorboard import FileWriter, summary
 from losslab.collect import science
 from losslab.trackers import About, Entry, Table
 
+ENDED_WELL = ("trained", "done")  # states of a cell
+
 
 class TensorBoard:
     """Event files of one run. It is told whole each time, and takes the place of the files of its earlier attempts."""
@@ -24,7 +26,7 @@ class TensorBoard:
         if about.config:
             own = science(about.config) | {"seed": about.config["seed"]}
             plain = {key: value if isinstance(value, int | float) else str(value) for key, value in own.items()}
-            # Of the scores it takes the names; their values are those of the curves.
+            # Of the scores it takes the names; their values are the last of the curves of these names.
             *begin, end = summary.hparams(plain, dict.fromkeys(about.scores, 0.0))
             self.end.append(end)
             for one in begin:
@@ -43,7 +45,7 @@ class TensorBoard:
 
     def finish(self, told: dict[str, Any]) -> None:
         table = Table(["name", "value"], [*map(list, told.items())])
-        for one in [summary.text("summary", markdown(table)), *self.end]:
+        for one in [summary.text("summary", markdown(table)), *(self.end if told.get("state") in ENDED_WELL else [])]:
             self.writer.add_summary(one)
         self.writer.close()
 
