@@ -2,8 +2,8 @@
 
     python benchmarks/checkpoint.py
 
-A Qwen2 of 77M parameters, a vocabulary of 151,936 among them, is trained on a CPU, with a checkpoint (weights and
-AdamW's state, 12 bytes a parameter) every 50 steps. While one is copied to host memory the loop waits; while it is
+A Qwen2 of 77M parameters, a vocabulary of 151,936 among them, is trained on one core, with a checkpoint (weights and
+AdamW's state) every 50 steps. While one is copied to host memory the loop waits; while it is
 written the loop goes on. Steps are far shorter than a real run's, and the share is the larger for it. Prints a table
 and writes it to results/benchmarks/checkpoint.md.
 """
@@ -42,7 +42,7 @@ def run(folder: Path) -> tuple[list[dict[str, Any]], float]:
         optimizer=OptimizerConfig("torch.optim.AdamW", 1e-5, arguments={"fused": True}),
         train=TrainConfig(batch_size=BATCH, max_length=LENGTH),
         machine=MachineConfig(
-            device=Device.cpu, micro_batch_tokens=BATCH * LENGTH, checkpoint_steps=EVERY, keep_every=EVERY
+            device=Device.cpu, threads=1, micro_batch_tokens=BATCH * LENGTH, checkpoint_steps=EVERY, keep_every=EVERY
         ),
     )
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
@@ -64,7 +64,7 @@ def main() -> None:
         [
             "# What a checkpoint costs the training loop",
             "",
-            f"77M parameters on a CPU, {BATCH} sequences of {LENGTH} tokens a step, a checkpoint every {EVERY} steps: "
+            f"77M parameters on one core, {BATCH} sequences of {LENGTH} tokens a step, a checkpoint every {EVERY} steps: "
             f"{len(measured)} steps after one of warm-up, {CHECKPOINTS} checkpoints of {size / 1e9:.2f} GB.",
             "",
             "| | |",
