@@ -111,7 +111,7 @@ def finished(config: Config, cell: Cell) -> bool:
             "done",
             "failed",
             ended,
-        ):  # a kill came between the last score and this word
+        ):  # a kill left another word
             cell.update(state=ended, error=None)
         print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
         return True
