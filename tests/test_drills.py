@@ -104,7 +104,11 @@ def test_a_time_limit_a_preemption_and_a_shutdown(cluster, places, whole):
 
 
 def test_a_node_that_dies_and_one_out_of_reach(cluster, places, whole):
-    """On the first node only slurmd is killed: a first start lives on while the second one begins elsewhere."""
+    """On the first node only slurmd is killed: a first start lives on while the second one begins elsewhere.
+
+    The cells change places: SLURM goes on for a minute to send a node that failed the order to kill what ran there, and
+    a second start there would get it.
+    """
     death, lost = places("death"), places("lost")
     submit_held(lost, "lost", "n1")
     submit_held(death, "death", "n2")
@@ -117,11 +121,14 @@ def test_a_node_that_dies_and_one_out_of_reach(cluster, places, whole):
     for place, name in ((lost, "lost"), (death, "death")):
         until(lambda name=name: queue(name, "%t") == ["PD"], place)
     os.kill(before["pid"], 0)
-    cluster.run("up", "n2")
     update("lost", "reqnodelist=n2", lost)
-    until(lambda: death.starts("death") == 2 and lost.starts("lost") == 2, lost)
-    death.release()
+    update("death", "reqnodelist=n1", death)
+    cluster.run("up", "n2")
+    until(lambda: lost.starts("lost") == 2, lost)
     lost.release()
+    cluster.run("up", "n1")
+    until(lambda: death.starts("death") == 2, death)
+    death.release()
 
     until(lost.over("lost"), lost)
     check(lost, "lost", whole)
