@@ -19,6 +19,13 @@ SHARED = Path(os.environ.get("LOSSLAB_SHARED", ROOT.parent / "shared"))
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Among several processes (pytest -n 2) a module stays in one, and so do those that share the cluster."""
+    for item in items:
+        module = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("slurm" if module in ("test_slurm", "test_drills") else module))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT

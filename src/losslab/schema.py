@@ -124,33 +124,33 @@ class End(Choice):
 class ModelConfig:
     path: str = MISSING  # hub id, folder of a checkpoint, or `embedded`
     revision: str | None = None  # commit or tag on the hub; pin it for a study
-    trust_remote_code: bool = False
+    trust_remote_code: bool = False  # run the code that the hub has beside the weights
     train_prompt: str = "chat"  # `chat` = the tokenizer's chat template, else a text with {problem}
-    eval_prompt: str = "chat"
+    eval_prompt: str = "chat"  # likewise, of the evaluation
     stop: list[str] = field(default_factory=list)  # texts that end an answer, besides the tokenizer's EOS
     architecture: dict[str, Any] = field(default_factory=dict)  # the hub's config.json, so that `plan` loads nothing
     learning_rate: float = 5e-5  # of the paper's recipe for this model; `optimizer.lr` reads it
     # `embedded` only: how the tiny model is made. It is part of the model's identity.
-    pretrain_rows: int = 0
+    pretrain_rows: int = 0  # of the corpus
     pretrain_batch: int = 64
     pretrain_learning_rate: float = 1e-3
-    pretrain_seed: int = 0
+    pretrain_seed: int = 0  # of corpus and order
 
 
 @dataclass
 class DatasetConfig:
     path: str = MISSING  # hub id, .jsonl/.json/.parquet file (or glob), or `embedded`
-    revision: str | None = None
-    split: str = "train"
-    prompt_column: str = "problem"
-    answer_column: str = "solution"
+    revision: str | None = None  # commit or tag on the hub
+    split: str = "train"  # on the hub; of a file there is one
+    prompt_column: str = "problem"  # the question
+    answer_column: str = "solution"  # what is learned
     rejected_column: str | None = None  # for pairs: `answer_column` is then the chosen answer
     reward_column: str | None = None  # for answers that are right or wrong: 1 or 0
     success_rate_column: str = "success_rate"  # read beside the reward: the share of right answers to the question
     gold_column: str | None = None  # of sample.py: the true answer; null = the box of `answer_column`
     source: str | None = None  # of self_*.yaml: the data set whose questions the model answered
     rows: int | None = None  # how many rows to take; null = all
-    selection: Selection = Selection.random
+    selection: Selection = Selection.random  # which rows, where there are more
     seed: int = 0  # of the selection (and of the embedded rows); the order of training has the cell's seed
     max_broken: float = 0.01  # share of rows without usable text above which the run stops
 
@@ -167,16 +167,16 @@ class AdapterConfig:
 @dataclass
 class OptimizerConfig:
     _target_: str = MISSING  # a torch.optim.Optimizer
-    lr: float = MISSING
+    lr: float = MISSING  # peak learning rate
     weight_decay: float = 0.0
     decay: Decay = Decay.matrices  # `all` also decays biases and norm gains
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)  # others of the class, such as betas
 
 
 @dataclass
 class SchedulerConfig:
-    shape: Shape = Shape.cosine
-    warmup_ratio: float = 0.1
+    shape: Shape = Shape.cosine  # after the warm-up
+    warmup_ratio: float = 0.1  # share of the steps, linear from 0
     warmup_steps: int | None = None  # takes the place of the ratio
     decay_ratio: float = 0.2  # wsd: share of the steps at the end that decay
     floor: float = 0.0  # final learning rate as a share of the peak
@@ -184,17 +184,17 @@ class SchedulerConfig:
 
 @dataclass
 class TrainConfig:
-    epochs: int = 1
-    max_steps: int | None = None
+    epochs: int = 1  # passes over the rows
+    max_steps: int | None = None  # ends earlier; the schedule ends there too
     batch_size: int = 256  # rows in one optimizer step, over all workers
     updates: int = 1  # optimizer steps on each batch; more than one only for an objective with an old policy (psft)
     max_length: int = 2048  # tokens of prompt + answer
-    overlong: Overlong = Overlong.drop
-    drop_last: bool = False
+    overlong: Overlong = Overlong.drop  # rows beyond max_length: left out, or cut on the right
+    drop_last: bool = False  # leave out a last batch that is not full
     clip: float = 1.0  # of the global gradient norm
     precision: Precision = Precision.bf16  # of the computation; reductions are fp32
     weights: Precision = Precision.fp32  # of the master weights, and so of the optimizer's state
-    normaliser: Normaliser = Normaliser.natural
+    normaliser: Normaliser = Normaliser.natural  # what the summed loss is divided by (docs/objectives.md)
     reduction: Reduction = Reduction.batch  # one mean over the global batch | the sum of the micro-batches' token means
     micro_batch: int | None = None  # rows of a micro-batch; null = by tokens, which changes nothing but memory
     non_finite: NonFinite = NonFinite.stop  # on a gradient that is not finite: stop, or skip this update
@@ -202,12 +202,12 @@ class TrainConfig:
 
 @dataclass
 class EvalConfig:
-    samples: int = 16
-    temperature: float = 1.0
+    samples: int = 16  # answers to each problem
+    temperature: float = 1.0  # 0 is greedy decoding
     top_p: float = 1.0
-    max_new_tokens: int = 4096
-    verdict: VerdictName = VerdictName.official
-    seed: int = 0
+    max_new_tokens: int = 4096  # an answer is cut there
+    verdict: VerdictName = VerdictName.official  # which one makes the table (docs/evaluation.md)
+    seed: int = 0  # of sampling
     request_seeds: bool = True  # one seed for each sample; false = one for the engine
     full_samples: int | None = None  # of the published protocol; fewer samples give a warning
     data: str | None = None  # folder with <benchmark>.jsonl files in place of the hub
@@ -216,7 +216,7 @@ class EvalConfig:
 @dataclass
 class BenchmarkConfig:
     path: str = MISSING  # hub id, .jsonl/.parquet file, or `embedded`
-    revision: str | None = None
+    revision: str | None = None  # commit or tag on the hub
     subset: str | None = None  # the hub's configuration name
     split: str = "test"
     question: str = "problem"  # columns
@@ -231,8 +231,8 @@ class TrackerConfig:
 
     name: TrackerName = TrackerName.wandb
     mode: TrackerMode = TrackerMode.auto  # auto = online with a login, offline without
-    project: str = "losslab"
-    entity: str | None = None
+    project: str = "losslab"  # of W&B
+    entity: str | None = None  # user or team; null = the login's own
     checkpoints: bool = False  # keep the trained model of each cell as an artifact too
 
 
@@ -240,8 +240,8 @@ class TrackerConfig:
 class MachineConfig:
     """Where and how a cell runs. Nothing here changes its identity."""
 
-    results: str = "results"
-    device: Device = Device.auto
+    results: str = "results"  # the folder of all records; on a cluster one that all nodes share
+    device: Device = Device.auto  # auto = GPUs where there are any
     workers: int | None = None  # processes on this machine; null = one per GPU, 1 on CPU
     threads: int | None = None  # CPU threads per worker; null = cores / workers
     micro_batch_tokens: int = 4096  # tokens that one worker takes at once
@@ -254,7 +254,7 @@ class MachineConfig:
     keep_every: int | None = None  # steps whose multiples' checkpoints stay for good
     export_steps: int | None = None  # every so many steps the model is exported to <cell>/steps too
     probabilities: int | None = None  # training examples on which the base and the trained model are compared
-    engine: Engine = Engine.auto
+    engine: Engine = Engine.auto  # auto = vLLM where it is installed
     tensor_parallel: int = 1  # GPUs that share one vLLM engine, for a model that one cannot hold
     grading_seconds: float = 3.0  # limit for one answer
 
@@ -276,7 +276,7 @@ class DirectionConfig:
 @dataclass
 class SweepConfig:
     name: str = "ablation"  # tables of this sweep go to results/tables/<name>
-    question: str = ""
+    question: str = ""  # above its table
     next: str = ""  # a command to try after this sweep
     # Of a sweep that a file of experiments/ declares: how its records become the artefact (docs/experiments.md).
     paper: str | None = None  # the table of experiments/paper.csv that its figures are compared with
@@ -312,7 +312,7 @@ class Config:
     machine: MachineConfig = field(default_factory=MachineConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     names: Names = field(default_factory=Names)
-    seed: int = 0
+    seed: int = 0  # of the order of rows, and of sampling
     stage: Stage = Stage.all  # `train` or `score`: one half of the cell, for two jobs
-    plan: bool = False
-    force: bool = False
+    plan: bool = False  # print what would run and what it needs, and stop
+    force: bool = False  # run finished cells again
