@@ -107,11 +107,7 @@ def finished(config: Config, cell: Cell) -> bool:
     cell.declare(config)
     if cell.done(config):
         ended = "trained" if config.stage == Stage.train else "done"
-        if cell.state().get("state") not in (
-            "done",
-            "failed",
-            ended,
-        ):  # a kill left another word
+        if cell.state().get("state") not in ("done", "failed", ended):  # what a kill left
             cell.update(state=ended, error=None)
         print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
         return True
