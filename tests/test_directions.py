@@ -7,6 +7,7 @@ from losslab import directions, microcosm, tables
 from losslab.artefacts import declared
 from losslab.directions import judge
 from losslab.files import write_json, write_lines
+from losslab.records import Cell
 from losslab.render import markdown
 from losslab.schema import DirectionConfig, End, SweepConfig
 
@@ -56,6 +57,24 @@ def test_rows_are_told_apart_by_any_key(tmp_path):
         assert judge(claim, study(tmp_path)).differences == {0: pytest.approx(difference)}
 
 
+def test_keys_that_name_two_rows_are_refused(tmp_path):
+    for lr in (1e-3, 1e-4):
+        cell(tmp_path, "dft", 0, {"math500": 60.0}, lr=lr)
+    with pytest.raises(ValueError, match="'dft'} names several rows .*add keys to its sweep.directions"):
+        judge(CLAIM, study(tmp_path))
+
+
+def test_a_shared_cell_stays_in_the_declared_row(tmp_path):
+    """A twin that names where answers come from has the same demonstrations as one that does not."""
+    for name in ("table6", "table7"):
+        for config in declared(f"microcosm/{name}", str(tmp_path)):
+            if config.names.dataset == "embedded" and config.names.loss == "dft":
+                Cell.of(config).declare(config)
+    grid = declared("microcosm/table7", str(tmp_path))
+    rows = [row for row in tables.build(grid[0].sweep, str(tmp_path)).rows if row.names["dataset"] == "embedded"]
+    assert [(row.declared, len(row.entries)) for row in rows] == [(True, 5), (True, 5)]
+
+
 def test_after_some_steps(tmp_path):
     for loss, early, late in [("sft", 20.0, 30.0), ("dft", 26.0, 29.0)]:
         own = cell(tmp_path, loss, 0, {"math500": late})
@@ -80,7 +99,7 @@ def test_the_table_of_directions(tmp_path):
         cell(tmp_path, "sft", seed, {"math500": 50})
         cell(tmp_path, "dft", seed, {"math500": high})
     lines = markdown(
-        directions.sheet(study(tmp_path, CLAIM, DirectionConfig("nobody ran it", {"loss": "x"})))
+        directions.sheet(study(tmp_path, CLAIM, DirectionConfig("nobody ran it", {"loss": "x"}, {"loss": "y"})))
     ).splitlines()
     assert "| DFT is above SFT | holds | 12.0 ± 5.0 | 3 |" in lines
     assert "| nobody ran it | not measured | – | 0 |" in lines

@@ -62,6 +62,8 @@ def test_data_sets_by_hand():
         "rows_correct": 5, "rows_pairs": 2, "rows_graded": 15,
     }  # fmt: skip
     assert build(RECORDS, 1, seed=0)[1]["answers"] == 4  # the first answer of each
+    cut = answers(4, ("a", True, "stop"), ("half a", False, "length"))
+    assert build([cut], 2, seed=0)[0]["pairs"] == []  # it would be trained to avoid ending where it was cut
 
 
 def test_pairs_are_a_right_and_a_wrong_answer_by_chance_from_the_seed():

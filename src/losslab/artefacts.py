@@ -56,10 +56,17 @@ def layout(sweep: str) -> SweepConfig | None:
 
 def find(sweep: str) -> str | None:
     """The experiment that declares a sweep, as in experiment=NAME."""
+    found = []
     for path in sorted(EXPERIMENTS.rglob("*.yaml")):
-        if (yaml.safe_load(path.read_text(encoding="utf-8")).get("sweep") or {}).get("name") == sweep:
-            return path.relative_to(EXPERIMENTS).with_suffix("").as_posix()
-    return None
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError:
+            continue  # who asks for this one is told by Hydra
+        if (content.get("sweep") or {}).get("name") == sweep:
+            found.append(path.relative_to(EXPERIMENTS).with_suffix("").as_posix())
+    if len(found) > 1:
+        raise ValueError(f"experiments {' and '.join(found)} both declare the sweep {sweep}: rename one")
+    return found[0] if found else None
 
 
 @contextmanager

@@ -12,11 +12,7 @@ from losslab.files import read_json
 from losslab.records import Cell
 from losslab.schema import BASE, Config
 
-IDLE = {
-    "model.learning_rate",
-    "model.architecture",
-    "model.trust_remote_code",
-}  # they act through other keys
+IDLE = {"model.learning_rate", "model.architecture", "model.trust_remote_code", "dataset.source"}  # act through others
 NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "stage", "plan", "force", "benchmark", "eval"}
 
 

@@ -67,12 +67,20 @@ def sheet(table: Table) -> Sheet:
 
 
 def entries(table: Table, keys: Mapping[str, Any]) -> list[Entry]:
-    return [
-        entry
+    """The cells of the one row that has these keys; of a sweep with a file, among those that the file declares.
+
+    Raises ValueError where the keys name several rows.
+    """
+    found = [
+        row
         for row in table.rows
-        for entry in row.entries
-        if all((entry.config | entry.names).get(key) == value for key, value in keys.items())
+        if (row.declared or not table.grid)
+        and all((row.config | row.names).get(key) == value for key, value in keys.items())
     ]
+    if len(found) > 1:
+        named = ", ".join(row.label for row in found)
+        raise ValueError(f"{table.name}: {dict(keys)} names several rows ({named}): add keys to its sweep.directions")
+    return found[0].entries if found else []
 
 
 def _scores(table: Table, keys: Mapping[str, Any], step: int | None) -> dict[int, float]:

@@ -4,8 +4,8 @@
     python -m losslab.microcosm loss=mine         # one objective's rows in all of them
     python -m losslab.microcosm twins=table1,facts seed=0
 
-Other arguments are overrides of every sweep. Tables, figures, verdicts and hashes of the records go to
-results/microcosm; docs/microcosm.md says what they are worth.
+Other arguments are overrides of every sweep. All goes to results/microcosm: records in its folders, tables, figures,
+verdicts and hashes of the records beside them. docs/microcosm.md says what they are worth.
 """
 
 import csv
@@ -23,7 +23,6 @@ from losslab.files import ROOT, read_json, write
 from losslab.messages import did_you_mean
 from losslab.publish import rebuild
 
-# In this order: table1 exports models along the way, in cells that others share.
 TWINS = (
     "table1",
     "table5",
@@ -36,8 +35,10 @@ TWINS = (
     "table7",
     "table2",
 )
+FIRST = ("table1",)  # it exports models along the way, in cells that others share
 SAMPLED = ("table7", "table2")  # these need the base model's own answers
 METHODS = ("table2",)  # the rows of these fix their objectives
+RESULTS = "results/microcosm"  # apart from other results: a cell that is there would be exported no more
 SEEDS = "0,1,2,3,4"
 MEMORY = 4 << 30  # bytes for one run with its engine
 
@@ -52,35 +53,31 @@ def main(arguments: list[str]) -> int:
     if "loss" in options:
         twins = [name for name in twins if name not in METHODS]
     overrides = [argument for argument in arguments if argument.split("=")[0] not in ("twins", "seed")]
-    results = Path(options.get("machine.results", "results"))
-    logs = results / "microcosm" / "logs"
+    results = Path(options.get("machine.results", RESULTS))
+    overrides.append(f"machine.results={results}")
+    seeds, logs = options.get("seed", SEEDS).split(","), results / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    failed = False
+    done = True
     if set(twins) & set(SAMPLED):
         own = [argument for argument in overrides if argument.startswith(("machine.", "tracker"))]
-        failed = not call(logs / "samples.txt", "sample.py", "experiment=microcosm/samples", *own)
+        done = call(logs / "samples.txt", "sample.py", "experiment=microcosm/samples", *own)
+
+    def run(name: str, seed: str) -> bool:
+        log = logs / f"{name}-s{seed}.txt"
+        return call(log, "train.py", f"experiment=microcosm/{name}", f"seed={seed}", *overrides)
+
     with ThreadPoolExecutor(processes()) as pool:
-        runs = [
-            pool.submit(
-                call,
-                logs / f"{name}-s{seed}.txt",
-                "train.py",
-                f"experiment=microcosm/{name}",
-                f"seed={seed}",
-                *overrides,
-            )
-            for name in twins
-            for seed in options.get("seed", SEEDS).split(",")
-        ]  # a process for each twin and seed, whose cells follow one another and share what is imported
         try:
-            failed |= not all([run.result() for run in runs])
+            for group in ([name for name in twins if name in FIRST], [name for name in twins if name not in FIRST]):
+                runs = [pool.submit(run, name, seed) for name in group for seed in seeds]
+                done &= all([each.result() for each in runs])
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
     rebuild([f"microcosm/{name}" for name in twins], str(results))
     collect(twins, results)
-    print(f"all tables, figures, verdicts: {results / 'microcosm'}")
-    return int(failed)
+    print(f"all tables, figures, verdicts: {results}")
+    return int(not done)
 
 
 def processes() -> int:
@@ -102,16 +99,14 @@ def call(log: Path, script: str, *arguments: str) -> bool:
 
 
 def collect(twins: list[str], results: Path) -> None:
-    """Copy what was published of the twins to results/microcosm, with a list of the records behind it."""
-    folder = results / "microcosm"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Copy what was published of the twins to the results' folder, with a list of the records behind it."""
     for name in twins:
         for file in sorted((results / "tables" / "microcosm" / name).iterdir()):
             if file.suffix in (".md", ".csv", ".svg"):
-                shutil.copyfile(file, folder / (name + file.suffix if file.stem == "table" else f"{name}_{file.name}"))
+                shutil.copyfile(file, results / (name + file.suffix if file.stem == "table" else f"{name}_{file.name}"))
     members = {f"microcosm/{name}" for name in TWINS}
     states = {path.parent: read_json(path) for path in sorted(results.glob("cells/*/cell.json"))}
-    write(folder / "records.csv", digest({c: s for c, s in states.items() if members & set(s.get("sweeps", []))}))
+    write(results / "records.csv", digest({c: s for c, s in states.items() if members & set(s.get("sweeps", []))}))
 
 
 def digest(cells: dict[Path, dict]) -> str:
@@ -121,9 +116,10 @@ def digest(cells: dict[Path, dict]) -> str:
     writer.writerow(["cell", "identity", "samples"])
     for cell, state in cells.items():
         samples = hashlib.sha256()
-        for file in sorted(cell.glob("scores/*/*.jsonl")):
+        files = sorted(cell.glob("scores/**/*.jsonl"))
+        for file in files:
             samples.update(file.read_bytes())
-        writer.writerow([cell.name, state["identity"], samples.hexdigest()])
+        writer.writerow([cell.name, state["identity"], samples.hexdigest() if files else ""])
     return out.getvalue()
 
 

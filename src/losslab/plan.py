@@ -192,7 +192,10 @@ def host_memory(config: Config, job: Mapping[str, Any]) -> float:
     written = float(EXPORT_BYTES * parameters)
     if config.names.loss != BASE and not config.adapter.rank:
         written = max(written, cost.CHECKPOINT_BYTES * parameters / devices.nodes)
-    own = GPU_PROCESS if devices.gpu else GPU_PROCESS + memory(config, architecture, parameters, devices)
+    own = GPU_PROCESS
+    if not devices.gpu:
+        trained = config.names.loss != BASE
+        own += memory(config, architecture, parameters, devices) if trained else 2.0 * parameters
     if config.machine.cpu_offload:
         own += OFFLOAD_BYTES * parameters / devices.count
     return HOST_SLACK * (devices.each * own + written)
@@ -233,7 +236,6 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
         + cost.sentence(cost.of(configs, [(plan.parameters, plan.tokens or 0) for plan in plans]))
         + (f"; not counted: the training of {unknown} cells whose rows are not known yet" if unknown else "")
         + ("; hours: those of a cell on its workers, were they H100s" if devices.gpu else "")
-        + (f"\nnot counted: the training of {unknown} cells whose number of rows is not known yet" if unknown else "")
         + f"\nrecords: {Path(config.machine.results) / 'cells'}\n"
         f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
         highlight=False,

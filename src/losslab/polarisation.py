@@ -56,9 +56,11 @@ class Pair:
 def collect(table: Table) -> list[Pair]:
     """The rows of a table whose cells were measured, in its order."""
     models, datasets = ({row.names[group] for row in table.rows} for group in ("model", "dataset"))
-    pairs = []
+    pairs, seen = [], set[Path]()
     for row in table.rows:
-        found = [record for entry in row.entries if (record := read_json(entry.folder / PROBABILITIES))]
+        own = [entry.folder for entry in row.entries if entry.folder not in seen]  # scored twice, measured once
+        seen |= set(own)
+        found = [record for folder in own if (record := read_json(folder / PROBABILITIES))]
         if found:
             name = f"{row.names['model']} " if len(models) > 1 else ""
             place = f" on {row.names['dataset']}" if len(datasets) > 1 else ""
@@ -95,8 +97,9 @@ def markdown(pairs: list[Pair]) -> str:
         ends = ((0, "lowest"), (-1, "highest"))
         cells = (f"{_percent(found.shares[:, i])} | {' '.join(map(_code, found.frequent(end)))}" for i, end in ends)
         lines.append(f"| {found.label} | {' | '.join(cells)} |")
+    sizes = sorted({pair.before.seeds[0]["tokens"] for pair in pairs})
     about = (
-        f"Probability p of the target token over {pairs[0].before.seeds[0]['tokens']:,} answer tokens of the training "
+        f"Probability p of the target token over {' or '.join(f'{n:,}' for n in sizes)} answer tokens of the training "
         "set, before and after training; with several seeds the mean ± half of its 95% interval."
     )
     return "\n".join(["# Probabilities of the training targets", "", *lines, "", about, ""])

@@ -109,7 +109,7 @@ class Cell:
     def measured(self, config: Config) -> bool:
         """Whether the record has the probabilities that are asked for. A base has no training data to measure."""
         asked = config.machine.probabilities
-        return config.names.loss == BASE or asked in (None, read_json(self.probabilities).get("examples"))
+        return config.names.loss == BASE or (asked or 0) <= read_json(self.probabilities).get("examples", 0)
 
     def done(self, config: Config) -> bool:
         """Whether what was asked for is there: the trained model, measured, and with `stage` all its scores."""

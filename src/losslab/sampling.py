@@ -81,7 +81,7 @@ def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[
     """The data sets from the records of the questions, of each the first `count` answers, and what was counted.
 
     An answer is right when the corrected verdict says so and it came to its end: one that was cut off would be trained
-    to stop where it was cut.
+    to stop where it was cut, and is no rejected one either.
     """
     sets: dict[str, list[Row]] = {"correct": [], "pairs": [], "graded": []}
     tally = dict.fromkeys(("answers", "right", "unfinished", "empty", "timed_out"), 0)
@@ -90,11 +90,13 @@ def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[
         problem, samples = record["question"], record["samples"][:count]
         right = [s["corrected"] and s["finish_reason"] == "stop" for s in samples]
         texts = {True: dict[str, None](), False: dict[str, None]()}  # ordered sets
-        for text, verdict in zip((s["text"] for s in samples), right, strict=True):
+        for one, verdict in zip(samples, right, strict=True):
+            text = one["text"]
             if is_text(text):  # nothing can be trained on an empty one
                 row = {"problem": problem, "solution": text}
                 sets["graded"].append(row | {"reward": int(verdict), "success_rate": sum(right) / len(right)})
-                texts[verdict][text] = None
+                if one["finish_reason"] == "stop":
+                    texts[verdict][text] = None
             else:
                 tally["empty"] += 1
         sets["correct"] += [{"problem": problem, "solution": text} for text in texts[True]]

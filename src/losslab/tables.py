@@ -109,6 +109,7 @@ def build(sweep: SweepConfig, results: str) -> Table:
 def _key(entry: Entry) -> str:
     """Alike for the seeds of one configuration; a value that is the schema's default counts as not given."""
     changed = {key: value for key, value in entry.config.items() if key not in DEFAULTS or value != DEFAULTS[key]}
+    changed = {key: float(value) if type(value) is int else value for key, value in changed.items()}  # 2 is 2.0
     return json.dumps(changed, sort_keys=True, default=str)
 
 

@@ -66,9 +66,10 @@ def check(config: "Config", cls: type[Online]) -> None:
     if importlib.util.find_spec("trl") is None:
         raise ValueError(f"loss={name} needs TRL: install the extra, as in pip install -e '.[online]'")
     values = cls(**{key: value for key, value in config.loss.items() if key != "_target_"})
-    bounds = {"samples": 2 if cls is GRPO else 1, "max_new_tokens": 1, "temperature": 1e-3, "clip": 0, "kl": 0}
+    bounds = {"samples": 2, "max_new_tokens": 1, "temperature": 1e-3, "clip": 0, "kl": 0}  # TRL's trainer wants two
+    bounds |= {"value_weight": 0, "value_clip": 0, "value_lr": 0, "gae_lambda": 0}
     for key, low in bounds.items():
-        if (value := getattr(values, key)) is not None and value < low:
+        if (value := getattr(values, key, None)) is not None and value < low:
             raise ValueError(f"loss.{key} is {value}: set it to {low:g} or more")
     if values.answer_tokens(train.max_length) >= train.max_length:
         raise ValueError(
