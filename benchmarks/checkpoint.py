@@ -64,8 +64,8 @@ def main() -> None:
         [
             "# What a checkpoint costs the training loop",
             "",
-            f"77M parameters on one core, {BATCH} sequences of {LENGTH} tokens a step, a checkpoint every {EVERY} steps: "
-            f"{len(measured)} steps after one of warm-up, {CHECKPOINTS} checkpoints of {size / 1e9:.2f} GB.",
+            f"77M parameters on one core, {BATCH} sequences of {LENGTH} tokens a step, a checkpoint every {EVERY} "
+            f"steps: {len(measured)} steps after one of warm-up, {CHECKPOINTS} checkpoints of {size / 1e9:.2f} GB.",
             "",
             "| | |",
             "|---|---:|",

@@ -204,6 +204,9 @@ def test_scores_against_a_setting():
     assert list(chart.legend) == [(1, "sft"), (2, "dft")]
     marks = re.findall(r'data-label="(\w+)" data-x="([^"]*)" data-v="([^"]*)"', chart.svg)
     assert marks == [("sft", "1e-05 0.0001", "10 30"), ("dft", "1e-05", "20")]
+    zero = group("sft", 0.0, 10.0, 1)  # a setting of which zero alone was run
+    (chart,) = training.against(Table(table.sweep, [], [], [zero.row], []), [zero])
+    assert 'data-x="0"' in chart.svg
 
 
 def test_pages_are_of_sweeps_that_are_there(root, results, page):

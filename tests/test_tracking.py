@@ -258,6 +258,14 @@ def test_a_failing_tracker_is_a_remark(cell, monkeypatch, capsys):
     assert "the tracker failed, the records are complete" in capsys.readouterr().out
 
 
+def test_a_tracker_that_cannot_start_is_a_remark(cell, monkeypatch, capsys):
+    config, found = cell
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with tracking.follow(config, found):
+        append_line(found.metrics, row(1))
+    assert "the tracker does not start: [Errno 2]" in capsys.readouterr().out
+
+
 def test_a_hanging_tracker_is_left_behind(cell, monkeypatch, tmp_path, capsys):
     config, found = cell
     sleeper = tmp_path / "sleeper"

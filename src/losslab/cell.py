@@ -68,7 +68,7 @@ def run(config: Config) -> None:
                 cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
         except (KeyboardInterrupt, Interrupted):
             deaf()
-            if main_process():
+            if main_process() and not cell.done(config):  # it may only have waited for its tracker
                 cell.update(state="interrupted")
                 print(
                     f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True
@@ -106,6 +106,9 @@ def finished(config: Config, cell: Cell) -> bool:
         cell.clear()
     cell.declare(config)
     if cell.done(config):
+        ended = "trained" if config.stage == Stage.train else "done"
+        if cell.state().get("state") not in ("done", "failed", ended):  # what a kill left
+            cell.update(state=ended, error=None)
         print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
         return True
     tries = int(os.environ.get("LOSSLAB_TRIES", "0"))

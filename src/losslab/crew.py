@@ -172,7 +172,10 @@ def port() -> int:
 
 
 def _scontrol(*what: str) -> str:
-    return subprocess.run(["scontrol", "show", *what], capture_output=True, text=True, check=True).stdout
+    try:
+        return subprocess.run(["scontrol", "show", *what], capture_output=True, text=True, check=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        raise ValueError(f"several nodes meet through scontrol ({error}): a container must have it") from None
 
 
 def join_slurm() -> None:

@@ -1,5 +1,6 @@
 """A cell's model on the hub: its files, its card, and what of its record goes beside them."""
 
+import shutil
 from pathlib import Path
 
 import yaml
@@ -47,6 +48,7 @@ def stage(folder: Path, repo: str, licence: str) -> dict[str, Path]:
     if not cell.model.is_dir():
         raise ValueError(f"{folder.name} has no model: train it first, or name another cell")
     own = folder / "hub"
+    shutil.rmtree(own, ignore_errors=True)  # what an earlier push left
     write(own / "README.md", str(card(cell, repo, licence)))
     write(own / "losslab/config.yaml", yaml.safe_dump(public(cell), sort_keys=False, allow_unicode=True))
     for protocol, scores in scored(cell).items():

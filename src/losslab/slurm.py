@@ -55,7 +55,8 @@ class Submission:
         """The status other than 0 with which the job of a cell (the folder's name) ended; None where it did not."""
         names = [Path(folder).name for folder in self.record["cells"]]
         path = self.folder / "jobs" / f"exit-{names.index(cell)}" if cell in names else None
-        return int(path.read_text()) if path and path.exists() else None
+        text = path.read_text().strip() if path and path.exists() else ""
+        return int(text) if text.isdigit() else None  # empty for an instant, and on a full disk
 
     @classmethod
     def of(cls, sweep: str, results: str) -> list["Submission"]:
@@ -95,12 +96,12 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
 def cancel(sweep: str, results: str) -> int:
     """Cancel all jobs of a sweep, waiting and running; returns how many there were."""
     jobs = [job for submission in Submission.of(sweep, results) for job in submission.record["jobs"]]
-    for submission in Submission.of(sweep, results):
-        write_json(submission.folder / RECORD, submission.record | {"cancelled": datetime.now(UTC).isoformat()})
     if not jobs:
         raise ValueError(f"the sweep {sweep} was not submitted to SLURM from {results}: there is nothing to cancel")
     mine = _slurm("squeue", "--noheader", "--array", "--me", f"--name={job_name(sweep)}", "--format=%A %F %i")
     found = [line.split()[2] for line in mine.splitlines() if line.split()[1] in jobs]
+    for submission in Submission.of(sweep, results):  # before: what a cancelled job leaves is read in its light
+        write_json(submission.folder / RECORD, submission.record | {"cancelled": datetime.now(UTC).isoformat()})
     if found:
         _slurm("scancel", *found)
     return len(found)

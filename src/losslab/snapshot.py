@@ -23,7 +23,7 @@ def take(folder: Path) -> Path:
 
 def files() -> list[str]:
     """Paths under the project's root that belong to its code."""
-    known = git("ls-files").splitlines()
+    known = listed()
     if not known:
         return sorted(
             str(path.relative_to(ROOT))
@@ -31,9 +31,7 @@ def files() -> list[str]:
             for path in ROOT.glob(pattern)
             if path.is_file() or path.is_symlink()
         )
-    new = git("ls-files", "--others", "--exclude-standard").splitlines()
-    small = [name for name in new if (ROOT / name).is_file() and (ROOT / name).stat().st_size <= LARGEST]
-    return [name for name in known if (ROOT / name).exists()] + small
+    return [name for name in known if (ROOT / name).exists()] + unknown(LARGEST)
 
 
 def commit() -> str | None:
@@ -49,9 +47,18 @@ def changes() -> str:
     """What the working tree has beyond its commit, files that git does not know yet included."""
     if SNAPSHOT.exists():
         return read_json(SNAPSHOT)["changes"]
-    unknown = [file for file in git("ls-files", "--others", "--exclude-standard").splitlines()[:50]]
-    small = [file for file in unknown if (ROOT / file).stat().st_size < 1 << 18]
-    return git("diff", "HEAD") + "".join(git("diff", "--no-index", "/dev/null", file) for file in small)
+    new = unknown(LARGEST >> 2)[:50]
+    return git("diff", "HEAD") + "".join(git("diff", "--no-index", "/dev/null", file) for file in new)
+
+
+def unknown(largest: int) -> list[str]:
+    """Files that git does not know yet and does not ignore, of so many bytes at most; no links that lead nowhere."""
+    new = listed("--others", "--exclude-standard")
+    return [name for name in new if (ROOT / name).is_file() and (ROOT / name).stat().st_size <= largest]
+
+
+def listed(*options: str) -> list[str]:
+    return [name for name in git("ls-files", "-z", *options).split("\0") if name]
 
 
 def git(*arguments: str) -> str:

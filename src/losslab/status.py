@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from losslab.files import read_json, read_lines
 from losslab.hold import HOLDER, SILENCE_SECONDS
@@ -142,7 +143,7 @@ def statuses(sweep: str, results: str) -> list[Status]:
 def table(sweep: str, rows: list[Status]) -> Table:
     counts = Counter(row.state for row in rows)
     title = f"{sweep}: {len(rows)} cells, " + ", ".join(f"{number} {state}" for state, number in counts.items())
-    out = Table(title=title, title_justify="left")
+    out = Table(title=Text(title), title_justify="left")
     out.add_column("cell", overflow="fold")
     for name in ("state", "step", "loss", "left", "try", "job"):
         out.add_column(name, justify="left" if name in ("state", "job") else "right")
@@ -152,8 +153,8 @@ def table(sweep: str, rows: list[Status]) -> Table:
         step = "" if row.step is None else f"{row.step}/{row.steps or '?'}"
         loss = "" if row.loss is None else f"{row.loss:.4f}"
         left = "" if row.seconds_left is None else duration(row.seconds_left)
-        state = f"[{style}]{row.state}[/]" if style else row.state
-        out.add_row(row.folder.name, state, step, loss, left, row.tries, row.where, row.note)
+        texts = (step, loss, left, row.tries, row.where, row.note)  # of errors too, which may hold brackets
+        out.add_row(Text(row.folder.name), Text(row.state, style), *map(Text, texts))
     return out
 
 

@@ -17,6 +17,7 @@ from losslab import tracking
 from losslab.cli import refusing
 from losslab.compose import grid, read, searchpath
 from losslab.crew import main_process
+from losslab.messages import first_line
 from losslab.plan import show
 from losslab.publish import publish
 from losslab.records import Cell, start_again
@@ -79,8 +80,8 @@ class Sweep(Callback):
             publish(config.sweep, config.machine.results)
             if line := tracking.hint(config):
                 print(line, flush=True)
-        except OSError as error:  # a full disk must not hide what failed before
-            print(f"the table is not written: {error}; python table.py does it again", file=sys.stderr)
+        except Exception as error:  # whatever it is, it must not hide what failed before
+            print(f"the table is not written: {first_line(error)}; python table.py does it again", file=sys.stderr)
         if not told:
             _report(config)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
@@ -96,8 +97,8 @@ def _report(config: Config) -> None:
     """Write the page of a sweep that is over. What is wrong with it must not hide which cells failed."""
     try:
         print(f"report:  {report.publish(config.sweep, config.machine.results)}", flush=True)
-    except (OSError, ValueError) as error:
-        print(f"the report is not written: {error}; python report.py does it again", file=sys.stderr)
+    except Exception as error:
+        print(f"the report is not written: {first_line(error)}; python report.py does it again", file=sys.stderr)
 
 
 def on_slurm(config: DictConfig) -> bool:

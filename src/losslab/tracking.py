@@ -31,10 +31,15 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
     if resolve(config.tracker) == TrackerMode.disabled:
         yield
         return
-    write_json(cell.folder / "tracker.json", order(config, cell))
     arguments = [sys.executable, "-P", "-m", "losslab.tracking", str(cell.folder / "tracker.json")]
-    with (cell.folder / "tracker.log").open("a") as log:
-        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+    try:
+        write_json(cell.folder / "tracker.json", order(config, cell))
+        with (cell.folder / "tracker.log").open("a") as log:
+            process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+    except OSError as error:
+        print(f"the tracker does not start: {error}", flush=True)
+        yield
+        return
     patience = 1.0  # a run that has to leave does not wait
     try:
         yield
@@ -62,7 +67,7 @@ def resolve(tracker: TrackerConfig) -> TrackerMode:
         return TrackerMode(wanted)
     try:
         known = netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
+    except (OSError, netrc.NetrcParseError):
         known = False
     return TrackerMode.online if known or os.environ.get("WANDB_API_KEY") else TrackerMode.offline
 
@@ -169,7 +174,10 @@ def main() -> None:
     """Follow the cell that a file describes, until standard input is closed."""
     import threading
 
-    order = read_json(Path(sys.argv[1]))
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    if path is None or not path.is_file():
+        sys.exit("error: name a file that is there: python -m losslab.tracking CELL/tracker.json </dev/null")
+    order = read_json(path)
     closed = threading.Event()
 
     def wait() -> None:

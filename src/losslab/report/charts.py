@@ -90,7 +90,11 @@ def lines(name: str, curves: Sequence[Line], across: str = "step", *, log: bool 
         x = Axis(low, high, LEFT, WIDTH - RIGHT)
         ticks = x.ticks(5)
     else:
-        x = Axis(low / 1.1, high * 1.1, LEFT, WIDTH - RIGHT, log=low > 0)
+        x = (
+            Axis(low / 1.1, high * 1.1, LEFT, WIDTH - RIGHT, log=True)
+            if low > 0
+            else scale(places, LEFT, WIDTH - RIGHT)
+        )
         ticks = places
     y = scale(values, height - BOTTOM, TOP, log)
     parts = [_level(y.place(tick), _text(tick)) for tick in y.ticks(4)]

@@ -1,0 +1,68 @@
+"""What is shown of a sweep and done to it, from records written by hand; on a real cluster: test_slurm.py."""
+
+import subprocess
+
+import pytest
+from rich.console import Console
+from test_tables import cell
+
+from losslab import slurm, snapshot, status
+from losslab.cell import finished
+from losslab.files import read_json, write_json
+from losslab.records import Cell
+from losslab.schema import BASE, BenchmarkConfig, Config, EvalConfig, MachineConfig, Names
+
+
+def test_errors_with_brackets_are_shown_as_they_are(tmp_path, capsys):
+    for seed, error in enumerate(["no rows in [/data/a, /data/b]", "expected one of [cpu, cuda]"]):
+        cell(tmp_path, "sft", seed, None).update(state="failed", error=error)
+    Console(width=400).print(status.table("study", status.statuses("study", str(tmp_path))))
+    shown = capsys.readouterr().out
+    assert "no rows in [/data/a, /data/b]" in shown and "expected one of [cpu, cuda]" in shown
+
+
+def test_nothing_is_cancelled_where_slurm_is_not(tmp_path, monkeypatch):
+    submission = tmp_path / "sweeps" / "study" / "1"
+    record = {"jobs": ["7"], "cells": {}, "sweep": "study"}
+    write_json(submission / slurm.RECORD, record)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match="there is no squeue here: run this where SLURM is"):
+        slurm.cancel("study", str(tmp_path))
+    assert read_json(submission / slurm.RECORD) == record
+
+
+def test_an_exit_status_that_is_being_written_is_none(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    write_json(tmp_path / slurm.RECORD, {"cells": ["results/cells/one"]})
+    written = slurm.Submission(tmp_path)
+    assert written.exit_status("one") is None
+    (tmp_path / "jobs/exit-0").write_text("")
+    assert written.exit_status("one") is None
+    (tmp_path / "jobs/exit-0").write_text("75\n")
+    assert written.exit_status("one") == 75
+
+
+def test_a_finished_cell_is_done_whatever_word_a_kill_left(tmp_path):
+    config = Config(
+        names=Names(model="tiny", dataset="embedded", loss=BASE, eval="paper"),
+        machine=MachineConfig(results=str(tmp_path)),
+        eval=EvalConfig(samples=2),
+        benchmark={"tiny_add": BenchmarkConfig(path="embedded")},
+    )
+    config.model.path = "embedded"
+    own = Cell.of(config)
+    own.declare(config)
+    write_json(own.scores(config) / "scores.json", {"verdict": "official", "benchmarks": {"tiny_add": {"samples": 2}}})
+    own.update(state="interrupted")
+    assert finished(config, own) and own.state()["state"] == "done"
+
+
+def test_odd_files_in_the_checkout_are_no_fault(tmp_path, monkeypatch):
+    """An editor's lock is a link that leads nowhere, and git quotes names beyond ASCII."""
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / "naïve.txt").write_text("text")
+    (tmp_path / ".#train.py").symlink_to("someone@somewhere.1")
+    monkeypatch.setattr(snapshot, "ROOT", tmp_path)
+    monkeypatch.setattr(snapshot, "SNAPSHOT", tmp_path / "snapshot.json")
+    assert snapshot.unknown(100) == ["naïve.txt"] and snapshot.unknown(3) == []
+    assert "+text" in snapshot.changes()
