@@ -472,4 +472,4 @@ def test_an_objective_is_one_file_and_one_yaml_anywhere(root, place):
         command(root, *arguments[:2], "loss.shere=1"), cwd=place, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": path},
     )  # fmt: skip
-    assert mistaken.returncode == 2 and mistaken.stderr == "error: unknown key loss.shere\n"
+    assert mistaken.returncode == 2 and mistaken.stderr == "error: unknown key loss.shere; did you mean share?\n"

@@ -50,10 +50,10 @@ def publish(sweep: SweepConfig, results: str) -> None:
     for name, files in (written | {"table": "table.md, table.tex, table.csv"}).items():
         console.print(f"{name + ':':<9}{folder}/{files}", highlight=False, soft_wrap=True)
     console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)
-    python = os.path.relpath(sys.executable)
-    wish = sweep.next or f"python report.py {sweep.name}  # a page with samples, curves and paired differences"
-    command = wish.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
-    console.print(f"next:    {command}", highlight=False, soft_wrap=True)
+    if sweep.next:
+        python = os.path.relpath(sys.executable)
+        command = sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
+        console.print(f"next:    {command}", highlight=False, soft_wrap=True)
 
 
 def rebuild(sweeps: list[str], results: str) -> None:
