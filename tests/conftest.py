@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from losslab import world
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("LOSSLAB_SHARED", ROOT.parent / "shared"))
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a shell; programs under test would too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Among several processes (pytest -n 2) a module stays in one, and so do those that share the cluster."""
     for item in items:

@@ -158,7 +158,7 @@ def test_the_plan_counts_both_answers_of_a_pair_and_the_rollouts_of_online_objec
     grpo = make("method=grpo")
     planned, size = plan.make(grpo, job), 1_543_714_304
     tokens = 390 * 256 * 4 * 2048  # four answers to each question; the last, partial batch of questions is left out
-    assert (planned.steps, planned.tokens, planned.memory) == (390, tokens, None)
+    assert (planned.steps, planned.tokens) == (390, tokens) and planned.memory > 16 * size  # nothing is sharded
     found = cost.of([grpo], [(size, tokens)])
     assert found.training == pytest.approx(6 * size * tokens / 4e14 / 3600)
     assert found.rollouts == pytest.approx(2 * size * tokens * 0.75 / 1e14 / 3600)  # a quarter is left to the prompt
