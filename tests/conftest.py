@@ -22,14 +22,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Among several processes (pytest -n 2) a module stays in one, and so do those that share the cluster."""
-    for item in items:
-        module = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("slurm" if module in ("test_slurm", "test_drills") else module))
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
