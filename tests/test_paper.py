@@ -21,8 +21,14 @@ def score(config: Config, **scores: float) -> Cell:
     """A record of a declared cell, its scores with an interval of ± 1 over problems."""
     found = Cell.of(config)
     found.declare(config)
-    parts = {name: {"score": value, "interval": [value - 1, value + 1]} for name, value in scores.items()}
-    write_json(found.scores(config) / "scores.json", {"benchmarks": parts})
+    own = config.eval
+    parts = {
+        name: {"score": value, "interval": [value - 1, value + 1], "samples": own.samples}
+        for name, value in scores.items()
+    }
+    write_json(found.scores(config) / "scores.json", {"benchmarks": parts, "verdict": own.verdict})
+    sampling = {"temperature": own.temperature, "top_p": own.top_p, "max_new_tokens": own.max_new_tokens}
+    write_json(found.scores(config) / "protocol.yaml", sampling)  # JSON is YAML
     return found
 
 
@@ -75,6 +81,25 @@ def test_differences_from_the_paper(results):
     assert (sft["minerva_math"].value, sft["minerva_math"].inside) == (pytest.approx(1.65), False)
     assert (sft["average"].value, sft["average"].inside) == (None, None)
     assert ours["llama-3.2-3b", "base"]["math500"].ours is None
+
+
+def test_another_measure_is_not_compared(tmp_path):
+    """Greedy scores, or those of four samples, are missing beside the paper's until there are comparable ones."""
+    sft = {c.names.model: c for c in artefacts.declared("table9", str(tmp_path)) if c.names.loss == "sft"}
+    few, cold = (replace(sft["llama-3.2-3b"].eval, **own) for own in ({"samples": 4}, {"temperature": 0.0}))
+    for own, value in ((few, 40.0), (cold, 50.0)):
+        model = "llama-3.2-3b" if own is few else "qwen2.5-math-1.5b"
+        score(replace(sft[model], eval=own), **dict.fromkeys(MATHS, value))
+
+    def compared():
+        table = tables.build(artefacts.layout("table9"), str(tmp_path))
+        assert [row.value("math500").mean for row in table.rows if row.scored][:2] == [40.0, 50.0]
+        rows = paper.compare(table).rows
+        return {row.names["model"]: part["math500"].value for row, part in rows if row.name == "sft"}
+
+    assert compared() == {"llama-3.2-3b": None, "qwen2.5-math-1.5b": None}
+    score(sft["qwen2.5-math-1.5b"], **dict.fromkeys(MATHS, 45.0))
+    assert compared() == {"llama-3.2-3b": None, "qwen2.5-math-1.5b": pytest.approx(45.0 - 41.47)}
 
 
 def test_slips_of_the_paper_are_footnotes():

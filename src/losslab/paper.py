@@ -2,16 +2,21 @@
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
+import yaml
+
+from losslab.collect import Entry
 from losslab.curves import AVERAGE
 from losslab.estimate import Estimate
-from losslab.files import EXPERIMENTS
+from losslab.files import EXPERIMENTS, read_json
 from losslab.schema import Config
 from losslab.tables import Row, Table
 
 FIGURES = ["math500", "minerva_math", "olympiadbench", "aime24", "amc23", AVERAGE]
+SAMPLING = ("temperature", "top_p", "max_new_tokens")  # these and samples and verdict make a score another measure
 ROUNDING = 0.01  # of a mean of figures that are rounded to 0.01, and of the mean itself
 COARSE_ROUNDING = 0.06  # of a figure whose sixteen accuracies were rounded to 0.1 before
 
@@ -82,24 +87,45 @@ def printed() -> list[Printed]:
 def compare(table: Table) -> Comparison | None:
     """A table beside the paper's, row by row on model and method; None where the paper has none.
 
-    Only what the sweep's file declares is compared, and only scores of the protocol that it declares. ValueError for a
-    table that experiments/paper.csv lacks.
+    Only what the sweep's file declares is compared, and only scores of the protocol that it declares, with nothing of
+    it changed by who ran it. ValueError for a table that experiments/paper.csv lacks.
     """
     if table.sweep.paper is None:
         return None
     known = {(row.model, row.method): row for row in printed() if row.table == table.sweep.paper}
     if not known:
         raise ValueError(f"sweep.paper={table.sweep.paper} is no table of experiments/paper.csv: check it")
-    protocols = {config.names.eval for config in table.grid}
+    measures = [
+        {"eval": config.names.eval} | {key: getattr(config.eval, key) for key in (*SAMPLING, "samples", "verdict")}
+        for config in table.grid
+    ]
+    wanted = [row for row in table.rows if row.declared and (row.names["model"], row.name) in known]
+    as_declared = [row for row in wanted if all(measure(entry) in measures for entry in row.scored)]
     rows, chosen = [], []
-    for row in table.rows:
-        theirs = known.get((row.names["model"], row.name))
-        if theirs and row.declared and (row.protocol is None or row.protocol.rpartition("-")[0] in protocols):
-            columns = [column for column in table.columns if column in theirs.values]
-            rows.append((row, {column: Difference(theirs.values[column], row.value(column)) for column in columns}))
-            chosen.append(theirs)
+    for row in wanted:
+        if row in as_declared:
+            ours = row
+        elif any(row.config == other.config for other in as_declared):
+            continue
+        else:  # it is still to be measured so
+            ours = replace(row, entries=[])
+        theirs = known[row.names["model"], row.name]
+        columns = [column for column in table.columns if column in theirs.values]
+        rows.append((row, {column: Difference(theirs.values[column], ours.value(column)) for column in columns}))
+        chosen.append(theirs)
     found = [slip for i, one in enumerate(chosen) if one not in chosen[:i] for slip in slips(one, table.grid)]
     return Comparison(table.sweep.paper, rows, found)
+
+
+def measure(entry: Entry) -> dict[str, Any]:
+    """What the scores of a cell are of: settings of the evaluation, and the fewest samples that a benchmark has."""
+    assert entry.protocol, "not scored"
+    folder = entry.folder / "scores" / entry.protocol
+    protocol = yaml.safe_load((folder / "protocol.yaml").read_text(encoding="utf-8"))
+    scores = read_json(folder / "scores.json")
+    samples = min(part["samples"] for part in scores["benchmarks"].values())
+    own = {"eval": entry.protocol.rpartition("-")[0], "samples": samples, "verdict": scores["verdict"]}
+    return own | {key: protocol[key] for key in SAMPLING}
 
 
 def slips(row: Printed, grid: list[Config]) -> Iterator[Slip]:
