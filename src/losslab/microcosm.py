@@ -1,7 +1,7 @@
 """The microcosm: every table and figure of the paper has a small twin in the embedded world, all run by one command.
 
     python -m losslab.microcosm                   # everything; goes on from what is there
-    python -m losslab.microcosm loss=mine         # one objective's rows in all of them
+    python -m losslab.microcosm loss=mine         # with one more objective, and how it stands beside SFT and DFT
     python -m losslab.microcosm twins=table1,facts seed=0
 
 Other arguments are overrides of every sweep. All goes to results/microcosm: records in its folders, tables, figures,
@@ -19,9 +19,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rich.console import Console
+
+from losslab import render, tables, versus
 from losslab.files import ROOT, read_json, write
 from losslab.messages import did_you_mean
-from losslab.publish import rebuild
+from losslab.publish import layouts, rebuild
 
 TWINS = (
     "table1",
@@ -50,32 +53,45 @@ def main(arguments: list[str]) -> int:
     for name in twins:
         if name not in TWINS:
             raise ValueError(f"there is no twin {name}{did_you_mean(name, TWINS)}")
+    own = [argument for argument in arguments if argument.startswith(("loss=", "loss."))]
     if "loss" in options:
         twins = [name for name in twins if name not in METHODS]
-    overrides = [argument for argument in arguments if argument.split("=")[0] not in ("twins", "seed")]
     results = Path(options.get("machine.results", RESULTS))
-    overrides.append(f"machine.results={results}")
+    given = [one for one in arguments if one not in own and one.split("=")[0] not in ("twins", "seed")]
+    overrides = [*given, f"machine.results={results}"]
     seeds, logs = options.get("seed", SEEDS).split(","), results / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    done = True
-    if set(twins) & set(SAMPLED):
-        own = [argument for argument in overrides if argument.startswith(("machine.", "tracker"))]
-        done = call(logs / "samples.txt", "sample.py", "experiment=microcosm/samples", *own)
+
+    def sample() -> bool:
+        known = [argument for argument in overrides if argument.startswith(("machine.", "tracker"))]
+        return call(logs / "samples.txt", "sample.py", "experiment=microcosm/samples", *known)
 
     def run(name: str, seed: str) -> bool:
-        log = logs / f"{name}-s{seed}.txt"
-        return call(log, "train.py", f"experiment=microcosm/{name}", f"seed={seed}", *overrides)
+        command = ["train.py", f"experiment=microcosm/{name}", f"seed={seed}", *overrides]
+        done = call(logs / f"{name}-s{seed}.txt", *command)
+        return call(logs / f"{name}-s{seed}-own.txt", *command, *own) & done if own else done
 
+    done = True
     with ThreadPoolExecutor(processes()) as pool:
         try:
-            for group in ([name for name in twins if name in FIRST], [name for name in twins if name not in FIRST]):
-                runs = [pool.submit(run, name, seed) for name in group for seed in seeds]
-                done &= all([each.result() for each in runs])
+            runs = [pool.submit(sample)] if set(twins) & set(SAMPLED) else []
+            runs += [pool.submit(run, name, seed) for name in twins if name in FIRST for seed in seeds]
+            done &= all([each.result() for each in runs])
+            runs = [pool.submit(run, name, seed) for name in twins if name not in FIRST for seed in seeds]
+            done &= all([each.result() for each in runs])
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
-    rebuild([f"microcosm/{name}" for name in twins], str(results))
+    sweeps = [f"microcosm/{name}" for name in twins]
+    rebuild(sweeps, str(results))
     collect(twins, results)
+    for objective in options["loss"].split(",") if "loss" in options else []:
+        studies = [
+            tables.build(sweep, str(results)) for sweep in layouts([f"microcosm/{n}" for n in twins], str(results))
+        ]
+        found = versus.sheet(objective, studies)
+        Console().print(render.terminal(found))
+        write(results / f"{objective}.md", render.markdown(found))
     print(f"all tables, figures, verdicts: {results}")
     return int(not done)
 
