@@ -1,5 +1,7 @@
 """Directions of a sweep against differences worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 from test_tables import cell
 
@@ -75,6 +77,27 @@ def test_a_shared_cell_stays_in_the_declared_row(tmp_path):
     assert [(row.declared, len(row.entries)) for row in rows] == [(True, 5), (True, 5)]
 
 
+def test_scores_of_one_protocol_are_compared(tmp_path):
+    """Scored once more under another protocol, a row has two lines in the table and is still one row of a claim."""
+    grid = {config.names.loss: config for config in declared("microcosm/table9", str(tmp_path)) if config.seed == 0}
+    claim = grid["dft"].sweep.directions[1]
+    for temperature, scores in ((0.0, {"sft": 70, "dft": 65}), (1.0, {"sft": 50, "dft": 60}), (0.5, {"dft": 99})):
+        for loss, score in scores.items():
+            config = replace(grid[loss], eval=replace(grid[loss].eval, temperature=temperature))
+            own = Cell.of(config)
+            own.declare(config)
+            parts = {name: {"score": score, "interval": [score, score]} for name in config.benchmark}
+            write_json(own.scores(config) / "scores.json", {"benchmarks": parts})
+    table = tables.build(grid["dft"].sweep, str(tmp_path))
+    lines = {(row.name, row.value("average") and row.value("average").mean, len(row.entries)) for row in table.rows}
+    assert lines == {("base", None, 5), ("sft", 70, 5), ("sft", 50, 5), ("dft", 65, 5), ("dft", 60, 5), ("dft", 99, 5)}
+    found = judge(claim, table)
+    assert found.differences == {0: 10.0} and found.seeds == "1/5"  # under the declared one
+    for loss in ("sft", "dft"):
+        (Cell.of(grid[loss]).scores(grid[loss]) / "scores.json").unlink()
+    assert judge(claim, tables.build(grid["dft"].sweep, str(tmp_path))).differences == {0: -5.0}  # the one both have
+
+
 def test_after_some_steps(tmp_path):
     for loss, early, late in [("sft", 20.0, 30.0), ("dft", 26.0, 29.0)]:
         own = cell(tmp_path, loss, 0, {"math500": late})
@@ -101,7 +124,7 @@ def test_the_table_of_directions(tmp_path):
     lines = markdown(
         directions.sheet(study(tmp_path, CLAIM, DirectionConfig("nobody ran it", {"loss": "x"}, {"loss": "y"})))
     ).splitlines()
-    assert "| DFT is above SFT | holds | 12.0 ± 5.0 | 3 |" in lines
+    assert "| DFT is above SFT | holds | 12.00 ± 4.97 | 3 |" in lines
     assert "| nobody ran it | not measured | – | 0 |" in lines
 
 
@@ -113,4 +136,5 @@ def test_twins_declare_their_rows(root, tmp_path):
         assert grid[0].sweep.directions and {config.seed for config in grid} == {0, 1, 2, 3, 4}
         for claim in grid[0].sweep.directions:
             for row in filter(None, (claim.higher, claim.lower)):
-                assert len({entry.seed for entry in directions.entries(table, row)}) == 5, (name, claim.claim)
+                (own,) = directions.rows(table, row).values()
+                assert {entry.seed for entry in own.entries} == {0, 1, 2, 3, 4}, (name, claim.claim)

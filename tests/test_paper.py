@@ -198,9 +198,19 @@ def test_accuracy_over_steps_names_what_is_missing(tmp_path):
     cell = score(steps, **dict.fromkeys(MATHS, 30.0))
     write_lines(cell.metrics, [{"step": step} for step in range(1, 4)])  # an online cell has no histogram
     write_json(cell.scores(steps, 2) / "scores.json", {"benchmarks": dict.fromkeys(MATHS, {"score": 20.0})})
+    score(artefacts.with_seed(steps, 7), **dict.fromkeys(MATHS, 40.0))
     rebuild([], str(tmp_path))
     folder = tmp_path / "tables" / "figure1"
-    assert "No accuracy over steps is on record for sft." in (folder / "table.md").read_text()
+    text = (folder / "table.md").read_text()
+    assert "No accuracy over steps is on record for sft." in text
+    assert "The accuracy of dft over steps is that of 1 of its 2 seeds." in text
     points = csv.DictReader(io.StringIO((folder / "steps.csv").read_text()))
     assert [(p["step"], p["accuracy"]) for p in points if p["benchmark"] == "average"] == [("2", "20.0"), ("3", "30.0")]
     assert {"steps.svg", "steps.png"} < {path.name for path in folder.iterdir()}
+
+
+def test_probabilities_that_nobody_measured_are_named(tmp_path):
+    score(artefacts.declared("figure2", str(tmp_path))[0], **dict.fromkeys(MATHS, 30.0))
+    rebuild(["figure2"], str(tmp_path))
+    text = (tmp_path / "tables" / "figure2" / "table.md").read_text()
+    assert "No probabilities of training targets are on record for sft, dft, dpo, ppo, grpo." in text

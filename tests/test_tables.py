@@ -61,7 +61,7 @@ def test_missing_cells_are_shown(tmp_path):
     cell(tmp_path, "dft", 0, None)
     text = render.markdown(render.scores(tables.build(SweepConfig(name="study"), str(tmp_path))))
     assert "| tiny | dft | – | – | 0/1 |" in text
-    assert "| tiny | sft | **50.0 ± 3.0** | **50.0 ± 3.0** | 1/2 |" in text
+    assert "| tiny | sft | 50.0 ± 3.0 | 50.0 ± 3.0 | 1/2 |" in text  # nothing is the best of one
 
 
 def test_rows_of_one_objective_are_told_apart(tmp_path):
@@ -107,6 +107,7 @@ def test_a_method_labels_a_row_in_its_own_sweep_alone(tmp_path):
 def test_accuracy_over_steps_begins_at_the_base(tmp_path):
     cell(tmp_path, "base", 0, {"math500": 20.0, "amc23": 10.0})
     cell(tmp_path, "dft", 0, {"math500": 60.0, "amc23": 50.0})  # no steps: no curve
+    cell(tmp_path, "sft", 2, {"math500": 90.0, "amc23": 90.0})  # not exported on the way: not in the last step's mean
     for seed, gain in enumerate([0.0, 4.0]):
         found = cell(tmp_path, "sft", seed, {"math500": 50.0 + gain, "amc23": 30.0})
         write_lines(found.metrics, [{"step": step, "p_histogram": [1] * 13} for step in range(1, 7)])
@@ -117,10 +118,11 @@ def test_accuracy_over_steps_begins_at_the_base(tmp_path):
     rebuild(["study"], str(tmp_path))
     lines = list(csv.DictReader(io.StringIO((tmp_path / "tables/study/steps.csv").read_text())))
     rows = {(r["benchmark"], int(r["step"])): (float(r["accuracy"]), float(r["half"]), r["seeds"]) for r in lines}
-    assert {r["objective"] for r in lines} == {"sft"} and len(rows) == 3 * 4  # step 5 is of one seed alone
+    assert {r["objective"] for r in lines} == {"sft"} and len(rows) == 3 * 5
     assert rows["math500", 0] == (20.0, 0.0, "1")
     assert rows["math500", 2] == (32.0, pytest.approx(12.7062 * 2), "2")
     assert rows["average", 4] == ((42.0 + 14.0) / 2, pytest.approx(12.7062), "2")
+    assert rows["math500", 5] == (45.0, 0.0, "1")
     assert rows["amc23", 6] == (30.0, 0.0, "2")
     assert (tmp_path / "tables/study/steps.png").stat().st_size > 10_000
 

@@ -52,15 +52,11 @@ def markdown(found: Mapping[int, Mapping[str, Any]]) -> str:
 
 
 def mean(curve: Curve, column: str) -> list[tuple[int, float, float]]:
-    """(step, mean over seeds, half of its 95% interval) of each step that all seeds have; half is 0 for one seed.
-
-    Step 0 is the base, which may have seeds of its own.
-    """
-    seeds, found = len(curve[max(curve)]), []
+    """(step, mean over the seeds that have the step, half of its 95% interval) of each step; half is 0 for one seed."""
+    found = []
     for step, scores in sorted(curve.items()):
-        if len(scores) == seeds or step == 0:
-            value = Estimate.over_seeds([score[column] for score in scores])
-            found.append((step, value.mean, value.half or 0.0))
+        value = Estimate.over_seeds([score[column] for score in scores])
+        found.append((step, value.mean, value.half or 0.0))
     return found
 
 

@@ -4,6 +4,8 @@ Rows are compared seed by seed, so that what a seed does to both cancels; the ve
 the mean difference (Student t over seeds).
 """
 
+import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from losslab import curves
-from losslab.collect import Entry
 from losslab.curves import AVERAGE
 from losslab.estimate import Estimate
 from losslab.files import read_json
 from losslab.histogram import EDGES
+from losslab.records import protocol_name
 from losslab.render import MISSING, Cell, Sheet
 from losslab.schema import DirectionConfig, End
-from losslab.tables import Table
+from losslab.tables import Row, Table
 
 CAPTION = (
     "Differences in percentage points of the average, or of the answer tokens, paired by seed, with 95% intervals. "
@@ -31,6 +33,13 @@ RARE, SURE = 1e-2, 0.9  # below and from which on a probability is in one of the
 class Finding:
     claim: str
     differences: dict[int, float]  # by seed: percentage points, positive where the claim is right
+    asked: int = 0  # seeds, of a sweep whose file says how many
+
+    @property
+    def seeds(self) -> str:
+        """`2/5` for two of the five seeds that were asked for."""
+        found = len(self.differences)
+        return f"{found}/{self.asked}" if found < self.asked else str(found)
 
     @property
     def estimate(self) -> Estimate | None:
@@ -50,43 +59,68 @@ class Finding:
 def judge(direction: DirectionConfig, table: Table) -> Finding:
     """What the records of a sweep say of a direction, over the seeds that both rows have."""
     if direction.grows is not None:
-        return Finding(direction.claim, _growth(table, direction.higher, direction.grows))
-    high, low = (_scores(table, row, direction.step) for row in (direction.higher, direction.lower))
-    return Finding(direction.claim, {seed: high[seed] - low[seed] for seed in sorted(set(high) & set(low))})
+        return Finding(direction.claim, _growth(table, direction.higher, direction.grows), asked(table))
+    high, low = (rows(table, keys) for keys in (direction.higher, direction.lower))
+    # Only scores of one protocol compare: that of the sweep's file where both rows have it.
+    shared = sorted(high.keys() & low.keys(), key=lambda protocol: (protocol not in protocols(table), str(protocol)))
+    differences = {}
+    if shared:
+        ours, theirs = (_scores(table, found[shared[0]], direction.step) for found in (high, low))
+        differences = {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
+    return Finding(direction.claim, differences, asked(table))
 
 
 def sheet(table: Table) -> Sheet:
     """The directions of a sweep as a table."""
-    findings = [judge(direction, table) for direction in table.sweep.directions]
-    rows = [
-        [finding.claim, finding.verdict, str(finding.estimate or MISSING), str(len(finding.differences))]
-        for finding in findings
-    ]
+    found = [judge(direction, table) for direction in table.sweep.directions]
+    cells = [[one.claim, one.verdict, f"{one.estimate:.2f}" if one.estimate else MISSING, one.seeds] for one in found]
     head = ["claim", "verdict", "difference", "seeds"]
-    return Sheet("Directions", "", head, [[Cell(text) for text in row] for row in rows], CAPTION, [])
+    return Sheet("Directions", "", head, [[Cell(text) for text in row] for row in cells], CAPTION, [])
 
 
-def entries(table: Table, keys: Mapping[str, Any]) -> list[Entry]:
-    """The cells of the one row that has these keys; of a sweep with a file, among those that the file declares.
+def spreadsheet(table: Table) -> str:
+    """CSV of the directions: the mean difference, half of its interval and the seeds that it is over."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["claim", "verdict", "difference", "half", "seeds"])
+    for one in (judge(direction, table) for direction in table.sweep.directions):
+        mean = one.estimate
+        writer.writerow([one.claim, one.verdict, mean and mean.mean, mean and mean.half, len(one.differences)])
+    return out.getvalue()
+
+
+def asked(table: Table) -> int:
+    """How many seeds the sweep's file declares; 0 for a sweep without one."""
+    return len({config.seed for config in table.grid})
+
+
+def protocols(table: Table) -> set[str]:
+    """Those of the scores that the sweep's file asks for."""
+    return {protocol_name(config) for config in table.grid}
+
+
+def rows(table: Table, keys: Mapping[str, Any]) -> dict[str | None, Row]:
+    """The row that has these keys, by the protocol of its scores; of a sweep with a file, among those that it declares.
 
     Raises ValueError where the keys name several rows.
     """
-    found = [
-        row
-        for row in table.rows
-        if (row.declared or not table.grid)
-        and all((row.config | row.names).get(key) == value for key, value in keys.items())
-    ]
-    if len(found) > 1:
-        named = ", ".join(row.label for row in found)
-        raise ValueError(f"{table.name}: {dict(keys)} names several rows ({named}): add keys to its sweep.directions")
-    return found[0].entries if found else []
+    found: dict[str | None, Row] = {}
+    for row in table.rows:
+        mine = all((row.config | row.names).get(key) == value for key, value in keys.items())
+        if mine and (row.declared or not table.grid):
+            if row.protocol in found:
+                named = f"{found[row.protocol].label}, {row.label}"
+                raise ValueError(
+                    f"{table.name}: {dict(keys)} names several rows ({named}): add keys to its sweep.directions"
+                )
+            found[row.protocol] = row
+    return found
 
 
-def _scores(table: Table, keys: Mapping[str, Any], step: int | None) -> dict[int, float]:
+def _scores(table: Table, row: Row, step: int | None) -> dict[int, float]:
     """The average score of each seed's cell, in percent."""
     found = {}
-    for entry in entries(table, keys):
+    for entry in row.entries:
         if step is None:
             if AVERAGE in entry.scores:
                 found[entry.seed] = entry.scores[AVERAGE]
@@ -100,7 +134,7 @@ def _scores(table: Table, keys: Mapping[str, Any], step: int | None) -> dict[int
 def _growth(table: Table, keys: Mapping[str, Any], end: End) -> dict[int, float]:
     """Percentage points of the training set's answer tokens that an end of the histogram gained in training."""
     found = {}
-    for entry in entries(table, keys):
+    for entry in (entry for row in rows(table, keys).values() for entry in row.entries):
         measured = read_json(entry.folder / "probabilities.json")
         if "after" in measured:
             before, after = (_share(measured[when]["counts"], end) for when in ("before", "after"))

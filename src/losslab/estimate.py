@@ -28,5 +28,10 @@ class Estimate:
         return abs(value - self.mean) <= self.half
 
     def __str__(self) -> str:
+        return f"{self}"
+
+    def __format__(self, spec: str) -> str:
+        """The mean and what is uncertain of it, each as a number in the given format, with one decimal if in none."""
+        spec = spec or ".1f"
         uncertain = self.half is not None and np.isfinite(self.half)
-        return f"{self.mean:.1f} ± {self.half:.1f}" if uncertain else f"{self.mean:.1f}"
+        return f"{self.mean:{spec}} ± {self.half:{spec}}" if uncertain else f"{self.mean:{spec}}"

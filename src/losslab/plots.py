@@ -8,6 +8,7 @@ import numpy as np
 
 from losslab import curves, settings
 from losslab.curves import Curve
+from losslab.estimate import Estimate
 from losslab.files import read_lines
 from losslab.histogram import EDGES
 from losslab.tables import Table
@@ -43,8 +44,8 @@ def bars(table: Table, path: Path) -> None:
     width = 0.8 / len(rows)
     for i, (row, name) in enumerate(zip(rows, names, strict=True)):
         values = [row.value(column) for column in table.columns]
-        means = [value.mean if value else 0.0 for value in values]
-        halves = [value.half if value and value.half is not None else 0.0 for value in values]
+        means = [value.mean if value else np.nan for value in values]  # what is missing has no bar, and is not zero
+        halves = [_half(value) for value in values]
         place = np.arange(len(values)) + (i - (len(rows) - 1) / 2) * width
         left.bar(place, means, width * 0.9, yerr=halves, label=name, color=f"C{i}", capsize=2)
         metrics = [read_lines(entry.folder / "metrics.jsonl") for entry in row.scored]
@@ -93,7 +94,7 @@ def over_settings(table: Table, path: Path) -> None:
         ticks: list[float] = []
         for i, (name, line) in enumerate(settings.lines(table, key).items()):
             there = [(x, y) for x, y in line if y]
-            halves = [y.half if y.half is not None and np.isfinite(y.half) else 0.0 for _, y in there]
+            halves = [_half(y) for _, y in there]
             xs, means = [x for x, _ in there], [y.mean for _, y in there]
             panel.errorbar(xs, means, yerr=halves, marker="o", capsize=3, color=f"C{i}", label=name)
             ticks += [x for x, _ in line]
@@ -104,3 +105,8 @@ def over_settings(table: Table, path: Path) -> None:
     grid[0][0].set_ylabel("average accuracy, %")
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save(figure, path)
+
+
+def _half(value: Estimate | None) -> float:
+    """Half of an interval as the length of an error bar; 0 where there is none."""
+    return value.half if value and value.half is not None and np.isfinite(value.half) else 0.0

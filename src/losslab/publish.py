@@ -12,6 +12,7 @@ from losslab import artefacts, curves, directions, paper, plots, polarisation, r
 from losslab.checks import check_built
 from losslab.curves import AVERAGE, Curve
 from losslab.files import lock, read_json, write
+from losslab.polarisation import Pair
 from losslab.schema import BASE, SweepConfig
 from losslab.tables import Row, Table
 
@@ -23,12 +24,15 @@ def publish(sweep: SweepConfig, results: str) -> None:
     with lock(Path(results) / "cache" / "tables" / sweep.name, quiet=True):
         table = tables.build(sweep, results)
         comparison, over_steps = paper.compare(table), curves_of(table)
-        sheets = [render.scores(table, list(notes(table, over_steps)))]
+        measured = polarisation.collect(table)
+        sheets = [render.scores(table, list(notes(table, over_steps, measured)))]
         sheets += [render.against(table, comparison)] if comparison else []
         sheets += [directions.sheet(table)] if sweep.directions else []
         write(folder / "table.md", "\n".join(render.markdown(sheet, i + 1) for i, sheet in enumerate(sheets)))
         write(folder / "table.tex", "\n".join(map(render.latex, sheets)))
         write(folder / "table.csv", render.spreadsheet(table, comparison))
+        if sweep.directions:
+            write(folder / "directions.csv", directions.spreadsheet(table))
         if scored := any(row.scored for row in table.rows):
             plots.bars(table, folder / "figure")
         columns = [*table.benchmarks, AVERAGE]
@@ -38,7 +42,7 @@ def publish(sweep: SweepConfig, results: str) -> None:
         if sweep.against:
             write(folder / "settings.csv", settings.spreadsheet(table))
             plots.over_settings(table, folder / "settings")
-        if measured := polarisation.collect(table):
+        if measured:
             polarisation.publish(measured, folder)
     console = Console()
     for sheet in sheets:
@@ -83,12 +87,21 @@ def layouts(sweeps: Sequence[str], results: str) -> Iterator[SweepConfig]:
         yield artefacts.layout(name) or SweepConfig(name=name, question=known.get(name, ""))
 
 
-def notes(table: Table, over_steps: dict[str, Curve]) -> Iterator[str]:
+def notes(table: Table, over_steps: dict[str, Curve], measured: Sequence[Pair]) -> Iterator[str]:
     """What the sweep declares and its records lack, besides scores."""
-    stepwise = any(config.machine.export_steps for config in table.grid)
-    lacking = [_label(table, row) for row in table.rows if row.names["loss"] != BASE]
-    if stepwise and (missing := [name for name in lacking if name not in over_steps]):
-        yield f"No accuracy over steps is on record for {', '.join(missing)}."
+    trained = {_label(table, row): row for row in table.rows if row.names["loss"] != BASE}
+    if any(config.machine.export_steps for config in table.grid):
+        if missing := [name for name in trained if name not in over_steps]:
+            yield f"No accuracy over steps is on record for {', '.join(missing)}."
+        for name in trained.keys() & over_steps.keys():
+            seeds = {len(scores) for step, scores in over_steps[name].items() if step}
+            if seeds != {len(trained[name].scored)}:
+                counts = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+                yield f"The accuracy of {name} over steps is that of {counts} of its {len(trained[name].scored)} seeds."
+    if any(config.machine.probabilities for config in table.grid):
+        having = {pair.after.label for pair in measured}
+        if missing := [name for name in trained if name not in having]:
+            yield f"No probabilities of training targets are on record for {', '.join(missing)}."
 
 
 def _label(table: Table, row: Row) -> str:
@@ -105,9 +118,12 @@ def curves_of(table: Table) -> dict[str, Curve]:
             if row.names["loss"] == BASE and AVERAGE in entry.scores:
                 bases.setdefault((row.names["model"], row.protocol), {}).setdefault(0, []).append(entry.scores)
             folder = entry.folder / "scores" / str(entry.protocol)
-            for step, scores in curves.points(folder, entry.folder / "metrics.jsonl").items():
+            points = curves.points(folder, entry.folder / "metrics.jsonl")
+            for step, scores in (
+                points.items() if len(points) > 1 else ()
+            ):  # else a seed would be in the last step alone
                 if own := curves.values(scores, table.benchmarks):
                     curve.setdefault(step, []).append(own)
-        if len(curve) > 1:
+        if curve:
             found[_label(table, row)] = bases.get((row.names["model"], row.protocol), {}) | curve
     return found

@@ -46,6 +46,11 @@ PACKAGES = (
 )
 
 
+def protocol_name(config: Config) -> str:
+    """Of the evaluation: its file and its hash."""
+    return f"{config.names.eval}-{protocol(config)[:8]}"
+
+
 @dataclass(frozen=True)
 class Cell:
     """The folder of one (model, data, loss, optimizer, schedule, training, seed) under `machine.results`."""
@@ -88,7 +93,7 @@ class Cell:
 
     def scores(self, config: Config, step: int | None = None) -> Path:
         """The folder of the scores of the finished model, or of a step."""
-        folder = self.folder / "scores" / f"{config.names.eval}-{protocol(config)[:8]}"
+        folder = self.folder / "scores" / protocol_name(config)
         return folder if step is None else folder / "steps" / f"{step:08d}"
 
     def state(self) -> dict[str, Any]:

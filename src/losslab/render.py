@@ -58,10 +58,10 @@ def scores(table: Table, notes: Sequence[str] = ()) -> Sheet:
 
 
 def _best(table: Table, column: str, model: str) -> str | None:
-    """The text of the highest mean of a column among a model's rows."""
+    """The text of the highest mean of a column among a model's rows, where it is higher than another one."""
     values = [row.value(column) for row in table.rows if row.names["model"] == model]
     means = [value.mean for value in values if value]
-    return f"{max(means):.1f}" if means else None
+    return f"{max(means):.1f}" if len(means) > 1 else None
 
 
 def against(table: Table, comparison: Comparison) -> Sheet:

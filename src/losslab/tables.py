@@ -80,7 +80,9 @@ def build(sweep: SweepConfig, results: str) -> Table:
         raise ValueError(f"no record of the sweep {sweep.name} under {results}: run it first, or name another sweep")
     scored = list(dict.fromkeys(name for entry in entries for name in entry.scores))
     benchmarks = list(dict.fromkeys(name for config in grid for name in config.benchmark)) or scored
-    others = [name for name in scored if name not in benchmarks]
+    # Sweeps share the cell of a base, which other sweeps score on benchmarks of theirs.
+    trained = {name for entry in entries if entry.names["loss"] != BASE for name in entry.scores}
+    others = [name for name in scored if name not in benchmarks and (name in trained or not grid)]
     for entry in entries:
         if benchmarks and set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
             entry.scores[AVERAGE] = float(np.mean([entry.scores[name] for name in benchmarks]))
@@ -119,13 +121,13 @@ def _rows(entries: list[Entry], declared: Row | None = None) -> list[Row]:
     Of the cells that the sweep's file declares, those are missing whose seed has no record. Where it leaves the seed
     open any seed will do.
     """
-    first, missing = declared or entries[0], list(declared.entries) if declared else []
-    known = {entry.seed for entry in entries}
-    missing = [entry for entry in missing if entry.seed not in known] if len(missing) > 1 else []
+    first, promised = declared or entries[0], list(declared.entries) if declared else []
     protocols: list[str | None] = [*sorted({entry.protocol for entry in entries if entry.protocol})]
     rows = []
     for protocol in protocols or [None]:
-        own = [entry for entry in entries if entry.protocol in (protocol, None)] + missing
+        own = [entry for entry in entries if entry.protocol in (protocol, None)]
+        known = {entry.seed for entry in own}
+        own += [entry for entry in promised if entry.seed not in known] if len(promised) > 1 else []
         own.sort(key=lambda entry: entry.seed)
         rows.append(Row(first.names, first.config, protocol, own, declared=declared is not None))
     return rows

@@ -13,8 +13,8 @@ from losslab.tables import Row, Table
 RIVALS = ("sft", "dft")
 WORDS = {"holds": "better", "the other way round": "worse"}
 CAPTION = (
-    "In brackets, the objective minus the rival, paired by seed: better or worse where the interval of that lies on one "
-    "side of zero, which needs two seeds."
+    "In brackets, the objective minus the rival, paired by seed: better or worse where the interval of that lies on "
+    "one side of zero, which needs two seeds."
 )
 
 
@@ -52,8 +52,9 @@ def _beside(row: Row, table: Table) -> Iterator[Cell]:
 
 
 def _apart(row: Row) -> dict[str, object]:
-    """The configuration of a row but for its objective."""
-    return {key: value for key, value in row.config.items() if key != "loss" and not key.startswith("loss.")}
+    """The configuration of a row but for its objective, and the protocol of its scores."""
+    own = {key: value for key, value in row.config.items() if key != "loss" and not key.startswith("loss.")}
+    return own | {"protocol": row.protocol}
 
 
 def _averages(row: Row) -> dict[int, float]:

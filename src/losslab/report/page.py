@@ -16,7 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from losslab import __version__, directions, paper, render, status, tables
+from losslab import __version__, directions, paper, polarisation, render, status, tables
 from losslab.curves import AVERAGE
 from losslab.files import read_json, write
 from losslab.publish import curves_of, layouts, notes
@@ -90,7 +90,7 @@ def page(sweep: SweepConfig, results: str, against: str | None, place: Path) -> 
             *([render.against(table, comparison)] if comparison else []),
             *([directions.sheet(table)] if sweep.directions else []),
         ],
-        notes=list(notes(table, over_steps)),
+        notes=list(notes(table, over_steps, polarisation.collect(table))),
         rows=[_row(line, table.columns, reference) for line in lines],
         labels=list(dict.fromkeys(row.label for row in rows)),
         legend=list(dict.fromkeys((row.style, row.label) for row in rows if row.trained)),
