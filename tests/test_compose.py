@@ -168,6 +168,18 @@ def test_the_plan_counts_both_answers_of_a_pair_and_the_rollouts_of_online_objec
     assert (unknown.steps, unknown.tokens, unknown.hours) == (None, None, None)
 
 
+def test_passes_without_gradients_are_a_third_of_training():
+    """2 operations for each parameter and token beside 6: of the data once, of every batch, or of every third one."""
+    hours = {}
+    for loss in ("sft", "iw_sft", "asft", "talr", "psft"):
+        own = ["train.updates=3"] if loss == "psft" else []
+        cell = make(f"loss={loss}", "train.epochs=2", *own)
+        hours[loss] = cost.of([cell], [(1000, 4_000_000)]).training
+    shares = {loss: hours[loss] / hours["sft"] for loss in hours}
+    expected = {"sft": 1, "iw_sft": 1 + 1 / 6, "asft": 4 / 3, "talr": 4 / 3, "psft": 1 + 1 / 9}
+    assert shares == pytest.approx(expected)
+
+
 def test_the_launchers_settings_reach_the_plan(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     overrides = ["loss=sft", "plan=true", "hydra/launcher=slurm", "hydra.launcher.gpus_per_node=8"]

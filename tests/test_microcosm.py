@@ -1,7 +1,6 @@
 """The microcosm's command in short: two of its twins, one seed, with the row of one more objective."""
 
 import csv
-import json
 import subprocess
 import sys
 
@@ -9,7 +8,10 @@ import pytest
 from test_tables import cell
 
 from losslab import microcosm, tables, versus
-from losslab.files import write_lines
+from losslab.artefacts import declared, layout
+from losslab.files import write_json, write_lines
+from losslab.publish import publish
+from losslab.records import Cell
 from losslab.render import markdown
 from losslab.schema import SweepConfig
 
@@ -35,16 +37,22 @@ def test_a_digest_changes_with_the_samples(tmp_path):
     own = cell(tmp_path, "dft", 0, {"math500": 1.0})
     (scores,) = own.folder.glob("scores/*")
     write_lines(scores / "math500.jsonl", [{"index": 0, "samples": [{"text": "1", "official": True}]}])
-    first = microcosm.digest({own.folder: own.state()})
+    first = microcosm.digest([own.folder])
     assert first.splitlines()[1].startswith(f"{own.folder.name},{own.identity},")
-    assert first == microcosm.digest({own.folder: own.state()})
+    assert first == microcosm.digest([own.folder])
     write_lines(scores / "math500.jsonl", [{"index": 0, "samples": [{"text": "1", "official": False}]}])
-    assert first != microcosm.digest({own.folder: own.state()})
+    assert first != microcosm.digest([own.folder])
 
 
 def test_a_twin_that_is_not_there_is_named(capsys):
     with pytest.raises(ValueError, match="there is no twin tabel1; did you mean table1"):
         microcosm.main(["twins=tabel1"])
+
+
+def test_a_mistyped_objective_ends_before_anything_runs(tmp_path):
+    with pytest.raises(ValueError, match="^loss=pwoer does not exist"):
+        microcosm.main(["twins=facts", "loss=pwoer", f"machine.results={tmp_path / 'new'}"])
+    assert not (tmp_path / "new").exists()
 
 
 def test_two_twins_in_short(tmp_path, root):
@@ -56,7 +64,7 @@ def test_two_twins_in_short(tmp_path, root):
     assert done.returncode == 0, done.stdout + done.stderr
     scores = {}
     for name in ("table1", "facts"):
-        with (tmp_path / f"{name}.csv").open() as file:
+        with (tmp_path / f"tables/microcosm/{name}/table.csv").open() as file:
             scores[name] = {row["objective"]: float(row["average"] or "nan") for row in csv.DictReader(file)}
     noisy, facts = scores["table1"], scores["facts"]
     assert noisy["base"] + 3 < noisy["sft"] < noisy["dft"] - 10
@@ -64,8 +72,25 @@ def test_two_twins_in_short(tmp_path, root):
     assert noisy["sft"] < noisy["power"] and facts["power"] < facts["sft"]
     page = (tmp_path / "power.md").read_text()
     assert f"| microcosm/table1 | – | {noisy['power']:.1f} ±" in page
-    with (tmp_path / "records.csv").open() as file:
-        records = list(csv.DictReader(file))
-    cells = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("cells/*/cell.json")}
-    assert {row["cell"]: row["identity"] for row in records} == {name: own["identity"] for name, own in cells.items()}
-    assert len(records) == 7 and len({row["samples"] for row in records}) == 7  # the twins share their base
+    assert not [*tmp_path.glob("table1*"), *tmp_path.glob("facts*")]  # the published ones are those of complete twins
+
+
+def test_a_complete_twin_is_collected_with_its_records(tmp_path):
+    for config in declared("microcosm/figure3_rate", str(tmp_path)):
+        own = Cell.of(config)
+        own.declare(config)
+        parts = {name: {"score": 50.0, "interval": [49.0, 51.0]} for name in config.benchmark}
+        write_json(own.scores(config) / "scores.json", {"benchmarks": parts})
+    sweep = layout("microcosm/figure3_rate")
+    study = tables.build(sweep, str(tmp_path))
+    assert microcosm.complete(study)
+    publish(sweep, str(tmp_path))
+    (tmp_path / "figure3_rate_steps.csv").write_text("of a time when it had some")
+    (tmp_path / "figure3_batch.md").write_text("another twin")
+    microcosm.collect("figure3_rate", study, tmp_path)
+    names = {"", "_directions", "_settings", "_records"}
+    assert {path.name for path in tmp_path.glob("*.csv")} == {f"figure3_rate{name}.csv" for name in names}
+    assert (tmp_path / "figure3_batch.md").exists()
+    assert len((tmp_path / "figure3_rate_records.csv").read_text().splitlines()) == 1 + 2 * 4 * 5
+    (Cell.of(config).scores(config) / "scores.json").unlink()
+    assert not microcosm.complete(tables.build(sweep, str(tmp_path)))

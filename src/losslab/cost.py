@@ -1,7 +1,8 @@
 """What a sweep needs of disk and of device hours, as upper bounds from its plan.
 
-Training takes 6 operations for each parameter and token, sampling 2. The speeds are assumptions and not measurements:
-40% of the bfloat16 peak of an H100 in training, 10% in sampling with many requests at once.
+Training takes 6 operations for each parameter and token; a pass without gradients and sampling take 2. The speeds are
+assumptions and not measurements: 40% of the bfloat16 peak of an H100 in training, 10% in sampling with many requests
+at once.
 """
 
 from dataclasses import dataclass
@@ -47,10 +48,27 @@ def _of_cell(config: Config, parameters: int, tokens: int) -> Cost:
     return Cost(
         disk=EXPORTED_BYTES * parameters * models,
         checkpoint=CHECKPOINT_BYTES * parameters if tokens else 0.0,
-        training=6.0 * parameters * trained / TRAINING_SPEED / 3600,
+        training=parameters * (6.0 * trained + 2.0 * _read(config, tokens)) / TRAINING_SPEED / 3600,
         scoring=2.0 * parameters * scored / SAMPLING_SPEED / 3600,
         rollouts=2.0 * parameters * written / SAMPLING_SPEED / 3600,
     )
+
+
+def _read(config: Config, tokens: int) -> float:
+    """Tokens that an objective has read without gradients, beside those of training (`losslab.prepass`)."""
+    if not tokens:
+        return 0.0
+    needs = objective_class(config).needs
+    shares = {
+        "reference_distribution": 1.0,
+        "batch_nll": 1.0,
+        "reference_logp": 1 / config.train.epochs,  # of the data, once
+        "old_logp": 1 / config.train.updates,  # of each batch, once
+    }
+    if own := online(config):  # TRL asks for the old policy where there are several updates alone
+        shares["old_logp"] *= config.train.updates > 1
+        return tokens * (shares["old_logp"] + bool(own.kl))
+    return tokens * sum(shares.get(need, 0.0) for need in needs)
 
 
 def step_tokens(config: Config) -> int:

@@ -4,8 +4,9 @@
     python -m losslab.microcosm loss=mine         # with one more objective, and how it stands beside SFT and DFT
     python -m losslab.microcosm twins=table1,facts seed=0
 
-Other arguments are overrides of every sweep. All goes to results/microcosm: records in its folders, tables, figures,
-verdicts and hashes of the records beside them. docs/microcosm.md says what they are worth.
+Other arguments are overrides of every sweep. All goes to results/microcosm: records, logs and tables in its folders, and
+beside them what is worth a commit, the tables, figures, verdicts and hashes of records of the twins that are complete.
+docs/microcosm.md says what they are worth.
 """
 
 import csv
@@ -22,9 +23,11 @@ from pathlib import Path
 from rich.console import Console
 
 from losslab import render, tables, versus
-from losslab.files import ROOT, read_json, write
+from losslab.files import ROOT, write
 from losslab.messages import did_you_mean
 from losslab.publish import layouts, rebuild
+from losslab.records import Cell
+from losslab.tables import Table
 
 TWINS = (
     "table1",
@@ -60,6 +63,8 @@ def main(arguments: list[str]) -> int:
     given = [one for one in arguments if one not in own and one.split("=")[0] not in ("twins", "seed")]
     overrides = [*given, f"machine.results={results}"]
     seeds, logs = options.get("seed", SEEDS).split(","), results / "logs"
+    if given or own:
+        check(twins[0], [f"seed={seeds[0]}", *overrides, *own])
     logs.mkdir(parents=True, exist_ok=True)
 
     def sample() -> bool:
@@ -84,16 +89,30 @@ def main(arguments: list[str]) -> int:
             raise
     sweeps = [f"microcosm/{name}" for name in twins]
     rebuild(sweeps, str(results))
-    collect(twins, results)
+    studies = [tables.build(layout, str(results)) for layout in layouts(sweeps, str(results))]
     for objective in options["loss"].split(",") if "loss" in options else []:
-        studies = [
-            tables.build(sweep, str(results)) for sweep in layouts([f"microcosm/{n}" for n in twins], str(results))
-        ]
         found = versus.sheet(objective, studies)
         Console().print(render.terminal(found))
         write(results / f"{objective}.md", render.markdown(found))
-    print(f"all tables, figures, verdicts: {results}")
+        print(f"{objective}: {results}/{objective}.md")
+    for name, study in zip(twins, studies, strict=True):
+        if not (given or own) and complete(study):
+            collect(name, study, results)
+    print(f"tables, figures, verdicts: {results}/tables/microcosm")
     return int(not done)
+
+
+def check(twin: str, overrides: list[str]) -> None:
+    """Plan a twin with what the user gave. ValueError for what is no option or has no such value."""
+    command = [sys.executable, str(ROOT / "train.py"), f"experiment=microcosm/{twin}", *overrides, "plan=true"]
+    planned = subprocess.run(command, capture_output=True, text=True, check=False)
+    if planned.returncode:
+        raise ValueError(planned.stderr.strip().removeprefix("error: "))
+
+
+def complete(study: Table) -> bool:
+    """Whether every cell that a twin's file declares has its scores."""
+    return all(entry.scores for row in study.rows if row.declared for entry in row.entries)
 
 
 def processes() -> int:
@@ -114,28 +133,28 @@ def call(log: Path, script: str, *arguments: str) -> bool:
     return not done.returncode
 
 
-def collect(twins: list[str], results: Path) -> None:
-    """Copy what was published of the twins to the results' folder, with a list of the records behind it."""
-    for name in twins:
-        for file in sorted((results / "tables" / "microcosm" / name).iterdir()):
-            if file.suffix in (".md", ".csv", ".svg"):
-                shutil.copyfile(file, results / (name + file.suffix if file.stem == "table" else f"{name}_{file.name}"))
-    members = {f"microcosm/{name}" for name in TWINS}
-    states = {path.parent: read_json(path) for path in sorted(results.glob("cells/*/cell.json"))}
-    write(results / "records.csv", digest({c: s for c, s in states.items() if members & set(s.get("sweeps", []))}))
+def collect(name: str, study: Table, results: Path) -> None:
+    """Copy what was published of a twin to the results' folder, with a list of the records behind it."""
+    for stale in (*results.glob(f"{name}.*"), *results.glob(f"{name}_*.*")):
+        stale.unlink()
+    for file in sorted((results / "tables" / "microcosm" / name).iterdir()):
+        if file.suffix in (".md", ".csv", ".svg"):
+            shutil.copyfile(file, results / (name + file.suffix if file.stem == "table" else f"{name}_{file.name}"))
+    cells = sorted({entry.folder for row in study.rows for entry in row.entries})
+    write(results / f"{name}_records.csv", digest(cells))
 
 
-def digest(cells: dict[Path, dict]) -> str:
+def digest(cells: list[Path]) -> str:
     """CSV with the identity of each cell and a SHA-256 of its samples with their verdicts."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["cell", "identity", "samples"])
-    for cell, state in cells.items():
+    for cell in cells:
         samples = hashlib.sha256()
         files = sorted(cell.glob("scores/**/*.jsonl"))
         for file in files:
             samples.update(file.read_bytes())
-        writer.writerow([cell.name, state["identity"], samples.hexdigest() if files else ""])
+        writer.writerow([cell.name, Cell.at(cell).identity, samples.hexdigest() if files else ""])
     return out.getvalue()
 
 

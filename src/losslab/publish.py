@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -23,8 +23,8 @@ def publish(sweep: SweepConfig, results: str) -> None:
     # Of cells that end together, the last one to write has seen them all.
     with lock(Path(results) / "cache" / "tables" / sweep.name, quiet=True):
         table = tables.build(sweep, results)
-        comparison, over_steps = paper.compare(table), curves_of(table)
-        measured = polarisation.collect(table)
+        comparison = paper.compare(table)
+        over_steps, measured = curves_of(table), polarisation.collect(table)
         sheets = [render.scores(table, list(notes(table, over_steps, measured)))]
         sheets += [render.against(table, comparison)] if comparison else []
         sheets += [directions.sheet(table)] if sweep.directions else []
@@ -36,21 +36,21 @@ def publish(sweep: SweepConfig, results: str) -> None:
         if scored := any(row.scored for row in table.rows):
             plots.bars(table, folder / "figure")
         columns = [*table.benchmarks, AVERAGE]
-        if over_steps:
+        if stepwise := shown(table, "export_steps", over_steps):
             write(folder / "steps.csv", curves.spreadsheet(over_steps, columns))
             plots.over_steps(over_steps, columns, folder / "steps")
         if sweep.against:
             write(folder / "settings.csv", settings.spreadsheet(table))
             plots.over_settings(table, folder / "settings")
-        if measured:
+        if polarised := shown(table, "probabilities", [pair.after.label for pair in measured]):
             polarisation.publish(measured, folder)
     console = Console()
     for sheet in sheets:
         console.print(render.terminal(sheet))
     written = {"figure": "figure.png, figure.svg"} if scored else {}
-    written |= {"steps": "steps.png, steps.svg, steps.csv"} if over_steps else {}
+    written |= {"steps": "steps.png, steps.svg, steps.csv"} if stepwise else {}
     written |= {"setting": "settings.png, settings.svg, settings.csv"} if sweep.against else {}
-    written |= {"targets": "probabilities.png, .svg, .md, .csv"} if measured else {}
+    written |= {"targets": "probabilities.png, .svg, .md, .csv"} if polarised else {}
     for name, files in (written | {"table": "table.md, table.tex, table.csv"}).items():
         console.print(f"{name + ':':<9}{folder}/{files}", highlight=False, soft_wrap=True)
     console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)
@@ -90,7 +90,8 @@ def layouts(sweeps: Sequence[str], results: str) -> Iterator[SweepConfig]:
 def notes(table: Table, over_steps: dict[str, Curve], measured: Sequence[Pair]) -> Iterator[str]:
     """What the sweep declares and its records lack, besides scores."""
     trained = {_label(table, row): row for row in table.rows if row.names["loss"] != BASE}
-    if any(config.machine.export_steps for config in table.grid):
+    having = {pair.after.label for pair in measured}
+    if declares(table, "export_steps"):
         if missing := [name for name in trained if name not in over_steps]:
             yield f"No accuracy over steps is on record for {', '.join(missing)}."
         for name in trained.keys() & over_steps.keys():
@@ -98,10 +99,25 @@ def notes(table: Table, over_steps: dict[str, Curve], measured: Sequence[Pair]) 
             if seeds != {len(trained[name].scored)}:
                 counts = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
                 yield f"The accuracy of {name} over steps is that of {counts} of its {len(trained[name].scored)} seeds."
-    if any(config.machine.probabilities for config in table.grid):
-        having = {pair.after.label for pair in measured}
-        if missing := [name for name in trained if name not in having]:
-            yield f"No probabilities of training targets are on record for {', '.join(missing)}."
+    if declares(table, "probabilities") and (missing := [name for name in trained if name not in having]):
+        yield f"No probabilities of training targets are on record for {', '.join(missing)}."
+
+
+def shown(table: Table, option: str, having: Collection[str]) -> bool:
+    """Whether to publish what some cells have beside scores: where the sweep's file asks for it, or all rows have it.
+
+    Else they have it for another sweep, which shares them.
+
+    Args:
+        option: of the machine, which makes cells record it.
+        having: labels of the rows that have it.
+    """
+    scored = [_label(table, row) for row in table.rows if row.names["loss"] != BASE and row.scored]
+    return bool(having) and (not table.grid or declares(table, option) or set(scored) <= set(having))
+
+
+def declares(table: Table, option: str) -> bool:
+    return any(getattr(config.machine, option) for config in table.grid)
 
 
 def _label(table: Table, row: Row) -> str:
