@@ -4,9 +4,9 @@
     python -m losslab.microcosm loss=mine         # with one more objective, and how it stands beside SFT and DFT
     python -m losslab.microcosm twins=table1,facts seed=0
 
-Other arguments are overrides of every sweep. All goes to results/microcosm: records, logs and tables in its folders, and
-beside them what is worth a commit, the tables, figures, verdicts and hashes of records of the twins that are complete.
-docs/microcosm.md says what they are worth.
+Other arguments are overrides of every sweep. All goes to results/microcosm: records, logs and tables in its folders,
+and beside them what is worth a commit, the tables, figures, verdicts and hashes of records of the twins that are
+complete. docs/microcosm.md says what they are worth.
 """
 
 import csv
