@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab import cost, plan
+from losslab import cost, memory, plan
 from losslab.checks import check, objective_class
 from losslab.compose import any_model, read
 from losslab.files import CONF, content
@@ -80,13 +80,31 @@ def test_what_saves_memory_saves_it_in_the_plan(tmp_path):
     here = (f"machine.results={tmp_path}", "machine.workers=1")
 
     def gib(*overrides: str) -> float:
-        return plan.make(make(*here, *overrides)).memory / plan.GIB
+        return plan.make(make(*here, *overrides)).memory / memory.GIB
 
     plain = gib()
     assert plain > gib("machine.recompute=selective") > gib("machine.recompute=full")
-    assert plain - gib("train=official", "train.micro_batch=2") == pytest.approx(8 * 1.543714304e9 / plan.GIB, rel=0.01)
-    assert plain - gib("machine.cpu_offload=true") == pytest.approx(16 * 1.543714304e9 / plan.GIB, rel=0.01)
+    weights = 1.543714304e9 / memory.GIB
+    assert plain - gib("train=official", "train.micro_batch=2") == pytest.approx(8 * weights, rel=0.01)
+    assert plain - gib("machine.cpu_offload=true") == pytest.approx(16 * weights, rel=0.01)
     assert gib("adapter=lora") < plain / 2
+
+
+def test_a_run_that_cannot_fit_is_warned_of(tmp_path, monkeypatch, capsys):
+    """Before it begins, and with plan=true: on two workers of a CPU, and not where it is trained already."""
+    cells = [make(f"loss={loss}", f"machine.results={tmp_path}", "machine.workers=2", "machine.device=cpu")
+             for loss in ("base", "dft")]  # fmt: skip
+    needed = 2 * plan.make(cells[1]).memory
+    monkeypatch.setattr(plan, "room", lambda gpu: needed + 1)
+    assert plan.warn(cells) is None
+    monkeypatch.setattr(plan, "room", lambda gpu: needed - 1)
+    about = f"warning: training will need about {needed / memory.GIB:.1f} GiB, and this machine has"
+    assert plan.warn(cells).startswith(about)
+    plan.show(cells)
+    assert about in " ".join(capsys.readouterr().out.split())
+    assert plan.warn(cells[:1]) is None
+    Cell.of(cells[1]).model.mkdir(parents=True)
+    assert plan.warn(cells) is None
 
 
 def test_the_memory_of_a_job(tmp_path):
@@ -95,7 +113,7 @@ def test_the_memory_of_a_job(tmp_path):
     small, large = 1.543714304e9, 8.030261248e9
 
     def gb(*overrides: str, gpus: int = 8, nodes: int = 1) -> float:
-        return plan.host_memory(make(here, *overrides), {"gpus_per_node": gpus, "nodes": nodes}) / 1e9
+        return memory.of_node(make(here, *overrides), {"gpus_per_node": gpus, "nodes": nodes}) / 1e9
 
     assert gb(gpus=1) == pytest.approx(1.5 * (4 + 12 * small / 1e9))
     assert gb("model=llama-3.1-8b") == pytest.approx(1.5 * (8 * 4 + 12 * large / 1e9))
@@ -146,7 +164,7 @@ def test_the_plan_of_a_job_is_for_its_gpus_and_not_those_of_the_login_node():
     assert one.hours == pytest.approx(training + scoring)
     assert pair.hours == pytest.approx(training / 16 + scoring / 8)  # scoring takes one node
     on_cpu = make("model=llama-3.1-8b", "loss=sft", "machine.device=cpu", "machine.workers=2")
-    assert plan.Devices.of(on_cpu.machine, {"nodes": 2, "gpus_per_node": None}) == plan.Devices(2, 2, gpu=False)
+    assert memory.Devices.of(on_cpu.machine, {"nodes": 2, "gpus_per_node": None}) == memory.Devices(2, 2, gpu=False)
     with pytest.raises(ValueError, match="machine.workers=2, but hydra.launcher.gpus_per_node=1: make them equal"):
         plan.make(make("machine.workers=2"), {"nodes": 1, "gpus_per_node": 1})
 
@@ -193,7 +211,7 @@ def test_the_launchers_settings_reach_the_plan(monkeypatch, capsys):
     cell = make(*overrides[:2])
     expected = plan.make(cell, {"nodes": 1, "gpus_per_node": 8})
     row = next(line for line in printed.splitlines() if "qwen2.5-math-1.5b" in line)
-    assert f"{expected.memory / plan.GIB:.1f} GiB" in row and f"{expected.hours:.1f}" in row
+    assert f"{expected.memory / memory.GIB:.1f} GiB" in row and f"{expected.hours:.1f}" in row
 
 
 def test_numbers_of_a_plan_are_short():

@@ -18,7 +18,7 @@ from losslab.evaluation.compare import compare, verdicts
 from losslab.evaluation.run import evaluate
 from losslab.evaluation.scores import paired_difference
 from losslab.files import read_json, write_json, write_lines
-from losslab.plan import describe
+from losslab.memory import describe
 from losslab.records import Cell
 from losslab.schema import (
     BenchmarkConfig,

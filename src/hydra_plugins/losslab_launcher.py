@@ -54,7 +54,7 @@ class SlurmLauncher(_Launcher):
     """Submits the cells that are not done as one array of jobs, and leaves."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from losslab.plan import GIB, host_memory
+        from losslab.memory import GIB, of_node
         from losslab.slurm import submit
         from losslab.sweep import unfinished
 
@@ -63,7 +63,7 @@ class SlurmLauncher(_Launcher):
             print(f"{self.config.sweep.name}: all cells are done, there is nothing to submit", flush=True)
             return []
         if own["mem_gb"] is None:
-            own["mem_gb"] = math.ceil(max(host_memory(config, own) for config, _ in found.values()) / GIB)
+            own["mem_gb"] = math.ceil(max(of_node(config, own) for config, _ in found.values()) / GIB)
         cells = {str(folder): overrides for folder, (_, overrides) in found.items()}
         submit(self.config.sweep.name, cells, own, Path(self.config.machine.results))
         return []

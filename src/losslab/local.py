@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from losslab.files import ROOT
+from losslab.gpus import free
 
 
 def run(cells: dict[Path, list[str]], processes: int | None) -> None:
@@ -19,7 +20,7 @@ def run(cells: dict[Path, list[str]], processes: int | None) -> None:
         ValueError: there are GPUs, and all of them are in use.
     """
     places = queue.Queue[dict[str, str]]()
-    gpus = free_gpus()
+    gpus = free()
     if gpus == []:
         raise ValueError("every GPU of this machine is in use: wait, or end what uses them")
     for number in range(processes or len(gpus or [""])):
@@ -45,24 +46,3 @@ def run(cells: dict[Path, list[str]], processes: int | None) -> None:
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def free_gpus() -> list[str] | None:
-    """The GPUs, by uuid, that no process computes on, of those that are visible; None where there is no nvidia-smi."""
-    try:
-        known = _smi("--query-gpu=index,uuid")
-        used = {line[0] for line in _smi("--query-compute-apps=gpu_uuid")}
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [
-        uuid
-        for index, uuid in known
-        if uuid not in used and (visible is None or {index, uuid} & set(visible.split(",")))
-    ]
-
-
-def _smi(query: str) -> list[list[str]]:
-    command = ["nvidia-smi", query, "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines()]

@@ -1,64 +1,23 @@
 """What a sweep will do and need, before anything is loaded: `plan=true`.
 
-Sizes come from the architecture in the model's YAML or the hub's small config.json, never from weights.
+Sizes come from the architecture alone: see `losslab.memory`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from losslab import adapters, cost
+from losslab import cost
 from losslab.batches import Schedule
-from losslab.checks import objective_class
 from losslab.data import local_files, unanswered
-from losslab.head import ELEMENTS
-from losslab.launch import count
-from losslab.online import PPO, questions
-from losslab.pretrained import load_config
+from losslab.memory import GIB, Devices, count_parameters, describe, on_device, room
+from losslab.online import questions
 from losslab.records import Cell
-from losslab.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
-
-GIB = 2**30
-PROCESS = 3.3e8  # bytes of Python with torch and transformers
-GPU_PROCESS = 4e9  # bytes of it in host memory, with CUDA's context or an inference engine
-EXPORT_BYTES = 6  # of a parameter, on the node that exports: in float32 and in the published dtype
-OFFLOAD_BYTES = 16  # of a parameter: weight, gradient and Adam's two moments in float32
-HOST_SLACK = 1.5  # on what is counted: page cache, data, the allocator's reserve
-
-
-@dataclass(frozen=True)
-class Devices:
-    """What one cell trains on: a worker for each device."""
-
-    nodes: int
-    each: int  # on one node
-    gpu: bool
-
-    @classmethod
-    def of(cls, machine: MachineConfig, job: Mapping[str, Any] | None = None) -> "Devices":
-        """Those of this machine, or of a job with the settings of conf/hydra/launcher/slurm.yaml.
-
-        Raises ValueError when the job has fewer GPUs than workers.
-        """
-        if job is None:
-            gpu = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
-            return cls(1, count(machine), gpu)
-        gpus = 0 if machine.device == Device.cpu else job["gpus_per_node"] or 0
-        if gpus and (machine.workers or 1) > gpus:
-            raise ValueError(
-                f"machine.workers={machine.workers}, but hydra.launcher.gpus_per_node={gpus}: make them equal"
-            )
-        return cls(job["nodes"], machine.workers or gpus or 1, gpus > 0)
-
-    @property
-    def count(self) -> int:
-        return self.nodes * self.each
+from losslab.schema import BASE, Config
 
 
 @dataclass(frozen=True)
@@ -79,7 +38,7 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     parameters = count_parameters(architecture)
     steps = steps_of(config)
     tokens = steps and steps * cost.step_tokens(config)
-    peak = 2.0 * parameters if config.names.loss == BASE else memory(config, architecture, parameters, devices)
+    peak = 2.0 * parameters if config.names.loss == BASE else on_device(config, architecture, parameters, devices)
     own = cost.of([config], [(parameters, tokens or 0)])
     # Scoring takes one node.
     hours = None if tokens is None else (own.training + own.rollouts) / devices.count + own.scoring / devices.each
@@ -108,20 +67,6 @@ def state(cell: Cell, config: Config) -> str:
     )
 
 
-def describe(config: Config) -> PretrainedConfig:
-    facts = dict(config.model.architecture)
-    if facts:
-        return AutoConfig.for_model(**facts)
-    path, revision = adapters.base(config.model.path) or (config.model.path, config.model.revision)
-    return load_config(replace(config.model, path=path, revision=revision))
-
-
-def count_parameters(architecture: PretrainedConfig) -> int:
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(architecture)
-    return sum(p.numel() for p in model.parameters())
-
-
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
     dataset = config.dataset
@@ -141,64 +86,26 @@ def rows_of(config: Config) -> int | None:
     return rows if dataset.rows is None else min(rows, dataset.rows)
 
 
-def memory(config: Config, architecture: Any, parameters: int, devices: Devices | None = None) -> float:
-    """Estimated peak bytes on each device: weights, gradients and Adam's two moments, sharded over the workers;
-    the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
-    Online training shards nothing, and what generates the answers takes memory that is not counted.
-
-    On a CPU also what the interpreter and its libraries take. There it is what is in use, to 2% in runs of two shapes;
-    glibc keeps what is freed, and the process held up to 1.75 times as much, unless MALLOC_MMAP_THRESHOLD_=1000000 made
-    glibc give it back, which costs some speed.
-    """
-    machine, train = config.machine, config.train
-    devices = devices or Devices.of(machine)
-    width, layers, inner = architecture.hidden_size, architecture.num_hidden_layers, architecture.intermediate_size
-    heads = architecture.num_attention_heads
-    kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)
-    computed, held = (2 if precision == Precision.bf16 else 4 for precision in (train.precision, train.weights))
-    # Trained: weight, gradient and Adam's two moments. With adapters the weights are frozen, and little is trained.
-    state = 0 if machine.cpu_offload else parameters * (computed if config.adapter.rank else 4 * held)
-    tied = getattr(architecture, "tie_word_embeddings", False)
-    outer = architecture.vocab_size * width * (1 if tied else 2)
-    layer = (parameters - outer) / layers
-    gathered = computed * (outer + 2 * layer if devices.count > 1 or devices.gpu else parameters)
-    products, rest = computed * (5 * width + 2 * kv + 2 * inner), computed * (3 * width + 2 * inner) + 4 * 4 * width
-    per_token = {
-        Recompute.none: layers * (products + rest),
-        Recompute.selective: layers * products + rest,
-        Recompute.full: layers * computed * width + products + rest,
-    }[machine.recompute]
-    tokens = max(machine.micro_batch_tokens, train.max_length)
-    if train.micro_batch is not None:
-        tokens = train.micro_batch * train.max_length
-    chunk, block = ELEMENTS["cuda" if devices.gpu else "cpu"]
-    logits = computed * min(chunk, tokens * architecture.vocab_size) + 2 * 4 * block
-    head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
-    process = 0 if devices.gpu else PROCESS
-    if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
-        state += computed * parameters  # a frozen copy
-    shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
-    if online := cost.online(config):  # every worker holds all: the policy, a value model, a reference
-        shards = 1
-        state += (computed * parameters if online.kl else 0) + 4 * held * parameters * isinstance(online, PPO)
-        head = 3 * 4 * tokens * architecture.vocab_size  # logits, their logarithms and their gradient
-    return state / shards + gathered + per_token * tokens + head + process
+def warn(configs: list[Config]) -> str | None:
+    """The warning of `shortage` for those cells of a sweep on this machine that are still to be trained."""
+    asked = [config for config in configs if config.names.loss != BASE and not Cell.of(config).trained(config)]
+    distinct = {repr([c.model, c.loss, c.train, c.adapter, c.machine]): c for c in asked}.values()
+    sizes = [(config, describe(config)) for config in distinct]
+    devices = Devices.of(configs[0].machine)
+    needed = [on_device(config, found, count_parameters(found), devices) for config, found in sizes]
+    return shortage(max(needed, default=0.0), devices)
 
 
-def host_memory(config: Config, job: Mapping[str, Any]) -> float:
-    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written."""
-    architecture, devices = describe(config), Devices.of(config.machine, job)
-    parameters = count_parameters(architecture)
-    written = float(EXPORT_BYTES * parameters)
-    if config.names.loss != BASE and not config.adapter.rank:
-        written = max(written, cost.CHECKPOINT_BYTES * parameters / devices.nodes)
-    own = GPU_PROCESS
-    if not devices.gpu:
-        trained = config.names.loss != BASE
-        own += memory(config, architecture, parameters, devices) if trained else 2.0 * parameters
-    if config.machine.cpu_offload:
-        own += OFFLOAD_BYTES * parameters / devices.count
-    return HOST_SLACK * (devices.each * own + written)
+def shortage(needed: float, devices: Devices) -> str | None:
+    """A sentence where `needed` bytes on each device are more than this machine has, else None."""
+    there, needed = room(devices.gpu), needed * (1 if devices.gpu else devices.each)
+    if there is None or needed <= there:
+        return None
+    where = "a GPU here" if devices.gpu else "this machine"
+    return (
+        f"warning: training will need about {needed / GIB:.1f} GiB, and {where} has {there / GIB:.1f} GiB: lower "
+        "machine.micro_batch_tokens, set machine.recompute=full, or use more GPUs"
+    )
 
 
 def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
@@ -218,12 +125,9 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
         )  # fmt: skip
     console = Console()
     console.print(table)
-    if torch.cuda.is_available() and job is None:
-        room = torch.cuda.get_device_properties(0).total_memory
-        if max(plan.memory for plan in plans) > room:
-            console.print(
-                f"warning: a device has {room / GIB:.0f} GiB; lower machine.micro_batch_tokens or use more workers"
-            )
+    needed = max((plan.memory for plan in plans if plan.tokens != 0), default=0.0)
+    if job is None and (warning := shortage(needed, devices)):
+        console.print(warning, highlight=False)
     unknown = sum(plan.tokens is None for plan in plans)
     samples = {name: benchmark.rows for name, benchmark in config.benchmark.items()}
     where = "on this machine" if job is None else f"in a job, on {devices.nodes} node{'s' * (devices.nodes > 1)}"

@@ -18,7 +18,7 @@ from losslab.cli import refusing
 from losslab.compose import grid, read, searchpath
 from losslab.crew import main_process
 from losslab.messages import first_line
-from losslab.plan import show
+from losslab.plan import show, warn
 from losslab.publish import publish
 from losslab.records import Cell, start_again
 from losslab.report import page as report
@@ -70,6 +70,8 @@ class Sweep(Callback):
             start_again([Cell.of(config) for config in self.configs])
         done = sum(Cell.of(config).done(config) for config in self.configs)
         print(f"{self.configs[0].sweep.name}: {len(self.configs)} cells, {done} of them done", flush=True)
+        if not on_slurm(sweep) and (warning := warn(self.configs)):
+            print(warning, flush=True)
 
     def _end(self, told: bool = False) -> None:
         """Print the table and the failures, unless `told` already. A failed cell makes the exit status 1."""

@@ -1,0 +1,142 @@
+"""What training needs of memory, on each device and of a node, from the architecture alone, and what there is.
+
+Sizes come from the architecture in the model's YAML or the hub's small config.json, never from weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from losslab import adapters, cost, gpus
+from losslab.checks import objective_class
+from losslab.head import ELEMENTS
+from losslab.launch import count
+from losslab.online import PPO
+from losslab.pretrained import load_config
+from losslab.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
+
+GIB = 2**30
+PROCESS = 3.3e8  # bytes of Python with torch and transformers
+GPU_PROCESS = 4e9  # bytes of it in host memory, with CUDA's context or an inference engine
+EXPORT_BYTES = 6  # of a parameter, on the node that exports: in float32 and in the published dtype
+OFFLOAD_BYTES = 16  # of a parameter: weight, gradient and Adam's two moments in float32
+HOST_SLACK = 1.5  # on what is counted: page cache, data, the allocator's reserve
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What one cell trains on: a worker for each device."""
+
+    nodes: int
+    each: int  # on one node
+    gpu: bool
+
+    @classmethod
+    def of(cls, machine: MachineConfig, job: Mapping[str, Any] | None = None) -> "Devices":
+        """Those of this machine, or of a job with the settings of conf/hydra/launcher/slurm.yaml.
+
+        Raises ValueError when the job has fewer GPUs than workers.
+        """
+        if job is None:
+            gpu = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
+            return cls(1, count(machine), gpu)
+        gpus = 0 if machine.device == Device.cpu else job["gpus_per_node"] or 0
+        if gpus and (machine.workers or 1) > gpus:
+            raise ValueError(
+                f"machine.workers={machine.workers}, but hydra.launcher.gpus_per_node={gpus}: make them equal"
+            )
+        return cls(job["nodes"], machine.workers or gpus or 1, gpus > 0)
+
+    @property
+    def count(self) -> int:
+        return self.nodes * self.each
+
+
+def describe(config: Config) -> PretrainedConfig:
+    facts = dict(config.model.architecture)
+    if facts:
+        return AutoConfig.for_model(**facts)
+    path, revision = adapters.base(config.model.path) or (config.model.path, config.model.revision)
+    return load_config(replace(config.model, path=path, revision=revision))
+
+
+def count_parameters(architecture: PretrainedConfig) -> int:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(architecture)
+    return sum(p.numel() for p in model.parameters())
+
+
+def on_device(config: Config, architecture: Any, parameters: int, devices: Devices | None = None) -> float:
+    """Estimated peak bytes on each device: weights, gradients and Adam's two moments, sharded over the workers;
+    the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
+    Online training shards nothing, and what generates the answers takes memory that is not counted.
+
+    On a CPU also what the interpreter and its libraries take. There it is what is in use, to 2% in runs of two shapes;
+    glibc keeps what is freed, and the process held up to 1.75 times as much, unless MALLOC_MMAP_THRESHOLD_=1000000 made
+    glibc give it back, which costs some speed.
+    """
+    machine, train = config.machine, config.train
+    devices = devices or Devices.of(machine)
+    width, layers, inner = architecture.hidden_size, architecture.num_hidden_layers, architecture.intermediate_size
+    heads = architecture.num_attention_heads
+    kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)
+    computed, held = (2 if precision == Precision.bf16 else 4 for precision in (train.precision, train.weights))
+    # Trained: weight, gradient and Adam's two moments. With adapters the weights are frozen, and little is trained.
+    state = 0 if machine.cpu_offload else parameters * (computed if config.adapter.rank else 4 * held)
+    tied = getattr(architecture, "tie_word_embeddings", False)
+    outer = architecture.vocab_size * width * (1 if tied else 2)
+    layer = (parameters - outer) / layers
+    gathered = computed * (outer + 2 * layer if devices.count > 1 or devices.gpu else parameters)
+    products, rest = computed * (5 * width + 2 * kv + 2 * inner), computed * (3 * width + 2 * inner) + 4 * 4 * width
+    per_token = {
+        Recompute.none: layers * (products + rest),
+        Recompute.selective: layers * products + rest,
+        Recompute.full: layers * computed * width + products + rest,
+    }[machine.recompute]
+    tokens = max(machine.micro_batch_tokens, train.max_length)
+    if train.micro_batch is not None:
+        tokens = train.micro_batch * train.max_length
+    chunk, block = ELEMENTS["cuda" if devices.gpu else "cpu"]
+    logits = computed * min(chunk, tokens * architecture.vocab_size) + 2 * 4 * block
+    head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
+    process = 0 if devices.gpu else PROCESS
+    if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
+        state += computed * parameters  # a frozen copy
+    shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
+    if online := cost.online(config):  # every worker holds all: the policy, a value model, a reference
+        shards = 1
+        state += (computed * parameters if online.kl else 0) + 4 * held * parameters * isinstance(online, PPO)
+        head = 3 * 4 * tokens * architecture.vocab_size  # logits, their logarithms and their gradient
+    return state / shards + gathered + per_token * tokens + head + process
+
+
+def of_node(config: Config, job: Mapping[str, Any]) -> float:
+    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written."""
+    architecture, devices = describe(config), Devices.of(config.machine, job)
+    parameters = count_parameters(architecture)
+    written = float(EXPORT_BYTES * parameters)
+    if config.names.loss != BASE and not config.adapter.rank:
+        written = max(written, cost.CHECKPOINT_BYTES * parameters / devices.nodes)
+    own = GPU_PROCESS
+    if not devices.gpu:
+        trained = config.names.loss != BASE
+        own += on_device(config, architecture, parameters, devices) if trained else 2.0 * parameters
+    if config.machine.cpu_offload:
+        own += OFFLOAD_BYTES * parameters / devices.count
+    return HOST_SLACK * (devices.each * own + written)
+
+
+def room(gpu: bool) -> float | None:
+    """Bytes of the smallest visible GPU, or those that this machine has free; None where that cannot be told."""
+    if gpu:
+        return gpus.memory()
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    free = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024.0 * int(free[0]) if free else None
