@@ -34,7 +34,7 @@ CONTESTANTS = {
     "losslab, SFT": {"loss": "losslab.objectives.sft.SFT"},
     "TRL dft, defaults": {"loss_type": "dft"},
     "TRL dft, packing": {"loss_type": "dft", "packing": True, "max_length": LENGTH},
-    "TRL nll (SFT), defaults": {"loss_type": "nll"},
+    "TRL nll (chunked), defaults": {"loss_type": "nll"},
 }
 
 
@@ -126,12 +126,15 @@ def run_trl(options: dict, folder: Path, found: list[tuple[list[int], int]]) -> 
             output_dir=scratch, max_steps=STEPS + 1, per_device_train_batch_size=micro,
             gradient_accumulation_steps=BATCH // micro, bf16=True, use_cpu=True, report_to=[], save_strategy="no",
             learning_rate=1e-5, disable_tqdm=True, logging_steps=100, **arguments,
+            completion_only_loss=True,  # on its own it would train on the prompts of tokenised rows
         )  # fmt: skip
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         Counting(
             model, config, train_dataset=Dataset.from_list(rows), callbacks=[clock],
             processing_class=AutoTokenizer.from_pretrained(folder),
         ).train()  # fmt: skip
+    expected = sum(len(ids) - prompt for ids, prompt in found)
+    assert options.get("packing") or sum(answers for _, answers in steps) == expected, (steps, expected)
     return steps[1:]
 
 
