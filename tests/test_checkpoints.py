@@ -91,26 +91,88 @@ def unsign(checkpoint: Path) -> None:
     (checkpoint / MANIFEST).write_text("{")
 
 
-@pytest.mark.parametrize("damage", [truncate, tamper, lose, unsign])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, run, unfinished, damage):
+def empty(checkpoint: Path) -> None:
+    (checkpoint / MANIFEST).write_text("{}")
+
+
+def no_object(checkpoint: Path) -> None:
+    (checkpoint / MANIFEST).write_text("null")
+
+
+def misdate(checkpoint: Path) -> None:
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest | {"step": 3}))
+
+
+@pytest.mark.parametrize("damage", [truncate, tamper, lose, unsign, empty, no_object, misdate])
+def test_a_damaged_checkpoint_is_noticed(unfinished, damage):
+    assert damaged(unfinished / "checkpoints/step-00000004") is None
     damage(unfinished / "checkpoints/step-00000004")
     assert damaged(unfinished / "checkpoints/step-00000004") is not None
-    assert damaged(unfinished / "checkpoints/step-00000002") is None
-    resumed, metrics = trained(config, unfinished)
+
+
+@pytest.fixture(scope="module")
+def stopped(config, tmp_path_factory):
+    """A run at the defaults but for the steps between checkpoints, which fails after those of steps 1 to 4."""
+    usual = replace(config, machine=replace(config.machine, keep_every=None, export_steps=5))
+    cell = tmp_path_factory.mktemp("stopped") / "cell"
+    cell.mkdir()
+    (cell / "steps").write_text("a file where the export of step 5 wants a folder")
+    with pytest.raises(WorkerError, match="rank 0: "):
+        train_model(usual, cell)
+    assert names(cell) == ["step-00000003", "step-00000004"]
+    return usual, cell
+
+
+@pytest.fixture
+def left(stopped, tmp_path):
+    """The configuration and the folder of that run, once more and with its fault still there."""
+    shutil.copytree(stopped[1], tmp_path / "cell")
+    return stopped[0], tmp_path / "cell"
+
+
+@pytest.mark.parametrize("damage", [tamper, misdate])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(left, run, damage):
+    """At the defaults. Step 4 is taken and kept again, and the damaged one is there to be looked at."""
+    config, cell = left
+    damage(cell / "checkpoints/step-00000004")
+    broken = sorted(file.read_bytes() for file in (cell / "checkpoints/step-00000004").iterdir())
+    with pytest.raises(WorkerError, match="rank 0: "):
+        train_model(config, cell)
+    assert names(cell) == ["damaged-step-00000004", "step-00000003", "step-00000004"]
+    aside = cell / "checkpoints/damaged-step-00000004"
+    assert sorted(file.read_bytes() for file in aside.iterdir()) == broken
+    assert damaged(cell / "checkpoints/step-00000004") is None
+    (cell / "steps").unlink()
+    resumed, metrics = trained(config, cell)
     assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
     assert all(torch.equal(resumed[name], tensor) for name, tensor in run[1].items())
-    assert damaged(unfinished / "checkpoints/step-00000004") is None  # written again on the way
+    assert not (cell / "checkpoints").exists()
 
 
-def test_after_a_damaged_checkpoint_the_new_ones_count(config, unfinished):
-    """At the defaults, which keep one: the damaged one must not be taken for the newest."""
-    tamper(unfinished / "checkpoints/step-00000004")
-    shutil.rmtree(unfinished / "checkpoints/step-00000002")
-    (unfinished / "steps").write_text("a file where the export of step 3 wants a folder")
-    usual = replace(config, machine=replace(config.machine, keep_every=None, export_steps=3))
+def test_of_several_damaged_checkpoints_the_newest_is_set_aside(left):
+    config, cell = left
+    for step in (3, 4):
+        tamper(cell / f"checkpoints/step-0000000{step}")
+    two = replace(config, machine=replace(config.machine, export_steps=2))  # of which the first one fails
     with pytest.raises(WorkerError, match="rank 0: "):
-        train_model(usual, unfinished)
-    assert names(unfinished) == ["step-00000002"]
+        train_model(two, cell)
+    assert names(cell) == ["damaged-step-00000004", "step-00000001"]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_left_alone(left):
+    """As when a disk of the network is away: here the file is a folder, which no right to read helps with."""
+    config, cell = left
+    file = cell / "checkpoints/step-00000004" / MANIFEST
+    content = file.read_bytes()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(WorkerError, match=r"step-00000004 cannot be read now \(Is a directory\): run the same again"):
+        train_model(config, cell)
+    assert names(cell) == ["step-00000003", "step-00000004"]
+    file.rmdir()
+    file.write_bytes(content)
+    assert damaged(cell / "checkpoints/step-00000004") is None
 
 
 def test_what_a_kill_left_half_written_is_no_checkpoint(config, run, unfinished):
