@@ -1,6 +1,7 @@
 """What is kept of a run in progress: whole or not there, verified when read, and good for another number of ranks."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,14 @@ import pytest
 import torch
 from test_training import make, trained
 
-from losslab.cell import train_model
+from losslab.cell import finished, train_model
 from losslab.checkpoint import MANIFEST, damaged
+from losslab.files import appear
 from losslab.launch import WorkerError
-from losslab.schema import OptimizerConfig
+from losslab.records import Cell
+from losslab.schema import Names, OptimizerConfig, Stage
+
+NAMES = Names(model="tiny", dataset="rows", loss="dft", eval="none")
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +187,39 @@ def test_what_a_kill_left_half_written_is_no_checkpoint(config, run, unfinished)
     resumed, _ = trained(config, unfinished)
     assert all(torch.equal(resumed[name], tensor) for name, tensor in run[1].items())
     assert names(unfinished) == ["step-00000002", "step-00000004"]
+
+
+def test_checkpoints_that_a_kill_left_behind_a_finished_model_go(config, tmp_path):
+    """By what the run kept that trained it, whatever a later one, such as of its scoring, would keep."""
+    machine = replace(config.machine, results=str(tmp_path), keep_every=4)
+    cell = Cell.of(config := replace(config, machine=machine, stage=Stage.train, names=NAMES))
+    cell.declare(config)
+    for name in (
+        "model",
+        "checkpoints/step-00000004",
+        "checkpoints/step-00000006",
+        "checkpoints/damaged-step-00000005",
+    ):
+        (cell.folder / name).mkdir(parents=True)
+    assert finished(replace(config, machine=replace(machine, keep_every=None)), cell)
+    assert names(cell.folder) == ["step-00000004"]
+
+
+def test_a_folder_appears_when_all_of_it_is_on_the_disk(tmp_path, monkeypatch):
+    temporary, folder = tmp_path / ".writing", tmp_path / "model"
+    for place in (temporary / "part", folder):
+        place.mkdir(parents=True)
+        (place / "weights").write_text(place.name)
+    files = {path.stat().st_ino for path in (temporary, *temporary.rglob("*"))}
+    flushed = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append((os.fstat(descriptor).st_ino, temporary.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    appear(temporary, folder)
+    assert len(files) == 3 and set(flushed) == {(file, True) for file in files} | {(tmp_path.stat().st_ino, False)}
+    assert [str(path.relative_to(folder)) for path in sorted(folder.rglob("*"))] == ["part", "part/weights"]
 
 
 def test_exports_between(config, run, tmp_path):

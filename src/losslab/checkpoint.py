@@ -21,7 +21,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
-from losslab.files import flush_folder, read_json, write_json
+from losslab.files import appear, read_json, write_json
 
 TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)  # what is frozen comes from its own files
 MANIFEST = "whole.json"  # step, ranks, the SHA-256 of every file, and its own
@@ -73,10 +73,8 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
             raise
         if dist.get_rank() == 0:
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-            flush_folder(self.folder)
-            self._forget(existing(self.folder)[: -self.keep_last])
+            appear(temporary, target)
+            forget(existing(self.folder)[: -self.keep_last], self.keep_every)
 
     def finish(self) -> None:
         """Wait for the checkpoint that is being written. Called on every rank.
@@ -92,11 +90,6 @@ class Checkpoints:
         if any(failures):
             reason = next(reason for reason in failures if reason)
             raise OSError(f"no checkpoint can be written to {self.folder}: {reason}")
-
-    def _forget(self, checkpoints: list[Path]) -> None:
-        for old in checkpoints:
-            if self.keep_every is None or int(old.name.removeprefix("step-")) % self.keep_every:
-                shutil.rmtree(old)
 
     def _temporary(self, step: int) -> Path:
         return self.folder / f".step-{step:08d}.writing"
@@ -146,14 +139,10 @@ class Checkpoints:
         return manifest["step"]
 
     def clear(self) -> None:
-        """Remove what only a run in progress needs; those at multiples of `keep_every` stay. Called on every rank."""
+        """Remove what only a run in progress needs. Called on every rank."""
         self.finish()
         if dist.get_rank() == 0:
-            self._forget(existing(self.folder))
-            for old in self.folder.glob(f"{DAMAGED}*"):
-                shutil.rmtree(old)
-            if self.folder.exists() and not existing(self.folder):
-                shutil.rmtree(self.folder)
+            clear(self.folder, self.keep_every)
         dist.destroy_process_group(self.group)
 
 
@@ -169,6 +158,22 @@ def random_state() -> dict[str, torch.Tensor]:
 def existing(folder: Path) -> list[Path]:
     """Checkpoints, oldest first."""
     return sorted(folder.glob("step-*"))
+
+
+def forget(checkpoints: list[Path], keep_every: int | None) -> None:
+    """Remove checkpoints, but for those at multiples of `keep_every` steps."""
+    for old in checkpoints:
+        if keep_every is None or int(old.name.removeprefix("step-")) % keep_every:
+            shutil.rmtree(old)
+
+
+def clear(folder: Path, keep_every: int | None) -> None:
+    """Remove what is of no use beside the finished model; checkpoints at multiples of `keep_every` steps stay."""
+    forget(existing(folder), keep_every)
+    for damage in folder.glob(f"{DAMAGED}*"):
+        shutil.rmtree(damage)
+    if folder.exists() and not existing(folder):
+        shutil.rmtree(folder)
 
 
 def damaged(checkpoint: Path) -> str | None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from losslab import lora, parallel
 from losslab.batches import Batch
+from losslab.files import appear
 from losslab.head import Head, HeadOutput, objective_loss, target_logprobs
 from losslab.objectives import Context, Objective
 from losslab.pretrained import fill, load_config, load_model, structure
@@ -148,6 +149,5 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
         except Exception:
             shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
             raise
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        appear(temporary, folder)
     dist.barrier()
