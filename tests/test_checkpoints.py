@@ -15,7 +15,7 @@ from losslab.checkpoint import MANIFEST, damaged
 from losslab.files import appear
 from losslab.launch import WorkerError
 from losslab.records import Cell
-from losslab.schema import Names, OptimizerConfig, Stage
+from losslab.schema import Names, OptimizerConfig, Reduction, Stage
 
 NAMES = Names(model="tiny", dataset="rows", loss="dft", eval="none")
 
@@ -74,6 +74,18 @@ def test_from_two_ranks_to_one(config, tmp_path):
     resumed, _ = trained(config, tmp_path / "cell")
     for name, tensor in whole.items():
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_mean_of_each_micro_batch_goes_on_with_its_number_of_ranks_alone(left):
+    config, cell = left
+    official = replace(config, train=replace(config.train, reduction=Reduction.micro_batch, micro_batch=2))
+    two = replace(official, machine=replace(official.machine, workers=2))
+    with pytest.raises(WorkerError, match="ValueError: the run began with 1 workers and goes on with 2, which changes"):
+        train_model(two, cell)
+    assert names(cell) == ["step-00000003", "step-00000004"]
+    (cell / "steps").unlink()
+    _, metrics = trained(official, cell)
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
 
 
 def truncate(checkpoint: Path) -> None:

@@ -94,11 +94,12 @@ class Checkpoints:
     def _temporary(self, step: int) -> Path:
         return self.folder / f".step-{step:08d}.writing"
 
-    def resume(self) -> int:
+    def resume(self, same_ranks: bool = False) -> int:
         """Load the newest checkpoint that is whole, if any; returns the steps behind it. Called on every rank.
 
         A damaged one is set aside: it would count as the newest, and those to come as old. Raises OSError when one
-        cannot be read now, which says nothing of what is in it.
+        cannot be read now, which says nothing of what is in it, and with `same_ranks` ValueError when it was written
+        by another number of ranks.
         """
         found: list[Any] = [None, None]
         if dist.get_rank() == 0:
@@ -118,10 +119,15 @@ class Checkpoints:
         path, manifest = found
         if path is None:
             return 0
+        ranks, own = dist.get_world_size(), str(dist.get_rank())
+        same = manifest["ranks"] == ranks
+        if same_ranks and not same:
+            raise ValueError(
+                f"the run began with {manifest['ranks']} workers and goes on with {ranks}, which changes its gradient "
+                f"under train.reduction=micro_batch: start {manifest['ranks']} again, or begin anew with force=true"
+            )
         model_state, optimizer_state = get_state_dict(self.policy, self.optimizer, options=TRAINED)
         state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
-        own = str(dist.get_rank())
-        same = manifest["ranks"] == dist.get_world_size()
         if same:
             state["random"] = {own: random_state()}
         dcp.load(state, checkpoint_id=path, process_group=self.group)

@@ -35,7 +35,8 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
 
     `data` is a folder of `Examples`, `folder` the cell's, `reference` the file of the reference's log-probabilities,
     made where the objective needs it. Goes on from the newest checkpoint. Raises Interrupted, with a checkpoint behind
-    it, when asked to leave, and FloatingPointError on a gradient that is not finite.
+    it, when asked to leave, FloatingPointError on a gradient that is not finite, and ValueError on a checkpoint of
+    another number of ranks where the gradient depends on it.
     """
     device = start(config)
     rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -52,7 +53,7 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
     machine, recipe = config.machine, config.train
     kept = Checkpoints(Path(folder) / "checkpoints", policy, optimizer, machine.keep_last, machine.keep_every)
     with kept as checkpoints, StopSignal() as stop:
-        first = checkpoints.resume()
+        first = checkpoints.resume(same_ranks=recipe.reduction == Reduction.micro_batch)
         if rank == 0:  # steps after the checkpoint are taken, and recorded, again
             write_lines(metrics, [row for row in read_lines(metrics) if row["step"] <= first])
         speed, stalled = Speed.of(policy, device, ranks), 0.0
