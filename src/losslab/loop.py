@@ -92,18 +92,19 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
             finite = math.isfinite(norm)
             if not finite and recipe.non_finite == NonFinite.stop:
                 raise FloatingPointError(f"the gradient is not finite at step {step + 1}: lower optimizer.lr")
+            lr = config.optimizer.lr * lr_factor(config.scheduler, step, schedule.steps)
             if finite:
                 gradients = [p.grad for p in policy.parameters() if p.grad is not None]
                 torch._foreach_mul_(gradients, min(1.0, recipe.clip / (norm + 1e-6)) / count)
                 for parameters in optimizer.param_groups:
-                    parameters["lr"] = config.optimizer.lr * lr_factor(config.scheduler, step, schedule.steps)
+                    parameters["lr"] = lr
                 optimizer.step()
             optimizer.zero_grad()
 
             done = step + 1
             if rank == 0:  # before the checkpoint, so that what it has behind it is on record
                 row = diagnostics.report(sums, count if whole else len(groups))
-                row |= {"step": done, "gradient_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
+                row |= {"step": done, "gradient_norm": norm, "lr": lr}
                 row |= speed.measure(examples.lengths[batch], row["answer_tokens"], time.perf_counter() - began)
                 row |= {
                     "data_seconds": round(waited, 4),
