@@ -60,6 +60,17 @@ def test_a_gpu_for_each_task_or_all_of_them_for_all(monkeypatch, step, visible, 
     assert taken == [device]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system gives no cores to a process")
+def test_cores_are_those_that_a_process_was_given():
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(own)})
+    try:
+        assert crew.cores() == 1
+    finally:
+        os.sched_setaffinity(0, own)
+    assert crew.cores() == len(own)
+
+
 TALK = """
 import json, sys
 from losslab import crew

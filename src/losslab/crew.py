@@ -72,6 +72,12 @@ def join(machine: MachineConfig) -> torch.device:
     return torch.device("cuda", local) if cuda else torch.device("cpu")
 
 
+def cores() -> int:
+    """CPU cores that this process may use: on a shared machine, those that a scheduler gave it."""
+    allowed = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
 def rest() -> None:
     """Give this rank's memory back after training: the evaluator's engine comes next."""
     gc.collect()

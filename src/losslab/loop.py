@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from losslab import diagnostics
 from losslab.batches import Schedule, collate, micro_batches, micro_batches_of, rewards
 from losslab.checkpoint import Checkpoints
-from losslab.crew import join
+from losslab.crew import cores, join
 from losslab.data import Examples
 from losslab.files import append_line, read_lines, write_lines
 from losslab.launch import ASKED, Interrupted
@@ -134,9 +134,7 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
 def start(config: Config) -> torch.device:
     """Join the other ranks and set up this process; returns its device."""
     device = join(config.machine)
-    torch.set_num_threads(
-        config.machine.threads or max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
-    )
+    torch.set_num_threads(config.machine.threads or max(1, cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
     torch.manual_seed(config.seed)
     transformers.logging.disable_progress_bar()
     return device
