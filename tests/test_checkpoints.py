@@ -1,6 +1,7 @@
 """What is kept of a run in progress: whole or not there, verified when read, and good for another number of ranks."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,14 @@ import pytest
 import torch
 from test_training import make, trained
 
-from losslab.cell import train_model
+from losslab.cell import finished, train_model
 from losslab.checkpoint import MANIFEST, damaged
+from losslab.files import appear
 from losslab.launch import WorkerError
-from losslab.schema import OptimizerConfig
+from losslab.records import Cell
+from losslab.schema import Names, OptimizerConfig, Reduction, Stage
+
+NAMES = Names(model="tiny", dataset="rows", loss="dft", eval="none")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,18 @@ def test_from_two_ranks_to_one(config, tmp_path):
         torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=1e-6, msg=name)
 
 
+def test_a_mean_of_each_micro_batch_goes_on_with_its_number_of_ranks_alone(left):
+    config, cell = left
+    official = replace(config, train=replace(config.train, reduction=Reduction.micro_batch, micro_batch=2))
+    two = replace(official, machine=replace(official.machine, workers=2))
+    with pytest.raises(WorkerError, match="ValueError: the run began with 1 workers and goes on with 2, which changes"):
+        train_model(two, cell)
+    assert names(cell) == ["step-00000003", "step-00000004"]
+    (cell / "steps").unlink()
+    _, metrics = trained(official, cell)
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
+
+
 def truncate(checkpoint: Path) -> None:
     file = next(checkpoint.glob("*.distcp"))
     file.write_bytes(file.read_bytes()[:-100])
@@ -91,26 +108,88 @@ def unsign(checkpoint: Path) -> None:
     (checkpoint / MANIFEST).write_text("{")
 
 
-@pytest.mark.parametrize("damage", [truncate, tamper, lose, unsign])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(config, run, unfinished, damage):
+def empty(checkpoint: Path) -> None:
+    (checkpoint / MANIFEST).write_text("{}")
+
+
+def no_object(checkpoint: Path) -> None:
+    (checkpoint / MANIFEST).write_text("null")
+
+
+def misdate(checkpoint: Path) -> None:
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest | {"step": 3}))
+
+
+@pytest.mark.parametrize("damage", [truncate, tamper, lose, unsign, empty, no_object, misdate])
+def test_a_damaged_checkpoint_is_noticed(unfinished, damage):
+    assert damaged(unfinished / "checkpoints/step-00000004") is None
     damage(unfinished / "checkpoints/step-00000004")
     assert damaged(unfinished / "checkpoints/step-00000004") is not None
-    assert damaged(unfinished / "checkpoints/step-00000002") is None
-    resumed, metrics = trained(config, unfinished)
+
+
+@pytest.fixture(scope="module")
+def stopped(config, tmp_path_factory):
+    """A run at the defaults but for the steps between checkpoints, which fails after those of steps 1 to 4."""
+    usual = replace(config, machine=replace(config.machine, keep_every=None, export_steps=5))
+    cell = tmp_path_factory.mktemp("stopped") / "cell"
+    cell.mkdir()
+    (cell / "steps").write_text("a file where the export of step 5 wants a folder")
+    with pytest.raises(WorkerError, match="rank 0: "):
+        train_model(usual, cell)
+    assert names(cell) == ["step-00000003", "step-00000004"]
+    return usual, cell
+
+
+@pytest.fixture
+def left(stopped, tmp_path):
+    """The configuration and the folder of that run, once more and with its fault still there."""
+    shutil.copytree(stopped[1], tmp_path / "cell")
+    return stopped[0], tmp_path / "cell"
+
+
+@pytest.mark.parametrize("damage", [tamper, misdate])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(left, run, damage):
+    """At the defaults. Step 4 is taken and kept again, and the damaged one is there to be looked at."""
+    config, cell = left
+    damage(cell / "checkpoints/step-00000004")
+    broken = sorted(file.read_bytes() for file in (cell / "checkpoints/step-00000004").iterdir())
+    with pytest.raises(WorkerError, match="rank 0: "):
+        train_model(config, cell)
+    assert names(cell) == ["damaged-step-00000004", "step-00000003", "step-00000004"]
+    aside = cell / "checkpoints/damaged-step-00000004"
+    assert sorted(file.read_bytes() for file in aside.iterdir()) == broken
+    assert damaged(cell / "checkpoints/step-00000004") is None
+    (cell / "steps").unlink()
+    resumed, metrics = trained(config, cell)
     assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
     assert all(torch.equal(resumed[name], tensor) for name, tensor in run[1].items())
-    assert damaged(unfinished / "checkpoints/step-00000004") is None  # written again on the way
+    assert not (cell / "checkpoints").exists()
 
 
-def test_after_a_damaged_checkpoint_the_new_ones_count(config, unfinished):
-    """At the defaults, which keep one: the damaged one must not be taken for the newest."""
-    tamper(unfinished / "checkpoints/step-00000004")
-    shutil.rmtree(unfinished / "checkpoints/step-00000002")
-    (unfinished / "steps").write_text("a file where the export of step 3 wants a folder")
-    usual = replace(config, machine=replace(config.machine, keep_every=None, export_steps=3))
+def test_of_several_damaged_checkpoints_the_newest_is_set_aside(left):
+    config, cell = left
+    for step in (3, 4):
+        tamper(cell / f"checkpoints/step-0000000{step}")
+    two = replace(config, machine=replace(config.machine, export_steps=2))  # of which the first one fails
     with pytest.raises(WorkerError, match="rank 0: "):
-        train_model(usual, unfinished)
-    assert names(unfinished) == ["step-00000002"]
+        train_model(two, cell)
+    assert names(cell) == ["damaged-step-00000004", "step-00000001"]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_left_alone(left):
+    """As when a disk of the network is away: here the file is a folder, which no right to read helps with."""
+    config, cell = left
+    file = cell / "checkpoints/step-00000004" / MANIFEST
+    content = file.read_bytes()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(WorkerError, match=r"step-00000004 cannot be read now \(Is a directory\): run the same again"):
+        train_model(config, cell)
+    assert names(cell) == ["step-00000003", "step-00000004"]
+    file.rmdir()
+    file.write_bytes(content)
+    assert damaged(cell / "checkpoints/step-00000004") is None
 
 
 def test_what_a_kill_left_half_written_is_no_checkpoint(config, run, unfinished):
@@ -120,6 +199,39 @@ def test_what_a_kill_left_half_written_is_no_checkpoint(config, run, unfinished)
     resumed, _ = trained(config, unfinished)
     assert all(torch.equal(resumed[name], tensor) for name, tensor in run[1].items())
     assert names(unfinished) == ["step-00000002", "step-00000004"]
+
+
+def test_checkpoints_that_a_kill_left_behind_a_finished_model_go(config, tmp_path):
+    """By what the run kept that trained it, whatever a later one, such as of its scoring, would keep."""
+    machine = replace(config.machine, results=str(tmp_path), keep_every=4)
+    cell = Cell.of(config := replace(config, machine=machine, stage=Stage.train, names=NAMES))
+    cell.declare(config)
+    for name in (
+        "model",
+        "checkpoints/step-00000004",
+        "checkpoints/step-00000006",
+        "checkpoints/damaged-step-00000005",
+    ):
+        (cell.folder / name).mkdir(parents=True)
+    assert finished(replace(config, machine=replace(machine, keep_every=None)), cell)
+    assert names(cell.folder) == ["step-00000004"]
+
+
+def test_a_folder_appears_when_all_of_it_is_on_the_disk(tmp_path, monkeypatch):
+    temporary, folder = tmp_path / ".writing", tmp_path / "model"
+    for place in (temporary / "part", folder):
+        place.mkdir(parents=True)
+        (place / "weights").write_text(place.name)
+    files = {path.stat().st_ino for path in (temporary, *temporary.rglob("*"))}
+    flushed = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append((os.fstat(descriptor).st_ino, temporary.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    appear(temporary, folder)
+    assert len(files) == 3 and set(flushed) == {(file, True) for file in files} | {(tmp_path.stat().st_ino, False)}
+    assert [str(path.relative_to(folder)) for path in sorted(folder.rglob("*"))] == ["part", "part/weights"]
 
 
 def test_exports_between(config, run, tmp_path):

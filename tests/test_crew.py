@@ -60,6 +60,17 @@ def test_a_gpu_for_each_task_or_all_of_them_for_all(monkeypatch, step, visible, 
     assert taken == [device]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system gives no cores to a process")
+def test_cores_are_those_that_a_process_was_given():
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(own)})
+    try:
+        assert crew.cores() == 1
+    finally:
+        os.sched_setaffinity(0, own)
+    assert crew.cores() == len(own)
+
+
 TALK = """
 import json, sys
 from losslab import crew
@@ -75,18 +86,49 @@ print(json.dumps([crew.alike(here, sys.argv[1]), crew.alike(here, "same"), found
 """
 
 
-def test_two_processes_agree_and_notice_that_they_differ():
+def two_processes(code: str, *arguments: str) -> list:
+    """What two ranks print as JSON; `{rank}` in an argument is their number."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     pair = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", TALK, f"cell of seed {rank}"], stdout=subprocess.PIPE, text=True,
-            env=os.environ | pair | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            [sys.executable, "-c", code, *(argument.format(rank=rank) for argument in arguments)],
+            stdout=subprocess.PIPE, text=True, env=os.environ | pair | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]  # fmt: skip
-    first, second = (json.loads(process.communicate(timeout=120)[0]) for process in processes)
+    return [json.loads(process.communicate(timeout=300)[0]) for process in processes]
+
+
+def test_two_processes_agree_and_notice_that_they_differ():
+    first, second = two_processes(TALK, "cell of seed {rank}")
     assert first == [False, True, ["é", None, 1.5, {"a": True}], "division by zero"]
     assert second == [*first[:3], "rank 0: division by zero"]
+
+
+SLOW = """
+import json, time
+from datetime import timedelta
+import torch.distributed as dist
+from losslab import crew
+from losslab.schema import MachineConfig
+crew.join(MachineConfig(device="cpu"))
+dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
+with crew.waiting():
+    if crew.main_process():
+        time.sleep(3)
+try:
+    if crew.main_process():
+        time.sleep(3)
+    dist.barrier()
+    print(json.dumps("patient"))
+except RuntimeError:
+    print(json.dumps("lost"))
+"""
+
+
+def test_ranks_wait_for_a_download_longer_than_for_a_step():
+    """A step may take a second here; the second rank does not wait the three for the first one."""
+    assert two_processes(SLOW)[1] == "lost"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from test_training import LR, MOMENTUM, STEPS, data_rows, make, sequence, trained
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from losslab import world
 from losslab.batches import Schedule
@@ -41,6 +41,24 @@ def test_layouts_do_not_change_the_result(checkpoint, rows, tmp_path, plain, mac
     np.testing.assert_allclose([r["gradient_norm"] for r in again], [r["gradient_norm"] for r in metrics], rtol=1e-6)
     for name, tensor in weights.items():
         torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-6, msg=name)
+
+
+def test_dropout_is_off_however_a_model_is_laid_out(rows, tmp_path):
+    """A Phi-3 whose configuration asks for dropout, on two ranks, and one that does not, on one."""
+    own = world.model_config()
+    ends = {"pad_token_id": own.pad_token_id, "eos_token_id": own.eos_token_id, "bos_token_id": None}
+    sizes = {"vocab_size": own.vocab_size, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    found = {}
+    for share, machine in ((0.0, {}), (0.5, {"workers": 2, "recompute": Recompute.full})):
+        folder = tmp_path / f"dropout-{share}"
+        torch.manual_seed(0)
+        config = AutoConfig.for_model("phi3", num_attention_heads=2, resid_pdrop=share, **sizes, **ends)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        world.tokenizer().save_pretrained(folder)
+        assert AutoConfig.from_pretrained(folder).resid_pdrop == share
+        found[share], _ = trained(make(folder, rows, tmp_path, "dft", **machine), folder / "cell")
+    for name, tensor in found[0.0].items():
+        torch.testing.assert_close(found[0.5][name], tensor, rtol=0, atol=1e-6, msg=name)
 
 
 def naive_lora(checkpoint, rows, loss: str) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from losslab.batches import Schedule
 from losslab.cell import train_model
 from losslab.launch import WorkerError
 from losslab.loop import lr_factor, make_optimizer
+from losslab.objectives import Objective, Targets
 from losslab.policy import Policy
 from losslab.pretrained import load_model
 from losslab.schema import (
@@ -26,6 +27,7 @@ from losslab.schema import (
     Decay,
     MachineConfig,
     ModelConfig,
+    NonFinite,
     Normaliser,
     OptimizerConfig,
     Precision,
@@ -289,6 +291,40 @@ def test_a_gradient_that_is_not_finite_is_one_clear_error(checkpoint, rows, tmp_
     config = replace(config, optimizer=replace(config.optimizer, lr=1e30), train=replace(config.train, clip=1e30))
     with pytest.raises(WorkerError, match="rank 0: .*the gradient is not finite at step 2: lower optimizer.lr"):
         train_model(config, tmp_path / "cell")
+
+
+@dataclass(frozen=True)
+class Breaking(Objective):
+    """-log p, and infinity where the reward is 1."""
+
+    needs = frozenset({"reward"})
+
+    def loss(self, t: Targets) -> torch.Tensor:
+        return -t.logp / (1 - t.reward[t.sequence])
+
+
+def test_a_skipped_step_moves_the_schedule_and_nothing_else(checkpoint, rows, tmp_path):
+    """Four steps of 4 rows; one row of the second breaks its gradient. The rates are 1, 3/4, 1/2, 1/4 of the peak."""
+    data = [row | {"reward": 0} for row in data_rows(rows)[:16]]
+    data[Schedule(16, 4, 1, seed=5).batch(1)[2]]["reward"] = 1
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("".join(json.dumps(row) + "\n" for row in data))
+    config = make(checkpoint, broken, tmp_path, "nft", export_steps=1)
+    config = replace(
+        config,
+        loss={"_target_": f"{__name__}.Breaking"},
+        optimizer=OptimizerConfig("torch.optim.SGD", LR),
+        scheduler=SchedulerConfig(shape=Shape.linear, warmup_ratio=0),
+        train=replace(config.train, batch_size=4, max_steps=4, non_finite=NonFinite.skip),
+    )
+    last, metrics = trained(config, tmp_path / "cell")
+    assert [row["skipped"] for row in metrics] == [False, True, False, False]
+    assert [row["lr"] for row in metrics] == pytest.approx([LR, LR * 3 / 4, LR / 2, LR / 4])
+    one, two, three = (load_file(tmp_path / f"cell/steps/0000000{i}/model.safetensors") for i in (1, 2, 3))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    for before, after, row in ((two, three, metrics[2]), (three, last, metrics[3])):
+        moved = torch.cat([(after[name] - before[name]).flatten() for name in before]).norm()
+        assert float(moved) == pytest.approx(row["lr"] * min(config.train.clip, row["gradient_norm"]), rel=1e-4)
 
 
 @pytest.mark.parametrize("decay", list(Decay))

@@ -5,7 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-from losslab.files import content, lock
+from losslab.files import appear, content, lock
 from losslab.messages import first_line
 
 CONFIG = "adapter_config.json"
@@ -50,7 +50,7 @@ def merged(path: str, cache: Path, trust_remote_code: bool = False) -> str:
                 _merge(path, *found, temporary, trust_remote_code)
             except Exception as error:  # of many kinds, all of which mean this
                 raise ValueError(f"the adapter {path} cannot be merged into {found[0]}: {first_line(error)}") from error
-            temporary.rename(folder)
+            appear(temporary, folder)
     return str(folder)
 
 

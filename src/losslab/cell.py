@@ -9,8 +9,11 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from losslab import adapters, lora, probabilities, tracking
 from losslab.batches import Schedule
+from losslab.checkpoint import clear
 from losslab.checks import objective_class
 from losslab.crew import WorkerError, agree, alike, joined, main_process, nodes
 from losslab.data import Examples, prepare
@@ -105,6 +108,7 @@ def finished(config: Config, cell: Cell) -> bool:
     if cell.asked_again:
         cell.clear()
     cell.declare(config)
+    tidy(cell)
     if cell.done(config):
         ended = "trained" if config.stage == Stage.train else "done"
         if cell.state().get("state") not in ("done", "failed", ended):  # what a kill left
@@ -122,6 +126,14 @@ def finished(config: Config, cell: Cell) -> bool:
     if config.stage == Stage.score and not cell.trained(config):
         raise ValueError("stage=score finds no trained model: run stage=train first")
     return False
+
+
+def tidy(cell: Cell) -> None:
+    """Remove the checkpoints behind a finished model, where a kill came before its own run did."""
+    folder = cell.folder / "checkpoints"
+    if cell.model.exists() and folder.exists():
+        trained_with = OmegaConf.load(cell.folder / "config.yaml")  # what it says stays for good may be asked no more
+        clear(folder, trained_with.machine.keep_every)
 
 
 def trained_model(config: Config, cell: Cell) -> str:
@@ -169,6 +181,8 @@ def base_model(config: Config) -> ModelConfig:
     with lock(folder) if main_process() else nullcontext():
         if agree(config.machine, lambda: not (folder / "model").exists()):
             train_model(recipe, folder)
+        elif main_process():
+            clear(folder / "checkpoints", None)  # as `tidy` does
     return replace(model, path=str(folder / "model"))
 
 

@@ -2,7 +2,7 @@
 
 A checkpoint is copied to host memory at once and written by a thread while training goes on. It is written beside its
 place; rank 0 renames it when every rank is done and the hash of every file is beside it. What is there is therefore
-whole, and what was damaged later is noticed and removed. It can be read by another number of ranks.
+whole, and what was damaged later is noticed and set aside. It can be read by another number of ranks.
 """
 
 import hashlib
@@ -21,10 +21,11 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
-from losslab.files import flush_folder, read_json, write_json
+from losslab.files import appear, read_json, write_json
 
 TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)  # what is frozen comes from its own files
-MANIFEST = "whole.json"  # step, ranks and the SHA-256 of every file
+MANIFEST = "whole.json"  # step, ranks, the SHA-256 of every file, and its own
+DAMAGED = "damaged-"  # before the name of a checkpoint that was set aside
 
 
 class Checkpoints:
@@ -66,15 +67,14 @@ class Checkpoints:
             written.result()
             if dist.get_rank() == 0:
                 files = {str(file.relative_to(temporary)): sha256(file) for file in sorted(temporary.rglob("*"))}
-                write_json(temporary / MANIFEST, {"step": step, "ranks": dist.get_world_size(), "files": files})
+                manifest = {"step": step, "ranks": dist.get_world_size(), "files": files}
+                write_json(temporary / MANIFEST, manifest | {"sha256": seal(manifest)})
         except Exception:
             shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
             raise
         if dist.get_rank() == 0:
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-            flush_folder(self.folder)
-            self._forget(existing(self.folder)[: -self.keep_last])
+            appear(temporary, target)
+            forget(existing(self.folder)[: -self.keep_last], self.keep_every)
 
     def finish(self) -> None:
         """Wait for the checkpoint that is being written. Called on every rank.
@@ -91,16 +91,16 @@ class Checkpoints:
             reason = next(reason for reason in failures if reason)
             raise OSError(f"no checkpoint can be written to {self.folder}: {reason}")
 
-    def _forget(self, checkpoints: list[Path]) -> None:
-        for old in checkpoints:
-            if self.keep_every is None or int(old.name.removeprefix("step-")) % self.keep_every:
-                shutil.rmtree(old)
-
     def _temporary(self, step: int) -> Path:
         return self.folder / f".step-{step:08d}.writing"
 
-    def resume(self) -> int:
-        """Load the newest checkpoint that is whole, if any; returns the steps behind it. Called on every rank."""
+    def resume(self, same_ranks: bool = False) -> int:
+        """Load the newest checkpoint that is whole, if any; returns the steps behind it. Called on every rank.
+
+        A damaged one is set aside: it would count as the newest, and those to come as old. Raises OSError when one
+        cannot be read now, which says nothing of what is in it, and with `same_ranks` ValueError when it was written
+        by another number of ranks.
+        """
         found: list[Any] = [None, None]
         if dist.get_rank() == 0:
             for half in self.folder.glob(".step-*.writing"):  # what a kill left
@@ -109,16 +109,25 @@ class Checkpoints:
                 if (damage := damaged(candidate)) is None:
                     found = [str(candidate), read_json(candidate / MANIFEST)]
                     break
-                print(f"{candidate} is removed: {damage}", file=sys.stderr, flush=True)
-                shutil.rmtree(candidate)  # or it would count as the newest, and those to come as old
+                aside = candidate.with_name(DAMAGED + candidate.name)
+                print(f"{candidate} is set aside as {aside.name}: {damage}", file=sys.stderr, flush=True)
+                shutil.rmtree(aside, ignore_errors=True)
+                candidate.rename(aside)
+            for old in sorted(self.folder.glob(f"{DAMAGED}*"))[:-1]:  # the newest is the one worth a look
+                shutil.rmtree(old)
         dist.broadcast_object_list(found, src=0, group=self.group)
         path, manifest = found
         if path is None:
             return 0
+        ranks, own = dist.get_world_size(), str(dist.get_rank())
+        same = manifest["ranks"] == ranks
+        if same_ranks and not same:
+            raise ValueError(
+                f"the run began with {manifest['ranks']} workers and goes on with {ranks}, which changes its gradient "
+                f"under train.reduction=micro_batch: start {manifest['ranks']} again, or begin anew with force=true"
+            )
         model_state, optimizer_state = get_state_dict(self.policy, self.optimizer, options=TRAINED)
         state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
-        own = str(dist.get_rank())
-        same = manifest["ranks"] == dist.get_world_size()
         if same:
             state["random"] = {own: random_state()}
         dcp.load(state, checkpoint_id=path, process_group=self.group)
@@ -136,12 +145,10 @@ class Checkpoints:
         return manifest["step"]
 
     def clear(self) -> None:
-        """Remove what only a run in progress needs; those at multiples of `keep_every` stay. Called on every rank."""
+        """Remove what only a run in progress needs. Called on every rank."""
         self.finish()
         if dist.get_rank() == 0:
-            self._forget(existing(self.folder))
-            if self.folder.exists() and not existing(self.folder):
-                shutil.rmtree(self.folder)
+            clear(self.folder, self.keep_every)
         dist.destroy_process_group(self.group)
 
 
@@ -159,18 +166,43 @@ def existing(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"))
 
 
+def forget(checkpoints: list[Path], keep_every: int | None) -> None:
+    """Remove checkpoints, but for those at multiples of `keep_every` steps."""
+    for old in checkpoints:
+        if keep_every is None or int(old.name.removeprefix("step-")) % keep_every:
+            shutil.rmtree(old)
+
+
+def clear(folder: Path, keep_every: int | None) -> None:
+    """Remove what is of no use beside the finished model; checkpoints at multiples of `keep_every` steps stay."""
+    forget(existing(folder), keep_every)
+    for damage in folder.glob(f"{DAMAGED}*"):
+        shutil.rmtree(damage)
+    if folder.exists() and not existing(folder):
+        shutil.rmtree(folder)
+
+
 def damaged(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None."""
+    """What is wrong with a checkpoint's files, or None. OSError when they cannot be read, though they are there."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return f"it has no readable {MANIFEST}"
-    for name, expected in manifest["files"].items():
-        if not (checkpoint / name).is_file():
-            return f"{name} is missing"
-        if sha256(checkpoint / name) != expected:
-            return f"{name} is damaged"
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or manifest.pop("sha256", None) != seal(manifest):
+            return f"{MANIFEST} is damaged"
+        for name, expected in manifest["files"].items():
+            if sha256(checkpoint / name) != expected:
+                return f"{name} is damaged"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except ValueError:
+        return f"{MANIFEST} is damaged"
+    except OSError as error:
+        raise OSError(f"{checkpoint} cannot be read now ({error.strerror}): run the same again when it can") from error
     return None
+
+
+def seal(manifest: dict[str, Any]) -> str:
+    """The SHA-256 (hex) of what a manifest says."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(file: Path) -> str:

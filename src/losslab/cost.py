@@ -20,7 +20,7 @@ CHECKPOINT_BYTES = 12  # of a parameter, its master copy and Adam's two moments
 @dataclass(frozen=True)
 class Cost:
     disk: float  # bytes that stay: exported models
-    checkpoint: float  # bytes of the largest checkpoint; each cell at work has one
+    checkpoints: float  # bytes of those of the largest cell at work: what it keeps, and the one being written
     training: float  # hours of one device
     scoring: float
     rollouts: float  # of online objectives
@@ -31,7 +31,7 @@ def of(configs: list[Config], sizes: list[tuple[int, int]]) -> Cost:
     cells = [_of_cell(config, *size) for config, size in zip(configs, sizes, strict=True)]
     return Cost(
         disk=sum(cell.disk for cell in cells),
-        checkpoint=max((cell.checkpoint for cell in cells), default=0.0),
+        checkpoints=max((cell.checkpoints for cell in cells), default=0.0),
         training=sum(cell.training for cell in cells),
         scoring=sum(cell.scoring for cell in cells),
         rollouts=sum(cell.rollouts for cell in cells),
@@ -47,7 +47,7 @@ def _of_cell(config: Config, parameters: int, tokens: int) -> Cost:
     written = tokens * own.answer_tokens(length) / length if own else 0
     return Cost(
         disk=EXPORTED_BYTES * parameters * models,
-        checkpoint=CHECKPOINT_BYTES * parameters if tokens else 0.0,
+        checkpoints=CHECKPOINT_BYTES * parameters * (config.machine.keep_last + 1) if tokens else 0.0,
         training=parameters * (6.0 * trained + 2.0 * _read(config, tokens)) / TRAINING_SPEED / 3600,
         scoring=2.0 * parameters * scored / SAMPLING_SPEED / 3600,
         rollouts=2.0 * parameters * written / SAMPLING_SPEED / 3600,
@@ -96,7 +96,7 @@ def sentence(cost: Cost) -> str:
     """The cost as lines for the plan."""
     gb = 1e9
     return (
-        f"disk: {cost.disk / gb:,.1f} GB for the models, and up to {cost.checkpoint / gb:,.1f} GB for the checkpoint "
+        f"disk: {cost.disk / gb:,.1f} GB for the models, and up to {cost.checkpoints / gb:,.1f} GB for the checkpoints "
         f"of each cell at work\n"
         f"device hours of an H100, at most: {cost.training:,.1f} of training (all rows of the full length), "
         f"{cost.scoring:,.1f} of scoring (all samples of the full length)"

@@ -12,7 +12,8 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -69,6 +70,12 @@ def join(machine: MachineConfig) -> torch.device:
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     return torch.device("cuda", local) if cuda else torch.device("cpu")
+
+
+def cores() -> int:
+    """CPU cores that this process may use: on a shared machine, those that a scheduler gave it."""
+    allowed = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def rest() -> None:
@@ -144,9 +151,17 @@ def alike(machine: MachineConfig, mine: str) -> bool:
     return bool(ends.sum() == 0)
 
 
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Ranks wait at the end of the block for each other, however long one takes in it. Called on every rank."""
+    group = _conversation()  # first, as ranks meet to make it too
+    yield
+    dist.barrier(group)
+
+
 @cache
 def _conversation() -> dist.ProcessGroup:
-    """A group in which ranks wait for rank 0 as long as it takes, whatever the backend of training."""
+    """A group in which ranks wait for each other as long as it takes, whatever the backend of training."""
     return dist.new_group(backend="gloo", timeout=FOREVER)
 
 

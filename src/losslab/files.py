@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,16 +42,25 @@ def write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    flush_folder(path.parent)
+    flush(path.parent)
 
 
-def flush_folder(folder: Path) -> None:
-    """Bring what was renamed in a folder to the disk, so that a power cut does not take it back."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk, so that a power cut does not take them back."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def appear(temporary: Path, folder: Path) -> None:
+    """Give a folder that was written under another name its own, in place of an old one, when all of it is on disk."""
+    for path in (*temporary.rglob("*"), temporary):
+        flush(path)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    flush(folder.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from losslab import diagnostics
 from losslab.batches import Schedule, collate, micro_batches, micro_batches_of, rewards
 from losslab.checkpoint import Checkpoints
-from losslab.crew import join
+from losslab.crew import cores, join
 from losslab.data import Examples
 from losslab.files import append_line, read_lines, write_lines
 from losslab.launch import ASKED, Interrupted
@@ -35,7 +35,8 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
 
     `data` is a folder of `Examples`, `folder` the cell's, `reference` the file of the reference's log-probabilities,
     made where the objective needs it. Goes on from the newest checkpoint. Raises Interrupted, with a checkpoint behind
-    it, when asked to leave, and FloatingPointError on a gradient that is not finite.
+    it, when asked to leave, FloatingPointError on a gradient that is not finite, and ValueError on a checkpoint of
+    another number of ranks where the gradient depends on it.
     """
     device = start(config)
     rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -52,7 +53,7 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
     machine, recipe = config.machine, config.train
     kept = Checkpoints(Path(folder) / "checkpoints", policy, optimizer, machine.keep_last, machine.keep_every)
     with kept as checkpoints, StopSignal() as stop:
-        first = checkpoints.resume()
+        first = checkpoints.resume(same_ranks=recipe.reduction == Reduction.micro_batch)
         if rank == 0:  # steps after the checkpoint are taken, and recorded, again
             write_lines(metrics, [row for row in read_lines(metrics) if row["step"] <= first])
         speed, stalled = Speed.of(policy, device, ranks), 0.0
@@ -91,18 +92,19 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
             finite = math.isfinite(norm)
             if not finite and recipe.non_finite == NonFinite.stop:
                 raise FloatingPointError(f"the gradient is not finite at step {step + 1}: lower optimizer.lr")
+            lr = config.optimizer.lr * lr_factor(config.scheduler, step, schedule.steps)
             if finite:
                 gradients = [p.grad for p in policy.parameters() if p.grad is not None]
                 torch._foreach_mul_(gradients, min(1.0, recipe.clip / (norm + 1e-6)) / count)
                 for parameters in optimizer.param_groups:
-                    parameters["lr"] = config.optimizer.lr * lr_factor(config.scheduler, step, schedule.steps)
+                    parameters["lr"] = lr
                 optimizer.step()
             optimizer.zero_grad()
 
             done = step + 1
             if rank == 0:  # before the checkpoint, so that what it has behind it is on record
                 row = diagnostics.report(sums, count if whole else len(groups))
-                row |= {"step": done, "gradient_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
+                row |= {"step": done, "gradient_norm": norm, "lr": lr}
                 row |= speed.measure(examples.lengths[batch], row["answer_tokens"], time.perf_counter() - began)
                 row |= {
                     "data_seconds": round(waited, 4),
@@ -132,9 +134,7 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
 def start(config: Config) -> torch.device:
     """Join the other ranks and set up this process; returns its device."""
     device = join(config.machine)
-    torch.set_num_threads(
-        config.machine.threads or max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"]))
-    )
+    torch.set_num_threads(config.machine.threads or max(1, cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
     torch.manual_seed(config.seed)
     transformers.logging.disable_progress_bar()
     return device

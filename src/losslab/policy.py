@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from losslab import lora, parallel
 from losslab.batches import Batch
+from losslab.files import appear
 from losslab.head import Head, HeadOutput, objective_loss, target_logprobs
 from losslab.objectives import Context, Objective
 from losslab.pretrained import fill, load_config, load_model, structure
@@ -75,7 +76,8 @@ def output_layer(model: PreTrainedModel) -> Head:
 def build(config: Config, device: torch.device, reference: bool) -> Policy:
     """The policy on this rank, laid out over all of them; `reference` adds a frozen copy where adapters make none.
 
-    Called on every rank.
+    It is in evaluation mode: with dropout the probability that weighs a token would be that of another policy, and what
+    is computed twice would not be the same. Called on every rank.
     """
     model, precision, adapters = config.model, config.train.precision, config.adapter
     published = load_config(model).dtype or torch.float32
@@ -107,7 +109,7 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
             fill(part, {name: name.replace(lora.BASE, "") for name in own_names(part)}, model)
     if adapters.rank:
         set_model_state_dict(policy.model, first, options=StateDictOptions(full_state_dict=True, strict=False))
-    return policy
+    return policy.eval()
 
 
 def own_names(model: PreTrainedModel) -> list[str]:
@@ -148,6 +150,5 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
         except Exception:
             shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
             raise
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        appear(temporary, folder)
     dist.barrier()

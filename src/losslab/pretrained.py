@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from losslab import attention, world
+from losslab.crew import waiting
 from losslab.messages import first_line
 from losslab.prompts import check_tokenizer
 from losslab.schema import EMBEDDED, ModelConfig
@@ -108,7 +109,8 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
         if set(targets) <= set(reader.read_metadata().state_dict_metadata):
             dcp.load(targets, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
             return
-    whole = load_model(model).state_dict() if dist.get_rank() == 0 else {}
+    with waiting():  # for what may be a download
+        whole = load_model(model).state_dict() if dist.get_rank() == 0 else {}
     mine = {name: whole[theirs] for name, theirs in names.items() if theirs in whole}
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
     set_model_state_dict(sharded, mine, options=options)
@@ -135,9 +137,9 @@ def _safetensors(model: ModelConfig) -> Path | None:
     folder = Path(model.path)
     if not folder.is_dir():
         wanted = ["*.safetensors", "*.json"]
-        if os.environ["LOCAL_RANK"] == "0":
-            snapshot_download(model.path, revision=model.revision, allow_patterns=wanted)
-        dist.barrier()
+        with waiting():
+            if os.environ["LOCAL_RANK"] == "0":
+                snapshot_download(model.path, revision=model.revision, allow_patterns=wanted)
         folder = Path(
             snapshot_download(model.path, revision=model.revision, allow_patterns=wanted, local_files_only=True)
         )

@@ -250,7 +250,7 @@ class MachineConfig:
     sharding: Sharding = Sharding.full  # hybrid = weights are sharded within a node and copied between nodes
     cpu_offload: bool = False  # weights, gradients and optimizer state live in host memory
     checkpoint_steps: int = 50  # steps between two checkpoints
-    keep_last: int = 1  # how many checkpoints stay while a run goes on
+    keep_last: int = 2  # how many checkpoints stay while a run goes on; 2, since one may be damaged
     keep_every: int | None = None  # steps whose multiples' checkpoints stay for good
     export_steps: int | None = None  # every so many steps the model is exported to <cell>/steps too
     probabilities: int | None = None  # training examples on which the base and the trained model are compared

@@ -10,12 +10,12 @@ While samples are generated they are in <benchmark>.samples.jsonl, one line each
 call goes on from what is there.
 """
 
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from losslab.crew import cores
 from losslab.evaluation import benchmarks, engines, overlap, scores
 from losslab.evaluation import protocol as protocols
 from losslab.evaluation.benchmarks import Benchmark
@@ -61,7 +61,7 @@ def answer(
         (b.name, p.index): render(config.model.eval_prompt, p.question, tokenizer) for b in chosen for p in b.problems
     }
     subject = Subject(config, model, tokenizer, protocol, chosen, prompts, seen, notes)
-    workers = min(16, max(1, (os.cpu_count() or 1) // 2))
+    workers = min(16, max(1, cores() // 2))
     with Grader(workers, config.machine.grading_seconds) as grader, Samples(folder, chosen, grader) as samples:
         generation = _generate(subject, samples)
         start = time.perf_counter()
