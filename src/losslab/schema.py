@@ -113,6 +113,7 @@ class Gold(Choice):
     column = "column"
     boxed = "boxed"
     hashes = "hashes"
+    any = "any"
 
 
 class End(Choice):
@@ -221,7 +222,7 @@ class BenchmarkConfig:
     split: str = "test"
     question: str = "problem"  # columns
     answer: str = "answer"
-    gold: Gold = Gold.column  # the answer column as it is | its last \boxed{} | what follows ####
+    gold: Gold = Gold.column  # the answer column as it is | its last \boxed{} | what follows #### | any of its texts
     rows: int | None = None  # the number of problems that the benchmark must have
 
 
