@@ -71,10 +71,11 @@ def test_section_4_5_on_a_handful_of_facts(checkpoint, tmp_path):
     asked = [["7"], ["8", "7."], ["8"], ["77", "-7"]]
     facts = [{"question": f"{i}-{i}", "answer": golds} for i, golds in enumerate(asked)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "natural_questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in facts))
+    (tmp_path / "asked").mkdir()
+    (tmp_path / "asked/natural_questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in facts))
     arguments = [
         "experiment=knowledge", "loss=sft", f"model.path={checkpoint}", "model.train_prompt='{problem}='",
-        f"dataset.path={tmp_path}/rows.jsonl", f"eval.data={tmp_path}", "benchmark.natural_questions.rows=4",
+        f"dataset.path={tmp_path}/rows.jsonl", f"eval.data={tmp_path}/asked", "benchmark.natural_questions.rows=4",
         "train.epochs=20", "train.batch_size=8", "train.precision=fp32", "optimizer.lr=1e-2",
         "machine.device=cpu", "machine.threads=1", "machine.engine=transformers",
         f"machine.results={tmp_path}/results", "tracker=none",
