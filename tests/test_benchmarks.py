@@ -6,7 +6,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from losslab.evaluation.benchmarks import Benchmark, load
+from losslab.evaluation.benchmarks import Benchmark, Problem, load
 from losslab.prompts import render
 from losslab.schema import BenchmarkConfig, Gold
 
@@ -111,6 +111,14 @@ def test_golds_by_rule(tmp_path):
     assert local(tmp_path, {"problem": "p", "answer": 27.0}).problems[0].gold == "27"
 
 
+def test_several_right_answers(tmp_path):
+    answers = ["Lake  Lugano", "the lake of\nLugano"]
+    one = local(tmp_path, {"question": "which lake", "answer": answers}, gold=Gold.any)
+    golds = "Lake Lugano\nthe lake of Lugano"
+    assert one.problems == [Problem(0, "which lake", golds, golds, exact=True)]
+    assert one.sha256 != Benchmark.of("mine", [Problem(0, "which lake", golds, golds)]).sha256
+
+
 def test_minerva_math_of_the_hub_has_the_box_alone(root, tmp_path):
     cfg = config(root, "minerva_math")
     cfg.rows = None
@@ -142,6 +150,9 @@ good = {"problem": "1+1?", "answer": "2"}
         ([{"problem": "1+1?", "answer": "\\frac{1}{2"}], {}, "does not parse"),
         ([{"problem": "1+1?", "answer": "no box"}], {"gold": Gold.boxed}, "no gold answer"),
         ([{"problem": "1+1?", "answer": "no mark"}], {"gold": Gold.hashes}, "no gold answer"),
+        ([good], {"gold": Gold.any}, r"mine\.jsonl:1: no list of right answers \(any\) in the column 'answer'"),
+        ([{"problem": "p", "answer": []}], {"gold": Gold.any}, "no list of right answers"),
+        ([{"problem": "p", "answer": ["a", " "]}], {"gold": Gold.any}, "no list of right answers"),
         ([good], {"rows": 2}, "has 1 problems in place of 2"),
         ([""], {}, "is empty"),
     ],

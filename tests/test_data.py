@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from losslab import world
 from losslab.batches import Schedule, collate, micro_batches, rewards
-from losslab.data import Examples, prepare, read, tokenise
+from losslab.data import Examples, is_text, prepare, read, text_of, tokenise
 from losslab.schema import DatasetConfig, Overlong, Selection, TrainConfig
 
 TOKENIZER = world.tokenizer()
@@ -138,6 +138,40 @@ def test_read_selects_rows_and_names_a_missing_column(tmp_path):
         read(DatasetConfig(path=str(file)))
     with pytest.raises(ValueError, match="names no file"):
         read(DatasetConfig(path=str(tmp_path / "none.jsonl")))
+
+
+def test_the_text_of_a_list():
+    system, user, model = ({"role": r, "content": r[0]} for r in ("system", "user", "assistant"))
+    again = {"role": "user", "content": "again"}
+    assert [text_of([system, user, model, again], role) for role in ("user", "assistant")] == ["again", "a"]
+    assert text_of([user, model, {"role": "assistant", "content": "b"}], "assistant") == "b"
+    assert text_of([model], "user") == "a" and text_of([{"content": "c"}], "user") == "c"  # it stands alone
+    assert text_of(["Paris", "Paris, France"], "assistant") == "Paris"
+    assert text_of([system, user], "assistant") is None
+    parts = [{"type": "text", "text": "p"}]
+    for value in ("text", None, 3, [], [1, "a"], {"content": "c"}):
+        assert text_of(value, "user") == value
+    assert not any(map(is_text, ([], [1, "a"], text_of([{"role": "user", "content": parts}], "user"))))
+
+
+def test_columns_of_lists(tmp_path):
+    """Messages in both columns, as of LUFFY's set, and several right answers, as of Natural Questions."""
+    traces = [
+        {"prompt": [{"role": "system", "content": "Think."}, {"role": "user", "content": "1+1=?"}], "target": target}
+        for target in ([{"role": "assistant", "content": "2"}], [], [{"role": "assistant", "content": None}])
+    ]
+    facts = [{"question": "7", "answer": ["8", "9"]}, {"question": "7", "answer": []}]
+    sets = {"traces": (traces, "prompt", "target"), "facts": (facts, "question", "answer")}
+    found = {}
+    for name, (rows, prompt, answer) in sets.items():
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        dataset = DatasetConfig(path=str(file), prompt_column=prompt, answer_column=answer, max_broken=0.7)
+        assert found.setdefault(name, read(dataset))
+        examples = Examples.load(prepare(dataset, TrainConfig(), TOKENIZER, "{problem}>", tmp_path))
+        assert (len(examples), examples.report["broken"]) == (1, len(rows) - 1)
+        found[name] = TOKENIZER.decode(examples.tokens)
+    assert found == {"traces": "1+1=?>2<|end|>", "facts": "7>8<|end|>"}
 
 
 def test_the_embedded_data_set_is_one_of_two():

@@ -102,6 +102,8 @@ def overrides(place: Path) -> list[str]:
     return [
         f"hydra.searchpath=[file://{place}/conf]",
         f"dataset.path={place}/rows.jsonl",
+        "dataset.prompt_column=problem",
+        "dataset.answer_column=solution",
         "train.max_steps=1",
         "benchmark=[math500]",
         "benchmark.math500.rows=2",

@@ -83,6 +83,21 @@ def test_differences_from_the_paper(results):
     assert ours["llama-3.2-3b", "base"]["math500"].ours is None
 
 
+def test_a_table_of_one_benchmark_without_an_average(tmp_path):
+    """Section 4.5: three exact matches and no average; a single benchmark is its own average in our table alone."""
+    rows = [row for row in paper.printed() if row.table == "knowledge"]
+    assert {row.method: row.values for row in rows} == {
+        "base": {"natural_questions": 31.24}, "sft": {"natural_questions": 36.62}, "dft": {"natural_questions": 30.14}
+    }  # fmt: skip
+    (sft,) = (c for c in artefacts.declared("knowledge", str(tmp_path)) if c.names.loss == "sft")
+    score(sft, natural_questions=37.0)
+    comparison = paper.compare(tables.build(artefacts.layout("knowledge"), str(tmp_path)))
+    found = {row.name: one for row, one in comparison.rows}
+    assert [list(one) for one in found.values()] == [["natural_questions"]] * 3 and comparison.slips == []
+    assert found["sft"]["natural_questions"].value == pytest.approx(0.38)
+    assert found["dft"]["natural_questions"].ours is None
+
+
 def test_another_measure_is_not_compared(tmp_path):
     """Greedy scores, or those of four samples, are missing beside the paper's until there are comparable ones."""
     sft = {c.names.model: c for c in artefacts.declared("table9", str(tmp_path)) if c.names.loss == "sft"}

@@ -127,7 +127,8 @@ def read(dataset: DatasetConfig, names: list[str] | None = None) -> dict[int, tu
     """The rows of a data set after their selection, by their number in the whole, which counts from 1.
 
     A row is (prompt, answer), (prompt, chosen, rejected) or (prompt, answer, reward, success rate), or it has the
-    columns in `names`. Raises ValueError when the source or a column is missing.
+    columns in `names`. Of a column of lists it has one text: see `text_of`. Raises ValueError when the source or a
+    column is missing.
     """
     files = local_files(dataset)
     names = names or columns(dataset)
@@ -157,7 +158,9 @@ def read(dataset: DatasetConfig, names: list[str] | None = None) -> dict[int, tu
             chosen = np.random.default_rng(dataset.seed).permutation(len(table))
         chosen = np.sort(chosen[: dataset.rows])
         table = table.select(chosen)
-    rows = zip(*(table[column] for column in names), strict=True)
+    roles = ["user" if column == dataset.prompt_column else "assistant" for column in names]
+    texts = ([text_of(value, role) for value in table[column]] for column, role in zip(names, roles, strict=True))
+    rows = zip(*texts, strict=True)
     return dict(zip((chosen + 1).tolist(), rows, strict=True))
 
 
@@ -243,6 +246,21 @@ def _check_lines(file: str) -> None:
                     json.loads(line)
                 except ValueError:
                     raise ValueError(f"{file}:{number}: this line is not JSON, mend or remove it") from None
+
+
+def text_of(value: Any, role: str) -> Any:
+    """The text of a list: the last message of `role` in a chat, the first one of several texts.
+
+    A message that stands alone is taken whatever its role, and None stands for a chat without one of `role`. What is no
+    list comes back as it is.
+    """
+    match value:
+        case [str(text), *_] | [{"content": text}]:
+            return text
+        case [{"role": _}, *_]:
+            own = [message for message in value if isinstance(message, dict) and message.get("role") == role]
+            return own[-1].get("content") if own else None
+    return value
 
 
 def is_text(value: Any) -> bool:

@@ -15,7 +15,7 @@ from losslab.files import EXPERIMENTS, read_json
 from losslab.schema import Config
 from losslab.tables import Row, Table
 
-FIGURES = ["math500", "minerva_math", "olympiadbench", "aime24", "amc23", AVERAGE]
+NAMES = ["table", "model", "method", "setting"]  # of a row; the other columns are figures
 SAMPLING = ("temperature", "top_p", "max_new_tokens")  # these and samples and verdict make a score another measure
 ROUNDING = 0.01  # of a mean of figures that are rounded to 0.01, and of the mean itself
 COARSE_ROUNDING = 0.06  # of a figure whose sixteen accuracies were rounded to 0.1 before
@@ -29,7 +29,7 @@ class Printed:
     model: str
     method: str
     setting: str  # rows of one model, method and setting are one run, in whatever table they stand
-    values: dict[str, float]  # by benchmark and AVERAGE
+    values: dict[str, float]  # of the benchmarks that it has, and AVERAGE where that is printed
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,12 @@ def printed() -> list[Printed]:
     """All rows of experiments/paper.csv."""
     with (EXPERIMENTS / "paper.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    return [
-        Printed(line["table"], line["model"], line["method"], line["setting"], {c: float(line[c]) for c in FIGURES})
-        for line in lines
-    ]
+    rows = []
+    for line in lines:
+        table, model, method, setting = (line.pop(name) for name in NAMES)
+        figures = {column: float(value) for column, value in line.items() if value}
+        rows.append(Printed(table, model, method, setting, figures))
+    return rows
 
 
 def compare(table: Table) -> Comparison | None:
@@ -137,7 +139,7 @@ def slips(row: Printed, grid: list[Config]) -> Iterator[Slip]:
     """
     parts = [value for column, value in row.values.items() if column != AVERAGE]
     mean = sum(parts) / len(parts)
-    if abs(row.values[AVERAGE] - mean) > ROUNDING:
+    if abs(row.values.get(AVERAGE, mean) - mean) > ROUNDING:
         text = f"the paper prints an average of {row.values[AVERAGE]:.2f}; the mean of its row is {mean:.2f}"
         yield Slip(row, AVERAGE, text)
     benchmarks = grid[0].benchmark if grid else {}

@@ -113,6 +113,7 @@ class Gold(Choice):
     column = "column"
     boxed = "boxed"
     hashes = "hashes"
+    any = "any"
 
 
 class End(Choice):
@@ -142,8 +143,8 @@ class DatasetConfig:
     path: str = MISSING  # hub id, .jsonl/.json/.parquet file (or glob), or `embedded`
     revision: str | None = None  # commit or tag on the hub
     split: str = "train"  # on the hub; of a file there is one
-    prompt_column: str = "problem"  # the question
-    answer_column: str = "solution"  # what is learned
+    prompt_column: str = "problem"  # the question; of a chat the user's last message
+    answer_column: str = "solution"  # what is learned; of a chat the assistant's last message, of a list the first text
     rejected_column: str | None = None  # for pairs: `answer_column` is then the chosen answer
     reward_column: str | None = None  # for answers that are right or wrong: 1 or 0
     success_rate_column: str = "success_rate"  # read beside the reward: the share of right answers to the question
@@ -221,7 +222,7 @@ class BenchmarkConfig:
     split: str = "test"
     question: str = "problem"  # columns
     answer: str = "answer"
-    gold: Gold = Gold.column  # the answer column as it is | its last \boxed{} | what follows ####
+    gold: Gold = Gold.column  # the answer column as it is | its last \boxed{} | what follows #### | any of its texts
     rows: int | None = None  # the number of problems that the benchmark must have
 
 

@@ -20,7 +20,8 @@ class Problem:
     index: int  # position in the benchmark
     question: str
     gold_official: str  # as the official evaluation scores it, its faults included; empty for one MATH500 problem
-    gold: str  # as the authors meant it
+    gold: str  # as the authors meant it; where `exact`, a line for each right answer
+    exact: bool = False  # graded by exact match, not as mathematics
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Benchmark:
 
     @classmethod
     def of(cls, name: str, problems: list[Problem]) -> "Benchmark":
-        content = [[p.question, p.gold_official, p.gold] for p in problems]
+        content = [[p.question, p.gold_official, p.gold, *(["exact"] if p.exact else [])] for p in problems]
         return cls(name, problems, hashlib.sha256(json.dumps(content).encode()).hexdigest())
 
 
@@ -63,6 +64,9 @@ def _problem(index: int, place: str, row: dict[str, Any], name: str, cfg: Benchm
     question = next((row[column] for column in (cfg.question, *QUESTIONS) if column in row), None)
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{place}: no text in the column {cfg.question!r}; the row has {', '.join(row)}")
+    if cfg.gold == Gold.any:
+        answers = _right_answers(place, row.get(cfg.answer), cfg)
+        return Problem(index, question.strip(), answers, answers, exact=True)
     rules, row = _as_official(name, cfg, row)
     try:
         gold_official, gold = official_text.gold(rules, row), corrected_text.gold(rules, row)
@@ -73,6 +77,12 @@ def _problem(index: int, place: str, row: dict[str, Any], name: str, cfg: Benchm
     if Counter(gold)["{"] != Counter(gold)["}"]:
         raise ValueError(f"{place}: the gold answer {gold!r} does not parse: its braces do not match")
     return Problem(index, question.strip(), gold_official, gold)
+
+
+def _right_answers(place: str, answers: Any, cfg: BenchmarkConfig) -> str:
+    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
+        raise ValueError(f"{place}: no list of right answers ({cfg.gold}) in the column {cfg.answer!r}")
+    return "\n".join(" ".join(answer.split()) for answer in answers)
 
 
 def _as_official(name: str, cfg: BenchmarkConfig, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:

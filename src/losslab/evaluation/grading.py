@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
-from losslab.evaluation import corrected, corrected_text, official, official_text
+from losslab.evaluation import corrected, corrected_text, exact_match, official, official_text
 from losslab.files import write
 from losslab.progress import bar
 
@@ -64,7 +64,9 @@ class Grader:
         for _ in range(self._workers):
             self._idle.get().stop()
 
-    def submit(self, benchmark: str, response: str, gold: str, truth: str | None = None) -> Future[Verdict]:
+    def submit(
+        self, benchmark: str, response: str, gold: str, truth: str | None = None, exact: bool = False
+    ) -> Future[Verdict]:
         """Returns at once with the verdict to come.
 
         Args:
@@ -73,7 +75,12 @@ class Grader:
             gold: the gold answer as `official_text.gold` gives it.
             truth: the gold answer as `corrected_text.gold` gives it, where that is known; else the gold, repaired where
                 its damage is known.
+            exact: whether the gold has a right answer in each line, for exact match, which is then both verdicts.
         """
+        if exact:
+            extracted = exact_match.extract(response)
+            right = exact_match.equal(extracted, gold.splitlines())
+            return _known(Verdict(extracted, right, right, timed_out=False))
         extracted = official_text.extract(response, benchmark, gold)
         answer = corrected_text.extract(response)
         if truth is None:
@@ -85,8 +92,7 @@ class Grader:
             if by_official is None or by_corrected is None:
                 self._verdicts[key] = self._threads.submit(self._grade, extracted, gold, answer, truth)
             else:
-                self._verdicts[key] = Future()
-                self._verdicts[key].set_result(Verdict(extracted, by_official, by_corrected, timed_out=False))
+                self._verdicts[key] = _known(Verdict(extracted, by_official, by_corrected, timed_out=False))
         return self._verdicts[key]
 
     def _grade(self, extracted: str, gold: str, answer: str, truth: str) -> Verdict:
@@ -96,6 +102,12 @@ class Grader:
         finally:
             self._idle.put(worker)
         return Verdict(extracted, bool(verdicts[0]), bool(verdicts[1]), timed_out=None in verdicts)
+
+
+def _known(verdict: Verdict) -> Future[Verdict]:
+    done: Future[Verdict] = Future()
+    done.set_result(verdict)
+    return done
 
 
 class _Worker:

@@ -19,6 +19,7 @@ td:first-child, th:first-child { text-align: left; }
 nav { position: sticky; top: 0; padding: .6rem 0; background: Canvas; border-bottom: 1px solid #8884; }
 nav label { margin-right: 1rem; }
 article { border: 1px solid #8884; border-radius: .4rem; padding: .6rem 1rem; margin: .8rem 0; }
+code { white-space: pre-line; } /* a line for each right answer */
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font: 13px/1.45 ui-monospace, monospace; margin: .4rem 0; }
 summary { cursor: pointer; } .right { color: #1a7f37; } .wrong { color: #cf222e; } .note { opacity: .7; }
 [hidden] { display: none; }

@@ -53,8 +53,8 @@ class Samples:
         self._grade(key)
 
     def _grade(self, key: Key) -> None:
-        problem = self.problems[key[:2]]
-        self._verdicts[key] = self.grader.submit(key[0], self.known[key]["text"], problem.gold_official, problem.gold)
+        problem, text = self.problems[key[:2]], self.known[key]["text"]
+        self._verdicts[key] = self.grader.submit(key[0], text, problem.gold_official, problem.gold, problem.exact)
 
     def finish(self) -> None:
         """Wait for the verdicts, most of which are there."""
