@@ -108,9 +108,9 @@ class Run:
         """What the run is doing, from the files that it writes."""
         if not self.new("cell.json"):
             return "loading"
-        state = read_json(next(self.folder.glob("results/cells/*/cell.json")))["state"]
+        state = read_json(next(self.folder.glob("results/cells/*/cell.json"))).get("state")
         if state in ("scoring", "done"):
-            return {"scoring": "scoring", "done": "records"}[state]
+            return "scoring" if state == "scoring" else "records"
         if self.new("checkpoints/.step-*.writing"):
             return "writing"
         if any(map(self.new, (".model.writing", "steps/.*.writing", "model"))):
