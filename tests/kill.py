@@ -1,11 +1,12 @@
-"""Kills a real run with SIGKILL at random moments, starts it again, and compares its end with an undisturbed one.
+"""Kills a real run on two ranks with SIGKILL, starts it again, and compares its end with an undisturbed one.
 
     python tests/kill.py --moments 30
 
-Weights, metrics, samples and verdicts must be the same, bit by bit. Moments are spread over the whole run: imports,
-loading, reference pass, steps, checkpoints, export, generation, grading, records. Half of the kills hit every process
-of the run, as a machine that stops does; the others the launching process alone, as the kernel's out-of-memory
-killer does.
+Weights, metrics, samples and verdicts must be the same, bit by bit, and steps behind the newest checkpoint must not be
+taken again. Two of three kills come at random moments of the whole run: imports, loading, reference pass, steps,
+checkpoints, export, generation, grading, records; the third while a checkpoint is being written. That one, and half of
+the others, hit every process of the run, as a machine that stops does; the rest the launching process alone, as the
+kernel's out-of-memory killer does.
 """
 
 import argparse
@@ -18,24 +19,44 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from losslab.files import read_json, read_lines
+
 ROOT = Path(__file__).resolve().parents[1]
+EVERY = 2  # steps between two checkpoints
 SETTINGS = [
     "dataset=file", "loss=iw_sft", "optimizer=adamw", "train.batch_size=8", "train.epochs=5", "train.max_length=256",
     "benchmark=[tiny_add]", "eval.samples=2", "eval.max_new_tokens=16", "machine.device=cpu", "machine.threads=1",
-    "machine.engine=transformers", "machine.checkpoint_steps=2", "machine.export_steps=5", "tracker=none",
+    "machine.engine=transformers", f"machine.checkpoint_steps={EVERY}", "machine.export_steps=5", "tracker=none",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
+class Kill:
+    """What a kill hit: all processes stood still when it was looked at."""
+
+    phase: str
+    everything: bool
+    rows: list[dict]  # of the metrics
+    kept: int  # the steps that have a whole checkpoint, or the exported model, behind them
+
+    def __str__(self) -> str:
+        victim = "everything" if self.everything else "the launcher"
+        return f"killed {victim}: {self.phase}, {self.kept} of {len(self.rows)} steps kept"
+
+
+@dataclass
 class Run:
     """A cell in a folder of its own."""
 
     folder: Path
     model: Path
     rows: Path
+    began: float = 0.0
 
     def start(self) -> subprocess.Popen:
         command = [
@@ -44,39 +65,74 @@ class Run:
             f"model={self.model}",
             f"dataset.path={self.rows}",
             *SETTINGS,
+            "machine.workers=2",
         ]
         self.folder.mkdir(exist_ok=True)
         output = (self.folder / "output.txt").open("a")
+        self.began = time.time()
         return subprocess.Popen(command, cwd=self.folder, stdout=output, stderr=output, start_new_session=True)
 
     def finish(self) -> float:
         """Run to the end; returns the seconds it took."""
-        began = time.monotonic()
         status = self.start().wait()
         assert status == 0, (self.folder / "output.txt").read_text()
-        return time.monotonic() - began
+        return time.time() - self.began
 
-    def kill_after(self, seconds: float, everything: bool) -> str | None:
-        """Start, kill after so many seconds; returns what the cell was doing, or None when it was done before."""
+    def kill(self, due: Callable[[], bool], everything: bool) -> Kill | None:
+        """Start, kill when it is due; None when the run was done before."""
         process = self.start()
-        try:
-            status = process.wait(seconds)
-            assert status == 0, (self.folder / "output.txt").read_text()
-            return None
-        except subprocess.TimeoutExpired:
-            if everything:
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
-            process.wait()
-            state = next(self.folder.glob("results/cells/*/cell.json"), None)
-            return json.loads(state.read_text()).get("state", "begun") if state else "starting"
+        while not due():
+            if (status := process.poll()) is not None:
+                assert status == 0, (self.folder / "output.txt").read_text()
+                return None
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGSTOP)
+        rows = self.metrics()
+        hit = Kill(self.phase(), everything, rows, len(rows) if self.new("model") else self.checkpoint())
+        if everything:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+            os.killpg(process.pid, signal.SIGCONT)
+        process.wait()
+        return hit
+
+    def new(self, pattern: str) -> bool:
+        """Whether this start of the run has written such a file of the cell."""
+        with suppress(FileNotFoundError):  # what goes while it is looked at
+            paths = self.folder.glob(f"results/cells/*/{pattern}")
+            return any(path.stat().st_mtime >= self.began for path in paths)
+        return False
+
+    def phase(self) -> str:
+        """What the run is doing, from the files that it writes."""
+        if not self.new("cell.json"):
+            return "loading"
+        state = read_json(next(self.folder.glob("results/cells/*/cell.json"))).get("state")
+        if state in ("scoring", "done"):
+            return "scoring" if state == "scoring" else "records"
+        if self.new("checkpoints/.step-*.writing"):
+            return "writing"
+        if any(map(self.new, (".model.writing", "steps/.*.writing", "model"))):
+            return "export"
+        return "step" if self.new("metrics.jsonl") else "loading"
+
+    def metrics(self) -> list[dict]:
+        return [row for file in self.folder.glob("results/cells/*/metrics.jsonl") for row in read_lines(file)]
+
+    def checkpoint(self) -> int:
+        """The step of the newest checkpoint, 0 without one."""
+        names = (path.name for path in self.folder.glob("results/cells/*/checkpoints/step-*"))
+        return max((int(name.removeprefix("step-")) for name in names), default=0)
+
+    def sampled(self) -> bool:
+        """Whether there are samples of the finished model."""
+        return any(file.stat().st_size for file in self.folder.glob("results/cells/*/scores/*/*.samples.jsonl"))
 
     def end(self) -> dict[str, object]:
         """What must not depend on the kills."""
         (cell,) = self.folder.glob("results/cells/*")
         assert json.loads((cell / "cell.json").read_text())["state"] == "done"
-        metrics = [json.loads(line) for line in (cell / "metrics.jsonl").read_text().splitlines()]
         (scores,) = cell.glob("scores/*/scores.json")
         records = [json.loads(line) for line in scores.with_name("tiny_add.jsonl").read_text().splitlines()]
         return {
@@ -84,35 +140,54 @@ class Run:
                 str(file.relative_to(cell)): hashlib.sha256(file.read_bytes()).hexdigest()
                 for file in sorted(cell.glob("**/*.safetensors"))
             },
-            "metrics": [(row["step"], row["loss"], row["gradient_norm"], row["p_histogram"]) for row in metrics],
+            "metrics": [(row["step"], row["loss"], row["gradient_norm"], row["p_histogram"]) for row in self.metrics()],
             "samples": [record["samples"] for record in records],
             "average": json.loads(scores.read_text())["average"],
             "checkpoints": (cell / "checkpoints").exists(),
         }
 
 
-def harness(folder: Path, model: Path, rows: Path, moments: int, seed: int) -> list[str]:
-    """Kill `moments` times, over as many runs as it takes; returns what was going on each time."""
+def harness(folder: Path, model: Path, rows: Path, targets: list[str | None], seed: int) -> list[Kill]:
+    """Kill once for each target, over as many runs as it takes; returns what was hit.
+
+    A target is a phase, `writing` (of a later checkpoint than was there) or `scoring` (with samples to come), or None
+    for a random moment.
+    """
     chance = random.Random(seed)
     undisturbed = Run(folder / "undisturbed", model, rows)
     seconds = undisturbed.finish()
-    expected, seen, number = undisturbed.end(), list[str](), 0
+    expected, left, kills, number = undisturbed.end(), list(targets), list[Kill](), 0
     assert expected["weights"] and expected["samples"]
-    while len(seen) < moments:
-        run, number = Run(folder / f"run{number}", model, rows), number + 1
-        for _ in range(min(4, moments - len(seen))):
-            moment, everything = chance.uniform(0.2, 1.0) * seconds, chance.random() < 0.5
-            state = run.kill_after(moment, everything)
-            if state is None:
+    while left:
+        run, own, number = Run(folder / f"run{number}", model, rows), list[Kill](), number + 1
+        while left and len(own) < 4:
+            target, moment, before = left[0], chance.uniform(0.2, 1.0) * seconds, run.checkpoint()
+
+            def due(run=run, target=target, moment=moment, before=before) -> bool:
+                if target == "writing":
+                    return run.phase() == target and run.checkpoint() > before
+                if target == "scoring":
+                    return run.phase() == target and run.sampled()
+                return time.time() - run.began > moment
+
+            hit = run.kill(due, everything=target == "writing" or chance.random() < 0.5)
+            if hit is None:
                 break
-            seen.append(state)
-            print(f"killed {'everything' if everything else 'the launcher'} after {moment:.1f} s: {state}", flush=True)
+            print(hit, flush=True)
+            own.append(hit)
+            left.pop(0)
         run.finish()
         found = run.end()
         for name, value in expected.items():
             assert found[name] == value, f"{name} of {run.folder} differ from the undisturbed run's"
+        for hit in own:
+            # A checkpoint is written while the steps after it are taken, and is whole when the next one begins.
+            assert len(hit.rows) - hit.kept <= 2 * EVERY, hit
+            # The seconds that a step took, among others, tell whether it was taken again.
+            assert run.metrics()[: hit.kept] == hit.rows[: hit.kept], hit
+        kills += own
         print(f"run {number}: ended as the undisturbed one", flush=True)
-    return seen
+    return kills
 
 
 def main() -> None:
@@ -135,8 +210,11 @@ def main() -> None:
                 json.dumps({"problem": f"{i}+{i}=?", "solution": f"{2 * i} " * (i % 9 + 1)}) + "\n" for i in range(40)
             )
         )
-        seen = harness(Path(folder), model, rows, chosen.moments, chosen.seed)
-    print(f"{len(seen)} kills: " + ", ".join(f"{seen.count(state)} {state}" for state in sorted(set(seen))))
+        targets = ["writing" if i % 3 == 2 else None for i in range(chosen.moments)]
+        phases = [hit.phase for hit in harness(Path(folder), model, rows, targets, chosen.seed)]
+    print("\n| phase | kills |\n|---|---:|")
+    for phase in ("loading", "step", "writing", "export", "scoring", "records"):
+        print(f"| {phase} | {phases.count(phase)} |")
 
 
 if __name__ == "__main__":

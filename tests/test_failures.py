@@ -45,9 +45,11 @@ def state(folder: Path) -> dict:
     return json.loads(file.read_text())
 
 
-def test_kills_at_random_moments_change_nothing(checkpoint, rows, tmp_path):
+def test_kills_change_nothing_and_lose_no_step_behind_a_checkpoint(checkpoint, rows, tmp_path):
     """The short form of `python tests/kill.py --moments 30`."""
-    assert len(harness(tmp_path, checkpoint, rows, moments=2, seed=1)) == 2
+    writing, scoring = harness(tmp_path, checkpoint, rows, ["writing", "scoring"], seed=1)
+    assert writing.phase == "writing" and writing.kept >= 2
+    assert scoring.phase == "scoring" and scoring.kept == len(scoring.rows) == 15
 
 
 def test_a_rank_that_dies_is_named_and_the_run_goes_on_later(root, checkpoint, rows, tmp_path):

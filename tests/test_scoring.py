@@ -6,19 +6,26 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from huggingface_hub import HfApi
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from losslab import adapters, curves, world
 from losslab.compose import recorded
+from losslab.evaluation import run as run_module
+from losslab.evaluation import transformers_engine
 from losslab.evaluation.compare import compare, verdicts
+from losslab.evaluation.jobs import Job, Sampling
 from losslab.evaluation.run import evaluate
 from losslab.evaluation.scores import paired_difference
 from losslab.files import read_json, write_json, write_lines
 from losslab.memory import describe
+from losslab.pretrained import load_config, load_model, load_tokenizer
 from losslab.records import Cell
 from losslab.schema import (
     BenchmarkConfig,
@@ -279,6 +286,36 @@ def test_a_broken_adapter_is_one_sentence(models, tmp_path, about, message):
     with pytest.raises(ValueError, match=message) as caught:
         adapters.merged(str(tmp_path), tmp_path / "cache")
     assert "\n" not in str(caught.value) and not list((tmp_path / "cache").glob("merged/*/*.safetensors"))
+
+
+def test_pickled_weights_are_refused_wherever_they_would_be_read(models, adapter, tmp_path, monkeypatch):
+    pickled, own = tmp_path / "pickled", tmp_path / "adapter"
+    for whole, copy, name in ((models[0], pickled, "pytorch_model.bin"), (adapter, own, "adapter_model.bin")):
+        shutil.copytree(whole, copy)
+        (weights,) = copy.glob("*.safetensors")
+        torch.save(load_file(weights), copy / name)
+        weights.unlink()
+    message = "has no safetensors weights: convert them, since pickled ones can run code$"
+    model = ModelConfig(path=str(pickled))
+    for read in (
+        lambda: load_config(model),
+        lambda: load_tokenizer(model),
+        lambda: run_module._tokenizer(Config(model=model), str(pickled)),
+        lambda: adapters.base(str(own)),
+        lambda: adapters.merged(str(own), tmp_path / "cache"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read()
+    # Where the names of the files are not known before, the loaders themselves take nothing else.
+    with pytest.raises(ValueError, match="no file named model.safetensors"):
+        load_model(model)
+    job = Job(str(pickled), Sampling(temperature=0.0, top_p=1.0, max_new_tokens=1))
+    with pytest.raises(OSError, match="no file named model.safetensors"):
+        next(transformers_engine.run(job, [], on_gpu=False))
+    listed = SimpleNamespace(siblings=[SimpleNamespace(rfilename=file.name) for file in pickled.iterdir()])
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: listed)
+    with pytest.raises(ValueError, match=f"^model.path=some/body {message}"):
+        load_config(ModelConfig(path="some/body"))
 
 
 def test_two_runs_are_compared_problem_by_problem(root, made, models, tmp_path):

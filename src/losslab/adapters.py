@@ -5,7 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-from losslab.files import appear, content, lock
+from losslab.files import appear, check_weights, content, lock
 from losslab.messages import first_line
 
 CONFIG = "adapter_config.json"
@@ -14,11 +14,12 @@ CONFIG = "adapter_config.json"
 def base(path: str) -> tuple[str, str | None] | None:
     """The model that an adapter was trained on, a hub id or a folder, and its revision; None for any other path.
 
-    Raises ValueError when the adapter names none, or one that is not there.
+    Raises ValueError when the adapter names none, or one that is not there, or its own weights are pickled.
     """
     file = Path(path) / CONFIG
     if not file.is_file():
         return None
+    check_weights(f"the adapter {path}", (own.name for own in Path(path).iterdir()))
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         name, revision = str(about["base_model_name_or_path"]), about.get("revision")
@@ -61,7 +62,7 @@ def _merge(adapter: str, base: str, revision: str | None, target: Path, trust_re
 
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     published = AutoConfig.from_pretrained(base, **source).dtype or torch.float32
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **source)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True, **source)
     whole = PeftModel.from_pretrained(model, adapter).merge_and_unload()  # type: ignore[operator]
     whole.to(published).save_pretrained(target)
     own = (Path(adapter) / "tokenizer_config.json").is_file()

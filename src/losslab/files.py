@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,13 @@ from losslab.schema import EMBEDDED
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 CONF = ROOT / "conf"
 EXPERIMENTS = ROOT / "experiments"
+
+
+def check_weights(model: str, names: Iterable[str]) -> None:
+    """Raise ValueError when the files of a model hold weights, and none as safetensors: the others are pickled."""
+    endings = {name.rpartition(".")[2] for name in names}
+    if "safetensors" not in endings and endings & {"bin", "pt", "pth", "ckpt"}:
+        raise ValueError(f"{model} has no safetensors weights: convert them, since pickled ones can run code")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from transformers import (
 
 from losslab import attention, world
 from losslab.crew import waiting
+from losslab.files import check_weights
 from losslab.messages import first_line
 from losslab.prompts import check_tokenizer
 from losslab.schema import EMBEDDED, ModelConfig
@@ -70,6 +71,7 @@ def load_model(model: ModelConfig, attention_name: str = attention.NAME) -> PreT
             model.path,
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
             dtype=torch.float32,
             attn_implementation=attention_name,
         )
@@ -98,9 +100,8 @@ def structure(model: ModelConfig) -> PreTrainedModel:
 def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
     """Give a sharded model its weights, in place; `names` maps those of its parameters to the checkpoint's.
 
-    Every rank reads its own shards from safetensors. Where the files cannot be read so (another format, or names that
-    transformers translates), rank 0 reads the model and hands it out, so that a node never holds it once per rank.
-    Called on every rank.
+    Every rank reads its own shards. Where the files cannot be read so (names that transformers translates), rank 0
+    reads the model and hands it out, so that a node never holds it once per rank. Called on every rank.
     """
     targets = {names[name]: value for name, value in sharded.state_dict().items() if name in names}
     folder = _safetensors(model)
@@ -117,17 +118,23 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
 
 
 def _ask_hub(model: ModelConfig) -> None:
-    """Find out with one question whether the hub has a model, which the loaders would ask for each of its files."""
-    if Path(model.path).is_dir() or isinstance(
-        try_to_load_from_cache(model.path, "config.json", revision=model.revision), str
-    ):
+    """Find out with one question whether the hub has a model, which the loaders would ask for each of its files.
+
+    Raises ValueError when it has none, or it or a folder has no weights that can be read without danger.
+    """
+    folder = Path(model.path)
+    if folder.is_dir():
+        check_weights(f"model.path={model.path}", (file.name for file in folder.iterdir()))
+        return
+    if isinstance(try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
         return
     try:
-        HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
+        about = HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
     except Exception as error:  # of many kinds, all of which mean this
         raise ValueError(
             f"model.path={model.path} is no folder here, and the hub does not give it: {first_line(error)}"
         ) from None
+    check_weights(f"model.path={model.path}", (file.rfilename for file in about.siblings or ()))
 
 
 def _safetensors(model: ModelConfig) -> Path | None:

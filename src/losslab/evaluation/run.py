@@ -25,6 +25,7 @@ from losslab.evaluation.jobs import Completion, Job, Request, Sampling, context_
 from losslab.evaluation.overlap import Corpus, Seen
 from losslab.evaluation.report import Subject, publish
 from losslab.evaluation.samples import Samples
+from losslab.files import check_weights
 from losslab.progress import bar
 from losslab.prompts import check_tokenizer, encode, render
 from losslab.schema import Config, Engine
@@ -98,6 +99,8 @@ def _seen(config: Config, corpus: Corpus | None, chosen: list[Benchmark]) -> tup
 def _tokenizer(config: Config, model: str) -> Any:
     from transformers import AutoTokenizer
 
+    if Path(model).is_dir():
+        check_weights(model, (file.name for file in Path(model).iterdir()))
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, **protocols.source(config, model))
     except Exception as error:  # of many kinds, all of which mean this

@@ -19,7 +19,8 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
         torch.set_num_threads(job.threads)
     options: dict[str, Any] = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(job.model, **options)
-    model: Any = AutoModelForCausalLM.from_pretrained(job.model, dtype=dtype_of(job, on_gpu), **options)
+    options |= {"dtype": dtype_of(job, on_gpu), "use_safetensors": True}  # pickled weights can run code
+    model: Any = AutoModelForCausalLM.from_pretrained(job.model, **options)
     model.eval().to("cuda" if on_gpu else "cpu")
     sampling = job.sampling
     room = model.config.get_text_config().max_position_embeddings

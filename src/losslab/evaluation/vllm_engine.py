@@ -43,6 +43,7 @@ def start(job: Job, requests: list[Request], on_gpu: bool) -> Any:
         model=job.model,
         revision=job.revision,
         trust_remote_code=job.trust_remote_code,
+        load_format="safetensors",  # pickled weights can run code
         max_model_len=length,
         dtype=str(dtype_of(job, on_gpu)).removeprefix("torch."),  # type: ignore[arg-type]
         tensor_parallel_size=job.tensor_parallel,
