@@ -49,7 +49,7 @@ tables: setup ## rebuild all tables and figures from the records
 report: setup ## one page for each sweep, from the records: results/reports/<sweep>.html
 	@$(BIN)/python report.py
 
-microcosm: setup ## a small twin of every table and figure of the paper, an hour or so; LOSS=mine adds an objective to them
+microcosm: setup ## a small twin of every table and figure of the paper, up to 90 minutes; LOSS=mine adds an objective to them
 	@$(BIN)/python -m losslab.microcosm $(if $(LOSS),loss=$(LOSS))
 
 status: setup ## how the sweeps stand: waiting, running, preempted, failed, done
