@@ -21,6 +21,7 @@ from losslab.crew import cores, join
 from losslab.data import Examples
 from losslab.files import append_line, read_lines, write_lines
 from losslab.launch import ASKED, Interrupted
+from losslab.memory import give_back
 from losslab.objectives import Objective
 from losslab.policy import build, export, gradient_norm
 from losslab.prepass import Reference, batch_nll, old_logp
@@ -81,6 +82,8 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
                     own = diagnostics.measure(out, micro, tokenizer.eos_token_id, stop.asked)
                     out["loss"] = out["loss"] / (diagnostics.normaliser(own, recipe.normaliser) * ranks)
                 out["loss"].backward()
+                if device.type == "cpu":
+                    give_back()
                 sums += diagnostics.measure(out, micro, tokenizer.eos_token_id, stop.asked)
             dist.all_reduce(sums)
 
@@ -100,6 +103,8 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
                     parameters["lr"] = lr
                 optimizer.step()
             optimizer.zero_grad()
+            if device.type == "cpu":
+                give_back()
 
             done = step + 1
             if rank == 0:  # before the checkpoint, so that what it has behind it is on record

@@ -3,8 +3,10 @@
 Sizes come from the architecture in the model's YAML or the hub's small config.json, never from weights.
 """
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +77,7 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
     Online training shards nothing, and what generates the answers takes memory that is not counted.
 
-    On a CPU also what the interpreter and its libraries take. There it is what is in use, to 2% in runs of two shapes;
-    glibc keeps what is freed, and the process held up to 1.75 times as much, unless MALLOC_MMAP_THRESHOLD_=1000000 made
-    glibc give it back, which costs some speed.
+    On a CPU also what the interpreter and its libraries take; training gives freed memory back there (`give_back`).
     """
     machine, train = config.machine, config.train
     devices = devices or Devices.of(machine)
@@ -128,6 +128,20 @@ def of_node(config: Config, job: Mapping[str, Any]) -> float:
     if config.machine.cpu_offload:
         own += OFFLOAD_BYTES * parameters / devices.count
     return HOST_SLACK * (devices.each * own + written)
+
+
+def give_back() -> None:
+    """Have glibc return freed memory to the system, where there is glibc.
+
+    It keeps what is freed in pieces that are then too small: a run held up to 1.75 times of what it had in use.
+    """
+    if trim := getattr(_libc(), "malloc_trim", None):
+        trim(0)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def room(gpu: bool) -> float | None:
