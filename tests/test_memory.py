@@ -17,7 +17,7 @@ ROW = {"problem": "12+30=?", "solution": "2+0+0=2, " * 100 + "\\boxed{42}"}
     "shape",
     [
         {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8},  # activations
-        {"vocab_size": 64_000, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2},  # weights
+        {"vocab_size": 48_000, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2},  # weights
     ],
 )
 def test_the_peak_is_within_15_percent_of_the_plan(shape, tmp_path):
@@ -32,7 +32,7 @@ def test_the_peak_is_within_15_percent_of_the_plan(shape, tmp_path):
     rows.write_text((json.dumps(ROW) + "\n") * 16)
     config = make(tmp_path / "model", rows, tmp_path, "dft", micro_batch_tokens=4096, workers=1)
     adam = OptimizerConfig("torch.optim.AdamW", 1e-5, arguments={"fused": True})
-    own = replace(config.train, batch_size=8, max_steps=2, max_length=1024, precision=Precision.fp32)
+    own = replace(config.train, batch_size=4, max_steps=2, max_length=1024, precision=Precision.fp32)
     config = replace(config, optimizer=adam, train=own)
     _, metrics = trained(config, tmp_path / "cell")
     planned = memory.on_device(config, architecture, sum(p.numel() for p in model.parameters()))
