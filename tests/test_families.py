@@ -1,9 +1,10 @@
-"""The experiments at real scale on a tiny random model of each architecture: a step of training, a batch of samples."""
+"""The methods at real scale on a tiny random model of each architecture: a step of training, a batch of samples."""
 
 import json
 import math
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ import yaml
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from losslab import plan
 from losslab.cell import run
-from losslab.compose import grid, read
+from losslab.compose import read
 from losslab.evaluation import engines
 from losslab.files import CONF, EXPERIMENTS
 from losslab.records import Cell
+from losslab.sampling import build
 from losslab.schema import BASE, Config, Engine
 
 REAL = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(EXPERIMENTS.glob("*.yaml"))}
@@ -48,6 +50,8 @@ FACTS: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": LLAMA | {"rope": SCALING | {"factor": 8.0}},
     "deepseekmath-7b": DEEPSEEK | {"eos": "<｜end▁of▁sentence｜>"},
 }
+ANSWER, WRONG = "It is \\boxed{2}.", "It is \\boxed{3}."  # to every question
+ROWS = 8
 FAMILIES = ["qwen2.5-math-1.5b", "llama-3.2-3b", "deepseekmath-7b"]  # and with them tied embeddings and not
 
 
@@ -82,28 +86,48 @@ def make_checkpoint(name: str, folder: Path) -> None:
     letters.save_pretrained(folder)
 
 
+def make_guesser(checkpoint: Path, folder: Path) -> None:
+    """A checkpoint that says 2 or ends, whatever it is asked: by the first dimension, which all tokens share."""
+    letters, model = AutoTokenizer.from_pretrained(checkpoint), AutoModelForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:, 0] = 1
+        model.get_output_embeddings().weight[:, 0] = 1
+        model.get_output_embeddings().weight[[letters.convert_tokens_to_ids("2"), letters.eos_token_id], 0] = 3
+    model.save_pretrained(folder)
+    letters.save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with checkpoints, YAML files that name them, rows, and a benchmark of two problems."""
+    """A folder with checkpoints, YAML files that name them, rows, a benchmark of two problems, and own answers."""
     folder = tmp_path_factory.mktemp("families")
     (folder / "conf/model").mkdir(parents=True)
-    for name, own in YAMLS.items():
-        make_checkpoint(name, folder / "models" / name)
-        tiny = own | {"path": str(folder / "models" / name)}
-        (folder / f"conf/model/tiny-{name}.yaml").write_text(yaml.safe_dump(tiny))
-    rows = [{"problem": f"{i}+{i}=?", "solution": f"It is \\boxed{{{2 * i}}}."} for i in range(8)]
     (folder / "benchmarks").mkdir()
-    for file, kept in (("rows", rows), ("benchmarks/math500", rows[:2])):
-        (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def keep(file: str, rows: list[dict[str, Any]]) -> None:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    rows = [{"problem": f"{i}-{i}+2=?", "solution": ANSWER, "short": "2"} for i in range(ROWS)]
+    keep("rows.jsonl", rows)
+    keep("benchmarks/math500.jsonl", rows[:2])
+    samples = [
+        {"text": text, "corrected": text == ANSWER, "finish_reason": "stop", "timed_out": False}
+        for text in (ANSWER, WRONG)
+    ]
+    own, _ = build([{"index": i, "question": row["problem"], "samples": samples} for i, row in enumerate(rows)], 2, 0)
+    for name, published in YAMLS.items():
+        make_checkpoint(name, folder / "models" / name)
+        tiny = published | {"path": str(folder / "models" / name)}
+        (folder / f"conf/model/tiny-{name}.yaml").write_text(yaml.safe_dump(tiny))
+        for kind, answers in own.items():
+            keep(f"results/sampled/tiny-{name}-numinamath_cot/{kind}.jsonl", answers)
     return folder
 
 
 def overrides(place: Path) -> list[str]:
     return [
         f"hydra.searchpath=[file://{place}/conf]",
-        f"dataset.path={place}/rows.jsonl",
-        "dataset.prompt_column=problem",
-        "dataset.answer_column=solution",
         "train.max_steps=1",
         "benchmark=[math500]",
         "benchmark.math500.rows=2",
@@ -117,13 +141,15 @@ def overrides(place: Path) -> list[str]:
     ]
 
 
-def cells(experiment: str) -> list[list[str]]:
-    """The overrides of the cells of an experiment that learn something.
-
-    The weight of dft_sequence, a product of as many probabilities as an answer has tokens, is 0 for a random model.
-    """
-    whole = compose("config", [f"experiment={experiment}"], return_hydra_config=True)
-    return [own for own in grid(whole) if not {f"loss={BASE}", "loss=dft_sequence"} & set(own)]
+def configurations() -> list[Any]:
+    """(turn, experiment, method, loss): each method and loss once, and each experiment at least once."""
+    found: list[tuple[str, str, str]] = []
+    for experiment, own in REAL.items():
+        swept = [own["hydra"]["sweeper"]["params"].get(group, "").split(",") for group in ("method", "loss")]
+        mine = [(experiment, method, loss) for method, loss in product(*swept) if loss != BASE]
+        taken = {one[1:] for one in found}
+        found += [one for one in mine if one[1:] not in taken] or mine[:1]
+    return [pytest.param(turn, *one, id="-".join(filter(None, one))) for turn, one in enumerate(found)]
 
 
 def make(*arguments: str) -> Config:
@@ -138,29 +164,53 @@ def trained(config: Config) -> Cell:
     return cell
 
 
-@pytest.mark.parametrize("experiment", REAL)
-def test_every_experiment_plans_and_trains_a_step(place, experiment):
-    """Its first cell, on the model whose turn it is."""
-    name = list(YAMLS)[list(REAL).index(experiment) % len(YAMLS)]
+@pytest.mark.parametrize(("turn", "experiment", "method", "loss"), configurations())
+def test_every_configuration_plans_and_trains_a_step(place, turn, experiment, method, loss):
+    """On the model whose turn it is."""
+    name = list(YAMLS)[turn % len(YAMLS)]
+    chosen = {"experiment": experiment, "method": method, "loss": loss}
+    own = [f"{group}={choice}" for group, choice in chosen.items() if choice]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        first, *_ = cells(experiment)
-        planned = plan.make(make(*first), {"nodes": 1, "gpus_per_node": 8})
-        mine = [f"model=tiny-{name}" if override.startswith("model=") else override for override in first]
-        config = make(*mine, *overrides(place), "stage=train")
-    assert planned.steps > 100 and planned.tokens > 1e8 and planned.parameters > 1.5e9 and planned.hours > 0
+        real = make(f"model={name}", *own, "plan=true")
+        online, answers = real.names.loss in ("grpo", "ppo"), real.dataset.source is not None
+        tiny = [f"model=tiny-{name}", *own, *overrides(place), f"seed={turn}", "stage=train"]  # no cell is there yet
+        # The weight of a long answer, a product of probabilities, is 0 for a random model.
+        column = "short" if loss == "dft_sequence" else "solution"
+        rows = {"path": f"{place}/rows.jsonl", "prompt_column": "problem", "answer_column": column}
+        tiny += [] if answers else [f"dataset.{key}={value}" for key, value in rows.items()]
+        if online:  # a random model is never right, and nothing would be learned
+            make_guesser(place / "models" / name, place / "guessers" / name)
+            tiny += [f"model.path={place}/guessers/{name}", f"train.batch_size={ROWS}", "loss.max_new_tokens=8"]
+        config = make(*tiny)
+    planned = plan.make(real, {"nodes": 1, "gpus_per_node": 8})
+    assert planned.parameters > 1.5e9
+    if answers:  # how many there will be, nobody knows
+        assert (planned.steps, planned.tokens, planned.hours) == (None, None, None)
+    else:
+        assert planned.steps > 100 and planned.tokens > 1e8 and planned.hours > 0
+
     cell = trained(config)
     (row,) = [json.loads(line) for line in cell.metrics.read_text().splitlines()]
-    answer = sum(len(f"It is \\boxed{{{2 * i}}}.") + 1 for i in range(8))  # a token for each byte, and EOS
-    assert row["answer_tokens"] == answer and row["gradient_norm"] > 0
-    assert row["cross_entropy"] == pytest.approx(math.log(len(tokenizer(name))), rel=0.05)  # as random weights have it
-    before, after = (load_file(folder / "model.safetensors") for folder in (place / "models" / name, cell.model))
+    tokens = ROWS * (len("2" if loss == "dft_sequence" else ANSWER) + 1)  # one for each byte, and EOS
+    assert row["gradient_norm"] > 0
+    if online:
+        assert 0 < row["reward"] < 1 < row["completion_length"] <= 8
+    else:
+        graded = real.dataset.rejected_column or real.dataset.reward_column  # right and wrong ones
+        assert row["answer_tokens"] == (2 * tokens if graded else tokens)
+        assert row["cross_entropy"] == pytest.approx(math.log(len(tokenizer(name))), rel=0.05)  # of random weights
+    before, after = (load_file(Path(folder) / "model.safetensors") for folder in (config.model.path, cell.model))
     assert {k: (v.shape, v.dtype) for k, v in after.items()} == {k: (v.shape, v.dtype) for k, v in before.items()}
     assert any(not torch.equal(after[key], before[key]) for key in before)
-    assert cell.measured(config)
+    if config.machine.probabilities:
+        found = json.loads(cell.probabilities.read_text())
+        assert found["before"]["tokens"] == found["after"]["tokens"] == sum(found["after"]["counts"]) == tokens
+    else:
+        assert not cell.probabilities.exists()
 
 
 def test_every_family_is_sampled_with_its_own_prompt_and_stops(root, place):
-    own = ["experiment=table1", "loss=dft", *overrides(place)]
+    own = ["experiment=table1", "loss=dft", f"dataset.path={place}/rows.jsonl", *overrides(place)]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         configs = [make(f"model=tiny-{name}", *own, "stage=train") for name in FAMILIES]
     found = [trained(config) for config in configs]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -179,13 +180,33 @@ def test_a_reward_is_for_a_right_answer_that_ended():
         "\\boxed{2}",
         "\\boxed{2.0}<|end|>",
         "It is 2.<|end|>",
+        "\\boxed{2}<|user|>",
+        "\\boxed{2}<|assistant|>",
+        "It is 21",
     ]
     with Grader(1) as grader:
-        verifier = Verifier(grader, tokenizer)
+        ends = tokenizer.convert_tokens_to_ids(["<|end|>", "<|user|>", "1"])  # no special token need be one
+        verifier = Verifier(grader, tokenizer, ends)
         ids = [tokenizer(text)["input_ids"] for text in texts]
-        assert verifier.reward(completion_ids=ids, gold=["2"] * 5, prompts=[]) == [1, 0, 0, 1, 1]
-    seen = verifier.seen
-    assert (seen.answers, seen.reward, seen.ended, seen.tokens) == (5, 3, 4, sum(map(len, ids)))
+        assert verifier.reward(completion_ids=ids, gold=["2"] * 8, prompts=[]) == [1, 0, 0, 1, 1, 1, 0, 1]
+        seen = verifier.seen
+        assert (seen.answers, seen.reward, seen.ended, seen.tokens) == (8, 5, 6, sum(map(len, ids)))
+        assert verifier([[]], ["2"]) == [0]
+
+
+def test_a_stop_ends_an_answer_as_an_eos_does(whole, guesser, sums, tmp_path):
+    """The same guesses, rewards and gradients, with an EOS that the guesser never learned, and its own end a stop."""
+    shutil.copytree(guesser, tmp_path / "model")
+    (tmp_path / "model/generation_config.json").unlink()
+    tokenizer = world.tokenizer()
+    tokenizer.eos_token = "<|system|>"
+    tokenizer.save_pretrained(tmp_path / "model")
+    config = make(tmp_path / "model", sums, tmp_path, "grpo")
+    config.train.max_steps, config.model.stop = 1, ["<|end|>", "no token"]
+    train_model(config, tmp_path / "cell")
+    drop = {"seconds"}
+    mine, theirs = ({k: v for k, v in rows(cell)[0].items() if k not in drop} for cell in (tmp_path / "cell", whole))
+    assert mine == theirs and mine["reward"] > 0.05 and mine["truncated"] < 0.1
 
 
 def test_advantages_and_values_by_hand():
@@ -268,10 +289,12 @@ def test_the_papers_online_methods(composed):
     assert plan.make(ppo).memory - plan.make(grpo).memory == 16 * plan.make(ppo).parameters
 
 
-def test_the_true_answers_are_part_of_an_online_cell_alone(composed):
+def test_the_true_answers_and_stops_are_part_of_an_online_cell_alone(composed):
     golds = ["dataset=file", f"dataset.path={__file__}", "dataset.gold_column=answer"]
     others = [*golds[:2], "dataset.gold_column=other"]
     assert identity(composed("loss=grpo", *golds)) != identity(composed("loss=grpo", *others))
     assert identity(composed("loss=sft", *golds)) == identity(composed("loss=sft", *others))
     assert identity(composed("loss=grpo")) != identity(composed("loss=grpo", "loss.samples=8"))
     assert identity(composed("loss=grpo")) == identity(composed("loss=grpo", "machine.workers=2"))
+    assert identity(composed("loss=grpo")) != identity(composed("loss=grpo", "model.stop=[end]"))
+    assert identity(composed("loss=sft")) == identity(composed("loss=sft", "model.stop=[end]"))

@@ -29,9 +29,11 @@ def identity(config: Config) -> str:
         science[group] = _changed(asdict(getattr(config, group)), defaults[group])
     if config.names.loss != BASE and (adapter := _changed(asdict(config.adapter), defaults["adapter"])):
         science["adapter"] = adapter
-    for key in ("eval_prompt", "stop", "learning_rate", "architecture", "trust_remote_code"):
-        science["model"].pop(key, None)
     online = config.names.loss != BASE and issubclass(objective_class(config), Online)
+    for key in ("eval_prompt", "learning_rate", "architecture", "trust_remote_code"):
+        science["model"].pop(key, None)
+    if not online:  # whose answers end there
+        science["model"].pop("stop", None)
     for key in ("source",) if online else ("gold_column", "source"):  # of sampling; what came of it is in a file
         science.get("dataset", {}).pop(key, None)
     for group in {"model", "dataset"} & set(groups):

@@ -13,7 +13,7 @@ from losslab.schema import Config, Engine
 def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen: list[Benchmark]) -> dict[str, Any]:
     """All that shapes the samples."""
     cfg = config.eval
-    texts, ids = _stops(config, model, tokenizer)
+    texts, ids = stops(config, model, tokenizer)
     return {
         "model": model,
         "revision": source(config, model)["revision"],
@@ -37,7 +37,7 @@ def source(config: Config, model: str) -> dict[str, Any]:
     return {"revision": revision, "trust_remote_code": config.model.trust_remote_code}
 
 
-def _stops(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[int]]:
+def stops(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[int]]:
     """Texts and tokens that end a sample: the tokenizer's EOS, the checkpoint's own, and the model's stops.
 
     A stop that is one special token of the tokenizer never shows in a text, so it is looked for as a token.

@@ -87,6 +87,8 @@ def trainer(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
         gradient_checkpointing=config.machine.recompute == Recompute.full,
         trust_remote_code=config.model.trust_remote_code,
         use_vllm=parts.vllm(),
+        # The trainer takes them from the policy's generation config for transformers and for the mask of an answer.
+        generation_kwargs={"stop_token_ids": parts.verifier.ends} if parts.vllm() else None,
         vllm_mode="colocate",
         vllm_gpu_memory_utilization=VLLM_MEMORY,
         vllm_max_model_length=config.train.max_length,

@@ -21,15 +21,17 @@ class Seen:
 class Verifier:
     """Grades answers against the true ones, each within the grader's limits of time and memory."""
 
-    def __init__(self, grader: Grader, tokenizer: Any) -> None:
+    def __init__(self, grader: Grader, tokenizer: Any, ends: list[int]) -> None:
         self.grader, self.tokenizer = grader, tokenizer
+        self.ends = ends  # the tokens that end an answer
         self.seen, self.rewards = Seen(), [0.0]  # of the last batch
 
     def __call__(self, answers: Sequence[Sequence[int]], golds: Sequence[str]) -> list[float]:
-        """The rewards of a batch of answers, given as token ids up to and with EOS where they have one."""
-        texts = self.tokenizer.batch_decode([list(ids) for ids in answers], skip_special_tokens=True)
+        """The rewards of a batch of answers, given as token ids up to and with the token that ends them, if any."""
+        ended = [bool(ids) and ids[-1] in self.ends for ids in answers]
+        bodies = [list(ids[:-1] if end else ids) for ids, end in zip(answers, ended, strict=True)]
+        texts = self.tokenizer.batch_decode(bodies, skip_special_tokens=True)
         verdicts = [self.grader.submit(NAME, text, gold, truth=gold) for text, gold in zip(texts, golds, strict=True)]
-        ended = [list(ids[-1:]) == [self.tokenizer.eos_token_id] for ids in answers]
         self.rewards = [float(end and verdict.result().corrected) for end, verdict in zip(ended, verdicts, strict=True)]
         self.seen = Seen(len(answers), sum(self.rewards), sum(map(len, answers)), sum(ended))
         return self.rewards

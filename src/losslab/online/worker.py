@@ -23,6 +23,7 @@ from losslab.batches import Schedule
 from losslab.checkpoint import Checkpoints
 from losslab.evaluation.grading import Grader
 from losslab.evaluation.jobs import request_seed
+from losslab.evaluation.protocol import stops
 from losslab.files import append_line, read_lines, write_lines
 from losslab.launch import Interrupted
 from losslab.loop import StopSignal, lr_factor, make_optimizer, start
@@ -66,8 +67,10 @@ def train(config: Config, data: str, folder: str) -> None:
         lora.insert(model, config.adapter)
         model.load_state_dict(lora.initial(model, config.seed), strict=False)
     exported = deepcopy((model.config, model.generation_config))  # the trainer writes into them
-    ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    model.generation_config = GenerationConfig(**ends)
+    _, ends = stops(config, config.model.path, tokenizer)  # as in scoring
+    model.generation_config = GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=ends
+    )
     policy = Policy(model, config.train.precision, published, config.adapter)
     optimizer = make_optimizer(config.optimizer, policy.to(device))
     learners, factors = nn.ModuleDict({"policy": policy}), [1.0] * len(optimizer.param_groups)
@@ -89,7 +92,7 @@ def train(config: Config, data: str, folder: str) -> None:
         first = checkpoints.resume()
         if rank == 0:  # steps after the checkpoint are taken, and recorded, again
             write_lines(metrics, [row for row in read_lines(metrics) if row["step"] <= first])
-        verifier = Verifier(grader, tokenizer)
+        verifier = Verifier(grader, tokenizer, ends)
         order = [i for step in range(first, plan.steps, plan.updates) for i in plan.batch(step)]
         steps = Steps(config, factors, plan, first, learners, verifier, checkpoints, stop, Path(folder), publish)
         optimizer.register_step_pre_hook(steps.before_update)
