@@ -81,6 +81,7 @@ def trainer(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
         # GRPO: the mean over an answer's tokens, then over answers. PPO: the mean over all tokens.
         loss_type="grpo" if isinstance(objective, GRPO) else "dapo",
         scale_rewards="group",
+        disable_dropout=True,  # as in all of our training
         max_grad_norm=0.0,  # clipping is ours, and so is the learning rate
         bf16=config.train.precision == Precision.bf16,
         use_cpu=parts.device.type == "cpu",
@@ -125,6 +126,7 @@ def value_model(model: ModelConfig) -> nn.Module:
         model.path,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
+        use_safetensors=True,
         dtype=torch.float32,
         num_labels=1,
     )
