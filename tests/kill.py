@@ -81,12 +81,16 @@ class Run:
     def kill(self, due: Callable[[], bool], everything: bool) -> Kill | None:
         """Start, kill when it is due; None when the run was done before."""
         process = self.start()
-        while not due():
+        while True:
             if (status := process.poll()) is not None:
                 assert status == 0, (self.folder / "output.txt").read_text()
                 return None
+            if due():
+                os.killpg(process.pid, signal.SIGSTOP)
+                if due():  # a checkpoint may have become whole in between
+                    break
+                os.killpg(process.pid, signal.SIGCONT)
             time.sleep(0.001)
-        os.killpg(process.pid, signal.SIGSTOP)
         rows = self.metrics()
         hit = Kill(self.phase(), everything, rows, len(rows) if self.new("model") else self.checkpoint())
         if everything:

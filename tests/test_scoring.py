@@ -213,6 +213,7 @@ def test_curves_by_hand(tmp_path):
     assert curves.mean(curve, "x") == [
         (0, 5.0, 0.0),  # the base has seeds of its own
         (2, 15.0, pytest.approx(12.7062 * 5)),  # t(1) s / sqrt(2)
+        (4, 30.0, 0.0),  # of one seed, as the spreadsheet says
         (6, 52.0, pytest.approx(12.7062 * 2)),
     ]
     assert curves.spreadsheet({"sft": {2: [{"x": 10.0}], 4: [{"x": 30.0}]}}, ["x"]).splitlines() == [
