@@ -98,11 +98,14 @@ def test_a_run_that_cannot_fit_is_warned_of(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plan, "room", lambda gpu: needed + 1)
     assert plan.warn(cells) is None
     monkeypatch.setattr(plan, "room", lambda gpu: needed - 1)
-    about = f"warning: training will need about {needed / memory.GIB:.1f} GiB, and this machine has"
+    about = f"warning: training will need about {needed / memory.GIB:.1f} GiB, and this machine has free"
     assert plan.warn(cells).startswith(about)
     plan.show(cells)
     assert about in " ".join(capsys.readouterr().out.split())
     assert plan.warn(cells[:1]) is None
+    composed = compose("config", ["loss=dft", f"machine.results={tmp_path}", "machine.workers=2"], True)
+    Sweep()._start([composed], composed)
+    assert "warning: training will need about" in capsys.readouterr().out
     Cell.of(cells[1]).model.mkdir(parents=True)
     assert plan.warn(cells) is None
 

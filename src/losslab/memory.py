@@ -46,12 +46,12 @@ class Devices:
         if job is None:
             gpu = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
             return cls(1, count(machine), gpu)
-        gpus = 0 if machine.device == Device.cpu else job["gpus_per_node"] or 0
-        if gpus and (machine.workers or 1) > gpus:
+        each = 0 if machine.device == Device.cpu else job["gpus_per_node"] or 0
+        if each and (machine.workers or 1) > each:
             raise ValueError(
-                f"machine.workers={machine.workers}, but hydra.launcher.gpus_per_node={gpus}: make them equal"
+                f"machine.workers={machine.workers}, but hydra.launcher.gpus_per_node={each}: make them equal"
             )
-        return cls(job["nodes"], machine.workers or gpus or 1, gpus > 0)
+        return cls(job["nodes"], machine.workers or each or 1, each > 0)
 
     @property
     def count(self) -> int:

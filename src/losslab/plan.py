@@ -101,10 +101,11 @@ def shortage(needed: float, devices: Devices) -> str | None:
     there, needed = room(devices.gpu), needed * (1 if devices.gpu else devices.each)
     if there is None or needed <= there:
         return None
-    where = "a GPU here" if devices.gpu else "this machine"
+    where = "a GPU here has" if devices.gpu else "this machine has free"
+    more = ", or use more GPUs" if devices.gpu else ", or use fewer workers"
     return (
-        f"warning: training will need about {needed / GIB:.1f} GiB, and {where} has {there / GIB:.1f} GiB: lower "
-        "machine.micro_batch_tokens, set machine.recompute=full, or use more GPUs"
+        f"warning: training will need about {needed / GIB:.1f} GiB, and {where} {there / GIB:.1f} GiB: lower "
+        f"machine.micro_batch_tokens, set machine.recompute=full{more}"
     )
 
 

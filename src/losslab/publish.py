@@ -94,7 +94,7 @@ def notes(table: Table, over_steps: dict[str, Curve], measured: Sequence[Pair]) 
     if declares(table, "export_steps"):
         if missing := [name for name in trained if name not in over_steps]:
             yield f"No accuracy over steps is on record for {', '.join(missing)}."
-        for name in trained.keys() & over_steps.keys():
+        for name in (name for name in trained if name in over_steps):
             seeds = {len(scores) for step, scores in over_steps[name].items() if step}
             if seeds != {len(trained[name].scored)}:
                 counts = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
@@ -135,9 +135,9 @@ def curves_of(table: Table) -> dict[str, Curve]:
                 bases.setdefault((row.names["model"], row.protocol), {}).setdefault(0, []).append(entry.scores)
             folder = entry.folder / "scores" / str(entry.protocol)
             points = curves.points(folder, entry.folder / "metrics.jsonl")
-            for step, scores in (
-                points.items() if len(points) > 1 else ()
-            ):  # else a seed would be in the last step alone
+            if len(points) == 1:  # the seed would be in the mean of the last step alone
+                continue
+            for step, scores in points.items():
                 if own := curves.values(scores, table.benchmarks):
                     curve.setdefault(step, []).append(own)
         if curve:
