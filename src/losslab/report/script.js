@@ -60,10 +60,12 @@ for (const button of document.querySelectorAll(".legend button")) {
 }
 
 const tip = byId("tip");
+let shownAt; // how far the page was scrolled when the tip was shown
 
 function showTip(content, x, y) {
   tip.replaceChildren(...content);
   tip.hidden = false;
+  shownAt = scrollY;
   const { width, height } = tip.getBoundingClientRect();
   tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - width - 4))}px`;
   tip.style.top = `${y + 18 + height > innerHeight ? y - height - 10 : y + 18}px`;
@@ -138,7 +140,8 @@ for (const part of document.querySelectorAll("[data-tip]")) {
   part.addEventListener("pointermove", (event) => showTip([part.dataset.tip], event.clientX, event.clientY));
   part.addEventListener("pointerleave", () => (tip.hidden = true));
 }
-addEventListener("scroll", () => (tip.hidden = true), { passive: true });
+// The event of a scroll comes a frame late: one from before the tip was shown (focus brings a chart into view) is not news.
+addEventListener("scroll", () => (tip.hidden ||= scrollY !== shownAt), { passive: true });
 
 // --- samples: problems of a benchmark with the samples of one or two cells
 
