@@ -104,21 +104,53 @@ def test_a_results_folder_that_cannot_be_written(root, checkpoint, rows, tmp_pat
     assert refused.stderr.strip().endswith("Not a directory: make room there, or set machine.results")
 
 
-def test_a_hub_that_does_not_answer(tmp_path):
-    code = (
-        "import losslab.pretrained as p; from losslab.schema import ModelConfig; p.HUB_SECONDS = 0.5\n"
-        "try: p.load_tokenizer(ModelConfig(path='nobody/nothing'))\nexcept ValueError as error: print(error)"
-    )
-    with socket.socket() as silent:
+SILENT = """
+import sys, time
+from losslab import data, published
+from losslab.evaluation import benchmarks
+from losslab.pretrained import load_config, load_tokenizer
+from losslab.schema import BenchmarkConfig, DatasetConfig, ModelConfig
+
+published.HUB_SECONDS = 2
+began = time.monotonic()
+rows = DatasetConfig(path="nobody/nothing", split="train", prompt_column="problem", answer_column="solution")
+for ask in (
+    lambda: load_tokenizer(ModelConfig(path="nobody/nothing")),
+    lambda: data.read(rows),
+    lambda: benchmarks.load("mine", BenchmarkConfig(path="nobody/nothing", split="test")),
+    lambda: print(load_tokenizer(ModelConfig(path="somebody/tiny")).eos_token),
+    lambda: print(load_config(ModelConfig(path="somebody/tiny")).model_type),
+):
+    try:
+        ask()
+    except ValueError as error:
+        print(error)
+print(time.monotonic() - began, file=sys.stderr)
+"""
+
+
+def test_a_hub_that_does_not_answer_costs_one_wait_and_what_was_downloaded_is_used(checkpoint, tmp_path):
+    cached = tmp_path / "hub/models--somebody--tiny"
+    (cached / "snapshots").mkdir(parents=True)
+    (cached / "snapshots/abc").symlink_to(checkpoint)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("abc")
+    with socket.socket() as silent:  # it takes connections and says nothing
         silent.bind(("127.0.0.1", 0))
-        silent.listen(9)
-        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}", "HF_HOME": str(tmp_path)}
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", code],
-            capture_output=True,
-            text=True,
-            env=os.environ | environment,
-            timeout=120,
-        )
-    message = "model.path=nobody/nothing is no folder here, and the hub does not give it: timed out"
-    assert done.stdout.strip() == message, done.stderr
+        silent.listen(99)
+        hub = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path)}
+        command = [sys.executable, "-P", "-c", SILENT]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    warned, seconds = done.stderr.strip().splitlines()[-2:]
+    absent = f"not downloaded before: {hub} does not answer"
+    assert done.stdout.splitlines() == [
+        f"model.path=nobody/nothing is no folder here, and was {absent}",
+        f"the data set nobody/nothing cannot be read (it was {absent}): check dataset.path",
+        f"benchmark mine: nobody/nothing (split test) cannot be read (it was {absent}); check its name, or set "
+        "eval.data to a folder with local files",
+        "<|end|>",
+        "qwen2",
+    ]
+    assert warned == f"{hub}: timed out; only what was downloaded is used"
+    assert float(seconds) < 60  # a wait for each file would be ten minutes

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from losslab import world
+from losslab import published, world
 from losslab.files import content, lock, named
 from losslab.progress import bar
 from losslab.prompts import encode, render
@@ -136,14 +136,14 @@ def read(dataset: DatasetConfig, names: list[str] | None = None) -> dict[int, tu
         assert dataset.rows is not None
         made = MAKERS[dataset.split](dataset.rows, dataset.seed)
         return {number: tuple(row[column] for column in names) for number, row in enumerate(made, start=1)}
-    from datasets import load_dataset
-
     try:
         if files:
+            from datasets import load_dataset
+
             kind = "parquet" if dataset.path.endswith(".parquet") else "json"
             table = load_dataset(kind, data_files=files, split="train")
         else:
-            table = load_dataset(dataset.path, revision=dataset.revision, split=dataset.split)
+            table = published.load_dataset(dataset.path, split=dataset.split, revision=dataset.revision)
     except Exception as error:
         for file in files:
             _check_lines(file)

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from accelerate import init_empty_weights
-from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from huggingface_hub import snapshot_download
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import (
@@ -22,19 +22,17 @@ from transformers import (
 
 from losslab import attention, world
 from losslab.crew import waiting
-from losslab.files import check_weights
 from losslab.messages import first_line
 from losslab.prompts import check_tokenizer
+from losslab.published import check_model
 from losslab.schema import EMBEDDED, ModelConfig
-
-HUB_SECONDS = 30  # that the hub may take for an answer
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id or folder, or the embedded one. Raises ValueError when there is none."""
     if model.path == EMBEDDED:
         return world.tokenizer()
-    _ask_hub(model)
+    check_model(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
@@ -51,7 +49,7 @@ def load_config(model: ModelConfig) -> PretrainedConfig:
     """The architecture, without weights. Raises ValueError when it cannot be had."""
     if model.path == EMBEDDED:
         return world.model_config()
-    _ask_hub(model)
+    check_model(model)
     try:
         return AutoConfig.from_pretrained(
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
@@ -115,26 +113,6 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
     mine = {name: whole[theirs] for name, theirs in names.items() if theirs in whole}
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
     set_model_state_dict(sharded, mine, options=options)
-
-
-def _ask_hub(model: ModelConfig) -> None:
-    """Find out with one question whether the hub has a model, which the loaders would ask for each of its files.
-
-    Raises ValueError when it has none, or it or a folder has no weights that can be read without danger.
-    """
-    folder = Path(model.path)
-    if folder.is_dir():
-        check_weights(f"model.path={model.path}", (file.name for file in folder.iterdir()))
-        return
-    if isinstance(try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
-        return
-    try:
-        about = HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
-    except Exception as error:  # of many kinds, all of which mean this
-        raise ValueError(
-            f"model.path={model.path} is no folder here, and the hub does not give it: {first_line(error)}"
-        ) from None
-    check_weights(f"model.path={model.path}", (file.rfilename for file in about.siblings or ()))
 
 
 def _safetensors(model: ModelConfig) -> Path | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from losslab import published
 from losslab.evaluation import corrected_text, official_text
 from losslab.schema import EMBEDDED, BenchmarkConfig, Gold
 
@@ -139,13 +140,13 @@ def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _table(name: str, cfg: BenchmarkConfig) -> Iterator[tuple[str, dict[str, Any]]]:
     """A parquet file or a data set of the hub."""
-    import datasets
-
     try:
         if cfg.path.endswith(".parquet"):
+            import datasets
+
             table = datasets.load_dataset("parquet", data_files=cfg.path, split="train")
         else:
-            table = datasets.load_dataset(cfg.path, cfg.subset, split=cfg.split, revision=cfg.revision)
+            table = published.load_dataset(cfg.path, cfg.subset, split=cfg.split, revision=cfg.revision)
     except Exception as error:  # the library raises many kinds, most of them for a name, a split or the network
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(

@@ -1,0 +1,67 @@
+"""What the hub has: models are asked for once before their files are, and a hub that is silent costs one wait.
+
+Many clusters drop what their nodes send outside. The libraries would wait and ask again, minutes for each file.
+"""
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.utils import get_session
+
+from losslab.files import check_weights
+from losslab.messages import first_line
+from losslab.schema import ModelConfig
+
+HUB_SECONDS = 15  # that the hub may take for an answer
+
+
+@cache
+def silence() -> str | None:
+    """Why the hub cannot be asked, None where it can; from then on the libraries take what is in their caches."""
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)  # any answer is one
+    except Exception as error:  # of many kinds: no network, no name, no certificate, no answer
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for what is started from here
+        constants.HF_HUB_OFFLINE = True
+        print(f"{constants.ENDPOINT}: {first_line(error)}; only what was downloaded is used", file=sys.stderr)
+        return f"{constants.ENDPOINT} does not answer"
+    return None
+
+
+def check_model(model: ModelConfig) -> None:
+    """Raise ValueError when neither a folder nor the hub has a model, or it has no weights that are safe to read."""
+    place = f"model.path={model.path}"
+    folder = Path(model.path)
+    if folder.is_dir():
+        check_weights(place, (file.name for file in folder.iterdir()))
+        return
+    silent = silence()
+    if isinstance(try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
+        return
+    if silent:
+        raise ValueError(f"{place} is no folder here, and was not downloaded before: {silent}")
+    try:
+        about = HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
+    except Exception as error:  # of many kinds, all of which mean this
+        raise ValueError(f"{place} is no folder here, and the hub does not give it: {first_line(error)}") from None
+    check_weights(place, (file.rfilename for file in about.siblings or ()))
+
+
+def load_dataset(path: str, subset: str | None = None, *, split: str, revision: str | None) -> Any:
+    """A split of a data set of the hub, or of a folder in its form."""
+    silent = None if Path(path).is_dir() else silence()
+    import datasets
+
+    datasets.config.HF_HUB_OFFLINE = constants.is_offline_mode()  # which it read when it was imported
+    try:
+        return datasets.load_dataset(path, subset, split=split, revision=revision)
+    except ConnectionError:
+        if silent is None:
+            raise
+        raise ValueError(f"it was not downloaded before: {silent}") from None
