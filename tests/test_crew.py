@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from losslab import crew
 from losslab.schema import Device, MachineConfig
@@ -132,3 +133,35 @@ except RuntimeError:
 def test_ranks_wait_for_a_download_longer_than_for_a_step():
     """A step may take a second here; the second rank does not wait the three for the first one."""
     assert two_processes(SLOW)[1] == "lost"
+
+
+LOAD = """
+import json, sys
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
+from losslab import crew, policy, pretrained
+from losslab.schema import Config, MachineConfig, ModelConfig
+
+def whole(*arguments):
+    raise MemoryError("a rank read the whole model")
+
+pretrained.load_model = policy.load_model = whole
+config = Config(model=ModelConfig(path=sys.argv[1]), machine=MachineConfig(device="cpu"))
+device = crew.join(config.machine)
+built = policy.build(config, device, reference=True)
+own = sum(p.to_local().numel() for p in built.parameters() if isinstance(p, DTensor))
+found = {name: value.full_tensor() for name, value in built.model.state_dict().items()}
+files = AutoModelForCausalLM.from_pretrained(sys.argv[1]).state_dict()
+print(json.dumps([own, sorted(found) == sorted(files), all(torch.equal(found[name], files[name]) for name in files)]))
+"""
+
+
+def test_each_rank_reads_its_own_shards_of_a_model_in_several_files(checkpoint, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    one, other = two_processes(LOAD, str(tmp_path))
+    assert one[1:] == other[1:] == [True, True]
+    assert one[0] + other[0] == 2 * model.num_parameters()  # with the frozen copy, and split about evenly
+    assert abs(one[0] - other[0]) < 0.01 * one[0]

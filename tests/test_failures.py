@@ -74,6 +74,52 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on_later(root, checkpoint, r
     )  # the steps before the checkpoint were not taken again
 
 
+STALLED = """
+import os, signal, sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from losslab import crew
+from losslab.launch import launch
+from losslab.schema import Device, MachineConfig
+
+
+def worker():
+    crew.PATIENCE = timedelta(seconds=3)
+    crew.join(MachineConfig(device=Device.cpu))
+    dist.all_reduce(torch.ones(1))
+    if dist.get_rank() == 1:
+        Path("stalled").write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+    dist.all_reduce(torch.ones(1))
+
+
+if __name__ == "__main__":
+    sys.modules["stalled"] = sys.modules["__main__"]
+    worker.__module__ = "stalled"
+    try:
+        launch(worker, machine=MachineConfig(device=Device.cpu, workers=2), logs=Path("logs"))
+    except crew.WorkerError as error:
+        print(error)
+"""
+
+
+def test_a_rank_that_hangs_ends_the_run(tmp_path):
+    (tmp_path / "stalled.py").write_text(STALLED)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "1"
+    command = [sys.executable, "stalled.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.stdout.strip() == (
+        "rank 0: TimeoutError: no answer from another rank for 0.05 minutes: it hangs, or its machine does; see where, "
+        "and start the same again to go on from the newest checkpoint"
+    ), done.stderr
+    assert not Path("/proc", (tmp_path / "stalled").read_text()).exists()  # it is gone, though it did not hear
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "results"

@@ -226,6 +226,12 @@ def _run(launcher: int, worker: Callable[..., None], *args: object) -> None:
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):  # it lost a rank, whose error is the one to tell
             time.sleep(MANNERS_SECONDS)
+        if "Timed out" in str(error):  # and that one has none to tell
+            minutes = crew.PATIENCE.total_seconds() / 60
+            raise TimeoutError(
+                f"no answer from another rank for {minutes:g} minutes: it hangs, or its machine does; see where, and "
+                "start the same again to go on from the newest checkpoint"
+            ) from error
         raise
     finally:
         if dist.is_initialized():
