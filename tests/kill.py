@@ -92,7 +92,8 @@ class Run:
                 os.killpg(process.pid, signal.SIGCONT)
             time.sleep(0.001)
         rows = self.metrics()
-        hit = Kill(self.phase(), everything, rows, len(rows) if self.new("model") else self.checkpoint())
+        trained = any(self.folder.glob("results/cells/*/model"))
+        hit = Kill(self.phase(), everything, rows, len(rows) if trained else self.checkpoint())
         if everything:
             os.killpg(process.pid, signal.SIGKILL)
         else:

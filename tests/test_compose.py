@@ -393,6 +393,7 @@ def test_protocol_is_what_decides_samples(tmp_path):
     key = protocol(make())
     same = ["loss=sft", "machine.engine=vllm", "eval.samples=4", "eval.verdict=corrected", "seed=1"]
     assert {protocol(make(override)) for override in same} == {key}
+    assert protocol(make("eval.seed=7", "seed=7")) == protocol(make("eval.seed=7", "seed=1"))  # one row of a table
     other = ["eval.temperature=0.5", "eval.seed=7", "eval.max_new_tokens=9", f"eval.data={tmp_path}"]
     assert len({key, *(protocol(make(override)) for override in other)}) == 1 + len(other)
 

@@ -8,7 +8,7 @@ from test_tables import cell
 from losslab import directions, microcosm, tables
 from losslab.artefacts import declared
 from losslab.directions import judge
-from losslab.files import write_json, write_lines
+from losslab.files import read_json, write_json, write_lines
 from losslab.records import Cell
 from losslab.render import markdown
 from losslab.schema import DirectionConfig, End, SweepConfig
@@ -86,13 +86,18 @@ def test_scores_of_one_protocol_are_compared(tmp_path):
             config = replace(grid[loss], eval=replace(grid[loss].eval, temperature=temperature))
             own = Cell.of(config)
             own.declare(config)
-            parts = {name: {"score": score, "interval": [score, score]} for name in config.benchmark}
-            write_json(own.scores(config) / "scores.json", {"benchmarks": parts})
+            parts = {name: {"score": score, "interval": [score, score], "samples": 16} for name in config.benchmark}
+            write_json(own.scores(config) / "scores.json", {"benchmarks": parts, "verdict": "official"})
     table = tables.build(grid["dft"].sweep, str(tmp_path))
     lines = {(row.name, row.value("average") and row.value("average").mean, len(row.entries)) for row in table.rows}
     assert lines == {("base", None, 5), ("sft", 70, 5), ("sft", 50, 5), ("dft", 65, 5), ("dft", 60, 5), ("dft", 99, 5)}
     found = judge(claim, table)
     assert found.differences == {0: 10.0} and found.seeds == "1/5"  # under the declared one
+    low = Cell.of(grid["sft"]).scores(grid["sft"]) / "scores.json"
+    asked = read_json(low)
+    write_json(low, asked | {"verdict": "corrected"})  # the other measures that both have are one
+    assert judge(claim, tables.build(grid["dft"].sweep, str(tmp_path))).differences == {0: -5.0}
+    write_json(low, asked)
     for loss in ("sft", "dft"):
         (Cell.of(grid[loss]).scores(grid[loss]) / "scores.json").unlink()
     assert judge(claim, tables.build(grid["dft"].sweep, str(tmp_path))).differences == {0: -5.0}  # the one both have

@@ -82,8 +82,8 @@ def test_a_complete_twin_is_collected_with_its_records(tmp_path):
     for config in declared("microcosm/figure3_rate", str(tmp_path)):
         own = Cell.of(config)
         own.declare(config)
-        parts = {name: {"score": 50.0, "interval": [49.0, 51.0]} for name in config.benchmark}
-        write_json(own.scores(config) / "scores.json", {"benchmarks": parts})
+        parts = {name: {"score": 50.0, "interval": [49.0, 51.0], "samples": 16} for name in config.benchmark}
+        write_json(own.scores(config) / "scores.json", {"benchmarks": parts, "verdict": "official"})
     sweep = layout("microcosm/figure3_rate")
     study = tables.build(sweep, str(tmp_path))
     assert microcosm.complete(study)

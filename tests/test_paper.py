@@ -40,7 +40,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dft = grid["qwen2.5-math-1.5b", "dft"]
     for seed in (1, 2, 3):
         own = {"math500": 60.0 + 2 * seed, "minerva_math": 20.0, "olympiadbench": 28.0, "aime24": 5.0}
-        score(artefacts.with_seed(dft, seed), amc23=29.5 + seed / 2, **own)
+        score(replace(dft, seed=seed), amc23=29.5 + seed / 2, **own)
     score(grid["qwen2.5-math-1.5b", "sft"], math500=41.0, minerva_math=12.5)
     hot = replace(dft, optimizer=replace(dft.optimizer, lr=1e-3))
     score(hot, math500=90.0, minerva_math=1.0, olympiadbench=1.0, aime24=1.0, amc23=1.0)
@@ -213,7 +213,7 @@ def test_accuracy_over_steps_names_what_is_missing(tmp_path):
     cell = score(steps, **dict.fromkeys(MATHS, 30.0))
     write_lines(cell.metrics, [{"step": step} for step in range(1, 4)])  # an online cell has no histogram
     write_json(cell.scores(steps, 2) / "scores.json", {"benchmarks": dict.fromkeys(MATHS, {"score": 20.0})})
-    score(artefacts.with_seed(steps, 7), **dict.fromkeys(MATHS, 40.0))
+    score(replace(steps, seed=7), **dict.fromkeys(MATHS, 40.0))
     rebuild([], str(tmp_path))
     folder = tmp_path / "tables" / "figure1"
     text = (folder / "table.md").read_text()

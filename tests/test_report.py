@@ -27,7 +27,7 @@ from losslab.report import training
 from losslab.report.browser import LONG, TEXTS
 from losslab.report.page import rebuild
 from losslab.report.runs import Group
-from losslab.schema import BASE, Config, EvalConfig, MachineConfig, Names, OptimizerConfig, SweepConfig, TrainConfig
+from losslab.schema import BASE, Config, MachineConfig, Names, OptimizerConfig, SweepConfig, TrainConfig
 from losslab.tables import Row, Table
 
 NAMES = ("easy", "hard")
@@ -46,7 +46,6 @@ def declare(results: Path, loss: str, seed: int) -> tuple[Cell, Config]:
         train=TrainConfig(clip=0.01),
         sweep=SweepConfig(name="study", question=f"Which? {HOSTILE}"),
         seed=seed,
-        eval=EvalConfig(seed=seed),
     )
     config.model.path = config.dataset.path = "embedded"
     cell = Cell.of(config)
@@ -196,7 +195,7 @@ def test_scores_against_a_setting():
     def group(loss: str, rate: float, score: float, style: int) -> Group:
         entry = Entry(Path(), {}, 0, {}, "paper", {AVERAGE: score}, {AVERAGE: 2.0})
         names = {"model": "tiny", "loss": loss, "method": None}
-        return Group(Row(names, {"optimizer.lr": rate}, "paper", [entry], f"{loss} {rate}"), style, [])
+        return Group(Row(names, {"optimizer.lr": rate}, None, [entry], f"{loss} {rate}"), style, [])
 
     groups = [group("sft", 1e-5, 10.0, 1), group("dft", 1e-5, 20.0, 2), group("sft", 1e-4, 30.0, 3)]
     table = Table(SweepConfig(against=["optimizer.lr"]), [], [], [one.row for one in groups], [])

@@ -1,36 +1,46 @@
 """The ablation table from records written by hand."""
 
 import csv
+import importlib
 import io
 from pathlib import Path
 
 import pytest
 
-from losslab import render, tables
+from losslab import render, tables, versus
 from losslab.files import write_json, write_lines
 from losslab.publish import rebuild
 from losslab.records import Cell
-from losslab.schema import Config, EvalConfig, MachineConfig, Names, OptimizerConfig, SweepConfig
+from losslab.schema import Config, MachineConfig, Names, OptimizerConfig, SweepConfig
 
 
 def cell(
-    results: Path, loss: str, seed: int, scores: dict[str, float] | None, lr: float = 1e-3, half: float = 3.0
+    results: Path,
+    loss: str,
+    seed: int,
+    scores: dict[str, float] | None,
+    lr: float = 1e-3,
+    half: float = 3.0,
+    samples: int = 16,
+    verdict: str = "official",
+    target: str | None = None,
+    sweep: str = "study",
+    method: str | None = None,
 ) -> Cell:
     config = Config(
-        names=Names(model="tiny", dataset="embedded", loss=loss, eval="paper"),
+        names=Names(model="tiny", dataset="embedded", loss=loss, eval="paper", method=method),
         machine=MachineConfig(results=str(results)),
         optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=lr),
-        loss={"_target_": {"dft": "losslab.objectives.dft.DFT"}.get(loss, "losslab.objectives.sft.SFT")},
-        sweep=SweepConfig(name="study", question="Which?"),
+        loss={"_target_": target or {"dft": "losslab.objectives.dft.DFT"}.get(loss, "losslab.objectives.sft.SFT")},
+        sweep=SweepConfig(name=sweep, question="Which?"),
         seed=seed,
-        eval=EvalConfig(seed=seed),
     )
     config.model.path = config.dataset.path = "embedded"
     found = Cell.of(config)
     found.declare(config)
     if scores is not None:
-        parts = {name: {"score": s, "interval": [s - half, s + half]} for name, s in scores.items()}
-        write_json(found.scores(config) / "scores.json", {"benchmarks": parts})
+        parts = {name: {"score": s, "interval": [s - half, s + half], "samples": samples} for name, s in scores.items()}
+        write_json(found.scores(config) / "scores.json", {"benchmarks": parts, "verdict": verdict})
     return found
 
 
@@ -77,19 +87,71 @@ def test_an_average_needs_all_columns_and_protocols_are_not_mixed(tmp_path):
     found = cell(tmp_path, "sft", 1, {"math500": 40.0, "amc23": 20.0})
     (row,) = tables.build(SweepConfig(name="study"), str(tmp_path)).rows
     assert (row.value("math500").mean, row.value("amc23").mean, row.value("average").mean) == (45.0, 20.0, 30.0)
-    other = {"benchmarks": {"math500": {"score": 90.0, "interval": [89.0, 91.0]}}}
+    part = {"score": 90.0, "interval": [89.0, 91.0], "samples": 16}
+    other = {"benchmarks": {"math500": part}, "verdict": "official"}
     write_json(found.folder / "scores" / "paper-12345678" / "scores.json", other)
     rows = tables.build(SweepConfig(name="study"), str(tmp_path)).rows
     assert sorted(row.value("math500").mean for row in rows) == [45.0, 90.0]
     assert all("eval=paper-" in row.label for row in rows)
 
 
+def test_verdicts_and_numbers_of_samples_are_not_mixed(tmp_path):
+    """Of one protocol, whose samples they share: each of them has one verdict and one number of samples on record."""
+    for seed, (samples, verdict) in enumerate([(16, "official"), (16, "official"), (4, "official"), (16, "corrected")]):
+        cell(tmp_path, "sft", seed, {"math500": 50.0 + seed}, samples=samples, verdict=verdict)
+    cell(tmp_path, "dft", 0, {"math500": 60.0})
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    assert [(row.label, row.value("math500").mean, len(row.scored)) for row in table.rows] == [
+        ("sft eval.verdict=official eval.samples=16", 50.5, 2),
+        ("sft eval.verdict=official eval.samples=4", 52.0, 1),
+        ("sft eval.verdict=corrected eval.samples=16", 53.0, 1),
+        ("dft", 60.0, 1),
+    ]
+    assert render.caption(table).startswith("Accuracy in percent ± half")
+    (tmp_path / "alone").mkdir()
+    cell(tmp_path / "alone", "dft", 0, {"math500": 60.0})
+    alone = tables.build(SweepConfig(name="study"), str(tmp_path / "alone"))
+    assert render.caption(alone).startswith("Accuracy in percent by the official verdict ± half")
+
+
+OWN = "from dataclasses import dataclass\nfrom losslab.objectives import Objective\n\n@dataclass(frozen=True)\n" + (
+    "class Own(Objective):\n    def loss(self, t):\n        return -{} * t.logp\n"
+)
+
+
+def test_cells_of_an_edited_objective_are_rows_of_their_own(tmp_path, monkeypatch):
+    """A version that is asked for again is the newest one."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for version, factor in enumerate((1, 2)):
+        (tmp_path / f"own{version}.py").write_text(OWN.format(factor))
+    (tmp_path / "own.py").write_text("")
+    import own
+
+    def edit(version: int, seeds: tuple[int, ...], score: float) -> None:
+        monkeypatch.setattr(own, "Own", importlib.import_module(f"own{version}").Own, raising=False)
+        for seed in seeds:
+            cell(tmp_path, "mine", seed, {"math500": score + seed}, target="own.Own")
+
+    cell(tmp_path, "dft", 0, {"math500": 70.0})
+    edit(0, (0, 1, 2), 50.0)
+    edit(1, (0, 1), 80.0)
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    found = {(row.label.split("=")[0], row.value("math500").mean, len(row.entries)) for row in table.rows}
+    assert found == {("dft", 70.0, 1), ("mine", 80.5, 2), ("mine earlier", 51.0, 3)}
+    assert "Rows with `earlier` are of code or data that has changed since." in render.caption(table)
+    beside = [[one.text for one in row] for row in versus.sheet("mine", [table]).rows]
+    assert [(row[2], row[-1]) for row in beside] == [
+        ("51.0 ± 2.5", "70.0 ± 3.0 (-20.0, open)"), ("80.5 ± 6.4", "70.0 ± 3.0 (+10.0, open)"),
+    ]  # fmt: skip
+    edit(0, (0,), 50.0)
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    found = {(row.label.split("=")[0], row.value("math500").mean, len(row.entries)) for row in table.rows}
+    assert found == {("dft", 70.0, 1), ("mine", 51.0, 3), ("mine earlier", 80.5, 2)}
+
+
 def test_a_cell_of_two_sweeps_is_in_both_tables(tmp_path):
-    found = cell(tmp_path, "sft", 0, {"math500": 50.0})
-    config = Config(
-        names=Names(model="tiny", dataset="embedded", loss="sft", eval="paper"), sweep=SweepConfig(name="two")
-    )
-    found.declare(config)
+    for sweep in ("study", "two"):
+        cell(tmp_path, "sft", 0, {"math500": 50.0}, sweep=sweep)
     for name in ("study", "two"):
         assert len(tables.build(SweepConfig(name=name), str(tmp_path)).rows) == 1
     with pytest.raises(ValueError, match="no record of the sweep three"):
@@ -97,9 +159,8 @@ def test_a_cell_of_two_sweeps_is_in_both_tables(tmp_path):
 
 
 def test_a_method_labels_a_row_in_its_own_sweep_alone(tmp_path):
-    found = cell(tmp_path, "sft", 0, {"math500": 50.0})
-    names = Names(model="tiny", dataset="embedded", loss="sft", eval="paper", method="rft")
-    found.declare(Config(names=names, sweep=SweepConfig(name="two")))
+    cell(tmp_path, "sft", 0, {"math500": 50.0})
+    cell(tmp_path, "sft", 0, None, sweep="two", method="rft")
     labels = {name: tables.build(SweepConfig(name=name), str(tmp_path)).rows[0].label for name in ("study", "two")}
     assert labels == {"study": "sft", "two": "rft"}
 

@@ -54,7 +54,7 @@ def score(cell: Cell, config: Config, percent: float, step: int | None = None) -
     folder.mkdir(parents=True, exist_ok=True)
     samples = [{"text": "4|\n5", "extracted": "4", "official": True, "finish_reason": "stop", "tokens": 3}]
     write_lines(folder / "tiny_add.jsonl", [{"index": 0, "question": "2+2=?", "gold": "4", "samples": samples}])
-    parts = {"tiny_add": {"score": percent, "interval": [percent - 3, percent + 3]}}
+    parts = {"tiny_add": {"score": percent, "interval": [percent - 3, percent + 3], "samples": 2}}
     found = {"verdict": "official", "benchmarks": parts, "average": {"score": percent}}
     write_json(folder / "scores.json", found)
 

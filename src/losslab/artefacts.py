@@ -35,14 +35,8 @@ def declared(sweep: str, results: str) -> list[Config]:
             if key not in known:
                 cell = _compose(list(key))
                 known[key] = typed(cell, cell.hydra.runtime.choices)
-            cells.append(with_seed(known[key], int(seeds[-1])) if seeds else known[key])
+            cells.append(replace(known[key], seed=int(seeds[-1])) if seeds else known[key])
     return cells
-
-
-def with_seed(config: Config, seed: int) -> Config:
-    """The same cell with another seed, which its evaluation follows unless it was given one of its own."""
-    follows = config.eval.seed == config.seed
-    return replace(config, seed=seed, eval=replace(config.eval, seed=seed if follows else config.eval.seed))
 
 
 def layout(sweep: str) -> SweepConfig | None:

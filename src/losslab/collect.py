@@ -1,7 +1,7 @@
 """The cells of a sweep, from their records and from what its file declares."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ class Entry:
     protocol: str | None  # name and hash of the protocol of its scores; None where not scored
     scores: dict[str, float]  # percent, by benchmark; empty where not scored
     halves: dict[str, float]  # half of the 95% interval over problems
+    samples: dict[str, int] = field(default_factory=dict)  # answers to each problem, by benchmark
+    verdict: str | None = None  # of the scores
+    recipe: str | None = None  # alike for the seeds of one configuration, objective's code and data
+    touched: str = ""  # when the record was last written, as ISO 8601
 
 
 def recorded(sweep: str, results: str) -> Iterator[Entry]:
@@ -39,7 +43,8 @@ def recorded(sweep: str, results: str) -> Iterator[Entry]:
         config = science(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         protocols: list[Path | None] = [*sorted(folder.glob("scores/*/scores.json"))]
         for path in protocols or [None]:
-            found = read_json(path)["benchmarks"] if path else {}
+            whole = read_json(path) if path else {}
+            found = whole.get("benchmarks", {})
             yield Entry(
                 folder,
                 names,
@@ -48,6 +53,10 @@ def recorded(sweep: str, results: str) -> Iterator[Entry]:
                 path.parent.name if path else None,
                 {name: part["score"] for name, part in found.items()},
                 {name: (part["interval"][1] - part["interval"][0]) / 2 for name, part in found.items()},
+                {name: part["samples"] for name, part in found.items()},
+                whole["verdict"] if whole else None,
+                state.get("recipe"),
+                state["updated"],
             )
 
 

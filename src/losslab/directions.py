@@ -20,7 +20,7 @@ from losslab.histogram import EDGES
 from losslab.records import protocol_name
 from losslab.render import MISSING, Cell, Sheet
 from losslab.schema import DirectionConfig, End
-from losslab.tables import Row, Table
+from losslab.tables import Measure, Row, Table
 
 CAPTION = (
     "Differences in percentage points of the average, or of the answer tokens, paired by seed, with 95% intervals. "
@@ -61,8 +61,8 @@ def judge(direction: DirectionConfig, table: Table) -> Finding:
     if direction.grows is not None:
         return Finding(direction.claim, _growth(table, direction.higher, direction.grows), asked(table))
     high, low = (rows(table, keys) for keys in (direction.higher, direction.lower))
-    # Only scores of one protocol compare: that of the sweep's file where both rows have it.
-    shared = sorted(high.keys() & low.keys(), key=lambda protocol: (protocol not in protocols(table), str(protocol)))
+    # Only scores of one measure compare: that of the sweep's file where both rows have it.
+    shared = sorted(high.keys() & low.keys(), key=lambda measure: (measure not in measures(table), str(measure)))
     differences = {}
     if shared:
         ours, theirs = (_scores(table, found[shared[0]], direction.step) for found in (high, low))
@@ -94,26 +94,26 @@ def asked(table: Table) -> int:
     return len({config.seed for config in table.grid})
 
 
-def protocols(table: Table) -> set[str]:
+def measures(table: Table) -> set[Measure]:
     """Those of the scores that the sweep's file asks for."""
-    return {protocol_name(config) for config in table.grid}
+    return {Measure(protocol_name(one), str(one.eval.verdict), (one.eval.samples,)) for one in table.grid}
 
 
-def rows(table: Table, keys: Mapping[str, Any]) -> dict[str | None, Row]:
-    """The row that has these keys, by the protocol of its scores; of a sweep with a file, among those that it declares.
+def rows(table: Table, keys: Mapping[str, Any]) -> dict[Measure | None, Row]:
+    """The row that has these keys, by the measure of its scores; of a sweep with a file, among those that it declares.
 
     Raises ValueError where the keys name several rows.
     """
-    found: dict[str | None, Row] = {}
-    for row in table.rows:
+    found: dict[Measure | None, Row] = {}
+    for row in (row for row in table.rows if not row.earlier):
         mine = all((row.config | row.names).get(key) == value for key, value in keys.items())
         if mine and (row.declared or not table.grid):
-            if row.protocol in found:
-                named = f"{found[row.protocol].label}, {row.label}"
+            if row.measure in found:
+                named = f"{found[row.measure].label}, {row.label}"
                 raise ValueError(
                     f"{table.name}: {dict(keys)} names several rows ({named}): add keys to its sweep.directions"
                 )
-            found[row.protocol] = row
+            found[row.measure] = row
     return found
 
 

@@ -16,15 +16,24 @@ from losslab.schema import BASE, Config
 
 
 def identity(config: Config) -> str:
-    """SHA-256 (hex) of what decides a trained model: model, data, objective, optimizer, schedule, training and seed.
+    """SHA-256 (hex) of what decides a trained model: its recipe and its seed."""
+    return _sha256(_science(config) | {"seed": config.seed})
+
+
+def recipe(config: Config) -> str:
+    """SHA-256 (hex) of what is alike for all seeds: model, data, objective, optimizer, schedule and training.
 
     Settings of machine, tracker and evaluation are left out, and so are values equal to the schema's defaults, so
     that a new option does not change the identity of finished cells. Local files count by content, not by name, and
     the objective by its parameters and code, comments and layout apart.
     """
+    return _sha256(_science(config))
+
+
+def _science(config: Config) -> dict[str, Any]:
     defaults = asdict(Config())
     groups = ["model"] if config.names.loss == BASE else ["model", "dataset", "optimizer", "scheduler", "train"]
-    science: dict[str, Any] = {"seed": config.seed}
+    science: dict[str, Any] = {}
     for group in groups:
         science[group] = _changed(asdict(getattr(config, group)), defaults[group])
     if config.names.loss != BASE and (adapter := _changed(asdict(config.adapter), defaults["adapter"])):
@@ -43,7 +52,7 @@ def identity(config: Config) -> str:
         values = asdict(instantiate(config.loss))
         science["loss"] = [cls.__qualname__, _code(cls)]
         science["loss"].append({key: float(v) if type(v) is int else v for key, v in values.items()})  # 2 is 2.0
-    return _sha256(science)
+    return science
 
 
 def protocol(config: Config) -> str:
@@ -54,7 +63,7 @@ def protocol(config: Config) -> str:
     science = asdict(config.eval)
     for key in ("samples", "full_samples", "verdict"):
         science.pop(key)
-    science["seed"] -= config.seed
+    science["seed"] = 0 if science["seed"] is None else f"fixed {science['seed']}"
     science["data"] = content(science["data"]) if science["data"] else None
     return _sha256([science, config.model.eval_prompt, config.model.stop])
 

@@ -14,7 +14,7 @@ from losslab.curves import AVERAGE, Curve
 from losslab.files import lock, read_json, write
 from losslab.polarisation import Pair
 from losslab.schema import BASE, SweepConfig
-from losslab.tables import Row, Table
+from losslab.tables import Measure, Row, Table
 
 
 def publish(sweep: SweepConfig, results: str) -> None:
@@ -126,13 +126,13 @@ def _label(table: Table, row: Row) -> str:
 
 def curves_of(table: Table) -> dict[str, Curve]:
     """Accuracy over steps of each row with scores of more than its finished model, from its base's score on."""
-    bases: dict[tuple[str, str | None], Curve] = {}
+    bases: dict[tuple[str, Measure | None], Curve] = {}
     found: dict[str, Curve] = {}
     for row in sorted(table.rows, key=lambda row: row.names["loss"] != BASE):
         curve: Curve = {}
         for entry in row.scored:
             if row.names["loss"] == BASE and AVERAGE in entry.scores:
-                bases.setdefault((row.names["model"], row.protocol), {}).setdefault(0, []).append(entry.scores)
+                bases.setdefault((row.names["model"], row.measure), {}).setdefault(0, []).append(entry.scores)
             folder = entry.folder / "scores" / str(entry.protocol)
             points = curves.points(folder, entry.folder / "metrics.jsonl")
             if len(points) == 1:  # the seed would be in the mean of the last step alone
@@ -141,5 +141,5 @@ def curves_of(table: Table) -> dict[str, Curve]:
                 if own := curves.values(scores, table.benchmarks):
                     curve.setdefault(step, []).append(own)
         if curve:
-            found[_label(table, row)] = bases.get((row.names["model"], row.protocol), {}) | curve
+            found[_label(table, row)] = bases.get((row.names["model"], row.measure), {}) | curve
     return found

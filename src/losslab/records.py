@@ -24,7 +24,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from losslab.files import read_json, read_lines, write, write_json
-from losslab.identity import identity, protocol
+from losslab.identity import identity, protocol, recipe
 from losslab.schema import BASE, Config, Stage
 from losslab.snapshot import changes, commit, dirty
 
@@ -134,6 +134,7 @@ class Cell:
                 write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
                 state |= {"identity": self.identity, "names": asdict(config.names), "seed": config.seed}
                 state |= {"declared": _now(), "sweeps": []}
+            state["recipe"] = recipe(config)
             if config.sweep.name not in state["sweeps"]:
                 state["sweeps"] = [*state["sweeps"], config.sweep.name]
             if config.names.method:
@@ -161,7 +162,7 @@ class Cell:
 
     def clear(self) -> None:
         """Forget what the cell has done, for `force=true`."""
-        kept = {"identity", "names", "seed", "declared", "sweeps", "methods"}
+        kept = {"identity", "recipe", "names", "seed", "declared", "sweeps", "methods"}
         with self._editing() as state:
             for key in set(state) - kept:
                 del state[key]

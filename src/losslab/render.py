@@ -12,7 +12,7 @@ from rich.text import Text
 
 from losslab.estimate import Estimate
 from losslab.paper import Comparison, Difference
-from losslab.tables import CAPTION, Table
+from losslab.tables import Table
 
 MISSING = "–"
 AGAINST = (
@@ -40,6 +40,21 @@ class Sheet:
     notes: list[str]
 
 
+def caption(table: Table) -> str:
+    """What the numbers of the table are."""
+    verdicts = {row.measure.verdict for row in table.rows if row.measure}
+    by = f" by the {verdicts.pop()} verdict" if len(verdicts) == 1 else ""
+    told = " Rows with `earlier` are of code or data that has changed since." if _earlier(table) else ""
+    return (
+        f"Accuracy in percent{by} ± half of the 95% interval (over seeds where there are several, else over problems)."
+        + told
+    )
+
+
+def _earlier(table: Table) -> bool:
+    return any(row.earlier for row in table.rows)
+
+
 def scores(table: Table, notes: Sequence[str] = ()) -> Sheet:
     """Our scores: the best mean of a model is marked, and `1/3` seeds are one scored of three asked for."""
     rows = []
@@ -54,7 +69,7 @@ def scores(table: Table, notes: Sequence[str] = ()) -> Sheet:
         seeds = str(scored) if scored == asked else f"{scored}/{asked}"
         rows.append([Cell(row.names["model"]), Cell(row.label), *cells, Cell(seeds)])
     head = ["model", "objective", *table.columns, "seeds"]
-    return Sheet(table.name, table.question, head, rows, " ".join([CAPTION, *notes]), [])
+    return Sheet(table.name, table.question, head, rows, " ".join([caption(table), *notes]), [])
 
 
 def _best(table: Table, column: str, model: str) -> str | None:

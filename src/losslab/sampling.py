@@ -49,7 +49,7 @@ def sample(config: Config) -> None:
             model = base_model(replace(config, model=as_trained(config.model)))
             engines.warm_up(engine, config.machine.device)
             subject, samples, _ = answer(replace(config, model=model), model.path, folder, [asked])
-            sets, tally = build(keep(subject, samples)[NAME], config.eval.samples, config.eval.seed)
+            sets, tally = build(keep(subject, samples)[NAME], config.eval.samples, subject.protocol["seed"])
             for file, rows in sets.items():
                 write_lines(folder / f"{file}.jsonl", rows)
             about = {"commit": commit(), "dirty": dirty(), "dataset": asdict(config.dataset)}

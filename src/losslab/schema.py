@@ -208,7 +208,7 @@ class EvalConfig:
     top_p: float = 1.0
     max_new_tokens: int = 4096  # an answer is cut there
     verdict: VerdictName = VerdictName.official  # which one makes the table (docs/evaluation.md)
-    seed: int = 0  # of sampling
+    seed: int | None = None  # of sampling; null = that of the cell
     request_seeds: bool = True  # one seed for each sample; false = one for the engine
     full_samples: int | None = None  # of the published protocol; fewer samples give a warning
     data: str | None = None  # folder with <benchmark>.jsonl files in place of the hub

@@ -1,12 +1,14 @@
 """The ablation table of a sweep, from records and from what the sweep's file declares.
 
 A row is a configuration apart from its seed; several seeds make a mean with a 95% interval over seeds (Student t), a
-single one has its interval over problems. Cells that are not scored, or not even begun, are shown as missing.
+single one has its interval over problems. Cells that are not scored, or not even begun, are shown as missing. Nothing
+is averaged that is not alike: another protocol, verdict or number of samples makes a row of its own, and so does an
+earlier version of the objective's code or of the data.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,18 +20,36 @@ from losslab.estimate import Estimate
 from losslab.schema import BASE, Config, SweepConfig
 
 IMPLIED = {"loss._target_", "model.path", "dataset.path"}  # by the names of the files that were chosen
-CAPTION = "Accuracy in percent ± half of the 95% interval (over seeds where there are several, else over problems)."
+SHOWN = {"protocol": "eval", "verdict": "eval.verdict", "samples": "eval.samples"}  # names of a measure's parts
 DEFAULTS = flatten(asdict(Config()))
+
+
+@dataclass(frozen=True, order=True)
+class Measure:
+    """What a score is of, besides a model: only scores of one measure compare."""
+
+    protocol: str  # name and hash
+    verdict: str
+    samples: tuple[int, ...]  # answers to each problem: one number, unless benchmarks differ
+
+    @classmethod
+    def of(cls, entry: Entry, benchmarks: Collection[str]) -> "Measure | None":
+        """That of a cell's scores on these benchmarks; None where it has none."""
+        if entry.protocol is None or entry.verdict is None:
+            return None
+        samples = {number for name, number in entry.samples.items() if name in benchmarks}
+        return cls(entry.protocol, entry.verdict, tuple(sorted(samples)))
 
 
 @dataclass(frozen=True)
 class Row:
     names: dict[str, Any]
     config: dict[str, Any]  # the science of its cells, by dotted key
-    protocol: str | None  # of its scores, name and hash; None where there is no score
+    measure: Measure | None  # of its scores; None where there is no score
     entries: list[Entry]
     label: str = ""
     declared: bool = False  # by the sweep's file; any other row was added by who ran the sweep
+    earlier: str | None = None  # names the code and data of its cells, where the same configuration has newer ones
 
     @property
     def name(self) -> str:
@@ -93,14 +113,18 @@ def build(sweep: SweepConfig, results: str) -> Table:
         (row,) = found.setdefault(_key(own), [Row(own.names, own.config, None, [], declared=True)])
         if own.seed not in {entry.seed for entry in row.entries}:
             row.entries.append(own)
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[str, dict[str | None, list[Entry]]] = {}
     for entry in entries:
-        groups.setdefault(_key(entry), []).append(entry)
-    for key, group in groups.items():
-        found[key] = _rows(group, *found.get(key, []))
+        groups.setdefault(_key(entry), {}).setdefault(entry.recipe, []).append(entry)
+    for key, recipes in groups.items():
+        newest, *earlier = sorted(recipes, key=lambda one: max(entry.touched for entry in recipes[one]), reverse=True)
+        found[key] = _rows(recipes[newest], [*benchmarks, *others], *found.get(key, []))
+        for recipe in earlier:
+            rows = _rows(recipes[recipe], [*benchmarks, *others])
+            found[key] += [replace(row, earlier=str(recipe)[:8]) for row in rows]
     rows = [row for group in found.values() for row in group]
     order = {model: i for i, model in enumerate(dict.fromkeys(row.names["model"] for row in rows))}
-    rows = [Row(**{**vars(row), "label": label(row, rows)}) for row in rows]
+    rows = [replace(row, label=label(row, rows)) for row in rows]
     if sweep.paper:  # its rows in their order, then what was added
         rows.sort(key=lambda row: (order[row.names["model"]], not row.declared))
     else:
@@ -115,21 +139,25 @@ def _key(entry: Entry) -> str:
     return json.dumps(changed, sort_keys=True, default=str)
 
 
-def _rows(entries: list[Entry], declared: Row | None = None) -> list[Row]:
-    """A row for each protocol of the scores of one configuration, since they are different measures.
+def _rows(entries: list[Entry], benchmarks: Collection[str], declared: Row | None = None) -> list[Row]:
+    """A row for each measure of the scores of one configuration.
 
     Of the cells that the sweep's file declares, those are missing whose seed has no record. Where it leaves the seed
     open any seed will do.
     """
     first, promised = declared or entries[0], list(declared.entries) if declared else []
-    protocols: list[str | None] = [*sorted({entry.protocol for entry in entries if entry.protocol})]
+    measures: dict[Measure | None, list[Entry]] = {}
+    for entry in entries:
+        measures.setdefault(Measure.of(entry, benchmarks), []).append(entry)
+    unscored = measures.pop(None, [])
+    scored: list[Measure | None] = [*sorted(filter(None, measures))]
     rows = []
-    for protocol in protocols or [None]:
-        own = [entry for entry in entries if entry.protocol in (protocol, None)]
+    for measure in scored or [None]:
+        own = [*measures.get(measure, []), *unscored]
         known = {entry.seed for entry in own}
         own += [entry for entry in promised if entry.seed not in known] if len(promised) > 1 else []
         own.sort(key=lambda entry: entry.seed)
-        rows.append(Row(first.names, first.config, protocol, own, declared=declared is not None))
+        rows.append(Row(first.names, first.config, measure, own, declared=declared is not None))
     return rows
 
 
@@ -141,8 +169,12 @@ def label(row: Row, rows: Sequence[Row]) -> str:
     named = tuple(f"{group}." for group in ("dataset", "loss") if group in apart)  # whose names say the rest
     shown = [key for key in apart if key not in IMPLIED and not key.startswith(named)]
     parts = [f"{key}={own[key]}" for key in shown or apart if key != "loss"]
-    if row.protocol and any(r.protocol and r.protocol != row.protocol for r in alike):
-        parts.append(f"eval={row.protocol}")
+    for part in ("protocol", "verdict", "samples"):
+        if len({getattr(r.measure, part) for r in alike if r.measure}) > 1 and row.measure:
+            value = getattr(row.measure, part)
+            parts.append(f"{SHOWN[part]}={','.join(map(str, value)) if part == 'samples' else value}")
+    if row.earlier:
+        parts.append(f"earlier={row.earlier}")
     return " ".join([*([own["loss"]] if "loss" in apart else []), row.name, *parts])
 
 

@@ -39,7 +39,7 @@ def _setting(row: Row) -> str:
 def _beside(row: Row, table: Table) -> Iterator[Cell]:
     for rival in RIVALS:
         others = [one for one in table.rows if one.names["loss"] == rival and _apart(one) == _apart(row)]
-        others = [one for one in others if one.declared] or others
+        others = sorted((one for one in others if not one.earlier), key=lambda one: not one.declared)
         scores = [_averages(others[0]) if others else {}, _averages(row)]
         both = sorted(scores[0].keys() & scores[1].keys())
         finding = Finding(rival, {seed: scores[1][seed] - scores[0][seed] for seed in both})
@@ -52,9 +52,9 @@ def _beside(row: Row, table: Table) -> Iterator[Cell]:
 
 
 def _apart(row: Row) -> dict[str, object]:
-    """The configuration of a row but for its objective, and the protocol of its scores."""
+    """The configuration of a row but for its objective, and the measure of its scores."""
     own = {key: value for key, value in row.config.items() if key != "loss" and not key.startswith("loss.")}
-    return own | {"protocol": row.protocol}
+    return own | {"measure": row.measure}
 
 
 def _averages(row: Row) -> dict[int, float]:

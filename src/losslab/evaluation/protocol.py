@@ -25,7 +25,7 @@ def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen:
         "temperature": cfg.temperature,
         "top_p": cfg.top_p,
         "max_new_tokens": cfg.max_new_tokens,
-        "seed": cfg.seed,
+        "seed": config.seed if cfg.seed is None else cfg.seed,
         "seeds": "sample" if cfg.request_seeds else "engine",  # each sample has its own, or the engine one for all
         "benchmarks": {benchmark.name: benchmark.sha256 for benchmark in chosen},
     }

@@ -120,7 +120,8 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
         return {}
     room = context_length(model, **source)
     ids = dict(zip(prompts, encode(list(prompts.values()), subject.tokenizer), strict=True))
-    seeds = [request_seed(cfg.seed, *key) if cfg.request_seeds else None for key in missing]
+    seed = protocol["seed"]
+    seeds = [request_seed(seed, *key) if cfg.request_seeds else None for key in missing]
     requests = []
     for i, key in enumerate(missing):
         if len(ids[key[:2]]) < room:
@@ -134,7 +135,7 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
         stop=tuple(protocol["stop"]),
         stop_ids=tuple(protocol["stop_ids"]),
         # Another one for each continuation: the same stream again would repeat samples that are there.
-        seed=request_seed(cfg.seed, "engine", len(missing)),
+        seed=request_seed(seed, "engine", len(missing)),
     )
     job = Job(
         model,

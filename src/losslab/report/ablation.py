@@ -38,7 +38,7 @@ def table(groups: Sequence[Group], columns: Sequence[str], benchmarks: Sequence[
                 other.label: found
                 for other in groups
                 if other is not group
-                and (other.model, other.row.protocol) == (group.model, group.row.protocol)
+                and (other.model, other.row.measure) == (group.model, group.row.measure)
                 and (found := paired(other, group, columns, benchmarks, samples))
             },
         )

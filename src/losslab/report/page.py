@@ -83,7 +83,7 @@ def page(sweep: SweepConfig, results: str, against: str | None, place: Path) -> 
         columns=table.columns,
         numbers={*table.columns, "difference", "seeds"},
         average=AVERAGE,
-        caption=render.CAPTION,
+        caption=render.caption(table),
         ordered=not sweep.paper,
         settings_charts=training.against(table, rows),
         sheets=[
