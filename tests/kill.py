@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from losslab.files import read_json, read_lines
@@ -57,6 +57,7 @@ class Run:
     model: Path
     rows: Path
     began: float = 0.0
+    killed: list[subprocess.Popen] = field(default_factory=list)  # not waited for, as a parent that is busy does
 
     def start(self) -> subprocess.Popen:
         command = [
@@ -99,7 +100,7 @@ class Run:
         else:
             process.kill()
             os.killpg(process.pid, signal.SIGCONT)
-        process.wait()
+        self.killed.append(process)
         return hit
 
     def new(self, pattern: str) -> bool:
@@ -155,8 +156,8 @@ class Run:
 def harness(folder: Path, model: Path, rows: Path, targets: list[str | None], seed: int) -> list[Kill]:
     """Kill once for each target, over as many runs as it takes; returns what was hit.
 
-    A target is a phase, `writing` (of a later checkpoint than was there) or `scoring` (with samples to come), or None
-    for a random moment.
+    A target is a phase, `writing` (of a later checkpoint than was there), `step` (of the launcher alone) or `scoring`
+    (with samples to come), or None for a random moment.
     """
     chance = random.Random(seed)
     undisturbed = Run(folder / "undisturbed", model, rows)
@@ -173,9 +174,11 @@ def harness(folder: Path, model: Path, rows: Path, targets: list[str | None], se
                     return run.phase() == target and run.checkpoint() > before
                 if target == "scoring":
                     return run.phase() == target and run.sampled()
+                if target == "step":
+                    return run.phase() == target
                 return time.time() - run.began > moment
 
-            hit = run.kill(due, everything=target == "writing" or chance.random() < 0.5)
+            hit = run.kill(due, everything=target == "writing" or (target is None and chance.random() < 0.5))
             if hit is None:
                 break
             print(hit, flush=True)

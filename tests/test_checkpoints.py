@@ -11,7 +11,7 @@ import torch
 from test_training import make, trained
 
 from losslab.cell import finished, train_model
-from losslab.checkpoint import MANIFEST, damaged
+from losslab.checkpoint import MANIFEST, damaged, random_state
 from losslab.files import appear
 from losslab.launch import WorkerError
 from losslab.records import Cell
@@ -240,3 +240,11 @@ def test_exports_between(config, run, tmp_path):
     assert sorted(path.name for path in (tmp_path / "cell/steps").iterdir()) == ["00000002", "00000004"]
     assert all(torch.equal(weights[name], tensor) for name, tensor in run[1].items())
     assert not (tmp_path / "cell/checkpoints").exists()
+
+
+def test_the_random_state_is_that_of_the_runs_device(monkeypatch):
+    """On a machine with a GPU too: to ask it for its state would set it up."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.ones(1))
+    assert set(random_state(torch.device("cpu"))) == {"cpu"}
+    assert set(random_state(torch.device("cuda"))) == {"cpu", "cuda"}

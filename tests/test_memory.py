@@ -8,19 +8,28 @@ from test_training import make, trained
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from losslab import memory, world
-from losslab.schema import OptimizerConfig, Precision
+from losslab.schema import MachineConfig, OptimizerConfig, Precision, Recompute
 
 ROW = {"problem": "12+30=?", "solution": "2+0+0=2, " * 100 + "\\boxed{42}"}
 
 
+DEEP = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8}  # activations
+WIDE = {"vocab_size": 48_000, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2}  # weights
+
+
 @pytest.mark.parametrize(
-    "shape",
+    ("shape", "precision", "recompute"),
     [
-        {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8},  # activations
-        {"vocab_size": 48_000, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2},  # weights
+        (DEEP, Precision.fp32, Recompute.none),
+        (DEEP, Precision.bf16, Recompute.none),
+        (DEEP, Precision.bf16, Recompute.full),
+        (WIDE, Precision.fp32, Recompute.none),
+        (WIDE, Precision.bf16, Recompute.none),
     ],
+    ids=["deep-fp32", "deep-bf16", "deep-bf16-recomputed", "wide-fp32", "wide-bf16"],
 )
-def test_the_peak_is_within_15_percent_of_the_plan(shape, tmp_path):
+def test_the_peak_is_within_15_percent_of_the_plan(shape, precision, recompute, tmp_path):
+    """With a checkpoint being written all the time, as in any run that takes long enough to be killed."""
     architecture = Qwen2Config(
         **shape, num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=2048,
         pad_token_id=0, eos_token_id=1, bos_token_id=None,
@@ -30,10 +39,33 @@ def test_the_peak_is_within_15_percent_of_the_plan(shape, tmp_path):
     world.tokenizer().save_pretrained(tmp_path / "model")
     rows = tmp_path / "rows.jsonl"
     rows.write_text((json.dumps(ROW) + "\n") * 16)
-    config = make(tmp_path / "model", rows, tmp_path, "dft", micro_batch_tokens=4096, workers=1)
+    config = make(
+        tmp_path / "model",
+        rows,
+        tmp_path,
+        "dft",
+        micro_batch_tokens=4096,
+        workers=1,
+        checkpoint_steps=1,
+        recompute=recompute,
+    )
     adam = OptimizerConfig("torch.optim.AdamW", 1e-5, arguments={"fused": True})
-    own = replace(config.train, batch_size=4, max_steps=2, max_length=1024, precision=Precision.fp32)
+    own = replace(config.train, batch_size=4, max_steps=4, max_length=1024, precision=precision)
     config = replace(config, optimizer=adam, train=own)
     _, metrics = trained(config, tmp_path / "cell")
     planned = memory.on_device(config, architecture, sum(p.numel() for p in model.parameters()))
     assert metrics[-1]["peak_memory"] / planned == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices"),
+    [
+        ({}, memory.Devices(1, 8, False)),
+        ({"LOCAL_RANK": "3", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}, memory.Devices(2, 8, False)),  # torchrun
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "4", "SLURM_PROCID": "0"}, memory.Devices(4, 8, False)),
+    ],
+)
+def test_devices_are_those_of_all_nodes(monkeypatch, environment, devices):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert memory.Devices.of(MachineConfig(device="cpu", workers=8)) == devices

@@ -47,6 +47,7 @@ def test_the_preset_sets_each_named_option_and_nothing_else():
         "train.overlong": Overlong.truncate,
         "train.non_finite": NonFinite.skip,
         "dataset.selection": Selection.first,
+        "scheduler.warmup_at_zero": True,
         "optimizer.decay": Decay.all,
     }
     assert official.dataset.rows == 100_000 and official.train.clip == 1.0 and official.train.batch_size == 256
@@ -84,7 +85,7 @@ def naive(checkpoint, rows, loss: str, dtype: torch.dtype, **adam):
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             parameter.grad = gradient
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
-        optimizer.param_groups[0]["lr"] = LR * [1.0, 1.0, 0.5][step]
+        optimizer.param_groups[0]["lr"] = LR * [0.0, 1.0, 0.5][step]  # of the schedule, which moves after the update
         optimizer.step()
         losses.append(total / (BATCH // MICRO))  # as it is logged: the mean over micro-batches and ranks
     return model.state_dict(), losses, norms
@@ -99,7 +100,7 @@ def test_three_steps_equal_the_official_ones(checkpoint, rows, tmp_path, loss):
         optimizer=OptimizerConfig(
             "torch.optim.AdamW", LR, weight_decay=0.01, decay=Decay.all, arguments=ADAM
         ),
-        scheduler=SchedulerConfig(warmup_ratio=0.34),
+        scheduler=SchedulerConfig(warmup_ratio=0.34, warmup_at_zero=True),
         train=replace(
             config.train, epochs=2, clip=CLIP, max_length=LENGTH, overlong=Overlong.truncate, drop_last=True,
             reduction=Reduction.micro_batch, micro_batch=MICRO, non_finite=NonFinite.skip,

@@ -376,6 +376,8 @@ def test_learning_rate_shapes():
     cosine = SchedulerConfig(shape=Shape.cosine, warmup_ratio=0.2)
     expected = [0.5, 1.0, *(0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8))]
     assert [lr_factor(cosine, step, 10) for step in range(10)] == pytest.approx(expected)
+    official = replace(cosine, warmup_at_zero=True)  # the others are as they were
+    assert [lr_factor(official, step, 10) for step in range(10)] == pytest.approx([0.0, 0.5, *expected[2:]])
     linear = SchedulerConfig(shape=Shape.linear, warmup_steps=0, floor=0.1)
     assert [lr_factor(linear, step, 4) for step in range(4)] == pytest.approx([1.0, 0.775, 0.55, 0.325])
     wsd = SchedulerConfig(shape=Shape.wsd, warmup_ratio=0.25, decay_ratio=0.5)

@@ -90,7 +90,7 @@ def micro_batches(batch: np.ndarray, lengths: np.ndarray, budget: int, rank: int
             heapq.heapreplace(loads, (load + int(lengths[unit]), i))
         if all(load <= budget or len(groups[i]) == 1 for load, i in loads):
             return [np.array(group, dtype=np.int64) for group in groups[rank::ranks]]
-        rounds += 1
+        rounds += max(1, rounds // 100)  # of a whole data set there are thousands, and each try takes a pass
 
 
 def micro_batches_of(batch: np.ndarray, rows: int, rank: int, ranks: int) -> list[np.ndarray]:

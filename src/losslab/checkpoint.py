@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
@@ -35,6 +37,14 @@ class Checkpoints:
         self.folder, self.policy, self.optimizer = folder, policy, optimizer
         self.keep_last, self.keep_every = keep_last, keep_every
         self.group = dist.new_group(backend="gloo")  # the thread's own, since training uses the other
+        self.device = next(policy.parameters()).device
+        gpu = self.device.type == "cuda"
+        # Kept, and with it the memory for the copy: taken anew each time it costs six times as long on a CPU.
+        self.stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=gpu
+            )
+        )
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.writing: Future[None] | None = None
 
@@ -46,6 +56,7 @@ class Checkpoints:
     ) -> None:
         """After an error too, what is being written is written to its end, unless other ranks are gone."""
         self.thread.shutdown()
+        self.stager.close()
 
     def save(self, step: int) -> None:
         """Begin to write the state after `step` steps, the one before being finished. Called on every rank."""
@@ -56,8 +67,12 @@ class Checkpoints:
             temporary.mkdir(parents=True)
         dist.barrier(self.group)
         model_state, optimizer_state = get_state_dict(self.policy, self.optimizer, options=TRAINED)
-        state = {"model": model_state, "optimizer": optimizer_state, "random": {str(dist.get_rank()): random_state()}}
-        written = dcp.async_save(state, checkpoint_id=temporary, process_group=self.group)
+        state = {
+            "model": model_state,
+            "optimizer": optimizer_state,
+            "random": {str(dist.get_rank()): random_state(self.device)},
+        }
+        written = dcp.async_save(state, checkpoint_id=temporary, process_group=self.group, async_stager=self.stager)
         self.writing = self.thread.submit(self._complete, step, written)
 
     def _complete(self, step: int, written: Any) -> None:
@@ -67,9 +82,9 @@ class Checkpoints:
             written.result()
             if dist.get_rank() == 0:
                 files = {str(file.relative_to(temporary)): sha256(file) for file in sorted(temporary.rglob("*"))}
-                manifest = {"step": step, "ranks": dist.get_world_size(), "files": files}
+                manifest = {"step": step, "ranks": dist.get_world_size(), "device": self.device.type, "files": files}
                 write_json(temporary / MANIFEST, manifest | {"sha256": seal(manifest)})
-        except Exception:
+        except BaseException:  # as a CheckpointException is no Exception
             shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
             raise
         if dist.get_rank() == 0:
@@ -128,9 +143,9 @@ class Checkpoints:
             )
         model_state, optimizer_state = get_state_dict(self.policy, self.optimizer, options=TRAINED)
         state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
-        if same:
-            state["random"] = {own: random_state()}
-        dcp.load(state, checkpoint_id=path, process_group=self.group)
+        if same := same and manifest["device"] == self.device.type:
+            state["random"] = {own: random_state(self.device)}
+        load(state, checkpoint_id=path, process_group=self.group)
         set_state_dict(
             self.policy,
             self.optimizer,
@@ -140,7 +155,7 @@ class Checkpoints:
         )
         if same:
             torch.set_rng_state(state["random"][own]["cpu"])
-            if torch.cuda.is_available():
+            if "cuda" in state["random"][own]:
                 torch.cuda.set_rng_state(state["random"][own]["cuda"])
         return manifest["step"]
 
@@ -152,12 +167,21 @@ class Checkpoints:
         dist.destroy_process_group(self.group)
 
 
+def load(state: dict[str, Any], **source: Any) -> None:
+    """Fill a state in place by torch's distributed checkpoint. RuntimeError with the last line of what it raises."""
+    try:
+        dcp.load(state, **source)
+    except CheckpointException as error:  # it is no Exception, so nobody would write it down
+        raise RuntimeError(last_line(error)) from error
+
+
 def last_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
-def random_state() -> dict[str, torch.Tensor]:
-    cuda = {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """By the run's device alone: to ask for another one's would set it up."""
+    cuda = {"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {}
     return {"cpu": torch.get_rng_state()} | cuda
 
 

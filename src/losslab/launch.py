@@ -152,7 +152,7 @@ def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConf
         )
         try:
             with _following():
-                elastic_launch(config, _run)(os.getpid(), worker, *args)
+                elastic_launch(config, _run)(worker, *args)
         except (SignalException, Interrupted):
             handlers |= dict.fromkeys(LEAVE, signal.SIG_IGN)  # it is leaving
             return Failure(time.time())
@@ -217,8 +217,8 @@ class Logs(DefaultLogsSpecs):
 
 
 @record
-def _run(launcher: int, worker: Callable[..., None], *args: object) -> None:
-    threading.Thread(target=_leave_with, args=(launcher,), daemon=True).start()
+def _run(worker: Callable[..., None], *args: object) -> None:
+    threading.Thread(target=_leave_with_launcher, daemon=True).start()
     try:
         with leaving(ASKED):  # until the worker knows better: before its first step there is nothing to save
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)  # what came before is heard now
@@ -233,19 +233,20 @@ def _run(launcher: int, worker: Callable[..., None], *args: object) -> None:
                 "start the same again to go on from the newest checkpoint"
             ) from error
         raise
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    if dist.is_initialized():  # not after an error: NCCL's would wait for ranks that wait for this one
+        dist.destroy_process_group()
 
 
-def _leave_with(launcher: int) -> None:
-    """End this worker when the process that started it is gone: a new one may begin where it was."""
-    while True:
-        time.sleep(1)
-        try:
-            os.kill(launcher, 0)
-        except ProcessLookupError:
-            os._exit(1)
+def _leave_with_launcher() -> None:
+    """End this worker when the process that started it is gone: a new one may begin where it was.
+
+    What tells is a pipe that closes with that process. Its number would not: that of a killed process stays until it is
+    waited for, and may be another one's then.
+    """
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    launcher.join()
+    os._exit(1)
 
 
 def count(machine: MachineConfig) -> int:

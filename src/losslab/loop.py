@@ -157,7 +157,7 @@ def lr_factor(config: SchedulerConfig, step: int, steps: int) -> float:
     """Learning rate of a step (counted from 0) as a share of the peak: linear warm-up, then the shape down to floor."""
     warmup = config.warmup_steps if config.warmup_steps is not None else round(config.warmup_ratio * steps)
     if step < warmup:
-        return (step + 1) / warmup
+        return (step if config.warmup_at_zero else step + 1) / warmup
     start = steps - round(config.decay_ratio * steps) if config.shape == Shape.wsd else warmup
     progress = min(1.0, max(0.0, (step - start) / max(1, steps - start)))
     match config.shape:

@@ -4,6 +4,7 @@ Sizes come from the architecture in the model's YAML or the hub's small config.j
 """
 
 import ctypes
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,16 +14,17 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from losslab import adapters, cost, gpus
+from losslab import adapters, cost, gpus, launch
 from losslab.checks import objective_class
+from losslab.crew import joined
 from losslab.head import ELEMENTS
-from losslab.launch import count
 from losslab.online import PPO
 from losslab.pretrained import load_config
 from losslab.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
 
 GIB = 2**30
 PROCESS = 3.3e8  # bytes of Python with torch and transformers
+FRAGMENTS = 1.05  # of what is in use on a CPU, the allocator's share of it included
 GPU_PROCESS = 4e9  # bytes of it in host memory, with CUDA's context or an inference engine
 EXPORT_BYTES = 6  # of a parameter, on the node that exports: in float32 and in the published dtype
 OFFLOAD_BYTES = 16  # of a parameter: weight, gradient and Adam's two moments in float32
@@ -45,7 +47,8 @@ class Devices:
         """
         if job is None:
             gpu = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
-            return cls(1, count(machine), gpu)
+            each = int(os.environ["LOCAL_WORLD_SIZE"]) if joined() else launch.count(machine)
+            return cls(launch.devices(machine) // each, each, gpu)
         each = 0 if machine.device == Device.cpu else job["gpus_per_node"] or 0
         if each and (machine.workers or 1) > each:
             raise ValueError(
@@ -77,7 +80,8 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
     Online training shards nothing, and what generates the answers takes memory that is not counted.
 
-    On a CPU also what the interpreter and its libraries take; training gives freed memory back there (`give_back`).
+    On a CPU also what the interpreter and its libraries take, and the copy of weights and moments that is written as a
+    checkpoint; training gives freed memory back there (`give_back`).
     """
     machine, train = config.machine, config.train
     devices = devices or Devices.of(machine)
@@ -92,10 +96,12 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     layer = (parameters - outer) / layers
     gathered = computed * (outer + 2 * layer if devices.count > 1 or devices.gpu else parameters)
     products, rest = computed * (5 * width + 2 * kv + 2 * inner), computed * (3 * width + 2 * inner) + 4 * 4 * width
+    # A single process on a CPU computes by autocast, which leaves the sums between layers in float32.
+    stream = computed if devices.count > 1 or devices.gpu else 4
     per_token = {
         Recompute.none: layers * (products + rest),
         Recompute.selective: layers * products + rest,
-        Recompute.full: layers * computed * width + products + rest,
+        Recompute.full: layers * stream * width + products + rest,
     }[machine.recompute]
     tokens = max(machine.micro_batch_tokens, train.max_length)
     if train.micro_batch is not None:
@@ -103,7 +109,6 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     chunk, block = ELEMENTS["cuda" if devices.gpu else "cpu"]
     logits = computed * min(chunk, tokens * architecture.vocab_size) + 2 * 4 * block
     head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
-    process = 0 if devices.gpu else PROCESS
     if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy
     shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
@@ -111,7 +116,10 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
         shards = 1
         state += (computed * parameters if online.kl else 0) + 4 * held * parameters * isinstance(online, PPO)
         head = 3 * 4 * tokens * architecture.vocab_size  # logits, their logarithms and their gradient
-    return state / shards + gathered + per_token * tokens + head + process
+    if not devices.gpu:  # where what is copied for a checkpoint takes the same memory, and so does the process
+        copied = 0 if config.adapter.rank or online else 3 * held * parameters / shards
+        return FRAGMENTS * (state / shards + gathered + per_token * tokens + head + copied + PROCESS)
+    return state / shards + gathered + per_token * tokens + head
 
 
 def of_node(config: Config, job: Mapping[str, Any]) -> float:
@@ -119,7 +127,7 @@ def of_node(config: Config, job: Mapping[str, Any]) -> float:
     architecture, devices = describe(config), Devices.of(config.machine, job)
     parameters = count_parameters(architecture)
     written = float(EXPORT_BYTES * parameters)
-    if config.names.loss != BASE and not config.adapter.rank:
+    if devices.gpu and config.names.loss != BASE and not config.adapter.rank:
         written = max(written, cost.CHECKPOINT_BYTES * parameters / devices.nodes)
     own = GPU_PROCESS
     if not devices.gpu:

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from losslab import attention, world
+from losslab.checkpoint import load
 from losslab.crew import waiting
 from losslab.messages import first_line
 from losslab.prompts import check_tokenizer
@@ -106,7 +107,10 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
     if folder is not None:
         reader = dcp.HuggingFaceStorageReader(str(folder))
         if set(targets) <= set(reader.read_metadata().state_dict_metadata):
-            dcp.load(targets, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+            try:
+                load(targets, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+            except RuntimeError as error:
+                raise ValueError(f"the model model.path={model.path} cannot be loaded: {error}") from error
             return
     with waiting():  # for what may be a download
         whole = load_model(model).state_dict() if dist.get_rank() == 0 else {}
