@@ -82,6 +82,16 @@ def test_rows_of_one_objective_are_told_apart(tmp_path):
     assert [row.label for row in rows] == ["sft optimizer.lr=0.0001", "sft optimizer.lr=0.001", "dft"]
 
 
+def test_a_name_that_leaves_something_open_is_followed_by_it():
+    """Data sets of two names, one of them in two sizes; the name says the rest of the other one."""
+    config = {"dataset": "a", "dataset.path": "x", "dataset.rows": 1, "optimizer.lr": 1.0}
+    configs = [config, config | {"dataset.rows": 2}, config | {"dataset": "b", "dataset.path": "y"}]
+    names = {"model": "tiny", "loss": "sft", "method": None}
+    rows = [tables.Row(names, own, None, []) for own in configs]
+    labels = ["sft dataset=a dataset.rows=1", "sft dataset=a dataset.rows=2", "sft dataset=b"]
+    assert [tables.label(row, rows) for row in rows] == labels
+
+
 def test_an_average_needs_all_columns_and_protocols_are_not_mixed(tmp_path):
     cell(tmp_path, "sft", 0, {"math500": 50.0})
     found = cell(tmp_path, "sft", 1, {"math500": 40.0, "amc23": 20.0})

@@ -1,6 +1,6 @@
 """Figures of a sweep, each as PNG and as SVG; the same records give the same file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,28 @@ def save(figure: Any, path: Path) -> None:
     figure.savefig(path.with_suffix(".png"), dpi=130)
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     plt.close(figure)
+
+
+def colours(labels: Iterable[str]) -> dict[str, Any]:
+    """A colour for each label: matplotlib's own ten, or those of a larger map where there are more labels."""
+    import matplotlib
+
+    names = list(dict.fromkeys(labels))
+    known = "tab10" if len(names) <= 10 else "tab20" if len(names) <= 20 else "turbo"  # turbo is continuous
+    found = matplotlib.colormaps[known]
+    step = found.N // len(names) if known == "turbo" else 1
+    return {name: found(i * step) for i, name in enumerate(names)}
+
+
+def legend(figure: Any) -> None:
+    """One legend of all panels, below them: each label once, in as many columns as the longest leaves room for."""
+    found: dict[str, Any] = {}
+    for panel in figure.axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    room = int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, found), default=0)))  # inches
+    if found:
+        figure.legend(found.values(), found, loc="outside lower center", ncols=max(1, min(4, room)))
 
 
 def bars(table: Table, path: Path) -> None:
@@ -90,20 +112,21 @@ def over_settings(table: Table, path: Path) -> None:
     """A panel for each key of `sweep.against`: the average score over its values, with 95% intervals."""
     keys = table.sweep.against
     figure, grid = canvas(1, len(keys), figsize=(1 + 4.5 * len(keys), 4), sharey=True, squeeze=False)
+    colour = colours(settings.alike(table))
     for panel, key in zip(grid[0], keys, strict=True):
         ticks: list[float] = []
-        for i, (name, line) in enumerate(settings.lines(table, key).items()):
+        for name, line in settings.lines(table, key).items():
             there = [(x, y) for x, y in line if y]
             halves = [_half(y) for _, y in there]
             xs, means = [x for x, _ in there], [y.mean for _, y in there]
-            panel.errorbar(xs, means, yerr=halves, marker="o", capsize=3, color=f"C{i}", label=name)
+            panel.errorbar(xs, means, yerr=halves, marker="o", capsize=3, color=colour[name], label=name)
             ticks += [x for x, _ in line]
         panel.set_xscale("log")
         panel.set_xticks(sorted(set(ticks)), [f"{x:g}" for x in sorted(set(ticks))])
         panel.set_xticks([], minor=True)
         panel.set_xlabel(key)
     grid[0][0].set_ylabel("average accuracy, %")
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    legend(figure)
     save(figure, path)
 
 
