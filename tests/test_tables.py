@@ -6,8 +6,10 @@ import io
 from pathlib import Path
 
 import pytest
+from matplotlib import pyplot
 
-from losslab import render, tables, versus
+from losslab import plots, render, tables, versus
+from losslab.collect import Entry
 from losslab.files import write_json, write_lines
 from losslab.publish import rebuild
 from losslab.records import Cell
@@ -212,3 +214,34 @@ def test_spreadsheet_and_figure(tmp_path):
         "table.md",
         "table.tex",
     ]
+
+
+@pytest.mark.parametrize(("models", "labels"), [(1, 4), (5, 3), (1, 14), (2, 24)])
+def test_a_figure_has_two_panels_for_each_model_and_a_colour_for_each_label(tmp_path, monkeypatch, models, labels):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    rows = []
+    for model in range(models):
+        for label in range(labels):
+            folder = tmp_path / f"{model}-{label}"
+            write_lines(folder / "metrics.jsonl", [{"p_histogram": [1 + label] * 13}])
+            entry = Entry(folder, {}, 0, {}, "paper", {"math500": 10.0 * model + label}, {"math500": 3.0})
+            names = {"model": f"model {model}", "loss": "sft", "method": None}
+            rows.append(tables.Row(names, {}, None, [entry], f"sft lr={label}"))
+    rows[-labels:] = rows[-labels:][::-1]  # another order in the last model
+    plots.bars(tables.Table(SweepConfig(), ["math500"], [], rows, []), tmp_path / "figure")
+    (figure,) = drawn
+    pyplot.close(figure)
+    assert len(figure.axes) == 2 * models
+    found: dict[str, set[tuple[float, ...]]] = {}
+    for i, panel in enumerate(figure.axes):
+        handles, own = panel.get_legend_handles_labels()
+        assert sorted(own) == sorted(row.label for row in rows[:labels])
+        for handle, label in zip(handles, own, strict=True):
+            colour = handle.get_edgecolor() if i % 2 else handle.patches[0].get_facecolor()
+            found.setdefault(label, set()).add(colour)
+            if i % 2 == 0:
+                assert handle.patches[0].get_height() == 10.0 * (i // 2) + int(label.removeprefix("sft lr="))
+    assert {len(colours) for colours in found.values()} == {1} and len(set.union(*found.values())) == labels
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == labels
