@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from losslab import artefacts, paper, plots, settings, tables
-from losslab.files import write_json, write_lines
+from losslab.files import read_json, write_json, write_lines
 from losslab.publish import publish, rebuild
 from losslab.records import Cell
 from losslab.schema import Config
@@ -206,6 +206,52 @@ def test_scores_over_settings(tmp_path):
     assert {path.name for path in tmp_path.glob("settings.*")} == {"settings.png", "settings.svg"}
     with pytest.raises(ValueError, match="sweep.against=loss names no number of the sweep's cells"):
         settings.lines(table, "loss")
+
+
+def test_configurations_are_lines_of_their_own(tmp_path):
+    """Of one objective, two parameters, numbers of epochs or of samples, and nothing of code that has changed since."""
+    start = {c.names.loss: c for c in artefacts.declared("figure1", str(tmp_path))}
+    sft, power = start["sft"], replace(start["dft"], names=replace(start["dft"].names, loss="power"))
+    powers = [replace(power, loss={"_target_": "losslab.objectives.power.Power", "alpha": a}) for a in (0.5, 2)]
+    sweep = replace(sft.sweep, name="study", paper=None, against=["optimizer.lr", "train.batch_size"])
+
+    def setting(config: Config, lr: float) -> Config:
+        names = replace(config.names, method=f"lr_{lr:g}")  # which is but the setting's name
+        return replace(config, names=names, optimizer=replace(config.optimizer, lr=lr), sweep=sweep)
+
+    def add(config: Config, value: float, lr: float = 5e-5) -> Cell:
+        return score(setting(config, lr), **dict.fromkeys(MATHS, value))
+
+    def found() -> dict[str, list[tuple[float, float | None]]]:
+        table = tables.build(sweep, str(tmp_path))
+        assert list(settings.lines(table, "train.batch_size")) == list(settings.lines(table, "optimizer.lr"))
+        return {
+            name: [(x, y and y.mean) for x, y in line] for name, line in settings.lines(table, "optimizer.lr").items()
+        }
+
+    rates = [1e-5, 5e-5, 2e-4]
+    for i, config in enumerate((sft, *powers)):
+        for j, lr in enumerate(rates):
+            add(config, 10.0 * (i + 1) + j, lr)
+    add(replace(sft, train=replace(sft.train, epochs=3)), 90.0)
+    assert found() == {
+        "sft train.epochs=1": [(1e-5, 10.0), (5e-5, 11.0), (2e-4, 12.0)],
+        "sft train.epochs=3": [(5e-5, 90.0)],
+        "power loss.alpha=0.5": [(1e-5, 20.0), (5e-5, 21.0), (2e-4, 22.0)],
+        "power loss.alpha=2": [(1e-5, 30.0), (5e-5, 31.0), (2e-4, 32.0)],
+    }
+    earlier = add(replace(sft, seed=1), 95.0).folder / "cell.json"
+    write_json(earlier, read_json(earlier) | {"recipe": "of other code", "updated": "2000-01-01"})
+    add(replace(powers[0], seed=1, eval=replace(sft.eval, samples=4)), 99.0)
+    missing = setting(powers[0], 1e-4)
+    Cell.of(missing).declare(missing)
+    assert found() == {
+        "sft train.epochs=1": [(1e-5, 10.0), (5e-5, 11.0), (2e-4, 12.0)],
+        "sft train.epochs=3": [(5e-5, 90.0)],
+        "power loss.alpha=0.5 eval.samples=16": [(1e-5, 20.0), (5e-5, 21.0), (1e-4, None), (2e-4, 22.0)],
+        "power loss.alpha=0.5 eval.samples=4": [(5e-5, 99.0), (1e-4, None)],
+        "power loss.alpha=2 eval.samples=16": [(1e-5, 30.0), (5e-5, 31.0), (2e-4, 32.0)],
+    }
 
 
 def test_accuracy_over_steps_names_what_is_missing(tmp_path):

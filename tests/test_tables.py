@@ -6,8 +6,10 @@ import io
 from pathlib import Path
 
 import pytest
+from matplotlib import pyplot
 
-from losslab import render, tables, versus
+from losslab import plots, render, tables, versus
+from losslab.collect import Entry
 from losslab.files import write_json, write_lines
 from losslab.publish import rebuild
 from losslab.records import Cell
@@ -80,6 +82,16 @@ def test_rows_of_one_objective_are_told_apart(tmp_path):
     cell(tmp_path, "dft", 0, {"math500": 60.0}, lr=1e-3)
     rows = tables.build(SweepConfig(name="study"), str(tmp_path)).rows
     assert [row.label for row in rows] == ["sft optimizer.lr=0.0001", "sft optimizer.lr=0.001", "dft"]
+
+
+def test_a_name_that_leaves_something_open_is_followed_by_it():
+    """Data sets of two names, one of them in two sizes; the name says the rest of the other one."""
+    config = {"dataset": "a", "dataset.path": "x", "dataset.rows": 1, "optimizer.lr": 1.0}
+    configs = [config, config | {"dataset.rows": 2}, config | {"dataset": "b", "dataset.path": "y"}]
+    names = {"model": "tiny", "loss": "sft", "method": None}
+    rows = [tables.Row(names, own, None, []) for own in configs]
+    labels = ["sft dataset=a dataset.rows=1", "sft dataset=a dataset.rows=2", "sft dataset=b"]
+    assert [tables.label(row, rows) for row in rows] == labels
 
 
 def test_an_average_needs_all_columns_and_protocols_are_not_mixed(tmp_path):
@@ -202,3 +214,34 @@ def test_spreadsheet_and_figure(tmp_path):
         "table.md",
         "table.tex",
     ]
+
+
+@pytest.mark.parametrize(("models", "labels"), [(1, 4), (5, 3), (1, 14), (2, 24)])
+def test_a_figure_has_two_panels_for_each_model_and_a_colour_for_each_label(tmp_path, monkeypatch, models, labels):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    rows = []
+    for model in range(models):
+        for label in range(labels):
+            folder = tmp_path / f"{model}-{label}"
+            write_lines(folder / "metrics.jsonl", [{"p_histogram": [1 + label] * 13}])
+            entry = Entry(folder, {}, 0, {}, "paper", {"math500": 10.0 * model + label}, {"math500": 3.0})
+            names = {"model": f"model {model}", "loss": "sft", "method": None}
+            rows.append(tables.Row(names, {}, None, [entry], f"sft lr={label}"))
+    rows[-labels:] = rows[-labels:][::-1]  # another order in the last model
+    plots.bars(tables.Table(SweepConfig(), ["math500"], [], rows, []), tmp_path / "figure")
+    (figure,) = drawn
+    pyplot.close(figure)
+    assert len(figure.axes) == 2 * models
+    found: dict[str, set[tuple[float, ...]]] = {}
+    for i, panel in enumerate(figure.axes):
+        handles, own = panel.get_legend_handles_labels()
+        assert sorted(own) == sorted(row.label for row in rows[:labels])
+        for handle, label in zip(handles, own, strict=True):
+            colour = handle.get_edgecolor() if i % 2 else handle.patches[0].get_facecolor()
+            found.setdefault(label, set()).add(colour)
+            if i % 2 == 0:
+                assert handle.patches[0].get_height() == 10.0 * (i // 2) + int(label.removeprefix("sft lr="))
+    assert {len(colours) for colours in found.values()} == {1} and len(set.union(*found.values())) == labels
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == labels

@@ -1,6 +1,6 @@
 """Figures of a sweep, each as PNG and as SVG; the same records give the same file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from losslab.curves import Curve
 from losslab.estimate import Estimate
 from losslab.files import read_lines
 from losslab.histogram import EDGES
-from losslab.tables import Table
+from losslab.tables import Row, Table
 
 
 def canvas(*args: Any, **options: Any) -> Any:
@@ -35,33 +35,72 @@ def save(figure: Any, path: Path) -> None:
     plt.close(figure)
 
 
+def colours(labels: Iterable[str]) -> dict[str, Any]:
+    """A colour for each label: matplotlib's own ten, or those of a larger map where there are more labels."""
+    import matplotlib
+
+    names = list(dict.fromkeys(labels))
+    known = "tab10" if len(names) <= 10 else "tab20" if len(names) <= 20 else "turbo"  # turbo is continuous
+    found = matplotlib.colormaps[known]
+    step = found.N // len(names) if known == "turbo" else 1
+    return {name: found(i * step) for i, name in enumerate(names)}
+
+
+def legend(figure: Any) -> None:
+    """One legend of all panels, below them: each label once, in up to four columns; the figure grows with its lines."""
+    found: dict[str, Any] = {}
+    for panel in figure.axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if found:
+        room = int(figure.get_figwidth() / (0.7 + 0.09 * max(map(len, found))))  # for columns of the longest label
+        columns = max(1, min(4, room))
+        figure.set_figheight(figure.get_figheight() + 0.2 * (-(-len(found) // columns) - 1))
+        figure.legend(found.values(), found, loc="outside lower center", ncols=columns)
+
+
 def bars(table: Table, path: Path) -> None:
-    """Scores by objective, and where the probabilities of the training targets ended."""
-    figure, (left, right) = canvas(1, 2, figsize=(11, 4))
+    """Scores by objective, and where the probabilities of the training targets ended: two panels for each model."""
     rows = [row for row in table.rows if row.scored]
-    several = len(table.models) > 1
-    names = [f"{row.names['model']}\n{row.label}" if several else row.label for row in rows]
+    models = list(dict.fromkeys(row.names["model"] for row in rows))
+    colour = colours(row.label for row in rows)  # of all models, so that a label means the same in each
+    figure, grid = canvas(len(models), 2, figsize=(11, 0.7 + 3.3 * len(models)), squeeze=False)
+    for model, (left, right) in zip(models, grid, strict=True):
+        own = [row for row in rows if row.names["model"] == model]
+        _scores(left, own, table.columns, colour)
+        left.set_title(f"{f'{model}: ' if len(models) > 1 else ''}scores, with 95% intervals")
+        _probabilities(right, own, colour)
+    grid[0][1].set_title("what the objective does to probabilities")
+    grid[-1][1].set_xlabel("probability of the target token, last batch of training")
+    legend(figure)
+    save(figure, path)
+
+
+def _scores(panel: Any, rows: list[Row], columns: list[str], colour: Mapping[str, Any]) -> None:
+    """Bars side by side for each column, one for each row of the table."""
     width = 0.8 / len(rows)
-    for i, (row, name) in enumerate(zip(rows, names, strict=True)):
-        values = [row.value(column) for column in table.columns]
+    thin = min(1.0, 7 * width)  # intervals no wider than their bars
+    for i, row in enumerate(rows):
+        values = [row.value(column) for column in columns]
         means = [value.mean if value else np.nan for value in values]  # what is missing has no bar, and is not zero
         halves = [_half(value) for value in values]
         place = np.arange(len(values)) + (i - (len(rows) - 1) / 2) * width
-        left.bar(place, means, width * 0.9, yerr=halves, label=name, color=f"C{i}", capsize=2)
+        kind = {"capsize": 2 * thin, "elinewidth": 1.5 * thin}
+        panel.bar(place, means, width * 0.9, yerr=halves, color=colour[row.label], label=row.label, error_kw=kind)
+    panel.set_xticks(range(len(columns)), columns, rotation=20, ha="right", rotation_mode="anchor")
+    panel.set_ylabel("accuracy, %")
+
+
+def _probabilities(panel: Any, rows: list[Row], colour: Mapping[str, Any]) -> None:
+    """The histogram of the last step of training, the cells of a row of the table together."""
+    for row in rows:
         metrics = [read_lines(entry.folder / "metrics.jsonl") for entry in row.scored]
         ends = [lines[-1]["p_histogram"] for lines in metrics if lines and "p_histogram" in lines[-1]]
         if np.any(counts := np.sum(ends, axis=0)):
-            right.stairs(100 * counts / counts.sum(), label=name, color=f"C{i}", linewidth=2)
-    left.set_xticks(range(len(table.columns)), table.columns)
-    left.set_ylabel("accuracy, %")
-    left.set_title("scores, with 95% intervals")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(rows)))
-    right.set_xticks(range(len(EDGES)), [f"{edge:g}" for edge in EDGES], rotation=60, fontsize="small")
-    right.set_yscale("log")
-    right.set_xlabel("probability of the target token, last batch of training")
-    right.set_ylabel("share of answer tokens, %")
-    right.set_title("what the objective does to probabilities")
-    save(figure, path)
+            panel.stairs(100 * counts / counts.sum(), label=row.label, color=colour[row.label], linewidth=2)
+    panel.set_xticks(range(len(EDGES)), [f"{edge:g}" for edge in EDGES], rotation=60, fontsize="small")
+    panel.set_yscale("log")
+    panel.set_ylabel("share of answer tokens, %")
 
 
 def over_steps(found: Mapping[str, Curve], columns: list[str], path: Path) -> None:
@@ -70,19 +109,20 @@ def over_steps(found: Mapping[str, Curve], columns: list[str], path: Path) -> No
     down = -(-len(columns) // across)
     figure, grid = canvas(down, across, figsize=(3.8 * across, 3 * down), squeeze=False)
     panels = grid.flatten()
+    colour = colours(found)
     for panel in panels[len(columns) :]:
         panel.set_axis_off()
     for panel, column in zip(panels, columns, strict=False):
-        for i, (label, curve) in enumerate(found.items()):
+        for label, curve in found.items():
             steps, centre, half = map(np.array, zip(*curves.mean(curve, column), strict=True))
-            panel.plot(steps, centre, marker=".", color=f"C{i}", label=label)
-            panel.fill_between(steps, centre - half, centre + half, color=f"C{i}", alpha=0.2, linewidth=0)
+            panel.plot(steps, centre, marker=".", color=colour[label], label=label)
+            panel.fill_between(steps, centre - half, centre + half, color=colour[label], alpha=0.2, linewidth=0)
         panel.set_title(column)
     for row in grid:
         row[0].set_ylabel("accuracy, %")
     for panel in grid[-1]:
         panel.set_xlabel("step")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(found)))
+    legend(figure)
     save(figure, path)
 
 
@@ -90,20 +130,21 @@ def over_settings(table: Table, path: Path) -> None:
     """A panel for each key of `sweep.against`: the average score over its values, with 95% intervals."""
     keys = table.sweep.against
     figure, grid = canvas(1, len(keys), figsize=(1 + 4.5 * len(keys), 4), sharey=True, squeeze=False)
+    colour = colours(settings.alike(table))
     for panel, key in zip(grid[0], keys, strict=True):
         ticks: list[float] = []
-        for i, (name, line) in enumerate(settings.lines(table, key).items()):
+        for name, line in settings.lines(table, key).items():
             there = [(x, y) for x, y in line if y]
             halves = [_half(y) for _, y in there]
             xs, means = [x for x, _ in there], [y.mean for _, y in there]
-            panel.errorbar(xs, means, yerr=halves, marker="o", capsize=3, color=f"C{i}", label=name)
+            panel.errorbar(xs, means, yerr=halves, marker="o", capsize=3, color=colour[name], label=name)
             ticks += [x for x, _ in line]
         panel.set_xscale("log")
         panel.set_xticks(sorted(set(ticks)), [f"{x:g}" for x in sorted(set(ticks))])
         panel.set_xticks([], minor=True)
         panel.set_xlabel(key)
     grid[0][0].set_ylabel("average accuracy, %")
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    legend(figure)
     save(figure, path)
 
 

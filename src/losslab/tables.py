@@ -7,7 +7,7 @@ earlier version of the objective's code or of the data.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -110,12 +110,12 @@ def build(sweep: SweepConfig, results: str) -> Table:
     found: dict[str, list[Row]] = {}
     for config in grid:
         own = promised(config)
-        (row,) = found.setdefault(_key(own), [Row(own.names, own.config, None, [], declared=True)])
+        (row,) = found.setdefault(canonical(own.config), [Row(own.names, own.config, None, [], declared=True)])
         if own.seed not in {entry.seed for entry in row.entries}:
             row.entries.append(own)
     groups: dict[str, dict[str | None, list[Entry]]] = {}
     for entry in entries:
-        groups.setdefault(_key(entry), {}).setdefault(entry.recipe, []).append(entry)
+        groups.setdefault(canonical(entry.config), {}).setdefault(entry.recipe, []).append(entry)
     for key, recipes in groups.items():
         newest, *earlier = sorted(recipes, key=lambda one: max(entry.touched for entry in recipes[one]), reverse=True)
         found[key] = _rows(recipes[newest], [*benchmarks, *others], *found.get(key, []))
@@ -132,9 +132,9 @@ def build(sweep: SweepConfig, results: str) -> Table:
     return Table(sweep, benchmarks, others, rows, grid)
 
 
-def _key(entry: Entry) -> str:
-    """Alike for the seeds of one configuration; a value that is the schema's default counts as not given."""
-    changed = {key: value for key, value in entry.config.items() if key not in DEFAULTS or value != DEFAULTS[key]}
+def canonical(config: Mapping[str, Any]) -> str:
+    """Alike for one configuration, as of seeds; a value that is the schema's default counts as not given."""
+    changed = {key: value for key, value in config.items() if key not in DEFAULTS or value != DEFAULTS[key]}
     changed = {key: float(value) if type(value) is int else value for key, value in changed.items()}  # 2 is 2.0
     return json.dumps(changed, sort_keys=True, default=str)
 
@@ -168,7 +168,9 @@ def label(row: Row, rows: Sequence[Row]) -> str:
     apart = [key for key in own if any(r.config.get(key) != own[key] for r in alike)]
     named = tuple(f"{group}." for group in ("dataset", "loss") if group in apart)  # whose names say the rest
     shown = [key for key in apart if key not in IMPLIED and not key.startswith(named)]
-    parts = [f"{key}={own[key]}" for key in shown or apart if key != "loss"]
+    twins = [r for r in alike if all(r.config.get(key) == own[key] for key in shown)]
+    shown += [key for key in apart if any(r.config.get(key) != own[key] for r in twins)]  # what those names leave open
+    parts = [f"{key}={own[key]}" for key in shown if key != "loss"]
     for part in ("protocol", "verdict", "samples"):
         if len({getattr(r.measure, part) for r in alike if r.measure}) > 1 and row.measure:
             value = getattr(row.measure, part)

@@ -94,9 +94,8 @@ def accuracy(groups: Sequence[Group], over_steps: Mapping[str, Curve], columns: 
 
 def against(table: Table, groups: Sequence[Group]) -> list[Chart]:
     """The average score against each setting that the sweep varies, as in the paper's Figure 3."""
-    styles: dict[str, int] = {}
-    for group in groups:
-        styles.setdefault(settings.name(group.row, table), group.style)
+    alike = settings.alike(table)
+    styles = {name: next(group.style for group in groups if group.row is rows[0]) for name, rows in alike.items()}
     found = []
     for key in table.sweep.against:
         own = []
