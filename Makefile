@@ -43,8 +43,9 @@ docs: setup ## write again what is made from the code: docs/configuration.md and
 	@$(BIN)/python docs/make_configuration.py
 	@$(BIN)/python docs/plot_weights.py
 
-tables: setup ## rebuild all tables and figures from the records
-	@$(BIN)/python table.py
+tables: setup ## rebuild all tables and figures from the records, those of the microcosm too
+	@if [ -d results/cells ] || [ ! -d results/microcosm/cells ]; then $(BIN)/python table.py; fi
+	@if [ -d results/microcosm/cells ]; then $(BIN)/python -m losslab.microcosm run=false; fi
 
 report: setup ## one page for each sweep, from the records: results/reports/<sweep>.html
 	@$(BIN)/python report.py

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 
@@ -32,22 +33,6 @@ def test_an_objective_beside_its_rivals(tmp_path):
         "| study | optimizer.lr=0.001 | 50.0 ± 22.8 | 40.0 ± 24.8 (+10.0 ± 5.0, better) "
         "| 52.0 ± 19.9 (-2.0 ± 5.0, open) |",
     ]
-
-
-def test_a_digest_changes_with_the_samples(tmp_path):
-    own = cell(tmp_path, "dft", 0, {"math500": 1.0})
-    (scores,) = own.folder.glob("scores/*")
-    write_lines(scores / "math500.jsonl", [{"index": 0, "samples": [{"text": "1", "official": True}]}])
-    first = microcosm.digest([own.folder])
-    assert first.splitlines()[1].startswith(f"{own.folder.name},{own.identity},")
-    assert first == microcosm.digest([own.folder])
-    write_lines(scores / "math500.jsonl", [{"index": 0, "samples": [{"text": "1", "official": False}]}])
-    assert first != microcosm.digest([own.folder])
-
-
-def test_a_twin_that_is_not_there_is_named(capsys):
-    with pytest.raises(ValueError, match="there is no twin tabel1; did you mean table1"):
-        microcosm.main(["twins=tabel1"])
 
 
 def test_a_mistyped_objective_ends_before_anything_runs(tmp_path):
@@ -95,5 +80,42 @@ def test_a_complete_twin_is_collected_with_its_records(tmp_path):
     assert {path.name for path in tmp_path.glob("*.csv")} == {f"figure3_rate{name}.csv" for name in names}
     assert (tmp_path / "figure3_batch.md").exists()
     assert len((tmp_path / "figure3_rate_records.csv").read_text().splitlines()) == 1 + 2 * 4 * 5
+    before = microcosm.digest(study)
+    own = Cell.of(config)
+    shown = own.scores(config) / f"{next(iter(config.benchmark))}.jsonl"
+    for elsewhere in (own.scores(config) / "other.jsonl", own.folder / "scores/quick-1" / shown.name):
+        write_lines(elsewhere, [{"index": 0}])
+    assert microcosm.digest(study) == before  # of what other studies see in the same cell
+    write_lines(shown, [{"index": 0}])
+    (changed,) = set(microcosm.digest(study).splitlines()) - set(before.splitlines())
+    assert changed.startswith(f"{own.folder.name},{own.identity},")
     (Cell.of(config).scores(config) / "scores.json").unlink()
     assert not microcosm.complete(tables.build(sweep, str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["twins=table2", "loss=power"], "the rows of table2 name their objectives: leave loss= out"),
+        (["twins=tabel1"], "there is no twin tabel1; did you mean table1?"),
+        (["tables"], "tables is no option: options are written key=value, as in twins=table1"),
+        (["run=no"], "run=no is neither true nor false"),
+    ],
+)
+def test_what_is_refused_at_once(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        microcosm.main(arguments)
+
+
+def test_tables_again_from_records_alone(tmp_path, monkeypatch, capsys):
+    for config in declared("microcosm/figure3_rate", str(tmp_path)):
+        own = Cell.of(config)
+        own.declare(config)
+        if config.seed < 4:
+            part = {"score": 50.0 + config.seed, "interval": [49.0, 51.0], "samples": 16}
+            scores = {"benchmarks": dict.fromkeys(config.benchmark, part), "verdict": "official"}
+            write_json(own.scores(config) / "scores.json", scores)
+    monkeypatch.setattr(microcosm, "call", None)  # nothing runs
+    assert microcosm.main(["run=false", "twins=figure3_rate", f"machine.results={tmp_path}"]) == 0
+    assert "**51.5 ± 2.1** | 4/5 |" in (tmp_path / "tables/microcosm/figure3_rate/table.md").read_text()
+    assert f"not copied to {tmp_path}, since cells are missing: figure3_rate" in capsys.readouterr().out

@@ -3,10 +3,11 @@
     python -m losslab.microcosm                   # everything; goes on from what is there
     python -m losslab.microcosm loss=mine         # with one more objective, and how it stands beside SFT and DFT
     python -m losslab.microcosm twins=table1,facts seed=0
+    python -m losslab.microcosm run=false         # tables and figures again, from the records that are there
 
 Other arguments are overrides of every sweep. All goes to results/microcosm: records, logs and tables in its folders,
 and beside them what is worth a commit, the tables, figures, verdicts and hashes of records of the twins that are
-complete. docs/microcosm.md says what they are worth.
+complete and were run as their files have them. docs/microcosm.md says what they are worth.
 """
 
 import csv
@@ -23,6 +24,7 @@ from pathlib import Path
 from rich.console import Console
 
 from losslab import render, tables, versus
+from losslab.cli import helping
 from losslab.files import ROOT, write
 from losslab.messages import did_you_mean
 from losslab.publish import layouts, rebuild
@@ -46,12 +48,17 @@ SAMPLED = ("table7", "table2")  # these need the base model's own answers
 METHODS = ("table2",)  # the rows of these fix their objectives
 RESULTS = "results/microcosm"  # apart from other results: a cell that is there would be exported no more
 SEEDS = "0,1,2,3,4"
+OWN = ("twins", "seed", "run", "machine.results")  # options of this program
 MEMORY = 4 << 30  # bytes for one run with its engine
 
 
 def main(arguments: list[str]) -> int:
     """Run the twins, and write down what came out. Returns the exit status: 1 where a run failed."""
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if wrong := [argument for argument in arguments if "=" not in argument]:
+        raise ValueError(f"{wrong[0]} is no option: options are written key=value, as in twins=table1")
+    options = dict(argument.split("=", 1) for argument in arguments)
+    if (run_all := options.get("run", "true")) not in ("true", "false"):
+        raise ValueError(f"run={run_all} is neither true nor false")
     twins = options.get("twins", ",".join(TWINS)).split(",")
     for name in twins:
         if name not in TWINS:
@@ -59,12 +66,36 @@ def main(arguments: list[str]) -> int:
     own = [argument for argument in arguments if argument.startswith(("loss=", "loss."))]
     if "loss" in options:
         twins = [name for name in twins if name not in METHODS]
+        if not twins:
+            raise ValueError(f"the rows of {', '.join(METHODS)} name their objectives: leave loss= out")
     results = Path(options.get("machine.results", RESULTS))
-    given = [one for one in arguments if one not in own and one.split("=")[0] not in ("twins", "seed")]
+    given = [one for one in arguments if one not in own and one.split("=")[0] not in OWN]
     overrides = [*given, f"machine.results={results}"]
-    seeds, logs = options.get("seed", SEEDS).split(","), results / "logs"
+    seeds = options.get("seed", SEEDS).split(",")
     if given or own:
         check(twins[0], [f"seed={seeds[0]}", *overrides, *own])
+    done = run_all == "false" or run_twins(twins, seeds, overrides, own, results / "logs")
+    sweeps = [f"microcosm/{name}" for name in twins]
+    rebuild(sweeps, str(results))
+    studies = [tables.build(layout, str(results)) for layout in layouts(sweeps, str(results))]
+    for objective in options["loss"].split(",") if "loss" in options else []:
+        found = versus.sheet(objective, studies)
+        Console().print(render.terminal(found))
+        write(results / f"{objective}.md", render.markdown(found))
+        print(f"{objective}: {results}/{objective}.md")
+    changed = own or [one for one in given if not one.startswith("tracker")]
+    whole = [] if changed else [name for name, study in zip(twins, studies, strict=True) if complete(study)]
+    for name in whole:
+        collect(name, studies[twins.index(name)], results)
+    if left := [name for name in twins if name not in whole]:
+        why = "they were run with options of yours" if changed else "cells are missing"
+        print(f"not copied to {results}, since {why}: {', '.join(left)}")
+    print(f"tables, figures, verdicts: {results}/tables/microcosm")
+    return int(not done)
+
+
+def run_twins(twins: list[str], seeds: list[str], overrides: list[str], own: list[str], logs: Path) -> bool:
+    """Run what is not on record; returns whether all is done. `own` adds the rows of an objective to every twin."""
     logs.mkdir(parents=True, exist_ok=True)
 
     def sample() -> bool:
@@ -87,19 +118,7 @@ def main(arguments: list[str]) -> int:
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
-    sweeps = [f"microcosm/{name}" for name in twins]
-    rebuild(sweeps, str(results))
-    studies = [tables.build(layout, str(results)) for layout in layouts(sweeps, str(results))]
-    for objective in options["loss"].split(",") if "loss" in options else []:
-        found = versus.sheet(objective, studies)
-        Console().print(render.terminal(found))
-        write(results / f"{objective}.md", render.markdown(found))
-        print(f"{objective}: {results}/{objective}.md")
-    for name, study in zip(twins, studies, strict=True):
-        if not (given or own) and complete(study):
-            collect(name, study, results)
-    print(f"tables, figures, verdicts: {results}/tables/microcosm")
-    return int(not done)
+    return done
 
 
 def check(twin: str, overrides: list[str]) -> None:
@@ -140,25 +159,32 @@ def collect(name: str, study: Table, results: Path) -> None:
     for file in sorted((results / "tables" / "microcosm" / name).iterdir()):
         if file.suffix in (".md", ".csv", ".svg"):
             shutil.copyfile(file, results / (name + file.suffix if file.stem == "table" else f"{name}_{file.name}"))
-    cells = sorted({entry.folder for row in study.rows for entry in row.entries})
-    write(results / f"{name}_records.csv", digest(cells))
+    write(results / f"{name}_records.csv", digest(study))
 
 
-def digest(cells: list[Path]) -> str:
-    """CSV with the identity of each cell and a SHA-256 of its samples with their verdicts."""
+def digest(study: Table) -> str:
+    """CSV with the identity of each cell and a SHA-256 of what the study shows of it: its samples with their verdicts.
+
+    Other studies may have scored the cell on benchmarks, by protocols or along the way of training as this one did not.
+    """
+    steps = any(config.machine.export_steps for config in study.grid)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["cell", "identity", "samples"])
-    for cell in cells:
-        samples = hashlib.sha256()
-        files = sorted(cell.glob("scores/**/*.jsonl"))
+    for entry in sorted((entry for row in study.rows for entry in row.entries), key=lambda entry: entry.folder):
+        samples, own = hashlib.sha256(), entry.folder / "scores" / str(entry.protocol)
+        files = [file for name in study.benchmarks for file in own.glob(f"{name}.jsonl")]
+        if steps:
+            files += [file for name in study.benchmarks for file in sorted(own.glob(f"steps/*/{name}.jsonl"))]
         for file in files:
             samples.update(file.read_bytes())
-        writer.writerow([cell.name, Cell.at(cell).identity, samples.hexdigest() if files else ""])
+        identity = Cell.at(entry.folder).identity
+        writer.writerow([entry.folder.name, identity, samples.hexdigest() if files else ""])
     return out.getvalue()
 
 
 if __name__ == "__main__":
+    helping(__doc__)
     try:
         sys.exit(main(sys.argv[1:]))
     except ValueError as error:

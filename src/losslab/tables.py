@@ -165,11 +165,15 @@ def label(row: Row, rows: Sequence[Row]) -> str:
     """The row's name, and whatever else sets it apart from others with the same model and name."""
     alike = [r for r in rows if (r.names["model"], r.name) == (row.names["model"], row.name)]
     own = row.config
-    apart = [key for key in own if any(r.config.get(key) != own[key] for r in alike)]
+
+    def other(row: Row, key: str) -> bool:  # a record from before an option was there has its default
+        return bool(row.config.get(key, DEFAULTS.get(key)) != own[key])
+
+    apart = [key for key in own if any(other(r, key) for r in alike)]
     named = tuple(f"{group}." for group in ("dataset", "loss") if group in apart)  # whose names say the rest
     shown = [key for key in apart if key not in IMPLIED and not key.startswith(named)]
-    twins = [r for r in alike if all(r.config.get(key) == own[key] for key in shown)]
-    shown += [key for key in apart if any(r.config.get(key) != own[key] for r in twins)]  # what those names leave open
+    twins = [r for r in alike if not any(other(r, key) for key in shown)]
+    shown += [key for key in apart if any(other(r, key) for r in twins)]  # what those names leave open
     parts = [f"{key}={own[key]}" for key in shown if key != "loss"]
     for part in ("protocol", "verdict", "samples"):
         if len({getattr(r.measure, part) for r in alike if r.measure}) > 1 and row.measure:
