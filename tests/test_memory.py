@@ -69,3 +69,21 @@ def test_devices_are_those_of_all_nodes(monkeypatch, environment, devices):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert memory.Devices.of(MachineConfig(device="cpu", workers=8)) == devices
+
+
+def test_room_is_what_the_machine_and_the_control_group_have_left(tmp_path):
+    def put(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    assert memory.room(False, tmp_path) is None
+    put("proc/meminfo", "MemTotal:  9000 kB\nMemAvailable:    4000 kB\nHugePages_Free:        0\n")
+    assert memory.room(False, tmp_path) == 4000 * 1024
+    put("proc/self/cgroup", "4:memory:/\n0::/job_7/step_0\n")
+    put("sys/fs/cgroup/job_7/step_0/memory.max", "max\n")
+    put("sys/fs/cgroup/job_7/step_0/memory.current", "1000\n")
+    put("sys/fs/cgroup/job_7/memory.max", "1000000\n")
+    put("sys/fs/cgroup/job_7/memory.current", "300000\n")
+    put("sys/fs/cgroup/job_7/memory.stat", "anon 1\ninactive_file 50000\n")
+    assert memory.room(False, tmp_path) == 750_000  # of the job, whose cache would go
+    assert memory.room(False) is not None

@@ -5,7 +5,7 @@ Sizes come from the architecture in the model's YAML or the hub's small config.j
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -152,13 +152,36 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-def room(gpu: bool) -> float | None:
-    """Bytes of the smallest visible GPU, or those that this machine has free; None where that cannot be told."""
+def room(gpu: bool, root: Path = Path("/")) -> float | None:
+    """Bytes of the smallest visible GPU, or those that this process may still take; None where that cannot be told.
+
+    The latter are what the machine has free, and no more than what is left to its control group (version 2), as a SLURM
+    job and a container have one. `root` is the root of the file system.
+    """
     if gpu:
         return gpus.memory()
+    free = _numbers(root / "proc/meminfo").get("MemAvailable:")
+    return min([*([1024.0 * free] if free is not None else []), *_left(root)], default=None)
+
+
+def _left(root: Path) -> Iterator[float]:
+    """What is left to the control group of this process and to those that this one is in."""
+    top, lines = root / "sys/fs/cgroup", _lines(root / "proc/self/cgroup")
+    own = [top / line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")]
+    for folder in (folder for group in own for folder in (group, *group.parents) if folder.is_relative_to(top)):
+        limit, used = ("".join(_lines(folder / f"memory.{name}")) for name in ("max", "current"))
+        if limit.isdecimal() and used.isdecimal():  # without a limit it says `max`
+            dropped = _numbers(folder / "memory.stat").get("inactive_file", 0)  # when memory is short
+            yield float(int(limit) - int(used) + dropped)
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """The numbers of a file of the kernel, by the word before them."""
+    return {line.split()[0]: int(line.split()[1]) for line in _lines(file) if len(line.split()) > 1}
+
+
+def _lines(file: Path) -> list[str]:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        return file.read_text().splitlines()
     except OSError:
-        return None
-    free = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return 1024.0 * int(free[0]) if free else None
+        return []
