@@ -61,13 +61,14 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
         progress = bar(f"training {model.parent.name}", schedule.steps, "step", initial=first, disable=rank > 0)
 
         for step in range(first, schedule.steps):
-            began, waited = time.perf_counter(), 0.0
+            began = time.perf_counter()
             units = schedule.batch(step)
             if recipe.micro_batch is None:
                 shares = micro_batches(units, examples.units, budget, rank, ranks)
             else:
                 shares = micro_batches_of(units, recipe.micro_batch, rank, ranks)
             batch, groups = examples.expand(units), [examples.expand(share) for share in shares]
+            waited = time.perf_counter() - began
             statistics = batch_nll(objective, policy, examples, batch, groups, device)
             if step == first or step % schedule.updates == 0:
                 old = old_logp(objective, policy, examples, groups, device)
