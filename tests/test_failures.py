@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from datasets import DatasetInfo, Features, Value
+from datasets.arrow_writer import ArrowWriter
+from datasets.splits import SplitDict, SplitInfo
 from kill import SETTINGS, harness
 
 DYING = """
@@ -182,6 +185,8 @@ for ask in (
     lambda: load_tokenizer(ModelConfig(path="nobody/nothing")),
     lambda: data.read(rows),
     lambda: benchmarks.load("mine", BenchmarkConfig(path="nobody/nothing", split="test")),
+    lambda: print(published.load_dataset("somebody/rows", split="train", revision="a" * 40)["q"][0]),
+    lambda: published.load_dataset("somebody/rows", split="train", revision="b" * 40),
     lambda: print(load_tokenizer(ModelConfig(path="somebody/tiny")).eos_token),
     lambda: print(load_config(ModelConfig(path="somebody/tiny")).model_type),
 ):
@@ -193,12 +198,25 @@ print(time.monotonic() - began, file=sys.stderr)
 """
 
 
+def rows_of_commit(commit: str, folder: Path) -> None:
+    """A data set as the library keeps it when it was downloaded."""
+    place = folder / commit
+    place.mkdir(parents=True)
+    with ArrowWriter(path=str(place / "rows-train.arrow")) as writer:
+        writer.write({"q": f"of commit {commit[0]}"})
+        writer.finalize()
+    splits = SplitDict({"train": SplitInfo("train", num_examples=1, dataset_name="rows")})
+    about = {"dataset_name": "rows", "config_name": "default", "version": "0.0.0", "builder_name": "parquet"}
+    DatasetInfo(features=Features({"q": Value("string")}), splits=splits, **about).write_to_directory(str(place))
+
+
 def test_a_hub_that_does_not_answer_costs_one_wait_and_what_was_downloaded_is_used(checkpoint, tmp_path):
     cached = tmp_path / "hub/models--somebody--tiny"
     (cached / "snapshots").mkdir(parents=True)
     (cached / "snapshots/abc").symlink_to(checkpoint)
     (cached / "refs").mkdir()
     (cached / "refs/main").write_text("abc")
+    rows_of_commit("a" * 40, tmp_path / "datasets/somebody___rows/default/0.0.0")
     with socket.socket() as silent:  # it takes connections and says nothing
         silent.bind(("127.0.0.1", 0))
         silent.listen(99)
@@ -213,6 +231,8 @@ def test_a_hub_that_does_not_answer_costs_one_wait_and_what_was_downloaded_is_us
         f"the data set nobody/nothing cannot be read (it was {absent}): check dataset.path",
         f"benchmark mine: nobody/nothing (split test) cannot be read (it was {absent}); check its name, or set "
         "eval.data to a folder with local files",
+        "of commit a",
+        f"its revision {'b' * 40} was {absent}",
         "<|end|>",
         "qwen2",
     ]

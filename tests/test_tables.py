@@ -9,8 +9,9 @@ import pytest
 from matplotlib import pyplot
 
 from losslab import plots, render, tables, versus
+from losslab.artefacts import declared
 from losslab.collect import Entry
-from losslab.files import write_json, write_lines
+from losslab.files import read_json, write_json, write_lines
 from losslab.publish import rebuild
 from losslab.records import Cell
 from losslab.schema import Config, MachineConfig, Names, OptimizerConfig, SweepConfig
@@ -159,6 +160,32 @@ def test_cells_of_an_edited_objective_are_rows_of_their_own(tmp_path, monkeypatc
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
     found = {(row.label.split("=")[0], row.value("math500").mean, len(row.entries)) for row in table.rows}
     assert found == {("dft", 70.0, 1), ("mine", 51.0, 3), ("mine earlier", 80.5, 2)}
+
+
+def test_what_was_scored_besides_splits_no_row(tmp_path):
+    """On one seed, with another number of samples: of what the table is about all seeds have the same."""
+    for config in declared("microcosm/table9", str(tmp_path)):
+        if config.names.loss == "sft":
+            own = Cell.of(config)
+            own.declare(config)
+            parts = {n: {"score": 50.0, "interval": [49.0, 51.0], "samples": 16} for n in config.benchmark}
+            if config.seed < 2:
+                parts["own"] = {"score": 10.0, "interval": [9.0, 11.0], "samples": 1 + config.seed}
+            write_json(own.scores(config) / "scores.json", {"benchmarks": parts, "verdict": "official"})
+    (row,) = [one for one in tables.build(config.sweep, str(tmp_path)).rows if one.name == "sft"]
+    assert len(row.scored) == 5 and row.value("average").mean == 50.0 and row.label == "sft"
+    assert row.value("own") is None  # of one sample and of two
+
+
+def test_a_record_without_a_version_is_not_set_apart(tmp_path):
+    for seed in range(3):
+        found = cell(tmp_path, "sft", seed, {"math500": 50.0 + seed})
+        if seed < 2:
+            state = read_json(found.folder / "cell.json")
+            del state["recipe"]
+            write_json(found.folder / "cell.json", state)
+    (row,) = tables.build(SweepConfig(name="study"), str(tmp_path)).rows
+    assert (row.label, row.value("math500").mean) == ("sft", 51.0)
 
 
 def test_a_cell_of_two_sweeps_is_in_both_tables(tmp_path):

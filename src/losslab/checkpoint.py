@@ -33,12 +33,19 @@ DAMAGED = "damaged-"  # before the name of a checkpoint that was set aside
 class Checkpoints:
     """The checkpoints of a run under `folder`: the last `keep_last`, and those at multiples of `keep_every` steps."""
 
-    def __init__(self, folder: Path, policy: nn.Module, optimizer: Optimizer, keep_last: int, keep_every: int | None):
-        self.folder, self.policy, self.optimizer = folder, policy, optimizer
+    def __init__(
+        self,
+        folder: Path,
+        policy: nn.Module,
+        optimizer: Optimizer,
+        device: torch.device,
+        keep_last: int,
+        keep_every: int | None,
+    ) -> None:
+        self.folder, self.policy, self.optimizer, self.device = folder, policy, optimizer, device
         self.keep_last, self.keep_every = keep_last, keep_every
         self.group = dist.new_group(backend="gloo")  # the thread's own, since training uses the other
-        self.device = next(policy.parameters()).device
-        gpu = self.device.type == "cuda"
+        gpu = device.type == "cuda"
         # Kept, and with it the memory for the copy: taken anew each time it costs six times as long on a CPU.
         self.stager = DefaultStager(
             StagingOptions(
@@ -143,7 +150,7 @@ class Checkpoints:
             )
         model_state, optimizer_state = get_state_dict(self.policy, self.optimizer, options=TRAINED)
         state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
-        if same := same and manifest["device"] == self.device.type:
+        if same := same and manifest.get("device", self.device.type) == self.device.type:
             state["random"] = {own: random_state(self.device)}
         load(state, checkpoint_id=path, process_group=self.group)
         set_state_dict(

@@ -52,7 +52,7 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
 
     metrics, model, steps = (Path(folder) / name for name in ("metrics.jsonl", "model", "steps"))
     machine, recipe = config.machine, config.train
-    kept = Checkpoints(Path(folder) / "checkpoints", policy, optimizer, machine.keep_last, machine.keep_every)
+    kept = Checkpoints(Path(folder) / "checkpoints", policy, optimizer, device, machine.keep_last, machine.keep_every)
     with kept as checkpoints, StopSignal() as stop:
         first = checkpoints.resume(same_ranks=recipe.reduction == Reduction.micro_batch)
         if rank == 0:  # steps after the checkpoint are taken, and recorded, again

@@ -128,7 +128,7 @@ def of_node(config: Config, job: Mapping[str, Any]) -> float:
     parameters = count_parameters(architecture)
     written = float(EXPORT_BYTES * parameters)
     if devices.gpu and config.names.loss != BASE and not config.adapter.rank:
-        written = max(written, cost.CHECKPOINT_BYTES * parameters / devices.nodes)
+        written += cost.CHECKPOINT_BYTES * parameters / devices.nodes  # whose copy is kept from the first one on
     own = GPU_PROCESS
     if not devices.gpu:
         trained = config.names.loss != BASE

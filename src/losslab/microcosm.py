@@ -88,7 +88,11 @@ def main(arguments: list[str]) -> int:
     for name in whole:
         collect(name, studies[twins.index(name)], results)
     if left := [name for name in twins if name not in whole]:
-        why = "they were run with options of yours" if changed else "cells are missing"
+        why = (
+            "they were run with options of yours"
+            if changed
+            else "cells are missing, or are of other objectives or of earlier code"
+        )
         print(f"not copied to {results}, since {why}: {', '.join(left)}")
     print(f"tables, figures, verdicts: {results}/tables/microcosm")
     return int(not done)
@@ -130,8 +134,12 @@ def check(twin: str, overrides: list[str]) -> None:
 
 
 def complete(study: Table) -> bool:
-    """Whether every cell that a twin's file declares has its scores."""
-    return all(entry.scores for row in study.rows if row.declared for entry in row.entries)
+    """Whether every cell that a twin's file declares has its scores, and the table no objective but the file's."""
+    own = {config.names.loss for config in study.grid}
+    return all(
+        row.names["loss"] in own and not row.earlier and all(entry.scores for entry in row.entries if row.declared)
+        for row in study.rows
+    )
 
 
 def processes() -> int:

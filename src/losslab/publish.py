@@ -131,7 +131,7 @@ def curves_of(table: Table) -> dict[str, Curve]:
     for row in sorted(table.rows, key=lambda row: row.names["loss"] != BASE):
         curve: Curve = {}
         for entry in row.scored:
-            if row.names["loss"] == BASE and AVERAGE in entry.scores:
+            if row.names["loss"] == BASE and not row.earlier and AVERAGE in entry.scores:
                 bases.setdefault((row.names["model"], row.measure), {}).setdefault(0, []).append(entry.scores)
             folder = entry.folder / "scores" / str(entry.protocol)
             points = curves.points(folder, entry.folder / "metrics.jsonl")

@@ -4,9 +4,12 @@ Many clusters drop what their nodes send outside. The libraries would wait and a
 """
 
 import os
+import re
 import sys
+import threading
 from functools import cache
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
@@ -17,6 +20,7 @@ from losslab.messages import first_line
 from losslab.schema import ModelConfig
 
 HUB_SECONDS = 15  # that the hub may take for an answer
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @cache
@@ -24,13 +28,27 @@ def silence() -> str | None:
     """Why the hub cannot be asked, None where it can; from then on the libraries take what is in their caches."""
     if constants.is_offline_mode():
         return "HF_HUB_OFFLINE is set"
+    said = Queue[str | None]()
+    # In a thread, since a library's patience is for each address that a name has.
+    threading.Thread(target=lambda: said.put(_ask()), daemon=True).start()
     try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)  # any answer is one
-    except Exception as error:  # of many kinds: no network, no name, no certificate, no answer
-        os.environ["HF_HUB_OFFLINE"] = "1"  # for what is started from here
-        constants.HF_HUB_OFFLINE = True
-        print(f"{constants.ENDPOINT}: {first_line(error)}; only what was downloaded is used", file=sys.stderr)
-        return f"{constants.ENDPOINT} does not answer"
+        failure = said.get(timeout=HUB_SECONDS)
+    except Empty:
+        failure = "timed out"
+    if failure is None:
+        return None
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for what is started from here
+    constants.HF_HUB_OFFLINE = True
+    print(f"{constants.ENDPOINT}: {failure}; only what was downloaded is used", file=sys.stderr)
+    return f"{constants.ENDPOINT} does not answer"
+
+
+def _ask() -> str | None:
+    """What keeps the hub from answering: no network, no name, no certificate. Any answer is one."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception as error:
+        return first_line(error)
     return None
 
 
@@ -60,8 +78,12 @@ def load_dataset(path: str, subset: str | None = None, *, split: str, revision: 
 
     datasets.config.HF_HUB_OFFLINE = constants.is_offline_mode()  # which it read when it was imported
     try:
-        return datasets.load_dataset(path, subset, split=split, revision=revision)
+        found = datasets.load_dataset(path, subset, split=split, revision=revision)
     except ConnectionError:
         if silent is None:
             raise
         raise ValueError(f"it was not downloaded before: {silent}") from None
+    pinned = silent and revision is not None and COMMIT.fullmatch(revision)
+    if pinned and not all(revision in file["filename"] for file in found.cache_files):  # the library takes any
+        raise ValueError(f"its revision {revision} was not downloaded before: {silent}")
+    return found

@@ -179,9 +179,7 @@ class SchedulerConfig:
     shape: Shape = Shape.cosine  # after the warm-up
     warmup_ratio: float = 0.1  # share of the steps, linear
     warmup_steps: int | None = None  # takes the place of the ratio
-    warmup_at_zero: bool = (
-        False  # the first update has a learning rate of 0, and each of the warm-up that of one before
-    )
+    warmup_at_zero: bool = False  # the first update has a rate of 0, as the schedule moves after it
     decay_ratio: float = 0.2  # wsd: share of the steps at the end that decay
     floor: float = 0.0  # final learning rate as a share of the peak
 

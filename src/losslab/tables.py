@@ -38,7 +38,7 @@ class Measure:
         if entry.protocol is None or entry.verdict is None:
             return None
         samples = {number for name, number in entry.samples.items() if name in benchmarks}
-        return cls(entry.protocol, entry.verdict, tuple(sorted(samples)))
+        return cls(entry.protocol, entry.verdict, tuple(sorted(samples))) if samples else None
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,10 @@ class Row:
         return [entry for entry in self.entries if entry.scores]
 
     def value(self, column: str) -> Estimate | None:
-        """Mean over the seeds that have this column, with its interval; None where none has."""
+        """Mean over the seeds that have this column, with its interval; None where none has, or not all alike."""
         having = [entry for entry in self.scored if column in entry.scores]
+        if len({entry.samples.get(column) for entry in having}) > 1:
+            return None
         if len(having) == 1:
             return Estimate(having[0].scores[column], having[0].halves.get(column))
         return Estimate.over_seeds([entry.scores[column] for entry in having]) if having else None
@@ -118,9 +120,12 @@ def build(sweep: SweepConfig, results: str) -> Table:
         groups.setdefault(canonical(entry.config), {}).setdefault(entry.recipe, []).append(entry)
     for key, recipes in groups.items():
         newest, *earlier = sorted(recipes, key=lambda one: max(entry.touched for entry in recipes[one]), reverse=True)
-        found[key] = _rows(recipes[newest], [*benchmarks, *others], *found.get(key, []))
+        if None in earlier:  # a record from before versions were written down: no reason to set it apart
+            recipes[newest] += recipes[None]
+            earlier.remove(None)
+        found[key] = _rows(recipes[newest], benchmarks, *found.get(key, []))
         for recipe in earlier:
-            rows = _rows(recipes[recipe], [*benchmarks, *others])
+            rows = _rows(recipes[recipe], benchmarks)
             found[key] += [replace(row, earlier=str(recipe)[:8]) for row in rows]
     rows = [row for group in found.values() for row in group]
     order = {model: i for i, model in enumerate(dict.fromkeys(row.names["model"] for row in rows))}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from losslab.curves import AVERAGE
 from losslab.directions import Finding
 from losslab.render import MISSING, Cell, Sheet
-from losslab.tables import Row, Table
+from losslab.tables import Row, Table, canonical
 
 RIVALS = ("sft", "dft")
 WORDS = {"holds": "better", "the other way round": "worse"}
@@ -54,7 +54,7 @@ def _beside(row: Row, table: Table) -> Iterator[Cell]:
 def _apart(row: Row) -> dict[str, object]:
     """The configuration of a row but for its objective, and the measure of its scores."""
     own = {key: value for key, value in row.config.items() if key != "loss" and not key.startswith("loss.")}
-    return own | {"measure": row.measure}
+    return {"config": canonical(own), "measure": row.measure}
 
 
 def _averages(row: Row) -> dict[int, float]:

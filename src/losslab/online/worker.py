@@ -87,7 +87,7 @@ def train(config: Config, data: str, folder: str) -> None:
         model.config, model.generation_config = own
 
     metrics, machine = Path(folder) / "metrics.jsonl", config.machine
-    kept = Checkpoints(Path(folder) / "checkpoints", learners, optimizer, machine.keep_last, machine.keep_every)
+    kept = Checkpoints(Path(folder) / "checkpoints", learners, optimizer, device, machine.keep_last, machine.keep_every)
     with kept as checkpoints, StopSignal() as stop, Grader(GRADERS, machine.grading_seconds) as grader:
         first = checkpoints.resume()
         if rank == 0:  # steps after the checkpoint are taken, and recorded, again

@@ -80,6 +80,6 @@ def reference(groups: Sequence[Group], against: str | None) -> str | None:
         return against
     for wanted in DEFAULTS:
         for group in groups:
-            if group.row.name == wanted:
+            if group.row.name == wanted and not group.row.earlier:
                 return group.label
     return labels[0] if labels else None

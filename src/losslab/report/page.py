@@ -199,7 +199,7 @@ def _headlines(lines: Sequence[Line], reference: str | None) -> list[dict[str, s
         averages = {
             line.group.label: (value.mean, line)
             for line in lines
-            if line.group.model == model and (value := line.group.row.value(AVERAGE))
+            if line.group.model == model and not line.group.row.earlier and (value := line.group.row.value(AVERAGE))
         }
         if not averages:
             continue
