@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from losslab import adapters, curves, world
+from losslab import adapters, curves, published, world
 from losslab.compose import recorded
 from losslab.evaluation import run as run_module
 from losslab.evaluation import transformers_engine
@@ -314,6 +314,7 @@ def test_pickled_weights_are_refused_wherever_they_would_be_read(models, adapter
     with pytest.raises(OSError, match="no file named model.safetensors"):
         next(transformers_engine.run(job, [], on_gpu=False))
     listed = SimpleNamespace(siblings=[SimpleNamespace(rfilename=file.name) for file in pickled.iterdir()])
+    monkeypatch.setattr(published, "silence", lambda: None)
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: listed)
     with pytest.raises(ValueError, match=f"^model.path=some/body {message}"):
         load_config(ModelConfig(path="some/body"))

@@ -117,13 +117,14 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
         state += (computed * parameters if online.kl else 0) + 4 * held * parameters * isinstance(online, PPO)
         head = 3 * 4 * tokens * architecture.vocab_size  # logits, their logarithms and their gradient
     if not devices.gpu:  # where what is copied for a checkpoint takes the same memory, and so does the process
-        copied = 0 if config.adapter.rank or online else 3 * held * parameters / shards
+        learned = parameters * (2 if isinstance(online, PPO) else 1)
+        copied = 0 if config.adapter.rank else 3 * held * learned / shards
         return FRAGMENTS * (state / shards + gathered + per_token * tokens + head + copied + PROCESS)
     return state / shards + gathered + per_token * tokens + head
 
 
 def of_node(config: Config, job: Mapping[str, Any]) -> float:
-    """Bytes of a node's own memory that a job needs: its processes, and a copy of the state while it is written."""
+    """Bytes of a node's own memory that a job needs: its processes, a copy of the state to write, and an export."""
     architecture, devices = describe(config), Devices.of(config.machine, job)
     parameters = count_parameters(architecture)
     written = float(EXPORT_BYTES * parameters)
