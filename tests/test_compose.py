@@ -112,7 +112,7 @@ def test_a_run_that_cannot_fit_is_warned_of(tmp_path, monkeypatch, capsys):
 
 
 def test_the_memory_of_a_job(tmp_path):
-    """A copy of the state for a checkpoint, shared by the nodes, an export beside it, and the processes; by half more."""
+    """The copy of a checkpoint, shared by the nodes, an export, and the processes; by half more than that."""
     here = f"machine.results={tmp_path}"
     small, large = 1.543714304e9, 8.030261248e9
 
