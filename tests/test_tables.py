@@ -180,7 +180,7 @@ def test_what_was_scored_besides_splits_no_row(tmp_path):
 def test_a_record_without_a_version_is_not_set_apart(tmp_path):
     for seed in range(3):
         found = cell(tmp_path, "sft", seed, {"math500": 50.0 + seed})
-        if seed < 2:
+        if seed != 1:  # written before and after one with a version
             state = read_json(found.folder / "cell.json")
             del state["recipe"]
             write_json(found.folder / "cell.json", state)

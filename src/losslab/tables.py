@@ -119,10 +119,9 @@ def build(sweep: SweepConfig, results: str) -> Table:
     for entry in entries:
         groups.setdefault(canonical(entry.config), {}).setdefault(entry.recipe, []).append(entry)
     for key, recipes in groups.items():
+        unknown = recipes.pop(None, []) if len(recipes) > 1 else []  # from before versions were written down
         newest, *earlier = sorted(recipes, key=lambda one: max(entry.touched for entry in recipes[one]), reverse=True)
-        if None in earlier:  # a record from before versions were written down: no reason to set it apart
-            recipes[newest] += recipes[None]
-            earlier.remove(None)
+        recipes[newest] += unknown
         found[key] = _rows(recipes[newest], benchmarks, *found.get(key, []))
         for recipe in earlier:
             rows = _rows(recipes[recipe], benchmarks)
