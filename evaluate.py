@@ -25,15 +25,16 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import arguments, refusing
+    from losslab.commands.cli import arguments
+    from losslab.config.errors import exit_on_error
 
     options = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    with refusing(RuntimeError):
+    with exit_on_error(RuntimeError):
         if "regrade" in options:
             _, options = arguments(__doc__, ["regrade", "output"])
             if "output" not in options:
                 raise ValueError("regrading takes two options: regrade=FILE.jsonl output=OUT.jsonl")
-            from losslab.evaluation.grading import regrade
+            from losslab.grading.graders import regrade
 
             regrade(Path(options["regrade"]), Path(options["output"]), os.cpu_count() or 1)
         elif "compare" in options:
@@ -41,23 +42,23 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
             runs = options["compare"].split(",")
             if len(runs) != 2:
                 raise ValueError("a comparison takes two runs: compare=A,B")
-            from losslab.evaluation.compare import compare
+            from losslab.results.compare import compare
 
             print(compare((runs[0], runs[1]), options.get("verdict")))
         elif {"-sc", "--shell-completion"} & set(sys.argv):
-            from losslab.compose import entry
+            from losslab.composition.compose import entry
 
-            entry("losslab.cell.run")
+            entry("losslab.cells.run.run")
         elif any(key.split(".")[0] in ("model", "experiment") for key in options):
-            from losslab.compose import entry
-            from losslab.scoring import find, score_again
+            from losslab.cells.scoring import find, score_again
+            from losslab.composition.compose import entry
 
             if find(options.get("model", "")):
                 score_again(options["model"], [a for a in sys.argv[1:] if not a.startswith("model=")])
             else:
-                entry("losslab.cell.run", "loss=base")
+                entry("losslab.cells.run.run", "loss=base")
         else:
-            from losslab.messages import did_you_mean
+            from losslab.config.messages import did_you_mean
 
             names, options = arguments(__doc__, list(options))
             meant = [did_you_mean(key, ("model", "regrade", "compare", "experiment")) for key in [*names, *options]]

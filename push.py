@@ -16,9 +16,10 @@ if __name__ == "__main__":
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import arguments, refusing
+    from losslab.commands.cli import arguments
+    from losslab.config.errors import exit_on_error
 
-    with refusing():
+    with exit_on_error():
         names, options = arguments(__doc__, ["cell", "repo", "license", "dry_run", "private", "revision"])
         for key in ("cell", "repo", "license"):
             if key not in options:
@@ -26,7 +27,7 @@ if __name__ == "__main__":
         for key in ("dry_run", "private"):
             if options.get(key, "false") not in ("true", "false"):
                 raise ValueError(f"{key}={options[key]} means nothing: write {key}=true or false")
-        from losslab.hub import push
+        from losslab.hub.push import push
 
         push(
             options["cell"],

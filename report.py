@@ -12,9 +12,10 @@ if __name__ == "__main__":
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import arguments, refusing
+    from losslab.commands.cli import arguments
+    from losslab.config.errors import exit_on_error
 
-    with refusing():
+    with exit_on_error():
         sweeps, options = arguments(__doc__, ["against", "results"])
         from losslab.report.page import rebuild
 

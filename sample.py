@@ -13,13 +13,14 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import helping, refusing
+    from losslab.commands.cli import helping
+    from losslab.config.errors import exit_on_error
 
-    with refusing():
+    with exit_on_error():
         helping(__doc__)
-        from losslab.compose import entry
+        from losslab.composition.compose import entry
 
         sys.argv[1:] = [
             f"eval.{argument}" if argument.startswith("samples=") else argument for argument in sys.argv[1:]
         ]
-        entry("losslab.sampling.sample", "loss=base", "eval=sampling", "~hydra.callbacks.sweep")
+        entry("losslab.cells.sampling.sample", "loss=base", "eval=sampling", "~hydra.callbacks.sweep")

@@ -13,10 +13,11 @@ if __name__ == "__main__":
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import arguments, refusing
+    from losslab.commands.cli import arguments
+    from losslab.config.errors import exit_on_error
 
     allowed = {"watch": ("true", "false"), "cancel": ("true",), "retry": ("failed",)}
-    with refusing():
+    with exit_on_error():
         sweeps, options = arguments(__doc__, [*allowed, "results"])
         results = options.pop("results", "results")
         for key, value in options.items():
@@ -24,7 +25,7 @@ if __name__ == "__main__":
                 raise ValueError(f"{key}={value} means nothing: write {key}={' or '.join(allowed[key])}")
         if {"cancel", "retry"} & set(options) and len(sweeps) != 1:
             raise ValueError("name the one sweep to cancel or to retry")
-        from losslab import slurm, status
+        from losslab.launchers import slurm, status
 
         if "cancel" in options:
             print(f"{sweeps[0]}: {slurm.cancel(sweeps[0], results)} jobs cancelled")

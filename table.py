@@ -11,10 +11,11 @@ if __name__ == "__main__":
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import arguments, refusing
+    from losslab.commands.cli import arguments
+    from losslab.config.errors import exit_on_error
 
-    with refusing():
+    with exit_on_error():
         sweeps, options = arguments(__doc__, ["results"])
-        from losslab.publish import rebuild
+        from losslab.results.write_tables import rebuild
 
         rebuild(sweeps, options.get("results", "results"))

@@ -8,9 +8,9 @@ if __name__ == "__main__":  # the imports too: every worker process reads this f
 
     if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
         sys.path.append(sys.path.pop(0))
-    from losslab.cli import refusing
+    from losslab.config.errors import exit_on_error
 
-    with refusing():
-        from losslab.compose import entry
+    with exit_on_error():
+        from losslab.composition.compose import entry
 
-        entry("losslab.cell.run")
+        entry("losslab.cells.run.run")

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from step import make_model
 
-from losslab.data import Examples
-from losslab.loop import train
-from losslab.schema import Config, Device, MachineConfig, ModelConfig, OptimizerConfig, TrainConfig
+from losslab.config.schema import Config, Device, MachineConfig, ModelConfig, OptimizerConfig, TrainConfig
+from losslab.data.examples import Examples
+from losslab.training.loop import train
 
 VOCABULARY, EVERY, CHECKPOINTS, BATCH, LENGTH = 151_936, 50, 2, 4, 64
 REPORT = Path(__file__).parents[1] / "results/benchmarks/checkpoint.md"

@@ -19,18 +19,10 @@ from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
+from losslab.config.schema import BenchmarkConfig, Config, Device, Engine, EvalConfig, MachineConfig, ModelConfig
 from losslab.evaluation import engines, vllm_engine  # noqa: E402
+from losslab.evaluation.engine_interface import Job, Request, Sampling  # noqa: E402
 from losslab.evaluation.engines import Generation  # noqa: E402
-from losslab.evaluation.jobs import Job, Request, Sampling  # noqa: E402
-from losslab.schema import (  # noqa: E402
-    BenchmarkConfig,
-    Config,
-    Device,
-    Engine,
-    EvalConfig,
-    MachineConfig,
-    ModelConfig,
-)
 
 VOCABULARIES = {"tiny (102 tokens)": None, "tiny with the vocabulary of Qwen2.5 (151,936)": 151_936}
 
@@ -39,14 +31,14 @@ def make_model(folder: Path, vocabulary: int | None) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from losslab import world
+    from losslab.data import toy_task
 
     torch.manual_seed(0)
-    config = world.model_config()
+    config = toy_task.model_config()
     config.vocab_size = vocabulary or config.vocab_size
     config.max_position_embeddings = 2048  # the real problems fit
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    world.tokenizer().save_pretrained(folder)
+    toy_task.tokenizer().save_pretrained(folder)
 
 
 def requests(count: int, seeded: bool) -> list[Request]:
@@ -145,7 +137,7 @@ def overlap(folder: Path, data: str | None) -> None:
     from omegaconf import OmegaConf
     from yaml import safe_load
 
-    from losslab.evaluation.run import evaluate
+    from losslab.evaluation.evaluate import evaluate
 
     names = (
         ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"]

@@ -20,8 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from losslab.evaluation import corrected_text, official_text
-from losslab.evaluation.grading import Grader, Verdict
+from losslab.grading import corrected_text, official_text
+from losslab.grading.graders import Grader, Verdict
 
 Row = dict[str, Any]
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from losslab.head import Head, objective_loss
+from losslab.models.fused_loss import Head, objective_loss
 from losslab.objectives import Context, Objective
 from losslab.objectives.dft import DFT
 from losslab.objectives.sft import SFT

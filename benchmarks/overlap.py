@@ -15,7 +15,7 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from losslab.evaluation.overlap import search
+from losslab.evaluation.contamination import search
 
 ROWS = 100_000
 

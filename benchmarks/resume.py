@@ -19,8 +19,8 @@ from typing import Any
 
 from generation import make_model
 
+from losslab.config.schema import Engine
 from losslab.evaluation import engines
-from losslab.schema import Engine
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"]

@@ -66,16 +66,16 @@ def make_model(folder: Path, vocabulary: int) -> None:
     )  # fmt: skip
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    from losslab import world
+    from losslab.data import toy_task
 
-    world.tokenizer().save_pretrained(folder)
+    toy_task.tokenizer().save_pretrained(folder)
 
 
 def run_losslab(options: dict, folder: Path, found: list[tuple[list[int], int]]) -> list[tuple[float, int]]:
     """(seconds, answer tokens) of each measured step."""
-    from losslab.data import Examples
-    from losslab.loop import train
-    from losslab.schema import Config, MachineConfig, ModelConfig, OptimizerConfig, TrainConfig
+    from losslab.config.schema import Config, MachineConfig, ModelConfig, OptimizerConfig, TrainConfig
+    from losslab.data.examples import Examples
+    from losslab.training.loop import train
 
     lengths = np.array([len(ids) for ids, _ in found])
     tokens = np.concatenate([np.array(ids, dtype=np.int32) for ids, _ in found])

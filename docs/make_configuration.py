@@ -10,13 +10,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+import losslab.compose  # noqa: F401  (it tells Hydra of the schema)
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import losslab.compose  # noqa: F401  (it tells Hydra of the schema)
-from losslab import schema
-from losslab.checks import BOUNDS
-from losslab.files import CONF
+from losslab.composition.checks import BOUNDS
+from losslab.config import schema
+from losslab.config.paths import CONF
 
 FILE = Path(__file__).with_name("configuration.md")
 WHOLE = {

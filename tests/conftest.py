@@ -13,7 +13,7 @@ import torch
 from place import Cluster
 from transformers import AutoModelForCausalLM
 
-from losslab import world
+from losslab.data import toy_task
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("LOSSLAB_SHARED", ROOT.parent / "shared"))
@@ -39,8 +39,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen2 with random weights and its tokenizer, in Hugging Face format."""
     folder = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(world.model_config()).save_pretrained(folder)
-    world.tokenizer().save_pretrained(folder)
+    AutoModelForCausalLM.from_config(toy_task.model_config()).save_pretrained(folder)
+    toy_task.tokenizer().save_pretrained(folder)
     return folder
 
 

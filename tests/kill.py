@@ -206,13 +206,13 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from losslab import world
+    from losslab.data import toy_task
 
     with tempfile.TemporaryDirectory() as folder:
         model, rows = Path(folder) / "model", Path(folder) / "rows.jsonl"
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(world.model_config()).save_pretrained(model)
-        world.tokenizer().save_pretrained(model)
+        AutoModelForCausalLM.from_config(toy_task.model_config()).save_pretrained(model)
+        toy_task.tokenizer().save_pretrained(model)
         rows.write_text(
             "".join(
                 json.dumps({"problem": f"{i}+{i}=?", "solution": f"{2 * i} " * (i % 9 + 1)}) + "\n" for i in range(40)

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from losslab import status
+from losslab.launchers import status
 
 IMPORTED = multiprocessing.get_context("forkserver")
-IMPORTED.set_forkserver_preload(["losslab.cell", "losslab.sweep", "losslab.plan", "losslab.status"])
+IMPORTED.set_forkserver_preload(
+    ["losslab.cells.run", "losslab.cells.sweep", "losslab.cells.plan", "losslab.launchers.status"]
+)
 
 TINY = [
     "dataset=embedded",

@@ -1,8 +1,9 @@
-"""Which module may import which: the arrows of CONTRIBUTING.md."""
+"""Which package may import which: the arrows of CONTRIBUTING.md."""
 
 import ast
 from graphlib import TopologicalSorter
 
+import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "src/losslab"
@@ -10,40 +11,56 @@ MODULES = {
     ".".join(["losslab", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
-TRAINING = {"loop", "policy", "head", "launch", "checkpoint", "prepass", "diagnostics", "cell", "batches", "objectives"}
-RUNNING = TRAINING | {"sweep", "scoring", "sampling", "online", "prepass", "probabilities"}
+# From the bottom to the top: a package imports only from those before it, inside of functions too.
+ORDER = [
+    "__init__", "config", "files", "progress", "objectives", "distributed", "data", "models", "training", "grading",
+    "evaluation", "statistics", "composition", "online", "records", "launchers", "results", "report", "tracking", "hub",
+    "cells", "commands",
+]  # fmt: skip
+TRAINING = {"models", "training", "online", "cells"}
 
 
-def imports(name: str, everywhere: bool = False) -> set[str]:
-    """The modules of losslab that one imports: as it is loaded, or `everywhere`, inside of functions too."""
+def imports(name: str, everywhere: bool = True) -> set[str]:
+    """The modules of losslab that a module imports; with `everywhere` also those imported inside of functions."""
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    found = set()
+    targets = set()
     for node in ast.walk(tree) if everywhere else tree.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("losslab"):
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {one if one in MODULES else str(node.module) for one in names}
+            targets |= {target if target in MODULES else str(node.module) for target in names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names} & set(MODULES)
-    return found - {name}
+            targets |= {alias.name for alias in node.names} & set(MODULES)
+    return targets - {name}
 
 
-def part(name: str) -> str:
-    """losslab.evaluation.run -> evaluation"""
-    return name.removeprefix("losslab.").split(".")[0]
+def package(name: str) -> str:
+    """losslab.evaluation.scores -> evaluation; losslab itself -> __init__"""
+    return name.removeprefix("losslab").removeprefix(".").split(".")[0] or "__init__"
 
 
-def inside(*parts: str) -> list[str]:
-    return [name for name in MODULES if part(name) in parts]
+def inside(*packages: str) -> list[str]:
+    return [name for name in MODULES if package(name) in packages]
 
 
-def test_there_are_no_cycles():
-    order = list(TopologicalSorter({name: imports(name) for name in MODULES}).static_order())
+def test_there_are_two_levels_of_packages_and_each_has_its_place():
+    assert {package(name) for name in MODULES} == set(ORDER)
+    assert max(name.count(".") for name in MODULES) == 2
+
+
+def test_modules_have_no_cycles():
+    order = list(TopologicalSorter({name: imports(name, everywhere=False) for name in MODULES}).static_order())
     assert len(order) == len(MODULES) > 60
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_arrows_go_one_way(name):
+    above = {target for target in imports(name) if ORDER.index(package(target)) > ORDER.index(package(name))}
+    assert not above, f"{name} imports {above}, which are above it"
 
 
 def test_objectives_know_tensors_alone():
     for name in inside("objectives"):
-        assert {part(one) for one in imports(name, everywhere=True)} <= {"objectives"}, name
+        assert {package(target) for target in imports(name)} <= {"objectives"}, name
         libraries = {
             node.module.split(".")[0]
             for node in ast.walk(ast.parse(MODULES[name].read_text()))
@@ -52,18 +69,13 @@ def test_objectives_know_tensors_alone():
         assert libraries <= {"losslab", "torch", "dataclasses", "typing", "collections", "abc"}, (name, libraries)
 
 
-def test_evaluation_knows_nothing_of_training():
-    for name in inside("evaluation"):
-        assert not {part(one) for one in imports(name, everywhere=True)} & RUNNING, name
+def test_evaluation_knows_nothing_of_training_and_readers_of_records_nothing_of_what_wrote_them():
+    for name in inside("evaluation", "grading", "statistics", "results", "report", "tracking"):
+        assert not {package(target) for target in imports(name)} & TRAINING, name
 
 
-def test_what_reads_records_knows_nothing_of_what_writes_them():
-    for name in inside("tables", "collect", "curves", "render", "paper", "report", "trackers", "plots"):
-        assert not {part(one) for one in imports(name, everywhere=True)} & RUNNING, name
-
-
-def test_the_schema_and_the_command_line_load_nothing_heavy():
-    assert imports("losslab.schema", everywhere=True) == imports("losslab.cli") == set()
+def test_the_schema_loads_nothing_heavy():
+    assert imports("losslab.config.schema") == set()
 
 
 def test_hydra_ends_at_the_edge():
@@ -73,5 +85,8 @@ def test_hydra_ends_at_the_edge():
         for node in ast.walk(ast.parse(path.read_text())):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             if module and module.split(".")[0] == "hydra" and module != "hydra.utils":
-                using.add(part(name))
-    assert using <= {"compose", "sweep", "cli", "slurm", "local", "microcosm", "settings", "artefacts"}, using
+                using.add(name.removeprefix("losslab."))
+    assert using <= {
+        "composition.compose", "composition.experiment_files", "config.errors", "cells.sweep", "launchers.slurm",
+        "launchers.local", "commands.toy_suite", "results.setting_curves",
+    }, using  # fmt: skip

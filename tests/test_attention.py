@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from losslab import attention, world
-from losslab.attention import Packing
-from losslab.batches import collate
-from losslab.data import tokenise
-from losslab.schema import DatasetConfig, TrainConfig
+from losslab.config.schema import DatasetConfig, TrainConfig
+from losslab.data import toy_task
+from losslab.data.batches import collate
+from losslab.data.examples import tokenise
+from losslab.data.packing import Packing
+from losslab.models import attention
 
 
 def test_runs_join_neighbours_of_equal_length():
@@ -20,10 +21,10 @@ def test_runs_join_neighbours_of_equal_length():
 
 
 def test_packed_row_equals_each_sequence_alone_under_the_librarys_attention():
-    tokenizer = world.tokenizer()
+    tokenizer = toy_task.tokenizer()
     pairs = [("1+1=?", "2"), ("12+30=?", "42"), ("21+30=?", "51"), ("7", "7 7 7 7 7 7")]
     examples = tokenise(dict(enumerate(pairs)), DatasetConfig(path="x"), TrainConfig(), tokenizer, "chat")
-    config = world.model_config()
+    config = toy_task.model_config()
     config.num_key_value_heads = config.num_attention_heads // 2  # grouped queries
     torch.manual_seed(0)
     library = AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation="sdpa").double()

@@ -6,9 +6,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from losslab.config.schema import BenchmarkConfig, Gold
+from losslab.data.prompts import render
 from losslab.evaluation.benchmarks import Benchmark, Problem, load
-from losslab.prompts import render
-from losslab.schema import BenchmarkConfig, Gold
 
 ROWS = {
     "math500": 500,

@@ -10,12 +10,12 @@ import pytest
 import torch
 from test_training import make, trained
 
-from losslab.cell import finished, train_model
-from losslab.checkpoint import MANIFEST, damaged, random_state
+from losslab.cells.run import finished, train_model
+from losslab.config.schema import Names, OptimizerConfig, Reduction, Stage
+from losslab.distributed.launch import WorkerError
 from losslab.files import appear
-from losslab.launch import WorkerError
-from losslab.records import Cell
-from losslab.schema import Names, OptimizerConfig, Reduction, Stage
+from losslab.records.record import Cell
+from losslab.training.checkpoints import MANIFEST, damaged, random_state
 
 NAMES = Names(model="tiny", dataset="rows", loss="dft", eval="none")
 

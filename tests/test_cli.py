@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from losslab import progress
-from losslab.schema import Config
+from losslab.config.schema import Config
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 

@@ -6,15 +6,16 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab import cost, memory, plan
-from losslab.checks import check, objective_class
-from losslab.compose import any_model, read
-from losslab.files import CONF, content
-from losslab.identity import identity, protocol
-from losslab.messages import sentence
-from losslab.records import Cell
-from losslab.schema import Config
-from losslab.sweep import Sweep
+from losslab.cells import cost, memory, plan
+from losslab.cells.sweep import Sweep
+from losslab.composition.checks import check, objective_class
+from losslab.composition.compose import any_model, read
+from losslab.config.messages import sentence
+from losslab.config.paths import CONF
+from losslab.config.schema import Config
+from losslab.files import content
+from losslab.records.identity import identity, protocol
+from losslab.records.record import Cell
 
 GROUPS = {
     path.name: sorted(file.stem for file in path.glob("*.yaml"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from losslab.evaluation import corrected, corrected_text
+from losslab.grading import corrected, corrected_text
 
 SHARED = Path(os.environ.get("LOSSLAB_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared")) / "data"
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from losslab import crew
-from losslab.schema import Device, MachineConfig
+from losslab.config.schema import Device, MachineConfig
+from losslab.distributed import process_group
 
 STEP = {
     "SLURM_STEP_NUM_TASKS": "7",
@@ -31,33 +31,33 @@ def step(monkeypatch) -> None:
     monkeypatch.setattr(os, "environ", os.environ | STEP)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         os.environ.pop(name, None)
-    monkeypatch.setattr(crew, "first_host", lambda: "n1")
+    monkeypatch.setattr(process_group, "first_host", lambda: "n1")
 
 
 def test_a_task_for_each_rank(step):
-    assert (crew.nodes(), crew.joined()) == (1, False)
-    crew.join_slurm()
+    assert (process_group.nodes(), process_group.joined()) == (1, False)
+    process_group.join_slurm()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
     assert [os.environ[name] for name in names] == ["6", "7", "0", "1", "n1"]
-    assert crew.joined() and not crew.main_process()
+    assert process_group.joined() and not process_group.main_process()
 
 
 def test_a_task_for_each_node(step):
     os.environ |= {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "1(x3)", "SLURM_PROCID": "2"}
-    crew.join_slurm()
-    assert (crew.nodes(), crew.node(), crew.joined()) == (3, 2, False)
+    process_group.join_slurm()
+    assert (process_group.nodes(), process_group.node(), process_group.joined()) == (3, 2, False)
 
 
 @pytest.mark.parametrize(("visible", "local", "device"), [(1, "3", 0), (4, "3", 3)])
 def test_a_gpu_for_each_task_or_all_of_them_for_all(monkeypatch, step, visible, local, device):
     """With --gpus-per-task=1 a process sees its own GPU alone, as number 0."""
     os.environ["SLURM_LOCALID"] = local
-    crew.join_slurm()
+    process_group.join_slurm()
     taken = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    assert crew.join(MachineConfig(device=Device.cuda)) == torch.device("cuda", device)
+    assert process_group.join(MachineConfig(device=Device.cuda)) == torch.device("cuda", device)
     assert taken == [device]
 
 
@@ -66,10 +66,10 @@ def test_cores_are_those_that_a_process_was_given():
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(own)})
     try:
-        assert crew.cores() == 1
+        assert process_group.cores() == 1
     finally:
         os.sched_setaffinity(0, own)
-    assert crew.cores() == len(own)
+    assert process_group.cores() == len(own)
 
 
 TALK = """

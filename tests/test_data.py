@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from losslab import world
-from losslab.batches import Schedule, collate, micro_batches, rewards
-from losslab.data import Examples, is_text, prepare, read, text_of, tokenise
-from losslab.schema import DatasetConfig, Overlong, Selection, TrainConfig
+from losslab.config.schema import DatasetConfig, Overlong, Selection, TrainConfig
+from losslab.data import toy_task
+from losslab.data.batches import Schedule, collate, micro_batches, rewards
+from losslab.data.examples import Examples, is_text, prepare, read, text_of, tokenise
 
-TOKENIZER = world.tokenizer()
+TOKENIZER = toy_task.tokenizer()
 FILE = DatasetConfig(path="rows.jsonl")
 
 
@@ -177,7 +177,7 @@ def test_columns_of_lists(tmp_path):
 
 def test_the_embedded_data_set_is_one_of_two():
     rows = read(DatasetConfig(path="embedded", split="corpus", rows=2, seed=4))
-    made = world.corpus(2, 4)
+    made = toy_task.corpus(2, 4)
     assert rows == {1: (made[0]["problem"], made[0]["solution"]), 2: (made[1]["problem"], made[1]["solution"])}
     with pytest.raises(ValueError, match="dataset.split=train does not exist: set it to one of corpus, demonstrations"):
         read(DatasetConfig(path="embedded", split="train", rows=2))

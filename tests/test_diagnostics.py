@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from losslab import diagnostics
-from losslab.attention import Packing
-from losslab.batches import Batch
-from losslab.schema import Normaliser
+from losslab.config.schema import Normaliser
+from losslab.data.batches import Batch
+from losslab.data.packing import Packing
+from losslab.training import step_metrics
 
 EOS = 9
 
@@ -19,12 +19,12 @@ def measure(
     batch = Batch(none, none, Packing.of([1]), none, torch.tensor(targets, dtype=torch.int64), none)
     out = {"loss": torch.tensor(loss), "terms": torch.zeros(terms), "logp": torch.tensor(p).log()}
     out |= {"weight": torch.tensor(weight), "entropy": torch.tensor(entropy)}
-    return diagnostics.measure(out, batch, EOS, stop)
+    return step_metrics.measure(out, batch, EOS, stop)
 
 
 @pytest.fixture
 def step() -> Tensor:
-    sums = diagnostics.zeros(torch.device("cpu"))
+    sums = step_metrics.zeros(torch.device("cpu"))
     sums += measure(4.0, 3, [0.00005, 0.0005, 0.005, 0.055, 0.25], [0, 0, 0, 1, 2], [1, 1, 0, 0, 0.5], [1, 2, 3, 4, 5])
     sums += measure(2.0, 1, [0.555, 0.955, 1.0], [2, 0.5, 0.5], [0.5, 0.5, 0.5], [EOS, 6, EOS])
     sums += measure(0.0, 0, [], [], [], [])  # of a rank without work
@@ -32,7 +32,7 @@ def step() -> Tensor:
 
 
 def test_a_step_by_hand(step):
-    assert diagnostics.report(step, diagnostics.normaliser(step, Normaliser.natural)) == {
+    assert step_metrics.report(step, step_metrics.normaliser(step, Normaliser.natural)) == {
         "loss": 6 / 4,
         "cross_entropy": pytest.approx(3.4655318, rel=1e-6),  # 27.7242544 / 8
         "mean_weight": 6 / 8,
@@ -46,25 +46,27 @@ def test_a_step_by_hand(step):
         "p_histogram": [1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 2],
         "answer_tokens": 8,
     }
-    assert len(diagnostics.EDGES) == 14
+    assert len(step_metrics.EDGES) == 14
 
 
 @pytest.mark.parametrize(
     ("choice", "expected"), [("natural", 4), ("answer_tokens", 8), ("kept_tokens", 5), ("weights", 6)]
 )
 def test_what_a_step_is_divided_by(step, choice, expected):
-    assert diagnostics.normaliser(step, Normaliser(choice)) == expected
-    assert diagnostics.report(step, expected)["loss"] == 6 / expected
+    assert step_metrics.normaliser(step, Normaliser(choice)) == expected
+    assert step_metrics.report(step, expected)["loss"] == 6 / expected
 
 
 def test_a_step_that_keeps_nothing_is_divided_by_one():
     sums = measure(0.0, 2, [0.5, 0.25], [0, 0], [0, 0], [1, 2])
-    assert diagnostics.normaliser(sums, Normaliser.kept_tokens) == diagnostics.normaliser(sums, Normaliser.weights) == 1
-    row = diagnostics.report(sums, 1.0)
+    assert (
+        step_metrics.normaliser(sums, Normaliser.kept_tokens) == step_metrics.normaliser(sums, Normaliser.weights) == 1
+    )
+    row = step_metrics.report(sums, 1.0)
     assert (row["loss"], row["mean_weight"], row["effective_fraction"], row["eos_p"]) == (0, 0, 0, 0)
 
 
 def test_one_rank_that_was_asked_to_leave_is_heard(step):
-    stop = diagnostics.SUMS.index("stop")
+    stop = step_metrics.SUMS.index("stop")
     assert step[stop] == 0
     assert (step + measure(0.0, 0, [], [], [], [], stop=True))[stop] == 1

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 from test_tables import cell
 
-from losslab import directions, microcosm, tables
-from losslab.artefacts import declared
-from losslab.directions import judge
+from losslab.commands import toy_suite
+from losslab.composition.experiment_files import declared
+from losslab.config.schema import DirectionConfig, End, SweepConfig
 from losslab.files import read_json, write_json, write_lines
-from losslab.records import Cell
-from losslab.render import markdown
-from losslab.schema import DirectionConfig, End, SweepConfig
+from losslab.records.record import Cell
+from losslab.results import claims, tables
+from losslab.results.claims import judge
+from losslab.results.table_formats import markdown
 
 CLAIM = DirectionConfig("DFT is above SFT", {"loss": "dft"}, {"loss": "sft"})
 
@@ -69,17 +70,17 @@ def test_keys_that_name_two_rows_are_refused(tmp_path):
 def test_a_shared_cell_stays_in_the_declared_row(tmp_path):
     """A twin that names where answers come from has the same demonstrations as one that does not."""
     for name in ("table6", "table7"):
-        for config in declared(f"microcosm/{name}", str(tmp_path)):
+        for config in declared(f"toy_suite/{name}", str(tmp_path)):
             if config.names.dataset == "embedded" and config.names.loss == "dft":
                 Cell.of(config).declare(config)
-    grid = declared("microcosm/table7", str(tmp_path))
+    grid = declared("toy_suite/table7", str(tmp_path))
     rows = [row for row in tables.build(grid[0].sweep, str(tmp_path)).rows if row.names["dataset"] == "embedded"]
     assert [(row.declared, len(row.entries)) for row in rows] == [(True, 5), (True, 5)]
 
 
 def test_scores_of_one_protocol_are_compared(tmp_path):
     """Scored once more under another protocol, a row has two lines in the table and is still one row of a claim."""
-    grid = {config.names.loss: config for config in declared("microcosm/table9", str(tmp_path)) if config.seed == 0}
+    grid = {config.names.loss: config for config in declared("toy_suite/table9", str(tmp_path)) if config.seed == 0}
     claim = grid["dft"].sweep.directions[1]
     for temperature, scores in ((0.0, {"sft": 70, "dft": 65}), (1.0, {"sft": 50, "dft": 60}), (0.5, {"dft": 99})):
         for loss, score in scores.items():
@@ -127,7 +128,7 @@ def test_the_table_of_directions(tmp_path):
         cell(tmp_path, "sft", seed, {"math500": 50})
         cell(tmp_path, "dft", seed, {"math500": high})
     lines = markdown(
-        directions.sheet(study(tmp_path, CLAIM, DirectionConfig("nobody ran it", {"loss": "x"}, {"loss": "y"})))
+        claims.sheet(study(tmp_path, CLAIM, DirectionConfig("nobody ran it", {"loss": "x"}, {"loss": "y"})))
     ).splitlines()
     assert "| DFT is above SFT | holds | 12.00 ± 4.97 | 3 |" in lines
     assert "| nobody ran it | not measured | – | 0 |" in lines
@@ -135,11 +136,11 @@ def test_the_table_of_directions(tmp_path):
 
 def test_twins_declare_their_rows(root, tmp_path):
     """Every claim of a twin is about rows that its sweep has."""
-    for name in microcosm.TWINS:
-        grid = declared(f"microcosm/{name}", str(tmp_path))
+    for name in toy_suite.TWINS:
+        grid = declared(f"toy_suite/{name}", str(tmp_path))
         table = tables.build(grid[0].sweep, str(tmp_path))
         assert grid[0].sweep.directions and {config.seed for config in grid} == {0, 1, 2, 3, 4}
         for claim in grid[0].sweep.directions:
             for row in filter(None, (claim.higher, claim.lower)):
-                (own,) = directions.rows(table, row).values()
+                (own,) = claims.rows(table, row).values()
                 assert {entry.seed for entry in own.entries} == {0, 1, 2, 3, 4}, (name, claim.claim)

@@ -26,12 +26,13 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab import plan, snapshot
-from losslab.compose import any_model, grid, read, recorded
-from losslab.files import CONF
+from losslab.cells import plan
+from losslab.composition.compose import any_model, grid, read, recorded
+from losslab.config.paths import CONF
 from losslab.objectives import Targets
 from losslab.objectives.dft import DFT
 from losslab.objectives.sft import SFT
+from losslab.records import code_snapshot
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 NEEDS = {"gpu", "hub", "cluster", "network"}
@@ -92,7 +93,7 @@ def of(*scripts: str) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory) -> Path:
     """A copy of the project with all diffs of docs/adding.md, and the records of what it runs."""
-    project = snapshot.take(tmp_path_factory.mktemp("project"))
+    project = code_snapshot.take(tmp_path_factory.mktemp("project"))
     adding = ROOT / "docs/adding.md"
     for diff, _ in blocks(adding, "diff"):
         done = subprocess.run(["git", "apply", "-"], cwd=project, input=diff + "\n", capture_output=True, text=True)
@@ -186,7 +187,7 @@ def test_commands_of_training_compose(command, place, capsys, monkeypatch):
         return
     composed([one for one in overrides if one != "job"])
     looks = {"--cfg", "plan=true"} & set(command.words)
-    tiny = any(word.startswith(("experiment=demo", "experiment=microcosm", "model=tiny")) for word in command.words)
+    tiny = any(word.startswith(("experiment=demo", "experiment=toy_suite", "model=tiny")) for word in command.words)
     assert looks or tiny or {"gpu", "cluster"} & command.needs, "it trains a large model: say so before its block"
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from losslab import world
-from losslab.evaluation import engines, jobs
+from losslab.config.schema import Device, Engine
+from losslab.data import toy_task
+from losslab.evaluation import engine_interface, engines
+from losslab.evaluation.engine_interface import Completion, Job, Request, Sampling
 from losslab.evaluation.engines import Generation
-from losslab.evaluation.jobs import Completion, Job, Request, Sampling
 from losslab.evaluation.transformers_engine import Noise
-from losslab.schema import Device, Engine
 
 INSTALLED = [Engine.transformers]
 if find_spec("vllm"):
@@ -29,10 +29,10 @@ def model(tmp_path_factory) -> Path:
     """Random weights, made large enough for texts that differ from prompt to prompt."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    config: Qwen2Config = world.model_config()
+    config: Qwen2Config = toy_task.model_config()
     config.initializer_range = 0.3
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    world.tokenizer().save_pretrained(folder)
+    toy_task.tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -147,9 +147,9 @@ def test_noise_samples_from_the_softmax():
 
 
 def test_request_seeds_are_fixed_by_what_names_the_sample():
-    assert jobs.request_seed(0, "math500", 0, 0) == 0xA317AE0C
-    assert jobs.request_seed(0, "math500", 0, 1) != jobs.request_seed(0, "math500", 1, 0)
-    seeds = {jobs.request_seed(0, "math500", i, j) for i in range(500) for j in range(16)}
+    assert engine_interface.request_seed(0, "math500", 0, 0) == 0xA317AE0C
+    assert engine_interface.request_seed(0, "math500", 0, 1) != engine_interface.request_seed(0, "math500", 1, 0)
+    seeds = {engine_interface.request_seed(0, "math500", i, j) for i in range(500) for j in range(16)}
     assert len(seeds) == 8000 and max(seeds) < 2**32
 
 

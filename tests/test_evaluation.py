@@ -15,11 +15,11 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from losslab import world
-from losslab.evaluation import engines, jobs, scores
-from losslab.evaluation.compare import verdicts
-from losslab.evaluation.run import evaluate, show
-from losslab.schema import BenchmarkConfig, Config, Device, Engine, EvalConfig, MachineConfig, ModelConfig
+from losslab.config.schema import BenchmarkConfig, Config, Device, Engine, EvalConfig, MachineConfig, ModelConfig
+from losslab.data import toy_task
+from losslab.evaluation import engine_interface, engines, scores
+from losslab.evaluation.evaluate import evaluate, show
+from losslab.results.compare import verdicts
 
 ENGINES = [Engine.vllm, Engine.transformers] if find_spec("vllm") else [Engine.transformers]
 
@@ -28,10 +28,10 @@ ENGINES = [Engine.vllm, Engine.transformers] if find_spec("vllm") else [Engine.t
 def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    config = world.model_config()
+    config = toy_task.model_config()
     config.initializer_range = 0.3
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    world.tokenizer().save_pretrained(folder)
+    toy_task.tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -74,7 +74,9 @@ def test_an_evaluation_writes_its_records(engine, config, model, tmp_path, capsy
         assert [set(sample) for sample in row["samples"]] == [
             {"text", "finish_reason", "tokens", "seed", "extracted", "official", "corrected", "timed_out"}
         ] * 3
-        assert [s["seed"] for s in row["samples"]] == [jobs.request_seed(0, "one", row["index"], j) for j in range(3)]
+        assert [s["seed"] for s in row["samples"]] == [
+            engine_interface.request_seed(0, "one", row["index"], j) for j in range(3)
+        ]
     assert {s["finish_reason"] for s in rows[5]["samples"]} == {"too_long"}
     row = result["benchmarks"]["one"]
     assert row["problems"] == 6 and row["samples"] == 3 and row["too_long"] == 1

@@ -5,12 +5,13 @@ import json
 import pytest
 from hydra import compose, initialize_config_dir
 
-from losslab.cell import run
-from losslab.compose import read
-from losslab.evaluation.exact_match import equal, extract, normalise
-from losslab.evaluation.grading import Grader, Verdict
-from losslab.files import CONF, read_json, read_lines
-from losslab.records import Cell
+from losslab.cells.run import run
+from losslab.composition.compose import read
+from losslab.config.paths import CONF
+from losslab.files import read_json, read_lines
+from losslab.grading.exact_match import equal, extract, normalise
+from losslab.grading.graders import Grader, Verdict
+from losslab.records.record import Cell
 
 
 @pytest.mark.parametrize(

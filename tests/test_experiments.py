@@ -7,13 +7,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab import artefacts, cost, plan
-from losslab.checks import check
-from losslab.compose import grid, read
-from losslab.files import CONF, EXPERIMENTS
-from losslab.identity import identity
-from losslab.publish import rebuild
-from losslab.schema import Config
+from losslab.cells import cost, plan
+from losslab.composition import experiment_files
+from losslab.composition.checks import check
+from losslab.composition.compose import grid, read
+from losslab.config.paths import CONF, EXPERIMENTS
+from losslab.config.schema import Config
+from losslab.records.identity import identity
+from losslab.results.write_tables import rebuild
 
 FILES = [path for path in sorted(EXPERIMENTS.rglob("*.yaml")) if "\nsweep:" in path.read_text()]
 NAMES = [path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in FILES]
@@ -23,7 +24,7 @@ BUILT = [name for name in NAMES if name not in NOT_BUILT]
 
 @cache
 def declared(name: str) -> list[Config]:
-    return artefacts.declared(name, "no/where")
+    return experiment_files.declared(name, "no/where")
 
 
 @pytest.mark.parametrize("name", BUILT)

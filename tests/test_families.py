@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from losslab import plan
-from losslab.cell import run
-from losslab.compose import read
+from losslab.cells import plan
+from losslab.cells.run import run
+from losslab.cells.sampling import build
+from losslab.composition.compose import read
+from losslab.config.paths import CONF, EXPERIMENTS
+from losslab.config.schema import BASE, Config, Engine, Stage
 from losslab.evaluation import engines
-from losslab.files import CONF, EXPERIMENTS
-from losslab.records import Cell
-from losslab.sampling import build
-from losslab.schema import BASE, Config, Engine, Stage
+from losslab.records.record import Cell
 
 REAL = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(EXPERIMENTS.glob("*.yaml"))}
 REAL = {name: own for name, own in REAL.items() if name != "demo" and not own["sweep"].get("needs")}

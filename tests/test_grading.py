@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from losslab.evaluation.grading import Grader, Verdict, regrade
+from losslab.grading.graders import Grader, Verdict, regrade
 
 SHARED = Path(os.environ.get("LOSSLAB_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared")) / "data"
 TOWER = "9^{9^{9^{9}}}"
@@ -102,7 +102,7 @@ def test_workers_import_neither_torch_nor_the_main_module(tmp_path: Path) -> Non
     script.write_text(
         "import os, sys\n"
         "open(os.environ['TRACE'], 'a').write('main\\n')\n"
-        "from losslab.evaluation.grading import Grader\n"
+        "from losslab.grading.graders import Grader\n"
         "with Grader(2) as grader:\n"
         "    print(grader.submit('tiny', '\\\\boxed{1+x}', 'x+1').result().official)\n"
         "print('sympy' in sys.modules, 'torch' in sys.modules)\n"
@@ -113,7 +113,7 @@ def test_workers_import_neither_torch_nor_the_main_module(tmp_path: Path) -> Non
     run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=100)
     assert run.stdout.split() == ["True", "False", "False"], run.stderr
     assert trace.read_text() == "main\n"
-    code = "import sys, losslab.evaluation.symbols, losslab.evaluation.corrected; print('torch' in sys.modules)"
+    code = "import sys, losslab.grading.symbols, losslab.grading.corrected; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
     assert run.stdout.split() == ["False"], run.stderr
 

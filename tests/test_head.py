@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from losslab.head import Head, objective_loss, target_logprobs
+from losslab.models.fused_loss import Head, objective_loss, target_logprobs
 from losslab.objectives import Context, Objective
 from losslab.objectives.dft import DFT
 from losslab.objectives.dft_sequence import SequenceDFT

@@ -9,9 +9,9 @@ from peft import LoraConfig, get_peft_model
 from test_training import LR, MOMENTUM, STEPS, data_rows, make, sequence, trained
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from losslab import world
-from losslab.batches import Schedule
-from losslab.schema import AdapterConfig, Normaliser, Recompute, Sharding
+from losslab.config.schema import AdapterConfig, Normaliser, Recompute, Sharding
+from losslab.data import toy_task
+from losslab.data.batches import Schedule
 
 LORA = AdapterConfig(rank=4, alpha=8, target_modules=["q_proj", "down_proj"])
 
@@ -45,7 +45,7 @@ def test_layouts_do_not_change_the_result(checkpoint, rows, tmp_path, plain, mac
 
 def test_dropout_is_off_however_a_model_is_laid_out(rows, tmp_path):
     """A Phi-3 whose configuration asks for dropout, on two ranks, and one that does not, on one."""
-    own = world.model_config()
+    own = toy_task.model_config()
     ends = {"pad_token_id": own.pad_token_id, "eos_token_id": own.eos_token_id, "bos_token_id": None}
     sizes = {"vocab_size": own.vocab_size, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     found = {}
@@ -54,7 +54,7 @@ def test_dropout_is_off_however_a_model_is_laid_out(rows, tmp_path):
         torch.manual_seed(0)
         config = AutoConfig.for_model("phi3", num_attention_heads=2, resid_pdrop=share, **sizes, **ends)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-        world.tokenizer().save_pretrained(folder)
+        toy_task.tokenizer().save_pretrained(folder)
         assert AutoConfig.from_pretrained(folder).resid_pdrop == share
         found[share], _ = trained(make(folder, rows, tmp_path, "dft", **machine), folder / "cell")
     for name, tensor in found[0.0].items():
@@ -104,7 +104,7 @@ def test_adapters_equal_those_of_peft_merged_by_peft(checkpoint, rows, tmp_path,
     expected = naive_lora(checkpoint, rows, loss)
     before = AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
     moved = {name for name in weights if not torch.equal(weights[name], before[name])}
-    layers = world.model_config().num_hidden_layers
+    layers = toy_task.model_config().num_hidden_layers
     assert moved == {
         f"model.layers.{i}.{name}.weight" for i in range(layers) for name in ("self_attn.q_proj", "mlp.down_proj")
     }

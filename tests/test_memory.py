@@ -7,8 +7,9 @@ import pytest
 from test_training import make, trained
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from losslab import memory, world
-from losslab.schema import MachineConfig, OptimizerConfig, Precision, Recompute
+from losslab.cells import memory
+from losslab.config.schema import MachineConfig, OptimizerConfig, Precision, Recompute
+from losslab.data import toy_task
 
 ROW = {"problem": "12+30=?", "solution": "2+0+0=2, " * 100 + "\\boxed{42}"}
 
@@ -36,7 +37,7 @@ def test_the_peak_is_within_15_percent_of_the_plan(shape, precision, recompute, 
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(architecture)
     model.save_pretrained(tmp_path / "model")
-    world.tokenizer().save_pretrained(tmp_path / "model")
+    toy_task.tokenizer().save_pretrained(tmp_path / "model")
     rows = tmp_path / "rows.jsonl"
     rows.write_text((json.dumps(ROW) + "\n") * 16)
     config = make(

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from losslab.head import Head, HeadOutput, objective_loss
+from losslab.models.fused_loss import Head, HeadOutput, objective_loss
 from losslab.objectives import Context, Objective, Targets
 from losslab.objectives.asft import ASFT
 from losslab.objectives.cadft import CADFT
@@ -26,12 +26,12 @@ from losslab.objectives.focal import Focal
 from losslab.objectives.iw_sft import IWSFT
 from losslab.objectives.iw_sft_token import TokenIWSFT
 from losslab.objectives.nft import NFT
+from losslab.objectives.online import Online
 from losslab.objectives.power import Power
 from losslab.objectives.psft import PSFT
 from losslab.objectives.sft import SFT
 from losslab.objectives.talr import TALR
 from losslab.objectives.threshold import Threshold
-from losslab.online import Online
 
 CONF = Path(__file__).parents[1] / "conf" / "loss"
 LN2 = math.log(2)

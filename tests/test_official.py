@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from losslab.evaluation import official, official_text
+from losslab.grading import official, official_text
 
 SHARED = Path(os.environ.get("LOSSLAB_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared")) / "data"
 

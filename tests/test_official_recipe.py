@@ -10,11 +10,9 @@ from test_training import data_rows, make, sequence, trained
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForCausalLM
 
-from losslab import world
-from losslab.batches import Schedule
-from losslab.compose import read
-from losslab.files import CONF
-from losslab.schema import (
+from losslab.composition.compose import read
+from losslab.config.paths import CONF
+from losslab.config.schema import (
     Decay,
     NonFinite,
     OptimizerConfig,
@@ -24,6 +22,8 @@ from losslab.schema import (
     SchedulerConfig,
     Selection,
 )
+from losslab.data import toy_task
+from losslab.data.batches import Schedule
 
 BATCH, MICRO, RANKS, LENGTH, CLIP, LR = 8, 2, 2, 20, 1.0, 1e-3
 # With Adam's usual 1e-8 the update of a weight whose gradient is all but zero would be that of its rounding errors.
@@ -135,7 +135,7 @@ def test_three_steps_of_the_preset_itself_in_bfloat16(checkpoint, rows, tmp_path
     """
     published = tmp_path / "published"
     AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16).save_pretrained(published)
-    world.tokenizer().save_pretrained(published)
+    toy_task.tokenizer().save_pretrained(published)
     small = [
         f"loss={loss}", "model=custom", f"model.path={published}", f"optimizer.lr={LR}", "dataset=file",
         f"dataset.path={rows}", "dataset.rows=20", f"train.batch_size={BATCH}", f"train.micro_batch={MICRO}",

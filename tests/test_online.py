@@ -16,17 +16,11 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from losslab import memory, plan, world
-from losslab.cell import train_model
-from losslab.compose import read
-from losslab.evaluation.grading import Grader
-from losslab.files import CONF
-from losslab.identity import identity
-from losslab.launch import Interrupted
-from losslab.online import questions
-from losslab.online.advantages import generalised_advantages, value_terms
-from losslab.online.verifier import Verifier
-from losslab.schema import (
+from losslab.cells import memory, plan
+from losslab.cells.run import train_model
+from losslab.composition.compose import read
+from losslab.config.paths import CONF
+from losslab.config.schema import (
     AdapterConfig,
     Config,
     DatasetConfig,
@@ -39,6 +33,13 @@ from losslab.schema import (
     Shape,
     TrainConfig,
 )
+from losslab.data import toy_task
+from losslab.distributed.launch import Interrupted
+from losslab.grading.graders import Grader
+from losslab.online import questions
+from losslab.online.advantages import generalised_advantages, value_terms
+from losslab.online.verifier import Verifier
+from losslab.records.identity import identity
 
 STEPS, DIGITS, RIGHT = 8, "0123", "2"
 
@@ -46,7 +47,7 @@ STEPS, DIGITS, RIGHT = 8, "0123", "2"
 @pytest.fixture(scope="module")
 def guesser(checkpoint, tmp_path_factory) -> Path:
     r"""A model that answers every question by \boxed{d}, with a random d out of four."""
-    tokenizer, model = world.tokenizer(), AutoModelForCausalLM.from_pretrained(checkpoint)
+    tokenizer, model = toy_task.tokenizer(), AutoModelForCausalLM.from_pretrained(checkpoint)
     texts = [f"<|user|>{i}+{i}=?<|end|><|assistant|>\\boxed{{{digit}}}<|end|>" for i in range(4) for digit in DIGITS]
     ids = torch.tensor(tokenizer(texts)["input_ids"])
     start = ids[0].tolist().index(tokenizer.convert_tokens_to_ids("<|assistant|>")) + 1
@@ -72,7 +73,7 @@ def sums(tmp_path_factory) -> Path:
 
 
 def make(guesser: Path, sums: Path, results: Path, loss: str, parameters: dict | None = None, **machine) -> Config:
-    target = {"grpo": "losslab.online.GRPO", "ppo": "losslab.online.PPO"}[loss]
+    target = {"grpo": "losslab.objectives.online.GRPO", "ppo": "losslab.objectives.online.PPO"}[loss]
     return Config(
         model=ModelConfig(path=str(guesser)),
         dataset=DatasetConfig(path=str(sums), gold_column="answer", max_broken=0.1),
@@ -122,7 +123,7 @@ def test_the_model_is_exported_as_it_was_published(whole, guesser):
     before, between, after = (weights(f) for f in (guesser, whole / "steps/00000004", whole / "model"))
     assert set(before) == set(after) and any(not torch.equal(before[name], after[name]) for name in before)
     assert any(not torch.equal(between[name], after[name]) for name in after)
-    tokenizer = world.tokenizer()
+    tokenizer = toy_task.tokenizer()
     model = AutoModelForCausalLM.from_pretrained(whole / "model")
     prompt = tokenizer("<|user|>9+9=?<|end|><|assistant|>", return_tensors="pt")
     assert tokenizer.decode(model.generate(**prompt, do_sample=False)[0][-4:]) == f"\\boxed{{{RIGHT}}}<|end|>"
@@ -173,7 +174,7 @@ def test_adapters_two_updates_and_a_divergence(guesser, sums, tmp_path):
 
 
 def test_a_reward_is_for_a_right_answer_that_ended():
-    tokenizer = world.tokenizer()
+    tokenizer = toy_task.tokenizer()
     texts = [
         "1+1+0=2\n\\boxed{2}<|end|>",
         "\\boxed{3}<|end|>",
@@ -198,7 +199,7 @@ def test_a_stop_ends_an_answer_as_an_eos_does(whole, guesser, sums, tmp_path):
     """The same guesses, rewards and gradients, with an EOS that the guesser never learned, and its own end a stop."""
     shutil.copytree(guesser, tmp_path / "model")
     (tmp_path / "model/generation_config.json").unlink()
-    tokenizer = world.tokenizer()
+    tokenizer = toy_task.tokenizer()
     tokenizer.eos_token = "<|system|>"
     tokenizer.save_pretrained(tmp_path / "model")
     config = make(tmp_path / "model", sums, tmp_path, "grpo")
@@ -225,7 +226,7 @@ def test_advantages_and_values_by_hand():
 
 
 def test_questions_that_leave_no_room_are_left_out(guesser, sums, tmp_path):
-    config, tokenizer = make(guesser, sums, tmp_path, "grpo"), world.tokenizer()
+    config, tokenizer = make(guesser, sums, tmp_path, "grpo"), toy_task.tokenizer()
     prompts, report = questions.ask(config, 8, tokenizer)
     assert prompts[0] == {"prompt": "<|user|>0+0=?<|end|><|assistant|>", "gold": RIGHT} and len(prompts) == 64
     assert report["overlong_dropped"] == 0
@@ -281,7 +282,7 @@ def test_the_papers_online_methods(composed):
     for config in (grpo, ppo):
         assert (config.optimizer.lr, config.train.batch_size, config.scheduler.warmup_ratio) == (1e-6, 256, 0.1)
         assert config.loss["samples"] == 4
-    tiny = composed("experiment=microcosm/table2", "method=embedded/ppo")
+    tiny = composed("experiment=toy_suite/table2", "method=embedded/ppo")
     assert (tiny.names.method, tiny.names.loss, tiny.optimizer.lr) == ("ppo", "ppo", 5e-4)
     assert plan.make(grpo).steps == 390  # of 100,000 rows
     assert plan.make(grpo).tokens == 390 * 256 * 4 * 2048

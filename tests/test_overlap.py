@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from losslab.evaluation import overlap
+from losslab.evaluation import contamination
 from losslab.evaluation.benchmarks import Benchmark, Problem
-from losslab.evaluation.overlap import Corpus, search, seen
+from losslab.evaluation.contamination import Corpus, search, seen
 
 LONG = "Ann has 3 red, 4 blue and 5 green marbles; how many marbles does she have in all?"  # 18 words
 
@@ -91,7 +91,7 @@ def test_real_sets_and_planted_problems(shared, real):
     assert (len(gsm8k["exact"]), gsm8k["words"]) == (0, [581, 602, 632])
 
     fresh = [i for i in range(500) if i not in clean["math500"]["words"]]
-    long = [i for i in fresh if len(overlap.WORD.findall(real["math500"][i])) >= 13]
+    long = [i for i in fresh if len(contamination.WORD.findall(real["math500"][i])) >= 13]
     short = [i for i in fresh if i not in long]
     as_questions, in_answers = [*long[:20], *short[:3]], long[20:30]
     planted = [(real["math500"][i].replace(" ", "  ").upper(), "no idea") for i in as_questions]

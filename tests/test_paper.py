@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from losslab import artefacts, paper, plots, settings, tables
+from losslab.composition import experiment_files
+from losslab.config.schema import Config
 from losslab.files import read_json, write_json, write_lines
-from losslab.publish import publish, rebuild
-from losslab.records import Cell
-from losslab.schema import Config
+from losslab.records.record import Cell
+from losslab.results import paper, plots, setting_curves, tables
+from losslab.results.write_tables import publish, rebuild
 
 MATHS = ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"]
 
@@ -36,7 +37,7 @@ def score(config: Config, **scores: float) -> Cell:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Table 9 with three seeds of one cell, one of another, and a row that nobody declared."""
     results = tmp_path_factory.mktemp("results")
-    grid = {(c.names.model, c.names.loss): c for c in artefacts.declared("table9", str(results))}
+    grid = {(c.names.model, c.names.loss): c for c in experiment_files.declared("table9", str(results))}
     dft = grid["qwen2.5-math-1.5b", "dft"]
     for seed in (1, 2, 3):
         own = {"math500": 60.0 + 2 * seed, "minerva_math": 20.0, "olympiadbench": 28.0, "aime24": 5.0}
@@ -48,7 +49,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_that_is_declared_is_shown_in_the_papers_order(results):
-    table = tables.build(artefacts.layout("table9"), str(results))
+    table = tables.build(experiment_files.layout("table9"), str(results))
     assert table.columns == [*MATHS, "average"]
     shown = [(row.names["model"], row.label, len(row.scored), len(row.entries)) for row in table.rows]
     lr = "optimizer.lr"
@@ -67,7 +68,7 @@ def test_all_that_is_declared_is_shown_in_the_papers_order(results):
 
 
 def test_differences_from_the_paper(results):
-    comparison = paper.compare(tables.build(artefacts.layout("table9"), str(results)))
+    comparison = paper.compare(tables.build(experiment_files.layout("table9"), str(results)))
     assert [row.name for row, _ in comparison.rows] == ["base", "sft", "dft"] * 2  # not what nobody declared
     ours = {(row.names["model"], row.name): found for row, found in comparison.rows}
     dft, sft = ours["qwen2.5-math-1.5b", "dft"], ours["qwen2.5-math-1.5b", "sft"]
@@ -89,9 +90,9 @@ def test_a_table_of_one_benchmark_without_an_average(tmp_path):
     assert {row.method: row.values for row in rows} == {
         "base": {"natural_questions": 31.24}, "sft": {"natural_questions": 36.62}, "dft": {"natural_questions": 30.14}
     }  # fmt: skip
-    (sft,) = (c for c in artefacts.declared("knowledge", str(tmp_path)) if c.names.loss == "sft")
+    (sft,) = (c for c in experiment_files.declared("knowledge", str(tmp_path)) if c.names.loss == "sft")
     score(sft, natural_questions=37.0)
-    comparison = paper.compare(tables.build(artefacts.layout("knowledge"), str(tmp_path)))
+    comparison = paper.compare(tables.build(experiment_files.layout("knowledge"), str(tmp_path)))
     found = {row.name: one for row, one in comparison.rows}
     assert [list(one) for one in found.values()] == [["natural_questions"]] * 3 and comparison.slips == []
     assert found["sft"]["natural_questions"].value == pytest.approx(0.38)
@@ -100,14 +101,14 @@ def test_a_table_of_one_benchmark_without_an_average(tmp_path):
 
 def test_another_measure_is_not_compared(tmp_path):
     """Greedy scores, or those of four samples, are missing beside the paper's until there are comparable ones."""
-    sft = {c.names.model: c for c in artefacts.declared("table9", str(tmp_path)) if c.names.loss == "sft"}
+    sft = {c.names.model: c for c in experiment_files.declared("table9", str(tmp_path)) if c.names.loss == "sft"}
     few, cold = (replace(sft["llama-3.2-3b"].eval, **own) for own in ({"samples": 4}, {"temperature": 0.0}))
     for own, value in ((few, 40.0), (cold, 50.0)):
         model = "llama-3.2-3b" if own is few else "qwen2.5-math-1.5b"
         score(replace(sft[model], eval=own), **dict.fromkeys(MATHS, value))
 
     def compared():
-        table = tables.build(artefacts.layout("table9"), str(tmp_path))
+        table = tables.build(experiment_files.layout("table9"), str(tmp_path))
         assert [row.value("math500").mean for row in table.rows if row.scored][:2] == [40.0, 50.0]
         rows = paper.compare(table).rows
         return {row.names["model"]: part["math500"].value for row, part in rows if row.name == "sft"}
@@ -119,7 +120,7 @@ def test_another_measure_is_not_compared(tmp_path):
 
 def test_slips_of_the_paper_are_footnotes():
     """Three averages of Table 9, a figure that no run can have, and a run with two sets of scores."""
-    grid = artefacts.declared("table9", "no/where")  # for the number of problems and samples
+    grid = experiment_files.declared("table9", "no/where")  # for the number of problems and samples
     found = {
         (row.table, row.model, row.method, slip.column): slip.text
         for row in paper.printed()
@@ -140,7 +141,7 @@ def test_slips_of_the_paper_are_footnotes():
 
 
 def test_a_table_in_every_format(results):
-    publish(artefacts.layout("table9"), str(results))
+    publish(experiment_files.layout("table9"), str(results))
     folder = results / "tables" / "table9"
     text = (folder / "table.md").read_text()
     assert "| llama-3.2-3b | base | – | – | – | – | – | – | 0/1 |" in text
@@ -176,9 +177,9 @@ def test_a_table_in_every_format(results):
 
 
 def test_declared_seeds_are_missed_one_by_one(tmp_path):
-    sft = [c for c in artefacts.declared("demo", str(tmp_path)) if c.names.loss == "sft"]
+    sft = [c for c in experiment_files.declared("demo", str(tmp_path)) if c.names.loss == "sft"]
     score(sft[1], tiny_add=50.0, tiny_word=50.0, tiny_long=50.0)
-    rows = {row.label: row for row in tables.build(artefacts.layout("demo"), str(tmp_path)).rows}
+    rows = {row.label: row for row in tables.build(experiment_files.layout("demo"), str(tmp_path)).rows}
     assert [entry.seed for entry in rows["sft"].entries] == [0, 1, 2]
     assert {label: (len(row.scored), len(row.entries)) for label, row in rows.items()} == {
         "base": (0, 3), "sft": (1, 3), "dft": (0, 3), "iw_sft": (0, 3)
@@ -187,7 +188,7 @@ def test_declared_seeds_are_missed_one_by_one(tmp_path):
 
 def test_scores_over_settings(tmp_path):
     """Learning rate and batch size, one at a time; the score of a cell is 1e5 lr + batch / 64, and one is missing."""
-    (start,) = (c for c in artefacts.declared("figure1", str(tmp_path)) if c.names.loss == "dft")
+    (start,) = (c for c in experiment_files.declared("figure1", str(tmp_path)) if c.names.loss == "dft")
     points = [(1e-5, 256), (5e-5, 256), (2e-4, 256), (5e-5, 32), (5e-5, 64)]
     sweep = replace(start.sweep, name="study", paper=None, against=["optimizer.lr", "train.batch_size"])
     for lr, batch in points:
@@ -196,21 +197,21 @@ def test_scores_over_settings(tmp_path):
         value = lr * 1e5 + batch / 64
         score(config, **({"math500": value} if batch == 32 else dict.fromkeys(MATHS, value)))
     table = tables.build(sweep, str(tmp_path))
-    rates, batches = (settings.lines(table, key) for key in sweep.against)
+    rates, batches = (setting_curves.lines(table, key) for key in sweep.against)
     assert [(x, y.mean) for x, y in rates["dft"]] == [(1e-5, 5.0), (5e-5, 9.0), (2e-4, 24.0)]
     assert [(x, y and y.mean) for x, y in batches["dft"]] == [(32, None), (64, 6.0), (256, 9.0)]
     assert rates["dft"][0][1].half == pytest.approx(5**0.5 / 5)  # of five independent benchmarks, each ± 1
-    rows = list(csv.DictReader(io.StringIO(settings.spreadsheet(table))))
+    rows = list(csv.DictReader(io.StringIO(setting_curves.spreadsheet(table))))
     assert len(rows) == 6 and rows[0]["value"] == "1e-05" and [row["average"] for row in rows].count("") == 1
     plots.over_settings(table, tmp_path / "settings")
     assert {path.name for path in tmp_path.glob("settings.*")} == {"settings.png", "settings.svg"}
     with pytest.raises(ValueError, match="sweep.against=loss names no number of the sweep's cells"):
-        settings.lines(table, "loss")
+        setting_curves.lines(table, "loss")
 
 
 def test_configurations_are_lines_of_their_own(tmp_path):
     """Of one objective, two parameters, numbers of epochs or of samples, and nothing of code that has changed since."""
-    start = {c.names.loss: c for c in artefacts.declared("figure1", str(tmp_path))}
+    start = {c.names.loss: c for c in experiment_files.declared("figure1", str(tmp_path))}
     sft, power = start["sft"], replace(start["dft"], names=replace(start["dft"].names, loss="power"))
     powers = [replace(power, loss={"_target_": "losslab.objectives.power.Power", "alpha": a}) for a in (0.5, 2)]
     sweep = replace(sft.sweep, name="study", paper=None, against=["optimizer.lr", "train.batch_size"])
@@ -224,9 +225,12 @@ def test_configurations_are_lines_of_their_own(tmp_path):
 
     def found() -> dict[str, list[tuple[float, float | None]]]:
         table = tables.build(sweep, str(tmp_path))
-        assert list(settings.lines(table, "train.batch_size")) == list(settings.lines(table, "optimizer.lr"))
+        assert list(setting_curves.lines(table, "train.batch_size")) == list(
+            setting_curves.lines(table, "optimizer.lr")
+        )
         return {
-            name: [(x, y and y.mean) for x, y in line] for name, line in settings.lines(table, "optimizer.lr").items()
+            name: [(x, y and y.mean) for x, y in line]
+            for name, line in setting_curves.lines(table, "optimizer.lr").items()
         }
 
     rates = [1e-5, 5e-5, 2e-4]
@@ -255,7 +259,7 @@ def test_configurations_are_lines_of_their_own(tmp_path):
 
 
 def test_accuracy_over_steps_names_what_is_missing(tmp_path):
-    steps = next(c for c in artefacts.declared("figure1", str(tmp_path)) if c.names.loss == "dft")
+    steps = next(c for c in experiment_files.declared("figure1", str(tmp_path)) if c.names.loss == "dft")
     cell = score(steps, **dict.fromkeys(MATHS, 30.0))
     write_lines(cell.metrics, [{"step": step} for step in range(1, 4)])  # an online cell has no histogram
     write_json(cell.scores(steps, 2) / "scores.json", {"benchmarks": dict.fromkeys(MATHS, {"score": 20.0})})
@@ -271,7 +275,7 @@ def test_accuracy_over_steps_names_what_is_missing(tmp_path):
 
 
 def test_probabilities_that_nobody_measured_are_named(tmp_path):
-    score(artefacts.declared("figure2", str(tmp_path))[0], **dict.fromkeys(MATHS, 30.0))
+    score(experiment_files.declared("figure2", str(tmp_path))[0], **dict.fromkeys(MATHS, 30.0))
     rebuild(["figure2"], str(tmp_path))
     text = (tmp_path / "tables" / "figure2" / "table.md").read_text()
     assert "No probabilities of training targets are on record for sft, dft, dpo, ppo, grpo." in text

@@ -10,11 +10,13 @@ import torch
 from test_training import data_rows, make, sequence
 from transformers import AutoModelForCausalLM
 
-from losslab import polarisation, probabilities, world
-from losslab.data import Examples
-from losslab.diagnostics import EDGES
-from losslab.polarisation import Histogram, Pair
-from losslab.schema import AdapterConfig, Precision
+from losslab.config.schema import AdapterConfig, Precision
+from losslab.data import toy_task
+from losslab.data.examples import Examples
+from losslab.results import probability_plots
+from losslab.results.probability_plots import Histogram, Pair
+from losslab.training import target_probabilities
+from losslab.training.step_metrics import EDGES
 
 ASKED = 17  # of 22 rows
 
@@ -26,10 +28,10 @@ def peaked(checkpoint, tmp_path_factory) -> Path:
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     with torch.no_grad():
         model.model.norm.weight.mul_(6)
-        answer = world.tokenizer()("1 2 3 ")["input_ids"]
+        answer = toy_task.tokenizer()("1 2 3 ")["input_ids"]
         model.lm_head.weight[answer] += 0.25 * model.lm_head.weight[answer].sign()
     model.save_pretrained(folder)
-    world.tokenizer().save_pretrained(folder)
+    toy_task.tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -42,14 +44,14 @@ def naive(model: Path, rows: Path) -> tuple[np.ndarray, list[str]]:
         with torch.no_grad():
             table = network(input_ids=ids[None]).logits[0].softmax(-1)[start - 1 : -1]
         p += table[range(len(table)), ids[start:]].tolist()
-        texts += world.tokenizer().convert_ids_to_tokens(ids[start:])
+        texts += toy_task.tokenizer().convert_ids_to_tokens(ids[start:])
     return np.array(p), [text.replace("Ġ", " ") for text in texts]
 
 
 @pytest.mark.parametrize("machine", [{}, {"workers": 2, "micro_batch_tokens": 64}], ids=["one rank", "two ranks"])
 def test_counts_equal_those_of_full_softmax(peaked, rows, tmp_path, machine):
     config = make(peaked, rows, tmp_path, "dft", probabilities=ASKED, **machine)
-    found = probabilities.of(config, config.model, config.model)
+    found = target_probabilities.of(config, config.model, config.model)
     p, texts = naive(peaked, rows)
     assert all(np.abs(np.log(p / edge)).min() > 1e-5 for edge in EDGES[1:-1])  # no token is at an edge
     expected = [sum(low <= x < high for x in p) for low, high in zip(EDGES, [*EDGES[1:-1], 2.0], strict=False)]
@@ -63,24 +65,24 @@ def test_counts_equal_those_of_full_softmax(peaked, rows, tmp_path, machine):
 
 def test_a_model_is_measured_once_whatever_trains_it(peaked, checkpoint, rows, tmp_path):
     config = make(peaked, rows, tmp_path, "dft", probabilities=4)
-    probabilities.of(config, config.model, config.model)
+    target_probabilities.of(config, config.model, config.model)
     (first,) = tmp_path.glob("cache/probabilities/*.json")
     first.write_text('{"kept": true}')
     adapted = replace(config, adapter=AdapterConfig(rank=4, target_modules=["q_proj"]), seed=9, loss={})
-    assert probabilities.of(adapted, config.model, config.model) == {"kept": True}
-    other = probabilities.of(config, config.model, replace(config.model, path=str(checkpoint)))
+    assert target_probabilities.of(adapted, config.model, config.model) == {"kept": True}
+    other = target_probabilities.of(config, config.model, replace(config.model, path=str(checkpoint)))
     rounded = replace(config, train=replace(config.train, precision=Precision.bf16))
-    assert other["tokens"] == probabilities.of(rounded, config.model, config.model)["tokens"]
+    assert other["tokens"] == target_probabilities.of(rounded, config.model, config.model)["tokens"]
     assert len(list(tmp_path.glob("cache/probabilities/*.json"))) == 3
 
 
 def test_of_pairs_the_chosen_answers_are_measured():
     lengths = np.array([5, 6, 7, 8, 9, 10])
     examples = Examples(np.arange(45), np.r_[0, lengths.cumsum()], np.full(6, 3), "", {}, unit=2)
-    assert probabilities.sample(examples, 99).tolist() == [0, 2, 4]
-    chosen = probabilities.sample(examples, 2)
+    assert target_probabilities.sample(examples, 99).tolist() == [0, 2, 4]
+    chosen = target_probabilities.sample(examples, 2)
     assert len(chosen) == 2 and not (chosen % 2).any()
-    assert probabilities.targets(examples, np.array([0, 4])).tolist() == [3, 4, *range(29, 35)]
+    assert target_probabilities.targets(examples, np.array([0, 4])).tolist() == [3, 4, *range(29, 35)]
 
 
 def record(counts: dict[float, int], lowest: list, highest: list) -> dict:
@@ -95,7 +97,7 @@ def test_the_table_the_numbers_and_the_figure(tmp_path):
         record({0.0: 4, 0.9: 6}, [["a|b", 3], [" the", 1]], [["\n", 6]]),
     ]
     pairs = [Pair(before, Histogram("dft", seeds)), Pair(before, Histogram("sft", seeds[:1]))]
-    polarisation.publish(pairs, tmp_path)
+    probability_plots.publish(pairs, tmp_path)
     lines = (tmp_path / "probabilities.md").read_text().splitlines()
     half = 12.706 * 10  # Student's t of one degree, times the standard error of 20% and 40%
     assert lines[2:7] == [
@@ -110,13 +112,13 @@ def test_the_table_the_numbers_and_the_figure(tmp_path):
     assert [row[3:] for row in table if row[0] == "dft" and row[1] == "0.5"] == [["0.0", "0.0", "2"]]
     drawn = {name: (tmp_path / f"probabilities.{name}").read_bytes() for name in ("png", "svg")}
     assert drawn["png"].startswith(b"\x89PNG") and b"</svg>" in drawn["svg"]
-    polarisation.publish(pairs, tmp_path)
+    probability_plots.publish(pairs, tmp_path)
     assert (tmp_path / "probabilities.svg").read_bytes() == drawn["svg"]
 
 
 def test_a_token_that_is_a_part_of_a_character_keeps_its_raw_form():
-    tokenizer = world.tokenizer()
-    assert probabilities.text(tokenizer.convert_tokens_to_ids("Ġ"), tokenizer) == " "
-    assert probabilities.text(tokenizer.convert_tokens_to_ids("7"), tokenizer) == "7"
+    tokenizer = toy_task.tokenizer()
+    assert target_probabilities.text(tokenizer.convert_tokens_to_ids("Ġ"), tokenizer) == " "
+    assert target_probabilities.text(tokenizer.convert_tokens_to_ids("7"), tokenizer) == "7"
     tokenizer.add_tokens(["\N{REPLACEMENT CHARACTER}"])
-    assert json.dumps(probabilities.text(len(tokenizer) - 1, tokenizer)) == '"\\ufffd"'
+    assert json.dumps(target_probabilities.text(len(tokenizer) - 1, tokenizer)) == '"\\ufffd"'

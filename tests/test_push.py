@@ -10,10 +10,18 @@ import pytest
 from conftest import ROOT
 from huggingface_hub import ModelCard
 
-from losslab import hub
+from losslab.config.schema import (
+    BenchmarkConfig,
+    Config,
+    EvalConfig,
+    MachineConfig,
+    Names,
+    OptimizerConfig,
+    SweepConfig,
+)
 from losslab.files import write_json, write_lines
-from losslab.records import Cell
-from losslab.schema import BenchmarkConfig, Config, EvalConfig, MachineConfig, Names, OptimizerConfig, SweepConfig
+from losslab.hub import push
+from losslab.records.record import Cell
 
 
 @pytest.fixture
@@ -48,7 +56,7 @@ def cells(tmp_path, checkpoint) -> list[Cell]:
     return made
 
 
-def push(monkeypatch, *arguments: str) -> None:
+def run_push(monkeypatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["push.py", *arguments])
     monkeypatch.setattr(sys, "path", list(sys.path))
     runpy.run_path(str(ROOT / "push.py"), run_name="__main__")
@@ -56,7 +64,7 @@ def push(monkeypatch, *arguments: str) -> None:
 
 def test_a_dry_run_writes_the_card_and_says_what_would_go(cells, monkeypatch, capsys, checkpoint):
     folder = cells[1].folder
-    push(monkeypatch, f"cell={folder}", "repo=me/sums", "license=apache-2.0", "dry_run=true")
+    run_push(monkeypatch, f"cell={folder}", "repo=me/sums", "license=apache-2.0", "dry_run=true")
     printed = capsys.readouterr().out
     card = ModelCard.load(folder / "hub/README.md")
     assert (card.data.license, card.data.base_model) == ("apache-2.0", "Qwen/Qwen2.5-Math-1.5B")
@@ -75,7 +83,7 @@ def test_a_dry_run_writes_the_card_and_says_what_would_go(cells, monkeypatch, ca
 
 
 def test_nothing_of_this_machine_is_uploaded(cells):
-    files = hub.stage(cells[1].folder, "me/sums", "apache-2.0")
+    files = push.stage(cells[1].folder, "me/sums", "apache-2.0")
     for name, path in files.items():
         if path.suffix in (".md", ".yaml", ".json", ".jsonl"):
             text = path.read_text()
@@ -93,8 +101,8 @@ def test_the_upload_is_one_commit(cells, monkeypatch, capsys):
         def create_commit(self, repo, operations, **options):
             calls.append((repo, {one.path_in_repo: Path(str(one.path_or_fileobj)).is_file() for one in operations}))
 
-    monkeypatch.setattr(hub, "HfApi", Api)
-    push(monkeypatch, f"cell={cells[0].folder}", "repo=me/sums", "license=mit", "private=true")
+    monkeypatch.setattr(push, "HfApi", Api)
+    run_push(monkeypatch, f"cell={cells[0].folder}", "repo=me/sums", "license=mit", "private=true")
     (made, files) = calls
     assert made == ("me/sums", {"private": True, "exist_ok": True})
     assert files[0] == "me/sums" and all(files[1].values()) and {"README.md", "model.safetensors"} <= set(files[1])
@@ -114,6 +122,6 @@ def test_the_upload_is_one_commit(cells, monkeypatch, capsys):
 def test_mistakes_are_one_line(cells, monkeypatch, capsys, change, message):
     options = {"cell": str(cells[0].folder), "repo": "me/sums", "license": "mit", "dry_run": "true"} | change
     with pytest.raises(SystemExit) as ended:
-        push(monkeypatch, *(f"{key}={value}" for key, value in options.items() if value is not None))
+        run_push(monkeypatch, *(f"{key}={value}" for key, value in options.items() if value is not None))
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and message in line

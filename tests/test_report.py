@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 import yaml
 
-from losslab.collect import Entry
-from losslab.curves import AVERAGE
+from losslab.config.schema import BASE, Config, MachineConfig, Names, OptimizerConfig, SweepConfig, TrainConfig
 from losslab.evaluation import scores
-from losslab.evaluation.compare import verdicts
-from losslab.evaluation.paired import differences
 from losslab.evaluation.scores import paired_difference
 from losslab.files import write, write_json, write_lines
-from losslab.records import Cell
+from losslab.records.record import Cell
 from losslab.report import training
-from losslab.report.browser import LONG, TEXTS
+from losslab.report.cells import Group
 from losslab.report.page import rebuild
-from losslab.report.runs import Group
-from losslab.schema import BASE, Config, MachineConfig, Names, OptimizerConfig, SweepConfig, TrainConfig
-from losslab.tables import Row, Table
+from losslab.report.sample_browser import LONG, TEXTS
+from losslab.results.compare import verdicts
+from losslab.results.learning_curves import AVERAGE
+from losslab.results.load_records import Entry
+from losslab.results.tables import Row, Table
+from losslab.statistics.paired import differences
 
 NAMES = ("easy", "hard")
 PROBLEMS, SAMPLES, STEPS = 12, 4, 130

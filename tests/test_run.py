@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from losslab.compose import recorded
-from losslab.records import Cell, start_again
+from losslab.composition.compose import recorded
+from losslab.records.record import Cell, start_again
 
 TINY = [
     "model=tiny",

@@ -15,12 +15,13 @@ import yaml
 from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM
 
-from losslab import world
-from losslab.compose import read
-from losslab.data import prepare
-from losslab.files import CONF, read_json, read_lines
-from losslab.sampling import as_trained, build, questions, sample
-from losslab.schema import Config, DatasetConfig, ModelConfig
+from losslab.cells.sampling import as_trained, build, questions, sample
+from losslab.composition.compose import read
+from losslab.config.paths import CONF
+from losslab.config.schema import Config, DatasetConfig, ModelConfig
+from losslab.data import toy_task
+from losslab.data.examples import prepare
+from losslab.files import read_json, read_lines
 
 ENGINE = "vllm" if find_spec("vllm") else "transformers"
 FILES = ("correct.jsonl", "pairs.jsonl", "graded.jsonl", "questions.jsonl", "report.json", "protocol.yaml")
@@ -100,7 +101,7 @@ def test_questions_are_the_different_ones_with_a_gold(tmp_path):
 
 
 def test_golds_of_the_embedded_world_are_true_where_its_demonstrations_are_not():
-    rows = world.demonstrations(200, 0)
+    rows = toy_task.demonstrations(200, 0)
     asked, _ = questions(DatasetConfig(path="embedded", split="demonstrations", rows=200, gold_column="answer"))
     golds = {p.question: p.gold for p in asked.problems}
     assert all(golds[row["problem"]] == row["answer"] for row in rows)
@@ -132,10 +133,10 @@ def place(tmp_path_factory) -> Path:
     """A random model that ends its answers at any vowel, and questions whose gold it meets now and then."""
     folder = tmp_path_factory.mktemp("place")
     torch.manual_seed(0)
-    config = world.model_config()
+    config = toy_task.model_config()
     config.initializer_range = 0.3
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model/tiny")
-    world.tokenizer().save_pretrained(folder / "model/tiny")
+    toy_task.tokenizer().save_pretrained(folder / "model/tiny")
     rows = [{"problem": f"{i}+{i * i}=?", "gold": str(i % 10)} for i in range(60)]
     (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -186,7 +187,7 @@ def test_sampled_answers_are_data_sets_of_their_methods(undisturbed, place):
     units = {}
     for method in ("rft", "dft_offline", "iw_sft_offline", "dpo", "nft"):
         config = make(f"method={method}", "dataset.source=asked", *own)
-        data = prepare(config.dataset, config.train, world.tokenizer(), "chat", undisturbed / "cache")
+        data = prepare(config.dataset, config.train, toy_task.tokenizer(), "chat", undisturbed / "cache")
         units[method] = read_json(data / "about.json")["report"]["examples"]
     assert units["rft"] == units["dft_offline"] == units["iw_sft_offline"] == report["rows_correct"]
     assert (units["dpo"], units["nft"]) == (2 * report["rows_pairs"], report["rows_graded"])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from losslab.evaluation import pages, scores
+from losslab.evaluation import sample_page, scores
 
 CORRECT = [[1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]  # three problems, four samples
 
@@ -160,7 +160,7 @@ def test_the_page_lists_where_the_verdicts_differ():
     records[1]["samples"] *= 4
     row = scores.summary(records, 4, "official")
     assert (row["only_official"], row["only_corrected"]) == (4, 2)
-    html = pages.page("m", {"verdict": "official", "benchmarks": {"x": row}, "warnings": []}, {"x": records})
+    html = sample_page.page("m", {"verdict": "official", "benchmarks": {"x": row}, "warnings": []}, {"x": records})
     assert "x: right by the official verdict alone 4, by the corrected verdict alone 2 of 8 samples" in html
     cells = [f"<tr><td>{a}</td><td><code>2</code></td><td><code>{b}</code></td><td>{c}</td><td>{d}</td></tr>"
              for a, b, c, d in [(3, "\\frac{4}{2}", "corrected", 2), (4, "200", "official", 4)]]  # fmt: skip
@@ -175,8 +175,8 @@ def test_the_page_shows_a_hostile_sample_as_text():
         "benchmarks": {"x": scores.summary([hostile], 1, "official")},
         "warnings": ["a & b"],
     }
-    html = pages.page("<model>", result, {"x": [hostile]})
+    html = sample_page.page("<model>", result, {"x": [hostile]})
     assert "<script>alert" not in html and "&lt;script&gt;alert(1)" in html
     assert "&lt;model&gt;" in html and "1&lt;2" in html and "a &amp; b" in html
     assert html.count("<article") == 1
-    assert "5 more problems of x" in pages.page("m", result, {"x": [hostile] * 7}, room=1000)
+    assert "5 more problems of x" in sample_page.page("m", result, {"x": [hostile] * 7}, room=1000)

@@ -15,19 +15,10 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from losslab import adapters, curves, published, world
-from losslab.compose import recorded
-from losslab.evaluation import run as run_module
-from losslab.evaluation import transformers_engine
-from losslab.evaluation.compare import compare, verdicts
-from losslab.evaluation.jobs import Job, Sampling
-from losslab.evaluation.run import evaluate
-from losslab.evaluation.scores import paired_difference
-from losslab.files import read_json, write_json, write_lines
-from losslab.memory import describe
-from losslab.pretrained import load_config, load_model, load_tokenizer
-from losslab.records import Cell
-from losslab.schema import (
+from losslab.cells.memory import describe
+from losslab.cells.scoring import corpus, find, score, score_again
+from losslab.composition.compose import recorded
+from losslab.config.schema import (
     BenchmarkConfig,
     Config,
     DatasetConfig,
@@ -40,7 +31,18 @@ from losslab.schema import (
     OptimizerConfig,
     VerdictName,
 )
-from losslab.scoring import corpus, find, score, score_again
+from losslab.data import hub_datasets, toy_task
+from losslab.evaluation import evaluate as run_module
+from losslab.evaluation import transformers_engine
+from losslab.evaluation.engine_interface import Job, Sampling
+from losslab.evaluation.evaluate import evaluate
+from losslab.evaluation.scores import paired_difference
+from losslab.files import read_json, write_json, write_lines
+from losslab.models import merged_adapters
+from losslab.models.loading import load_config, load_model, load_tokenizer
+from losslab.records.record import Cell
+from losslab.results import learning_curves
+from losslab.results.compare import compare, verdicts
 
 HERE = ["machine.engine=transformers", "machine.device=cpu", "machine.threads=1"]
 
@@ -48,10 +50,10 @@ HERE = ["machine.engine=transformers", "machine.device=cpu", "machine.threads=1"
 def save(folder: Path, seed: int) -> Path:
     """A tiny random model whose texts differ from prompt to prompt."""
     torch.manual_seed(seed)
-    config = world.model_config()
+    config = toy_task.model_config()
     config.initializer_range = 0.3
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    world.tokenizer().save_pretrained(folder)
+    toy_task.tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -112,7 +114,7 @@ def test_every_step_is_scored_once_and_under_the_same_protocol(made):
     assert sorted(cell.steps()) == [2, 4]  # 6 is the finished model, and what has no eight digits is being written
     assert cell.done(config)
     folder = cell.scores(config)
-    found = curves.points(folder, cell.metrics)
+    found = learning_curves.points(folder, cell.metrics)
     assert list(found) == [2, 4, 6]
     assert found[6]["benchmarks"]["mine"]["score"] == found[6]["average"]["score"]
     assert found[2]["average"]["score"] < found[6]["average"]["score"] > 50
@@ -210,13 +212,13 @@ def test_the_record_of_a_cell_gives_its_configuration(made, models, tmp_path):
 
 def test_curves_by_hand(tmp_path):
     curve = {2: [{"x": 10.0}, {"x": 20.0}], 4: [{"x": 30.0}], 6: [{"x": 50.0}, {"x": 54.0}], 0: [{"x": 5.0}]}
-    assert curves.mean(curve, "x") == [
+    assert learning_curves.mean(curve, "x") == [
         (0, 5.0, 0.0),  # the base has seeds of its own
         (2, 15.0, pytest.approx(12.7062 * 5)),  # t(1) s / sqrt(2)
         (4, 30.0, 0.0),  # of one seed, as the spreadsheet says
         (6, 52.0, pytest.approx(12.7062 * 2)),
     ]
-    assert curves.spreadsheet({"sft": {2: [{"x": 10.0}], 4: [{"x": 30.0}]}}, ["x"]).splitlines() == [
+    assert learning_curves.spreadsheet({"sft": {2: [{"x": 10.0}], 4: [{"x": 30.0}]}}, ["x"]).splitlines() == [
         "objective,benchmark,step,accuracy,half,seeds",
         "sft,x,2,10.0,0.0,1",
         "sft,x,4,30.0,0.0,1",
@@ -225,11 +227,11 @@ def test_curves_by_hand(tmp_path):
         write_json(tmp_path / f"steps/{step:08d}/scores.json", {"benchmarks": {"x": {"score": step}}})
     write_json(tmp_path / "scores.json", {"benchmarks": {"x": {"score": 90.0}, "y": {"score": 10.0}}})
     write_lines(tmp_path / "metrics.jsonl", [{"step": 11}, {"step": 12}])
-    found = curves.points(tmp_path, tmp_path / "metrics.jsonl")
+    found = learning_curves.points(tmp_path, tmp_path / "metrics.jsonl")
     assert list(found) == [5, 10, 12]
-    assert curves.values(found[12], ["x", "y"]) == {"x": 90.0, "y": 10.0, "average": 50.0}
-    assert curves.values(found[5], ["x", "y"]) is None
-    assert curves.markdown(found).splitlines()[2:] == [
+    assert learning_curves.values(found[12], ["x", "y"]) == {"x": 90.0, "y": 10.0, "average": 50.0}
+    assert learning_curves.values(found[5], ["x", "y"]) is None
+    assert learning_curves.markdown(found).splitlines()[2:] == [
         "| 5 | 5.0 | – | – |",
         "| 10 | 10.0 | – | – |",
         "| 12 | 90.0 | 10.0 | 50.0 |",
@@ -250,7 +252,7 @@ def adapter(models, tmp_path_factory) -> Path:
 def test_an_adapter_is_merged_once_into_its_base(adapter, models, tmp_path):
     from peft import PeftModel
 
-    folder = adapters.merged(str(adapter), tmp_path)
+    folder = merged_adapters.merged(str(adapter), tmp_path)
     ids = torch.arange(3, 40)[None]
     base = AutoModelForCausalLM.from_pretrained(models[0])
     plain = base(ids).logits
@@ -258,10 +260,10 @@ def test_an_adapter_is_merged_once_into_its_base(adapter, models, tmp_path):
     found = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
     assert torch.allclose(found, expected, atol=1e-3) and (expected - plain).abs().max() > 1
     made = (Path(folder) / "model.safetensors").stat().st_mtime_ns
-    assert adapters.merged(str(adapter), tmp_path) == folder
+    assert merged_adapters.merged(str(adapter), tmp_path) == folder
     assert (Path(folder) / "model.safetensors").stat().st_mtime_ns == made
-    assert adapters.merged(str(models[0]), tmp_path) == str(models[0])
-    assert adapters.merged("Qwen/Qwen2.5-Math-1.5B", tmp_path) == "Qwen/Qwen2.5-Math-1.5B"
+    assert merged_adapters.merged(str(models[0]), tmp_path) == str(models[0])
+    assert merged_adapters.merged("Qwen/Qwen2.5-Math-1.5B", tmp_path) == "Qwen/Qwen2.5-Math-1.5B"
 
 
 def test_an_adapter_is_scored_from_the_command_line(root, adapter, tmp_path):
@@ -285,7 +287,7 @@ def test_a_broken_adapter_is_one_sentence(models, tmp_path, about, message):
     about = json.loads(json.dumps(about).replace("BASE", str(models[0])))
     (tmp_path / "adapter_config.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match=message) as caught:
-        adapters.merged(str(tmp_path), tmp_path / "cache")
+        merged_adapters.merged(str(tmp_path), tmp_path / "cache")
     assert "\n" not in str(caught.value) and not list((tmp_path / "cache").glob("merged/*/*.safetensors"))
 
 
@@ -302,8 +304,8 @@ def test_pickled_weights_are_refused_wherever_they_would_be_read(models, adapter
         lambda: load_config(model),
         lambda: load_tokenizer(model),
         lambda: run_module._tokenizer(Config(model=model), str(pickled)),
-        lambda: adapters.base(str(own)),
-        lambda: adapters.merged(str(own), tmp_path / "cache"),
+        lambda: merged_adapters.base(str(own)),
+        lambda: merged_adapters.merged(str(own), tmp_path / "cache"),
     ):
         with pytest.raises(ValueError, match=message):
             read()
@@ -314,7 +316,7 @@ def test_pickled_weights_are_refused_wherever_they_would_be_read(models, adapter
     with pytest.raises(OSError, match="no file named model.safetensors"):
         next(transformers_engine.run(job, [], on_gpu=False))
     listed = SimpleNamespace(siblings=[SimpleNamespace(rfilename=file.name) for file in pickled.iterdir()])
-    monkeypatch.setattr(published, "silence", lambda: None)
+    monkeypatch.setattr(hub_datasets, "silence", lambda: None)
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: listed)
     with pytest.raises(ValueError, match=f"^model.path=some/body {message}"):
         load_config(ModelConfig(path="some/body"))

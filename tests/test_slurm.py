@@ -11,9 +11,10 @@ import sys
 import pytest
 from place import HELD, LAUNCHER, TINY, Place, apart, copy, queue, record, steps, until
 
-from losslab import snapshot, status
 from losslab.files import write_json
-from losslab.hold import hold
+from losslab.launchers import status
+from losslab.records import code_snapshot
+from losslab.records.lock import hold
 
 pytestmark = pytest.mark.timeout(3600)  # every wait has a limit of its own
 
@@ -232,7 +233,7 @@ def test_several_cells_at_once_on_one_machine(root, checkpoint, tmp_path):
 
 def test_a_lock_that_does_not_reach_another_machine_is_noticed(tmp_path, monkeypatch):
     """A holder elsewhere that gives signs of life although its lock could be taken here."""
-    monkeypatch.setattr("losslab.hold.BEAT_SECONDS", 0.5)
+    monkeypatch.setattr("losslab.records.lock.BEAT_SECONDS", 0.5)
     (tmp_path / "holder.json").write_text(json.dumps({"job": "1", "host": "elsewhere", "restarts": 0}))
     beat = "import pathlib, time, sys\nwhile True: pathlib.Path(sys.argv[1]).touch(); time.sleep(0.2)"
     other = subprocess.Popen([sys.executable, "-c", beat, str(tmp_path / "holder.json")])
@@ -248,7 +249,7 @@ def test_a_lock_that_does_not_reach_another_machine_is_noticed(tmp_path, monkeyp
 
 
 def test_a_snapshot_is_the_code_of_its_moment(root, tmp_path):
-    copied = snapshot.take(tmp_path / "code")
+    copied = code_snapshot.take(tmp_path / "code")
     for name in ("src/losslab/loop.py", "conf/config.yaml", "conf/experiment/demo.yaml", "train.py"):
         assert (copied / name).read_bytes() == (root / name).read_bytes()
     about = json.loads((copied / "snapshot.json").read_text())
@@ -260,4 +261,4 @@ def test_a_snapshot_is_the_code_of_its_moment(root, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(copied / "src")}
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert said.strip() == f"{about['commit']}\n{about['changes']}".strip()
-    assert not (copied / ".git").exists() and about["commit"] == snapshot.commit()
+    assert not (copied / ".git").exists() and about["commit"] == code_snapshot.commit()

@@ -6,11 +6,12 @@ import pytest
 from rich.console import Console
 from test_tables import cell
 
-from losslab import slurm, snapshot, status
-from losslab.cell import finished
+from losslab.cells.run import finished
+from losslab.config.schema import BASE, BenchmarkConfig, Config, EvalConfig, MachineConfig, Names
 from losslab.files import read_json, write_json
-from losslab.records import Cell
-from losslab.schema import BASE, BenchmarkConfig, Config, EvalConfig, MachineConfig, Names
+from losslab.launchers import slurm, status
+from losslab.records import code_snapshot
+from losslab.records.record import Cell
 
 
 def test_errors_with_brackets_are_shown_as_they_are(tmp_path, capsys):
@@ -62,7 +63,7 @@ def test_odd_files_in_the_checkout_are_no_fault(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     (tmp_path / "naïve.txt").write_text("text")
     (tmp_path / ".#train.py").symlink_to("someone@somewhere.1")
-    monkeypatch.setattr(snapshot, "ROOT", tmp_path)
-    monkeypatch.setattr(snapshot, "SNAPSHOT", tmp_path / "snapshot.json")
-    assert snapshot.unknown(100) == ["naïve.txt"] and snapshot.unknown(3) == []
-    assert "+text" in snapshot.changes()
+    monkeypatch.setattr(code_snapshot, "ROOT", tmp_path)
+    monkeypatch.setattr(code_snapshot, "SNAPSHOT", tmp_path / "snapshot.json")
+    assert code_snapshot.unknown(100) == ["naïve.txt"] and code_snapshot.unknown(3) == []
+    assert "+text" in code_snapshot.changes()

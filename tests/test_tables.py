@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from matplotlib import pyplot
 
-from losslab import plots, render, tables, versus
-from losslab.artefacts import declared
-from losslab.collect import Entry
+from losslab.composition.experiment_files import declared
+from losslab.config.schema import Config, MachineConfig, Names, OptimizerConfig, SweepConfig
 from losslab.files import read_json, write_json, write_lines
-from losslab.publish import rebuild
-from losslab.records import Cell
-from losslab.schema import Config, MachineConfig, Names, OptimizerConfig, SweepConfig
+from losslab.records.record import Cell
+from losslab.results import compare_to_baselines, plots, table_formats, tables
+from losslab.results.load_records import Entry
+from losslab.results.write_tables import rebuild
 
 
 def cell(
@@ -60,7 +60,7 @@ def test_seeds_make_a_student_interval_and_one_seed_has_its_own(tmp_path):
     assert sft.value("average").half == pytest.approx(4.3027 * 1 / 3**0.5, rel=1e-4)
     assert base.value("math500").half == 3.0
     assert base.value("average").half == pytest.approx(18**0.5 / 2)  # of two independent benchmarks
-    assert render.markdown(render.scores(table)).splitlines()[2:6] == [
+    assert table_formats.markdown(table_formats.scores(table)).splitlines()[2:6] == [
         "| model | objective | math500 | amc23 | average | seeds |",
         "|---|---|---:|---:|---:|---:|",
         "| tiny | base | 20.0 ± 3.0 | **10.0 ± 3.0** | 15.0 ± 2.1 | 1 |",
@@ -72,7 +72,7 @@ def test_missing_cells_are_shown(tmp_path):
     cell(tmp_path, "sft", 0, {"math500": 50.0})
     cell(tmp_path, "sft", 1, None)
     cell(tmp_path, "dft", 0, None)
-    text = render.markdown(render.scores(tables.build(SweepConfig(name="study"), str(tmp_path))))
+    text = table_formats.markdown(table_formats.scores(tables.build(SweepConfig(name="study"), str(tmp_path))))
     assert "| tiny | dft | – | – | 0/1 |" in text
     assert "| tiny | sft | 50.0 ± 3.0 | 50.0 ± 3.0 | 1/2 |" in text  # nothing is the best of one
 
@@ -120,11 +120,11 @@ def test_verdicts_and_numbers_of_samples_are_not_mixed(tmp_path):
         ("sft eval.verdict=corrected eval.samples=16", 53.0, 1),
         ("dft", 60.0, 1),
     ]
-    assert render.caption(table).startswith("Accuracy in percent ± half")
+    assert table_formats.caption(table).startswith("Accuracy in percent ± half")
     (tmp_path / "alone").mkdir()
     cell(tmp_path / "alone", "dft", 0, {"math500": 60.0})
     alone = tables.build(SweepConfig(name="study"), str(tmp_path / "alone"))
-    assert render.caption(alone).startswith("Accuracy in percent by the official verdict ± half")
+    assert table_formats.caption(alone).startswith("Accuracy in percent by the official verdict ± half")
 
 
 OWN = "from dataclasses import dataclass\nfrom losslab.objectives import Objective\n\n@dataclass(frozen=True)\n" + (
@@ -151,8 +151,8 @@ def test_cells_of_an_edited_objective_are_rows_of_their_own(tmp_path, monkeypatc
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
     found = {(row.label.split("=")[0], row.value("math500").mean, len(row.entries)) for row in table.rows}
     assert found == {("dft", 70.0, 1), ("mine", 80.5, 2), ("mine earlier", 51.0, 3)}
-    assert "Rows with `earlier` are of code or data that has changed since." in render.caption(table)
-    beside = [[one.text for one in row] for row in versus.sheet("mine", [table]).rows]
+    assert "Rows with `earlier` are of code or data that has changed since." in table_formats.caption(table)
+    beside = [[one.text for one in row] for row in compare_to_baselines.sheet("mine", [table]).rows]
     assert [(row[2], row[-1]) for row in beside] == [
         ("51.0 ± 2.5", "70.0 ± 3.0 (-20.0, open)"), ("80.5 ± 6.4", "70.0 ± 3.0 (+10.0, open)"),
     ]  # fmt: skip
@@ -164,7 +164,7 @@ def test_cells_of_an_edited_objective_are_rows_of_their_own(tmp_path, monkeypatc
 
 def test_what_was_scored_besides_splits_no_row(tmp_path):
     """On one seed, with another number of samples: of what the table is about all seeds have the same."""
-    for config in declared("microcosm/table9", str(tmp_path)):
+    for config in declared("toy_suite/table9", str(tmp_path)):
         if config.names.loss == "sft":
             own = Cell.of(config)
             own.declare(config)
@@ -230,7 +230,7 @@ def test_accuracy_over_steps_begins_at_the_base(tmp_path):
 def test_spreadsheet_and_figure(tmp_path):
     cell(tmp_path, "sft", 0, {"math500": 50.25})
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
-    (row,) = csv.DictReader(io.StringIO(render.spreadsheet(table, None)))
+    (row,) = csv.DictReader(io.StringIO(table_formats.spreadsheet(table, None)))
     assert (float(row["math500"]), float(row["math500_half"]), row["seeds"]) == (50.25, 3.0, "1")
     rebuild([], str(tmp_path))
     folder = tmp_path / "tables" / "study"

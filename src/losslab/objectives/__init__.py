@@ -7,7 +7,7 @@ A new one is one file with one frozen dataclass, anywhere on the Python path, an
         def loss(self, t: Targets) -> Tensor:
             return -t.p * t.logp
 
-`losslab.head.objective_loss` turns it into a loss and gradients. Nothing is registered.
+`losslab.models.fused_loss.objective_loss` turns it into a loss and gradients. Nothing is registered.
 """
 
 from abc import ABC, abstractmethod

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from trl import GRPOTrainer
 
-from losslab.online import PPO
+from losslab.objectives.online import PPO
 from losslab.online.advantages import generalised_advantages, value_terms
 from losslab.online.verifier import Verifier
 
@@ -19,7 +19,7 @@ IDS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 
 
 class PPOTrainer(GRPOTrainer):
-    """Proximal policy optimisation: see `losslab.online.PPO`."""
+    """Proximal policy optimisation: see `losslab.objectives.online.PPO`."""
 
     def give(self, objective: PPO, value: nn.Module, verifier: Verifier) -> None:
         """What a GRPO trainer does not have. The value model is already in the optimizer."""

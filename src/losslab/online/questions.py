@@ -9,11 +9,11 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from losslab import questions
-from losslab.batches import Schedule
+from losslab.config.schema import Config, TrainConfig
+from losslab.data.batches import Schedule
+from losslab.data.prompts import encode, render
+from losslab.evaluation import questions
 from losslab.files import content, lock, read_json, write_json
-from losslab.prompts import encode, render
-from losslab.schema import Config, TrainConfig
 
 
 def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str, int], int]:
@@ -21,7 +21,7 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
     the number of steps.
 
     A prompt that leaves no room for the longest answer is left out, and so is a question without a true answer: see
-    `losslab.questions`. Raises ValueError where no question is left.
+    `losslab.evaluation.questions`. Raises ValueError where no question is left.
     """
     from datasets import Dataset
 

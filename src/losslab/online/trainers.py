@@ -20,10 +20,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
+from losslab.config.schema import Config, Engine, ModelConfig, Precision, Recompute
 from losslab.evaluation import engines
-from losslab.online import GRPO, PPO, Online
+from losslab.objectives.online import GRPO, PPO, Online
 from losslab.online.verifier import Verifier
-from losslab.schema import Config, Engine, ModelConfig, Precision, Recompute
 
 VLLM_MEMORY = 0.3  # of a GPU's memory, for the answers being generated beside the training
 

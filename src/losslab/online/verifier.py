@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from losslab.evaluation.grading import Grader
-from losslab.questions import NAME
+from losslab.evaluation.questions import NAME
+from losslab.grading.graders import Grader
 
 
 @dataclass

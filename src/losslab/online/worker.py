@@ -18,23 +18,23 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import GenerationConfig, TrainerCallback, set_seed
 
-from losslab import lora
-from losslab.batches import Schedule
-from losslab.checkpoint import Checkpoints
-from losslab.evaluation.grading import Grader
-from losslab.evaluation.jobs import request_seed
+from losslab.config.schema import Config
+from losslab.data.batches import Schedule
+from losslab.distributed.launch import Interrupted
+from losslab.evaluation.engine_interface import request_seed
 from losslab.evaluation.protocol import stops
 from losslab.files import append_line, read_lines, write_lines
-from losslab.launch import Interrupted
-from losslab.loop import StopSignal, lr_factor, make_optimizer, start
-from losslab.online import PPO, Online
+from losslab.grading.graders import Grader
+from losslab.models import lora
+from losslab.models.loading import load_config, load_model, load_tokenizer
+from losslab.models.policy import Policy, export
+from losslab.objectives.online import PPO, Online
 from losslab.online.questions import schedule
 from losslab.online.trainers import Parts, trainer, value_model
 from losslab.online.verifier import Verifier
-from losslab.policy import Policy, export
-from losslab.pretrained import load_config, load_model, load_tokenizer
 from losslab.progress import bar
-from losslab.schema import Config
+from losslab.training.checkpoints import Checkpoints
+from losslab.training.loop import StopSignal, lr_factor, make_optimizer, start
 
 GRADERS = 2  # processes that grade what text alone does not decide
 

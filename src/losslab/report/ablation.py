@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from losslab.curves import AVERAGE
-from losslab.estimate import Estimate
-from losslab.evaluation.paired import Difference, differences
-from losslab.report.browser import Scored, same
-from losslab.report.runs import Group
-from losslab.schema import BASE
+from losslab.config.schema import BASE
+from losslab.report.cells import Group
+from losslab.report.sample_browser import Scored, same
+from losslab.results.learning_curves import AVERAGE
+from losslab.statistics.estimate import Estimate
+from losslab.statistics.paired import Difference, differences
 
 DEFAULTS = ("sft", BASE)  # what rows are compared with, where nothing else is asked for
 

@@ -16,15 +16,17 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from losslab import __version__, directions, paper, polarisation, render, status, tables
-from losslab.curves import AVERAGE
+from losslab import __version__
+from losslab.config.schema import SweepConfig
 from losslab.files import read_json, write
-from losslab.publish import curves_of, layouts, notes
-from losslab.report import ablation, accounts, browser, charts, hints, training
+from losslab.launchers import status
+from losslab.launchers.status import Status
+from losslab.report import ablation, charts, costs, diagnostic_notes, sample_browser, training
 from losslab.report.ablation import Line
-from losslab.report.runs import Group, Run, by_model, groups
-from losslab.schema import SweepConfig
-from losslab.status import Status
+from losslab.report.cells import Group, Run, by_model, groups
+from losslab.results import claims, paper, probability_plots, table_formats, tables
+from losslab.results.learning_curves import AVERAGE
+from losslab.results.write_tables import curves_of, layouts, notes
 
 ERROR_LINES = 30  # of a failed cell's error.txt
 
@@ -55,12 +57,12 @@ def page(sweep: SweepConfig, results: str, against: str | None, place: Path) -> 
     comparison, over_steps = paper.compare(table), curves_of(table)
     reference = ablation.reference(rows, against)
     samples = {
-        (entry.folder, str(entry.protocol)): browser.read(entry.folder / "scores" / str(entry.protocol))
+        (entry.folder, str(entry.protocol)): sample_browser.read(entry.folder / "scores" / str(entry.protocol))
         for row in rows
         for entry in row.row.scored
     }
     lines = ablation.table(rows, table.columns, table.benchmarks, samples)
-    shown = browser.browser(rows, samples, reference)
+    shown = sample_browser.browser(rows, samples, reference)
     changes = {model: training.probabilities(own) for model, own in by_model(rows)}
     sheets = [file(name) for name in ("style.css", "script.js")]
     environment = Environment(
@@ -83,14 +85,14 @@ def page(sweep: SweepConfig, results: str, against: str | None, place: Path) -> 
         columns=table.columns,
         numbers={*table.columns, "difference", "seeds"},
         average=AVERAGE,
-        caption=render.caption(table),
+        caption=table_formats.caption(table),
         ordered=not sweep.paper,
         settings_charts=training.against(table, rows),
         sheets=[
-            *([render.against(table, comparison)] if comparison else []),
-            *([directions.sheet(table)] if sweep.directions else []),
+            *([table_formats.against(table, comparison)] if comparison else []),
+            *([claims.sheet(table)] if sweep.directions else []),
         ],
-        notes=list(notes(table, over_steps, polarisation.collect(table))),
+        notes=list(notes(table, over_steps, probability_plots.collect(table))),
         rows=[_row(line, table.columns, reference) for line in lines],
         labels=list(dict.fromkeys(row.label for row in rows)),
         legend=list(dict.fromkeys((row.style, row.label) for row in rows if row.trained)),
@@ -106,21 +108,21 @@ def page(sweep: SweepConfig, results: str, against: str | None, place: Path) -> 
                 + training.accuracy(own, over_steps, [AVERAGE, *table.benchmarks]),
                 "diagnostics": training.metrics(own, training.DIAGNOSTICS),
                 "changes": changes[model],
-                "hints": hints.hints(own, changes[model]),
+                "hints": diagnostic_notes.hints(own, changes[model]),
             }
             for model, own in by_model(rows)
         ],
-        settings=accounts.settings(rows),
+        settings=costs.settings(rows),
         heads=[(row.model, row.label, row.style) for row in rows],
-        costs=accounts.costs(rows),
-        total=accounts.total(rows),
-        devices=accounts.devices(rows),
+        costs=costs.costs(rows),
+        total=costs.total(rows),
+        devices=costs.devices(rows),
         browser=shown,
         payload=_embed(shown.payload) if shown else None,
         cells=cells,
         states=Counter(one["state"] for one in cells),
-        texts=browser.TEXTS,
-        long=browser.LONG,
+        texts=sample_browser.TEXTS,
+        long=sample_browser.LONG,
     )
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from losslab import curves, settings
-from losslab.curves import Curve
-from losslab.histogram import EDGES
+from losslab.data.probability_bins import EDGES
 from losslab.report import charts
+from losslab.report.cells import Group, Run
 from losslab.report.charts import Line, Point
-from losslab.report.runs import Group, Run
-from losslab.tables import Table
+from losslab.results import learning_curves, setting_curves
+from losslab.results.learning_curves import Curve
+from losslab.results.tables import Table
 
 LOGARITHMIC = ("loss", "gradient_norm")  # metrics whose size differs between objectives
 POINTS = 100  # of a curve; more steps than that are drawn as means of neighbours
@@ -84,7 +84,7 @@ def accuracy(groups: Sequence[Group], over_steps: Mapping[str, Curve], columns: 
         for group in groups:
             curve = over_steps.get(group.label) or over_steps.get(f"{group.model} {group.label}")
             if curve:
-                points = curves.mean(curve, column)
+                points = learning_curves.mean(curve, column)
                 band = [(float(step), mean - half, mean + half) for step, mean, half in points if half]
                 own.append(Line(group.style, group.label, [(step, mean) for step, mean, _ in points], band=band))
         if own:
@@ -94,12 +94,12 @@ def accuracy(groups: Sequence[Group], over_steps: Mapping[str, Curve], columns: 
 
 def against(table: Table, groups: Sequence[Group]) -> list[Chart]:
     """The average score against each setting that the sweep varies, as in the paper's Figure 3."""
-    alike = settings.alike(table)
+    alike = setting_curves.alike(table)
     styles = {name: next(group.style for group in groups if group.row is rows[0]) for name, rows in alike.items()}
     found = []
     for key in table.sweep.against:
         own = []
-        for name, line in settings.lines(table, key).items():
+        for name, line in setting_curves.lines(table, key).items():
             known = [(float(x), y) for x, y in line if y is not None]
             band = [(x, y.mean - y.half, y.mean + y.half) for x, y in known if y.half is not None]
             if known:

@@ -1,0 +1,104 @@
+"""What a sweep needs of disk and of device hours, as upper bounds from its plan.
+
+Training takes 6 operations for each parameter and token; a pass without gradients and sampling take 2. The speeds are
+assumptions and not measurements: 40% of the bfloat16 peak of an H100 in training, 10% in sampling with many requests
+at once.
+"""
+
+from dataclasses import dataclass
+
+from losslab.composition.checks import objective_class
+from losslab.config.schema import BASE, Config
+from losslab.objectives.online import PPO, Online
+
+TRAINING_SPEED = 4e14  # operations a second
+SAMPLING_SPEED = 1e14
+EXPORTED_BYTES = 2  # of a parameter in a published dtype
+CHECKPOINT_BYTES = 12  # of a parameter, its master copy and Adam's two moments
+
+
+@dataclass(frozen=True)
+class Cost:
+    disk: float  # bytes that stay: exported models
+    checkpoints: float  # bytes of those of the largest cell at work: what it keeps, and the one being written
+    training: float  # hours of one device
+    scoring: float
+    rollouts: float  # of online objectives
+
+
+def of(configs: list[Config], sizes: list[tuple[int, int]]) -> Cost:
+    """The cost of cells, given (parameters, tokens of training) of each; 0 tokens for one that is not trained."""
+    cells = [_of_cell(config, *size) for config, size in zip(configs, sizes, strict=True)]
+    return Cost(
+        disk=sum(cell.disk for cell in cells),
+        checkpoints=max((cell.checkpoints for cell in cells), default=0.0),
+        training=sum(cell.training for cell in cells),
+        scoring=sum(cell.scoring for cell in cells),
+        rollouts=sum(cell.rollouts for cell in cells),
+    )
+
+
+def _of_cell(config: Config, parameters: int, tokens: int) -> Cost:
+    own, models = online(config), exported(config, tokens)
+    problems = sum(benchmark.rows or 0 for benchmark in config.benchmark.values())
+    scored = max(1, models) * config.eval.samples * config.eval.max_new_tokens * problems
+    trained = 2 * tokens if isinstance(own, PPO) else tokens  # PPO trains a value model too
+    length = config.train.max_length
+    written = tokens * own.answer_tokens(length) / length if own else 0
+    return Cost(
+        disk=EXPORTED_BYTES * parameters * models,
+        checkpoints=CHECKPOINT_BYTES * parameters * (config.machine.keep_last + 1) if tokens else 0.0,
+        training=parameters * (6.0 * trained + 2.0 * _read(config, tokens)) / TRAINING_SPEED / 3600,
+        scoring=2.0 * parameters * scored / SAMPLING_SPEED / 3600,
+        rollouts=2.0 * parameters * written / SAMPLING_SPEED / 3600,
+    )
+
+
+def _read(config: Config, tokens: int) -> float:
+    """Tokens that an objective reads without gradients, beside those of training (`training.reference_logps`)."""
+    if not tokens:
+        return 0.0
+    needs = objective_class(config).needs
+    shares = {
+        "reference_distribution": 1.0,
+        "batch_nll": 1.0,
+        "reference_logp": 1 / config.train.epochs,  # of the data, once
+        "old_logp": 1 / config.train.updates,  # of each batch, once
+    }
+    if own := online(config):  # TRL asks for the old policy where there are several updates alone
+        shares["old_logp"] *= config.train.updates > 1
+        return tokens * (shares["old_logp"] + bool(own.kl))
+    return tokens * sum(shares.get(need, 0.0) for need in needs)
+
+
+def step_tokens(config: Config) -> int:
+    """The most tokens of a step. A unit of the batch is a row, a pair, or a question with its sampled answers."""
+    sequences = 1 if config.dataset.rejected_column is None else 2
+    if own := online(config):
+        sequences = own.samples
+    return config.train.batch_size * sequences * config.train.max_length
+
+
+def online(config: Config) -> Online | None:
+    """The online objective of a cell, None for any other."""
+    if config.names.loss == BASE or not issubclass(cls := objective_class(config), Online):
+        return None
+    return cls(**{key: value for key, value in config.loss.items() if key != "_target_"})
+
+
+def exported(config: Config, tokens: int) -> int:
+    """How many models a cell leaves: the finished one, and those of `machine.export_steps` before it."""
+    steps = tokens // step_tokens(config)
+    return 0 if not tokens else 1 + ((steps - 1) // config.machine.export_steps if config.machine.export_steps else 0)
+
+
+def sentence(cost: Cost) -> str:
+    """The cost as lines for the plan."""
+    gb = 1e9
+    return (
+        f"disk: {cost.disk / gb:,.1f} GB for the models, and up to {cost.checkpoints / gb:,.1f} GB for the checkpoints "
+        f"of each cell at work\n"
+        f"device hours of an H100, at most: {cost.training:,.1f} of training (all rows of the full length), "
+        f"{cost.scoring:,.1f} of scoring (all samples of the full length)"
+        + (f", {cost.rollouts:,.1f} of rollouts" if cost.rollouts else "")
+    )

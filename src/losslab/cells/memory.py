@@ -1,0 +1,174 @@
+"""What training needs of memory, on each device and of a node, from the architecture alone, and what there is.
+
+Sizes come from the architecture in the model's YAML or the hub's small config.json, never from weights.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from losslab.cells import cost
+from losslab.composition.checks import objective_class
+from losslab.config.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
+from losslab.distributed import gpus, launch
+from losslab.distributed.process_group import joined
+from losslab.models import merged_adapters
+from losslab.models.fused_loss import ELEMENTS
+from losslab.models.loading import load_config
+from losslab.objectives.online import PPO
+
+GIB = 2**30
+PROCESS = 3.3e8  # bytes of Python with torch and transformers
+FRAGMENTS = 1.05  # of what is in use on a CPU, the allocator's share of it included
+GPU_PROCESS = 4e9  # bytes of it in host memory, with CUDA's context or an inference engine
+EXPORT_BYTES = 6  # of a parameter, on the node that exports: in float32 and in the published dtype
+OFFLOAD_BYTES = 16  # of a parameter: weight, gradient and Adam's two moments in float32
+HOST_SLACK = 1.5  # on what is counted: page cache, data, the allocator's reserve
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What one cell trains on: a worker for each device."""
+
+    nodes: int
+    each: int  # on one node
+    gpu: bool
+
+    @classmethod
+    def of(cls, machine: MachineConfig, job: Mapping[str, Any] | None = None) -> "Devices":
+        """Those of this machine, or of a job with the settings of conf/hydra/launcher/slurm.yaml.
+
+        Raises ValueError when the job has fewer GPUs than workers.
+        """
+        if job is None:
+            gpu = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
+            each = int(os.environ["LOCAL_WORLD_SIZE"]) if joined() else launch.count(machine)
+            return cls(launch.devices(machine) // each, each, gpu)
+        each = 0 if machine.device == Device.cpu else job["gpus_per_node"] or 0
+        if each and (machine.workers or 1) > each:
+            raise ValueError(
+                f"machine.workers={machine.workers}, but hydra.launcher.gpus_per_node={each}: make them equal"
+            )
+        return cls(job["nodes"], machine.workers or each or 1, each > 0)
+
+    @property
+    def count(self) -> int:
+        return self.nodes * self.each
+
+
+def describe(config: Config) -> PretrainedConfig:
+    facts = dict(config.model.architecture)
+    if facts:
+        return AutoConfig.for_model(**facts)
+    path, revision = merged_adapters.base(config.model.path) or (config.model.path, config.model.revision)
+    return load_config(replace(config.model, path=path, revision=revision))
+
+
+def count_parameters(architecture: PretrainedConfig) -> int:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(architecture)
+    return sum(p.numel() for p in model.parameters())
+
+
+def on_device(config: Config, architecture: Any, parameters: int, devices: Devices | None = None) -> float:
+    """Estimated peak bytes on each device: weights, gradients and Adam's two moments, sharded over the workers;
+    the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
+    Online training shards nothing, and what generates the answers takes memory that is not counted.
+
+    On a CPU also what the interpreter and its libraries take, and the copy of weights and moments that is written as a
+    checkpoint; training gives freed memory back there (`trim_malloc`).
+    """
+    machine, train = config.machine, config.train
+    devices = devices or Devices.of(machine)
+    width, layers, inner = architecture.hidden_size, architecture.num_hidden_layers, architecture.intermediate_size
+    heads = architecture.num_attention_heads
+    kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)
+    computed, held = (2 if precision == Precision.bf16 else 4 for precision in (train.precision, train.weights))
+    # Trained: weight, gradient and Adam's two moments. With adapters the weights are frozen, and little is trained.
+    state = 0 if machine.cpu_offload else parameters * (computed if config.adapter.rank else 4 * held)
+    tied = getattr(architecture, "tie_word_embeddings", False)
+    outer = architecture.vocab_size * width * (1 if tied else 2)
+    layer = (parameters - outer) / layers
+    gathered = computed * (outer + 2 * layer if devices.count > 1 or devices.gpu else parameters)
+    products, rest = computed * (5 * width + 2 * kv + 2 * inner), computed * (3 * width + 2 * inner) + 4 * 4 * width
+    # A single process on a CPU computes by autocast, which leaves the sums between layers in float32.
+    stream = computed if devices.count > 1 or devices.gpu else 4
+    per_token = {
+        Recompute.none: layers * (products + rest),
+        Recompute.selective: layers * products + rest,
+        Recompute.full: layers * stream * width + products + rest,
+    }[machine.recompute]
+    tokens = max(machine.micro_batch_tokens, train.max_length)
+    if train.micro_batch is not None:
+        tokens = train.micro_batch * train.max_length
+    chunk, block = ELEMENTS["cuda" if devices.gpu else "cpu"]
+    logits = computed * min(chunk, tokens * architecture.vocab_size) + 2 * 4 * block
+    head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
+    if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
+        state += computed * parameters  # a frozen copy
+    shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
+    if online := cost.online(config):  # every worker holds all: the policy, a value model, a reference
+        shards = 1
+        state += (computed * parameters if online.kl else 0) + 4 * held * parameters * isinstance(online, PPO)
+        head = 3 * 4 * tokens * architecture.vocab_size  # logits, their logarithms and their gradient
+    if not devices.gpu:  # where what is copied for a checkpoint takes the same memory, and so does the process
+        learned = parameters * (2 if isinstance(online, PPO) else 1)
+        copied = 0 if config.adapter.rank else 3 * held * learned / shards
+        return FRAGMENTS * (state / shards + gathered + per_token * tokens + head + copied + PROCESS)
+    return state / shards + gathered + per_token * tokens + head
+
+
+def of_node(config: Config, job: Mapping[str, Any]) -> float:
+    """Bytes of a node's own memory that a job needs: its processes, a copy of the state to write, and an export."""
+    architecture, devices = describe(config), Devices.of(config.machine, job)
+    parameters = count_parameters(architecture)
+    written = float(EXPORT_BYTES * parameters)
+    if devices.gpu and config.names.loss != BASE and not config.adapter.rank:
+        written += cost.CHECKPOINT_BYTES * parameters / devices.nodes  # whose copy is kept from the first one on
+    own = GPU_PROCESS
+    if not devices.gpu:
+        trained = config.names.loss != BASE
+        own += on_device(config, architecture, parameters, devices) if trained else 2.0 * parameters
+    if config.machine.cpu_offload:
+        own += OFFLOAD_BYTES * parameters / devices.count
+    return HOST_SLACK * (devices.each * own + written)
+
+
+def room(gpu: bool, root: Path = Path("/")) -> float | None:
+    """Bytes of the smallest visible GPU, or those that this process may still take; None where that cannot be told.
+
+    The latter are what the machine has free, and no more than what is left to its control group (version 2), as a SLURM
+    job and a container have one. `root` is the root of the file system.
+    """
+    if gpu:
+        return gpus.memory()
+    free = _numbers(root / "proc/meminfo").get("MemAvailable:")
+    return min([*([1024.0 * free] if free is not None else []), *_left(root)], default=None)
+
+
+def _left(root: Path) -> Iterator[float]:
+    """What is left to the control group of this process and to those that this one is in."""
+    top, lines = root / "sys/fs/cgroup", _lines(root / "proc/self/cgroup")
+    own = [top / line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")]
+    for folder in (folder for group in own for folder in (group, *group.parents) if folder.is_relative_to(top)):
+        limit, used = ("".join(_lines(folder / f"memory.{name}")) for name in ("max", "current"))
+        if limit.isdecimal() and used.isdecimal():  # without a limit it says `max`
+            dropped = _numbers(folder / "memory.stat").get("inactive_file", 0)  # when memory is short
+            yield float(int(limit) - int(used) + dropped)
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """The numbers of a file of the kernel, by the word before them."""
+    return {line.split()[0]: int(line.split()[1]) for line in _lines(file) if len(line.split()) > 1}
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,159 @@
+"""What a sweep will do and need, before anything is loaded: `plan=true`.
+
+Sizes come from the architecture alone: see `losslab.cells.memory`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from losslab.cells import cost
+from losslab.cells.memory import GIB, Devices, count_parameters, describe, on_device, room
+from losslab.config.schema import BASE, Config
+from losslab.data.batches import Schedule
+from losslab.data.examples import local_files, unanswered
+from losslab.online import questions
+from losslab.records.record import Cell
+
+
+@dataclass(frozen=True)
+class Plan:
+    cell: Cell
+    state: str  # done | to score | interrupted | failed | to run
+    steps: int | None  # None where the number of rows is known only after the download
+    tokens: int | None  # an upper bound: rows of the full length
+    parameters: int
+    memory: float  # bytes on each device at the peak of training
+    hours: float | None  # of training and scoring on its devices, were they H100s
+
+
+def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of one cell, on this machine or in a job. ValueError when its data or architecture cannot be found."""
+    devices = Devices.of(config.machine, job)
+    cell, architecture = Cell.of(config), describe(config)
+    parameters = count_parameters(architecture)
+    steps = steps_of(config)
+    tokens = steps and steps * cost.step_tokens(config)
+    peak = 2.0 * parameters if config.names.loss == BASE else on_device(config, architecture, parameters, devices)
+    own = cost.of([config], [(parameters, tokens or 0)])
+    # Scoring takes one node.
+    hours = None if tokens is None else (own.training + own.rollouts) / devices.count + own.scoring / devices.each
+    return Plan(cell, state(cell, config), steps, tokens, parameters, peak, hours)
+
+
+def steps_of(config: Config) -> int | None:
+    """Steps of training at most; None where the number of rows is not known yet."""
+    if config.names.loss == BASE:
+        return 0
+    if (rows := rows_of(config)) is None:
+        return None
+    schedule = questions.schedule if cost.online(config) else Schedule.of
+    return schedule(config.train, config.seed, rows).steps
+
+
+def state(cell: Cell, config: Config) -> str:
+    if config.force:
+        return "to run again"
+    if cell.done(config):
+        return "done"
+    if config.names.loss != BASE and cell.trained(config):
+        return "to score"
+    return {"failed": "failed, to resume", "interrupted": "interrupted, to resume"}.get(
+        cell.state().get("state", ""), "to run"
+    )
+
+
+def rows_of(config: Config) -> int | None:
+    """Rows that training will see at most; None for a hub data set of unknown size."""
+    dataset = config.dataset
+    if unanswered(dataset):
+        return None
+    if not (files := local_files(dataset)):
+        return dataset.rows
+    rows = 0
+    for file in files:
+        if file.endswith(".parquet"):
+            import pyarrow.parquet as parquet
+
+            rows += parquet.ParquetFile(file).metadata.num_rows
+        else:
+            with Path(file).open("rb") as stream:
+                rows += sum(1 for line in stream if line.strip())
+    return rows if dataset.rows is None else min(rows, dataset.rows)
+
+
+def warn(configs: list[Config]) -> str | None:
+    """The warning of `shortage` for those cells of a sweep on this machine that are still to be trained."""
+    asked = [config for config in configs if config.names.loss != BASE and not Cell.of(config).trained(config)]
+    distinct = {repr([c.model, c.loss, c.train, c.adapter, c.machine]): c for c in asked}.values()
+    sizes = [(config, describe(config)) for config in distinct]
+    devices = Devices.of(configs[0].machine)
+    needed = [on_device(config, found, count_parameters(found), devices) for config, found in sizes]
+    return shortage(max(needed, default=0.0), devices)
+
+
+def shortage(needed: float, devices: Devices) -> str | None:
+    """A sentence where `needed` bytes on each device are more than this machine has, else None."""
+    there, needed = room(devices.gpu), needed * (1 if devices.gpu else devices.each)
+    if there is None or needed <= there:
+        return None
+    where = "a GPU here has" if devices.gpu else "this machine has free"
+    more = ", or use more GPUs" if devices.gpu else ", or use fewer workers"
+    return (
+        f"warning: training will need about {needed / GIB:.1f} GiB, and {where} {there / GIB:.1f} GiB: lower "
+        f"machine.micro_batch_tokens, set machine.recompute=full{more}"
+    )
+
+
+def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
+    """Print the plan of a sweep, on this machine or in the jobs of a SLURM launcher with these settings."""
+    plans = [make(config, job) for config in configs]
+    config, devices = configs[0], Devices.of(configs[0].machine, job)
+    table = Table(title=f"{config.sweep.name}: {len(plans)} cells", title_justify="left")
+    for column in ("cell", "state"):
+        table.add_column(column, overflow="fold")
+    for column in ("steps", "tokens ≤", "parameters", "memory/device ≈", "hours ≤"):
+        table.add_column(column, justify="right")
+    for plan in plans:
+        table.add_row(
+            plan.cell.folder.name, plan.state, number(plan.steps), number(plan.tokens), number(plan.parameters),
+            f"{plan.memory / GIB:.1f} GiB",
+            "–" if not devices.gpu else "?" if plan.hours is None else f"{plan.hours:.1f}",
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    needed = max((plan.memory for plan in plans if plan.tokens != 0), default=0.0)
+    if job is None and (warning := shortage(needed, devices)):
+        console.print(warning, highlight=False)
+    unknown = sum(plan.tokens is None for plan in plans)
+    samples = {name: benchmark.rows for name, benchmark in config.benchmark.items()}
+    where = "on this machine" if job is None else f"in a job, on {devices.nodes} node{'s' * (devices.nodes > 1)}"
+    console.print(
+        f"workers of a cell: {devices.count} {where}; batch {config.train.batch_size} sequences, "
+        f"micro-batches of up to {config.machine.micro_batch_tokens} tokens on each\n"
+        f"scoring: {config.names.eval}, {config.eval.samples} samples of each problem of "
+        + ", ".join(f"{name} ({rows})" if rows else name for name, rows in samples.items())
+        + "\n"
+        + cost.sentence(cost.of(configs, [(plan.parameters, plan.tokens or 0) for plan in plans]))
+        + (f"; not counted: the training of {unknown} cells whose rows are not known yet" if unknown else "")
+        + ("; hours: those of a cell on its workers, were they H100s" if devices.gpu else "")
+        + f"\nrecords: {Path(config.machine.results) / 'cells'}\n"
+        f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
+        highlight=False,
+    )
+
+
+def number(value: int | None) -> str:
+    """1543714304 as 1.54B; `?` for what is not known."""
+    if value is None:
+        return "?"
+    if value < 10_000:
+        return str(value)
+    power, short = 0, float(value)
+    while short >= 999.5:
+        power, short = power + 1, short / 1000
+    return f"{short:.3g}{' kMBT'[power]}"

@@ -1,0 +1,219 @@
+"""One cell from its configuration to its scores, straight down."""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from losslab.cells.scoring import score
+from losslab.composition.checks import objective_class
+from losslab.config.schema import (
+    BASE,
+    EMBEDDED,
+    Config,
+    DatasetConfig,
+    ModelConfig,
+    Names,
+    OptimizerConfig,
+    Precision,
+    Stage,
+    TrainConfig,
+)
+from losslab.data.batches import Schedule
+from losslab.data.examples import Examples, prepare
+from losslab.distributed.launch import REQUEUE, Interrupted, devices, ignore_signals, launch, leaving
+from losslab.distributed.process_group import WorkerError, agree, alike, joined, main_process, nodes
+from losslab.evaluation.evaluate import check as check_scoring
+from losslab.files import content, lock, write_json
+from losslab.models import lora, merged_adapters
+from losslab.models.loading import load_tokenizer, structure
+from losslab.objectives.online import Online
+from losslab.online import questions
+from losslab.online.worker import train as train_online
+from losslab.records.identity import identity
+from losslab.records.lock import Busy, hold, job, restarts
+from losslab.records.record import Cell
+from losslab.tracking import follow
+from losslab.training import target_probabilities
+from losslab.training.checkpoints import clear
+from losslab.training.loop import train
+
+
+def run(config: Config) -> None:
+    """Train and score one cell, or what is missing of it. A failure is recorded and does not stop a sweep.
+
+    Among processes that torchrun or srun started, the first one decides and keeps the records, the others train along,
+    and a failure ends them all. Raises ValueError where they were started with different cells.
+    """
+    cell = Cell.of(config)
+    with ExitStack() as held, leaving():
+        if not alike(config.machine, cell.folder.name):
+            raise ValueError("srun or torchrun started different cells together: give each cell an srun of its own")
+        if agree(config.machine, lambda: busy(cell, held)):
+            return
+        try:
+            if agree(config.machine, lambda: finished(config, cell)):
+                return
+            if not main_process():
+                trained_model(config, cell)
+                return
+            with follow.follow(config, cell):
+                model = trained_model(config, cell)
+                if config.stage == Stage.train:
+                    cell.update(state="trained")
+                    return
+                cell.update(state="scoring")
+                began = time.monotonic()
+                score(config, cell, {None: model} | {step: str(path) for step, path in cell.steps().items()})
+                cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
+        except (KeyboardInterrupt, Interrupted):
+            ignore_signals()
+            if main_process() and not cell.done(config):  # it may only have waited for its tracker
+                cell.update(state="interrupted")
+                print(
+                    f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True
+                )
+            sys.exit(REQUEUE)
+        except Exception as error:
+            if not main_process():
+                if nodes() > 1 and isinstance(error, WorkerError):
+                    return  # the first process tells it
+                raise
+            message = f"{cell.folder.name}: failed: {error}\n        see {cell.folder / 'error.txt'}"
+            print(message, file=sys.stderr, flush=True)
+            try:
+                cell.fail(error)
+            except OSError as full:  # the next cell would fare no better
+                print(f"{cell.folder}: {full.strerror}: make room there, and run the same again", file=sys.stderr)
+                sys.exit(1)
+            if joined():
+                sys.exit(1)
+
+
+def busy(cell: Cell, held: ExitStack) -> bool:
+    """Whether another job runs the cell; else it is this process's until `held` is left."""
+    try:
+        held.enter_context(hold(cell.folder))
+    except Busy as reason:
+        print(f"{cell.folder.name}: {reason}; nothing to do here", flush=True)
+        return True
+    return False
+
+
+def finished(config: Config, cell: Cell) -> bool:
+    """Whether nothing is left to do; else the record of this attempt is begun."""
+    if cell.asked_again:
+        cell.clear()
+    cell.declare(config)
+    tidy(cell)
+    if cell.done(config):
+        ended = "trained" if config.stage == Stage.train else "done"
+        if cell.state().get("state") not in ("done", "failed", ended):  # what a kill left
+            cell.update(state=ended, error=None)
+        print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
+        return True
+    tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
+    if tries and restarts() >= tries:
+        error = f"gave up after {tries} tries: raise hydra.launcher.tries"
+        cell.update(state="failed", error=error)
+        print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
+        return True
+    cell.begin(config, job=job(), attempt=restarts() + 1, tries=tries or None)
+    check_scoring(config)  # a benchmark that cannot be read shows before the hours of training
+    if config.stage == Stage.score and not cell.trained(config):
+        raise ValueError("stage=score finds no trained model: run stage=train first")
+    return False
+
+
+def tidy(cell: Cell) -> None:
+    """Remove the checkpoints behind a finished model, where a kill came before its own run did."""
+    folder = cell.folder / "checkpoints"
+    if cell.model.exists() and folder.exists():
+        trained_with = OmegaConf.load(cell.folder / "config.yaml")  # what it says stays for good may be asked no more
+        clear(folder, trained_with.machine.keep_every)
+
+
+def trained_model(config: Config, cell: Cell) -> str:
+    """The path of the cell's model, trained now if it is not there, and measured where that is asked for."""
+    base = base_model(config)
+    if config.names.loss == BASE:
+        return base.path
+    if agree(config.machine, lambda: not cell.model.exists()):
+        if main_process():
+            cell.update(state="training")
+        began = time.monotonic()
+        train_model(replace(config, model=base), cell.folder)
+        if main_process():
+            seconds = cell.state().get("training_seconds", 0.0) + time.monotonic() - began
+            cell.update(training_seconds=round(seconds, 1), devices=devices(config.machine))
+    if agree(config.machine, lambda: not cell.measured(config)):
+        models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
+        found = {when: target_probabilities.of(config, base, model) for when, model in models.items()}
+        if main_process():
+            write_json(cell.probabilities, {"examples": config.machine.probabilities} | found)
+    return str(cell.model)
+
+
+def base_model(config: Config) -> ModelConfig:
+    """The model to start from: an adapter merged, the embedded one pre-trained on the spot, once, by the same loop.
+
+    Its recipe is its own: whatever a sweep varies, the cells start from the same base.
+    """
+    model = config.model
+    if model.path != EMBEDDED:
+        cache = Path(config.machine.results) / "cache"
+        return replace(model, path=merged_adapters.merged(model.path, cache, model.trust_remote_code))
+    adam = {"betas": [0.9, 0.95], "eps": 1e-8, "fused": True}
+    recipe = Config(
+        model=model,
+        dataset=DatasetConfig(path=EMBEDDED, split="corpus", rows=model.pretrain_rows, seed=model.pretrain_seed),
+        loss={"_target_": "losslab.objectives.sft.SFT"},
+        optimizer=OptimizerConfig("torch.optim.AdamW", model.pretrain_learning_rate, weight_decay=0.01, arguments=adam),
+        train=TrainConfig(batch_size=model.pretrain_batch, precision=Precision.fp32),
+        names=Names(model="embedded", dataset="corpus", loss="sft", eval=""),
+        machine=replace(config.machine, export_steps=None, keep_every=None),
+        seed=model.pretrain_seed,
+    )
+    folder = Path(config.machine.results) / "cache" / "models" / identity(recipe)[:16]
+    with lock(folder) if main_process() else nullcontext():
+        if agree(config.machine, lambda: not (folder / "model").exists()):
+            train_model(recipe, folder)
+        elif main_process():
+            clear(folder / "checkpoints", None)  # as `tidy` does
+    return replace(model, path=str(folder / "model"))
+
+
+def train_model(config: Config, folder: Path) -> None:
+    """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
+    cache = Path(config.machine.results) / "cache"
+    online = issubclass(objective_class(config), Online)
+
+    def prepared() -> str:
+        tokenizer = load_tokenizer(config.model)
+        if config.adapter.rank:
+            lora.check(structure(config.model), config.adapter)
+        if online:
+            data, report, steps = questions.prepare(config, tokenizer, cache)
+        else:
+            data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
+            examples = Examples.load(data)
+            report, steps = examples.report, Schedule.of(config.train, config.seed, examples).steps
+        if steps == 0:
+            raise ValueError("the rows do not fill one batch: lower train.batch_size or take more of them")
+        write_json(folder / "data.json", report | {"steps": steps})
+        print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in report.items()), flush=True)
+        return str(data)
+
+    data = agree(config.machine, prepared)
+    if online:
+        launch(train_online, config, data, str(folder), machine=config.machine, logs=folder / "logs")
+        return
+    about = [content(config.model.path), config.model.revision, Path(data).name, str(config.train.precision)]
+    reference = cache / "reference" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.npy"
+    launch(train, config, data, str(folder), str(reference), machine=config.machine, logs=folder / "logs")

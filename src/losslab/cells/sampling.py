@@ -1,0 +1,115 @@
+"""A model's own answers to the questions of a data set, each with its verdict, as data sets to train on.
+
+What `results/sampled/<model>-<data set>/` holds:
+    correct.jsonl    problem, solution                          the right answers, each once
+    pairs.jsonl      problem, chosen, rejected                  a right and a wrong answer to a question
+    graded.jsonl     problem, solution, reward, success_rate    all answers, 1 or 0, and the share of 1 of the question
+    report.json      where they come from, and what was left out; written last
+    questions.jsonl, protocol.yaml, engine.log                  as in the scores of a benchmark
+"""
+
+import random
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from losslab.cells.run import base_model
+from losslab.cells.scoring import find
+from losslab.config.schema import Config, ModelConfig
+from losslab.data.examples import is_text
+from losslab.distributed.launch import REQUEUE, Interrupted, ignore_signals, leaving
+from losslab.evaluation import engines
+from losslab.evaluation.evaluate import answer
+from losslab.evaluation.questions import NAME, questions
+from losslab.evaluation.write_scores import keep
+from losslab.files import lock, write_json, write_lines
+from losslab.records.code_snapshot import commit, dirty
+
+Row = dict[str, Any]
+
+
+def sample(config: Config) -> None:
+    """Answer, grade and write the data sets. Goes on from the answers that are there.
+
+    Raises ValueError for a data set without usable questions, and for answers made by another protocol.
+    """
+    engine = engines.choose(config.machine.engine)
+    asked, counts = questions(config.dataset)
+    name = f"{config.names.model}-{config.names.dataset}"
+    folder = Path(config.machine.results) / "sampled" / name
+    print(f"{name}: {len(asked.problems):,} questions, {config.eval.samples} answers to each", flush=True)
+    if config.plan:
+        return
+    try:
+        with leaving(), lock(folder):
+            model = base_model(replace(config, model=as_trained(config.model)))
+            engines.warm_up(engine, config.machine.device)
+            subject, samples, _ = answer(replace(config, model=model), model.path, folder, [asked])
+            sets, tally = build(keep(subject, samples)[NAME], config.eval.samples, subject.protocol["seed"])
+            for file, rows in sets.items():
+                write_lines(folder / f"{file}.jsonl", rows)
+            about = {"commit": commit(), "dirty": dirty(), "dataset": asdict(config.dataset)}
+            about |= {"protocol": subject.protocol, "engine_version": engines.version(engine)}
+            write_json(folder / "report.json", counts | tally | about)
+    except (KeyboardInterrupt, Interrupted):
+        ignore_signals()
+        print(f"{name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        sys.exit(REQUEUE)
+    except RuntimeError as error:  # of a worker or an engine; what is there stays
+        print(f"{name}: failed: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+    sizes = ", ".join(f"{len(rows):,} in {file}.jsonl" for file, rows in sets.items())
+    print(
+        f"{tally['acceptance_rate']:.1%} of {tally['answers']:,} answers are right; rows: {sizes}\n{folder}", flush=True
+    )
+
+
+def as_trained(model: ModelConfig) -> ModelConfig:
+    """The model with the prompts and stops in its record, where it is one that a cell made."""
+    cell = find(model.path)
+    if cell is None:
+        return model
+    own = OmegaConf.load(cell.folder / "config.yaml").model
+    return replace(model, train_prompt=own.train_prompt, eval_prompt=own.eval_prompt, stop=list(own.stop))
+
+
+def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:
+    """The data sets from the records of the questions, of each the first `count` answers, and what was counted.
+
+    An answer is right when the corrected verdict says so and it came to its end: one that was cut off would be trained
+    to stop where it was cut, and is no rejected one either.
+    """
+    sets: dict[str, list[Row]] = {"correct": [], "pairs": [], "graded": []}
+    tally = dict.fromkeys(("answers", "right", "unfinished", "empty", "timed_out"), 0)
+    tally |= dict.fromkeys(("duplicates_removed", "questions_only_right", "questions_only_wrong"), 0)
+    for record in records:
+        problem, samples = record["question"], record["samples"][:count]
+        right = [s["corrected"] and s["finish_reason"] == "stop" for s in samples]
+        texts = {True: dict[str, None](), False: dict[str, None]()}  # ordered sets
+        for one, verdict in zip(samples, right, strict=True):
+            text = one["text"]
+            if is_text(text):  # nothing can be trained on an empty one
+                row = {"problem": problem, "solution": text}
+                sets["graded"].append(row | {"reward": int(verdict), "success_rate": sum(right) / len(right)})
+                if one["finish_reason"] == "stop":
+                    texts[verdict][text] = None
+            else:
+                tally["empty"] += 1
+        sets["correct"] += [{"problem": problem, "solution": text} for text in texts[True]]
+        if texts[True] and texts[False]:
+            chance = random.Random(f"{seed} {record['index']}")
+            chosen, rejected = (chance.choice(list(texts[verdict])) for verdict in (True, False))
+            sets["pairs"].append({"problem": problem, "chosen": chosen, "rejected": rejected})
+        tally["answers"] += len(samples)
+        tally["right"] += sum(right)
+        tally["unfinished"] += sum(s["finish_reason"] != "stop" for s in samples)
+        tally["timed_out"] += sum(s["timed_out"] for s in samples)
+        tally["duplicates_removed"] += sum(right) - len(texts[True])
+        tally["questions_only_right"] += all(right)
+        tally["questions_only_wrong"] += not any(right)
+    rates = {"acceptance_rate": tally["right"] / tally["answers"]}
+    return sets, tally | rates | {f"rows_{file}": len(rows) for file, rows in sets.items()}

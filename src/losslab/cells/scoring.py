@@ -1,0 +1,72 @@
+"""Scores a cell: its model, then the checkpoints that it left on the way; and a finished one again from its record."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from losslab.composition.compose import recorded
+from losslab.config.schema import BASE, EMBEDDED, Config
+from losslab.data.examples import read
+from losslab.evaluation.contamination import Corpus
+from losslab.evaluation.evaluate import evaluate, show
+from losslab.files import content
+from losslab.models import merged_adapters
+from losslab.records.lock import hold
+from losslab.records.record import Cell
+from losslab.results import learning_curves
+
+
+def score(config: Config, cell: Cell, models: dict[int | None, str]) -> None:
+    """Score models of a cell by step, None for the finished one, in their order; only samples that are not there yet.
+
+    Prints the table of the finished model, and that of accuracy over steps where there are steps.
+    """
+    folder, seen = cell.scores(config), corpus(config)
+    for step, model in models.items():
+        if step is None:
+            show(evaluate(config, model, folder, seen), folder)
+        elif not cell.scored(config, step):
+            evaluate(config, model, cell.scores(config, step), seen)
+    if set(models) - {None}:
+        print(learning_curves.markdown(learning_curves.points(folder, cell.metrics)), flush=True)
+
+
+def corpus(config: Config) -> Corpus | None:
+    """The rows that a cell is trained on; None for the base."""
+    if config.names.loss == BASE:
+        return None
+    about = asdict(config.dataset) | {"path": content(config.dataset.path)}
+    key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+    return Corpus(key, lambda: read(config.dataset).values())
+
+
+def find(path: str) -> Cell | None:
+    """The cell that a folder is, or is the model or the steps of; None for any other path."""
+    for folder in (Path(path), *Path(path).parents[:2]) if path and Path(path).is_dir() else ():
+        if (folder / "cell.json").is_file() and (folder / "config.yaml").is_file():
+            return Cell.at(folder)
+    return None
+
+
+def score_again(path: str, overrides: list[str]) -> None:
+    """Score what a path of a cell names: the cell or its `steps` for everything, or one of its models.
+
+    Raises:
+        ValueError: the path names no model, or an override is none of scoring.
+    """
+    cell = find(path)
+    assert cell is not None
+    config = recorded(cell.folder / "config.yaml", overrides)
+    models: dict[int | None, str] = {step: str(folder) for step, folder in cell.steps().items()}
+    if cell.model.is_dir():
+        models = {None: str(cell.model), **models}
+    elif config.names.loss == BASE and config.model.path != EMBEDDED:
+        cache = Path(config.machine.results) / "cache"
+        models = {None: merged_adapters.merged(config.model.path, cache, config.model.trust_remote_code)}
+    if Path(path).resolve() not in (cell.folder.resolve(), (cell.folder / "steps").resolve()):
+        models = {step: model for step, model in models.items() if Path(model).resolve() == Path(path).resolve()}
+    if not models:
+        raise ValueError(f"{path} holds no model: name a cell's folder, its model, or its steps")
+    with hold(cell.folder):
+        score(config, cell, models)

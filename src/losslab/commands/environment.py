@@ -1,0 +1,55 @@
+"""What this installation and machine are, for a report of a fault: no names of users, no paths, no secrets.
+
+python -m losslab.commands.environment
+"""
+
+import os
+import platform
+import re
+from pathlib import Path
+
+import torch
+
+from losslab import __version__
+from losslab.config.schema import Engine, TrackerConfig
+from losslab.evaluation import engines
+from losslab.records.record import environment
+from losslab.tracking.follow import resolve
+
+GIB = 2**30
+
+
+def lines() -> dict[str, str]:
+    """What to report, in order."""
+    own = environment()
+    changed = " with uncommitted changes" if own["dirty"] else ""
+    gpus = [f"{name}, {memory(i):.0f} GiB" for i, name in enumerate(own["gpus"])]
+    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    return {
+        "losslab": f"{__version__}, commit {own['commit'] or 'unknown'}{changed}",
+        "system": own["platform"],
+        "python": own["python"],
+        "cpu": f"{processor()}, {own['cpus']} cores, {ram:.0f} GiB",
+        "gpu": "; ".join(gpus) or "none",
+        "cuda": f"{torch.version.cuda} (torch's)" if torch.version.cuda else "none",
+        **own["versions"],
+        "engine": str(engines.choose(Engine.auto)),
+        "W&B": f"{resolve(TrackerConfig())} by default",
+        "hub": "offline (HF_HUB_OFFLINE)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") else "online",
+    }
+
+
+def memory(device: int) -> float:
+    return torch.cuda.get_device_properties(device).total_memory / GIB
+
+
+def processor() -> str:
+    """The model of the CPU, as Linux says it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    for name, value in lines().items():
+        print(f"{name + ':':14} {value}")

@@ -1,0 +1,201 @@
+"""The toy suite: every table and figure of the paper has a small twin in the embedded world, all run by one command.
+
+    python -m losslab.commands.toy_suite                   # everything; goes on from what is there
+    python -m losslab.commands.toy_suite loss=mine   # with one more objective, and how it stands beside SFT and DFT
+    python -m losslab.commands.toy_suite twins=table1,facts seed=0
+    python -m losslab.commands.toy_suite run=false         # tables and figures again, from the records that are there
+
+Other arguments are overrides of every sweep. All goes to results/toy_suite: records, logs and tables in its folders,
+and beside them what is worth a commit, the tables, figures, verdicts and hashes of records of the twins that are
+complete and were run as their files have them. docs/toy_suite.md says what they are worth.
+"""
+
+import csv
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+
+from losslab.commands.cli import helping
+from losslab.config.messages import did_you_mean
+from losslab.config.paths import ROOT
+from losslab.files import write
+from losslab.records.record import Cell
+from losslab.results import compare_to_baselines, table_formats, tables
+from losslab.results.tables import Table
+from losslab.results.write_tables import layouts, rebuild
+
+TWINS = (
+    "table1",
+    "table5",
+    "table6",
+    "table8",
+    "table9",
+    "facts",
+    "figure3_rate",
+    "figure3_batch",
+    "table7",
+    "table2",
+)
+FIRST = ("table1",)  # it exports models along the way, in cells that others share
+SAMPLED = ("table7", "table2")  # these need the base model's own answers
+METHODS = ("table2",)  # the rows of these fix their objectives
+RESULTS = "results/toy_suite"  # apart from other results: a cell that is there would be exported no more
+SEEDS = "0,1,2,3,4"
+OWN = ("twins", "seed", "run", "machine.results")  # options of this program
+MEMORY = 4 << 30  # bytes for one run with its engine
+
+
+def main(arguments: list[str]) -> int:
+    """Run the twins, and write down what came out. Returns the exit status: 1 where a run failed."""
+    if wrong := [argument for argument in arguments if "=" not in argument]:
+        raise ValueError(f"{wrong[0]} is no option: options are written key=value, as in twins=table1")
+    options = dict(argument.split("=", 1) for argument in arguments)
+    if (run_all := options.get("run", "true")) not in ("true", "false"):
+        raise ValueError(f"run={run_all} is neither true nor false")
+    twins = options.get("twins", ",".join(TWINS)).split(",")
+    for name in twins:
+        if name not in TWINS:
+            raise ValueError(f"there is no twin {name}{did_you_mean(name, TWINS)}")
+    own = [argument for argument in arguments if argument.startswith(("loss=", "loss."))]
+    if "loss" in options:
+        twins = [name for name in twins if name not in METHODS]
+        if not twins:
+            raise ValueError(f"the rows of {', '.join(METHODS)} name their objectives: leave loss= out")
+    results = Path(options.get("machine.results", RESULTS))
+    given = [one for one in arguments if one not in own and one.split("=")[0] not in OWN]
+    overrides = [*given, f"machine.results={results}"]
+    seeds = options.get("seed", SEEDS).split(",")
+    if given or own:
+        check(twins[0], [f"seed={seeds[0]}", *overrides, *own])
+    done = run_all == "false" or run_twins(twins, seeds, overrides, own, results / "logs")
+    sweeps = [f"toy_suite/{name}" for name in twins]
+    rebuild(sweeps, str(results))
+    studies = [tables.build(layout, str(results)) for layout in layouts(sweeps, str(results))]
+    for objective in options["loss"].split(",") if "loss" in options else []:
+        found = compare_to_baselines.sheet(objective, studies)
+        Console().print(table_formats.terminal(found))
+        write(results / f"{objective}.md", table_formats.markdown(found))
+        print(f"{objective}: {results}/{objective}.md")
+    changed = own or [one for one in given if not one.startswith("tracker")]
+    whole = [] if changed else [name for name, study in zip(twins, studies, strict=True) if complete(study)]
+    for name in whole:
+        collect(name, studies[twins.index(name)], results)
+    if left := [name for name in twins if name not in whole]:
+        why = (
+            "they were run with options of yours"
+            if changed
+            else "cells are missing, or are of other objectives or of earlier code"
+        )
+        print(f"not copied to {results}, since {why}: {', '.join(left)}")
+    print(f"tables, figures, verdicts: {results}/tables/toy_suite")
+    return int(not done)
+
+
+def run_twins(twins: list[str], seeds: list[str], overrides: list[str], own: list[str], logs: Path) -> bool:
+    """Run what is not on record; returns whether all is done. `own` adds the rows of an objective to every twin."""
+    logs.mkdir(parents=True, exist_ok=True)
+
+    def sample() -> bool:
+        known = [argument for argument in overrides if argument.startswith(("machine.", "tracker"))]
+        return call(logs / "samples.txt", "sample.py", "experiment=toy_suite/samples", *known)
+
+    def run(name: str, seed: str) -> bool:
+        command = ["train.py", f"experiment=toy_suite/{name}", f"seed={seed}", *overrides]
+        done = call(logs / f"{name}-s{seed}.txt", *command)
+        return call(logs / f"{name}-s{seed}-own.txt", *command, *own) & done if own else done
+
+    done = True
+    with ThreadPoolExecutor(processes()) as pool:
+        try:
+            runs = [pool.submit(sample)] if set(twins) & set(SAMPLED) else []
+            runs += [pool.submit(run, name, seed) for name in twins if name in FIRST for seed in seeds]
+            done &= all([each.result() for each in runs])
+            runs = [pool.submit(run, name, seed) for name in twins if name not in FIRST for seed in seeds]
+            done &= all([each.result() for each in runs])
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return done
+
+
+def check(twin: str, overrides: list[str]) -> None:
+    """Plan a twin with what the user gave. ValueError for what is no option or has no such value."""
+    command = [sys.executable, str(ROOT / "train.py"), f"experiment=toy_suite/{twin}", *overrides, "plan=true"]
+    planned = subprocess.run(command, capture_output=True, text=True, check=False)
+    if planned.returncode:
+        raise ValueError(planned.stderr.strip().removeprefix("error: "))
+
+
+def complete(study: Table) -> bool:
+    """Whether every cell that a twin's file declares has its scores, and the table no objective but the file's."""
+    own = {config.names.loss for config in study.grid}
+    return all(
+        row.names["loss"] in own and not row.earlier and all(entry.scores for entry in row.entries if row.declared)
+        for row in study.rows
+    )
+
+
+def processes() -> int:
+    """How many runs at a time: one on each core, as far as memory goes."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(os.cpu_count() or 1, memory // MEMORY))
+
+
+def call(log: Path, script: str, *arguments: str) -> bool:
+    """Run a script of the root, its output in a file; returns whether it did all there was to do."""
+    began = time.monotonic()
+    print(f"started: {log.stem}", flush=True)
+    with log.open("w") as output:
+        command = [sys.executable, str(ROOT / script), *arguments]
+        done = subprocess.run(command, stdout=output, stderr=output, check=False)
+    outcome = "failed, see" if done.returncode else "done:"
+    print(f"{outcome} {log.stem if not done.returncode else log} ({time.monotonic() - began:.0f} s)", flush=True)
+    return not done.returncode
+
+
+def collect(name: str, study: Table, results: Path) -> None:
+    """Copy what was published of a twin to the results' folder, with a list of the records behind it."""
+    for stale in (*results.glob(f"{name}.*"), *results.glob(f"{name}_*.*")):
+        stale.unlink()
+    for file in sorted((results / "tables" / "toy_suite" / name).iterdir()):
+        if file.suffix in (".md", ".csv", ".svg"):
+            shutil.copyfile(file, results / (name + file.suffix if file.stem == "table" else f"{name}_{file.name}"))
+    write(results / f"{name}_records.csv", digest(study))
+
+
+def digest(study: Table) -> str:
+    """CSV with the identity of each cell and a SHA-256 of what the study shows of it: its samples with their verdicts.
+
+    Other studies may have scored the cell on benchmarks, by protocols or along the way of training as this one did not.
+    """
+    steps = any(config.machine.export_steps for config in study.grid)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["cell", "identity", "samples"])
+    for entry in sorted((entry for row in study.rows for entry in row.entries), key=lambda entry: entry.folder):
+        samples, own = hashlib.sha256(), entry.folder / "scores" / str(entry.protocol)
+        files = [file for name in study.benchmarks for file in own.glob(f"{name}.jsonl")]
+        if steps:
+            files += [file for name in study.benchmarks for file in sorted(own.glob(f"steps/*/{name}.jsonl"))]
+        for file in files:
+            samples.update(file.read_bytes())
+        identity = Cell.at(entry.folder).identity
+        writer.writerow([entry.folder.name, identity, samples.hexdigest() if files else ""])
+    return out.getvalue()
+
+
+if __name__ == "__main__":
+    helping(__doc__)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

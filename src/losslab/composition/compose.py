@@ -1,0 +1,150 @@
+"""Hydra at the edge: composed YAML becomes a checked `Config`, and a mistake becomes one sentence.
+
+`entry` runs the scripts of the repository's root; everything below it sees plain dataclasses only.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from losslab.config.errors import exit_on_error
+from losslab.config.messages import sentence
+from losslab.config.paths import CONF
+from losslab.config.schema import Config
+
+SCORING = ("eval", "benchmark", "machine", "tracker")  # what may be set for a cell that is trained
+
+ConfigStore.instance().store("schema", Config)  # the first of conf/config.yaml's defaults, so every key has a type
+
+
+def entry(task: str, *overrides: str) -> None:
+    """Run the function that `task` names, as task(config), under Hydra, once for each cell.
+
+    `overrides` go before the user's own. A user's mistake is raised before anything is loaded. Help and shell
+    completion come without an import of torch.
+    """
+    arguments = [*overrides, *(part for argument in sys.argv[1:] for part in any_model(argument))]
+    flags, unknown = get_args_parser().parse_known_args(arguments)
+    if unknown := [argument for argument in unknown if argument.startswith("-")]:
+        raise ValueError(f"{unknown[0]} is no option: options are written key=value, as in plan=true")
+    if not (flags.help or flags.shell_completion):
+        from losslab.distributed.process_group import join_slurm
+
+        join_slurm()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions to us in place of printing them
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+    def run(cfg: DictConfig) -> None:
+        with exit_on_error():  # Hydra would print the overrides of a cell before what it raises
+            get_method(task)(read(cfg, HydraConfig.get().runtime.choices))
+
+    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's wish
+    run()
+
+
+def read(cfg: DictConfig, choices: Any) -> Config:
+    """A composed configuration as a `Config`: unknown keys, wrong types and illegal compositions raise ValueError."""
+    from losslab.composition.checks import check
+
+    config = typed(cfg, choices)
+    check(config)
+    return config
+
+
+def typed(cfg: DictConfig, choices: Any) -> Config:
+    """As `read`, without the checks of whether the cell can run."""
+    model = choices["model"]
+    if model == "custom" and not OmegaConf.is_missing(cfg.model, "path"):
+        path = Path(cfg.model.path)
+        model = path.parent.name if path.name == "model" else path.name  # a cell's export is called after the cell
+    dataset = choices["dataset"]
+    if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
+        dataset = Path(cfg.dataset.path).stem.replace("*", "")
+    names = {"model": model, "dataset": dataset, "loss": choices["loss"], "eval": choices["eval"]}
+    names["method"] = choices["method"] and Path(choices["method"]).name  # embedded/grpo is GRPO
+    try:
+        plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names})
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(sentence(error)) from None
+    assert isinstance(config, Config)
+    return config
+
+
+def grid(config: DictConfig) -> list[list[str]]:
+    """The overrides of each cell of a multirun: those that Hydra's own sweeper will take, and the search path."""
+    declared = config.hydra.sweeper.params or {}
+    overrides = [f"{key}={value}" for key, value in declared.items()] + list(config.hydra.overrides.task)
+    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
+    return [[*searchpath(config), *cell] for batch in batches for cell in batch]
+
+
+def searchpath(config: DictConfig) -> list[str]:
+    """The override that adds folders with YAML files, without which a cell by itself may not compose."""
+    return [override for override in config.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
+
+
+def recorded(record: Path, overrides: list[str]) -> Config:
+    """The configuration in a cell's config.yaml, but for `overrides` of its scoring; the machine is this one.
+
+    Raises ValueError for overrides that are wrong, or of something else than scoring.
+    """
+    own = OmegaConf.load(record)
+    assert isinstance(own, DictConfig)
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = hydra.compose("config", [f"seed={own.seed}", *overrides], return_hydra_config=True)
+        for override in OverridesParser.create().parse_overrides(overrides):
+            group, _, key = override.key_or_group.partition(".")
+            if group not in SCORING:
+                raise ValueError(
+                    f"a trained cell is scored as it was trained: leave {override.key_or_group} out; "
+                    f"what can be set is {', '.join(SCORING)}"
+                )
+            if key:
+                OmegaConf.update(own, f"{group}.{key}", OmegaConf.select(composed, f"{group}.{key}"))
+            else:
+                own[group] = composed[group]
+                own.names.eval = composed.hydra.runtime.choices.eval if group == "eval" else own.names.eval
+        own.machine = composed.machine
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), own))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(sentence(error)) from None
+    assert isinstance(config, Config)
+    from losslab.composition.checks import check_bounds
+
+    check_bounds(config)
+    return config
+
+
+def any_model(argument: str) -> list[str]:
+    """`model=<hub id or folder>` works wherever `model=<shipped name>` does, several of them too.
+
+    Raises ValueError for a sweep over both kinds, which Hydra has no way to compose.
+    """
+    names = argument.removeprefix("model=")
+    if names == argument:
+        return [argument]
+    paths = [name for name in names.split(",") if "/" in name or (Path(name).is_dir() and not _shipped(name))]
+    if not paths:
+        return [argument]
+    if len(paths) < len(names.split(",")):
+        raise ValueError(f"{argument} mixes names of conf/model with paths: run two sweeps, or give each path a YAML")
+    return ["model=custom", f"model.path={names}"]
+
+
+def _shipped(name: str) -> bool:
+    return (CONF / "model" / f"{name}.yaml").exists()

@@ -1,0 +1,80 @@
+"""What a file of `experiments/` declares, found by its sweep's name: the layout of its table or plot, and its cells."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from losslab.composition.compose import grid, typed
+from losslab.config.messages import sentence
+from losslab.config.paths import CONF, EXPERIMENTS
+from losslab.config.schema import Config, SweepConfig
+
+
+def declared(sweep: str, results: str) -> list[Config]:
+    """The configurations of a sweep's grid as its file declares it, in its order; none for a sweep without a file.
+
+    They are typed but not checked: data that a cell needs may still have to be made. ValueError for a file that does
+    not compose.
+    """
+    if (experiment := find(sweep)) is None:
+        return []
+    own = [f"experiment={experiment}", f"machine.results={results}"]
+    with composing(experiment):
+        known: dict[tuple[str, ...], Config] = {}
+        cells = []
+        for overrides in grid(_compose(own)):
+            # A composition takes a tenth of a second, and those of several seeds differ in nothing else.
+            seeds = [one.removeprefix("seed=") for one in overrides if one.startswith("seed=")]
+            key = tuple(one for one in overrides if not one.startswith("seed="))
+            if key not in known:
+                cell = _compose(list(key))
+                known[key] = typed(cell, cell.hydra.runtime.choices)
+            cells.append(replace(known[key], seed=int(seeds[-1])) if seeds else known[key])
+    return cells
+
+
+def layout(sweep: str) -> SweepConfig | None:
+    """How the table of a sweep is laid out; None for a sweep without a file. ValueError as for `declared`."""
+    if (experiment := find(sweep)) is None:
+        return None
+    with composing(experiment):
+        whole = _compose([f"experiment={experiment}"])
+        return typed(whole, whole.hydra.runtime.choices).sweep
+
+
+def find(sweep: str) -> str | None:
+    """The experiment that declares a sweep, as in experiment=NAME."""
+    found = []
+    for path in sorted(EXPERIMENTS.rglob("*.yaml")):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError:
+            continue  # who asks for this one is told by Hydra
+        if (content.get("sweep") or {}).get("name") == sweep:
+            found.append(path.relative_to(EXPERIMENTS).with_suffix("").as_posix())
+    if len(found) > 1:
+        raise ValueError(f"experiments {' and '.join(found)} both declare the sweep {sweep}: rename one")
+    return found[0] if found else None
+
+
+@contextmanager
+def composing(experiment: str) -> Iterator[None]:
+    """Hydra ready to compose, in a run under Hydra as well as outside of one."""
+    try:
+        if GlobalHydra.instance().is_initialized():
+            yield
+        else:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                yield
+    except HydraException as error:
+        raise ValueError(f"experiment={experiment}: {sentence(error)}") from None
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    return compose("config", overrides, return_hydra_config=True)

@@ -1,0 +1,1 @@
+"""What every configuration key means, and mistakes in it as sentences. Imports nothing heavy."""

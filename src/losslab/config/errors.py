@@ -1,0 +1,39 @@
+"""How a program ends on an error: one sentence and an exit status."""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+INTERRUPTED = 130  # what a shell calls a program that Ctrl-C ended
+
+
+@contextmanager
+def exit_on_error(*failures: type[Exception]) -> Iterator[None]:
+    """End the program on an error: a user's mistake in one sentence and with status 2, Ctrl-C with 130, others with 1.
+
+    Of `failures` too the sentence says enough. The scripts import everything else inside of it, since Ctrl-C may come
+    while they do; and Hydra's callbacks are in it, since Hydra would turn what they raise into a warning.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except failures as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from losslab.config.messages import of_the_disk, sentence
+
+        if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+            print(f"error: {sentence(error)}", file=sys.stderr)
+        elif isinstance(error, OSError):
+            print(f"error: {of_the_disk(error)}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            sys.exit(1)
+        sys.exit(2)

@@ -1,0 +1,74 @@
+"""Mistakes in a configuration as one sentence that says what to change."""
+
+import difflib
+import errno
+import re
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from losslab.config.paths import CONF
+from losslab.config.schema import Config
+
+# Of a place that takes no more, or never did.
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR)
+
+
+def sentence(error: Exception) -> str:
+    """Hydra's and OmegaConf's messages as one sentence that says what to change."""
+    cause = error.__cause__ or error
+    text = str(cause)
+    if match := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", str(error)):
+        group, name = match.groups()
+        known = re.findall(r"^\t(\S+)$", str(error), re.M) or sorted(
+            path.stem for path in (CONF / group).glob("*.yaml")
+        )
+        return f"{group}={name} does not exist{did_you_mean(name, known)}; there are {', '.join(known)}"
+    if match := re.search(r"full_key: hydra\.runtime\.choices\.(\S+)", text):
+        return f"{match[1]} takes one name: write {match[1]}=NAME"
+    if match := re.search(r"Key '([^']+)' (?:is )?not in .*?full_key: (\S+)", f"{text} {error}", re.S):
+        key, full = match[1], match[2]
+        return f"unknown key {full}{among(key, _siblings(cause, full))}"
+    if match := re.search(r"Could not override '([^']+)'", str(error)):
+        return f"unknown key {match[1]}{among(match[1].split('.')[-1], _siblings(cause, match[1]))}"
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", str(error)):
+        return f"{match[1]} has several values: add -m to run a cell for each"
+    if match := re.search(r"(?:Error parsing override '|LexerNoViableAltException: )([^'\n]+)", str(error)):
+        return f"{match[1]} cannot be read: write key=value, and quote a value with special characters: 'key=\"a b\"'"
+    if match := re.search(r"missing mandatory value.*full_key: (\S+)", text, re.S):
+        return f"{match[1]} has no value: set it"
+    if match := re.search(r"(Invalid value|Value) (.*?)\n.*?full_key: (\S+)", text, re.S):
+        return f"{match[3]}: {match[1].lower()} {match[2]}"
+    return first_line(error)
+
+
+def of_the_disk(error: OSError) -> str:
+    """What the system says of a file, and what to do; errors of the network are of this kind too, without a file."""
+    if not error.strerror:
+        return first_line(error)
+    advice = "make room there, or set machine.results" if error.errno in REFUSED else "check the path"
+    return f"{error.filename or 'results'}: {error.strerror}: {advice}"
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def among(word: str, known: Any) -> str:
+    """A suggestion, or all there is to choose from."""
+    return did_you_mean(word, known) or (f"; there are {', '.join(known)}" if known else "")
+
+
+def _siblings(error: BaseException, full_key: str) -> list[str]:
+    """The keys beside a wrong one: those of the composed configuration where the error has it, else the schema's."""
+    node: Any = getattr(error, "parent_node", None)
+    if not OmegaConf.is_dict(node):
+        node = OmegaConf.structured(Config)
+        for part in full_key.split(".")[:-1]:
+            node = node.get(part) if OmegaConf.is_dict(node) and part in node else {}
+    return [str(key) for key in node]
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

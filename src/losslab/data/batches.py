@@ -1,0 +1,125 @@
+"""From examples to the micro-batches of a step.
+
+A step's sequences are spread over the ranks and laid one after another in rows without padding; attention keeps them
+apart (`losslab.models.attention`), so that the result does not depend on the grouping.
+"""
+
+import heapq
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from losslab.config.schema import TrainConfig
+from losslab.data.examples import Examples
+from losslab.data.packing import Packing
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: S whole sequences in a row of T tokens, with N answer tokens in all."""
+
+    tokens: Tensor  # (1, T) int64
+    positions: Tensor  # (1, T) int64, from 0 in each sequence
+    packing: Packing  # where each sequence lies
+    predictors: Tensor  # (N,) int64: the index in the row from which each answer token is predicted
+    targets: Tensor  # (N,) int64: the answer tokens
+    sequence: Tensor  # (N,) int64 in [0, S): the sequence of each answer token
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved, packing=Packing(self.packing.lengths, self.packing.boundaries.to(device)))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which units of data each step trains on: one permutation for each epoch, from the seed alone."""
+
+    units: int
+    batch_size: int
+    epochs: int
+    seed: int
+    drop_last: bool = False
+    max_steps: int | None = None
+    updates: int = 1  # steps in a row on the same batch
+
+    @classmethod
+    def of(cls, train: TrainConfig, seed: int, examples: Examples | int) -> "Schedule":
+        """The schedule of a recipe over examples, or over a number of rows."""
+        units = examples if isinstance(examples, int) else len(examples) // examples.unit
+        return cls(units, train.batch_size, train.epochs, seed, train.drop_last, train.max_steps, train.updates)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        batches = self.units // self.batch_size if self.drop_last else -(-self.units // self.batch_size)
+        return batches * self.updates
+
+    @property
+    def steps(self) -> int:
+        steps = self.steps_per_epoch * self.epochs
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def batch(self, step: int) -> np.ndarray:
+        """Indices of the units of a step, counted from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.units)
+        start = position // self.updates * self.batch_size
+        return order[start : start + self.batch_size]
+
+    def saves(self, step: int, every: int, asked: bool) -> bool:
+        """Whether a checkpoint follows a step: about `every` steps, or when asked, and never within a batch."""
+        done = step + 1
+        return done < self.steps and done % self.updates == 0 and (asked or done % every < self.updates)
+
+
+def micro_batches(batch: np.ndarray, lengths: np.ndarray, budget: int, rank: int, ranks: int) -> list[np.ndarray]:
+    """This rank's share of a batch in groups of about equal size, of at most `budget` tokens each.
+
+    `batch` holds units, `lengths` the tokens of each. Every rank gets the same number of groups, since they move in
+    step; some are empty where units are few. A unit above the budget stands alone.
+    """
+    ordered = batch[np.argsort(-lengths[batch], kind="stable")]
+    rounds = max(1, -(-int(lengths[batch].sum()) // (budget * ranks)))
+    while True:
+        groups: list[list[int]] = [[] for _ in range(rounds * ranks)]
+        loads = [(0, i) for i in range(len(groups))]  # a heap: the longest left goes where there is least
+        for unit in ordered:
+            load, i = loads[0]
+            groups[i].append(unit)
+            heapq.heapreplace(loads, (load + int(lengths[unit]), i))
+        if all(load <= budget or len(groups[i]) == 1 for load, i in loads):
+            return [np.array(group, dtype=np.int64) for group in groups[rank::ranks]]
+        rounds += max(1, rounds // 100)  # of a whole data set there are thousands, and each try takes a pass
+
+
+def micro_batches_of(batch: np.ndarray, rows: int, rank: int, ranks: int) -> list[np.ndarray]:
+    """This rank's share of a batch, every `ranks`-th unit, in its order, in groups of `rows`; as many on every rank."""
+    own, most = batch[rank::ranks], -(-len(batch) // ranks)
+    return [own[start : start + rows].astype(np.int64) for start in range(0, most, rows)]
+
+
+def rewards(examples: Examples, group: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+    """Keywords for `Context`: reward and success_rate (S,) of the group's sequences; none for data without."""
+    if examples.rewards is None:
+        return {}
+    reward, rate = torch.from_numpy(examples.rewards[group]).to(device).unbind(1)
+    return {"reward": reward, "success_rate": rate}
+
+
+def collate(examples: Examples, group: np.ndarray) -> Batch:
+    """The examples of a group in one row. An empty group gives one token without an answer."""
+    if not len(group):
+        none = torch.zeros(0, dtype=torch.int64)
+        zero = torch.zeros(1, 1, dtype=torch.int64)
+        return Batch(zero, zero, Packing.of([1]), none, none, none)
+    lengths, prompts = examples.lengths[group], examples.prompts[group]
+    tokens = np.concatenate([examples.tokens[examples.offsets[i] : examples.offsets[i + 1]] for i in group])
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    answers = np.flatnonzero(positions >= np.repeat(prompts, lengths))
+    sequence = np.repeat(np.arange(len(group)), lengths - prompts)
+    row, place, predictors, targets, owner = (
+        torch.from_numpy(np.asarray(array, dtype=np.int64))
+        for array in (tokens, positions, answers - 1, tokens[answers], sequence)
+    )
+    return Batch(row[None], place[None], Packing.of(lengths.tolist()), predictors, targets, owner)

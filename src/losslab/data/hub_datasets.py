@@ -1,0 +1,89 @@
+"""What the hub has: models are asked for once before their files are, and a hub that is silent costs one wait.
+
+Many clusters drop what their nodes send outside. The libraries would wait and ask again, minutes for each file.
+"""
+
+import os
+import re
+import sys
+import threading
+from functools import cache
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.utils import get_session
+
+from losslab.config.messages import first_line
+from losslab.config.schema import ModelConfig
+from losslab.files import check_weights
+
+HUB_SECONDS = 15  # that the hub may take for an answer
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+@cache
+def silence() -> str | None:
+    """Why the hub cannot be asked, None where it can; from then on the libraries take what is in their caches."""
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    said = Queue[str | None]()
+    # In a thread, since a library's patience is for each address that a name has.
+    threading.Thread(target=lambda: said.put(_ask()), daemon=True).start()
+    try:
+        failure = said.get(timeout=HUB_SECONDS)
+    except Empty:
+        failure = "timed out"
+    if failure is None:
+        return None
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for what is started from here
+    constants.HF_HUB_OFFLINE = True
+    print(f"{constants.ENDPOINT}: {failure}; only what was downloaded is used", file=sys.stderr)
+    return f"{constants.ENDPOINT} does not answer"
+
+
+def _ask() -> str | None:
+    """What keeps the hub from answering: no network, no name, no certificate. Any answer is one."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception as error:
+        return first_line(error)
+    return None
+
+
+def check_model(model: ModelConfig) -> None:
+    """Raise ValueError when neither a folder nor the hub has a model, or it has no weights that are safe to read."""
+    place = f"model.path={model.path}"
+    folder = Path(model.path)
+    if folder.is_dir():
+        check_weights(place, (file.name for file in folder.iterdir()))
+        return
+    silent = silence()
+    if isinstance(try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
+        return
+    if silent:
+        raise ValueError(f"{place} is no folder here, and was not downloaded before: {silent}")
+    try:
+        about = HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
+    except Exception as error:  # of many kinds, all of which mean this
+        raise ValueError(f"{place} is no folder here, and the hub does not give it: {first_line(error)}") from None
+    check_weights(place, (file.rfilename for file in about.siblings or ()))
+
+
+def load_dataset(path: str, subset: str | None = None, *, split: str, revision: str | None) -> Any:
+    """A split of a data set of the hub, or of a folder in its form."""
+    silent = None if Path(path).is_dir() else silence()
+    import datasets
+
+    datasets.config.HF_HUB_OFFLINE = constants.is_offline_mode()  # which it read when it was imported
+    try:
+        found = datasets.load_dataset(path, subset, split=split, revision=revision)
+    except ConnectionError:
+        if silent is None:
+            raise
+        raise ValueError(f"it was not downloaded before: {silent}") from None
+    pinned = silent and revision is not None and COMMIT.fullmatch(revision)
+    if pinned and not all(revision in file["filename"] for file in found.cache_files):  # the library takes any
+        raise ValueError(f"its revision {revision} was not downloaded before: {silent}")
+    return found

@@ -1,0 +1,32 @@
+"""Where whole sequences lie in a row without padding."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the sequences of a row of T tokens lie."""
+
+    lengths: list[int]  # of each sequence, in order
+    boundaries: Tensor  # (S + 1,) int32: 0, ..., T
+
+    @classmethod
+    def of(cls, lengths: list[int], device: torch.device | None = None) -> "Packing":
+        boundaries = torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
+        return cls(lengths, boundaries)
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        """(start, count, length) of neighbours of equal length, which attention can take together."""
+        runs: list[tuple[int, int, int]] = []
+        start = 0
+        for i, length in enumerate(self.lengths):
+            if i and length == self.lengths[i - 1]:
+                first, count, _ = runs[-1]
+                runs[-1] = (first, count + 1, length)
+            else:
+                runs.append((start, 1, length))
+            start += length
+        return runs

@@ -1,0 +1,1 @@
+"""The processes that run a cell together: how they start, agree and end."""

@@ -1,0 +1,72 @@
+"""What is asked of an engine, and what comes back."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from losslab.config.schema import Device
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What shapes the text of every sample."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()  # texts that end a sample; they are not part of it
+    stop_ids: tuple[int, ...] = ()  # tokens that end a sample
+    seed: int = 0  # of the engine, for requests without one
+
+
+@dataclass(frozen=True)
+class Request:
+    key: int
+    prompt: list[int]  # token ids
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    key: int
+    text: str
+    tokens: int  # the one that ended it is counted
+    finish_reason: str  # stop | length
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model, and what every sample of it has in common."""
+
+    model: str
+    sampling: Sampling
+    revision: str | None = None
+    trust_remote_code: bool = False
+    threads: int | None = None  # CPU threads of an engine; None = all
+    device: Device = Device.auto
+    tensor_parallel: int = 1  # GPUs that share one vLLM engine
+
+
+def request_seed(*parts: int | str) -> int:
+    """A seed of one sample from what names it, such as (seed, benchmark, problem, sample): the same everywhere."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4])
+
+
+def architecture(model: str, revision: str | None, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+    return config.get_text_config()
+
+
+def dtype_of(job: Job, on_gpu: bool) -> torch.dtype:
+    """That of the checkpoint, but bfloat16 for float32 on a GPU. Left alone, vLLM halves float32 on a CPU too."""
+    own = getattr(architecture(job.model, job.revision, job.trust_remote_code), "dtype", None) or torch.float32
+    return torch.bfloat16 if on_gpu and own == torch.float32 else own
+
+
+def context_length(model: str, revision: str | None = None, trust_remote_code: bool = False) -> int:
+    """Tokens of prompt and sample that the model takes."""
+    return architecture(model, revision, trust_remote_code).max_position_embeddings

@@ -1,0 +1,166 @@
+"""Scores a model on benchmarks: prompts, samples, verdicts, records.
+
+What `folder` holds afterwards:
+    protocol.yaml               what every sample in the folder was made with
+    <benchmark>.jsonl           one record for each problem, with its samples and their verdicts
+    scores.json                 the scores; written last
+    samples.html                the records for reading
+    engine.log                  what the engine printed
+While samples are generated they are in <benchmark>.samples.jsonl, one line each, from the moment they finish. The same
+call goes on from what is there.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from losslab.config.schema import Config, Engine
+from losslab.data.prompts import check_tokenizer, encode, render
+from losslab.distributed.process_group import cores
+from losslab.evaluation import benchmarks, contamination, engines, scores
+from losslab.evaluation import protocol as protocols
+from losslab.evaluation.benchmarks import Benchmark
+from losslab.evaluation.contamination import Corpus, Seen
+from losslab.evaluation.engine_interface import Completion, Job, Request, Sampling, context_length, request_seed
+from losslab.evaluation.engines import Generation
+from losslab.evaluation.samples import Samples
+from losslab.evaluation.write_scores import Subject, publish
+from losslab.files import check_weights
+from losslab.grading.graders import Grader
+from losslab.progress import bar
+
+TOO_LONG = "too_long"  # the finish reason of a problem that does not fit the context
+
+
+def evaluate(config: Config, model: str, folder: Path, corpus: Corpus | None = None) -> dict[str, Any]:
+    """Score a model, a hub id or a folder with its tokenizer, and return what scores.json holds.
+
+    Only samples that `folder` lacks are generated. `corpus` is what the model was trained on, where that is known.
+
+    Raises:
+        ValueError: no engine or tokenizer, a broken benchmark, or a folder with samples of another protocol.
+        RuntimeError: the engine died; what it had finished is kept.
+    """
+    engines.warm_up(engines.choose(config.machine.engine), config.machine.device)
+    return publish(*answer(config, model, folder, check(config), corpus))
+
+
+def answer(
+    config: Config, model: str, folder: Path, chosen: list[Benchmark], corpus: Corpus | None = None
+) -> tuple[Subject, Samples, dict[str, Any]]:
+    """The samples of all problems with their verdicts, and what it took to generate those that `folder` lacked.
+
+    Raises what `evaluate` does.
+    """
+    engine = engines.choose(config.machine.engine)
+    tokenizer = _tokenizer(config, model)
+    seen, notes = _seen(config, corpus, chosen)
+    folder.mkdir(parents=True, exist_ok=True)
+    protocol = protocols.agree(folder / "protocol.yaml", protocols.describe(config, model, tokenizer, engine, chosen))
+    prompts = {
+        (b.name, p.index): render(config.model.eval_prompt, p.question, tokenizer) for b in chosen for p in b.problems
+    }
+    subject = Subject(config, model, tokenizer, protocol, chosen, prompts, seen, notes)
+    workers = min(16, max(1, cores() // 2))
+    with Grader(workers, config.machine.grading_seconds) as grader, Samples(folder, chosen, grader) as samples:
+        generation = _generate(subject, samples)
+        start = time.perf_counter()
+        samples.finish()
+        generation["seconds_of_grading_alone"] = round(time.perf_counter() - start, 2)
+    return subject, samples, generation
+
+
+def check(config: Config) -> list[Benchmark]:
+    """The benchmarks of a configuration. Raises ValueError for all that can be wrong before there is a model."""
+    if not config.benchmark:
+        raise ValueError("no benchmark is chosen: set benchmark=[math500,...]")
+    engines.choose(config.machine.engine)
+    return [benchmarks.load(name, cfg, config.eval.data) for name, cfg in config.benchmark.items()]
+
+
+def show(result: dict[str, Any], folder: Path) -> None:
+    """Print what `evaluate` returns for a folder: the table, where to read on, and the warnings on standard error."""
+    print(f"{scores.table(result)}\nsamples to read: {folder / 'samples.html'}", flush=True)
+    for warning in result["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+
+
+def _seen(config: Config, corpus: Corpus | None, chosen: list[Benchmark]) -> tuple[dict[str, Seen] | None, list[str]]:
+    """What the corpus holds of the benchmarks, and why that is not known where it cannot be read any more."""
+    if corpus is None:
+        return None, []
+    try:
+        return contamination.seen(corpus, chosen, Path(config.machine.results) / "cache" / "overlap"), []
+    except (ValueError, OSError) as error:  # the scores are worth having all the same
+        return None, [f"nobody knows which problems stand in the training data: {error}"]
+
+
+def _tokenizer(config: Config, model: str) -> Any:
+    from transformers import AutoTokenizer
+
+    if Path(model).is_dir():
+        check_weights(model, (file.name for file in Path(model).iterdir()))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, **protocols.source(config, model))
+    except Exception as error:  # of many kinds, all of which mean this
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"no tokenizer can be loaded from {model}: {reason}") from None
+    check_tokenizer(tokenizer, model)
+    return tokenizer
+
+
+def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
+    """Generate what is missing; returns what it took."""
+    model, protocol, prompts = subject.model, subject.protocol, subject.prompts
+    cfg, machine, source = subject.config.eval, subject.config.machine, protocols.source(subject.config, model)
+    wanted = [(*problem, j) for problem in prompts for j in range(cfg.samples)]
+    missing = [key for key in wanted if key not in samples.known]
+    if not missing:
+        return {}
+    room = context_length(model, **source)
+    ids = dict(zip(prompts, encode(list(prompts.values()), subject.tokenizer), strict=True))
+    seed = protocol["seed"]
+    seeds = [request_seed(seed, *key) if cfg.request_seeds else None for key in missing]
+    requests = []
+    for i, key in enumerate(missing):
+        if len(ids[key[:2]]) < room:
+            requests.append(Request(i, ids[key[:2]], seeds[i]))
+        else:
+            samples.add(key, Completion(i, "", 0, TOO_LONG), seeds[i])
+    sampling = Sampling(
+        temperature=cfg.temperature,
+        top_p=cfg.top_p,
+        max_new_tokens=cfg.max_new_tokens,
+        stop=tuple(protocol["stop"]),
+        stop_ids=tuple(protocol["stop_ids"]),
+        # Another one for each continuation: the same stream again would repeat samples that are there.
+        seed=request_seed(seed, "engine", len(missing)),
+    )
+    job = Job(
+        model,
+        sampling,
+        threads=machine.threads,
+        device=machine.device,
+        tensor_parallel=machine.tensor_parallel,
+        **source,
+    )
+    tokens, begin = 0, time.perf_counter()
+    with (
+        bar(f"starting {protocol['engine']}", len(wanted), "sample", initial=len(wanted) - len(requests)) as progress,
+        Generation(Engine(protocol["engine"]), job, requests, samples.folder / "engine.log") as generation,
+    ):
+        for completions in generation:
+            progress.set_description_str("samples", refresh=False)
+            for completion in completions:
+                samples.add(missing[completion.key], completion, seeds[completion.key])
+                tokens += completion.tokens
+            progress.update(len(completions))
+    seconds = time.perf_counter() - begin
+    return {
+        "samples": len(requests),
+        "tokens": tokens,
+        "seconds": round(seconds, 2),
+        "seconds_of_start": round(generation.start_seconds, 2),
+        "tokens_per_second": round(tokens / max(seconds - generation.start_seconds, 1e-9)),
+    }

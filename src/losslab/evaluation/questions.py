@@ -1,0 +1,45 @@
+"""The questions of a data set with their true answers, for answers that are to be graded."""
+
+from typing import Any
+
+from losslab.config.schema import DatasetConfig
+from losslab.data.examples import is_text, read
+from losslab.evaluation.benchmarks import Benchmark, Problem
+from losslab.grading import corrected_text, official_text
+
+NAME = "questions"  # of the data set's questions among benchmarks
+
+
+def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
+    """The different questions of a data set that have a gold answer, and how many rows were left out.
+
+    The gold is the content of `gold_column`, else the last box of the solution.
+    """
+    golds: dict[str, str] = {}
+    without = repeated = 0
+    rows = read(dataset, [dataset.prompt_column, dataset.gold_column or dataset.answer_column])
+    for question, value in rows.values():
+        gold = gold_of(value, boxed=dataset.gold_column is None)
+        if not is_text(question) or gold is None:
+            without += 1
+        elif question.strip() in golds:
+            repeated += 1
+        else:
+            golds[question.strip()] = gold
+    if not golds:
+        place = dataset.gold_column or f"a box of {dataset.answer_column}"
+        raise ValueError(f"no row of {dataset.path} has a gold answer in {place}: set dataset.gold_column")
+    problems = [
+        Problem(i, question, official_text.gold(NAME, {"answer": gold}), gold)
+        for i, (question, gold) in enumerate(golds.items())
+    ]
+    counts = {"rows": len(rows), "without_gold": without, "repeated_questions": repeated, "questions": len(problems)}
+    return Benchmark.of(NAME, problems), counts
+
+
+def gold_of(value: Any, boxed: bool) -> str | None:
+    """The gold answer in a column, or in the last box of a solution; None where there is none that can be read."""
+    text = str(value) if isinstance(value, str | int | float) else ""
+    if boxed:
+        text = corrected_text.extract(text) if "boxed" in text else ""
+    return text.strip() if text.strip() and text.count("{") == text.count("}") else None

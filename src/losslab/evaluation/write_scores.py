@@ -1,0 +1,114 @@
+"""What an evaluation leaves behind when all samples are graded: records, the page, the scores and their warnings."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from losslab.config.schema import Config, Engine, EvalConfig
+from losslab.data.prompts import render
+from losslab.evaluation import engines, sample_page, scores
+from losslab.evaluation.benchmarks import Benchmark
+from losslab.evaluation.contamination import Seen
+from losslab.evaluation.samples import Samples
+from losslab.files import read_json, read_lines, write
+
+CUT_SHARE = 20  # percent of samples cut by length above which a score misleads
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored, and how."""
+
+    config: Config
+    model: str
+    tokenizer: Any
+    protocol: dict[str, Any]
+    chosen: list[Benchmark]
+    prompts: dict[tuple[str, int], str]  # of (benchmark, problem)
+    seen: dict[str, Seen] | None  # problems that stand in the training data; None where that is not known
+    notes: list[str]  # what went wrong before the first sample and could be done without
+
+
+def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
+    """Write the records of each benchmark, which take the place of what was kept while it was sampled; return them."""
+    records = {}
+    for benchmark in subject.chosen:
+        found = None if subject.seen is None else subject.seen[benchmark.name]
+        records[benchmark.name] = [
+            {
+                "index": p.index,
+                "question": p.question,
+                "prompt": subject.prompts[benchmark.name, p.index],
+                "gold_official": p.gold_official,
+                "gold": p.gold,
+                "seen": None if found is None else [kind for kind, indices in found.items() if p.index in indices],
+                "samples": samples.of(benchmark.name, p.index),
+            }
+            for p in benchmark.problems
+        ]
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records[benchmark.name])
+        write(samples.folder / f"{benchmark.name}.jsonl", "".join(lines))
+        (samples.folder / f"{benchmark.name}.samples.jsonl").unlink(missing_ok=True)
+    return records
+
+
+def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> dict[str, Any]:
+    """Write the records, the page and the scores, in this order; returns the scores."""
+    cfg, protocol, folder = subject.config.eval, subject.protocol, samples.folder
+    records = keep(subject, samples)
+    rows = {name: scores.summary(own, cfg.samples, str(cfg.verdict)) for name, own in records.items()}
+    engine = Engine(protocol["engine"])
+    everything = _others(folder, rows, cfg) | rows
+    if "samples" not in generation:  # none was missing: what is known of an earlier call stays
+        generation = read_json(folder / "scores.json").get("generation", generation)
+    result = {
+        "model": subject.model,
+        "verdict": str(cfg.verdict),
+        "average": scores.average(everything),
+        "benchmarks": everything,
+        "engine": str(engine),
+        "engine_version": engines.version(engine),
+        "seeds": protocol["seeds"],
+        "generation": generation,
+        "warnings": [*subject.notes, *warnings(subject, rows)],
+    }
+    write(folder / "samples.html", sample_page.page(subject.model, result, records))
+    write(folder / "scores.json", json.dumps(result, indent=1))
+    return result
+
+
+def _others(folder: Path, rows: dict[str, dict[str, Any]], cfg: EvalConfig) -> dict[str, dict[str, Any]]:
+    """The scores of benchmarks that earlier calls left in the folder with as many samples."""
+    found = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        records = [] if path.stem in rows or path.name.endswith(".samples.jsonl") else list(read_lines(path))
+        if records and min(len(record["samples"]) for record in records) >= cfg.samples:
+            found[path.stem] = scores.summary(records, cfg.samples, str(cfg.verdict))
+    return found
+
+
+def warnings(subject: Subject, rows: dict[str, dict[str, Any]]) -> list[str]:
+    """What would mislead a reader of the scores."""
+    cfg, tokenizer, found = subject.config.eval, subject.tokenizer, []
+    for name, row in rows.items():
+        if row["cut_by_length"] > CUT_SHARE:
+            share, limit = row["cut_by_length"], cfg.max_new_tokens
+            found.append(f"{name}: {share:.0f}% of the samples are cut by length (max_new_tokens={limit})")
+        if row["too_long"]:
+            found.append(f"{name}: {row['too_long']} problems are longer than the model's context and are scored 0")
+        if row["timed_out"]:
+            found.append(f"{name}: grading ran out of time or memory on {row['timed_out']} samples, which are scored 0")
+        if row["seen_exact"] or row["seen_words"]:
+            rest = "" if row["unseen"] is None else f"; {row['unseen']:.1f} on the others"
+            found.append(
+                f"{name}: the training data holds the question of {row['seen_exact']} of {row['problems']} problems, "
+                f"and 13 words in a row of {row['seen_words']}{rest}"
+            )
+    if cfg.full_samples and cfg.samples < cfg.full_samples:
+        found.append(f"{cfg.samples} samples of each problem in place of the protocol's {cfg.full_samples}")
+    if tokenizer.chat_template:
+        opening = render("chat", "PROBLEM", tokenizer).split("PROBLEM")[-1]
+        if opening and not all(prompt.endswith(opening) for prompt in subject.prompts.values()):
+            found.append("the prompt does not end as the model's own chat template does")
+    return found

@@ -1,0 +1,235 @@
+"""Grades responses in killable processes, while the caller goes on generating.
+
+A verdict is cheap at the median and may never end in the tail, so every verdict runs in a process of its own kind: it
+imports sympy and Math-Verify only, takes one job at a time, and is killed and replaced when the job overruns its limit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any
+
+from losslab.files import write
+from losslab.grading import corrected, corrected_text, exact_match, official, official_text
+from losslab.progress import bar
+
+START_SECONDS = 120.0  # a cold file system can take this long over the first import of sympy
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Both verdicts on one response; a rule that ran over its time or memory says wrong, and `timed_out` is true."""
+
+    extracted: str
+    official: bool
+    corrected: bool
+    timed_out: bool
+
+
+class Grader:
+    """Grades in `workers` processes; each rule has `seconds` per answer from its start (never counted while it queues)
+    and `memory_mb` of address space (on Linux; macOS does not enforce it).
+
+    Equal (benchmark, answer, gold) are graded once. Use as a context manager: leaving it waits for what was submitted.
+    """
+
+    def __init__(self, workers: int, seconds: float = 3.0, memory_mb: int = 2048) -> None:
+        if workers < 1 or seconds <= 0 or memory_mb < 256:
+            raise ValueError("a Grader needs at least one worker, a positive time limit and at least 256 MB of memory")
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        for _ in range(workers):
+            self._idle.put(_Worker(seconds, memory_mb))
+        self._workers = workers
+        self._verdicts: dict[tuple[str, ...], Future[Verdict]] = {}
+
+    def __enter__(self) -> Grader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=kind is not None)
+        for _ in range(self._workers):
+            self._idle.get().stop()
+
+    def submit(
+        self, benchmark: str, response: str, gold: str, truth: str | None = None, exact: bool = False
+    ) -> Future[Verdict]:
+        """Returns at once with the verdict to come.
+
+        Args:
+            benchmark: name of the benchmark; unknown ones are graded by the general rules.
+            response: the whole response of the model.
+            gold: the gold answer as `official_text.gold` gives it.
+            truth: the gold answer as `corrected_text.gold` gives it, where that is known; else the gold, repaired where
+                its damage is known.
+            exact: whether the gold has a right answer in each line, for exact match, which is then both verdicts.
+        """
+        if exact:
+            extracted = exact_match.extract(response)
+            right = exact_match.equal(extracted, gold.splitlines())
+            return _known(Verdict(extracted, right, right, timed_out=False))
+        extracted = official_text.extract(response, benchmark, gold)
+        answer = corrected_text.extract(response)
+        if truth is None:
+            truth = corrected_text.repaired(benchmark, gold)
+        key = (benchmark, extracted, gold, answer, truth)
+        if key not in self._verdicts:
+            by_official = official.equal_as_text(extracted, gold)
+            by_corrected = corrected.equal_as_text(answer, truth)
+            if by_official is None or by_corrected is None:
+                self._verdicts[key] = self._threads.submit(self._grade, extracted, gold, answer, truth)
+            else:
+                self._verdicts[key] = _known(Verdict(extracted, by_official, by_corrected, timed_out=False))
+        return self._verdicts[key]
+
+    def _grade(self, extracted: str, gold: str, answer: str, truth: str) -> Verdict:
+        worker = self._idle.get()
+        try:
+            verdicts = worker.ask("official", extracted, gold), worker.ask("corrected", answer, truth)
+        finally:
+            self._idle.put(worker)
+        return Verdict(extracted, bool(verdicts[0]), bool(verdicts[1]), timed_out=None in verdicts)
+
+
+def _known(verdict: Verdict) -> Future[Verdict]:
+    done: Future[Verdict] = Future()
+    done.set_result(verdict)
+    return done
+
+
+class _Worker:
+    """One process that answers one question at a time; started at the first question, and again after each overrun."""
+
+    def __init__(self, seconds: float, memory_mb: int) -> None:
+        self.seconds, self.memory_mb = seconds, memory_mb
+        self.process: subprocess.Popen[bytes] | None = None
+        self.connection: Connection | None = None
+
+    def ask(self, rule: str, answer: str, gold: str) -> bool | None:
+        """The verdict of a rule, or None where it ran over its limits."""
+        connection = self.connection or self._start()
+        try:
+            connection.send_bytes(json.dumps([rule, answer, gold]).encode())
+            if connection.poll(self.seconds):
+                return json.loads(connection.recv_bytes())
+        except (EOFError, OSError):  # the process died of its job
+            pass
+        self.stop()
+        return None
+
+    def _start(self) -> Connection:
+        # A plain process, not one of multiprocessing: that would import the main module, and torch with it.
+        self.connection, theirs = Pipe()
+        arguments = f"{theirs.fileno()}, {self.seconds}, {self.memory_mb}"
+        command = f"from losslab.grading.graders import _serve; _serve({arguments})"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", command],
+            pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C is for the parent, which closes the connection
+        )  # fmt: skip
+        theirs.close()
+        connection = self.connection
+        try:
+            if connection.poll(START_SECONDS):
+                connection.recv_bytes()
+                return connection
+        except (EOFError, OSError):  # it died: its own message stands on stderr
+            pass
+        self.stop()
+        raise RuntimeError("a grading process did not start; is there enough memory for it?")
+
+    def stop(self) -> None:
+        if self.connection is not None and self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.connection.close()
+        self.connection = self.process = None
+
+
+def _serve(descriptor: int, seconds: float, memory_mb: int) -> None:
+    """The life of a grading process: one question after the other until the other end closes."""
+    import resource
+
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+    except (ValueError, OSError):  # macOS knows the limit and refuses it
+        pass
+    rules = {"official": official.equal, "corrected": corrected.equal}
+    corrected.equal("x+1", "1+x")  # pays for all imports and first uses
+    connection = Connection(descriptor)
+    connection.send_bytes(b"null")
+    while True:
+        try:
+            rule, answer, gold = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        # The parent kills first; the unhandled alarm is for a parent that has died.
+        signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)
+        try:
+            verdict: bool | None = rules[rule](answer, gold)
+        except MemoryError:
+            verdict = None
+        except Exception:  # an answer that breaks a rule in a new way is wrong, and stops nothing
+            verdict = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send_bytes(json.dumps(verdict).encode())
+
+
+def regrade(input: Path, output: Path, workers: int) -> None:
+    """Grades a JSONL file of {benchmark, response (or prediction), gold} rows.
+
+    The same rows come out in the same order with extracted, official, corrected and timed_out added. A column gold_raw,
+    the gold before the official clean-up, is the gold of the corrected verdict where it is there.
+
+    Raises:
+        ValueError: a row is malformed; nothing is written then.
+    """
+    rows = list(_rows(input))
+    output.parent.mkdir(parents=True, exist_ok=True)  # a bad path shows now and not after the work
+    with Grader(workers) as grader:
+        futures = [
+            grader.submit(row["benchmark"], row[_response(row)], row["gold"], row.get("gold_raw")) for row in rows
+        ]
+        different = set(futures)
+        with bar("grading", len(different), "answer") as progress:
+            for _ in as_completed(different):
+                progress.update()
+        graded = [{**row, **asdict(future.result())} for row, future in zip(rows, futures, strict=True)]
+    write(output, "".join(json.dumps(row) + "\n" for row in graded))
+    print(f"{len(graded)} responses graded: {output}", flush=True)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise ValueError(f"{path}, line {number}: this is not JSON; each line must be one JSON object") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: a row must be a JSON object")
+        for column in ("benchmark", _response(row), "gold"):
+            if not isinstance(row.get(column), str):
+                raise ValueError(f"{path}, line {number}: a row needs a text in {column!r}")
+        if not isinstance(row.get("gold_raw", ""), str):
+            raise ValueError(f"{path}, line {number}: 'gold_raw' must be a text")
+        yield row
+
+
+def _response(row: dict[str, Any]) -> str:
+    return "prediction" if "prediction" in row and "response" not in row else "response"

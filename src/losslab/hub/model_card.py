@@ -1,0 +1,162 @@
+"""A model card from a cell's record: objective, data, scores with intervals, provenance, and the hub's metadata."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from hydra.utils import get_class
+
+from losslab.config.schema import EMBEDDED, SweepConfig
+from losslab.files import named, read_json
+from losslab.records.record import Cell
+from losslab.results import table_formats, tables
+
+PRIVATE = ("machine", "tracker", "sweep", "plan", "force", "stage")  # of where it ran, and no part of what it is
+
+
+def card(cell: Cell, repo: str, licence: str) -> ModelCard:
+    """The card of a finished cell, for a repository of the hub."""
+    config, scores = public(cell), scored(cell)
+    base, data = config["model"]["path"], config["dataset"]["path"]
+    metadata = ModelCardData(
+        license=licence,
+        base_model=base if on_hub(cell, "model") else None,
+        datasets=[data] if on_hub(cell, "dataset") else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["losslab", config["names"]["loss"]],
+        model_name=repo.split("/")[-1],
+        eval_results=[result for part in scores.values() for result in results(config, part)] or None,
+    )
+    parts = [f"---\n{metadata.to_yaml()}\n---", f"# {repo.split('/')[-1]}", summary(config), objective(config)]
+    parts += [recipe(cell, config), tabled(scores), *ablations(cell), provenance(cell)]
+    return ModelCard("\n\n".join(parts) + "\n", ignore_metadata_errors=False)
+
+
+def public(cell: Cell) -> dict[str, Any]:
+    """A cell's configuration without what is of this machine: its groups, and the folders of files."""
+    config = yaml.safe_load((cell.folder / "config.yaml").read_text(encoding="utf-8"))
+    for group in (config["model"], config["dataset"], *config["benchmark"].values()):
+        group["path"] = shown(group["path"])
+    if config["eval"]["data"]:
+        config["eval"]["data"] = shown(config["eval"]["data"])
+    return {key: value for key, value in config.items() if key not in PRIVATE}
+
+
+def shown(path: str) -> str:
+    return Path(path).name if local(path) else path
+
+
+def local(path: str) -> bool:
+    """Whether a path is of this machine, now or when the record was made, and no hub id."""
+    parts = Path(path).parts
+    file = path.endswith((".jsonl", ".json", ".parquet"))
+    return Path(path).is_absolute() or path.startswith((".", "~")) or len(parts) > 2 or file or bool(named(path))
+
+
+def on_hub(cell: Cell, group: str) -> bool:
+    path = yaml.safe_load((cell.folder / "config.yaml").read_text(encoding="utf-8"))[group]["path"]
+    return path != EMBEDDED and not local(path) and not Path(path).is_dir()
+
+
+def scored(cell: Cell) -> dict[str, dict[str, Any]]:
+    """What scores.json holds, by the folder of the protocol, without the place of the model."""
+    found = {path.parent.name: read_json(path) for path in sorted(cell.folder.glob("scores/*/scores.json"))}
+    return {name: {key: value for key, value in part.items() if key != "model"} for name, part in found.items()}
+
+
+def results(config: dict[str, Any], scores: dict[str, Any]) -> Iterator[EvalResult]:
+    """The hub's own form of the scores."""
+    for name, part in scores["benchmarks"].items():
+        yield EvalResult(
+            task_type="text-generation",
+            dataset_type=config["benchmark"].get(name, {}).get("path", name),
+            dataset_name=name,
+            metric_type="accuracy",
+            metric_name=f"avg@{part['samples']}, {scores['verdict']} verdict, 95% interval {interval(part)}",
+            metric_value=round(part["score"], 2),
+        )
+
+
+def interval(part: dict[str, Any]) -> str:
+    low, high = part["interval"]
+    return f"{low:.1f} to {high:.1f}"
+
+
+def summary(config: dict[str, Any]) -> str:
+    return (
+        f"`{config['model']['path']}` trained on `{config['dataset']['path']}` with the objective "
+        f"`{config['names']['loss']}`, by losslab, which trains a model with each of several objectives and scores the "
+        "results alike."
+    )
+
+
+def objective(config: dict[str, Any]) -> str:
+    target, parameters = config["loss"]["_target_"], {k: v for k, v in config["loss"].items() if k != "_target_"}
+    try:
+        text = inspect.getdoc(get_class(target)) or ""
+    except Exception:  # a module that is not on this machine's path
+        text = f"The class {target}, which is not part of losslab."
+    values = ", ".join(f"`{key}` = {value}" for key, value in parameters.items())
+    return f"## Objective\n\n```\n{text}\n```" + (f"\n\nParameters: {values}." if values else "")
+
+
+def recipe(cell: Cell, config: dict[str, Any]) -> str:
+    data, train, optimizer, schedule = (config[key] for key in ("dataset", "train", "optimizer", "scheduler"))
+    about = read_json(cell.folder / "data.json")
+    counts = ", ".join(
+        f"{about[key]:,} {key.replace('_', ' ')}" for key in ("examples", "answer_tokens") if key in about
+    )
+    rank = config["adapter"]["rank"]
+    lines = [
+        f"- data: `{data['path']}`, split `{data['split']}`, {data['selection']} {data['rows'] or 'all'} rows"
+        + (f" ({counts})" if counts else ""),
+        f"- `{optimizer['_target_']}`, learning rate {optimizer['lr']:g}, weight decay {optimizer['weight_decay']:g}, "
+        f"{schedule['shape']} schedule with a warm-up of {schedule['warmup_ratio']:g}",
+        f"- {train['epochs']} epochs, {train['batch_size']} rows a step, {train['max_length']} tokens a row, seed "
+        f"{config['seed']}",
+        f"- {f'LoRA of rank {rank}, merged' if rank else 'all weights trained'}, {train['precision']} arithmetic",
+    ]
+    return "## Data and training\n\n" + "\n".join(lines) + "\n\n`losslab/config.yaml` has every value."
+
+
+def tabled(scores: dict[str, dict[str, Any]]) -> str:
+    if not scores:
+        return "## Scores\n\nNone yet."
+    parts = ["## Scores"]
+    for protocol, part in scores.items():
+        rows = part["benchmarks"] | ({"average": part["average"]} if "average" in part else {})
+        lines = ["| benchmark | accuracy, % | 95% interval | samples |", "|---|---:|---:|---:|"]
+        lines += [
+            f"| {n} | {row['score']:.1f} | {interval(row)} | {row.get('samples', '')} |" for n, row in rows.items()
+        ]
+        engine = f"{part.get('engine', 'unknown engine')} {part.get('engine_version', '')}".strip()
+        parts.append(f"Protocol `{protocol}`, {part['verdict']} verdict, {engine}:\n\n" + "\n".join(lines))
+        parts += [f"Warning: {warning}" for warning in part.get("warnings", [])]
+    return "\n\n".join(parts)
+
+
+def ablations(cell: Cell) -> Iterator[str]:
+    """The tables of the sweeps that the cell is in, where their records are here."""
+    for sweep in cell.state().get("sweeps", []):
+        try:
+            table = tables.build(SweepConfig(name=sweep), str(cell.folder.parent.parent))
+        except ValueError:
+            continue
+        yield table_formats.markdown(table_formats.scores(table), level=2).strip()
+
+
+def provenance(cell: Cell) -> str:
+    about = read_json(cell.folder / "environment.json")
+    changed = ", with uncommitted changes, which are not included here" if about.get("dirty") else ""
+    versions = ", ".join(f"{name} {version}" for name, version in about.get("versions", {}).items())
+    lines = [
+        f"- commit of losslab: {about.get('commit') or 'unknown'}{changed}",
+        f"- cell: `{cell.folder.name}`, identity `{cell.identity}`",
+        f"- versions: {versions or 'unknown'}",
+        f"- hardware: {', '.join(about.get('gpus', [])) or 'CPU'}",
+    ]
+    return "## Provenance\n\n" + "\n".join(lines)

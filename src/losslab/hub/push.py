@@ -1,0 +1,61 @@
+"""A cell's model on the hub: its files, its card, and what of its record goes beside them."""
+
+import shutil
+from pathlib import Path
+
+import yaml
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.utils import validate_repo_id
+
+from losslab.config.messages import first_line
+from losslab.files import write, write_json
+from losslab.hub.model_card import card, public, scored
+from losslab.records.record import Cell
+
+
+def push(cell: str, repo: str, licence: str, *, dry_run: bool, private: bool = False, revision: str = "main") -> None:
+    """Upload a trained cell in one commit; with `dry_run` write the card and print what would be uploaded.
+
+    Raises ValueError: no such cell or model, a name that the hub does not take, or a hub that refuses.
+    """
+    validate_repo_id(repo)
+    if "/" not in repo:
+        raise ValueError(f"repo={repo} names no user: write repo=USER/NAME")
+    files = stage(Path(cell).resolve(), repo, licence)
+    if not dry_run:
+        operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+        try:
+            api = HfApi()
+            api.create_repo(repo, private=private, exist_ok=True)
+            api.create_commit(
+                repo, operations, commit_message=f"{Path(cell).resolve().name} of losslab", revision=revision
+            )
+        except Exception as error:  # of many kinds: no login, no network, no right
+            raise ValueError(f"the hub does not take {repo}: {first_line(error)}") from None
+    size = sum(path.stat().st_size for path in files.values())
+    print(f"{'would upload' if dry_run else 'uploaded'} {len(files)} files, {size / 1e6:,.1f} MB, to {repo}:")
+    for name, path in files.items():
+        print(f"  {name}  {path.stat().st_size:,}")
+    print(f"card to read: {files['README.md']}")
+    print("next: the same without dry_run=true" if dry_run else f"there: https://huggingface.co/{repo}", flush=True)
+
+
+def stage(folder: Path, repo: str, licence: str) -> dict[str, Path]:
+    """The files to upload by their name there, the card and the record's written now to <cell>/hub."""
+    if not (folder / "cell.json").is_file():
+        raise ValueError(f"cell={folder} is no record of a cell: name a folder of results/cells")
+    cell = Cell.at(folder)
+    if not cell.model.is_dir():
+        raise ValueError(f"{folder.name} has no model: train it first, or name another cell")
+    own = folder / "hub"
+    shutil.rmtree(own, ignore_errors=True)  # what an earlier push left
+    write(own / "README.md", str(card(cell, repo, licence)))
+    write(own / "losslab/config.yaml", yaml.safe_dump(public(cell), sort_keys=False, allow_unicode=True))
+    for protocol, scores in scored(cell).items():
+        write_json(own / f"losslab/scores/{protocol}.json", scores)
+    written = [own / "README.md", *sorted((own / "losslab").rglob("*.*"))]
+    files = {str(path.relative_to(own)): path for path in written if path.is_file()}
+    files |= {path.name: path for path in sorted(cell.model.iterdir()) if path.is_file()}
+    if cell.metrics.exists():
+        files["losslab/metrics.jsonl"] = cell.metrics
+    return files

@@ -1,0 +1,175 @@
+"""Sweeps on SLURM: the cells that are not done become one array of jobs, with the code of this moment.
+
+A job runs the ordinary command of one cell, `python train.py <its overrides>`, in a copy of the code; submitit writes
+the batch script around it. When the cell has to leave (time limit, preemption) it does so with exit status 75, and the
+script puts the job back into the queue; when its node dies, SLURM does. What was submitted is written down in
+results/sweeps/<sweep>/<time>/submission.json.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from losslab.files import read_json, write_json
+from losslab.records import code_snapshot
+
+RECORD = "submission.json"
+OURS = {"_target_", "submitit_folder", "name", "max_num_timeout", "environment", "container", "tries"}
+OURS |= {"separate_evaluation", "setup", "additional_parameters"}
+# The batch script outlives a TERM to all of the job's processes, as from a machine that shuts down: srun kills the cell
+# then.
+SETUP = "trap asked=yes TERM"
+# Signals 10, 12 and 15 end a cell that was asked to leave before it could listen. SLURM itself has decided about a job
+# that does not run any more (cancelled, preempted). One that lives on where SLURM had given it up (a node out of reach)
+# must not requeue the one that took its place.
+TEARDOWN = f"""code=$?
+case ${{asked:-}}$code in
+    0 | yes0) ;;
+    {os.EX_TEMPFAIL} | 138 | 140 | 143 | yes*)
+        now=$(scontrol show job "$SLURM_JOB_ID")
+        case $now in
+            *JobState=RUNNING*"Restarts=${{SLURM_RESTART_COUNT:-0}} "*) scontrol requeue "$SLURM_JOB_ID" ;;
+        esac ;;
+    *) echo $code >{{folder}}/exit-${{SLURM_ARRAY_TASK_ID:-0}} ;;
+esac
+exit $code"""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one call of `submit` left in its folder."""
+
+    folder: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return read_json(self.folder / RECORD)
+
+    def exit_status(self, cell: str) -> int | None:
+        """The status other than 0 with which the job of a cell (the folder's name) ended; None where it did not."""
+        names = [Path(folder).name for folder in self.record["cells"]]
+        path = self.folder / "jobs" / f"exit-{names.index(cell)}" if cell in names else None
+        text = path.read_text().strip() if path and path.exists() else ""
+        return int(text) if text.isdigit() else None  # empty for an instant, and on a full disk
+
+    @classmethod
+    def of(cls, sweep: str, results: str) -> list["Submission"]:
+        """Those of a sweep, oldest first."""
+        return [cls(path.parent) for path in sorted(Path(results).glob(f"sweeps/{sweep}/*/{RECORD}"))]
+
+
+def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], results: Path) -> Submission:
+    """Submit cells, given as folder and overrides, as one array of jobs. ValueError when SLURM refuses."""
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    folder = _new_folder(results / "sweeps" / sweep)
+    code = code_snapshot.take(folder / "code").resolve()
+    stages = ["train", "score"] if parameters["separate_evaluation"] else [None]  # None: what the cell asks for
+    jobs: list[str] = []
+    try:
+        for stage in stages:
+            after = {"dependency": f"aftercorr:{jobs[-1]}", "kill_on_invalid_dep": "yes"} if jobs else {}
+            nodes = 1 if stage == "score" else parameters["nodes"]
+            executor = _executor(folder / "jobs", code, sweep, parameters | {"nodes": nodes}, after)
+            commands = [_command(code, own, stage) for own in cells.values()]
+            submitted = executor.map_array(_become, [str(Path(cell) / "logs") for cell in cells], commands)
+            jobs.append(submitted[0].job_id.split("_")[0])
+    except (FailedJobError, FailedSubmissionError, RuntimeError) as error:
+        raise ValueError(f"SLURM did not take the sweep: {' '.join(str(error).split())}") from None
+    record = {"sweep": sweep, "jobs": jobs, "submitted": datetime.now(UTC).isoformat(timespec="seconds")}
+    write_json(folder / RECORD, record | {"cells": cells, "launcher": parameters, "results": str(results)})
+    at_once = min(len(cells), parameters["array_parallelism"])
+    print(
+        f"{sweep}: {len(cells)} cells submitted as job {' and '.join(jobs)}, {at_once} at a time\n"
+        f"follow: python status.py {sweep} watch=true\nrecord: {folder}",
+        flush=True,
+    )
+    return Submission(folder)
+
+
+def cancel(sweep: str, results: str) -> int:
+    """Cancel all jobs of a sweep, waiting and running; returns how many there were."""
+    jobs = [job for submission in Submission.of(sweep, results) for job in submission.record["jobs"]]
+    if not jobs:
+        raise ValueError(f"the sweep {sweep} was not submitted to SLURM from {results}: there is nothing to cancel")
+    mine = _slurm("squeue", "--noheader", "--array", "--me", f"--name={job_name(sweep)}", "--format=%A %F %i")
+    found = [line.split()[2] for line in mine.splitlines() if line.split()[1] in jobs]
+    for submission in Submission.of(sweep, results):  # before: what a cancelled job leaves is read in its light
+        write_json(submission.folder / RECORD, submission.record | {"cancelled": datetime.now(UTC).isoformat()})
+    if found:
+        _slurm("scancel", *found)
+    return len(found)
+
+
+def job_name(sweep: str) -> str:
+    return f"losslab-{sweep}"
+
+
+def _slurm(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise ValueError(f"there is no {command[0]} here: run this where SLURM is") from None
+    except subprocess.CalledProcessError as error:
+        raise ValueError(f"{command[0]} failed: {' '.join(error.stderr.split())}") from None
+    return done.stdout
+
+
+def _new_folder(parent: Path) -> Path:
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for suffix in ("", *(f".{number}" for number in range(1, 100))):
+        try:
+            (parent / f"{stamp}{suffix}" / "jobs").mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return parent / f"{stamp}{suffix}"
+    raise AssertionError(f"a hundred submissions of {parent.name} in one second")
+
+
+def _command(code: Path, overrides: list[str], stage: str | None) -> list[str]:
+    half = [f"stage={stage}"] if stage else []
+    return [sys.executable, str(code / "train.py"), *overrides, "hydra.mode=RUN", *half]
+
+
+def _executor(folder: Path, code: Path, sweep: str, parameters: dict[str, Any], after: dict[str, str]) -> Any:
+    import submitit
+
+    python = shlex.quote(sys.executable)
+    container = f"{parameters['container']} " if parameters["container"] else ""
+    executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_python=f"{container}{python}")
+    path = f"export PYTHONPATH={shlex.quote(str(code / 'src'))}${{PYTHONPATH:+:$PYTHONPATH}}"
+    variables = {"PYTHONSAFEPATH": "1", "LOSSLAB_TRIES": parameters["tries"], **parameters["environment"]}
+    if parameters["cpus_per_task"]:
+        variables["SRUN_CPUS_PER_TASK"] = parameters["cpus_per_task"]  # since 22.05 srun does not take it from sbatch
+    exports = [path, *(f"export {name}={shlex.quote(str(value))}" for name, value in variables.items())]
+    chosen = {key: value for key, value in parameters.items() if key not in OURS and value is not None}
+    chosen |= {
+        "setup": [SETUP, *(parameters["setup"] or []), *exports],
+        "teardown": [TEARDOWN.replace("{folder}", shlex.quote(str(folder.resolve())))],
+        "additional_parameters": {"requeue": True, **after, **parameters["additional_parameters"]},
+    }
+    general = {"timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "stderr_to_stdout"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        executor.update_parameters(
+            name=job_name(sweep), **{key if key in general else f"slurm_{key}": value for key, value in chosen.items()}
+        )
+    return executor
+
+
+def _become(logs: str, command: list[str]) -> None:
+    """In the job: write to the cell's logs from here on, and turn into the cell's command."""
+    node = os.environ["SLURM_NODEID"]
+    path = Path(logs) / ("main.txt" if node == "0" else f"node-{node}.txt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    os.execv(command[0], command)

@@ -1,0 +1,1 @@
+"""A causal language model from its checkpoint to the loss of a micro-batch."""

@@ -1,0 +1,136 @@
+"""What is on disk or on the hub: tokenizer, architecture and weights of a model, loaded or refused in one sentence."""
+
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from accelerate import init_empty_weights
+from huggingface_hub import snapshot_download
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from losslab.config.messages import first_line
+from losslab.config.schema import EMBEDDED, ModelConfig
+from losslab.data import toy_task
+from losslab.data.hub_datasets import check_model
+from losslab.data.prompts import check_tokenizer
+from losslab.distributed.load_state import load_state
+from losslab.distributed.process_group import waiting
+from losslab.models import attention
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub id or folder, or the embedded one. Raises ValueError when there is none."""
+    if model.path == EMBEDDED:
+        return toy_task.tokenizer()
+    check_model(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except Exception as error:
+        raise ValueError(f"no tokenizer can be loaded from model.path={model.path}: {first_line(error)}") from error
+    check_tokenizer(tokenizer, model.path)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {model.path} has no EOS token, so no answer could ever end: set one")
+    return tokenizer
+
+
+def load_config(model: ModelConfig) -> PretrainedConfig:
+    """The architecture, without weights. Raises ValueError when it cannot be had."""
+    if model.path == EMBEDDED:
+        return toy_task.model_config()
+    check_model(model)
+    try:
+        return AutoConfig.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except Exception as error:
+        raise ValueError(f"the model model.path={model.path} cannot be loaded: {first_line(error)}") from error
+
+
+def load_model(model: ModelConfig, attention_name: str = attention.NAME) -> PreTrainedModel:
+    """The model in float32 on the CPU; the embedded one with random weights. ValueError when it cannot be loaded."""
+    if model.path == EMBEDDED:
+        return AutoModelForCausalLM.from_config(
+            load_config(model), dtype=torch.float32, attn_implementation=attention_name
+        )
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            model.path,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation=attention_name,
+        )
+    except Exception as error:
+        raise ValueError(f"the model model.path={model.path} cannot be loaded: {first_line(error)}") from error
+
+
+def structure(model: ModelConfig) -> PreTrainedModel:
+    """The model without its weights: their names and shapes on the meta device, and the buffers that it computes."""
+    with init_empty_weights(include_buffers=False):
+        empty = AutoModelForCausalLM.from_config(
+            load_config(model),
+            dtype=torch.float32,
+            attn_implementation=attention.NAME,
+            trust_remote_code=model.trust_remote_code,
+        )
+    if model.path == EMBEDDED:
+        return empty
+    try:  # its stop tokens are exported too
+        empty.generation_config = GenerationConfig.from_pretrained(model.path, revision=model.revision or "main")
+    except OSError:  # not every checkpoint has one
+        pass
+    return empty
+
+
+def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
+    """Give a sharded model its weights, in place; `names` maps those of its parameters to the checkpoint's.
+
+    Every rank reads its own shards. Where the files cannot be read so (names that transformers translates), rank 0
+    reads the model and hands it out, so that a node never holds it once per rank. Called on every rank.
+    """
+    targets = {names[name]: value for name, value in sharded.state_dict().items() if name in names}
+    folder = _safetensors(model)
+    if folder is not None:
+        reader = dcp.HuggingFaceStorageReader(str(folder))
+        if set(targets) <= set(reader.read_metadata().state_dict_metadata):
+            try:
+                load_state(targets, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+            except RuntimeError as error:
+                raise ValueError(f"the model model.path={model.path} cannot be loaded: {error}") from error
+            return
+    with waiting():  # for what may be a download
+        whole = load_model(model).state_dict() if dist.get_rank() == 0 else {}
+    mine = {name: whole[theirs] for name, theirs in names.items() if theirs in whole}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+    set_model_state_dict(sharded, mine, options=options)
+
+
+def _safetensors(model: ModelConfig) -> Path | None:
+    """The folder of a model's safetensors files, downloaded once per node; None where it has none."""
+    if model.path == EMBEDDED:
+        return None
+    folder = Path(model.path)
+    if not folder.is_dir():
+        wanted = ["*.safetensors", "*.json"]
+        with waiting():
+            if os.environ["LOCAL_RANK"] == "0":
+                snapshot_download(model.path, revision=model.revision, allow_patterns=wanted)
+        folder = Path(
+            snapshot_download(model.path, revision=model.revision, allow_patterns=wanted, local_files_only=True)
+        )
+    return folder if any(folder.glob("*.safetensors")) else None

@@ -1,0 +1,154 @@
+"""The model under training: load, lay out, run to a loss, export."""
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from losslab.config.schema import AdapterConfig, Config, Precision
+from losslab.data.batches import Batch
+from losslab.files import appear
+from losslab.models import layout, lora
+from losslab.models.fused_loss import Head, HeadOutput, objective_loss, target_logprobs
+from losslab.models.loading import fill, load_config, load_model, structure
+from losslab.objectives import Context, Objective
+
+
+class Policy(nn.Module):
+    """A causal language model whose forward goes from a micro-batch to an objective's loss, never to full logits.
+
+    The whole computation is one forward, so that FSDP gathers the output weight (the embedding, when tied) once.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, precision: Precision, published: torch.dtype, adapters: AdapterConfig
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.precision = precision
+        self.published = published  # the dtype of the weights on disk, in which they are exported too
+        self.adapters = adapters
+        self.frozen: PreTrainedModel | None = None  # for objectives that need its distribution
+
+    def forward(self, batch: Batch, objective: Objective | None, context: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fields of `HeadOutput`, or only logp (N,) without an objective. `context` adds to `Context`."""
+        reference = None
+        if objective is not None and "reference_distribution" in objective.needs:
+            reference = self.reference(batch)
+        hidden, head = self.hidden(self.model, batch), output_layer(self.model)
+        if objective is None:
+            return {"logp": target_logprobs(hidden, head, batch.targets)}
+        full = Context(sequence=batch.sequence, sequences=len(batch.packing.lengths), **context)
+        result: HeadOutput = objective_loss(objective, hidden, head, batch.targets, full, reference=reference)
+        return vars(result)  # a dict, since FSDP looks for the tensors of an output in containers that it knows
+
+    @torch.no_grad()
+    def reference(self, batch: Batch) -> tuple[Tensor, Head]:
+        """Hidden states and head of the model before training: a frozen copy, or this one without its adapters."""
+        model = self.frozen or self.model
+        with lora.switched_off(model) if self.adapters.rank else nullcontext():
+            return self.hidden(model, batch), output_layer(model)
+
+    def hidden(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """(N, D) last hidden states at the positions that predict an answer token."""
+        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.precision == Precision.bf16):
+            states = model.base_model(
+                input_ids=batch.tokens, position_ids=batch.positions, packing=batch.packing, use_cache=False
+            ).last_hidden_state
+        states = states[0, batch.predictors]
+        return states.bfloat16() if self.precision == Precision.bf16 else states
+
+
+def output_layer(model: PreTrainedModel) -> Head:
+    """The output layer with what a few families do to its logits."""
+    layer, config = model.get_output_embeddings(), model.config
+    scale = getattr(config, "logit_scale", None) or 1.0 / getattr(config, "logits_scaling", 1.0)
+    return Head(layer.weight, layer.bias, getattr(config, "final_logit_softcapping", None), scale)
+
+
+def build(config: Config, device: torch.device, reference: bool) -> Policy:
+    """The policy on this rank, laid out over all of them; `reference` adds a frozen copy where adapters make none.
+
+    It is in evaluation mode: with dropout the probability that weighs a token would be that of another policy, and what
+    is computed twice would not be the same. Called on every rank.
+    """
+    model, precision, adapters = config.model, config.train.precision, config.adapter
+    published = load_config(model).dtype or torch.float32
+    assert isinstance(published, torch.dtype)
+    spread = layout.sharded(device)
+    load = structure if spread else load_model
+    # What is frozen needs no master weights.
+    held = precision if adapters.rank else config.train.weights
+    policy = Policy(load(model), precision, published, adapters)
+    for parameter in policy.parameters():  # but no buffer: rotary frequencies need float32
+        parameter.data = parameter.data.to(torch.bfloat16 if held == Precision.bf16 else torch.float32)
+    if adapters.rank:
+        lora.insert(policy.model, adapters)
+    elif reference:
+        policy.frozen = load(model)
+        for parameter in policy.frozen.requires_grad_(False).parameters():
+            parameter.data = parameter.data.to(torch.bfloat16 if precision == Precision.bf16 else torch.float32)
+    parts = [part for part in (policy.model, policy.frozen) if part is not None]
+    stacks = [cast(nn.ModuleList, part.base_model.layers) for part in parts]
+    first: dict[str, Any] = lora.initial(policy.model, config.seed)
+    layout.lay_out(policy, stacks, config.machine, precision, device)
+    if spread:
+        computed = {name: buffer.clone() for name, buffer in policy.named_buffers()}  # as the rotary frequencies
+        policy.to_empty(device="cpu" if config.machine.cpu_offload else device)
+        for name, buffer in policy.named_buffers():
+            buffer.data = computed[name].to(device)
+        for part in parts:
+            part.tie_weights()
+            fill(part, {name: name.replace(lora.BASE, "") for name in own_names(part)}, model)
+    if adapters.rank:
+        set_model_state_dict(policy.model, first, options=StateDictOptions(full_state_dict=True, strict=False))
+    return policy.eval()
+
+
+def own_names(model: PreTrainedModel) -> list[str]:
+    """Names of the weights that a checkpoint of the model holds: a tied one once, adapters not at all."""
+    tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
+    return [name for name in model.state_dict() if ".lora_" not in name and name not in tied]
+
+
+def gradient_norm(policy: Policy) -> Tensor:
+    """Global L2 norm of the accumulated gradients, () float32, the same on every rank."""
+    gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the model in Hugging Face format, adapters merged, in the dtype it was published in, with its tokenizer.
+
+    The folder appears whole. Called on every rank.
+    """
+    model = policy.model
+    state: dict[str, Any] = get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    if dist.get_rank() == 0:
+        temporary = folder.with_name(f".{folder.name}.writing")
+        shutil.rmtree(temporary, ignore_errors=True)
+        if policy.adapters.rank:
+            state = lora.merged(state, policy.adapters)
+        names = {name.replace(lora.BASE, "") for name in own_names(model)}
+        weights = {name: value.to(policy.published) for name, value in state.items() if name in names}
+        try:
+            model.save_pretrained(temporary, state_dict=weights)
+            model.config.dtype = policy.published  # save_pretrained put down that of the masters
+            model.config.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        except Exception:
+            shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
+            raise
+        appear(temporary, folder)
+    dist.barrier()

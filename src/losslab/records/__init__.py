@@ -1,0 +1,1 @@
+"""The folder of a cell: its name, its contents, its lock."""

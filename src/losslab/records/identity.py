@@ -1,0 +1,84 @@
+"""What makes a cell another cell, and samples other samples: hashes of the science of a configuration."""
+
+import hashlib
+import inspect
+import json
+import textwrap
+from dataclasses import asdict
+from typing import Any
+
+from hydra.utils import instantiate
+
+from losslab.composition.checks import objective_class
+from losslab.config.schema import BASE, Config
+from losslab.files import content, syntax
+from losslab.objectives.online import Online
+
+
+def identity(config: Config) -> str:
+    """SHA-256 (hex) of what decides a trained model: its recipe and its seed."""
+    return _sha256(_science(config) | {"seed": config.seed})
+
+
+def recipe(config: Config) -> str:
+    """SHA-256 (hex) of what is alike for all seeds: model, data, objective, optimizer, schedule and training.
+
+    Settings of machine, tracker and evaluation are left out, and so are values equal to the schema's defaults, so
+    that a new option does not change the identity of finished cells. Local files count by content, not by name, and
+    the objective by its parameters and code, comments and layout apart.
+    """
+    return _sha256(_science(config))
+
+
+def _science(config: Config) -> dict[str, Any]:
+    defaults = asdict(Config())
+    groups = ["model"] if config.names.loss == BASE else ["model", "dataset", "optimizer", "scheduler", "train"]
+    science: dict[str, Any] = {}
+    for group in groups:
+        science[group] = _changed(asdict(getattr(config, group)), defaults[group])
+    if config.names.loss != BASE and (adapter := _changed(asdict(config.adapter), defaults["adapter"])):
+        science["adapter"] = adapter
+    online = config.names.loss != BASE and issubclass(objective_class(config), Online)
+    for key in ("eval_prompt", "learning_rate", "architecture", "trust_remote_code"):
+        science["model"].pop(key, None)
+    if not online:  # whose answers end there
+        science["model"].pop("stop", None)
+    for key in ("source",) if online else ("gold_column", "source"):  # of sampling; what came of it is in a file
+        science.get("dataset", {}).pop(key, None)
+    for group in {"model", "dataset"} & set(groups):
+        science[group]["path"] = content(science[group]["path"])
+    if config.names.loss != BASE:
+        cls = objective_class(config)
+        values = asdict(instantiate(config.loss))
+        science["loss"] = [cls.__qualname__, _code(cls)]
+        science["loss"].append({key: float(v) if type(v) is int else v for key, v in values.items()})  # 2 is 2.0
+    return science
+
+
+def protocol(config: Config) -> str:
+    """SHA-256 (hex) of what decides the samples of a given model on a given benchmark, alike for all seeds of a study.
+
+    How many samples, and which verdict counts, is not part of it: both can be had from the same samples.
+    """
+    science = asdict(config.eval)
+    for key in ("samples", "full_samples", "verdict"):
+        science.pop(key)
+    science["seed"] = 0 if science["seed"] is None else f"fixed {science['seed']}"
+    science["data"] = content(science["data"]) if science["data"] else None
+    return _sha256([science, config.model.eval_prompt, config.model.stop])
+
+
+def _code(cls: type) -> str:
+    """The code of a class; empty where its source cannot be had."""
+    try:
+        return syntax(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError):
+        return ""
+
+
+def _changed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value != defaults.get(key)}
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

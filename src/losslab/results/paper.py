@@ -1,0 +1,159 @@
+"""The paper's figures beside ours: how far they are apart, and what does not add up in the paper itself."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import yaml
+
+from losslab.config.paths import EXPERIMENTS
+from losslab.config.schema import Config
+from losslab.files import read_json
+from losslab.results.learning_curves import AVERAGE
+from losslab.results.load_records import Entry
+from losslab.results.tables import Row, Table
+from losslab.statistics.estimate import Estimate
+
+NAMES = ["table", "model", "method", "setting"]  # of a row; the other columns are figures
+SAMPLING = ("temperature", "top_p", "max_new_tokens")  # these and samples and verdict make a score another measure
+ROUNDING = 0.01  # of a mean of figures that are rounded to 0.01, and of the mean itself
+COARSE_ROUNDING = 0.06  # of a figure whose sixteen accuracies were rounded to 0.1 before
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A row of one of the paper's tables, in percent."""
+
+    table: str
+    model: str
+    method: str
+    setting: str  # rows of one model, method and setting are one run, in whatever table they stand
+    values: dict[str, float]  # of the benchmarks that it has, and AVERAGE where that is printed
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of the paper and ours of the same cell."""
+
+    paper: float
+    ours: Estimate | None
+
+    @property
+    def value(self) -> float | None:
+        """Ours minus the paper's, in points."""
+        return None if self.ours is None else self.ours.mean - self.paper
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the paper's figure lies inside our interval; None where we have none."""
+        return None if self.ours is None else self.ours.holds(self.paper)
+
+
+@dataclass(frozen=True)
+class Slip:
+    """What does not add up in a row of the paper."""
+
+    row: Printed
+    column: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    source: str  # the table in experiments/paper.csv
+    rows: list[tuple[Row, dict[str, Difference]]]  # of those rows that the paper has, by column
+    slips: list[Slip]  # of these rows
+
+    def note(self, row: Row, column: str) -> int | None:
+        """The number, from 1, of the footnote at a figure of the paper."""
+        for number, slip in enumerate(self.slips, start=1):
+            if (slip.row.model, slip.row.method, slip.column) == (row.names["model"], row.name, column):
+                return number
+        return None
+
+
+@cache
+def printed() -> list[Printed]:
+    """All rows of experiments/paper.csv."""
+    with (EXPERIMENTS / "paper.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    rows = []
+    for line in lines:
+        table, model, method, setting = (line.pop(name) for name in NAMES)
+        figures = {column: float(value) for column, value in line.items() if value}
+        rows.append(Printed(table, model, method, setting, figures))
+    return rows
+
+
+def compare(table: Table) -> Comparison | None:
+    """A table beside the paper's, row by row on model and method; None where the paper has none.
+
+    Only what the sweep's file declares is compared, and only scores of the protocol that it declares, with nothing of
+    it changed by who ran it. ValueError for a table that experiments/paper.csv lacks.
+    """
+    if table.sweep.paper is None:
+        return None
+    known = {(row.model, row.method): row for row in printed() if row.table == table.sweep.paper}
+    if not known:
+        raise ValueError(f"sweep.paper={table.sweep.paper} is no table of experiments/paper.csv: check it")
+    measures = [
+        {"eval": config.names.eval} | {key: getattr(config.eval, key) for key in (*SAMPLING, "samples", "verdict")}
+        for config in table.grid
+    ]
+    wanted = [row for row in table.rows if row.declared and (row.names["model"], row.name) in known]
+    as_declared = [row for row in wanted if all(measure(entry) in measures for entry in row.scored)]
+    rows, chosen = [], []
+    for row in wanted:
+        if row in as_declared:
+            ours = row
+        elif any(row.config == other.config for other in as_declared):
+            continue
+        else:  # it is still to be measured so
+            ours = replace(row, entries=[])
+        theirs = known[row.names["model"], row.name]
+        columns = [column for column in table.columns if column in theirs.values]
+        rows.append((row, {column: Difference(theirs.values[column], ours.value(column)) for column in columns}))
+        chosen.append(theirs)
+    found = [slip for i, one in enumerate(chosen) if one not in chosen[:i] for slip in slips(one, table.grid)]
+    return Comparison(table.sweep.paper, rows, found)
+
+
+def measure(entry: Entry) -> dict[str, Any]:
+    """What the scores of a cell are of: settings of the evaluation, and the fewest samples that a benchmark has."""
+    assert entry.protocol, "not scored"
+    folder = entry.folder / "scores" / entry.protocol
+    protocol = yaml.safe_load((folder / "protocol.yaml").read_text(encoding="utf-8"))
+    scores = read_json(folder / "scores.json")
+    samples = min(part["samples"] for part in scores["benchmarks"].values())
+    own = {"eval": entry.protocol.rpartition("-")[0], "samples": samples, "verdict": scores["verdict"]}
+    return own | {key: protocol[key] for key in SAMPLING}
+
+
+def slips(row: Printed, grid: list[Config]) -> Iterator[Slip]:
+    """What does not add up in a row: its average, a figure that no run can have, another print of the same run.
+
+    Args:
+        row: of the paper.
+        grid: what the sweep declares, for the number of problems and of samples.
+    """
+    parts = [value for column, value in row.values.items() if column != AVERAGE]
+    mean = sum(parts) / len(parts)
+    if abs(row.values.get(AVERAGE, mean) - mean) > ROUNDING:
+        text = f"the paper prints an average of {row.values[AVERAGE]:.2f}; the mean of its row is {mean:.2f}"
+        yield Slip(row, AVERAGE, text)
+    benchmarks = grid[0].benchmark if grid else {}
+    for column, value in row.values.items():
+        if column in benchmarks and (problems := benchmarks[column].rows):
+            step = 100 / (problems * grid[0].eval.samples)
+            if abs(value - round(value / step) * step) > COARSE_ROUNDING:
+                near = " or ".join(f"{int(value / step + i) * step:.2f}" for i in (0, 1))
+                about = f"{grid[0].eval.samples} samples of {problems} problems"
+                yield Slip(row, column, f"the paper prints {value:.2f}, which {about} cannot give: {near} can")
+    for other in printed():
+        same = (other.model, other.method, other.setting) == (row.model, row.method, row.setting)
+        if same and other.values != row.values and other.table < row.table:
+            text = f"{other.table} of the paper prints an average of {other.values[AVERAGE]:.2f} for the same run"
+            yield Slip(row, AVERAGE, text)
+            break

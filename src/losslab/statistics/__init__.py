@@ -1,0 +1,1 @@
+"""Means and differences with their intervals."""

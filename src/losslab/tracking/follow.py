@@ -1,0 +1,193 @@
+"""Trackers beside the run, never in its way.
+
+The run writes records; a process of its own reads them and shows them, while they grow, where `tracker=` says. Should
+it fail or hang, the run does not notice, and `python -m losslab.tracking.follow CELL/tracker.json </dev/null` shows the
+records again.
+"""
+
+import netrc
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from losslab.config.schema import BASE, Config, SweepConfig, TrackerConfig, TrackerMode, TrackerName
+from losslab.files import lock, read_json, write_json
+from losslab.records.record import Cell
+
+PATIENCE_SECONDS = 60.0  # that a finished cell waits for its tracker
+POLL_SECONDS = 2.0
+
+
+@contextmanager
+def follow(config: Config, cell: Cell) -> Iterator[None]:
+    """Show the cell in the tracker while the block runs, and how it ended after it."""
+    if resolve(config.tracker) == TrackerMode.disabled:
+        yield
+        return
+    arguments = [sys.executable, "-P", "-m", "losslab.tracking.follow", str(cell.folder / "tracker.json")]
+    try:
+        write_json(cell.folder / "tracker.json", order(config, cell))
+        with (cell.folder / "tracker.log").open("a") as log:
+            process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+    except OSError as error:
+        print(f"the tracker does not start: {error}", flush=True)
+        yield
+        return
+    patience = 1.0  # a run that has to leave does not wait
+    try:
+        yield
+        patience = PATIENCE_SECONDS
+    finally:
+        try:
+            process.communicate(timeout=patience)  # closes its standard input, the sign that all is written
+            outcome = "failed" if process.returncode else ""
+        except subprocess.TimeoutExpired:
+            process.kill()
+            outcome = "did not finish"
+        if outcome:
+            print(f"the tracker {outcome}, the records are complete: see {cell.folder / 'tracker.log'}", flush=True)
+
+
+def resolve(tracker: TrackerConfig) -> TrackerMode:
+    """Where a tracker's runs go: W&B's `auto` is online where there is a login, and offline elsewhere."""
+    if tracker.name == TrackerName.none:
+        return TrackerMode.disabled
+    if tracker.name == TrackerName.tensorboard:
+        return TrackerMode.offline
+    if tracker.mode != TrackerMode.auto:
+        return tracker.mode
+    if (wanted := os.environ.get("WANDB_MODE")) in ("online", "offline", "disabled"):
+        return TrackerMode(wanted)
+    try:
+        known = netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        known = False
+    return TrackerMode.online if known or os.environ.get("WANDB_API_KEY") else TrackerMode.offline
+
+
+def hint(config: Config) -> str:
+    """How to see what was kept in files; empty where there is nothing to say."""
+    results, name = config.machine.results, config.sweep.name
+    if resolve(config.tracker) != TrackerMode.offline:
+        return ""
+    if config.tracker.name == TrackerName.tensorboard:
+        return f"curves:  tensorboard --logdir {results}"
+    places = " ".join(f"{results}/{part}/wandb/offline-run-*" for part in ("cells/*", f"tables/{name}"))
+    return f"W&B:     offline; to upload it: wandb sync {places}"
+
+
+def order(config: Config, cell: Cell) -> dict[str, Any]:
+    """What the process beside the run is asked to do, as JSON.
+
+    A run is known by the life of its cell, which `force` ends, and by the protocol of its scores; the table of a sweep
+    by its folder.
+    """
+    scores, names, results = cell.scores(config), config.names, Path(config.machine.results)
+    benchmarks = list(config.benchmark)
+    table = results / "tables" / config.sweep.name
+    common = {
+        "group": config.sweep.name,
+        "project": config.tracker.project,
+        "entity": config.tracker.entity,
+        "mode": str(resolve(config.tracker)),
+    }
+    life = read_json(cell.folder / "tracker.json").get("life") or secrets.token_hex(4)
+    own = {
+        "folder": str(cell.folder),
+        "part": scores.name,
+        "id": f"{cell.identity[:8]}-{life}-{scores.name.rsplit('-', 1)[-1]}",
+        "name": cell.folder.name,
+        "job_type": "eval" if names.loss == BASE else "train",
+        "tags": list(dict.fromkeys(filter(None, [config.sweep.name, *asdict(names).values()]))),
+        "config": asdict(config),
+        "scores": [f"scores/{name}" for name in [*benchmarks, "average"]],
+    }
+    of_sweep = {
+        "folder": str(table),
+        "part": "table",
+        "name": f"table of {config.sweep.name}",
+        "job_type": "table",
+        "tags": [config.sweep.name],
+        "config": {},
+        "scores": [],
+    }
+    return {
+        "tracker": str(config.tracker.name),
+        "life": life,
+        "scores": str(scores),
+        "benchmarks": benchmarks,
+        "checkpoints": config.tracker.checkpoints,
+        "sweep": asdict(config.sweep),
+        "results": str(results),
+        "cell": common | own,
+        "table": common | of_sweep,
+    }
+
+
+def report(order: dict[str, Any], finished: Callable[[], bool]) -> None:
+    """Show what the records of a cell hold, as it appears, until `finished()`; then what it came to."""
+    from losslab.tracking import About, content, start
+
+    cell, scores = Cell.at(Path(order["cell"]["folder"])), Path(order["scores"])
+    tracker = start(TrackerName(order["tracker"]), About(**order["cell"]))
+    after = tracker.after
+    while True:
+        last = finished()  # asked before the records are read, so that nothing is written after the last reading
+        for entry in content.entries(cell, scores, order["benchmarks"], after):
+            tracker.log(entry)
+            after = entry.number
+        if last:
+            break
+        time.sleep(POLL_SECONDS)
+    summary = content.summary(cell, scores)
+    if order["checkpoints"] and cell.model.exists():
+        tracker.checkpoint(cell.model, cell.state()["names"] | summary)
+    tracker.finish(summary)
+
+
+def report_table(order: dict[str, Any]) -> None:
+    """Show the table of the cell's sweep as it is now, in a run of its own that stays the same."""
+    from losslab.results import tables
+    from losslab.tracking import About, Entry, content, start
+
+    folder = Path(order["table"]["folder"])
+    with lock(Path(order["results"]) / "cache" / "trackers" / folder.name, quiet=True):
+        run = read_json(folder / "tracker.json").get("id") or f"table-{secrets.token_hex(8)}"
+        write_json(folder / "tracker.json", {"id": run})
+        table = tables.build(SweepConfig(**order["sweep"]), order["results"])
+        tracker = start(TrackerName(order["tracker"]), About(id=run, **order["table"]))
+        number = tracker.after + 1
+        tracker.log(Entry(number, number, tables={"table": content.ablation(table)}))
+        cells = [entry for row in table.rows for entry in row.entries]
+        scored = sum(bool(entry.scores) for entry in cells)
+        tracker.finish({"question": table.question, "cells": len(cells), "scored": scored})
+
+
+def main() -> None:
+    """Follow the cell that a file describes, until standard input is closed."""
+    import threading
+
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    if path is None or not path.is_file():
+        sys.exit("error: name a file that is there: python -m losslab.tracking.follow CELL/tracker.json </dev/null")
+    order = read_json(path)
+    closed = threading.Event()
+
+    def wait() -> None:
+        sys.stdin.read()
+        closed.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    report(order, closed.is_set)
+    report_table(order)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Weights & Biases (wandb.ai), online or into files that `wandb sync` uploads later."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import wandb
+
+from losslab.tracking import About, Entry
+
+LONGEST_TAG = 64  # characters
+LAST = "last_entry.txt"  # in the folder of a run: the number of the last entry that it holds
+
+
+class WeightsAndBiases:
+    """A run of W&B; charts have the training step as their axis, the number of an entry is W&B's own step.
+
+    Online, a run goes on where the server has it. Offline, `wandb sync` appends what a folder holds to the run of its
+    id, whatever the run has. So a run that was not uploaded yet is told whole once more, in place of the folders of its
+    earlier attempts, and one that was goes on in another folder with what is new.
+    """
+
+    def __init__(self, about: About) -> None:
+        earlier = list(Path(about.folder).glob(f"wandb/*run-*-{about.id}"))
+        sent = [folder for folder in earlier if folder.name.startswith("run-") or any(folder.glob("*.synced"))]
+        self.run = wandb.init(
+            project=about.project,
+            entity=about.entity,
+            mode="online" if about.mode == "online" else "offline",
+            id=about.id,
+            name=about.name,
+            group=about.group,
+            job_type=about.job_type,
+            tags=[tag[:LONGEST_TAG] for tag in about.tags],
+            config=about.config,
+            dir=about.folder,
+            resume="allow" if about.mode == "online" else None,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        for folder in set(earlier) - set(sent):
+            shutil.rmtree(folder)
+        self.last = Path(self.run.settings.sync_dir) / LAST
+        known = [int((folder / LAST).read_text() or -1) for folder in sent if (folder / LAST).exists()]
+        self.after = self.run.step - 1 if about.mode == "online" else max(known, default=-1)
+        self.run.define_metric("train/step", summary="max")
+        for names in ("train/*", "scores/*", "probabilities/*"):
+            self.run.define_metric(names, step_metric="train/step")
+
+    def log(self, entry: Entry) -> None:
+        shown: dict[str, Any] = {**entry.values, "train/step": entry.step}
+        for name, (counts, edges) in entry.histograms.items():
+            shown[name] = wandb.Histogram(np_histogram=(np.array(counts), np.array(edges)))
+        for name, table in entry.tables.items():
+            shown[name] = wandb.Table(columns=[*table.columns], data=table.rows)
+        self.run.log(shown, step=entry.number, commit=True)
+        self.last.write_text(str(entry.number))
+
+    def checkpoint(self, folder: Path, about: dict[str, Any]) -> None:
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", self.run.name or ""), type="model", metadata=about)
+        artifact.add_dir(str(folder), policy="immutable", skip_cache=True)  # no copy: the cell's folder stays
+        self.run.log_artifact(artifact)
+
+    def finish(self, told: dict[str, Any]) -> None:
+        self.run.summary.update(told)
+        self.run.finish()

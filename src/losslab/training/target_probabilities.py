@@ -1,0 +1,106 @@
+"""How probable a model finds the answers that it is trained on, before and after: the numbers of the paper's Figure 2.
+
+A cell's base and its finished model are measured alike: two checkpoints under the workers of training and its head, on
+the same examples. What is found for a checkpoint is kept, so that a sweep measures each base once.
+"""
+
+import hashlib
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from transformers import PreTrainedTokenizerBase
+
+from losslab.config.schema import AdapterConfig, Config, ModelConfig
+from losslab.data.examples import Examples, prepare
+from losslab.data.probability_bins import EDGES
+from losslab.distributed.launch import launch
+from losslab.distributed.process_group import agree, main_process
+from losslab.files import content, lock, read_json, write_json
+from losslab.models.loading import load_tokenizer
+from losslab.models.policy import build
+from losslab.training.loop import start
+from losslab.training.reference_logps import answer_logp
+
+FREQUENT = 20  # tokens that are named for each end
+SEED = 0  # of the choice of examples, the same for all cells, so that they can be compared
+
+
+def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
+    """Where a model's probabilities of the answer tokens of a cell's training set lie; `base` is what tokenises them.
+
+    {edges, counts, tokens, lowest, highest}: `counts[i]` of the tokens lie in [edges[i], edges[i + 1]), the last bin
+    closed; `lowest` and `highest` are the most frequent tokens of the two end bins, as [text, count]. Over
+    `machine.probabilities` examples. Called by every process of a cell.
+    """
+    cache = Path(config.machine.results) / "cache"
+
+    def examples() -> str:
+        tokenizer = load_tokenizer(base)
+        return str(prepare(config.dataset, config.train, tokenizer, base.train_prompt, cache))
+
+    data = agree(config.machine, examples)
+    asked = config.machine.probabilities
+    about = (content(model.path), model.revision, Path(data).name, str(config.train.precision), asked)
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    file = cache / "probabilities" / f"{key}.json"
+    # The exported model has its adapters merged, and what is not trained needs no master weights.
+    plain = replace(config, model=model, adapter=AdapterConfig())
+    plain = replace(plain, train=replace(plain.train, weights=plain.train.precision))
+    with lock(file.with_suffix(""), quiet=True) if main_process() else nullcontext():
+        if agree(config.machine, lambda: not file.exists()):
+            launch(measure, plain, data, str(file), machine=config.machine, logs=file.with_suffix(""))
+    return read_json(file)
+
+
+def measure(config: Config, data: str, file: str) -> None:
+    """Measure `config.model` on this rank, one of many; rank 0 writes `file`."""
+    device = start(config)
+    examples = Examples.load(Path(data))
+    policy = build(config, device, reference=False)
+    assert config.machine.probabilities is not None
+    chosen = sample(examples, config.machine.probabilities)
+    title = "probabilities of the targets"
+    logp = answer_logp(policy, examples, chosen, config.machine.micro_batch_tokens, device, title)
+    if dist.get_rank() == 0:
+        write_json(Path(file), summary(logp, targets(examples, chosen), load_tokenizer(config.model)))
+    dist.barrier()
+
+
+def sample(examples: Examples, count: int) -> np.ndarray:
+    """Indices of up to `count` examples, ascending; of pairs, the chosen answers alone."""
+    units = len(examples) // examples.unit
+    drawn = np.random.default_rng(SEED).permutation(units)[:count]
+    return np.sort(drawn) * examples.unit
+
+
+def targets(examples: Examples, chosen: np.ndarray) -> np.ndarray:
+    """(N,) token ids of the answers of some examples, in their order."""
+    ends, begins = examples.offsets[chosen + 1], examples.offsets[chosen] + examples.prompts[chosen]
+    return np.concatenate([examples.tokens[begin:end] for begin, end in zip(begins, ends, strict=True)])
+
+
+def summary(logp: np.ndarray, tokens: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What `of` returns, from the log-probability (N,) and the id (N,) of each token."""
+    p = np.exp(logp.astype(np.float64))
+    counts, _ = np.histogram(p, EDGES)
+    ends = {"lowest": tokens[p < EDGES[1]], "highest": tokens[p >= EDGES[-2]]}
+    frequent = {name: _frequent(ids, tokenizer) for name, ids in ends.items()}
+    return {"edges": list(EDGES), "counts": counts.tolist(), "tokens": len(tokens)} | frequent
+
+
+def _frequent(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, int]]:
+    found, counts = np.unique(ids, return_counts=True)
+    order = np.lexsort((found, -counts))[:FREQUENT]
+    return [(text(int(found[i]), tokenizer), int(counts[i])) for i in order]
+
+
+def text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a token reads as; its raw form where it is a part of a character."""
+    decoded = tokenizer.decode([token])
+    whole = decoded and "\N{REPLACEMENT CHARACTER}" not in decoded
+    return str(decoded if whole else tokenizer.convert_ids_to_tokens(token))

@@ -1,0 +1,106 @@
+"""How fast a step was and what it took: tokens, share of the hardware's peak, waiting, memory."""
+
+import resource
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from losslab.models.policy import Policy
+
+# Dense bfloat16 products of a device, FLOPs per second, from the makers' data sheets.
+PEAKS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of training, forward and backward, counted from a model's matrix products.
+
+    A weight costs 2 FLOPs per token forward and 4 backward, a frozen one 2 + 2 (it has no gradient of its own); causal
+    attention half of a full one; the output layer counts at answer positions only. What recomputation adds is left out.
+    """
+
+    per_token: float
+    per_answer: float
+    per_pair: float  # of a token and a token that it sees
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Work":
+        """The weights may be sharded, or on the meta device."""
+        config, output = model.config, model.get_output_embeddings().weight
+        outer = {id(output), id(model.get_input_embeddings().weight)}
+        inner = [p for p in model.parameters() if p.ndim == 2 and id(p) not in outer]
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            per_token=sum(_passes(p) * p.numel() for p in inner),
+            per_answer=_passes(output) * output.numel(),
+            per_pair=12 * config.num_hidden_layers * config.num_attention_heads * head_dim,
+        )
+
+    def flops(self, lengths: np.ndarray, answers: int) -> float:
+        """Of whole sequences of these lengths (S,), with so many answer tokens in all."""
+        pairs = float(np.square(lengths, dtype=float).sum()) / 2
+        return self.per_token * float(lengths.sum()) + self.per_answer * answers + self.per_pair * pairs
+
+
+def _passes(weight: Tensor) -> int:
+    return 6 if weight.requires_grad else 4
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measures the steps of a run on `ranks` devices of one kind."""
+
+    work: Work
+    device: torch.device
+    ranks: int
+
+    @classmethod
+    def of(cls, policy: Policy, device: torch.device, ranks: int) -> "Speed":
+        return cls(Work.of(policy.model), device, ranks)
+
+    def measure(self, lengths: np.ndarray, answers: int, seconds: float) -> dict[str, Any]:
+        """What the metrics say of a step over sequences of these lengths (S,); memory is that of this rank, in bytes.
+
+        `mfu` is the share of the peak that the counted FLOPs make, for a device whose peak is known.
+        """
+        tokens, peak = int(lengths.sum()), peak_flops(self.device)
+        row = {
+            "tokens": tokens,
+            "seconds": round(seconds, 4),
+            "tokens_per_second": round(tokens / seconds),
+            "answer_tokens_per_second": round(answers / seconds),
+            "peak_memory": peak_memory(self.device),
+        }
+        if peak is not None:
+            row["mfu"] = round(self.work.flops(lengths, answers) / seconds / (peak * self.ranks), 4)
+        return row
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Of one device; None for one that is not in the list."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for known, peak in PEAKS.items() if known in name), None)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak so far: of the device's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
