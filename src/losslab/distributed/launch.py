@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, SignalException, Std
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest, PContext, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -150,7 +150,7 @@ def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConf
             max_restarts=0,
             logs_specs=Logs(logs, errors),
             signals_to_handle="SIGQUIT",  # the others are ours
-            shutdown_timeout=int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS)),
+            **_shutdown_timeout(),
         )
         try:
             with _following():
@@ -167,6 +167,18 @@ def _on_this_node(worker: Callable[..., None], args: tuple, machine: MachineConf
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     return None
+
+
+def _shutdown_timeout() -> dict[str, int]:
+    """The option of LaunchConfig that gives workers SHUTDOWN_SECONDS to leave.
+
+    torch 2.11 does not have it: there the limit is a default argument of the class that holds the workers.
+    """
+    seconds = int(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SHUTDOWN_SECONDS))
+    if "shutdown_timeout" in LaunchConfig.__dataclass_fields__:
+        return {"shutdown_timeout": seconds}
+    PContext.close.__defaults__ = (None, seconds)  # of (death_sig, timeout)
+    return {}
 
 
 def _failure(error: ChildFailedError) -> Failure:
