@@ -10,10 +10,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-import losslab.compose  # noqa: F401  (it tells Hydra of the schema)
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import losslab.composition.compose  # noqa: F401  (it tells Hydra of the schema)
 from losslab.composition.checks import BOUNDS
 from losslab.config import schema
 from losslab.config.paths import CONF
@@ -26,7 +26,7 @@ WHOLE = {
 LONGEST = 40  # characters of a default that is shown
 HEAD = """# Configuration
 
-Made from `src/losslab/schema.py` and `conf/` by `make docs`; a test fails when it is stale.
+Made from `src/losslab/config/schema.py` and `conf/` by `make docs`; a test fails when it is stale.
 
 A group is a folder of `conf/`, and `group=file` chooses one of its files; `group.key=value` changes one value. Defaults
 are those of `python train.py` without any option. `null` means none. What is not in `machine`, `tracker`, `sweep`,

@@ -12,7 +12,7 @@ from test_training import make, trained
 
 from losslab.cells.run import finished, train_model
 from losslab.config.schema import Names, OptimizerConfig, Reduction, Stage
-from losslab.distributed.launch import WorkerError
+from losslab.distributed.process_group import WorkerError
 from losslab.files import appear
 from losslab.records.record import Cell
 from losslab.training.checkpoints import MANIFEST, damaged, random_state

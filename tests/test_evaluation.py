@@ -176,8 +176,8 @@ def test_mistakes_are_one_clear_sentence(config, model, tmp_path, monkeypatch):
 KILLED = """
 import sys
 from pathlib import Path
-from losslab.evaluation.run import evaluate
-from losslab.schema import *
+from losslab.config.schema import *
+from losslab.evaluation.evaluate import evaluate
 
 if __name__ == "__main__":
     engine, model, data, folder = sys.argv[1:]

@@ -87,16 +87,16 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from losslab import crew
-from losslab.launch import launch
-from losslab.schema import Device, MachineConfig
+from losslab.config.schema import Device, MachineConfig
+from losslab.distributed import process_group
+from losslab.distributed.launch import launch
 
 
 def worker():
-    crew.join(MachineConfig(device=Device.cpu))
+    process_group.init_process_group(MachineConfig(device=Device.cpu))
     dist.all_reduce(torch.ones(1))
-    crew.PATIENCE = timedelta(seconds=3)
-    dist.distributed_c10d._set_pg_timeout(crew.PATIENCE)
+    process_group.STEP_TIMEOUT = timedelta(seconds=3)
+    dist.distributed_c10d._set_pg_timeout(process_group.STEP_TIMEOUT)
     if dist.get_rank() == 1:
         Path("stalled").write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -108,7 +108,7 @@ if __name__ == "__main__":
     worker.__module__ = "stalled"
     try:
         launch(worker, machine=MachineConfig(device=Device.cpu, workers=2), logs=Path("logs"))
-    except crew.WorkerError as error:
+    except process_group.WorkerError as error:
         print(error)
 """
 
@@ -173,20 +173,20 @@ def test_a_results_folder_that_cannot_be_written(root, checkpoint, rows, tmp_pat
 
 SILENT = """
 import sys, time
-from losslab import data, published
+from losslab.config.schema import BenchmarkConfig, DatasetConfig, ModelConfig
+from losslab.data import examples, hub_datasets
 from losslab.evaluation import benchmarks
-from losslab.pretrained import load_config, load_tokenizer
-from losslab.schema import BenchmarkConfig, DatasetConfig, ModelConfig
+from losslab.models.loading import load_config, load_tokenizer
 
-published.HUB_SECONDS = 2
+hub_datasets.HUB_SECONDS = 2
 began = time.monotonic()
 rows = DatasetConfig(path="nobody/nothing", split="train", prompt_column="problem", answer_column="solution")
 for ask in (
     lambda: load_tokenizer(ModelConfig(path="nobody/nothing")),
-    lambda: data.read(rows),
+    lambda: examples.read(rows),
     lambda: benchmarks.load("mine", BenchmarkConfig(path="nobody/nothing", split="test")),
-    lambda: print(published.load_dataset("somebody/rows", split="train", revision="a" * 40)["q"][0]),
-    lambda: published.load_dataset("somebody/rows", split="train", revision="b" * 40),
+    lambda: print(hub_datasets.load_dataset("somebody/rows", split="train", revision="a" * 40)["q"][0]),
+    lambda: hub_datasets.load_dataset("somebody/rows", split="train", revision="b" * 40),
     lambda: print(load_tokenizer(ModelConfig(path="somebody/tiny")).eos_token),
     lambda: print(load_config(ModelConfig(path="somebody/tiny")).model_type),
 ):

@@ -34,7 +34,7 @@ from losslab.config.schema import (
     TrainConfig,
 )
 from losslab.data import toy_task
-from losslab.distributed.launch import Interrupted
+from losslab.distributed.signals import Interrupted
 from losslab.grading.graders import Grader
 from losslab.online import questions
 from losslab.online.advantages import generalised_advantages, value_terms

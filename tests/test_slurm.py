@@ -33,7 +33,7 @@ def test_a_sweep_outlives_its_submitter_and_edits_of_the_code(cluster, root, che
     until(lambda: any(place.folder.glob("results/sweeps/grid/*/submission.json")), place)
     submitter.send_signal(signal.SIGKILL)
     submitter.wait()
-    (code / "src/losslab/loop.py").write_text("raise RuntimeError('edited')\n")
+    (code / "src/losslab/training/loop.py").write_text("raise RuntimeError('edited')\n")
     shutil.rmtree(code / "conf/loss")
     assert len(queue("grid")) == 4
     until(place.over("grid"), place)
@@ -250,13 +250,13 @@ def test_a_lock_that_does_not_reach_another_machine_is_noticed(tmp_path, monkeyp
 
 def test_a_snapshot_is_the_code_of_its_moment(root, tmp_path):
     copied = code_snapshot.take(tmp_path / "code")
-    for name in ("src/losslab/loop.py", "conf/config.yaml", "conf/experiment/demo.yaml", "train.py"):
+    for name in ("src/losslab/training/loop.py", "conf/config.yaml", "conf/experiment/demo.yaml", "train.py"):
         assert (copied / name).read_bytes() == (root / name).read_bytes()
     about = json.loads((copied / "snapshot.json").read_text())
     command = [
         sys.executable,
         "-c",
-        "from losslab import snapshot; print(snapshot.commit()); print(snapshot.changes())",
+        "from losslab.records import code_snapshot as s; print(s.commit()); print(s.changes())",
     ]
     environment = os.environ | {"PYTHONPATH": str(copied / "src")}
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout

@@ -32,7 +32,7 @@ from losslab.config.schema import (
 )
 from losslab.data import toy_task
 from losslab.data.batches import Schedule
-from losslab.distributed.launch import WorkerError
+from losslab.distributed.process_group import WorkerError
 from losslab.models.loading import load_model
 from losslab.models.policy import Policy
 from losslab.objectives import Objective, Targets

@@ -15,8 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from losslab.cells import cost
 from losslab.composition.checks import objective_class
 from losslab.config.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
-from losslab.distributed import gpus, launch
-from losslab.distributed.process_group import joined
+from losslab.distributed import gpus
+from losslab.distributed.environment import is_worker
+from losslab.distributed.launch import worker_count, workers_per_node
 from losslab.models import merged_adapters
 from losslab.models.fused_loss import ELEMENTS
 from losslab.models.loading import load_config
@@ -47,8 +48,8 @@ class Devices:
         """
         if job is None:
             gpu = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
-            each = int(os.environ["LOCAL_WORLD_SIZE"]) if joined() else launch.count(machine)
-            return cls(launch.devices(machine) // each, each, gpu)
+            each = int(os.environ["LOCAL_WORLD_SIZE"]) if is_worker() else workers_per_node(machine)
+            return cls(worker_count(machine) // each, each, gpu)
         each = 0 if machine.device == Device.cpu else job["gpus_per_node"] or 0
         if each and (machine.workers or 1) > each:
             raise ValueError(

@@ -27,8 +27,10 @@ from losslab.config.schema import (
 )
 from losslab.data.batches import Schedule
 from losslab.data.examples import Examples, prepare
-from losslab.distributed.launch import REQUEUE, Interrupted, devices, ignore_signals, launch, leaving
-from losslab.distributed.process_group import WorkerError, agree, alike, joined, main_process, nodes
+from losslab.distributed.environment import is_main_process, is_worker, node_count
+from losslab.distributed.launch import launch, worker_count
+from losslab.distributed.process_group import WorkerError, all_equal, decide_on_main
+from losslab.distributed.signals import REQUEUE, Interrupted, ignore_stop_signals, raise_on_stop
 from losslab.evaluation.evaluate import check as check_scoring
 from losslab.files import content, lock, write_json
 from losslab.models import lora, merged_adapters
@@ -52,15 +54,15 @@ def run(config: Config) -> None:
     and a failure ends them all. Raises ValueError where they were started with different cells.
     """
     cell = Cell.of(config)
-    with ExitStack() as held, leaving():
-        if not alike(config.machine, cell.folder.name):
+    with ExitStack() as held, raise_on_stop():
+        if not all_equal(config.machine, cell.folder.name):
             raise ValueError("srun or torchrun started different cells together: give each cell an srun of its own")
-        if agree(config.machine, lambda: busy(cell, held)):
+        if decide_on_main(config.machine, lambda: busy(cell, held)):
             return
         try:
-            if agree(config.machine, lambda: finished(config, cell)):
+            if decide_on_main(config.machine, lambda: finished(config, cell)):
                 return
-            if not main_process():
+            if not is_main_process():
                 trained_model(config, cell)
                 return
             with follow.follow(config, cell):
@@ -73,16 +75,16 @@ def run(config: Config) -> None:
                 score(config, cell, {None: model} | {step: str(path) for step, path in cell.steps().items()})
                 cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
         except (KeyboardInterrupt, Interrupted):
-            ignore_signals()
-            if main_process() and not cell.done(config):  # it may only have waited for its tracker
+            ignore_stop_signals()
+            if is_main_process() and not cell.done(config):  # it may only have waited for its tracker
                 cell.update(state="interrupted")
                 print(
                     f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True
                 )
             sys.exit(REQUEUE)
         except Exception as error:
-            if not main_process():
-                if nodes() > 1 and isinstance(error, WorkerError):
+            if not is_main_process():
+                if node_count() > 1 and isinstance(error, WorkerError):
                     return  # the first process tells it
                 raise
             message = f"{cell.folder.name}: failed: {error}\n        see {cell.folder / 'error.txt'}"
@@ -92,7 +94,7 @@ def run(config: Config) -> None:
             except OSError as full:  # the next cell would fare no better
                 print(f"{cell.folder}: {full.strerror}: make room there, and run the same again", file=sys.stderr)
                 sys.exit(1)
-            if joined():
+            if is_worker():
                 sys.exit(1)
 
 
@@ -144,18 +146,18 @@ def trained_model(config: Config, cell: Cell) -> str:
     base = base_model(config)
     if config.names.loss == BASE:
         return base.path
-    if agree(config.machine, lambda: not cell.model.exists()):
-        if main_process():
+    if decide_on_main(config.machine, lambda: not cell.model.exists()):
+        if is_main_process():
             cell.update(state="training")
         began = time.monotonic()
         train_model(replace(config, model=base), cell.folder)
-        if main_process():
+        if is_main_process():
             seconds = cell.state().get("training_seconds", 0.0) + time.monotonic() - began
-            cell.update(training_seconds=round(seconds, 1), devices=devices(config.machine))
-    if agree(config.machine, lambda: not cell.measured(config)):
+            cell.update(training_seconds=round(seconds, 1), devices=worker_count(config.machine))
+    if decide_on_main(config.machine, lambda: not cell.measured(config)):
         models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
         found = {when: target_probabilities.of(config, base, model) for when, model in models.items()}
-        if main_process():
+        if is_main_process():
             write_json(cell.probabilities, {"examples": config.machine.probabilities} | found)
     return str(cell.model)
 
@@ -181,10 +183,10 @@ def base_model(config: Config) -> ModelConfig:
         seed=model.pretrain_seed,
     )
     folder = Path(config.machine.results) / "cache" / "models" / identity(recipe)[:16]
-    with lock(folder) if main_process() else nullcontext():
-        if agree(config.machine, lambda: not (folder / "model").exists()):
+    with lock(folder) if is_main_process() else nullcontext():
+        if decide_on_main(config.machine, lambda: not (folder / "model").exists()):
             train_model(recipe, folder)
-        elif main_process():
+        elif is_main_process():
             clear(folder / "checkpoints", None)  # as `tidy` does
     return replace(model, path=str(folder / "model"))
 
@@ -210,7 +212,7 @@ def train_model(config: Config, folder: Path) -> None:
         print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in report.items()), flush=True)
         return str(data)
 
-    data = agree(config.machine, prepared)
+    data = decide_on_main(config.machine, prepared)
     if online:
         launch(train_online, config, data, str(folder), machine=config.machine, logs=folder / "logs")
         return

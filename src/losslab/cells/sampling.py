@@ -21,7 +21,7 @@ from losslab.cells.run import base_model
 from losslab.cells.scoring import find
 from losslab.config.schema import Config, ModelConfig
 from losslab.data.examples import is_text
-from losslab.distributed.launch import REQUEUE, Interrupted, ignore_signals, leaving
+from losslab.distributed.signals import REQUEUE, Interrupted, ignore_stop_signals, raise_on_stop
 from losslab.evaluation import engines
 from losslab.evaluation.evaluate import answer
 from losslab.evaluation.questions import NAME, questions
@@ -45,7 +45,7 @@ def sample(config: Config) -> None:
     if config.plan:
         return
     try:
-        with leaving(), lock(folder):
+        with raise_on_stop(), lock(folder):
             model = base_model(replace(config, model=as_trained(config.model)))
             engines.warm_up(engine, config.machine.device)
             subject, samples, _ = answer(replace(config, model=model), model.path, folder, [asked])
@@ -56,7 +56,7 @@ def sample(config: Config) -> None:
             about |= {"protocol": subject.protocol, "engine_version": engines.version(engine)}
             write_json(folder / "report.json", counts | tally | about)
     except (KeyboardInterrupt, Interrupted):
-        ignore_signals()
+        ignore_stop_signals()
         print(f"{name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
         sys.exit(REQUEUE)
     except RuntimeError as error:  # of a worker or an engine; what is there stays

@@ -18,7 +18,7 @@ from losslab.composition.compose import grid, read, searchpath
 from losslab.config.errors import exit_on_error
 from losslab.config.messages import first_line
 from losslab.config.schema import Config
-from losslab.distributed.process_group import main_process
+from losslab.distributed.environment import is_main_process
 from losslab.records.record import Cell, start_again
 from losslab.report import page as report
 from losslab.results.write_tables import publish
@@ -59,10 +59,10 @@ class Sweep(Callback):
         if mistakes:
             raise ValueError("; ".join(dict.fromkeys(mistakes)))
         if self.configs[0].plan:
-            if main_process():
+            if is_main_process():
                 show(self.configs, sweep.hydra.launcher if on_slurm(sweep) else None)
             sys.exit(0)
-        if not main_process():
+        if not is_main_process():
             return
         for config in self.configs:  # now, so that a table shows what is still missing
             Cell.of(config).declare(config)
@@ -75,7 +75,7 @@ class Sweep(Callback):
 
     def _end(self, told: bool = False) -> None:
         """Print the table and the failures, unless `told` already. A failed cell makes the exit status 1."""
-        if not main_process() or not self.configs:
+        if not is_main_process() or not self.configs:
             return
         config = self.configs[0]
         try:

@@ -40,9 +40,9 @@ def entry(task: str, *overrides: str) -> None:
     if unknown := [argument for argument in unknown if argument.startswith("-")]:
         raise ValueError(f"{unknown[0]} is no option: options are written key=value, as in plan=true")
     if not (flags.help or flags.shell_completion):
-        from losslab.distributed.process_group import join_slurm
+        from losslab.distributed.environment import adopt_srun_variables
 
-        join_slurm()
+        adopt_srun_variables()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions to us in place of printing them
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -17,7 +17,7 @@ from typing import Any
 
 from losslab.config.schema import Config, Engine
 from losslab.data.prompts import check_tokenizer, encode, render
-from losslab.distributed.process_group import cores
+from losslab.distributed.environment import available_cores
 from losslab.evaluation import benchmarks, contamination, engines, scores
 from losslab.evaluation import protocol as protocols
 from losslab.evaluation.benchmarks import Benchmark
@@ -62,7 +62,7 @@ def answer(
         (b.name, p.index): render(config.model.eval_prompt, p.question, tokenizer) for b in chosen for p in b.problems
     }
     subject = Subject(config, model, tokenizer, protocol, chosen, prompts, seen, notes)
-    workers = min(16, max(1, cores() // 2))
+    workers = min(16, max(1, available_cores() // 2))
     with Grader(workers, config.machine.grading_seconds) as grader, Samples(folder, chosen, grader) as samples:
         generation = _generate(subject, samples)
         start = time.perf_counter()

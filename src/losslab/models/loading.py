@@ -26,7 +26,7 @@ from losslab.data import toy_task
 from losslab.data.hub_datasets import check_model
 from losslab.data.prompts import check_tokenizer
 from losslab.distributed.load_state import load_state
-from losslab.distributed.process_group import waiting
+from losslab.distributed.process_group import barrier_at_end
 from losslab.models import attention
 
 
@@ -113,7 +113,7 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
             except RuntimeError as error:
                 raise ValueError(f"the model model.path={model.path} cannot be loaded: {error}") from error
             return
-    with waiting():  # for what may be a download
+    with barrier_at_end():  # for what may be a download
         whole = load_model(model).state_dict() if dist.get_rank() == 0 else {}
     mine = {name: whole[theirs] for name, theirs in names.items() if theirs in whole}
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
@@ -127,7 +127,7 @@ def _safetensors(model: ModelConfig) -> Path | None:
     folder = Path(model.path)
     if not folder.is_dir():
         wanted = ["*.safetensors", "*.json"]
-        with waiting():
+        with barrier_at_end():
             if os.environ["LOCAL_RANK"] == "0":
                 snapshot_download(model.path, revision=model.revision, allow_patterns=wanted)
         folder = Path(

@@ -20,7 +20,7 @@ from transformers import GenerationConfig, TrainerCallback, set_seed
 
 from losslab.config.schema import Config
 from losslab.data.batches import Schedule
-from losslab.distributed.launch import Interrupted
+from losslab.distributed.signals import Interrupted
 from losslab.evaluation.engine_interface import request_seed
 from losslab.evaluation.protocol import stops
 from losslab.files import append_line, read_lines, write_lines

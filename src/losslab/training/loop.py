@@ -17,8 +17,9 @@ from torch.optim import Optimizer
 from losslab.config.schema import Config, Decay, NonFinite, OptimizerConfig, Reduction, SchedulerConfig, Shape
 from losslab.data.batches import Schedule, collate, micro_batches, micro_batches_of, rewards
 from losslab.data.examples import Examples
-from losslab.distributed.launch import ASKED, Interrupted
-from losslab.distributed.process_group import cores, join
+from losslab.distributed.environment import available_cores
+from losslab.distributed.process_group import init_process_group
+from losslab.distributed.signals import WORKER_STOP_SIGNALS, Interrupted
 from losslab.files import append_line, read_lines, write_lines
 from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build, export, gradient_norm
@@ -139,8 +140,8 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
 
 def start(config: Config) -> torch.device:
     """Join the other ranks and set up this process; returns its device."""
-    device = join(config.machine)
-    torch.set_num_threads(config.machine.threads or max(1, cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
+    device = init_process_group(config.machine)
+    torch.set_num_threads(config.machine.threads or max(1, available_cores() // int(os.environ["LOCAL_WORLD_SIZE"])))
     torch.manual_seed(config.seed)
     transformers.logging.disable_progress_bar()
     return device
@@ -178,7 +179,7 @@ class StopSignal:
         self.asked = False
 
     def __enter__(self) -> "StopSignal":
-        self.before = {number: signal.signal(number, self._ask) for number in ASKED}
+        self.before = {number: signal.signal(number, self._ask) for number in WORKER_STOP_SIGNALS}
         return self
 
     def __exit__(

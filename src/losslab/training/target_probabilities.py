@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from losslab.config.schema import AdapterConfig, Config, ModelConfig
 from losslab.data.examples import Examples, prepare
 from losslab.data.probability_bins import EDGES
+from losslab.distributed.environment import is_main_process
 from losslab.distributed.launch import launch
-from losslab.distributed.process_group import agree, main_process
+from losslab.distributed.process_group import decide_on_main
 from losslab.files import content, lock, read_json, write_json
 from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
@@ -43,7 +44,7 @@ def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
         tokenizer = load_tokenizer(base)
         return str(prepare(config.dataset, config.train, tokenizer, base.train_prompt, cache))
 
-    data = agree(config.machine, examples)
+    data = decide_on_main(config.machine, examples)
     asked = config.machine.probabilities
     about = (content(model.path), model.revision, Path(data).name, str(config.train.precision), asked)
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
@@ -51,8 +52,8 @@ def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
     # The exported model has its adapters merged, and what is not trained needs no master weights.
     plain = replace(config, model=model, adapter=AdapterConfig())
     plain = replace(plain, train=replace(plain.train, weights=plain.train.precision))
-    with lock(file.with_suffix(""), quiet=True) if main_process() else nullcontext():
-        if agree(config.machine, lambda: not file.exists()):
+    with lock(file.with_suffix(""), quiet=True) if is_main_process() else nullcontext():
+        if decide_on_main(config.machine, lambda: not file.exists()):
             launch(measure, plain, data, str(file), machine=config.machine, logs=file.with_suffix(""))
     return read_json(file)
 

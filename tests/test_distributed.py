@@ -1,4 +1,4 @@
-"""The processes of a cell: who they are by SLURM's word, what they tell each other, and that they do the same cell."""
+"""The processes of a cell: their ranks from SLURM's variables, what they broadcast, and that they run the same cell."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from losslab.config.schema import Device, MachineConfig
-from losslab.distributed import process_group
+from losslab.distributed import environment, process_group
 
 STEP = {
     "SLURM_STEP_NUM_TASKS": "7",
@@ -31,33 +31,33 @@ def step(monkeypatch) -> None:
     monkeypatch.setattr(os, "environ", os.environ | STEP)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         os.environ.pop(name, None)
-    monkeypatch.setattr(process_group, "first_host", lambda: "n1")
+    monkeypatch.setattr(environment, "first_host", lambda: "n1")
 
 
 def test_a_task_for_each_rank(step):
-    assert (process_group.nodes(), process_group.joined()) == (1, False)
-    process_group.join_slurm()
+    assert (environment.node_count(), environment.is_worker()) == (1, False)
+    environment.adopt_srun_variables()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
     assert [os.environ[name] for name in names] == ["6", "7", "0", "1", "n1"]
-    assert process_group.joined() and not process_group.main_process()
+    assert environment.is_worker() and not environment.is_main_process()
 
 
 def test_a_task_for_each_node(step):
     os.environ |= {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "1(x3)", "SLURM_PROCID": "2"}
-    process_group.join_slurm()
-    assert (process_group.nodes(), process_group.node(), process_group.joined()) == (3, 2, False)
+    environment.adopt_srun_variables()
+    assert (environment.node_count(), environment.node_rank(), environment.is_worker()) == (3, 2, False)
 
 
 @pytest.mark.parametrize(("visible", "local", "device"), [(1, "3", 0), (4, "3", 3)])
 def test_a_gpu_for_each_task_or_all_of_them_for_all(monkeypatch, step, visible, local, device):
     """With --gpus-per-task=1 a process sees its own GPU alone, as number 0."""
     os.environ["SLURM_LOCALID"] = local
-    process_group.join_slurm()
+    environment.adopt_srun_variables()
     taken = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    assert process_group.join(MachineConfig(device=Device.cuda)) == torch.device("cuda", device)
+    assert process_group.init_process_group(MachineConfig(device=Device.cuda)) == torch.device("cuda", device)
     assert taken == [device]
 
 
@@ -66,24 +66,24 @@ def test_cores_are_those_that_a_process_was_given():
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(own)})
     try:
-        assert process_group.cores() == 1
+        assert environment.available_cores() == 1
     finally:
         os.sched_setaffinity(0, own)
-    assert process_group.cores() == len(own)
+    assert environment.available_cores() == len(own)
 
 
 TALK = """
 import json, sys
-from losslab import crew
-from losslab.schema import MachineConfig
+from losslab.config.schema import MachineConfig
+from losslab.distributed.process_group import WorkerError, all_equal, decide_on_main
 here = MachineConfig(device="cpu")
-found = crew.agree(here, lambda: ["é", None, 1.5, {"a": True}])
+decision = decide_on_main(here, lambda: ["é", None, 1.5, {"a": True}])
 try:
-    crew.agree(here, lambda: 1 / 0)
+    decide_on_main(here, lambda: 1 / 0)
     failure = ""
-except (ZeroDivisionError, crew.WorkerError) as error:
+except (ZeroDivisionError, WorkerError) as error:
     failure = str(error)
-print(json.dumps([crew.alike(here, sys.argv[1]), crew.alike(here, "same"), found, failure]))
+print(json.dumps([all_equal(here, sys.argv[1]), all_equal(here, "same"), decision, failure]))
 """
 
 
@@ -113,15 +113,16 @@ SLOW = """
 import json, time
 from datetime import timedelta
 import torch.distributed as dist
-from losslab import crew
-from losslab.schema import MachineConfig
-crew.join(MachineConfig(device="cpu"))
+from losslab.config.schema import MachineConfig
+from losslab.distributed.environment import is_main_process
+from losslab.distributed.process_group import barrier_at_end, init_process_group
+init_process_group(MachineConfig(device="cpu"))
 dist.distributed_c10d._set_pg_timeout(timedelta(seconds=1))
-with crew.waiting():
-    if crew.main_process():
+with barrier_at_end():
+    if is_main_process():
         time.sleep(3)
 try:
-    if crew.main_process():
+    if is_main_process():
         time.sleep(3)
     dist.barrier()
     print(json.dumps("patient"))
@@ -140,15 +141,16 @@ import json, sys
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
-from losslab import crew, policy, pretrained
-from losslab.schema import Config, MachineConfig, ModelConfig
+from losslab.config.schema import Config, MachineConfig, ModelConfig
+from losslab.distributed.process_group import init_process_group
+from losslab.models import loading, policy
 
 def whole(*arguments):
     raise MemoryError("a rank read the whole model")
 
-pretrained.load_model = policy.load_model = whole
+loading.load_model = policy.load_model = whole
 config = Config(model=ModelConfig(path=sys.argv[1]), machine=MachineConfig(device="cpu"))
-device = crew.join(config.machine)
+device = init_process_group(config.machine)
 built = policy.build(config, device, reference=True)
 own = sum(p.to_local().numel() for p in built.parameters() if isinstance(p, DTensor))
 found = {name: value.full_tensor() for name, value in built.model.state_dict().items()}

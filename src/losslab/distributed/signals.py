@@ -1,0 +1,56 @@
+"""Requests to stop: which signals they are, and what a process does on them.
+
+SLURM sends SIGTERM or SIGUSR1/2 before a time limit and on preemption. A cell then saves a checkpoint and exits with
+status 75 (EX_TEMPFAIL): the same command continues it.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+REQUEUE = 75  # EX_TEMPFAIL
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+WORKER_STOP_SIGNALS = (*STOP_SIGNALS, signal.SIGINT)  # those that a worker handles
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop, and has saved a checkpoint. Its exit status asks for a requeue."""
+
+    def __init__(self) -> None:
+        super().__init__(REQUEUE)
+
+
+@contextmanager
+def raise_on_stop(signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> Iterator[None]:
+    """Raise Interrupted in the block on the first of `signals`; further ones are ignored."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        ignore_stop_signals()
+        raise Interrupted
+
+    before = {number: signal.signal(number, stop) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def ignore_stop_signals() -> None:
+    """Ignore requests to stop from here on: the process is already stopping."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """Processes started in the block inherit a mask that blocks requests to stop.
+
+    SLURM sends them, and a terminal Ctrl-C, to every process of the job; only this one has to handle them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WORKER_STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

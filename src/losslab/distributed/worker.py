@@ -1,0 +1,51 @@
+"""What surrounds the work of one worker process: signals, lost ranks, and the death of its launcher."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from losslab.distributed import process_group
+from losslab.distributed.signals import WORKER_STOP_SIGNALS, raise_on_stop
+
+LOST_RANK_SECONDS = 3  # that a rank which lost another one waits, so that the other's error is recorded first
+
+
+@record
+def run_worker(worker: Callable[..., None], *args: object) -> None:
+    """Run `worker(*args)` in a process that torch's launcher started; torch records its error for the launcher."""
+    threading.Thread(target=_exit_with_launcher, daemon=True).start()
+    try:
+        # Until the training loop installs its own handler: before the first step there is nothing to save.
+        with raise_on_stop(WORKER_STOP_SIGNALS):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_STOP_SIGNALS)  # signals that came before arrive now
+            worker(*args)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):  # another rank failed first
+            time.sleep(LOST_RANK_SECONDS)
+        if "Timed out" in str(error):  # and reported nothing
+            minutes = process_group.STEP_TIMEOUT.total_seconds() / 60
+            raise TimeoutError(
+                f"no answer from another rank for {minutes:g} minutes: it hangs, or its machine does; see where, and "
+                "start the same again to go on from the newest checkpoint"
+            ) from error
+        raise
+    if dist.is_initialized():  # not after an error: with NCCL it would wait for ranks that wait for this one
+        dist.destroy_process_group()
+
+
+def _exit_with_launcher() -> None:
+    """Exit when the launcher is gone, since a new launcher may start the same cell.
+
+    The sign is the pipe to the launcher, which closes with it. Its process id is none: a killed process keeps it until
+    its parent waits for it, and afterwards another process may have it.
+    """
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    launcher.join()
+    os._exit(1)
