@@ -14,7 +14,7 @@ from place import HELD, LAUNCHER, TINY, Place, apart, copy, queue, record, steps
 from losslab.files import write_json
 from losslab.launchers import status
 from losslab.records import code_snapshot
-from losslab.records.lock import hold
+from losslab.records.lock import cell_lock
 
 pytestmark = pytest.mark.timeout(3600)  # every wait has a limit of its own
 
@@ -233,17 +233,17 @@ def test_several_cells_at_once_on_one_machine(root, checkpoint, tmp_path):
 
 def test_a_lock_that_does_not_reach_another_machine_is_noticed(tmp_path, monkeypatch):
     """A holder elsewhere that gives signs of life although its lock could be taken here."""
-    monkeypatch.setattr("losslab.records.lock.BEAT_SECONDS", 0.5)
+    monkeypatch.setattr("losslab.records.lock.HEARTBEAT_SECONDS", 0.5)
     (tmp_path / "holder.json").write_text(json.dumps({"job": "1", "host": "elsewhere", "restarts": 0}))
     beat = "import pathlib, time, sys\nwhile True: pathlib.Path(sys.argv[1]).touch(); time.sleep(0.2)"
     other = subprocess.Popen([sys.executable, "-c", beat, str(tmp_path / "holder.json")])
     try:
-        with pytest.raises(ValueError, match="its lock does not reach this machine"), hold(tmp_path):
+        with pytest.raises(ValueError, match="its lock does not reach this machine"), cell_lock(tmp_path):
             pass
     finally:
         other.kill()
         other.wait()
-    with hold(tmp_path):  # that machine is dead
+    with cell_lock(tmp_path):  # that machine is dead
         assert json.loads((tmp_path / "holder.json").read_text())["pid"] == os.getpid()
     assert not (tmp_path / "holder.json").exists()
 

@@ -39,7 +39,7 @@ from losslab.objectives.online import Online
 from losslab.online import questions
 from losslab.online.worker import train as train_online
 from losslab.records.identity import identity
-from losslab.records.lock import Busy, hold, job, restarts
+from losslab.records.lock import Busy, cell_lock, slurm_job, slurm_restarts
 from losslab.records.record import Cell
 from losslab.tracking import follow
 from losslab.training import target_probabilities
@@ -101,7 +101,7 @@ def run(config: Config) -> None:
 def busy(cell: Cell, held: ExitStack) -> bool:
     """Whether another job runs the cell; else it is this process's until `held` is left."""
     try:
-        held.enter_context(hold(cell.folder))
+        held.enter_context(cell_lock(cell.folder))
     except Busy as reason:
         print(f"{cell.folder.name}: {reason}; nothing to do here", flush=True)
         return True
@@ -121,12 +121,12 @@ def finished(config: Config, cell: Cell) -> bool:
         print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
         return True
     tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
-    if tries and restarts() >= tries:
+    if tries and slurm_restarts() >= tries:
         error = f"gave up after {tries} tries: raise hydra.launcher.tries"
         cell.update(state="failed", error=error)
         print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
         return True
-    cell.begin(config, job=job(), attempt=restarts() + 1, tries=tries or None)
+    cell.begin(config, job=slurm_job(), attempt=slurm_restarts() + 1, tries=tries or None)
     check_scoring(config)  # a benchmark that cannot be read shows before the hours of training
     if config.stage == Stage.score and not cell.trained(config):
         raise ValueError("stage=score finds no trained model: run stage=train first")

@@ -12,7 +12,7 @@ from losslab.evaluation.contamination import Corpus
 from losslab.evaluation.evaluate import evaluate, show
 from losslab.files import content
 from losslab.models import merged_adapters
-from losslab.records.lock import hold
+from losslab.records.lock import cell_lock
 from losslab.records.record import Cell
 from losslab.results import learning_curves
 
@@ -68,5 +68,5 @@ def score_again(path: str, overrides: list[str]) -> None:
         models = {step: model for step, model in models.items() if Path(model).resolve() == Path(path).resolve()}
     if not models:
         raise ValueError(f"{path} holds no model: name a cell's folder, its model, or its steps")
-    with hold(cell.folder):
+    with cell_lock(cell.folder):
         score(config, cell, models)

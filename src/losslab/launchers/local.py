@@ -1,4 +1,4 @@
-"""Sweeps on one machine with several cells at a time: a queue of processes, one per free GPU."""
+"""Sweeps on one machine with several cells at a time: a queue of processes, one on each free GPU."""
 
 import os
 import queue
@@ -9,40 +9,42 @@ from pathlib import Path
 
 from losslab.config.paths import ROOT
 from losslab.distributed.gpus import free
+from losslab.distributed.signals import REQUEUE
 
 
 def run(cells: dict[Path, list[str]], processes: int | None) -> None:
-    """Run cells, given as folder and overrides, `processes` at a time (None: one per free GPU) until all ended.
+    """Run cells, given as folder and overrides, until all have ended.
 
-    Ctrl-C reaches the cells as well: they leave with a checkpoint, and those that wait do not start.
+    `processes` of them run at a time, None for one on each free GPU. Ctrl-C reaches the running cells, which save a
+    checkpoint and exit; those in the queue do not start.
 
     Raises:
         ValueError: there are GPUs, and all of them are in use.
     """
-    places = queue.Queue[dict[str, str]]()
+    slots = queue.Queue[dict[str, str]]()  # environment variables of a process
     gpus = free()
     if gpus == []:
         raise ValueError("every GPU of this machine is in use: wait, or end what uses them")
     for number in range(processes or len(gpus or [""])):
-        places.put({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
+        slots.put({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
 
-    def work(cell: Path, own: list[str]) -> None:
-        place = places.get()
-        command = [sys.executable, str(ROOT / "train.py"), *own, "hydra.mode=RUN"]
+    def run_cell(cell: Path, overrides: list[str]) -> None:
+        slot = slots.get()
+        command = [sys.executable, str(ROOT / "train.py"), *overrides, "hydra.mode=RUN"]
         log = cell / "logs" / "main.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         print(f"started: {cell.name}", flush=True)
         try:
             with log.open("a") as output:
-                done = subprocess.run(command, env=os.environ | place, stdout=output, stderr=output, check=False)
+                process = subprocess.run(command, env=os.environ | slot, stdout=output, stderr=output, check=False)
         finally:
-            places.put(place)  # for the next one, whatever became of this
-        ended = {0: "done", os.EX_TEMPFAIL: "interrupted"}.get(done.returncode, "failed")
-        print(f"{ended}: {cell.name}; its output is in {log}", flush=True)
+            slots.put(slot)  # for the next cell, whether or not this one succeeded
+        outcome = {0: "done", REQUEUE: "interrupted"}.get(process.returncode, "failed")
+        print(f"{outcome}: {cell.name}; its output is in {log}", flush=True)
 
-    with ThreadPoolExecutor(places.qsize()) as pool:
+    with ThreadPoolExecutor(slots.qsize()) as pool:
         try:
-            list(pool.map(work, cells, cells.values()))
+            list(pool.map(run_cell, cells, cells.values()))
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from losslab.files import read_json, read_lines
 from losslab.launchers.slurm import Submission, submit
-from losslab.records.lock import HOLDER, SILENCE_SECONDS
+from losslab.records.lock import DEAD_AFTER_SECONDS, HOLDER
 
 FINAL = ("done", "trained", "failed", "cancelled", "interrupted")
 STYLES = {
@@ -87,7 +87,7 @@ def _state(folder: Path, record: dict[str, Any], submissions: list[Submission]) 
     if holder.exists():
         with suppress(FileNotFoundError):  # it may end meanwhile
             age = time.time() - holder.stat().st_mtime
-        if age > SILENCE_SECONDS:
+        if age > DEAD_AFTER_SECONDS:
             return "failed" if died(folder, submissions) else "silent"
         return "scoring" if own == "scoring" else "running"
     if own == "done" or not queued:

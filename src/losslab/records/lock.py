@@ -1,8 +1,9 @@
-"""Who runs a cell: one process at a time, across all machines that share the results.
+"""The lock of a cell's folder: one process at a time, across all machines that share the results.
 
-The lock is flock's on `lock` in the cell's folder. It holds across machines over NFS (Linux since 2.6.12, with its lock
-service), Lustre (mounted with `flock`), GPFS and BeeGFS. `holder.json` says who has it, and its time is renewed every
-few seconds: a sign of life for `status.py`, and the means to notice a file system whose locks do not hold.
+It is flock's lock on the file `lock`. It holds across machines over NFS (Linux since 2.6.12, with its lock service),
+Lustre (mounted with `flock`), GPFS and BeeGFS. `holder.json` names the process that holds it; its modification time is
+renewed every few seconds, as a heartbeat for `status` and to detect a file system whose locks do not reach other
+machines.
 """
 
 import fcntl
@@ -18,60 +19,61 @@ from typing import Any, TextIO
 
 from losslab.files import read_json, write_json
 
-BEAT_SECONDS = 5.0
-SILENCE_SECONDS = 60.0  # after which a holder is taken for dead
+HEARTBEAT_SECONDS = 5.0
+DEAD_AFTER_SECONDS = 60.0  # without a heartbeat
 HOLDER, SUCCESSOR = "holder.json", "successor.json"
 
 
 class Busy(RuntimeError):
-    """Another job runs the cell."""
+    """Another job holds the cell."""
 
 
-def job() -> str | None:
-    """The SLURM job that this process is in, as `squeue` writes it; None outside of SLURM."""
+def slurm_job() -> str | None:
+    """The SLURM job of this process, as `squeue` prints it; None outside of SLURM."""
     environment = os.environ
     if "SLURM_ARRAY_TASK_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return environment.get("SLURM_JOB_ID")
 
 
-def restarts() -> int:
-    """How often SLURM has started this job again."""
+def slurm_restarts() -> int:
+    """How often SLURM has restarted this job."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Hold a cell's folder alone.
+def cell_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a cell's folder in the block.
 
-    A process outside of SLURM waits for the one that has it. A job does not keep its machines waiting and raises Busy;
-    but when an earlier start of the same job lives on where SLURM cannot reach it, that one is asked to leave.
+    Outside of SLURM the process waits for the lock. A SLURM job does not wait, since it would occupy its nodes: it
+    raises Busy. If the holder is an earlier start of the same job (on a node that SLURM lost contact with), that one is
+    asked to stop, and this one waits for it.
 
     Raises:
-        Busy: another job has the folder.
-        ValueError: the file system's locks do not hold across machines.
+        Busy: another job holds the lock.
+        ValueError: the locks of the file system do not reach other machines.
     """
     folder.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname()
-    me = {"job": job(), "restarts": restarts(), "host": host, "pid": os.getpid()}
-    me["node"] = os.environ.get("SLURMD_NODENAME", host)
+    this = {"job": slurm_job(), "restarts": slurm_restarts(), "host": host, "pid": os.getpid()}
+    this["node"] = os.environ.get("SLURMD_NODENAME", host)
     with (folder / "lock").open("a") as file:
-        if not _locked(file):
-            other = read_json(folder / HOLDER)
-            if me["job"] is None:
+        if not _acquired(file):
+            holder = read_json(folder / HOLDER)
+            if this["job"] is None:
                 print(f"another process works on {folder.name}; waiting for it", flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            elif other.get("job") == me["job"]:
-                _succeed(folder, file, me)
+            elif holder.get("job") == this["job"]:
+                _wait_for_predecessor(folder, file, this)
             else:
-                owner = f"job {other['job']}" if other.get("job") else "another process"
-                raise Busy(f"{owner} on {other.get('node', 'this machine')} runs it")
-        _distrust(folder, me)
-        with _alive(folder, me):
+                owner = f"job {holder['job']}" if holder.get("job") else "another process"
+                raise Busy(f"{owner} on {holder.get('node', 'this machine')} runs it")
+        _check_reach(folder, this)
+        with _heartbeat(folder, this):
             yield
 
 
-def _locked(file: TextIO) -> bool:
+def _acquired(file: TextIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -79,44 +81,44 @@ def _locked(file: TextIO) -> bool:
     return True
 
 
-def _succeed(folder: Path, file: TextIO, me: dict[str, Any]) -> None:
-    """Wait until the earlier start of this job has left."""
-    write_json(folder / SUCCESSOR, me)
+def _wait_for_predecessor(folder: Path, file: TextIO, this: dict[str, Any]) -> None:
+    """Ask the earlier start of this job to stop, and wait for its lock."""
+    write_json(folder / SUCCESSOR, this)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
     finally:
         (folder / SUCCESSOR).unlink(missing_ok=True)
 
 
-def _distrust(folder: Path, me: dict[str, Any]) -> None:
-    """Notice that a process on another machine is alive although its lock was ours to take."""
+def _check_reach(folder: Path, this: dict[str, Any]) -> None:
+    """Raise ValueError if a process on another machine still sends heartbeats although this one got the lock."""
     path = folder / HOLDER
-    other = read_json(path)
-    if not other or other["host"] == me["host"] or time.time() - path.stat().st_mtime > SILENCE_SECONDS:
+    holder = read_json(path)
+    if not holder or holder["host"] == this["host"] or time.time() - path.stat().st_mtime > DEAD_AFTER_SECONDS:
         return
     before = path.stat().st_mtime
-    time.sleep(3 * BEAT_SECONDS)
+    time.sleep(3 * HEARTBEAT_SECONDS)
     if path.exists() and path.stat().st_mtime != before:
         raise ValueError(
-            f"{other['host']} works on {folder}, and its lock does not reach this machine: put machine.results on a "
+            f"{holder['host']} works on {folder}, and its lock does not reach this machine: put machine.results on a "
             "file system with locks across machines (NFS with its lock service, Lustre mounted with flock)"
         )
 
 
 @contextmanager
-def _alive(folder: Path, me: dict[str, Any]) -> Iterator[None]:
-    """Give a sign of life until the block ends, and leave when a later start of the same job wants the folder."""
+def _heartbeat(folder: Path, this: dict[str, Any]) -> Iterator[None]:
+    """Send heartbeats in the block; send SIGTERM to this process when a later start of the job asks for the lock."""
     path, over = folder / HOLDER, threading.Event()
-    write_json(path, me)
+    write_json(path, this)
 
     def beat() -> None:
-        asked = False
-        while not over.wait(BEAT_SECONDS):
+        stopping = False
+        while not over.wait(HEARTBEAT_SECONDS):
             with suppress(OSError):  # a disk that does not answer for a moment
                 path.touch()
             successor = read_json(folder / SUCCESSOR)
-            if not asked and successor.get("job") == me["job"] and successor.get("restarts", 0) > me["restarts"]:
-                asked = True
+            if not stopping and successor.get("job") == this["job"] and successor.get("restarts", 0) > this["restarts"]:
+                stopping = True
                 os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=beat, daemon=True)
