@@ -107,7 +107,7 @@ def _check_reach(folder: Path, this: dict[str, Any]) -> None:
 
 @contextmanager
 def _heartbeat(folder: Path, this: dict[str, Any]) -> Iterator[None]:
-    """Send heartbeats in the block; send SIGTERM to this process when a later start of the job asks for the lock."""
+    """Send heartbeats in the block, and SIGTERM to this process when a later start of the job asks for the lock."""
     path, over = folder / HOLDER, threading.Event()
     write_json(path, this)
 
