@@ -58,8 +58,14 @@ def flush(path: Path) -> None:
 
 
 def appear(temporary: Path, folder: Path) -> None:
-    """Give a folder that was written under another name its own, in place of an old one, when all of it is on disk."""
+    """Give a folder that was written under another name its own, in place of an old one, when all of it is on disk.
+
+    Its files get the mode that the umask asks for: safetensors writes its own for their owner alone.
+    """
+    os.umask(umask := os.umask(0o077))
     for path in (*temporary.rglob("*"), temporary):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
         flush(path)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
