@@ -2,12 +2,16 @@
 
 import json
 import os
+import pickle
 import shutil
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from test_training import make, trained
 
 from losslab.cells.run import finished, train_model
@@ -15,7 +19,8 @@ from losslab.config.schema import Names, OptimizerConfig, Reduction, Stage
 from losslab.distributed.process_group import WorkerError
 from losslab.files import appear
 from losslab.records.record import Cell
-from losslab.training.checkpoints import MANIFEST, damaged, random_state
+from losslab.training.checkpoint_files import MANIFEST, damage, digest, misfit, seal, values_of
+from losslab.training.checkpoints import random_state
 
 NAMES = Names(model="tiny", dataset="rows", loss="dft", eval="none")
 
@@ -89,19 +94,19 @@ def test_a_mean_of_each_micro_batch_goes_on_with_its_number_of_ranks_alone(left)
 
 
 def truncate(checkpoint: Path) -> None:
-    file = next(checkpoint.glob("*.distcp"))
+    file = next(checkpoint.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
 
 
 def tamper(checkpoint: Path) -> None:
-    file = next(checkpoint.glob("*.distcp"))
+    file = next(checkpoint.glob("*.safetensors"))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
 def lose(checkpoint: Path) -> None:
-    (checkpoint / ".metadata").unlink()
+    next(checkpoint.glob("*.safetensors")).unlink()
 
 
 def unsign(checkpoint: Path) -> None:
@@ -121,11 +126,56 @@ def misdate(checkpoint: Path) -> None:
     (checkpoint / MANIFEST).write_text(json.dumps(manifest | {"step": 3}))
 
 
-@pytest.mark.parametrize("damage", [truncate, tamper, lose, unsign, empty, no_object, misdate])
-def test_a_damaged_checkpoint_is_noticed(unfinished, damage):
-    assert damaged(unfinished / "checkpoints/step-00000004") is None
-    damage(unfinished / "checkpoints/step-00000004")
-    assert damaged(unfinished / "checkpoints/step-00000004") is not None
+class Payload:
+    """What a pickle runs when it is read."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.marker,)
+
+
+def resealed(checkpoint: Path, **changes: object) -> None:
+    """Seal what is in a checkpoint's folder with our own function, as whoever can write there can do."""
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    (checkpoint / MANIFEST).unlink()
+    seal(checkpoint, {key: value for key, value in manifest.items() if key not in ("sha256", "files")} | changes)
+
+
+def hostile_pickles(checkpoint: Path) -> None:
+    """In place of the tensors, and wherever torch's own formats have a pickle."""
+    marker = checkpoint.parent / "code-was-run"
+    for name in (".metadata", "__0_0.distcp", next(checkpoint.glob("*.safetensors")).name):
+        (checkpoint / name).write_bytes(pickle.dumps(Payload(marker)))
+    resealed(checkpoint)
+
+
+def content(checkpoint: Path) -> tuple[dict, dict]:
+    """Tensors and values of a checkpoint of one rank."""
+    values = json.loads((checkpoint / MANIFEST).read_text())["values"]
+    return load_file(checkpoint / "rank-00000.safetensors"), values
+
+
+def lose_a_tensor(checkpoint: Path) -> None:
+    tensors, _ = content(checkpoint)
+    del tensors["optimizer.state.model.model.norm.weight.exp_avg"]
+    offsets = {name: {"saved_offsets": [0] * value.ndim} for name, value in tensors.items()}
+    save_file(tensors, checkpoint / "rank-00000.safetensors", {"DCP_SHARDING_INFO": json.dumps(offsets)})
+    resealed(checkpoint)
+
+
+def earlier_version(checkpoint: Path) -> None:
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    del manifest["sha256"], manifest["version"]
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest | {"sha256": digest(manifest)}))
+
+
+@pytest.mark.parametrize("harm", [truncate, tamper, lose, unsign, empty, no_object, misdate, earlier_version])
+def test_a_damaged_checkpoint_is_noticed(unfinished, harm):
+    assert damage(unfinished / "checkpoints/step-00000004") is None
+    harm(unfinished / "checkpoints/step-00000004")
+    assert damage(unfinished / "checkpoints/step-00000004") is not None
 
 
 @pytest.fixture(scope="module")
@@ -148,18 +198,19 @@ def left(stopped, tmp_path):
     return stopped[0], tmp_path / "cell"
 
 
-@pytest.mark.parametrize("damage", [tamper, misdate])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(left, run, damage):
+@pytest.mark.parametrize("harm", [tamper, hostile_pickles])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(left, run, harm):
     """At the defaults. Step 4 is taken and kept again, and the damaged one is there to be looked at."""
     config, cell = left
-    damage(cell / "checkpoints/step-00000004")
+    harm(cell / "checkpoints/step-00000004")
     broken = sorted(file.read_bytes() for file in (cell / "checkpoints/step-00000004").iterdir())
     with pytest.raises(WorkerError, match="rank 0: "):
         train_model(config, cell)
     assert names(cell) == ["damaged-step-00000004", "step-00000003", "step-00000004"]
     aside = cell / "checkpoints/damaged-step-00000004"
     assert sorted(file.read_bytes() for file in aside.iterdir()) == broken
-    assert damaged(cell / "checkpoints/step-00000004") is None
+    assert damage(cell / "checkpoints/step-00000004") is None
+    assert not (cell / "checkpoints/code-was-run").exists()
     (cell / "steps").unlink()
     resumed, metrics = trained(config, cell)
     assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
@@ -189,7 +240,53 @@ def test_a_checkpoint_that_cannot_be_read_now_is_left_alone(left):
     assert names(cell) == ["step-00000003", "step-00000004"]
     file.rmdir()
     file.write_bytes(content)
-    assert damaged(cell / "checkpoints/step-00000004") is None
+    assert damage(cell / "checkpoints/step-00000004") is None
+
+
+def test_without_a_checkpoint_that_can_be_loaded_a_run_begins_anew(left, run):
+    """The optimizer counts its steps from zero again."""
+    config, cell = left
+    for checkpoint in (cell / "checkpoints").iterdir():
+        lose_a_tensor(checkpoint)
+    (cell / "steps").unlink()
+    weights, metrics = trained(config, cell)
+    assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
+    assert all(torch.equal(weights[name], tensor) for name, tensor in run[1].items())
+
+
+def test_a_checkpoint_is_tensors_each_once_and_text(unfinished):
+    checkpoint = unfinished / "checkpoints/step-00000004"
+    assert sorted(path.name for path in checkpoint.iterdir()) == ["rank-00000.safetensors", MANIFEST]
+    assert {path.stat().st_mode & 0o777 for path in checkpoint.iterdir()} == {0o644}
+    with safe_open(checkpoint / "rank-00000.safetensors", "pt") as stored:
+        weights = {name for name in stored.keys() if name.startswith("model.")}
+    # The output layer is the embedding.
+    assert "model.model.model.embed_tokens.weight" in weights and "model.model.lm_head.weight" not in weights
+
+
+def test_a_checkpoint_of_another_state_is_none_of_this_run(unfinished):
+    checkpoint = unfinished / "checkpoints/step-00000004"
+    tensors, stored = content(checkpoint)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    assert misfit(checkpoint, tensors, values, stored) == ""
+    norm, betas = "model.model.model.norm.weight", "optimizer.param_groups.0.betas"
+    for change, values_there, reason in (
+        ({norm: tensors[norm][1:]}, stored, f"{norm} is of another shape"),
+        ({norm: tensors[norm].double()}, stored, f"{norm} is of another shape"),
+        ({"more": torch.ones(1)}, stored, "more is missing"),
+        ({}, stored | {betas: "fast"}, f"{betas} is not what this run has there"),
+        ({}, stored | {betas: [0.9]}, f"{betas} is not what this run has there"),
+        ({}, stored | {"optimizer.param_groups.0.params.0": "else"}, "optimizer.param_groups.0.params.0 is not what"),
+        ({}, stored | {"more": 1}, "more is not what this run has there"),
+    ):
+        assert misfit(checkpoint, tensors | change, values, values_there).startswith(reason)
+    (checkpoint / "rank-00000.safetensors").write_bytes(b"\xff" * 99)
+    assert misfit(checkpoint, tensors, values, stored) == "its tensors cannot be read (SafetensorError)"
+
+
+def test_an_optimizer_whose_state_is_no_number_is_refused():
+    with pytest.raises(ValueError, match=r"optimizer\.history is a deque, which no checkpoint holds"):
+        values_of({"optimizer": {"history": deque()}})
 
 
 def test_what_a_kill_left_half_written_is_no_checkpoint(config, run, unfinished):

@@ -1,7 +1,5 @@
 """What is shown of a sweep and done to it, from records written by hand; on a real cluster: test_slurm.py."""
 
-import subprocess
-
 import pytest
 from rich.console import Console
 from test_tables import cell
@@ -10,7 +8,6 @@ from losslab.cells.run import finished
 from losslab.config.schema import BASE, BenchmarkConfig, Config, EvalConfig, MachineConfig, Names
 from losslab.files import read_json, write_json
 from losslab.launchers import slurm, status
-from losslab.records import code_snapshot
 from losslab.records.record import Cell
 
 
@@ -56,14 +53,3 @@ def test_a_finished_cell_is_done_whatever_word_a_kill_left(tmp_path):
     write_json(own.scores(config) / "scores.json", {"verdict": "official", "benchmarks": {"tiny_add": {"samples": 2}}})
     own.update(state="interrupted")
     assert finished(config, own) and own.state()["state"] == "done"
-
-
-def test_odd_files_in_the_checkout_are_no_fault(tmp_path, monkeypatch):
-    """An editor's lock is a link that leads nowhere, and git quotes names beyond ASCII."""
-    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    (tmp_path / "naïve.txt").write_text("text")
-    (tmp_path / ".#train.py").symlink_to("someone@somewhere.1")
-    monkeypatch.setattr(code_snapshot, "ROOT", tmp_path)
-    monkeypatch.setattr(code_snapshot, "SNAPSHOT", tmp_path / "snapshot.json")
-    assert code_snapshot.unknown(100) == ["naïve.txt"] and code_snapshot.unknown(3) == []
-    assert "+text" in code_snapshot.changes()

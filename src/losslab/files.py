@@ -9,9 +9,11 @@ import shutil
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from losslab.config.masking import masked
 from losslab.config.schema import EMBEDDED
 
 
@@ -36,12 +38,15 @@ def lock(folder: Path, quiet: bool = False) -> Iterator[None]:
         yield
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file so that it is the old one or the whole new one, whatever happens."""
+def write(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write a file so that it is the old one or the whole new one, whatever happens; `mode` is less the umask.
+
+    Secrets of the environment are masked in it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with open(temporary, "w", encoding="utf-8", opener=partial(os.open, mode=mode)) as file:
+        file.write(masked(text))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -58,16 +63,22 @@ def flush(path: Path) -> None:
 
 
 def appear(temporary: Path, folder: Path) -> None:
-    """Give a folder that was written under another name its own, in place of an old one, when all of it is on disk."""
+    """Give a folder that was written under another name its own, in place of an old one, when all of it is on disk.
+
+    Its files get the mode that the umask asks for: safetensors writes its own for their owner alone.
+    """
+    os.umask(umask := os.umask(0o077))
     for path in (*temporary.rglob("*"), temporary):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
         flush(path)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     flush(folder.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write(path, json.dumps(value, indent=1, default=str) + "\n")
+def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
+    write(path, json.dumps(value, indent=1, default=str) + "\n", mode)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -103,7 +114,7 @@ def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
     with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(masked(json.dumps(row) + "\n"))
 
 
 def content(path: str) -> str:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from losslab.cells.scoring import score
 from losslab.composition.checks import objective_class
+from losslab.config.masking import masked
 from losslab.config.schema import (
     BASE,
     EMBEDDED,
@@ -88,7 +89,7 @@ def run(config: Config) -> None:
                     return  # the first process tells it
                 raise
             message = f"{cell.folder.name}: failed: {error}\n        see {cell.folder / 'error.txt'}"
-            print(message, file=sys.stderr, flush=True)
+            print(masked(message), file=sys.stderr, flush=True)
             try:
                 cell.fail(error)
             except OSError as full:  # the next cell would fare no better

@@ -5,6 +5,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from losslab.config.masking import masked
+
 INTERRUPTED = 130  # what a shell calls a program that Ctrl-C ended
 
 
@@ -21,7 +23,7 @@ def exit_on_error(*failures: type[Exception]) -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except failures as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(masked(f"error: {error}"), file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         from hydra.errors import HydraException
@@ -30,9 +32,9 @@ def exit_on_error(*failures: type[Exception]) -> Iterator[None]:
         from losslab.config.messages import of_the_disk, sentence
 
         if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
-            print(f"error: {sentence(error)}", file=sys.stderr)
+            print(masked(f"error: {sentence(error)}"), file=sys.stderr)
         elif isinstance(error, OSError):
-            print(f"error: {of_the_disk(error)}", file=sys.stderr)
+            print(masked(f"error: {of_the_disk(error)}"), file=sys.stderr)
         else:
             traceback.print_exc()
             sys.exit(1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from losslab.config.masking import masked
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.engine_interface import Completion
 from losslab.files import mend, read_lines
@@ -48,7 +49,7 @@ class Samples:
         text, tokens, reason = completion.text, completion.tokens, completion.finish_reason
         self.known[key] = {"text": text, "finish_reason": reason, "tokens": tokens, "seed": seed}
         row = {"index": key[1], "sample": key[2], **self.known[key]}
-        self._files[key[0]].write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._files[key[0]].write(masked(json.dumps(row, ensure_ascii=False) + "\n"))
         self._files[key[0]].flush()
         self._grade(key)
 

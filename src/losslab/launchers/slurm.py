@@ -55,7 +55,10 @@ class Submission:
         """The status other than 0 with which the job of a cell (the folder's name) ended; None where it did not."""
         names = [Path(folder).name for folder in self.record["cells"]]
         path = self.folder / "jobs" / f"exit-{names.index(cell)}" if cell in names else None
-        text = path.read_text().strip() if path and path.exists() else ""
+        try:
+            text = path.read_text().strip() if path else ""
+        except (FileNotFoundError, PermissionError):  # none, or one of another user's job
+            text = ""
         return int(text) if text.isdigit() else None  # empty for an instant, and on a full disk
 
     @classmethod
@@ -125,9 +128,10 @@ def _new_folder(parent: Path) -> Path:
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for suffix in ("", *(f".{number}" for number in range(1, 100))):
         try:
-            (parent / f"{stamp}{suffix}" / "jobs").mkdir(parents=True)
+            (parent / f"{stamp}{suffix}" / "jobs").mkdir(parents=True, mode=0o700)  # submitit's pickles and environment
         except FileExistsError:
             continue
+        (parent / f"{stamp}{suffix}").chmod(0o755)  # it holds code that will run
         return parent / f"{stamp}{suffix}"
     raise AssertionError(f"a hundred submissions of {parent.name} in one second")
 

@@ -1,38 +1,48 @@
-"""Which code this is, and a copy of it, so that what runs later does not follow the edits made in between."""
+"""Which code this is, and a copy of it, so that what runs later does not follow the edits made in between.
+
+Code is what git tracks, and new source files where losslab or Python looks for them. Files whose names say that they
+hold secrets are left out, and a file that others may not read is none that they may read in a record.
+"""
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+from losslab.config.masking import FILES, holds_secrets
 from losslab.config.paths import ROOT
 from losslab.files import read_json, write_json
 
 SNAPSHOT = ROOT / "snapshot.json"  # beside code that `take` copied
-LARGEST = 1 << 20  # bytes of a file that git does not know; a larger one is data
-WITHOUT_GIT = ("src/**/*.py", "conf/**/*", "experiments/**/*", "*.py")
+LARGEST = 1 << 20  # bytes of a file that git does not track; a larger one is data
+FOLDERS = ("src", "conf", "experiments")  # where new files are code
+SOURCES = (".py", ".yaml", ".yml", ".csv", ".html", ".js", ".css", ".json")
+WITHOUT_GIT = ("src/**/*", "conf/**/*", "experiments/**/*", "*.py")
 
 
 def take(folder: Path) -> Path:
-    """Copy the project to `folder`, with uncommitted changes and new files, and write down which code it is."""
+    """Copy the project to `folder`, with uncommitted changes and new source files, and write down which code it is."""
     for name in files():
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, target, follow_symlinks=False)
-    write_json(folder / "snapshot.json", {"commit": commit(), "dirty": dirty(), "changes": changes()})
+    about = {"commit": commit(), "dirty": dirty(), "changes": changes()}
+    write_json(folder / "snapshot.json", about, mode())
     return folder
 
 
 def files() -> list[str]:
     """Paths under the project's root that belong to its code."""
-    known = listed()
-    if not known:
+    tracked = listed()
+    if not tracked:
         return sorted(
             str(path.relative_to(ROOT))
             for pattern in WITHOUT_GIT
             for path in ROOT.glob(pattern)
-            if path.is_file() or path.is_symlink()
+            if (path.is_file() or path.is_symlink()) and not holds_secrets(path.name)
         )
-    return [name for name in known if (ROOT / name).exists()] + unknown(LARGEST)
+    there = [name for name in tracked if (ROOT / name).is_symlink() or (ROOT / name).exists()]
+    return [name for name in there if not holds_secrets(name)] + new_sources()
 
 
 def commit() -> str | None:
@@ -45,17 +55,36 @@ def dirty() -> bool:
 
 
 def changes() -> str:
-    """What the working tree has beyond its commit, files that git does not know yet included."""
+    """What the code has beyond its commit: changes of tracked files, and new source files."""
     if SNAPSHOT.exists():
         return read_json(SNAPSHOT)["changes"]
-    new = unknown(LARGEST >> 2)[:50]
-    return git("diff", "HEAD") + "".join(git("diff", "--no-index", "/dev/null", file) for file in new)
+    left_out = [f":(exclude,glob,icase)**/{pattern}" for pattern in FILES]
+    tracked = git("diff", "HEAD", "--", ".", *left_out)
+    return tracked + "".join(git("diff", "--no-index", "/dev/null", file) for file in new_sources())
 
 
-def unknown(largest: int) -> list[str]:
-    """Files that git does not know yet and does not ignore, of so many bytes at most; no links that lead nowhere."""
-    new = listed("--others", "--exclude-standard")
-    return [name for name in new if (ROOT / name).is_file() and (ROOT / name).stat().st_size <= largest]
+def mode() -> int:
+    """Who may read the changes: those who may read every file in them."""
+    if SNAPSHOT.exists():
+        return SNAPSHOT.stat().st_mode & 0o666
+    allowed = 0o666
+    for name in [*listed("--modified"), *new_sources()]:
+        if (ROOT / name).is_file() and not holds_secrets(name):
+            allowed &= (ROOT / name).stat().st_mode | 0o200
+    return allowed
+
+
+def new_sources() -> list[str]:
+    """Source files that git does not track yet and does not ignore: those in FOLDERS, and those that are imported."""
+    imported = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    return [
+        name
+        for name in listed("--others", "--exclude-standard")
+        if (Path(name).parts[0] in FOLDERS and Path(name).suffix in SOURCES or str(ROOT / name) in imported)
+        and not holds_secrets(name)
+        and (ROOT / name).is_file()
+        and (ROOT / name).stat().st_size <= LARGEST
+    ]
 
 
 def listed(*options: str) -> list[str]:
@@ -64,7 +93,8 @@ def listed(*options: str) -> list[str]:
 
 def git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)
     except FileNotFoundError:
         return ""
-    return done.stdout if done.returncode in (0, 1) else ""  # 1 of diff means that there is one
+    text = done.stdout.decode("utf-8", errors="replace")
+    return text if done.returncode in (0, 1) else ""  # 1 of diff means that there is one

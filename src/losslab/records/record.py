@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 from losslab.config.schema import BASE, Config, Stage
 from losslab.files import read_json, read_lines, write, write_json
-from losslab.records.code_snapshot import changes, commit, dirty
+from losslab.records import code_snapshot
 from losslab.records.identity import identity, protocol, recipe
 
 PROBABILITIES = "probabilities.json"
@@ -145,7 +145,7 @@ class Cell:
         if config.names.loss == BASE or not self.model.exists():
             write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
             write_json(self.folder / "environment.json", environment())
-            write(self.folder / "changes.diff", changes())
+            write(self.folder / "changes.diff", code_snapshot.changes(), code_snapshot.mode())
         (self.folder / "error.txt").unlink(missing_ok=True)
         with self._editing() as state:
             state |= {"state": "starting", "attempts": state.get("attempts", 0) + 1, "error": None, **about}
@@ -214,8 +214,8 @@ def environment() -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": sys.argv,
-        "commit": commit(),
-        "dirty": dirty(),
+        "commit": code_snapshot.commit(),
+        "dirty": code_snapshot.dirty(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

@@ -37,7 +37,8 @@ class WeightsAndBiases:
             config=about.config,
             dir=about.folder,
             resume="allow" if about.mode == "online" else None,
-            settings=wandb.Settings(silent=True, console="off"),
+            # Records have the code's changes, without what must not leave the machine.
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
         )
         for folder in set(earlier) - set(sent):
             shutil.rmtree(folder)

@@ -2,14 +2,15 @@
 
 A checkpoint is copied to host memory at once and written by a thread while training goes on. It is written beside its
 place; rank 0 renames it when every rank is done and the hash of every file is beside it. What is there is therefore
-whole, and what was damaged later is noticed and set aside. It can be read by another number of ranks.
+whole, and what was damaged later, or does not fit the run, is noticed and set aside. It can be read by another number
+of ranks. `checkpoint_files` has the format.
 """
 
-import hashlib
-import json
 import shutil
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,10 +25,11 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.optim import Optimizer
 
 from losslab.distributed.load_state import last_line, load_state
-from losslab.files import appear, read_json, write_json
+from losslab.files import appear, read_json
+from losslab.training import checkpoint_files
+from losslab.training.checkpoint_files import MANIFEST, ShardWriter, put_values, tensors_of, values_of
 
 TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)  # what is frozen comes from its own files
-MANIFEST = "whole.json"  # step, ranks, the SHA-256 of every file, and its own
 DAMAGED = "damaged-"  # before the name of a checkpoint that was set aside
 
 
@@ -46,6 +48,7 @@ class Checkpoints:
         self.folder, self.policy, self.optimizer, self.device = folder, policy, optimizer, device
         self.keep_last, self.keep_every = keep_last, keep_every
         self.group = dist.new_group(backend="gloo")  # the thread's own, since training uses the other
+        self.tied = checkpoint_files.tied_names(policy)
         self.stager = HostCopy(device)
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.writing: Future[None] | None = None
@@ -68,29 +71,31 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         dist.barrier(self.group)
-        model_state, optimizer_state = get_state_dict(self.policy, self.optimizer, options=TRAINED)
-        state = {
-            "model": model_state,
-            "optimizer": optimizer_state,
-            "random": {str(dist.get_rank()): random_state(self.device)},
+        state = self._state()
+        tensors = tensors_of(state, self.tied) | self._random()
+        manifest = {
+            "step": step,
+            "ranks": dist.get_world_size(),
+            "device": self.device.type,
+            "values": values_of(state),
         }
-        written = dcp.async_save(state, checkpoint_id=temporary, process_group=self.group, async_stager=self.stager)
-        self.writing = self.thread.submit(self._complete, step, written)
+        written = dcp.async_save(
+            tensors, storage_writer=ShardWriter(temporary), process_group=self.group, async_stager=self.stager
+        )
+        self.writing = self.thread.submit(self._complete, manifest, written)
 
-    def _complete(self, step: int, written: Any) -> None:
+    def _complete(self, manifest: dict[str, Any], written: Any) -> None:
         """In the thread: when every rank is done, which is when rank 0 is, the checkpoint gets its name."""
-        temporary, target = self._temporary(step), self.folder / f"step-{step:08d}"
+        temporary = self._temporary(manifest["step"])
         try:
             written.result()
             if dist.get_rank() == 0:
-                files = {str(file.relative_to(temporary)): sha256(file) for file in sorted(temporary.rglob("*"))}
-                manifest = {"step": step, "ranks": dist.get_world_size(), "device": self.device.type, "files": files}
-                write_json(temporary / MANIFEST, manifest | {"sha256": seal(manifest)})
+                checkpoint_files.seal(temporary, manifest)
         except BaseException:  # as a CheckpointException is no Exception
             shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
             raise
         if dist.get_rank() == 0:
-            appear(temporary, target)
+            appear(temporary, self.folder / checkpoint_files.name(manifest["step"]))
             forget(existing(self.folder)[: -self.keep_last], self.keep_every)
 
     def finish(self) -> None:
@@ -109,57 +114,76 @@ class Checkpoints:
             raise OSError(f"no checkpoint can be written to {self.folder}: {reason}")
 
     def _temporary(self, step: int) -> Path:
-        return self.folder / f".step-{step:08d}.writing"
+        return self.folder / f".{checkpoint_files.name(step)}.writing"
+
+    def _state(self) -> dict[str, Any]:
+        """What is trained and its optimizer's state, as torch names them; the tensors are those that are in use."""
+        model_state, optimizer_state = get_state_dict(self.policy, self.optimizer, options=TRAINED)
+        return {"model": model_state, "optimizer": optimizer_state}
+
+    def _random(self) -> dict[str, torch.Tensor]:
+        """This rank's random state by name."""
+        return {f"random.{dist.get_rank()}.{name}": value for name, value in random_state(self.device).items()}
 
     def resume(self, same_ranks: bool = False) -> int:
         """Load the newest checkpoint that is whole, if any; returns the steps behind it. Called on every rank.
 
-        A damaged one is set aside: it would count as the newest, and those to come as old. Raises OSError when one
-        cannot be read now, which says nothing of what is in it, and with `same_ranks` ValueError when it was written
-        by another number of ranks.
+        One that is damaged, or that is none of this run's, is set aside: it would count as the newest, and those to
+        come as old. Raises OSError when one cannot be read now, which says nothing of what is in it, and with
+        `same_ranks` ValueError when it was written by another number of ranks.
         """
-        found: list[Any] = [None, None]
         if dist.get_rank() == 0:
             for half in self.folder.glob(".step-*.writing"):  # what a kill left
                 shutil.rmtree(half)
-            for candidate in reversed(existing(self.folder)):
-                if (damage := damaged(candidate)) is None:
-                    found = [str(candidate), read_json(candidate / MANIFEST)]
-                    break
-                aside = candidate.with_name(DAMAGED + candidate.name)
-                print(f"{candidate} is set aside as {aside.name}: {damage}", file=sys.stderr, flush=True)
-                shutil.rmtree(aside, ignore_errors=True)
-                candidate.rename(aside)
-            for old in sorted(self.folder.glob(f"{DAMAGED}*"))[:-1]:  # the newest is the one worth a look
-                shutil.rmtree(old)
-        dist.broadcast_object_list(found, src=0, group=self.group)
-        path, manifest = found
-        if path is None:
-            return 0
-        ranks, own = dist.get_world_size(), str(dist.get_rank())
-        same = manifest["ranks"] == ranks
-        if same_ranks and not same:
-            raise ValueError(
-                f"the run began with {manifest['ranks']} workers and goes on with {ranks}, which changes its gradient "
-                f"under train.reduction=micro_batch: start {manifest['ranks']} again, or begin anew with force=true"
+        state: dict[str, Any] = {}
+        while (newest := self._decide(self._newest)) is not None:
+            path, manifest = Path(newest), read_json(Path(newest) / MANIFEST)
+            same = manifest["ranks"] == dist.get_world_size()
+            if same_ranks and not same:
+                raise ValueError(
+                    f"the run began with {manifest['ranks']} workers and goes on with {dist.get_world_size()}, which "
+                    f"changes its gradient under train.reduction=micro_batch: start {manifest['ranks']} again, or "
+                    "begin anew with force=true"
+                )
+            state = state or self._state()
+            random = self._random() if same and manifest["device"] == self.device.type else {}
+            tensors, values = tensors_of(state, self.tied) | random, manifest["values"]
+            if self._decide(partial(self._refuse, path, tensors, values_of(state), values)):
+                continue
+            load_state(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(path)), process_group=self.group)
+            put_values(state, values)
+            set_state_dict(
+                self.policy,
+                self.optimizer,
+                model_state_dict=state["model"],
+                optim_state_dict=state["optimizer"],
+                options=TRAINED,
             )
-        model_state, optimizer_state = get_state_dict(self.policy, self.optimizer, options=TRAINED)
-        state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
-        if same := same and manifest.get("device", self.device.type) == self.device.type:
-            state["random"] = {own: random_state(self.device)}
-        load_state(state, checkpoint_id=path, process_group=self.group)
-        set_state_dict(
-            self.policy,
-            self.optimizer,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=TRAINED,
-        )
-        if same:
-            torch.set_rng_state(state["random"][own]["cpu"])
-            if "cuda" in state["random"][own]:
-                torch.cuda.set_rng_state(state["random"][own]["cuda"])
-        return manifest["step"]
+            for name, value in random.items():
+                set_random_state(name.rpartition(".")[2], value)
+            return manifest["step"]
+        self.optimizer.state.clear()  # which `_state` filled, with a step in it
+        return 0
+
+    def _decide(self, decide: Callable[[], Any]) -> Any:
+        """What rank 0 decides, on every rank."""
+        decision = [decide() if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(decision, src=0, group=self.group)
+        return decision[0]
+
+    def _newest(self) -> str | None:
+        """The newest checkpoint whose files are whole."""
+        for candidate in reversed(existing(self.folder)):
+            if (damage := checkpoint_files.damage(candidate)) is None:
+                return str(candidate)
+            set_aside(candidate, damage)
+        return None
+
+    def _refuse(self, path: Path, *state: dict[str, Any]) -> bool:
+        """Set a whole checkpoint aside that cannot be loaded."""
+        if misfit := checkpoint_files.misfit(path, *state):
+            set_aside(path, misfit)
+        return bool(misfit)
 
     def clear(self) -> None:
         """Remove what only a run in progress needs. Called on every rank."""
@@ -201,9 +225,26 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     return {"cpu": torch.get_rng_state()} | cuda
 
 
+def set_random_state(kind: str, value: torch.Tensor) -> None:
+    if kind == "cuda":
+        torch.cuda.set_rng_state(value)
+    else:
+        torch.set_rng_state(value)
+
+
+def set_aside(checkpoint: Path, reason: str) -> None:
+    """Keep a checkpoint that is of no use under another name, in place of the one before it, for a look at it."""
+    aside = checkpoint.with_name(DAMAGED + checkpoint.name)
+    print(f"{checkpoint} is set aside as {aside.name}: {reason}", file=sys.stderr, flush=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
+    for older in sorted(checkpoint.parent.glob(f"{DAMAGED}*"))[:-1]:  # the newest is the one worth a look
+        shutil.rmtree(older)
+
+
 def existing(folder: Path) -> list[Path]:
     """Checkpoints, oldest first."""
-    return sorted(folder.glob("step-*"))
+    return sorted(folder.glob("step-" + 8 * "[0-9]"))
 
 
 def forget(checkpoints: list[Path], keep_every: int | None) -> None:
@@ -220,31 +261,3 @@ def clear(folder: Path, keep_every: int | None) -> None:
         shutil.rmtree(damage)
     if folder.exists() and not existing(folder):
         shutil.rmtree(folder)
-
-
-def damaged(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None. OSError when they cannot be read, though they are there."""
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict) or manifest.pop("sha256", None) != seal(manifest):
-            return f"{MANIFEST} is damaged"
-        for name, expected in manifest["files"].items():
-            if sha256(checkpoint / name) != expected:
-                return f"{name} is damaged"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except ValueError:
-        return f"{MANIFEST} is damaged"
-    except OSError as error:
-        raise OSError(f"{checkpoint} cannot be read now ({error.strerror}): run the same again when it can") from error
-    return None
-
-
-def seal(manifest: dict[str, Any]) -> str:
-    """The SHA-256 (hex) of what a manifest says."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

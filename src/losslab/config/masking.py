@@ -1,0 +1,43 @@
+"""What no record may hold: values of secret environment variables, and files whose names say that they are secret."""
+
+import json
+import os
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import PurePath
+
+VARIABLES = ("*KEY", "*TOKEN", "*SECRET", "*PASSWORD")  # environment variables whose values are secret
+SHORTEST = 8  # characters of a value that is masked; a shorter one would be found in harmless text
+FILES = (
+    ".env*", "*.env", "id_*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "credentials*", "*secret*",
+    ".netrc", "_netrc", ".npmrc", ".pypirc", ".htpasswd", ".git-credentials",
+)  # fmt: skip
+
+
+def masked(text: str) -> str:
+    """A text with `<NAME>` in place of each value of a secret environment variable, also where it is quoted in JSON."""
+    for value, name in _values(tuple(sorted(item for item in os.environ.items() if _is_secret(item[0])))):
+        text = text.replace(value, f"<{name}>")
+    return text
+
+
+def holds_secrets(path: str) -> bool:
+    """Whether a file's name is one of those that hold secrets. Python source is code, whatever its name."""
+    name = PurePath(path).name.lower()
+    return not name.endswith(".py") and any(fnmatch(name, pattern) for pattern in FILES)
+
+
+def _is_secret(name: str) -> bool:
+    return any(fnmatch(name.upper(), pattern) for pattern in VARIABLES)
+
+
+@cache
+def _values(variables: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
+    """What is masked and the variable that it is from, longest first: one value may begin another."""
+    found = dict[str, str]()
+    for name, value in variables:
+        for line in (value, *value.splitlines()):
+            for text in (line, json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1]):
+                if len(text) >= SHORTEST:
+                    found[text] = name
+    return sorted(found.items(), key=lambda item: -len(item[0]))
