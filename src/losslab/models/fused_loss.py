@@ -14,8 +14,12 @@ bfloat16 products. Softmax, log-probabilities and the sum of the weight's gradie
 Shapes: N answer tokens, D hidden width, V vocabulary, S sequences.
 """
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,8 +27,7 @@ from torch import Tensor
 
 from losslab.objectives import Context, Objective, Targets
 
-# Logits that are held at once in the dtype of `hidden`, and in float32, twice.
-ELEMENTS = {"cuda": (2**28, 2**24), "cpu": (2**26, 2**20)}
+FLOAT32_LOGITS = {"cuda": 2**24, "cpu": 2**20}  # that eager code holds at once, twice
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,25 @@ class HeadOutput:
     entropy: Tensor  # (N,) float32 entropy of the distribution, nats
 
 
+def chunk_tokens(tokens: int, vocabulary: int, itemsize: int, device: str, buffers: int = 1) -> int:
+    """The number of tokens whose logits, of `itemsize` bytes in each of `buffers` tensors, are held at once.
+
+    On a GPU each chunk costs a pass over the float32 gradient of the weight, which takes as long as the products of
+    some 240 tokens, whatever the shape. So chunks grow with the micro-batch, as its activations do: they take a quarter
+    of its logits, but at least 1 GiB and at most 2. On a CPU they have 2^26 logits.
+    """
+    row = vocabulary * itemsize * buffers
+    if device == "cuda":
+        most, tile = min(max(tokens * row // 4, 2**30), 2**31) // row, 128
+    else:
+        most, tile = 2**26 // vocabulary, 1
+    chunks = -(-tokens // max(1, most))
+    return -(-tokens // (chunks * tile)) * tile if chunks > 1 else max(1, tokens)
+
+
 def _cut(length: int, size: int) -> list[slice]:
-    """Nearly equal contiguous parts of at most `size`; one empty part for nothing."""
-    parts = max(1, -(-length // size))
-    return [slice(length * i // parts, length * (i + 1) // parts) for i in range(parts)]
+    """Contiguous parts of `size`, the last may be shorter; one empty part for nothing."""
+    return [slice(start, min(start + size, length)) for start in range(0, max(1, length), size)]
 
 
 class _Walk:
@@ -66,64 +84,81 @@ class _Walk:
         chunk: int | None,
         reference: tuple[Tensor, Head] | None = None,
     ) -> None:
-        self.hidden, self.head, self.targets, self.reference = hidden, head, targets, reference
-        if reference is not None:
-            self.reference_hidden, self.reference_weight = (
-                x.to(hidden.dtype) for x in (reference[0], reference[1].weight)
-            )
+        self.targets, self.wanted = targets, any(wanted)
+        pairs = [(hidden, head)] if reference is None else [(hidden, head), reference]
+        self.hidden = [states.to(hidden.dtype) for states, _ in pairs]  # of the policy, and of the reference
+        self.heads = [each for _, each in pairs]
+        self.weights = [each.weight.to(hidden.dtype) for each in self.heads]
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
-        self.weight = head.weight.to(hidden.dtype)
-        (tokens, width), vocabulary = hidden.shape, len(head.weight)
-        chunk_elements, block_elements = ELEMENTS["cuda" if hidden.is_cuda else "cpu"]
-        self.chunks = _cut(tokens, chunk or max(1, chunk_elements // vocabulary))
-        self.block = max(1, block_elements // vocabulary)
-        self.tile = max(1, block_elements // width)
-        rows = max((part.stop - part.start for part in self.chunks), default=0)
-        both = 1 if reference is None else 2
-        self.buffers = hidden.new_empty(both, rows, vocabulary)
-        self.scratch = hidden.new_empty(2 * both, min(rows, self.block), vocabulary, dtype=self.dtype)
-        self.logp = hidden.new_zeros(tokens, dtype=self.dtype)
-        self.entropy = torch.zeros_like(self.logp)
-        self.statistic = torch.zeros_like(self.logp)
-        self.reference_kl = torch.zeros_like(self.logp)
-        self.wanted = any(wanted)
-        grad_hidden = torch.empty_like(hidden) if wanted[0] else None
-        grad_weight = torch.empty_like(head.weight, dtype=self.dtype) if wanted[1] else None
-        grad_bias = torch.zeros_like(head.bias, dtype=self.dtype) if wanted[2] and head.bias is not None else None
-        self.gradients = [grad_hidden, grad_weight, grad_bias]
+        self.kernels = _kernels(hidden.device) if self.dtype == torch.float32 else None
+        tokens, vocabulary = len(hidden), len(head.weight)
+        chunk = chunk or chunk_tokens(tokens, vocabulary, hidden.itemsize, hidden.device.type, len(pairs))
+        self.chunks = _cut(tokens, chunk)
+        self.block = max(1, FLOAT32_LOGITS["cuda" if hidden.is_cuda else "cpu"] // vocabulary)
+        # Rows start at multiples of 64 elements, since matrix units and wide loads need 16 bytes.
+        padded = -(-vocabulary // 64) * 64
+        self.buffers = hidden.new_empty(len(pairs), min(chunk, tokens), padded)[..., :vocabulary]
+        self.logp, self.entropy, self.statistic, self.reference_kl = hidden.new_zeros(4, tokens, dtype=self.dtype)
+        # A sum over chunks is float32. A single product is rounded once, to what the weight has.
+        once = torch.promote_types(head.weight.dtype, hidden.dtype)
+        self.gradients = [
+            torch.empty_like(hidden, memory_format=torch.contiguous_format) if wanted[0] else None,
+            torch.empty_like(head.weight, dtype=self.dtype if len(self.chunks) > 1 else once) if wanted[1] else None,
+            torch.zeros_like(head.bias, dtype=self.dtype) if wanted[2] and head.bias is not None else None,
+        ]
+
+    @cached_property
+    def scratch(self) -> Tensor:
+        """Logits and probabilities of a block of tokens in float32, for each head."""
+        buffers, rows, vocabulary = self.buffers.shape
+        return self.buffers.new_empty(2 * buffers, min(rows, self.block), vocabulary, dtype=self.dtype)
 
     def softmax(self, part: slice, objective: Objective | None = None) -> Tensor:
         """Writes what is known of each token of a chunk; returns its slopes (1 or 2, rows, V) with respect to logits.
 
-        slopes[0] = d(-logp) = softmax - onehot, slopes[1] = d(reference_kl) = softmax - reference softmax.
+        slopes[0] = d(-logp) = softmax - onehot, slopes[1] = d(reference_kl) = softmax - reference softmax. They take
+        the place of the logits: whatever reads those (`Objective.statistic`) comes before.
         """
         slopes = self.buffers[:, : part.stop - part.start]
-        torch.mm(self.hidden[part], self.weight.T, out=slopes[0])
-        if self.reference is not None:
-            torch.mm(self.reference_hidden[part], self.reference_weight.T, out=slopes[1])
-        for block in _cut(slopes.shape[1], self.block):
-            rows = slice(part.start + block.start, part.start + block.stop)
-            x, p, *reference = self.scratch[:, : block.stop - block.start]
-            largest, logsumexp = _softmax(slopes[0, block], self.head, x, p)
-            target = self.targets[rows, None]
-            logp = (x.gather(1, target).squeeze(1) - largest - logsumexp).clamp_(max=0)
-            self.logp[rows] = logp
-            self.entropy[rows] = largest - torch.linalg.vecdot(p, x) + logsumexp
-            if objective is not None and objective.statistic is not None:
-                self.statistic[rows] = objective.statistic(p)
-            if self.reference is not None:
-                y, q = reference
-                reference_largest, reference_logsumexp = _softmax(slopes[1, block], self.reference[1], y, q)
-                shift = largest - reference_largest + logsumexp - reference_logsumexp
-                self.reference_kl[rows] = torch.linalg.vecdot(q, y.sub_(x)) + shift
-                q.neg_().add_(p)
-            p.scatter_(1, target, logp.expm1()[:, None])  # p - 1 at the target
-            gradients = self.scratch[1::2, : block.stop - block.start]
-            if self.head.softcap is not None:
-                gradients *= 1 - (x / self.head.softcap).square_()
-            if self.wanted:
-                slopes[:, block] = gradients
+        for hidden, weight, product in zip(self.hidden, self.weights, slopes, strict=True):
+            torch.mm(hidden[part], weight.T, out=product)
+        statistic = None if objective is None else objective.statistic
+        blocks = _cut(slopes.shape[1], self.block)
+        if self.kernels is None:
+            for block in blocks:
+                self._eager(slopes[:, block], slice(part.start + block.start, part.start + block.stop), statistic)
+            return slopes
+        if statistic is not None:
+            for block in blocks:
+                x, p = self.scratch[:2, : block.stop - block.start]
+                _softmax(slopes[0, block], self.heads[0], x, p)
+                self.statistic[part][block] = statistic(p)
+        results = (self.logp[part], self.entropy[part], self.reference_kl[part])
+        self.kernels.softmax(slopes, self.heads, self.targets[part], results, self.wanted)
         return slopes
+
+    def _eager(self, slopes: Tensor, rows: slice, statistic: Callable[[Tensor], Tensor] | None) -> None:
+        """The same as the kernel for some tokens by the operations of torch."""
+        x, p, *reference = self.scratch[:, : slopes.shape[1]]
+        largest, logsumexp = _softmax(slopes[0], self.heads[0], x, p)
+        target = self.targets[rows, None]
+        logp = (x.gather(1, target).squeeze(1) - largest - logsumexp).clamp_(max=0)
+        self.logp[rows] = logp
+        self.entropy[rows] = largest - torch.linalg.vecdot(p, x) + logsumexp
+        if statistic is not None:
+            self.statistic[rows] = statistic(p)
+        if reference:
+            y, q = reference
+            reference_largest, reference_logsumexp = _softmax(slopes[1], self.heads[1], y, q)
+            shift = largest - reference_largest + logsumexp - reference_logsumexp
+            self.reference_kl[rows] = torch.linalg.vecdot(q, y.sub_(x)) + shift
+            q.neg_().add_(p)
+        p.scatter_(1, target, logp.expm1()[:, None])  # p - 1 at the target
+        gradients = self.scratch[1::2, : slopes.shape[1]]
+        if self.heads[0].softcap is not None:
+            gradients *= 1 - (x / self.heads[0].softcap).square_()
+        if self.wanted:
+            slopes.copy_(gradients)
 
     def accumulate(self, part: slice, slopes: Tensor, weight: Tensor, kl_weight: Tensor) -> None:
         """Adds a chunk's gradients of sum(kl_weight * reference_kl - weight * logp), both weights (rows,)."""
@@ -131,30 +166,53 @@ class _Walk:
             return
         grad_hidden, grad_weight, grad_bias = self.gradients
         slope = slopes[0]
-        if self.reference is not None:
+        if len(slopes) > 1:
             columns = torch.stack((weight, kl_weight)).to(slope.dtype)[:, :, None]
             slope.mul_(columns[0]).addcmul_(slopes[1], columns[1])
             weight = torch.ones_like(weight)
         # Row factors go on the narrow side, which saves a pass over (rows, V).
-        row = weight[:, None] * self.head.scale
+        row = weight[:, None] * self.heads[0].scale
         if grad_hidden is not None:
-            grad_hidden[part] = (slope @ self.weight) * row
+            torch.mm(slope, self.weights[0], out=grad_hidden[part])
+            grad_hidden[part] *= row
         if grad_bias is not None:
             grad_bias += row[:, 0].to(slope.dtype) @ slope
         if grad_weight is not None:
-            hidden = (self.hidden[part] * row).to(slope.dtype)
-            first = part.start == 0  # writes in place of adding: zeros would cost a pass over (V, D) per micro-batch
-            if slope.dtype == self.dtype:
-                grad_weight.addmm_(slope.T, hidden, beta=0 if first else 1)
-            elif grad_weight.is_cuda:
-                total = grad_weight.zero_() if first else grad_weight
-                torch.addmm(total, slope.T, hidden, out_dtype=self.dtype, out=total)
-            else:
-                # A CPU has no such product: it rounds once per chunk, and the sum over chunks is float32. By tiles of
-                # the vocabulary, so that the rounded product meets its sum in cache.
-                write = Tensor.copy_ if first else Tensor.add_
-                for tile in _cut(len(grad_weight), self.tile):
-                    write(grad_weight[tile], slope[:, tile].T @ hidden)
+            _add_product(grad_weight, slope.T, (self.hidden[0][part] * row).to(slope.dtype), first=part.start == 0)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
+    """total (V, D) += a (V, rows) @ b (rows, D). The first writes: zeros would cost a pass over (V, D)."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b, beta=0 if first else 1)
+    elif not _has_float32_products(a.device, a.dtype):
+        # Rounded once per chunk. By tiles of the vocabulary, so that the product meets its sum in cache.
+        write = Tensor.copy_ if first else Tensor.add_
+        for tile in _cut(len(total), max(1, FLOAT32_LOGITS["cuda" if a.is_cuda else "cpu"] // total.shape[1])):
+            write(total[tile], a[tile] @ b)
+    elif first:
+        torch.mm(a, b, out_dtype=total.dtype, out=total)
+    else:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+
+
+@cache
+def _has_float32_products(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products of `dtype` can leave the matrix unit as float32: on CUDA, neither on ROCm nor on a CPU."""
+    x = torch.zeros(16, 16, device=device, dtype=dtype)
+    try:
+        torch.addmm(x.float(), x, x, out_dtype=torch.float32)
+    except RuntimeError:
+        return False
+    return True
+
+
+@cache
+def _kernels(device: torch.device) -> ModuleType | None:
+    """The Triton kernels, on the GPUs that they are written for: CUDA from compute capability 8.0, and ROCm."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8:
+        return None
+    return import_module("losslab.models.fused_loss_triton") if importlib.util.find_spec("triton") else None
 
 
 def _softmax(product: Tensor, head: Head, logits: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +244,17 @@ class _Attach(torch.autograd.Function):
         # Scaled in place and let go, so that autograd takes over the (V, D) memory in place of a copy.
         assert ctx.gradients is not None, "the loss of a micro-batch can be differentiated once"
         gradients, ctx.gradients = ctx.gradients, None
-        return None, None, *(None if gradient is None else gradient.mul_(grad) for gradient in gradients)
+        return None, None, *(None if gradient is None else _scaled(gradient, grad) for gradient in gradients)
+
+
+def _scaled(values: Tensor, factor: Tensor) -> Tensor:
+    """`values` times a scalar, in place; without a pass over them where it is 1, as it is in `loss.backward()`."""
+    kernels = _kernels(values.device)
+    if kernels is not None:
+        kernels.scale(values, factor)  # which reads the factor on the device: the host does not wait for it
+    elif values.is_cuda or factor != 1:
+        values *= factor
+    return values
 
 
 class _TargetLogprobs(torch.autograd.Function):
