@@ -1,13 +1,15 @@
 """Triton kernels of the fused loss: one launch for the rows of a chunk, in place of some eighteen eager passes.
 
-A program takes one row of logits as cuBLAS wrote it. It reads the row once for what the objective and the diagnostics
-need (log-probability of the target, entropy, KL from a reference), and a second time to overwrite it by the slope
-softmax - onehot. The second time it goes backwards: what was read last is still in the L2 cache.
+A program takes one row of logits as the product left it. It reads the row once for what the objective and the
+diagnostics need (log-probability of the target, entropy, KL from a reference), and a second time to overwrite it by the
+slope softmax - onehot. The second time it goes backwards: what was read last is still in the L2 cache.
 
-All sums are float32. A row is read as BLOCK / LANE lanes, each with a running maximum and running sums of its own, so
-that threads meet once in a row.
+All sums are float32. A block of a row is read as lanes of LANE logits, each with a running maximum and running sums of
+its own, so that threads meet once in a row. Logits are in bits (logit * log2 e), since powers of 2 are what the hardware
+has. What concerns few blocks (the end of the row, the target) is behind a branch that all threads of a program take.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,36 +21,41 @@ from torch import Tensor
 if TYPE_CHECKING:
     from losslab.head import Head
 
+LN2 = tl.constexpr(math.log(2))
 LOWEST = tl.constexpr(-1e30)  # stands for -inf, whose differences are NaN
 
 
 @triton.jit
-def _load(row, at, stride, inside, bias, scale, softcap):  # type: ignore[no-untyped-def]
-    """Logits and their derivatives with respect to the products that are in memory, except for `scale`."""
-    x = tl.load(row + at, mask=at < stride, other=0.0).to(tl.float32)
+def _bits(product, bias, at, inside, scale, softcap):  # type: ignore[no-untyped-def]
+    """Logits in bits from products, and their derivatives with respect to the products except for the scale."""
+    z = product.to(tl.float32)
     if bias is not None:
-        x += tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
-    x *= scale
+        z += tl.load(bias + at, mask=inside, other=0.0).to(tl.float32)
+    z *= scale
     derivative = 1.0
     if softcap is not None:
-        tanh = 1 - 2 / (1 + tl.exp(2 * x / softcap))
-        x = softcap * tanh
+        tanh = 1 - 2 / (1 + tl.exp2(z * (2 / LN2 / softcap)))
+        z = softcap * tanh
         derivative = 1 - tanh * tanh
-    return tl.where(inside, x, LOWEST), derivative
+    return z, derivative
 
 
 @triton.jit
-def _logprob(largest, total, x):  # type: ignore[no-untyped-def]
-    logp = (x - largest) - tl.log(total)
-    return tl.where(logp > 0, 0.0, logp)  # tl.minimum would drop a NaN
+def _block(row, start, places, stride, vocabulary, bias, scale, softcap, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A block of a row in bits, and the derivatives; `stride` is a multiple of 16, so that loads are wide."""
+    at = start + places
+    z, derivative = _bits(tl.load(row + at, mask=at < stride, other=0.0), bias, at, at < vocabulary, scale, softcap)
+    if start + BLOCK > vocabulary:
+        z = tl.where(at < vocabulary, z, LOWEST)
+    return z, derivative
 
 
 @triton.jit
 def rows_kernel(  # type: ignore[no-untyped-def]
     x_ptr,  # (rows, V) products of the policy, overwritten by d(-logp)
     x_bias,  # (V,) or None
-    x_scale,
-    x_softcap,  # or None
+    x_scale,  # of a product in bits
+    x_softcap,  # in bits, or None
     y_ptr,  # (rows, V) products of the reference or None, overwritten by d(kl) with respect to the policy's logits
     y_bias,
     y_scale,
@@ -64,62 +71,56 @@ def rows_kernel(  # type: ignore[no-untyped-def]
     LANE: tl.constexpr,
 ):
     LANES: tl.constexpr = BLOCK // LANE
-    program = tl.program_id(0)
-    row = program.to(tl.int64)
+    row = tl.program_id(0).to(tl.int64)
     x_row = x_ptr + row * stride
-    target = tl.load(target_ptr + row)
-    known = (target >= 0) & (target < vocabulary)
-    aim = tl.load(x_row + target, mask=known, other=float("nan")).to(tl.float32)  # before anything is overwritten
-    if x_bias is not None:
-        aim += tl.load(x_bias + target, mask=known, other=0.0).to(tl.float32)
-    aim *= x_scale
-    if x_softcap is not None:
-        aim = x_softcap * (1 - 2 / (1 + tl.exp(2 * aim / x_softcap)))
+    target = tl.load(target_ptr + row).to(tl.int32)
+    exists = (target >= 0) & (target < vocabulary)
+    product = tl.load(x_row + target, mask=exists, other=float("nan"))  # before anything is overwritten
+    aim, aim_derivative = _bits(product, x_bias, target, exists, x_scale, x_softcap)
 
     places = tl.arange(0, LANES)[:, None] * LANE + tl.arange(0, LANE)[None, :]
     largest = tl.full([LANES], LOWEST, tl.float32)
-    total = tl.zeros([LANES], tl.float32)  # sum of exp(x - largest)
-    spread = tl.zeros([LANES], tl.float32)  # sum of exp(x - largest) (x - largest)
+    total = tl.zeros([LANES], tl.float32)  # sum of 2^(x - largest)
+    spread = tl.zeros([LANES], tl.float32)  # sum of 2^(x - largest) (x - largest)
     if y_ptr is not None:
         y_row = y_ptr + row * stride
         y_largest = tl.full([LANES], LOWEST, tl.float32)
         y_total = tl.zeros([LANES], tl.float32)
-        excess = tl.zeros([LANES], tl.float32)  # sum of exp(y - y_largest) (y - x)
+        excess = tl.zeros([LANES], tl.float32)  # sum of 2^(y - y_largest) (y - x)
 
     blocks = tl.cdiv(vocabulary, BLOCK)
     for block in range(blocks):
-        at = block * BLOCK + places
-        inside = at < vocabulary
-        x, _ = _load(x_row, at, stride, inside, x_bias, x_scale, x_softcap)
+        x, derivative = _block(x_row, block * BLOCK, places, stride, vocabulary, x_bias, x_scale, x_softcap, BLOCK)
         higher = tl.maximum(largest, tl.max(x, 1))
         rise = largest - higher
         below = x - higher[:, None]
-        e = tl.exp(below)
-        keep = tl.exp(rise)
+        e = tl.exp2(below)
+        keep = tl.exp2(rise)
         spread = keep * (spread + rise * total) + tl.sum(e * below, 1)
         total = keep * total + tl.sum(e, 1)
         largest = higher
         if y_ptr is not None:
-            y, _ = _load(y_row, at, stride, inside, y_bias, y_scale, y_softcap)
+            y, y_derivative = _block(y_row, block * BLOCK, places, stride, vocabulary, y_bias, y_scale, y_softcap, BLOCK)
             y_higher = tl.maximum(y_largest, tl.max(y, 1))
-            e = tl.exp(y - y_higher[:, None])
-            keep = tl.exp(y_largest - y_higher)
+            e = tl.exp2(y - y_higher[:, None])
+            keep = tl.exp2(y_largest - y_higher)
             excess = keep * excess + tl.sum(e * (y - x), 1)
             y_total = keep * y_total + tl.sum(e, 1)
             y_largest = y_higher
 
     highest = tl.max(largest, 0)
     rise = largest - highest
-    keep = tl.exp(rise)
+    keep = tl.exp2(rise)
     whole = tl.sum(keep * total, 0)
-    logp = _logprob(highest, whole, aim)
+    logp = (aim - highest) * LN2 - tl.log(whole)
+    logp = tl.where(logp > 0, 0.0, logp)  # tl.minimum would drop a NaN
     tl.store(logp_ptr + row, logp)
-    tl.store(entropy_ptr + row, tl.log(whole) - tl.sum(keep * (spread + rise * total), 0) / whole)
+    tl.store(entropy_ptr + row, tl.log(whole) - tl.sum(keep * (spread + rise * total), 0) / whole * LN2)
     if y_ptr is not None:
         y_highest = tl.max(y_largest, 0)
-        y_keep = tl.exp(y_largest - y_highest)
-        y_whole = tl.sum(y_keep * y_total, 0)
-        kl = tl.sum(y_keep * excess, 0) / y_whole + (highest - y_highest) + tl.log(whole) - tl.log(y_whole)
+        keep = tl.exp2(y_largest - y_highest)
+        y_whole = tl.sum(keep * y_total, 0)
+        kl = (tl.sum(keep * excess, 0) / y_whole + (highest - y_highest)) * LN2 + tl.log(whole) - tl.log(y_whole)
         tl.store(kl_ptr + row, kl)
 
     if SLOPES:
@@ -127,16 +128,17 @@ def rows_kernel(  # type: ignore[no-untyped-def]
         missing = tl.where(logp > -0.01, logp * (1 + logp * (0.5 + logp / 6)), tl.exp(logp) - 1)
         share = 1 / whole
         for turn in range(blocks):
-            at = (blocks - 1 - turn) * BLOCK + places
-            inside = at < vocabulary
-            x, derivative = _load(x_row, at, stride, inside, x_bias, x_scale, x_softcap)
-            p = tl.exp(x - highest) * share
-            slope = tl.where(at == target, missing, p) * derivative
+            start = (blocks - 1 - turn) * BLOCK
+            at = start + places
+            x, derivative = _block(x_row, start, places, stride, vocabulary, x_bias, x_scale, x_softcap, BLOCK)
+            p = tl.exp2(x - highest) * share
             if y_ptr is not None:
-                y, _ = _load(y_row, at, stride, inside, y_bias, y_scale, y_softcap)
-                y_slope = (p - tl.exp(y - y_highest) / y_whole) * derivative
-                tl.store(y_row + at, y_slope.to(y_ptr.dtype.element_ty), mask=at < stride)
-            tl.store(x_row + at, slope.to(x_ptr.dtype.element_ty), mask=at < stride)
+                y, y_derivative = _block(y_row, start, places, stride, vocabulary, y_bias, y_scale, y_softcap, BLOCK)
+                difference = (p - tl.exp2(y - y_highest) / y_whole) * derivative
+                tl.store(y_row + at, difference.to(y_ptr.dtype.element_ty), mask=at < stride)
+            if (target >= start) & (target < start + BLOCK):
+                p = tl.where(at == target, missing, p)
+            tl.store(x_row + at, (p * derivative).to(x_ptr.dtype.element_ty), mask=at < stride)
 
 
 @triton.jit
@@ -158,14 +160,19 @@ def softmax(products: Tensor, heads: "Sequence[Head]", targets: Tensor, results:
     _, rows, vocabulary = products.shape
     if not rows:
         return
-    first, *second = [(product, head.bias, head.scale, head.softcap) for product, head in zip(products, heads, strict=True)]
-    reference = second[0] if second else (None, None, 1.0, None)
+    policy, *others = [_bits_of(product, head) for product, head in zip(products, heads, strict=True)]
+    reference = others[0] if others else (None, None, 1.0, None)
     block = min(8192, max(256, triton.next_power_of_2(vocabulary)))
     with torch.cuda.device_of(products):
         rows_kernel[(rows,)](
-            *first, *reference, targets, *results, products.stride(1), vocabulary,
+            *policy, *reference, targets, *results, products.stride(1), vocabulary,
             SLOPES=write, BLOCK=block, LANE=8, num_warps=16,
         )  # fmt: skip
+
+
+def _bits_of(products: Tensor, head: "Head") -> tuple[Tensor, Tensor | None, float, float | None]:
+    """A head as `rows_kernel` takes it."""
+    return products, head.bias, head.scale / LN2.value, None if head.softcap is None else head.softcap / LN2.value
 
 
 def scale(values: Tensor, factor: Tensor) -> None:
