@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from losslab.models.chunked_logits import chunk_tokens
 from losslab.models.fused_loss import Head, objective_loss, target_logprobs
 from losslab.objectives import Context, Objective
 from losslab.objectives.dft import DFT
@@ -290,3 +291,13 @@ def test_tied_checkpointed_body(compiled: bool) -> None:
     nn.functional.cross_entropy(twin(ids) @ twin.embedding.weight.T, targets, reduction="sum").backward()
     for own, other in zip(body.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(own.grad, other.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_on_a_gpu() -> None:
+    """A quarter of the logits between 1 and 2 GiB of them, in rows of whole tiles."""
+    chunks = {n: chunk_tokens(n, 151_936, 2, "cuda") for n in (0, 1, 3072, 8192, 16_384, 32_768, 131_072)}
+    assert chunks == {0: 1, 1: 1, 3072: 3072, 8192: 2816, 16_384: 4096, 32_768: 6656, 131_072: 6912}
+    assert chunk_tokens(8192, 151_936, 4, "cuda") == chunk_tokens(8192, 151_936, 2, "cuda", buffers=2) == 2048
+    for tokens in range(1, 40_000, 777):
+        for vocabulary in (32_000, 151_936, 262_144):
+            assert chunk_tokens(tokens, vocabulary, 2, "cuda") * vocabulary * 2 <= 2**31 + 128 * vocabulary * 2

@@ -19,7 +19,7 @@ from losslab.distributed import gpus
 from losslab.distributed.environment import is_worker
 from losslab.distributed.launch import worker_count, workers_per_node
 from losslab.models import merged_adapters
-from losslab.models.fused_loss import ELEMENTS
+from losslab.models.chunked_logits import FLOAT32_ELEMENTS, chunk_tokens
 from losslab.models.loading import load_config
 from losslab.objectives.online import PPO
 
@@ -107,8 +107,8 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     tokens = max(machine.micro_batch_tokens, train.max_length)
     if train.micro_batch is not None:
         tokens = train.micro_batch * train.max_length
-    chunk, block = ELEMENTS["cuda" if devices.gpu else "cpu"]
-    logits = computed * min(chunk, tokens * architecture.vocab_size) + 2 * 4 * block
+    rows = chunk_tokens(tokens, architecture.vocab_size, computed, "cuda" if devices.gpu else "cpu")
+    logits = computed * rows * architecture.vocab_size + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
     head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
     if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy

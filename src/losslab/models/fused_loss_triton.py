@@ -5,7 +5,7 @@ diagnostics need (log-probability of the target, entropy, KL from a reference), 
 slope softmax - onehot. The second time it goes backwards: what was read last is still in the L2 cache.
 
 All sums are float32. A block of a row is read as lanes of LANE logits, each with a running maximum and running sums of
-its own, so that threads meet once in a row. Logits are in bits (logit * log2 e), since powers of 2 are what the hardware
+its own, so that threads meet once in a row. Logits are in bits (logit * log2 e), since powers of 2 are what hardware
 has. What concerns few blocks (the end of the row, the target) is behind a branch that all threads of a program take.
 """
 
@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from losslab.head import Head
+    from losslab.models.chunked_logits import Head
 
 LN2 = tl.constexpr(math.log(2))
 LOWEST = tl.constexpr(-1e30)  # stands for -inf, whose differences are NaN
@@ -73,22 +73,23 @@ def rows_kernel(  # type: ignore[no-untyped-def]
     LANES: tl.constexpr = BLOCK // LANE
     row = tl.program_id(0).to(tl.int64)
     x_row = x_ptr + row * stride
-    target = tl.load(target_ptr + row).to(tl.int32)
+    target = tl.load(target_ptr + row)
     exists = (target >= 0) & (target < vocabulary)
-    product = tl.load(x_row + target, mask=exists, other=float("nan"))  # before anything is overwritten
+    target = target.to(tl.int32)
+    product = tl.load(x_row + target, mask=exists, other=float("nan"))  # before it is overwritten
     aim, aim_derivative = _bits(product, x_bias, target, exists, x_scale, x_softcap)
 
     places = tl.arange(0, LANES)[:, None] * LANE + tl.arange(0, LANE)[None, :]
     largest = tl.full([LANES], LOWEST, tl.float32)
-    total = tl.zeros([LANES], tl.float32)  # sum of 2^(x - largest)
-    spread = tl.zeros([LANES], tl.float32)  # sum of 2^(x - largest) (x - largest)
+    total = tl.full([LANES], 0.0, tl.float32)  # sum of 2^(x - largest)
+    spread = tl.full([LANES], 0.0, tl.float32)  # sum of 2^(x - largest) (x - largest)
     if y_ptr is not None:
         y_row = y_ptr + row * stride
         y_largest = tl.full([LANES], LOWEST, tl.float32)
-        y_total = tl.zeros([LANES], tl.float32)
-        excess = tl.zeros([LANES], tl.float32)  # sum of 2^(y - y_largest) (y - x)
+        y_total = tl.full([LANES], 0.0, tl.float32)
+        excess = tl.full([LANES], 0.0, tl.float32)  # sum of 2^(y - y_largest) (y - x)
 
-    blocks = tl.cdiv(vocabulary, BLOCK)
+    blocks = (vocabulary + BLOCK - 1) // BLOCK
     for block in range(blocks):
         x, derivative = _block(x_row, block * BLOCK, places, stride, vocabulary, x_bias, x_scale, x_softcap, BLOCK)
         higher = tl.maximum(largest, tl.max(x, 1))
@@ -100,7 +101,9 @@ def rows_kernel(  # type: ignore[no-untyped-def]
         total = keep * total + tl.sum(e, 1)
         largest = higher
         if y_ptr is not None:
-            y, y_derivative = _block(y_row, block * BLOCK, places, stride, vocabulary, y_bias, y_scale, y_softcap, BLOCK)
+            y, y_derivative = _block(
+                y_row, block * BLOCK, places, stride, vocabulary, y_bias, y_scale, y_softcap, BLOCK
+            )
             y_higher = tl.maximum(y_largest, tl.max(y, 1))
             e = tl.exp2(y - y_higher[:, None])
             keep = tl.exp2(y_largest - y_higher)
@@ -151,7 +154,7 @@ def scale_kernel(values_ptr, factor_ptr, length, BLOCK: tl.constexpr):  # type: 
 
 
 def softmax(products: Tensor, heads: "Sequence[Head]", targets: Tensor, results: Sequence[Tensor], write: bool) -> None:
-    """Fills `results` (logp, entropy and KL, each (rows,) float32) from the products hidden @ weight.T (1 or 2, rows, V).
+    """Fills `results` (logp, entropy, KL; each (rows,) float32) from the products hidden @ weight.T (1 or 2, rows, V).
 
     The first products are the policy's, the second a reference's. With `write` their place is taken by the slopes:
     d(-logp) and d(kl) with respect to the policy's logits. Rows start at multiples of 16 elements, with room in between
