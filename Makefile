@@ -44,17 +44,17 @@ docs: setup ## write again what is made from the code: docs/configuration.md and
 	@$(BIN)/python docs/plot_weights.py
 
 tables: setup ## rebuild all tables and figures from the records, those of the toy suite too
-	@if [ -d results/cells ] || [ ! -d results/toy_suite/cells ]; then $(BIN)/python table.py; fi
-	@if [ -d results/toy_suite/cells ]; then $(BIN)/python -m losslab.commands.toy_suite run=false; fi
+	@if [ -d results/cells ] || [ ! -d results/toy_suite/cells ]; then $(BIN)/losslab table; fi
+	@if [ -d results/toy_suite/cells ]; then $(BIN)/losslab toy-suite run=false; fi
 
 report: setup ## one page for each sweep, from the records: results/reports/<sweep>.html
-	@$(BIN)/python report.py
+	@$(BIN)/losslab report
 
 toys: setup ## a small twin of every table and figure of the paper, up to 90 minutes; LOSS=mine adds an objective to them
-	@$(BIN)/python -m losslab.commands.toy_suite $(if $(LOSS),loss=$(LOSS))
+	@$(BIN)/losslab toy-suite $(if $(LOSS),loss=$(LOSS))
 
 status: setup ## how the sweeps stand: waiting, running, preempted, failed, done
-	@$(BIN)/python status.py
+	@$(BIN)/losslab status
 
 clean: ## remove the environment and the caches; records stay
 	rm -rf $(VENV) results/cache

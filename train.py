@@ -3,14 +3,9 @@
 python train.py -m loss=dft,sft model=qwen2.5-math-1.5b
 """
 
-if __name__ == "__main__":  # the imports too: every worker process reads this file
-    import sys
+import sys
 
-    if not sys.flags.safe_path:  # this folder last: its evaluate.py is not the library of that name
-        sys.path.append(sys.path.pop(0))
-    from losslab.config.errors import exit_on_error
+from losslab.commands.cli import main
 
-    with exit_on_error():
-        from losslab.composition.compose import entry
-
-        entry("losslab.cells.run.run")
+if __name__ == "__main__":  # worker processes import this file too
+    main(["train", *sys.argv[1:]])

@@ -3,7 +3,7 @@
     python benchmarks/resume.py DATA > results/benchmarks/resume.md
 
 DATA is the folder with the official benchmark files. A tiny random Qwen2 is scored on all five of the paper by
-`evaluate.py` with vLLM on one CPU core: once undisturbed, and once with SIGKILL to all of its processes twice.
+`losslab evaluate` with vLLM on one CPU core: once undisturbed, and once with SIGKILL to all of its processes twice.
 """
 
 import json
@@ -29,7 +29,7 @@ NAMES = ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"]
 def command(model: Path, data: Path, results: Path) -> list[str]:
     options = [f"model={model}", f"benchmark=[{','.join(NAMES)}]", f"eval.data={data}", f"machine.results={results}"]
     options += ["eval.samples=1", "eval.max_new_tokens=64", "machine.device=cpu", "machine.threads=1", "tracker=none"]
-    return [sys.executable, str(ROOT / "evaluate.py"), *options]
+    return [sys.executable, "-m", "losslab", "evaluate", *options]
 
 
 def scores_of(results: Path) -> Path:

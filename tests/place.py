@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from losslab.launchers import status
 
+LOSSLAB = [sys.executable, "-m", "losslab"]
 IMPORTED = multiprocessing.get_context("forkserver")
 IMPORTED.set_forkserver_preload(
     ["losslab.cells.run", "losslab.cells.sweep", "losslab.cells.plan", "losslab.launchers.status"]
@@ -81,7 +82,7 @@ PATIENCE = 600.0  # seconds for what takes some; nothing is asserted about how l
 
 
 def become(folder: Path, environment: dict[str, str], command: list[str], out: str, err: str) -> None:
-    """Turn into a Python script."""
+    """Turn into the command `losslab`."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -89,7 +90,7 @@ def become(folder: Path, environment: dict[str, str], command: list[str], out: s
     for stream, path in ((sys.stdout, out), (sys.stderr, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
     sys.argv = command
-    runpy.run_path(command[0], run_name="__main__")
+    runpy.run_module("losslab", run_name="__main__", alter_sys=True)
 
 
 @dataclass(frozen=True)
@@ -141,18 +142,16 @@ class Place:
         (folder / "checkpoint").symlink_to(checkpoint)
         self.environment = os.environ | {"PYTHONPATH": f"{code / 'src'}:{folder / 'modules'}"}
 
-    def command(self, *arguments: str, script: str = "train.py") -> list[str]:
-        return [sys.executable, str(self.code / script), *arguments]
+    def command(self, *arguments: str, verb: str = "train") -> list[str]:
+        return [*LOSSLAB, verb, *arguments]
 
-    def run(
-        self, *arguments: str, script: str = "train.py", prefix: tuple[str, ...] = ()
-    ) -> subprocess.CompletedProcess:
-        command = [*prefix, *self.command(*arguments, script=script)]
+    def run(self, *arguments: str, verb: str = "train", prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+        command = [*prefix, *self.command(*arguments, verb=verb)]
         return subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
 
-    def quick(self, *arguments: str, script: str = "train.py") -> subprocess.CompletedProcess:
+    def quick(self, *arguments: str, verb: str = "train") -> subprocess.CompletedProcess:
         """As `run`, but in a process that is forked from one which has imported everything."""
-        command = self.command(*arguments, script=script)[1:]
+        command = ["losslab", verb, *arguments]
         out, err = (str(self.folder / f"{name}.{time.monotonic_ns()}") for name in ("out", "err"))
         process = IMPORTED.Process(target=become, args=(self.folder, self.environment, command, out, err))
         process.start()

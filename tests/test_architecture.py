@@ -15,7 +15,7 @@ MODULES = {
 ORDER = [
     "__init__", "config", "files", "progress", "objectives", "distributed", "data", "models", "training", "grading",
     "evaluation", "statistics", "composition", "online", "records", "launchers", "results", "report", "tracking", "hub",
-    "cells", "commands",
+    "cells", "commands", "__main__",
 ]  # fmt: skip
 TRAINING = {"models", "training", "online", "cells"}
 

@@ -4,37 +4,54 @@ import io
 import os
 import pty
 import re
-import runpy
 import subprocess
 import sys
 import termios
+import tomllib
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from losslab import progress
+from losslab.commands import cli
 from losslab.config.schema import Config
 
-SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
-
-def script(root: Path, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(root / arguments[0]), *arguments[1:]]
+def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | environment, timeout=60)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_help_is_short_and_imports_no_torch(root, tmp_path, name):
-    shown = script(root, tmp_path, name, "--help", PYTHONPROFILEIMPORTTIME="1")
+def test_every_module_of_the_commands_is_a_verb_and_the_installed_command_is_theirs():
+    names = {path.stem.replace("_", "-") for path in Path(cli.__file__).parent.glob("[!_]*.py")}
+    assert names - {"cli"} == set(cli.VERBS)
+    for verb in cli.VERBS:
+        first, *rest = cli.docstring(cli.module(verb)).splitlines()
+        assert len(first) < 120 and first.endswith(".")
+        assert all(name in cli.VERBS for line in rest for name in re.findall(r"losslab ([a-z-]+)", line))
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"losslab": "losslab.commands.cli:main"}
+
+
+@pytest.mark.parametrize("words", [["train.py"], ["-m", "losslab"], *(["-m", "losslab", verb] for verb in cli.VERBS)])
+def test_help_is_short_and_imports_no_torch(root, tmp_path, words):
+    (tmp_path / "train.py").symlink_to(root / "train.py")
+    shown = run(tmp_path, *words, "--help", PYTHONPROFILEIMPORTTIME="1")
     assert shown.returncode == 0 and len(shown.stdout.splitlines()) < 60
-    assert f"python {name}" in shown.stdout
+    if words[-1] in ("train.py", "train", "plan"):
+        assert " loss=dft,sft " in shown.stdout
+    else:
+        assert shown.stdout.startswith(cli.docstring(cli.module("cli" if len(words) == 2 else words[-1])))
     assert "losslab" in shown.stderr and not re.search(r"\| +(torch|transformers)$", shown.stderr, re.M)
+    if len(words) == 2:
+        assert set(re.findall(r"^  ([a-z-]+) ", shown.stdout, re.M)) == set(cli.VERBS)
+        assert not re.search(r"\| +(hydra|omegaconf|numpy|rich)$", shown.stderr, re.M)
 
 
 @pytest.fixture(scope="module")
 def text(root, tmp_path_factory) -> str:
-    return script(root, tmp_path_factory.mktemp("help"), "train.py", "--help").stdout
+    return run(tmp_path_factory.mktemp("help"), str(root / "train.py"), "--help").stdout
 
 
 def test_help_of_training_names_every_group_and_only_keys_that_exist(root, text):
@@ -44,42 +61,55 @@ def test_help_of_training_names_every_group_and_only_keys_that_exist(root, text)
         assert hasattr(getattr(Config(), group), key), f"{group}.{key}"
 
 
-def test_names_are_completed_by_bash(root, tmp_path, text):
+@pytest.mark.parametrize("command", ["python train.py", "losslab"])
+def test_names_are_completed_by_bash(root, tmp_path, text, command):
     """Hydra's own bash function, on the line that the help says to evaluate."""
     (tmp_path / "train.py").symlink_to(root / "train.py")
-    advice = re.search(r'eval "\$\(.*', text)
+    installed = tmp_path / "losslab"  # as pip writes it
+    installed.write_text(f"#!{sys.executable}\nfrom losslab.commands.cli import main\nmain()\n")
+    installed.chmod(0o755)
+    advice = re.search(r'eval "\$\(.*', text if command != "losslab" else cli.docstring(Path(cli.__file__)))
     assert advice
     lines = [advice[0]]
-    for word in ("loss=d", "optimizer.", "experiment="):
-        lines.append(f'COMP_LINE="python train.py {word}"; COMP_WORDS=(python train.py {word}); COMP_CWORD=2')
+    cases = ["loss=d", "optimizer.", "experiment="]
+    for words in [f"train {case}" for case in cases] + ["ta"] if command == "losslab" else cases:
+        line = f"{command} {words}".split()
+        lines.append(f'COMP_LINE="{" ".join(line)}"; COMP_WORDS=({" ".join(line)}); COMP_CWORD={len(line) - 1}')
         lines.append('hydra_bash_completion; printf "%s\\n" "${COMPREPLY[@]}"')
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = ["bash", "-c", "\n".join(lines)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PATH": path})
-    assert {"loss=dft", "loss=dpo", "optimizer.lr=", "experiment=demo"} <= set(done.stdout.split()), done.stderr
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    bash = ["bash", "-c", "\n".join(lines)]
+    done = subprocess.run(bash, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PATH": path})
+    verbs = {"table"} if command == "losslab" else set()
+    assert {"loss=dft", "loss=dpo", "optimizer.lr=", "experiment=demo"} | verbs <= set(done.stdout.split()), done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train.py", "--plan"], "--plan is no option: options are written key=value, as in plan=true"),
-        (["train.py", "loss=dtf"], "loss=dtf does not exist; did you mean dft?; there are "),
-        (["table.py", "--all"], "--all is no option: options are written key=value; --help lists them"),
-        (["table.py", "result=here"], "unknown option result; did you mean results?"),
-        (["table.py", "demmo"], "no record of the sweep demmo under results: run it first, or name another sweep"),
-        (["status.py", "wach=true"], "unknown option wach; did you mean watch?"),
-        (["status.py", "x", "retry=all"], "retry=all means nothing: write retry=failed"),
-        (["evaluate.py"], "no model is named: add model=<hub id or folder>"),
-        (["evaluate.py", "modle=x"], "no model is named: add model=<hub id or folder>; did you mean model?"),
-        (["evaluate.py", "compare=a,b", "verdit=official"], "unknown option verdit; did you mean verdict?"),
-        (["evaluate.py", "compare=a"], "a comparison takes two runs: compare=A,B"),
+        ("train --plan", "--plan is no option: options are written key=value, as in plan=true"),
+        ("train loss=dtf", "loss=dtf does not exist; did you mean dft?; there are "),
+        ("evalute", "there is no verb evalute; did you mean evaluate?"),
+        ("xyz", "there is no verb xyz; there are train, plan, "),
+        ("table --all", "--all is no option: options are written key=value; --help lists them"),
+        ("table result=here", "unknown option result; did you mean results?"),
+        ("table demmo", "no record of the sweep demmo under results: run it first, or name another sweep"),
+        ("status wach=true", "unknown option wach; did you mean watch?"),
+        ("status x retry=all", "retry=all means nothing: write retry=failed"),
+        ("status watch=yes", "watch=yes is neither true nor false"),
+        ("status cancel=true", "name the one sweep to cancel or to retry"),
+        ("evaluate", "no model is named: add model=<hub id or folder>"),
+        ("evaluate modle=x", "no model is named: add model=<hub id or folder>; did you mean model?"),
+        ("compare a b verdit=official", "unknown option verdit; did you mean verdict?"),
+        ("compare a", "a comparison takes two cells: losslab compare CELL CELL"),
+        ("regrade a.jsonl", "regrading takes two files: losslab regrade IN.jsonl OUT.jsonl"),
+        ("push repo=me/sums", "name the one cell whose model to put on the hub: losslab push CELL "),
+        ("toy-suite all", "all is no option: options are written key=value, as in twins=table1"),
     ],
 )
-def test_a_mistake_is_one_line(root, tmp_path, monkeypatch, capsys, arguments, message):
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(root / arguments[0]), run_name="__main__")
+        cli.main(arguments.split())
     printed = capsys.readouterr()
     assert ended.value.code == 2 and not printed.out
     (line,) = printed.err.splitlines()
@@ -90,7 +120,7 @@ def test_ctrl_c_while_libraries_load_is_one_line(root, tmp_path):
     """Later ones are in test_run: a cell has a state and a checkpoint then."""
     (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    stopped = script(root, tmp_path, "train.py", "loss=dft", "plan=true", PYTHONPATH=path)
+    stopped = run(tmp_path, str(root / "train.py"), "loss=dft", "plan=true", PYTHONPATH=path)
     assert (stopped.returncode, stopped.stdout, stopped.stderr) == (130, "", "interrupted\n")
 
 

@@ -274,11 +274,11 @@ def test_numbers_of_a_plan_are_short():
         (
             ["method=rft"],
             "results/sampled/qwen2.5-math-1.5b-numinamath_cot/correct.jsonl is not there yet: "
-            "python sample.py model=qwen2.5-math-1.5b dataset=numinamath_cot makes it",
+            "losslab sample model=qwen2.5-math-1.5b dataset=numinamath_cot makes it",
         ),
         (
             ["method=dpo", "model=custom", f"model.path={CONF}"],
-            f"results/sampled/conf-numinamath_cot/pairs.jsonl is not there yet: python sample.py model={CONF} ",
+            f"results/sampled/conf-numinamath_cot/pairs.jsonl is not there yet: losslab sample model={CONF} ",
         ),
         (["train.updates=4"], "loss=dft takes one step on each batch: leave train.updates at 1"),
         (

@@ -27,6 +27,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from losslab.cells import plan
+from losslab.commands.cli import VERBS, main
 from losslab.composition.compose import any_model, grid, read, recorded
 from losslab.config.paths import CONF
 from losslab.objectives import Targets
@@ -40,11 +41,11 @@ ROWS = '{"problem": "1+1=?", "solution": "2", "rejected": "3"}\n'
 
 
 ONE_AFTER_ANOTHER = """
-import json, runpy, sys
+import json, sys
+from losslab.commands.cli import main
 for words in json.loads(sys.argv[1]):
-    sys.argv = words
     try:
-        runpy.run_path(words[0], run_name="__main__")
+        main(words)
     except SystemExit as ended:
         assert not ended.code, words
 """
@@ -55,6 +56,12 @@ class Command:
     page: str
     words: tuple[str, ...]  # without assignments of variables before it
     needs: frozenset[str]
+
+    @property
+    def of_losslab(self) -> list[str]:
+        """Verb and arguments, as train.py has them too; empty for another program."""
+        words = list(self.words)
+        return ["train", *words[2:]] if words[:2] == ["python", "train.py"] else words[1:] * (words[0] == "losslab")
 
     def __str__(self) -> str:
         return f"{self.page}: {' '.join(self.words)}"
@@ -85,9 +92,9 @@ def commands() -> Iterator[Command]:
 COMMANDS = list(dict.fromkeys(commands()))
 
 
-def of(*scripts: str) -> pytest.MarkDecorator:
-    own = [one for one in COMMANDS if one.words[0] == "python" and one.words[1] in scripts]
-    return pytest.mark.parametrize("command", own, ids=str)
+def of(*verbs: str) -> pytest.MarkDecorator:
+    chosen = [command for command in COMMANDS if set(command.of_losslab[:1]) & set(verbs)]
+    return pytest.mark.parametrize("command", chosen, ids=str)
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +108,10 @@ def tried(tmp_path_factory) -> Path:
     for language, file in {"python": "src/losslab/objectives/mine.py", "yaml": "conf/loss/mine.yaml"}.items():
         text = next(block for block, _ in blocks(ROOT / "README.md", language) if "Mine" in block)
         (project / file).write_text(textwrap.dedent(text))
-    lines = [["train.py", "experiment=demo", "loss=base,sft,dft,mine", "plan=true"]]  # of README.md
-    lines += [shlex.split(line)[1:] for block, _ in blocks(adding, "bash") for line in block.splitlines()]
+    lines = [["plan", "experiment=demo", "loss=base,sft,dft,mine"]]  # of README.md
+    lines += [command.of_losslab for command in COMMANDS if command.page == adding.name]
     quick = ["tracker=none", "machine.engine=transformers"]
-    lines = [words + (quick if words[0] == "train.py" and "plan=true" not in words else []) for words in lines]
+    lines = [words + (quick if words[0] == "train" and "plan=true" not in words else []) for words in lines]
     done = subprocess.run(
         [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(lines)],
         cwd=project, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(project / "src")}, timeout=500,
@@ -138,7 +145,7 @@ def place(tmp_path, checkpoint, tried, monkeypatch) -> Path:
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "checkpoint").symlink_to(checkpoint)
     (tmp_path / "results").mkdir()
-    for model in ("qwen2.5-math-1.5b-numinamath_cot", "tiny-embedded"):  # what sample.py leaves
+    for model in ("qwen2.5-math-1.5b-numinamath_cot", "tiny-embedded"):  # what `losslab sample` leaves
         (tmp_path / "results/sampled" / model).mkdir(parents=True)
         for name in ("correct", "pairs", "graded"):
             (tmp_path / "results/sampled" / model / f"{name}.jsonl").write_text(ROWS)
@@ -159,7 +166,7 @@ def real(word: str, place: Path) -> str:
 def composed(overrides: list[str], *before: str) -> None:
     """Compose the cells of a command, the first and the last one checked as a run would."""
     arguments = [*before, *(part for override in overrides for part in any_model(override))]
-    arguments.append("plan=true")  # what sample.py makes need not be there
+    arguments.append("plan=true")  # what `losslab sample` makes need not be there
     with initialize_config_dir(str(CONF), version_base="1.3"):
         plain = [one for one in arguments if one.startswith(("experiment=", "hydra"))]
         cfg = compose("config", plain, return_hydra_config=True)
@@ -173,50 +180,45 @@ def composed(overrides: list[str], *before: str) -> None:
                 assert plan.make(config).parameters > 0
 
 
-@of("train.py", "sample.py")
+@of("train", "plan", "sample")
 def test_commands_of_training_compose(command, place, capsys, monkeypatch):
     if command.page == "adding.md" or "loss=base,sft,dft,mine" in command.words:
         return  # run in the copy of the project
-    overrides = [real(word, place) for word in command.words[2:] if not word.startswith("-")]
-    flags = [word for word in command.words[2:] if word.startswith("-")]
+    verb, *words = command.of_losslab
+    overrides = [real(word, place) for word in words if not word.startswith("-")]
+    flags = [word for word in words if word.startswith("-")]
     assert set(flags) <= {"-m", "--help", "--cfg", "-sc"}, flags
     if "--help" in flags or "-sc" in flags:
         return  # tests/test_cli.py
-    if command.words[1] == "sample.py":
+    if verb == "sample":
         composed([re.sub("^samples=", "eval.samples=", one) for one in overrides], "loss=base", "eval=sampling")
         return
     composed([one for one in overrides if one != "job"])
-    looks = {"--cfg", "plan=true"} & set(command.words)
+    looks = {"--cfg", "plan=true"} & set(words) or verb == "plan"
     tiny = any(word.startswith(("experiment=demo", "experiment=toy_suite", "model=tiny")) for word in command.words)
     assert looks or tiny or {"gpu", "cluster"} & command.needs, "it trains a large model: say so before its block"
 
 
-@of("evaluate.py")
-def test_commands_of_evaluation_run_or_compose(command, place, monkeypatch, capsys):
-    words = [real(word, place) for word in command.words[1:]]
+@of("evaluate", "compare", "regrade")
+def test_commands_of_evaluation_run_or_compose(command, place, capsys):
+    words = [real(word, place) for word in command.of_losslab]
     if any(word.startswith("model=results/cells/CELL") for word in words):
         recorded(place / "results/cells/CELL/config.yaml", words[2:])
     elif any(word.startswith("model=") for word in words):
         composed(words[1:], "loss=base")
     else:
-        run(words, monkeypatch)
+        main(words)
         assert capsys.readouterr().out
 
 
-@of("table.py", "status.py", "report.py", "push.py")
-def test_commands_on_records_run(command, place, monkeypatch, capsys):
+@of("table", "status", "report", "push", "env")
+def test_commands_on_records_run(command, place, capsys):
     if any(word.startswith(("cancel=", "retry=")) for word in command.words):
         return  # tests/test_slurm.py
-    names = [word if "=" in word else "knee" for word in command.words[2:]]
-    run([command.words[1], *(real(word, place) for word in names if word != "watch=true")], monkeypatch)
+    verb, *words = command.of_losslab
+    names = [word if "=" in word or "/" in word else "knee" for word in words if word != "watch=true"]
+    main([verb, *(real(word, place) for word in names)])
     assert capsys.readouterr().out
-
-
-def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script of the root in this process."""
-    monkeypatch.setattr(sys, "argv", words)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    runpy.run_path(str(ROOT / words[0]), run_name="__main__")
 
 
 def test_the_objective_of_the_readme_is_half_sft_half_dft(tried):
@@ -233,10 +235,11 @@ def test_the_objective_of_the_readme_is_half_sft_half_dft(tried):
 
 
 def test_every_command_is_one_of_these_or_says_what_it_needs():
-    here = {"train.py", "sample.py", "evaluate.py", "table.py", "status.py", "report.py", "push.py"}
     for command in COMMANDS:
         first, *rest = command.words
-        if first == "python" and rest[0] not in here and rest[0] != "-m":
+        if first == "losslab":
+            assert rest[0] in VERBS, command
+        if first == "python" and rest[0] != "-m":
             assert (ROOT / rest[0]).is_file(), command
             ast.parse((ROOT / rest[0]).read_text())
         if first == "python" and rest[0] == "-m":
@@ -248,7 +251,7 @@ def test_every_command_is_one_of_these_or_says_what_it_needs():
             )
         if first == "pytest":
             assert all((ROOT / word).exists() for word in rest if word.startswith("tests")), command
-        known = first in ("python", "make", "pytest", "source", "cd")
+        known = first in ("losslab", "python", "make", "pytest", "source", "cd")
         assert known or command.needs, f"{command}: mark what it needs, or run it in a test"
 
 
@@ -256,9 +259,11 @@ def test_commands_in_the_text_name_what_exists():
     """Those in `backticks`, which say what could be run."""
     for page in PAGES:
         prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
-        for script, target in re.findall(r"`(?:python (\w[\w/]*\.py)|make (\w+))[^`]*`", prose):
+        for script, verb, target in re.findall(r"`(?:python (\w[\w/]*\.py)|losslab ([\w-]+)|make (\w+))[^`]*`", prose):
             if script:
                 assert (ROOT / script).is_file(), f"{page.name}: {script}"
+            elif verb:
+                assert verb in VERBS, f"{page.name}: losslab {verb}"
             else:
                 assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), f"{page.name}: make {target}"
 

@@ -93,7 +93,7 @@ def test_a_time_limit_a_preemption_and_a_shutdown(cluster, places, whole):
     until(limit.over("limit"), limit)
     check(limit, "limit", whole)
     check_went_on(limit, "limit")
-    assert "1 cells, 1 trained" in limit.run("limit", "watch=true", script="status.py").stdout  # it ends
+    assert "1 cells, 1 trained" in limit.run("limit", "watch=true", verb="status").stdout  # it ends
     until(urged.over("urged"), urged)
     check(urged, "urged", whole)
     check_went_on(urged, "urged")

@@ -1,15 +1,13 @@
 """A cell on the hub: the card as the hub reads it, what is uploaded, and what is not."""
 
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from huggingface_hub import ModelCard
 
+from losslab.commands.cli import main
 from losslab.config.schema import (
     BenchmarkConfig,
     Config,
@@ -56,15 +54,9 @@ def cells(tmp_path, checkpoint) -> list[Cell]:
     return made
 
 
-def run_push(monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["push.py", *arguments])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    runpy.run_path(str(ROOT / "push.py"), run_name="__main__")
-
-
 def test_a_dry_run_writes_the_card_and_says_what_would_go(cells, monkeypatch, capsys, checkpoint):
     folder = cells[1].folder
-    run_push(monkeypatch, f"cell={folder}", "repo=me/sums", "license=apache-2.0", "dry_run=true")
+    main(["push", str(folder), "repo=me/sums", "license=apache-2.0", "dry_run=true"])
     printed = capsys.readouterr().out
     card = ModelCard.load(folder / "hub/README.md")
     assert (card.data.license, card.data.base_model) == ("apache-2.0", "Qwen/Qwen2.5-Math-1.5B")
@@ -102,7 +94,7 @@ def test_the_upload_is_one_commit(cells, monkeypatch, capsys):
             calls.append((repo, {one.path_in_repo: Path(str(one.path_or_fileobj)).is_file() for one in operations}))
 
     monkeypatch.setattr(push, "HfApi", Api)
-    run_push(monkeypatch, f"cell={cells[0].folder}", "repo=me/sums", "license=mit", "private=true")
+    main(["push", str(cells[0].folder), "repo=me/sums", "license=mit", "private=true"])
     (made, files) = calls
     assert made == ("me/sums", {"private": True, "exist_ok": True})
     assert files[0] == "me/sums" and all(files[1].values()) and {"README.md", "model.safetensors"} <= set(files[1])
@@ -115,13 +107,13 @@ def test_the_upload_is_one_commit(cells, monkeypatch, capsys):
         ({"cell": "nowhere"}, "is no record of a cell: name a folder of results/cells"),
         ({"repo": "sums"}, "repo=sums names no user: write repo=USER/NAME"),
         ({"repo": "me/a b"}, "Repo id must"),
-        ({"license": None}, "license has no value: python push.py cell=CELL repo=USER/NAME license=apache-2.0"),
-        ({"dry_run": "yes"}, "dry_run=yes means nothing: write dry_run=true or false"),
+        ({"license": None}, "license has no value: losslab push CELL repo=USER/NAME license=apache-2.0"),
+        ({"dry_run": "yes"}, "dry_run=yes is neither true nor false"),
     ],
 )
-def test_mistakes_are_one_line(cells, monkeypatch, capsys, change, message):
+def test_mistakes_are_one_line(cells, capsys, change, message):
     options = {"cell": str(cells[0].folder), "repo": "me/sums", "license": "mit", "dry_run": "true"} | change
     with pytest.raises(SystemExit) as ended:
-        run_push(monkeypatch, *(f"{key}={value}" for key, value in options.items() if value is not None))
+        main(["push", options.pop("cell"), *(f"{key}={value}" for key, value in options.items() if value)])
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and message in line

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from place import LOSSLAB
 
 from losslab.config.schema import BASE, Config, MachineConfig, Names, OptimizerConfig, SweepConfig, TrainConfig
 from losslab.evaluation import scores
@@ -209,7 +210,7 @@ def test_scores_against_a_setting():
 
 
 def test_pages_are_of_sweeps_that_are_there(root, results, page):
-    command = [sys.executable, root / "report.py", "study", f"results={results}", "against=base"]
+    command = [*LOSSLAB, "report", "study", f"results={results}", "against=base"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"report:  {page}\n"), done.stderr
     assert "<option selected>base</option>" in page.read_text()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from place import LOSSLAB
 from safetensors.torch import load_file
 
 from losslab.composition.compose import recorded
@@ -111,7 +112,7 @@ def test_finished_cells_are_skipped_and_tables_rebuilt(root, sweep):
     planned = run(root, folder, "-m", "seed=0,7", "plan=true")
     assert "done" in planned.stdout and "to run" in planned.stdout and len(cells(folder)) == 4
     (folder / "results/tables/ablation/table.md").unlink()
-    built = subprocess.run([sys.executable, root / "table.py"], cwd=folder, capture_output=True, text=True)
+    built = subprocess.run([*LOSSLAB, "table"], cwd=folder, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     assert (folder / "results/tables/ablation/table.md").read_text() == before
 
@@ -122,7 +123,7 @@ def test_evaluate_scores_a_folder(root, sweep, tmp_path):
     shutil.copytree(folder / "results/cells" / name / "model", tmp_path / "model")  # a folder that is no cell's
     arguments = [a for a in TINY if not a.startswith(("model", "dataset"))]
     scored = subprocess.run(
-        [sys.executable, root / "evaluate.py", *arguments, f"model={tmp_path / 'model'}", "sweep.name=checkpoints"],
+        [*LOSSLAB, "evaluate", *arguments, f"model={tmp_path / 'model'}", "sweep.name=checkpoints"],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert scored.returncode == 0, scored.stderr

@@ -1,10 +1,9 @@
-"""A model's own answers as data sets: built by hand, and by sample.py with a real engine, killed and not."""
+"""A model's own answers as data sets: built by hand, and by `losslab sample` with a real engine, killed and not."""
 
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from place import LOSSLAB
 from transformers import AutoModelForCausalLM
 
 from losslab.cells.sampling import as_trained, build, questions, sample
@@ -144,7 +144,7 @@ def place(tmp_path_factory) -> Path:
 
 def command(root: Path, place: Path, *arguments: str) -> list[str]:
     return [
-        sys.executable, str(root / "sample.py"), f"model={place / 'model/tiny'}", "dataset=file",
+        *LOSSLAB, "sample", f"model={place / 'model/tiny'}", "dataset=file",
         f"dataset.path={place / 'asked.jsonl'}", "dataset.answer_column=gold", "dataset.gold_column=gold",
         "model.stop=[a,e,i,o,u]", "samples=4", "eval.max_new_tokens=60", f"machine.engine={ENGINE}",
         "machine.device=cpu", "machine.threads=1", *arguments,

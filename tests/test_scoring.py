@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import HfApi
+from place import LOSSLAB
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -104,9 +104,7 @@ def made(models, tmp_path_factory):
 
 
 def run(root: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, root / "evaluate.py", *arguments], cwd=folder, capture_output=True, text=True
-    )
+    return subprocess.run([*LOSSLAB, *arguments], cwd=folder, capture_output=True, text=True)
 
 
 def test_every_step_is_scored_once_and_under_the_same_protocol(made):
@@ -164,7 +162,7 @@ def test_problems_in_the_rows_of_training_are_counted(made, models, tmp_path):
 
 def test_a_cell_is_scored_again_by_its_folder(root, made, tmp_path):
     config, cell = made
-    done = run(root, tmp_path, f"model={cell.folder}", "eval.max_new_tokens=8", *HERE)
+    done = run(root, tmp_path, "evaluate", f"model={cell.folder}", "eval.max_new_tokens=8", *HERE)
     assert done.returncode == 0, done.stderr
     (folder,) = [path for path in cell.folder.glob("scores/greedy-*") if path != cell.scores(config)]
     protocol = yaml.safe_load((folder / "protocol.yaml").read_text())
@@ -268,7 +266,7 @@ def test_an_adapter_is_merged_once_into_its_base(adapter, models, tmp_path):
 
 def test_an_adapter_is_scored_from_the_command_line(root, adapter, tmp_path):
     arguments = [f"model={adapter}", "benchmark=[tiny_add]", "eval=greedy", "eval.max_new_tokens=8", "tracker=none"]
-    done = run(root, tmp_path, *arguments, *HERE)
+    done = run(root, tmp_path, "evaluate", *arguments, *HERE)
     assert done.returncode == 0, done.stderr
     (scores,) = tmp_path.glob("results/cells/*/scores/*/scores.json")
     assert "/cache/merged/" in read_json(scores)["model"]
@@ -325,7 +323,7 @@ def test_pickled_weights_are_refused_wherever_they_would_be_read(models, adapter
 def test_two_runs_are_compared_problem_by_problem(root, made, models, tmp_path):
     config, cell = made
     evaluate(config, str(models[0]), tmp_path / "other")
-    done = run(root, tmp_path, f"compare=other,{cell.scores(config)}")
+    done = run(root, tmp_path, "compare", "other", str(cell.scores(config)))
     assert done.returncode == 0, done.stderr
     a, b = (verdicts(folder, "official") for folder in (tmp_path / "other", cell.scores(config)))
     found = paired_difference(a, b)["mine"]
@@ -367,9 +365,9 @@ def test_runs_that_do_not_compare_are_refused(root, made, models, tmp_path):
         (folder, other("prompt", model=replace(config.model, eval_prompt="{problem}")))
     )
     for arguments, message in {
-        (f"compare={folder}",): "a comparison takes two runs",
-        (f"compare={folder},{tmp_path}",): "holds no scores: name a folder of results/cells that is scored",
-        (f"compare={folder},{folder}", "verdict=mine"): "verdict=mine does not exist; there are official, corrected",
+        ("compare", folder): "a comparison takes two cells",
+        ("compare", folder, str(tmp_path)): "holds no scores: name a folder of results/cells that is scored",
+        ("compare", folder, folder, "verdict=mine"): "verdict=mine does not exist; there are official, corrected",
     }.items():
         refused = run(root, tmp_path, *arguments)
         assert refused.returncode == 2 and message in refused.stderr and refused.stderr.count("\n") == 1

@@ -112,15 +112,15 @@ def test_a_failing_cell_and_its_retry(place):
     failed, done = sorted(place.status("failing"), key=lambda row: row.state)
     assert (failed.state, done.state, failed.step) == ("failed", "trained", 2)
     assert failed.note == "WorkerError: rank 0: ArithmeticError: broken on purpose"
-    shown = place.run("failing", script="status.py")
+    shown = place.run("failing", verb="status")
     assert shown.returncode == 0 and "1 failed, 1 trained" in shown.stdout.replace("\n", " ")
     (place.folder / "mended").touch()
-    again = place.run("failing", "retry=failed", script="status.py")
+    again = place.run("failing", "retry=failed", verb="status")
     assert again.returncode == 0 and "failing: 1 cells submitted" in again.stdout, again.stderr
     until(place.over("failing"), place)
     assert place.states("failing") == ["trained", "trained"]
     assert record(done.folder)["attempts"] == 1 and record(failed.folder)["attempts"] == 2
-    nothing = place.run("failing", "retry=failed", script="status.py")
+    nothing = place.run("failing", "retry=failed", verb="status")
     assert nothing.returncode == 2 and "there is nothing to retry" in nothing.stderr
 
 
@@ -138,15 +138,15 @@ def test_cancel_and_retry(place):
     place.submit("given_up", *HELD, "seed=0,1", array_parallelism=1)
     until(steps(place, "given_up", 2), place)
     assert place.states("given_up") == ["running", "waiting"]
-    done = place.run("given_up", "cancel=true", script="status.py")
+    done = place.run("given_up", "cancel=true", verb="status")
     assert (done.returncode, done.stdout) == (0, "given_up: 2 jobs cancelled\n"), done.stderr
     until(lambda: not queue("given_up"), place)
     assert place.states("given_up") == ["cancelled", "cancelled"]
     assert list(place.folder.glob("results/cells/*/checkpoints/step-00000003"))  # of the step in which it was asked
-    again = place.run("given_up", "retry=failed", script="status.py")
+    again = place.run("given_up", "retry=failed", verb="status")
     assert again.returncode == 0, again.stderr
     assert len(queue("given_up")) == 2 and "cancelled" not in place.states("given_up")
-    place.run("given_up", "cancel=true", script="status.py")
+    place.run("given_up", "cancel=true", verb="status")
 
 
 def test_a_trained_cell_is_at_its_end_unless_its_scoring_is_a_job_that_waits(tmp_path):

@@ -5,10 +5,10 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
+from place import LOSSLAB
 from test_tables import cell
 
 from losslab.commands import toy_suite
@@ -51,9 +51,8 @@ def test_a_mistyped_objective_ends_before_anything_runs(tmp_path):
 def test_two_twins_in_short(tmp_path, root):
     """Noisy demonstrations and new facts, one seed: the signs of both, and the row of one more objective."""
     command = [
-        sys.executable,
-        "-m",
-        "losslab.commands.toy_suite",
+        *LOSSLAB,
+        "toy-suite",
         "twins=table1,facts",
         "seed=0",
         f"machine.results={tmp_path}",

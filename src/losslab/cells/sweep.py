@@ -83,7 +83,7 @@ class Sweep(Callback):
             if line := follow.hint(config):
                 print(line, flush=True)
         except Exception as error:  # whatever it is, it must not hide what failed before
-            print(f"the table is not written: {first_line(error)}; python table.py does it again", file=sys.stderr)
+            print(f"the table is not written: {first_line(error)}; losslab table does it again", file=sys.stderr)
         if not told:
             _report(config)
         cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
@@ -100,7 +100,7 @@ def _report(config: Config) -> None:
     try:
         print(f"report:  {report.publish(config.sweep, config.machine.results)}", flush=True)
     except Exception as error:
-        print(f"the report is not written: {first_line(error)}; python report.py does it again", file=sys.stderr)
+        print(f"the report is not written: {first_line(error)}; losslab report does it again", file=sys.stderr)
 
 
 def on_slurm(config: DictConfig) -> bool:

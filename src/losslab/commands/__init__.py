@@ -1,1 +1,1 @@
-"""What the command line has in common."""
+"""The verbs of the command `losslab`, one module each, whose docstring is its usage."""

@@ -1,28 +1,90 @@
-"""What the scripts of the root have in common: options as key=value, `--help`, and one sentence for what goes wrong."""
+"""Which objective should I fine-tune a language model with? Run the ablation, read its table.
 
+losslab VERB [NAME ...] [key=value ...]     losslab VERB --help says more
+Completion of names and values by Tab in bash:  eval "$(losslab -sc install=bash)"
+"""
+
+import ast
+import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from losslab.config.errors import exit_on_error
+
+VERBS = ("train", "plan", "sample", "evaluate", "regrade", "compare", "table", "report", "status", "push")
+VERBS += ("toy-suite", "env")
+HYDRA = ("train", "plan", "sample", "evaluate")  # these take the keys of conf/, completed by Hydra
+COMPLETION = ("-sc", "--shell-completion")
+HELP = ("-h", "--help")
 
 
-def helping(usage: str | None) -> None:
-    """With `--help`, print the usage, a script's docstring, and end."""
-    if {"-h", "--help"} & set(sys.argv):
-        print((usage or "").strip())
-        sys.exit(0)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb with its arguments, those of the process if none are given; end with its exit status if not 0."""
+    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or HELP
+    with exit_on_error():
+        if verb in COMPLETION:
+            complete(rest)
+        elif verb in HELP:
+            print(f"{docstring(Path(__file__))}\n")
+            for name in VERBS:
+                print(f"  {name:10} {docstring(module(name)).splitlines()[0]}")
+        elif verb not in VERBS:
+            from losslab.config.messages import among
+
+            raise ValueError(f"there is no verb {verb}{among(verb, VERBS)}")
+        elif set(HELP) & set(rest) and verb not in ("train", "plan"):  # whose help is Hydra's
+            print(docstring(module(verb)))
+        else:
+            if status := importlib.import_module(f"losslab.commands.{module(verb).stem}").main(rest):
+                sys.exit(status)
 
 
-def arguments(usage: str | None, options: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The command line as names, and values by key; or help. Raises ValueError for a key that is not in `options`."""
+def module(verb: str) -> Path:
+    """The file of a verb. Its usage is read from there, since an import may take seconds."""
+    return Path(__file__).with_name(f"{verb.replace('-', '_')}.py")
+
+
+def docstring(file: Path) -> str:
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+
+
+def complete(arguments: list[str]) -> None:
+    """Print bash's completion function, which Hydra writes, or the candidates for the line in COMP_LINE."""
+    from losslab.composition.compose import entry
+
+    if not any(argument.startswith("query=") for argument in arguments):
+        entry("", ["-sc", *arguments])
+        return
+    program, _, rest = os.environ["COMP_LINE"].partition(" ")
+    verb, blank, keys = rest.lstrip().partition(" ")
+    if not blank:
+        print(" ".join(VERBS))
+    elif verb in HYDRA:
+        os.environ["COMP_LINE"] = f"{program} {keys}"
+        entry("", ["-sc", *arguments])
+
+
+def parse(arguments: Sequence[str], options: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """The command line as names, and values by key. Raises ValueError for a key that is not in `options`."""
     from losslab.config.messages import among
 
-    helping(usage)
-    found: dict[str, str] = {}
-    for argument in sys.argv[1:]:
+    values: dict[str, str] = {}
+    for argument in arguments:
         key, equals, value = argument.partition("=")
         if argument.startswith("-"):
             raise ValueError(f"{argument} is no option: options are written key=value; --help lists them")
         if equals and key not in options:
             raise ValueError(f"unknown option {key}{among(key, options)}")
         if equals:
-            found[key] = value
-    return [argument for argument in sys.argv[1:] if "=" not in argument], found
+            values[key] = value
+    return [argument for argument in arguments if "=" not in argument], values
+
+
+def flag(values: dict[str, str], key: str) -> bool:
+    """The value of an option that is true or false, and false by default."""
+    value = values.get(key, "false")
+    if value not in ("true", "false"):
+        raise ValueError(f"{key}={value} is neither true nor false")
+    return value == "true"

@@ -1,9 +1,9 @@
-"""The toy suite: every table and figure of the paper has a small twin in the embedded world, all run by one command.
+"""Run a small twin of every table and figure of the paper on the embedded task.
 
-    python -m losslab.commands.toy_suite                   # everything; goes on from what is there
-    python -m losslab.commands.toy_suite loss=mine   # with one more objective, and how it stands beside SFT and DFT
-    python -m losslab.commands.toy_suite twins=table1,facts seed=0
-    python -m losslab.commands.toy_suite run=false         # tables and figures again, from the records that are there
+losslab toy-suite                              everything; goes on from what is there
+losslab toy-suite loss=mine                    with one more objective, and how it stands beside SFT and DFT
+losslab toy-suite twins=table1,facts seed=0    some of them, with one seed
+losslab toy-suite run=false                    tables and figures again, from the records that are there
 
 Other arguments are overrides of every sweep. All goes to results/toy_suite: records, logs and tables in its folders,
 and beside them what is worth a commit, the tables, figures, verdicts and hashes of records of the twins that are
@@ -23,9 +23,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from losslab.commands.cli import helping
 from losslab.config.messages import did_you_mean
-from losslab.config.paths import ROOT
 from losslab.files import write
 from losslab.records.record import Cell
 from losslab.results import compare_to_baselines, table_formats, tables
@@ -50,6 +48,7 @@ METHODS = ("table2",)  # the rows of these fix their objectives
 RESULTS = "results/toy_suite"  # apart from other results: a cell that is there would be exported no more
 SEEDS = "0,1,2,3,4"
 OWN = ("twins", "seed", "run", "machine.results")  # options of this program
+LOSSLAB = [sys.executable, "-m", "losslab"]
 MEMORY = 4 << 30  # bytes for one run with its engine
 
 
@@ -105,10 +104,10 @@ def run_twins(twins: list[str], seeds: list[str], overrides: list[str], own: lis
 
     def sample() -> bool:
         known = [argument for argument in overrides if argument.startswith(("machine.", "tracker"))]
-        return call(logs / "samples.txt", "sample.py", "experiment=toy_suite/samples", *known)
+        return call(logs / "samples.txt", "sample", "experiment=toy_suite/samples", *known)
 
     def run(name: str, seed: str) -> bool:
-        command = ["train.py", f"experiment=toy_suite/{name}", f"seed={seed}", *overrides]
+        command = ["train", f"experiment=toy_suite/{name}", f"seed={seed}", *overrides]
         done = call(logs / f"{name}-s{seed}.txt", *command)
         return call(logs / f"{name}-s{seed}-own.txt", *command, *own) & done if own else done
 
@@ -128,7 +127,7 @@ def run_twins(twins: list[str], seeds: list[str], overrides: list[str], own: lis
 
 def check(twin: str, overrides: list[str]) -> None:
     """Plan a twin with what the user gave. ValueError for what is no option or has no such value."""
-    command = [sys.executable, str(ROOT / "train.py"), f"experiment=toy_suite/{twin}", *overrides, "plan=true"]
+    command = [*LOSSLAB, "plan", f"experiment=toy_suite/{twin}", *overrides]
     planned = subprocess.run(command, capture_output=True, text=True, check=False)
     if planned.returncode:
         raise ValueError(planned.stderr.strip().removeprefix("error: "))
@@ -149,13 +148,12 @@ def processes() -> int:
     return max(1, min(os.cpu_count() or 1, memory // MEMORY))
 
 
-def call(log: Path, script: str, *arguments: str) -> bool:
-    """Run a script of the root, its output in a file; returns whether it did all there was to do."""
+def call(log: Path, verb: str, *arguments: str) -> bool:
+    """Run a verb of losslab, its output in a file; returns whether it did all there was to do."""
     began = time.monotonic()
     print(f"started: {log.stem}", flush=True)
     with log.open("w") as output:
-        command = [sys.executable, str(ROOT / script), *arguments]
-        done = subprocess.run(command, stdout=output, stderr=output, check=False)
+        done = subprocess.run([*LOSSLAB, verb, *arguments], stdout=output, stderr=output, check=False)
     outcome = "failed, see" if done.returncode else "done:"
     print(f"{outcome} {log.stem if not done.returncode else log} ({time.monotonic() - began:.0f} s)", flush=True)
     return not done.returncode
@@ -190,12 +188,3 @@ def digest(study: Table) -> str:
         identity = Cell.at(entry.folder).identity
         writer.writerow([entry.folder.name, identity, samples.hexdigest() if files else ""])
     return out.getvalue()
-
-
-if __name__ == "__main__":
-    helping(__doc__)
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

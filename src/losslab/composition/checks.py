@@ -138,7 +138,7 @@ def check_data(config: Config) -> None:
     elif not config.plan:
         model = names.model if (CONF / "model" / f"{names.model}.yaml").exists() else config.model.path
         raise ValueError(
-            f"{dataset.path} is not there yet: python sample.py model={model} dataset={dataset.source} makes it"
+            f"{dataset.path} is not there yet: losslab sample model={model} dataset={dataset.source} makes it"
         )
 
 

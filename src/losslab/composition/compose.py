@@ -1,6 +1,6 @@
 """Hydra at the edge: composed YAML becomes a checked `Config`, and a mistake becomes one sentence.
 
-`entry` runs the scripts of the repository's root; everything below it sees plain dataclasses only.
+`entry` runs what `losslab train`, `sample` and `evaluate` do; everything below it sees plain dataclasses only.
 """
 
 import os
@@ -29,13 +29,12 @@ SCORING = ("eval", "benchmark", "machine", "tracker")  # what may be set for a c
 ConfigStore.instance().store("schema", Config)  # the first of conf/config.yaml's defaults, so every key has a type
 
 
-def entry(task: str, *overrides: str) -> None:
-    """Run the function that `task` names, as task(config), under Hydra, once for each cell.
+def entry(task: str, arguments: list[str]) -> None:
+    """Run the function that `task` names, as task(config), under Hydra, once for each cell of a command line.
 
-    `overrides` go before the user's own. A user's mistake is raised before anything is loaded. Help and shell
-    completion come without an import of torch.
+    A user's mistake is raised before anything is loaded. Help and shell completion import no torch.
     """
-    arguments = [*overrides, *(part for argument in sys.argv[1:] for part in any_model(argument))]
+    arguments = [part for argument in arguments for part in any_model(argument)]
     flags, unknown = get_args_parser().parse_known_args(arguments)
     if unknown := [argument for argument in unknown if argument.startswith("-")]:
         raise ValueError(f"{unknown[0]} is no option: options are written key=value, as in plan=true")

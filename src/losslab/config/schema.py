@@ -148,7 +148,7 @@ class DatasetConfig:
     rejected_column: str | None = None  # for pairs: `answer_column` is then the chosen answer
     reward_column: str | None = None  # for answers that are right or wrong: 1 or 0
     success_rate_column: str = "success_rate"  # read beside the reward: the share of right answers to the question
-    gold_column: str | None = None  # of sample.py: the true answer; null = the box of `answer_column`
+    gold_column: str | None = None  # of `losslab sample`: the true answer; null = the box of `answer_column`
     source: str | None = None  # of self_*.yaml: the data set whose questions the model answered
     rows: int | None = None  # how many rows to take; null = all
     selection: Selection = Selection.random  # which rows, where there are more

@@ -95,7 +95,6 @@ def _launch_on_node(worker: Callable[..., None], args: tuple, machine: MachineCo
 
 
 def _start_fork_server() -> None:
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # or the fork server imports our evaluate.py for the library evaluate
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: a quarter off the fused loss's time on a CPU
     multiprocessing.set_forkserver_preload(PRELOAD)
     with stop_signals_blocked():

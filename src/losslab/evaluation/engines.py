@@ -162,8 +162,7 @@ def warm_up(engine: Engine, device: Device) -> Any:
     harmless = engine == Engine.transformers or not gpu_groups(device)
     context.set_forkserver_preload([__name__, MODULES[engine], *(PRELOAD[engine] if harmless else [])])
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-    # Without the safe path, the server's own folder comes first, where a script may have a library's name.
-    with _environment(PYTHONPATH=path, PYTHONSAFEPATH="1", VLLM_LOGGING_LEVEL="ERROR"):
+    with _environment(PYTHONPATH=path, VLLM_LOGGING_LEVEL="ERROR"):
         forkserver.ensure_running()
     return context
 

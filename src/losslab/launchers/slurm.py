@@ -90,7 +90,7 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
     at_once = min(len(cells), parameters["array_parallelism"])
     print(
         f"{sweep}: {len(cells)} cells submitted as job {' and '.join(jobs)}, {at_once} at a time\n"
-        f"follow: python status.py {sweep} watch=true\nrecord: {folder}",
+        f"follow: losslab status {sweep} watch=true\nrecord: {folder}",
         flush=True,
     )
     return Submission(folder)
@@ -148,7 +148,7 @@ def _executor(folder: Path, code: Path, sweep: str, parameters: dict[str, Any], 
     container = f"{parameters['container']} " if parameters["container"] else ""
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_python=f"{container}{python}")
     path = f"export PYTHONPATH={shlex.quote(str(code / 'src'))}${{PYTHONPATH:+:$PYTHONPATH}}"
-    variables = {"PYTHONSAFEPATH": "1", "LOSSLAB_TRIES": parameters["tries"], **parameters["environment"]}
+    variables = {"LOSSLAB_TRIES": parameters["tries"], **parameters["environment"]}
     if parameters["cpus_per_task"]:
         variables["SRUN_CPUS_PER_TASK"] = parameters["cpus_per_task"]  # since 22.05 srun does not take it from sbatch
     exports = [path, *(f"export {name}={shlex.quote(str(value))}" for name, value in variables.items())]

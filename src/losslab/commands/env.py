@@ -1,7 +1,4 @@
-"""What this installation and machine are, for a report of a fault: no names of users, no paths, no secrets.
-
-python -m losslab.commands.environment
-"""
+"""Print what this installation and machine are, for a bug report: no user names, no paths, no secrets."""
 
 import os
 import platform
@@ -11,12 +8,19 @@ from pathlib import Path
 import torch
 
 from losslab import __version__
+from losslab.commands.cli import parse
 from losslab.config.schema import Engine, TrackerConfig
 from losslab.evaluation import engines
 from losslab.records.record import environment
 from losslab.tracking.follow import resolve
 
 GIB = 2**30
+
+
+def main(arguments: list[str]) -> None:
+    parse(arguments, [])
+    for name, value in lines().items():
+        print(f"{name + ':':14} {value}")
 
 
 def lines() -> dict[str, str]:
@@ -48,8 +52,3 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     return found[1] if found else platform.processor() or platform.machine()
-
-
-if __name__ == "__main__":
-    for name, value in lines().items():
-        print(f"{name + ':':14} {value}")

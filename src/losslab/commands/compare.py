@@ -1,0 +1,16 @@
+"""How much better one cell is than another, problem by problem, with 95% intervals.
+
+losslab compare CELL CELL     how much better the second is; or the folders of the scores of one protocol
+  verdict=corrected           in place of official, the verdict of the published tables
+"""
+
+from losslab.commands.cli import parse
+
+
+def main(arguments: list[str]) -> None:
+    cells, options = parse(arguments, ["verdict"])
+    if len(cells) != 2:
+        raise ValueError("a comparison takes two cells: losslab compare CELL CELL")
+    from losslab.results.compare import compare
+
+    print(compare((cells[0], cells[1]), options.get("verdict")))

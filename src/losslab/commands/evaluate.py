@@ -1,0 +1,32 @@
+"""Score a model: a hub id, a folder, a LoRA adapter, or a trained cell with its steps.
+
+losslab evaluate model=MODEL
+  eval=paper          the protocol: paper (16 samples), greedy, or quick; eval.samples=4 and so on change it
+  'benchmark=[math500,aime24]'                        what to score on
+  eval.data=FOLDER    FOLDER/<benchmark>.jsonl in place of the hub
+  machine.engine=     vllm or transformers; as many GPUs as there are, machine.tensor_parallel=2 for large models
+  model.eval_prompt=, model.stop=                     for a model whose chat template is not the prompt you want
+  and all others of `losslab train --help` that have to do with scoring.
+
+losslab evaluate model=Qwen/Qwen2.5-Math-1.5B eval=greedy
+Scores and samples to read are written beside the cell's record: results/cells/<cell>/scores.
+"""
+
+from losslab.config.errors import exit_on_error
+
+
+def main(arguments: list[str]) -> None:
+    from losslab.composition.compose import entry
+    from losslab.config.messages import did_you_mean
+
+    with exit_on_error(RuntimeError):  # of an engine, whose sentence says enough
+        options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+        if not any(key.split(".")[0] in ("model", "experiment") for key in options):
+            meant = [did_you_mean(argument.split("=")[0], ("model", "experiment")) for argument in arguments]
+            raise ValueError(f"no model is named: add model=<hub id or folder>{''.join(meant)}")
+        from losslab.cells.scoring import find, score_again
+
+        if find(options.get("model", "")):
+            score_again(options["model"], [argument for argument in arguments if not argument.startswith("model=")])
+        else:
+            entry("losslab.cells.run.run", ["loss=base", *arguments])

@@ -1,0 +1,18 @@
+"""Write one HTML page for each sweep, from records alone.
+
+losslab report [SWEEP ...]   all sweeps, or those named
+  against=ROW                the row that others are compared with; else SFT's, else the base model's
+  results=FOLDER             where the records are, if not in results
+
+They go to results/reports/<sweep>.html.
+"""
+
+from losslab.commands.cli import parse
+
+
+def main(arguments: list[str]) -> None:
+    sweeps, options = parse(arguments, ["against", "results"])
+    from losslab.report.page import rebuild
+
+    for page in rebuild(sweeps, options.get("results", "results"), options.get("against")):
+        print(f"report:  {page}", flush=True)
