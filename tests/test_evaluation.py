@@ -80,7 +80,7 @@ def test_an_evaluation_writes_its_records(engine, config, model, tmp_path, capsy
     assert {s["finish_reason"] for s in rows[5]["samples"]} == {"too_long"}
     row = result["benchmarks"]["one"]
     assert row["problems"] == 6 and row["samples"] == 3 and row["too_long"] == 1
-    assert row == scores.summary(rows, 3, "official")
+    assert row == scores.summarise(rows, 3, "official")
     assert result["engine"] == engine and result["seeds"] == "sample" and result["engine_version"]
     assert result["generation"]["samples"] == 15 and result["generation"]["tokens"] > 0
     assert {name: array.shape for name, array in verdicts(folder, "corrected").items()} == {"one": (6, 3)}

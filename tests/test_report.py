@@ -18,7 +18,6 @@ from place import LOSSLAB
 
 from losslab.config.schema import BASE, Config, MachineConfig, Names, OptimizerConfig, SweepConfig, TrainConfig
 from losslab.evaluation import scores
-from losslab.evaluation.scores import paired_difference
 from losslab.files import write, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.report import training
@@ -29,7 +28,7 @@ from losslab.results.compare import verdicts
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import Entry
 from losslab.results.tables import Row, Table
-from losslab.statistics.paired import differences
+from losslab.statistics.intervals import paired
 
 NAMES = ("easy", "hard")
 PROBLEMS, SAMPLES, STEPS = 12, 4, 130
@@ -84,7 +83,7 @@ def record(results: Path, loss: str, seed: int) -> None:
             for i, row in enumerate(marks)
         ]
         write_lines(folder / f"{name}.jsonl", records)
-        parts[name] = scores.summary(records, SAMPLES, "official")
+        parts[name] = scores.summarise(records, SAMPLES, "official")
     warnings = ["easy: nobody knows"] if loss == "sft" else []
     about = {"verdict": "official", "benchmarks": parts, "average": scores.average(parts), "warnings": warnings}
     write_json(folder / "scores.json", about)
@@ -129,47 +128,14 @@ def page(results) -> Path:
     return path
 
 
-def test_differences_by_hand():
-    a = {"one": np.zeros((2, 2)), "two": np.zeros((2, 3))}
-    b = {"one": np.array([[0.1, 0.3], [0.3, 0.9]]), "two": np.array([[0.4, 0.4, 0.4], [0.4, 0.4, 0.4]])}
-    found = differences(a, b)
-    # Means of the seeds 20 and 60, of the problems 20 and 60, rest (10, -10, -10, 10): 400 / (1 * 1 * 2 * 2) = 100.
-    # Seeds 800 / 2 = 400, problems 800 / 2 - 100 = 300; degrees of freedom 700^2 / (400^2 + 300^2) = 1.96.
-    assert (found["one"].value, found["one"].half) == (pytest.approx(40), pytest.approx(12.7062 * 700**0.5))
-    assert (found["two"].value, found["two"].half, found["two"].distinct) == (pytest.approx(40), 0.0, True)
-    assert found["average"].half == pytest.approx(12.7062 * (700 / 4) ** 0.5)
-    with pytest.raises(ValueError, match="the same benchmarks, problems and seeds"):
-        differences(a, {"one": b["one"], "two": b["two"][:1]})
-
-
-def test_differences_of_one_seed_are_those_of_a_comparison():
-    rng = np.random.default_rng(0)
-    runs = [{name: rng.random((size, 16)) < p for name, size in (("x", 200), ("y", 60))} for p in (0.4, 0.5)]
-    found = differences(*({name: one.mean(1)[None] for name, one in run.items()} for run in runs))
-    for name, drawn in paired_difference(*runs).items():
-        assert found[name].value == pytest.approx(drawn["difference"])
-        low, high = drawn["interval"]
-        assert found[name].half == pytest.approx((high - low) / 2, rel=0.05)
-
-
-def test_intervals_hold_what_they_should():
-    """Of 400 drawn ablations, about 95% of the intervals hold the truth: never fewer than chance allows."""
-    rng, held = np.random.default_rng(0), 0
-    for _ in range(400):
-        seeds, problems, rest = rng.normal(0, 0.03, (3, 1)), rng.normal(0, 0.1, 50), rng.normal(0, 0.2, (3, 50))
-        found = differences({"x": np.zeros((3, 50))}, {"x": seeds + problems + rest})["average"]
-        held += not found.distinct
-    assert held >= 370  # of 380 expected, less two standard deviations
-
-
 def test_the_page_says_what_the_records_say(results, page):
     text = page.read_text()
     assert text.count("<section") == text.count("</section>") == 8
     cells = {loss: sorted(results.glob(f"cells/tiny-embedded-{loss}-s*/scores/*")) for loss in ("sft", "dft")}
     sft, dft = (np.stack([verdicts(one, "official")["easy"].mean(1) for one in cells[loss]]) for loss in cells)
-    found = differences({"easy": sft}, {"easy": dft})["easy"]
-    assert found.distinct
-    assert f'<span class="difference better">{found.value:+.1f} ± {found.half:.1f}</span>' in text
+    found = paired({"easy": sft}, {"easy": dft})["easy"]
+    assert found.nonzero
+    assert f'<span class="difference better">{found.mean:+.1f} ± {found.half:.1f}</span>' in text
     assert f"{100 * dft.mean():.1f} <small>± " in text and "reference" in text
     assert "<b>9<small>/10</small></b>" in text and "1 failed" in text
     facts = dict(re.findall(r"<summary>(.*?)</summary>\n<ul>(.*?)</ul>", text))

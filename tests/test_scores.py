@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from losslab.evaluation import sample_page, scores
-
-CORRECT = [[1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]  # three problems, four samples
+from losslab.statistics.pass_at_k import majority_at, pass_at, rounded
 
 
 def record(index: int, answers: list[str], gold: str, **changes) -> dict:
@@ -40,9 +39,9 @@ def test_the_official_average_rounds_each_column_first():
     correct = np.zeros((272, 2))
     correct[:100, 0] = 1  # 36.7647 -> 36.8
     correct[:7, 1] = 1  # 2.5735 -> 2.6
-    assert scores.rounded(correct) == pytest.approx((36.8 + 2.6) / 2)
+    assert rounded(correct) == pytest.approx((36.8 + 2.6) / 2)
     assert 100 * correct.mean() == pytest.approx(19.6691, abs=1e-4)
-    assert scores.rounded([[1, 0, 0], [0, 0, 0], [0, 0, 0]]) == pytest.approx(33.3 / 3)
+    assert rounded([[1, 0, 0], [0, 0, 0], [0, 0, 0]]) == pytest.approx(33.3 / 3)
 
 
 def test_summary_of_a_benchmark_by_hand():
@@ -54,7 +53,7 @@ def test_summary_of_a_benchmark_by_hand():
     records[2]["samples"][0] |= {"finish_reason": "length", "tokens": 130}
     records[2]["samples"][2] |= {"corrected": True}
     records[0]["samples"][0] |= {"corrected": False, "timed_out": True}
-    row = scores.summary(records, 4, "official")
+    row = scores.summarise(records, 4, "official")
     assert (row["problems"], row["samples"]) == (3, 4)
     assert row["score"] == row["official"] == pytest.approx(100 * (1 / 4 + 1 + 0) / 3)
     assert row["corrected"] == pytest.approx(100 * (0 + 1 + 1 / 4) / 3)
@@ -74,33 +73,33 @@ def test_the_score_without_problems_of_the_training_data():
     records = [record(i, answers, "2") for i, answers in enumerate([["2", "2"], ["2", "3"], ["3", "3"], ["2", "2"]])]
     for one, kinds in zip(records, [["exact", "words"], [], [], ["words"]], strict=True):
         one["seen"] = kinds
-    row = scores.summary(records, 2, "official")
+    row = scores.summarise(records, 2, "official")
     assert (row["score"], row["unseen"], row["seen_exact"], row["seen_words"]) == (62.5, 25.0, 1, 2)
-    row = scores.summary(records[:1], 2, "official")
+    row = scores.summarise(records[:1], 2, "official")
     assert (row["unseen"], row["seen_exact"], row["seen_words"]) == (None, 1, 1)
 
 
 def test_only_the_first_samples_count():
-    row = scores.summary([record(0, ["2", "3", "3", "3"], "2")], 1, "official")
+    row = scores.summarise([record(0, ["2", "3", "3", "3"], "2")], 1, "official")
     assert (row["score"], row["samples"], row["pass_at"]) == (100, 1, {"1": 100})
 
 
-def test_intervals_by_hand():
-    # Means of the problems 0.25, 1, 0: mean 5/12, standard deviation 0.520416.
-    low, high = scores.over_problems(CORRECT)
-    half = 100 * 1.959964 * 0.520416 / 3**0.5
-    assert (low, high) == pytest.approx((100 * 5 / 12 - half, 100 * 5 / 12 + half), rel=1e-5)
-    # Means of the columns 2/3, 1/3, 1/3, 1/3: standard deviation 1/6; t(3) = 3.1824.
-    low, high = scores.over_seeds(CORRECT)
-    assert (low, high) == pytest.approx((100 * (5 / 12 - 3.1824 / 12), 100 * (5 / 12 + 3.1824 / 12)))
-    assert scores.over_seeds([[1], [0]]) is None
-
-
-@pytest.mark.parametrize(
-    ("degrees", "quantile"), [(1, 12.7062), (15, 2.1314), (30, 2.0423), (40, 2.0211), (120, 1.9799)]
-)
-def test_students_quantiles(degrees, quantile):
-    assert scores.student(degrees) == pytest.approx(quantile, abs=5e-4)
+def test_intervals_of_a_benchmark_by_hand():
+    records = [record(0, ["1", "", "", ""], "1"), record(1, ["1"] * 4, "1"), record(2, [""] * 4, "1")]
+    row = scores.summarise(records, 4, "official")
+    # Means of the problems 0.25, 1, 0: mean 5/12, standard deviation 0.520416; t(2) = 4.30265.
+    half = 100 * 4.30265 * 0.520416 / 3**0.5
+    assert row["interval"] == pytest.approx([100 * 5 / 12 - half, 100 * 5 / 12 + half], rel=1e-5)
+    # Means of the columns 2/3, 1/3, 1/3, 1/3: standard deviation 1/6; t(3) = 3.18245.
+    low, high = 100 * (5 / 12 - 3.18245 / 12), 100 * (5 / 12 + 3.18245 / 12)
+    assert row["interval_over_seeds"] == pytest.approx([low, high], rel=1e-5)
+    row = scores.summarise(records[:1], 1, "official")
+    assert (row["interval"], row["interval_over_seeds"]) == (None, None)
+    average = scores.average({"x": row})
+    assert (average["score"], average["interval"]) == (100, None)
+    assert "| x avg@1 | 100.00 | 100.0 | – |" in scores.markdown(
+        {"verdict": "official", "benchmarks": {"x": row}, "average": average}
+    )
 
 
 @given(st.integers(1, 8), st.data())
@@ -108,17 +107,17 @@ def test_pass_at_k_is_the_mean_over_all_choices(n, data):
     row = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
     k = data.draw(st.integers(1, n))
     choices = list(combinations(row, k))
-    assert scores.pass_at([row], k) == pytest.approx(100 * sum(map(any, choices)) / len(choices))
+    assert pass_at([row], k) == pytest.approx(100 * sum(map(any, choices)) / len(choices))
 
 
 def test_majority_by_hand():
     answers = [["1", "2", "2", "1"]]
     correct = [[1, 0, 0, 1]]
-    assert scores.majority_at(answers, correct, 4) == 100  # a tie goes to the answer that came first
-    assert scores.majority_at(answers, correct, 3) == 0
-    assert scores.majority_at(answers, correct, 1) == 50
-    assert scores.majority_at([["", "", "7"]], [[0, 0, 1]], 3) == 100  # no answer, no vote
-    assert scores.majority_at([["", ""]], [[0, 0]], 2) == 0
+    assert majority_at(answers, correct, 4) == 100  # a tie goes to the answer that came first
+    assert majority_at(answers, correct, 3) == 0
+    assert majority_at(answers, correct, 1) == 50
+    assert majority_at([["", "", "7"]], [[0, 0, 1]], 3) == 100  # no answer, no vote
+    assert majority_at([["", ""]], [[0, 0]], 2) == 0
 
 
 def test_average_over_benchmarks():
@@ -131,24 +130,6 @@ def test_average_over_benchmarks():
     assert average["interval"] == pytest.approx([17.5, 22.5])  # half of the root of 9 + 16
 
 
-def test_paired_difference():
-    a = {"x": np.array([[0, 0], [1, 0], [0, 0], [1, 1]] * 10), "y": np.zeros((5, 1))}
-    b = {"x": np.array([[1, 0], [1, 0], [0, 0], [1, 1]] * 10), "y": np.ones((5, 4))}
-    found = scores.paired_difference(a, b)
-    assert found == scores.paired_difference(a, b)
-    assert found["x"]["difference"] == pytest.approx(12.5)
-    assert found["y"] == {"difference": 100, "interval": [100, 100]}
-    assert found["average"]["difference"] == pytest.approx(56.25)
-    low, high = found["x"]["interval"]
-    half = 100 * 1.96 * np.array([0.5, 0, 0, 0] * 10).std() / 40**0.5
-    assert (low, high) == pytest.approx((12.5 - half, 12.5 + half), abs=1.3)
-    assert scores.paired_difference(a, a)["average"] == {"difference": 0, "interval": [0, 0]}
-    with pytest.raises(ValueError, match="only runs on the same benchmarks compare"):
-        scores.paired_difference(a, {"x": b["x"]})
-    with pytest.raises(ValueError, match="40 and 39 problems"):
-        scores.paired_difference(a, {"x": b["x"][1:], "y": b["y"]})
-
-
 def test_the_page_lists_where_the_verdicts_differ():
     records = [record(3, ["2", "\\frac{4}{2}", "\\frac{4}{2}", "5"], "2"), record(4, ["200"], "2")]
     for i in (1, 2):
@@ -158,7 +139,7 @@ def test_the_page_lists_where_the_verdicts_differ():
         for sample in one["samples"]:
             sample["text"] = f"It is \\boxed{{{sample['extracted']}}}."
     records[1]["samples"] *= 4
-    row = scores.summary(records, 4, "official")
+    row = scores.summarise(records, 4, "official")
     assert (row["only_official"], row["only_corrected"]) == (4, 2)
     html = sample_page.page("m", {"verdict": "official", "benchmarks": {"x": row}, "warnings": []}, {"x": records})
     assert "x: right by the official verdict alone 4, by the corrected verdict alone 2 of 8 samples" in html
@@ -172,7 +153,7 @@ def test_the_page_shows_a_hostile_sample_as_text():
     hostile = record(0, ["</pre><script>alert(1)</script>"], "1<2")
     result = {
         "verdict": "official",
-        "benchmarks": {"x": scores.summary([hostile], 1, "official")},
+        "benchmarks": {"x": scores.summarise([hostile], 1, "official")},
         "warnings": ["a & b"],
     }
     html = sample_page.page("<model>", result, {"x": [hostile]})

@@ -36,13 +36,13 @@ from losslab.evaluation import evaluate as run_module
 from losslab.evaluation import transformers_engine
 from losslab.evaluation.engine_interface import Job, Sampling
 from losslab.evaluation.evaluate import evaluate
-from losslab.evaluation.scores import paired_difference
 from losslab.files import read_json, write_json, write_lines
 from losslab.models import merged_adapters
 from losslab.models.loading import load_config, load_model, load_tokenizer
 from losslab.records.record import Cell
 from losslab.results import learning_curves
 from losslab.results.compare import compare, verdicts
+from losslab.statistics.intervals import paired
 
 HERE = ["machine.engine=transformers", "machine.device=cpu", "machine.threads=1"]
 
@@ -326,14 +326,13 @@ def test_two_runs_are_compared_problem_by_problem(root, made, models, tmp_path):
     done = run(root, tmp_path, "compare", "other", str(cell.scores(config)))
     assert done.returncode == 0, done.stderr
     a, b = (verdicts(folder, "official") for folder in (tmp_path / "other", cell.scores(config)))
-    found = paired_difference(a, b)["mine"]
-    low, high = found["interval"]
+    found = paired(*({"mine": run["mine"].mean(1)[None]} for run in (a, b)))["mine"]
     better = int((b["mine"].mean(1) > a["mine"].mean(1)).sum())
     lines = done.stdout.splitlines()
     assert lines[:2] == ["A: other", f"B: {cell.scores(config)}"]
     assert lines[4] == (
-        f"| mine | {100 * a['mine'].mean():.1f} | {100 * b['mine'].mean():.1f} | {found['difference']:+.1f} "
-        f"| {low:+.1f} to {high:+.1f} | {better} | 0 |"
+        f"| mine | {100 * a['mine'].mean():.1f} | {100 * b['mine'].mean():.1f} | {found.mean:+.1f} "
+        f"| {found.low:+.1f} to {found.high:+.1f} | {better} | 0 |"
     )
     assert better >= 4 and lines[5].startswith("| average |") and len(lines) == 6
 

@@ -81,7 +81,7 @@ def check(config: Config) -> list[Benchmark]:
 
 def show(result: dict[str, Any], folder: Path) -> None:
     """Print what `evaluate` returns for a folder: the table, where to read on, and the warnings on standard error."""
-    print(f"{scores.table(result)}\nsamples to read: {folder / 'samples.html'}", flush=True)
+    print(f"{scores.markdown(result)}\nsamples to read: {folder / 'samples.html'}", flush=True)
     for warning in result["warnings"]:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
 

@@ -97,8 +97,8 @@ def _scores(scores: Record) -> str:
     heads = [f"{scores['verdict']} verdict", "score", "rounded", "95%", "pass@k", "maj@k", "official", "corrected"]
     rows = []
     for name, row in scores["benchmarks"].items():
-        k, (low, high) = str(row["samples"]), row["interval"]
-        score = [f"{escape(name)} avg@{k}", f"{row['score']:.2f}", f"{row['rounded']:.2f}", f"{low:.1f} – {high:.1f}"]
+        k, interval = str(row["samples"]), "{:.1f} – {:.1f}".format(*row["interval"]) if row["interval"] else "–"
+        score = [f"{escape(name)} avg@{k}", f"{row['score']:.2f}", f"{row['rounded']:.2f}", interval]
         others = [row["pass_at"][k], row["maj_at"][k], row["official"], row["corrected"]]
         shares = [row["without_answer"], row["cut_by_length"]]
         rest = [*(f"{share:.0f}%" for share in shares), f"{row['mean_tokens']:.0f}", str(row["timed_out"])]

@@ -57,7 +57,7 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
     """Write the records, the page and the scores, in this order; returns the scores."""
     cfg, protocol, folder = subject.config.eval, subject.protocol, samples.folder
     records = keep(subject, samples)
-    rows = {name: scores.summary(own, cfg.samples, str(cfg.verdict)) for name, own in records.items()}
+    rows = {name: scores.summarise(own, cfg.samples, str(cfg.verdict)) for name, own in records.items()}
     engine = Engine(protocol["engine"])
     everything = _others(folder, rows, cfg) | rows
     if "samples" not in generation:  # none was missing: what is known of an earlier call stays
@@ -84,7 +84,7 @@ def _others(folder: Path, rows: dict[str, dict[str, Any]], cfg: EvalConfig) -> d
     for path in sorted(folder.glob("*.jsonl")):
         records = [] if path.stem in rows or path.name.endswith(".samples.jsonl") else list(read_lines(path))
         if records and min(len(record["samples"]) for record in records) >= cfg.samples:
-            found[path.stem] = scores.summary(records, cfg.samples, str(cfg.verdict))
+            found[path.stem] = scores.summarise(records, cfg.samples, str(cfg.verdict))
     return found
 
 

@@ -82,8 +82,7 @@ def results(config: dict[str, Any], scores: dict[str, Any]) -> Iterator[EvalResu
 
 
 def interval(part: dict[str, Any]) -> str:
-    low, high = part["interval"]
-    return f"{low:.1f} to {high:.1f}"
+    return "unknown" if part["interval"] is None else "{:.1f} to {:.1f}".format(*part["interval"])
 
 
 def summary(config: dict[str, Any]) -> str:

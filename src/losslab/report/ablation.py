@@ -10,8 +10,7 @@ from losslab.config.schema import BASE
 from losslab.report.cells import Group
 from losslab.report.sample_browser import Scored, same
 from losslab.results.learning_curves import AVERAGE
-from losslab.statistics.estimate import Estimate
-from losslab.statistics.paired import Difference, differences
+from losslab.statistics.intervals import Estimate, paired
 
 DEFAULTS = ("sft", BASE)  # what rows are compared with, where nothing else is asked for
 
@@ -22,7 +21,7 @@ Samples = Mapping[tuple[Path, str], Scored]  # of a cell's folder and a protocol
 class Line:
     group: Group
     values: list[Estimate | None]  # of each column
-    against: dict[str, dict[str, Difference]]  # of another row's label: the difference on each column
+    against: dict[str, dict[str, Estimate]]  # of another row's label: the difference on each column
 
 
 def table(groups: Sequence[Group], columns: Sequence[str], benchmarks: Sequence[str], samples: Samples) -> list[Line]:
@@ -39,16 +38,16 @@ def table(groups: Sequence[Group], columns: Sequence[str], benchmarks: Sequence[
                 for other in groups
                 if other is not group
                 and (other.model, other.row.measure) == (group.model, group.row.measure)
-                and (found := paired(other, group, columns, benchmarks, samples))
+                and (found := differences(other, group, columns, benchmarks, samples))
             },
         )
         for group in groups
     ]
 
 
-def paired(
+def differences(
     a: Group, b: Group, columns: Sequence[str], benchmarks: Sequence[str], samples: Samples
-) -> dict[str, Difference]:
+) -> dict[str, Estimate]:
     """How much better b is than a over the seeds that both have, on the columns whose problems are the same.
 
     Without a seed in common there is nothing.
@@ -60,10 +59,10 @@ def paired(
     first = cells[0][seeds[0]]
     names = [name for name in columns if all(same(own[seed], first, name) for own in cells for seed in seeds)]
     left, right = ({name: np.stack([own[seed].means[name] for seed in seeds]) for name in names} for own in cells)
-    found = {name: differences({name: left[name]}, {name: right[name]})[name] for name in names}
+    found = {name: paired({name: left[name]}, {name: right[name]})[name] for name in names}
     if set(benchmarks) <= set(names):  # as in the table, an average over fewer would not compare
         means = ({name: own[name] for name in benchmarks} for own in (left, right))
-        found[AVERAGE] = differences(*means)[AVERAGE]
+        found[AVERAGE] = paired(*means)[AVERAGE]
     return found
 
 

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -166,7 +165,7 @@ def _row(line: Line, columns: Sequence[str], reference: str | None) -> dict[str,
         "cells": [
             {
                 "mean": value.mean if value else None,
-                "half": value.half if value and value.half is not None and math.isfinite(value.half) else None,
+                "half": value.half if value else None,
                 "difference": _difference(line, reference, column),
             }
             for column, value in zip(columns, line.values, strict=True)
@@ -183,9 +182,9 @@ def _difference(line: Line, reference: str | None, column: str) -> tuple[str, st
     if found is None:
         own = line.group.label == reference and line.group.row.value(column) is not None
         return ("reference" if own else ""), ""
-    half = f" ± {found.half:.1f}" if math.isfinite(found.half) else ""
-    kind = ("better" if found.value > 0 else "worse") if found.distinct else ""
-    return f"{found.value:+.1f}{half}".replace("-", "−"), kind
+    half = "" if found.half is None else f" ± {found.half:.1f}"
+    kind = ("better" if found.mean > 0 else "worse") if found.nonzero else ""
+    return f"{found.mean:+.1f}{half}".replace("-", "−"), kind
 
 
 def _differences(lines: Sequence[Line], columns: Sequence[str]) -> dict[str, list[list[tuple[str, str]]]]:
@@ -207,9 +206,8 @@ def _headlines(lines: Sequence[Line], reference: str | None) -> list[dict[str, s
             continue
         label, (mean, best) = max(averages.items(), key=lambda one: one[1][0])
         apart, text = best.against.get(reference or "", {}).get(AVERAGE), ""
-        if apart is not None and math.isfinite(apart.half):
-            low, high = apart.value - apart.half, apart.value + apart.half
-            text = f"{apart.value:+.1f} points over {reference} (95% interval {low:+.1f} to {high:+.1f})"
+        if apart is not None and apart.half is not None:
+            text = f"{apart.mean:+.1f} points over {reference} (95% interval {apart.low:+.1f} to {apart.high:+.1f})"
         found.append({"model": model, "label": label, "value": f"{mean:.1f}", "apart": text.replace("-", "−")})
     return found
 

@@ -20,7 +20,7 @@ from losslab.results import learning_curves
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.table_formats import MISSING, Cell, Sheet
 from losslab.results.tables import Measure, Row, Table
-from losslab.statistics.estimate import Estimate
+from losslab.statistics.intervals import Estimate, over_seeds
 
 CAPTION = (
     "Differences in percentage points of the average, or of the answer tokens, paired by seed, with 95% intervals. "
@@ -44,14 +44,14 @@ class Finding:
     @property
     def estimate(self) -> Estimate | None:
         """Their mean with its interval; None where no seed has both rows."""
-        return Estimate.over_seeds(list(self.differences.values())) if self.differences else None
+        return over_seeds(list(self.differences.values())) if self.differences else None
 
     @property
     def verdict(self) -> str:
         mean = self.estimate
         if mean is None:
             return "not measured"
-        if mean.half is None or abs(mean.mean) <= mean.half:
+        if not mean.nonzero:
             return "open"
         return "holds" if mean.mean > 0 else "the other way round"
 

@@ -9,8 +9,8 @@ import yaml
 from numpy.typing import NDArray
 
 from losslab.config.schema import VerdictName
-from losslab.evaluation.scores import paired_difference
 from losslab.files import read_lines
+from losslab.statistics.intervals import Estimate, paired
 
 SAME = ("temperature", "top_p", "max_new_tokens")  # else a difference is one of protocols
 WORTH_KNOWING = ("prompt", "stop", "engine", "seeds")  # these may belong to the model, and are only named
@@ -66,7 +66,7 @@ def compare(paths: tuple[str, str], verdict: str | None = None) -> str:
 
 def table(a: dict[str, NDArray[np.float64]], b: dict[str, NDArray[np.float64]], verdict: str) -> str:
     """Scores and differences; the problems that B solves more often than A, and less often, as better and worse."""
-    differences = paired_difference(a, b)
+    differences = paired(*({name: run[name].mean(1)[None] for name in a} for run in (a, b)))
     lines = [
         f"| {verdict} verdict | A | B | B - A | 95% interval | better | worse |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -74,14 +74,17 @@ def table(a: dict[str, NDArray[np.float64]], b: dict[str, NDArray[np.float64]], 
     means = {name: (100 * a[name].mean(), 100 * b[name].mean()) for name in a}
     means["average"] = tuple(np.mean(list(means.values()), axis=0))
     for name in [*a, "average"]:
-        (left, right), found = means[name], differences[name]
-        low, high = found["interval"]
+        (left, right), difference = means[name], differences[name]
         change = b[name].mean(1) - a[name].mean(1) if name in a else np.zeros(0)
         counts = f"{(change > 0).sum()} | {(change < 0).sum()}" if name in a else " | "
         lines.append(
-            f"| {name} | {left:.1f} | {right:.1f} | {found['difference']:+.1f} | {low:+.1f} to {high:+.1f} | {counts} |"
+            f"| {name} | {left:.1f} | {right:.1f} | {difference.mean:+.1f} | {_interval(difference)} | {counts} |"
         )
     return "\n".join(lines)
+
+
+def _interval(difference: Estimate) -> str:
+    return "–" if difference.half is None else f"{difference.low:+.1f} to {difference.high:+.1f}"
 
 
 def verdicts(folder: Path, verdict: str) -> dict[str, NDArray[np.float64]]:

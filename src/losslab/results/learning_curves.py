@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from losslab.files import read_json, read_lines
-from losslab.statistics.estimate import Estimate
+from losslab.statistics.intervals import over_seeds
 
 AVERAGE = "average"
 
@@ -55,7 +55,7 @@ def mean(curve: Curve, column: str) -> list[tuple[int, float, float]]:
     """(step, mean over the seeds that have the step, half of its 95% interval) of each step; half is 0 for one seed."""
     found = []
     for step, scores in sorted(curve.items()):
-        value = Estimate.over_seeds([score[column] for score in scores])
+        value = over_seeds([score[column] for score in scores])
         found.append((step, value.mean, value.half or 0.0))
     return found
 

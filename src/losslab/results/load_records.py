@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from losslab.config.schema import BASE, Config
 from losslab.files import read_json
 from losslab.records.record import Cell
+from losslab.statistics.intervals import Estimate
 
 IDLE = {"model.learning_rate", "model.architecture", "model.trust_remote_code", "dataset.source"}  # act through others
 NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "stage", "plan", "force", "benchmark", "eval"}
@@ -26,7 +27,7 @@ class Entry:
     config: dict[str, Any]  # flat: the science of the cell, by dotted key
     protocol: str | None  # name and hash of the protocol of its scores; None where not scored
     scores: dict[str, float]  # percent, by benchmark; empty where not scored
-    halves: dict[str, float]  # half of the 95% interval over problems
+    halves: dict[str, float | None]  # of the 95% interval over problems; None where there is none
     samples: dict[str, int] = field(default_factory=dict)  # answers to each problem, by benchmark
     verdict: str | None = None  # of the scores
     recipe: str | None = None  # alike for the seeds of one configuration, objective's code and data
@@ -52,7 +53,7 @@ def recorded(sweep: str, results: str) -> Iterator[Entry]:
                 config,
                 path.parent.name if path else None,
                 {name: part["score"] for name, part in found.items()},
-                {name: (part["interval"][1] - part["interval"][0]) / 2 for name, part in found.items()},
+                {name: Estimate.recorded(part["score"], part["interval"]).half for name, part in found.items()},
                 {name: part["samples"] for name, part in found.items()},
                 whole["verdict"] if whole else None,
                 state.get("recipe"),

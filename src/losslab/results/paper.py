@@ -14,7 +14,7 @@ from losslab.files import read_json
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import Entry
 from losslab.results.tables import Row, Table
-from losslab.statistics.estimate import Estimate
+from losslab.statistics.intervals import Estimate
 
 NAMES = ["table", "model", "method", "setting"]  # of a row; the other columns are figures
 SAMPLING = ("temperature", "top_p", "max_new_tokens")  # these and samples and verdict make a score another measure
@@ -48,7 +48,7 @@ class Difference:
     @property
     def inside(self) -> bool | None:
         """Whether the paper's figure lies inside our interval; None where we have none."""
-        return None if self.ours is None else self.ours.holds(self.paper)
+        return None if self.ours is None else self.ours.contains(self.paper)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from losslab.files import read_lines
 from losslab.results import learning_curves, setting_curves
 from losslab.results.learning_curves import Curve
 from losslab.results.tables import Row, Table
-from losslab.statistics.estimate import Estimate
+from losslab.statistics.intervals import Estimate
 
 
 def canvas(*args: Any, **options: Any) -> Any:
@@ -150,4 +150,4 @@ def over_settings(table: Table, path: Path) -> None:
 
 def _half(value: Estimate | None) -> float:
     """Half of an interval as the length of an error bar; 0 where there is none."""
-    return value.half if value and value.half is not None and np.isfinite(value.half) else 0.0
+    return value.half if value and value.half is not None else 0.0

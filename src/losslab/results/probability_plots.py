@@ -15,7 +15,7 @@ from losslab.files import read_json, write
 from losslab.records.record import PROBABILITIES
 from losslab.results import plots
 from losslab.results.tables import Table
-from losslab.statistics.estimate import Estimate
+from losslab.statistics.intervals import over_seeds
 
 NAMED = 10  # tokens of an end bin that the table names
 NAME = "probabilities"  # of the files
@@ -112,7 +112,7 @@ def spreadsheet(pairs: list[Pair]) -> str:
     writer.writerow(["objective", "from", "to", "percent", "half", "seeds"])
     for found in distinct(pairs):
         for low, high, shares in zip(found.edges, found.edges[1:], found.shares.T, strict=False):
-            own = Estimate.over_seeds(shares.tolist())
+            own = over_seeds(shares.tolist())
             writer.writerow([found.label, low, high, own.mean, own.half, len(shares)])
     return out.getvalue()
 
@@ -142,7 +142,7 @@ def figure(pairs: list[Pair], path: Path) -> None:
 
 
 def _percent(values: np.ndarray) -> str:
-    found = Estimate.over_seeds(values.tolist())
+    found = over_seeds(values.tolist())
     return f"{found.mean:.2f}" if found.half is None else f"{found.mean:.2f} ± {found.half:.2f}"
 
 

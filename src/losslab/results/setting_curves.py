@@ -8,7 +8,7 @@ from dataclasses import replace
 from losslab.results import tables
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.tables import Measure, Row, Table
-from losslab.statistics.estimate import Estimate
+from losslab.statistics.intervals import Estimate
 
 Line = list[tuple[float, Estimate | None]]  # value of the setting and the average score; None where it is missing
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from losslab.results.paper import Comparison, Difference
 from losslab.results.tables import Table
-from losslab.statistics.estimate import Estimate
+from losslab.statistics.intervals import Estimate
 
 MISSING = "–"
 AGAINST = (

@@ -11,13 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from losslab.composition import experiment_files
 from losslab.config.schema import BASE, Config, SweepConfig
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import Entry, flatten, promised, recorded
-from losslab.statistics.estimate import Estimate
+from losslab.statistics.intervals import Estimate, mean_of, over_seeds
 
 IMPLIED = {"loss._target_", "model.path", "dataset.path"}  # by the names of the files that were chosen
 SHOWN = {"protocol": "eval", "verdict": "eval.verdict", "samples": "eval.samples"}  # names of a measure's parts
@@ -67,7 +65,7 @@ class Row:
             return None
         if len(having) == 1:
             return Estimate(having[0].scores[column], having[0].halves.get(column))
-        return Estimate.over_seeds([entry.scores[column] for entry in having]) if having else None
+        return over_seeds([entry.scores[column] for entry in having]) if having else None
 
 
 @dataclass(frozen=True)
@@ -107,8 +105,8 @@ def build(sweep: SweepConfig, results: str) -> Table:
     others = [name for name in scored if name not in benchmarks and (name in trained or not grid)]
     for entry in entries:
         if benchmarks and set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
-            entry.scores[AVERAGE] = float(np.mean([entry.scores[name] for name in benchmarks]))
-            entry.halves[AVERAGE] = float(np.sqrt(sum(entry.halves[n] ** 2 for n in benchmarks)) / len(benchmarks))
+            mean = mean_of([Estimate(entry.scores[name], entry.halves.get(name)) for name in benchmarks])
+            entry.scores[AVERAGE], entry.halves[AVERAGE] = mean.mean, mean.half
     found: dict[str, list[Row]] = {}
     for config in grid:
         own = promised(config)

@@ -1,1 +1,1 @@
-"""Means and differences with their intervals."""
+"""Estimates with their intervals, and pass@k; arrays of numbers alone."""

@@ -1,0 +1,101 @@
+"""How often the intervals of losslab.statistics.intervals hold the true mean, by simulation.
+
+python benchmarks/coverage.py [draws=20000]    the tables of results/benchmarks/coverage.md, in about two minutes
+"""
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from losslab.statistics.intervals import Estimate, over_problems, over_seeds, over_seeds_and_problems
+
+RATIOS = (  # of the variance of the mean: the shares of seeds, problems and rest
+    (1.0, 0.0, 0.0), (0.6, 0.3, 0.1), (0.3, 0.6, 0.1), (0.3, 0.3, 0.4), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8),
+    (0.5, 0.0, 0.5), (0.0, 0.5, 0.5),
+)  # fmt: skip
+SCORES = (0.05, 0.1, 0.3, 0.5, 0.9)  # means of the chances
+
+
+def crossed(
+    seeds: int, problems: int, ratio: tuple[float, float, float], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """(seeds, problems) numbers with the mean 0, of which 1 is the variance of their mean, in three parts."""
+    of_seeds, of_problems, rest = ratio
+    return (
+        rng.normal(0, (of_seeds * seeds) ** 0.5, (seeds, 1))
+        + rng.normal(0, (of_problems * problems) ** 0.5, problems)
+        + rng.normal(0, (rest * seeds * problems) ** 0.5, (seeds, problems))
+    )
+
+
+def bernoulli(problems: int, samples: int, score: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Shares of right samples of each problem; the chances of the problems are Beta distributed."""
+    chances = rng.beta(score, 1 - score, problems)
+    return rng.binomial(samples, chances) / samples
+
+
+def coverage(draw: Callable[[], Estimate], truth: float, draws: int) -> float:
+    """Percent of drawn estimates whose interval holds the truth."""
+    estimates = [draw() for _ in range(draws)]
+    return 100 * sum(bool(estimate.contains(truth)) for estimate in estimates) / draws
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] + ["---:"] * (len(head) - 1), *rows])
+
+
+def family(seeds: int, problems: int, rows: int, rng: np.random.Generator) -> bool:
+    """Whether the intervals of rows that differ from a reference by nothing all hold zero."""
+    level = 0.95 ** (1 / rows)
+    reference = crossed(seeds, problems, (0.3, 0.3, 0.4), rng)
+    differences = (crossed(seeds, problems, (0.3, 0.3, 0.4), rng) - reference for _ in range(rows))
+    return all(over_seeds_and_problems([values], level).contains(0.0) for values in differences)
+
+
+def main(draws: int) -> str:
+    rng = np.random.default_rng(0)
+    counts = (2, 3, 4, 5)
+
+    def percent(draw: Callable[[], Estimate], truth: float = 0.0) -> str:
+        return f"{coverage(draw, truth, draws):.1f}"
+
+    seeds = [[str(n), percent(lambda n=n: over_seeds(rng.normal(size=n)))] for n in counts]
+    both = []
+    for ratio, problems in ((ratio, problems) for ratio in RATIOS for problems in (30, 200)):
+        row = [
+            percent(lambda n=n, p=problems, r=ratio: over_seeds_and_problems([crossed(n, p, r, rng)])) for n in counts
+        ]
+        both.append([" : ".join(f"{share:g}" for share in ratio), str(problems), *row])
+    bernoullis = []
+    for problems, samples in ((30, 1), (30, 16), (100, 1), (100, 16), (500, 16)):
+        row = [percent(lambda p=problems, k=samples, s=s: over_problems(bernoulli(p, k, s, rng)), s) for s in SCORES]
+        bernoullis.append([str(problems), str(samples), *row])
+    together = []
+    for rows in (2, 4, 8):
+        shares = [np.mean([family(n, 60, rows, rng) for _ in range(draws // 4)]) for n in counts]
+        together.append([str(rows), *(f"{100 * share:.1f}" for share in shares)])
+    chance = 196 * (0.95 * 0.05 / draws) ** 0.5
+    parts = [
+        "# Coverage of the 95% intervals",
+        f"`python benchmarks/coverage.py`: percent of {draws:,} simulated estimates whose interval holds the mean, "
+        f"± {chance:.1f} by chance. The estimator and its assumptions: `src/losslab/statistics/intervals.py`.",
+        "## Over normal seeds",
+        table(["seeds", "coverage, %"], seeds),
+        "## Over seeds and problems",
+        "The first column is how the variance of the mean is made up.",
+        table(["seeds : problems : rest", "problems", *(f"{n} seeds, %" for n in counts)], both),
+        "## Over problems, with Bernoulli samples",
+        "The chance of a right sample is Beta distributed over problems; most are nearly always or never solved.",
+        table(["problems", "samples", *(f"score {100 * score:g}, %" for score in SCORES)], bernoullis),
+        "## Several rows against a reference, all at once",
+        f"Percent of {draws // 4:,} families of rows of which every interval holds the truth; 60 problems, variances "
+        "0.3 : 0.3 : 0.4.",
+        table(["rows", *(f"{n} seeds, %" for n in counts)], together),
+    ]
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(main(int(dict(argument.split("=") for argument in sys.argv[1:]).get("draws", 20_000))))

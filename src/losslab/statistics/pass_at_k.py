@@ -1,0 +1,42 @@
+"""What several samples of each problem say: pass@k, maj@k and the official rounding, in percent.
+
+Arrays of verdicts are (problems, samples), 1 for right.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def pass_at(correct: ArrayLike, k: int) -> float:
+    """Unbiased chance that one of k samples is right (Chen et al. 2021, arXiv 2107.03374, equation 1)."""
+    right = np.asarray(correct, float)
+    n = right.shape[1]
+    wrong = n - right.sum(1)
+    none = np.ones(len(right))
+    for i in range(k):
+        none *= np.clip(wrong - i, 0, None) / (n - i)
+    return 100 * float((1 - none).mean())
+
+
+def majority_at(answers: Sequence[Sequence[str]], correct: ArrayLike, k: int) -> float:
+    """Accuracy of the most frequent of k answers, the earliest on a tie; over the n // k disjoint groups of k samples.
+
+    A sample without an answer has no vote.
+    """
+    right = np.asarray(correct, float)
+    groups = len(answers[0]) // k
+    hits = 0.0
+    for row, marks in zip(answers, right, strict=True):
+        for start in range(0, groups * k, k):
+            votes = Counter(answer for answer in row[start : start + k] if answer)
+            if votes:
+                hits += marks[start + row[start : start + k].index(max(votes, key=votes.__getitem__))]
+    return 100 * hits / (len(answers) * groups)
+
+
+def rounded(correct: ArrayLike) -> float:
+    """As the official evaluation prints it: the accuracy of each column rounded to 0.1, then the mean of these."""
+    return float(np.round(100 * np.asarray(correct, float).mean(0), 1).mean())
