@@ -1,4 +1,4 @@
-"""Problems of a benchmark with their gold answers, from the hub, from local files, or from the embedded world."""
+"""Problems of a benchmark with their gold answers, from the hub, from local files, or from the embedded toy task."""
 
 import hashlib
 import json
