@@ -20,7 +20,7 @@ from losslab.config.schema import Config
 
 def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | environment, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | environment)
 
 
 def test_every_module_of_the_commands_is_a_verb_and_the_installed_command_is_theirs():

@@ -7,8 +7,7 @@ at once.
 
 from dataclasses import dataclass
 
-from losslab.composition.checks import objective_class
-from losslab.config.schema import BASE, Config
+from losslab.config.schema import Config
 from losslab.objectives.online import PPO, Online
 
 TRAINING_SPEED = 4e14  # operations a second
@@ -58,7 +57,7 @@ def _read(config: Config, tokens: int) -> float:
     """Tokens that an objective reads without gradients, beside those of training (`training.reference_logps`)."""
     if not tokens:
         return 0.0
-    needs = objective_class(config).needs
+    needs = config.objective.needs
     shares = {
         "reference_distribution": 1.0,
         "batch_nll": 1.0,
@@ -81,9 +80,7 @@ def step_tokens(config: Config) -> int:
 
 def online(config: Config) -> Online | None:
     """The online objective of a cell, None for any other."""
-    if config.names.loss == BASE or not issubclass(cls := objective_class(config), Online):
-        return None
-    return cls(**{key: value for key, value in config.loss.items() if key != "_target_"})
+    return config.objective if isinstance(config.objective, Online) else None
 
 
 def exported(config: Config, tokens: int) -> int:

@@ -13,8 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from losslab.cells import cost
-from losslab.composition.checks import objective_class
-from losslab.config.schema import BASE, Config, Device, MachineConfig, Precision, Recompute, Sharding
+from losslab.config.schema import Config, Device, MachineConfig, Precision, Recompute, Sharding
 from losslab.distributed import gpus
 from losslab.distributed.environment import is_worker
 from losslab.distributed.launch import worker_count, workers_per_node
@@ -110,7 +109,7 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     rows = chunk_tokens(tokens, architecture.vocab_size, computed, "cuda" if devices.gpu else "cpu")
     logits = computed * rows * architecture.vocab_size + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
     head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
-    if "reference_distribution" in objective_class(config).needs and not config.adapter.rank:
+    if "reference_distribution" in config.objective.needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy
     shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
     if online := cost.online(config):  # every worker holds all: the policy, a value model, a reference
@@ -129,12 +128,11 @@ def of_node(config: Config, job: Mapping[str, Any]) -> float:
     architecture, devices = describe(config), Devices.of(config.machine, job)
     parameters = count_parameters(architecture)
     written = float(EXPORT_BYTES * parameters)
-    if devices.gpu and config.names.loss != BASE and not config.adapter.rank:
+    if devices.gpu and config.trains and not config.adapter.rank:
         written += cost.CHECKPOINT_BYTES * parameters / devices.nodes  # whose copy is kept from the first one on
     own = GPU_PROCESS
     if not devices.gpu:
-        trained = config.names.loss != BASE
-        own += on_device(config, architecture, parameters, devices) if trained else 2.0 * parameters
+        own += on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters
     if config.machine.cpu_offload:
         own += OFFLOAD_BYTES * parameters / devices.count
     return HOST_SLACK * (devices.each * own + written)

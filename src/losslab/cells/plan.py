@@ -13,7 +13,7 @@ from rich.table import Table
 
 from losslab.cells import cost
 from losslab.cells.memory import GIB, Devices, count_parameters, describe, on_device, room
-from losslab.config.schema import BASE, Config
+from losslab.config.schema import Config
 from losslab.data.batches import Schedule
 from losslab.data.examples import local_files, unanswered
 from losslab.online import questions
@@ -38,7 +38,7 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     parameters = count_parameters(architecture)
     steps = steps_of(config)
     tokens = steps and steps * cost.step_tokens(config)
-    peak = 2.0 * parameters if config.names.loss == BASE else on_device(config, architecture, parameters, devices)
+    peak = on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters
     own = cost.of([config], [(parameters, tokens or 0)])
     # Scoring takes one node.
     hours = None if tokens is None else (own.training + own.rollouts) / devices.count + own.scoring / devices.each
@@ -47,7 +47,7 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
 
 def steps_of(config: Config) -> int | None:
     """Steps of training at most; None where the number of rows is not known yet."""
-    if config.names.loss == BASE:
+    if not config.trains:
         return 0
     if (rows := rows_of(config)) is None:
         return None
@@ -60,7 +60,7 @@ def state(cell: Cell, config: Config) -> str:
         return "to run again"
     if cell.done(config):
         return "done"
-    if config.names.loss != BASE and cell.trained(config):
+    if config.trains and cell.trained(config):
         return "to score"
     return {"failed": "failed, to resume", "interrupted": "interrupted, to resume"}.get(
         cell.state().get("state", ""), "to run"
@@ -88,7 +88,7 @@ def rows_of(config: Config) -> int | None:
 
 def warn(configs: list[Config]) -> str | None:
     """The warning of `shortage` for those cells of a sweep on this machine that are still to be trained."""
-    asked = [config for config in configs if config.names.loss != BASE and not Cell.of(config).trained(config)]
+    asked = [config for config in configs if config.trains and not Cell.of(config).trained(config)]
     distinct = {repr([c.model, c.loss, c.train, c.adapter, c.machine]): c for c in asked}.values()
     sizes = [(config, describe(config)) for config in distinct]
     devices = Devices.of(configs[0].machine)

@@ -12,10 +12,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from losslab.cells.scoring import score
-from losslab.composition.checks import objective_class
 from losslab.config.masking import masked
 from losslab.config.schema import (
-    BASE,
     EMBEDDED,
     Config,
     DatasetConfig,
@@ -145,7 +143,7 @@ def tidy(cell: Cell) -> None:
 def trained_model(config: Config, cell: Cell) -> str:
     """The path of the cell's model, trained now if it is not there, and measured where that is asked for."""
     base = base_model(config)
-    if config.names.loss == BASE:
+    if not config.trains:
         return base.path
     if decide_on_main(config.machine, lambda: not cell.model.exists()):
         if is_main_process():
@@ -195,7 +193,7 @@ def base_model(config: Config) -> ModelConfig:
 def train_model(config: Config, folder: Path) -> None:
     """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
     cache = Path(config.machine.results) / "cache"
-    online = issubclass(objective_class(config), Online)
+    online = isinstance(config.objective, Online)
 
     def prepared() -> str:
         tokenizer = load_tokenizer(config.model)

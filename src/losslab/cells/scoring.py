@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from losslab.composition.compose import recorded
-from losslab.config.schema import BASE, EMBEDDED, Config
+from losslab.config.schema import EMBEDDED, Config
 from losslab.data.examples import read
 from losslab.evaluation.contamination import Corpus
 from losslab.evaluation.evaluate import evaluate, show
@@ -34,7 +34,7 @@ def score(config: Config, cell: Cell, models: dict[int | None, str]) -> None:
 
 def corpus(config: Config) -> Corpus | None:
     """The rows that a cell is trained on; None for the base."""
-    if config.names.loss == BASE:
+    if not config.trains:
         return None
     about = asdict(config.dataset) | {"path": content(config.dataset.path)}
     key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
@@ -61,7 +61,7 @@ def score_again(path: str, overrides: list[str]) -> None:
     models: dict[int | None, str] = {step: str(folder) for step, folder in cell.steps().items()}
     if cell.model.is_dir():
         models = {None: str(cell.model), **models}
-    elif config.names.loss == BASE and config.model.path != EMBEDDED:
+    elif not config.trains and config.model.path != EMBEDDED:
         cache = Path(config.machine.results) / "cache"
         models = {None: merged_adapters.merged(config.model.path, cache, config.model.trust_remote_code)}
     if Path(path).resolve() not in (cell.folder.resolve(), (cell.folder / "steps").resolve()):

@@ -6,20 +6,19 @@ from losslab.config.schema import Config
 from losslab.objectives.online import Online
 
 
-def check_online(config: Config, cls: type[Online]) -> None:
+def check_online(config: Config, objective: Online) -> None:
     """Refuse, with ValueError, what an online objective cannot run with or would not honour."""
     name, train, machine = config.names.loss, config.train, config.machine
     if importlib.util.find_spec("trl") is None:
         raise ValueError(f"loss={name} needs TRL: install the extra, as in pip install -e '.[online]'")
-    values = cls(**{key: value for key, value in config.loss.items() if key != "_target_"})
     bounds = {"samples": 2, "max_new_tokens": 1, "temperature": 1e-3, "clip": 0, "kl": 0}  # TRL's trainer wants two
     bounds |= {"value_weight": 0, "value_clip": 0, "value_lr": 0, "gae_lambda": 0}
     for key, low in bounds.items():
-        if (value := getattr(values, key, None)) is not None and value < low:
+        if (value := getattr(objective, key, None)) is not None and value < low:
             raise ValueError(f"loss.{key} is {value}: set it to {low:g} or more")
-    if values.answer_tokens(train.max_length) >= train.max_length:
+    if objective.answer_tokens(train.max_length) >= train.max_length:
         raise ValueError(
-            f"loss.max_new_tokens={values.max_new_tokens} leaves no room for a question: set it below "
+            f"loss.max_new_tokens={objective.max_new_tokens} leaves no room for a question: set it below "
             f"train.max_length={train.max_length}"
         )
     fixed = {  # options of ours that TRL's trainer does not have

@@ -2,22 +2,16 @@
 
 import inspect
 import math
-from dataclasses import MISSING, fields, is_dataclass, make_dataclass
-from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra.utils import get_class
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from losslab.composition.check_online import check_online
-from losslab.config.messages import among, did_you_mean, first_line, sentence
+from losslab.config.messages import did_you_mean
 from losslab.config.paths import CONF
 from losslab.config.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction, SweepConfig, TrackerName
 from losslab.data.examples import local_files, unanswered
-from losslab.objectives import Objective
 from losslab.objectives.online import Online
 
 ANY = math.inf
@@ -87,8 +81,10 @@ def check(config: Config) -> None:
     looks_local = path.is_absolute() or config.model.path.startswith(".") or Path(path.parts[0]).is_dir()
     if looks_local and not path.is_dir() and config.model.path != EMBEDDED:
         raise ValueError(f"model.path={path} is no folder: check the path")
-    if config.names.loss == BASE:
+    if not config.trains:
         return
+    if config.names.loss == BASE:
+        raise ValueError("loss=base trains nothing: choose another loss, or leave loss._target_ out")
     check_data(config)
     train, workers = config.train, config.machine.workers
     if workers is not None and train.batch_size % workers:
@@ -107,10 +103,9 @@ def check(config: Config) -> None:
         raise ValueError(f"optimizer._target_={config.optimizer._target_} cannot be imported: check it") from None
     for key in set(config.optimizer.arguments) - set(arguments):
         raise ValueError(f"unknown key optimizer.arguments.{key}{did_you_mean(key, arguments)}")
-    objective = objective_class(config)
-    if issubclass(objective, Online):
-        check_online(config, objective)
-    needs = objective.needs
+    if isinstance(config.objective, Online):
+        check_online(config, config.objective)
+    needs = config.objective.needs
     if ("pairs" in needs) != (config.dataset.rejected_column is not None):
         raise ValueError(
             f"loss={config.names.loss} needs pairs of answers: set dataset.rejected_column"
@@ -140,42 +135,3 @@ def check_data(config: Config) -> None:
         raise ValueError(
             f"{dataset.path} is not there yet: losslab sample model={model} dataset={dataset.source} makes it"
         )
-
-
-def objective_class(config: Config) -> type[Objective] | type[Online]:
-    """The class that `loss._target_` names, with the loss's parameters checked against its fields."""
-    target = config.loss.get("_target_")
-    if not target:
-        raise ValueError(f"conf/loss/{config.names.loss}.yaml names no class: add a `_target_` line")
-    module, _, name = str(target).rpartition(".")
-    try:
-        there = vars(import_module(module))
-    except Exception as error:
-        raise ValueError(f"loss={config.names.loss}: {target} cannot be imported ({first_line(error)})") from None
-    if name not in there:
-        raise ValueError(f"loss={config.names.loss}: {module} has no {name}{did_you_mean(name, there)}")
-    cls = there[name]
-    if not (is_dataclass(cls) and isinstance(cls, type) and issubclass(cls, (Objective, Online))):
-        raise ValueError(f"loss={config.names.loss}: {target} is not a dataclass that derives from Objective")
-    known = {f.name: f for f in fields(cls)}
-    given = set(config.loss) - {"_target_"}
-    for key in given - set(known):
-        raise ValueError(f"unknown key loss.{key}{among(key, known)}")
-    for key, f in known.items():
-        if key not in given and f.default is MISSING and f.default_factory is MISSING:
-            raise ValueError(f"loss.{key} has no value: set it")
-    hints = get_type_hints(cls)
-    for key in given:
-        _check_type(f"loss.{key}", config.loss[key], hints[key])
-    return cls
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(f"{name}: invalid value {value!r}, expected one of {list(get_args(hint))}")
-        return
-    try:
-        OmegaConf.merge(OmegaConf.structured(make_dataclass("Parameter", [("value", hint)])), {"value": value})
-    except OmegaConfBaseException as error:
-        raise ValueError(sentence(error).replace("value:", f"{name}:", 1)) from None

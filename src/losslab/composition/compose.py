@@ -21,8 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losslab.config.errors import exit_on_error
 from losslab.config.messages import sentence
+from losslab.config.objective import current
 from losslab.config.paths import CONF
-from losslab.config.schema import Config
+from losslab.config.schema import BASE, Config
 
 SCORING = ("eval", "benchmark", "machine", "tracker")  # what may be set for a cell that is trained
 
@@ -80,6 +81,8 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     except OmegaConfBaseException as error:
         raise ValueError(sentence(error)) from None
     assert isinstance(config, Config)
+    if not config.trains:
+        config.names.loss = BASE  # whatever its file is called
     return config
 
 
@@ -119,6 +122,7 @@ def recorded(record: Path, overrides: list[str]) -> Config:
                 own[group] = composed[group]
                 own.names.eval = composed.hydra.runtime.choices.eval if group == "eval" else own.names.eval
         own.machine = composed.machine
+        own.loss = current(own.loss)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), own))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from None

@@ -6,11 +6,16 @@ refused before anything is loaded. This module imports nothing heavy.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-BASE = "base"  # the loss of the row that is scored as it is, without training
+if TYPE_CHECKING:
+    from losslab.objectives import Objective
+    from losslab.objectives.base import Base
+    from losslab.objectives.online import Online
+
+BASE = "base"  # the name of the loss in the records of cells that are scored without training
 EMBEDDED = "embedded"  # the path of a model, data set or benchmark that is made on the spot (losslab.data.toy_task)
 
 
@@ -318,3 +323,17 @@ class Config:
     stage: Stage = Stage.all  # `train` or `score`: one half of the cell, for two jobs
     plan: bool = False  # print what would run and what it needs, and stop
     force: bool = False  # run finished cells again
+
+    @property
+    def objective(self) -> "Objective | Online | Base":
+        """What `loss` names. Raises ValueError, as `losslab.config.objective.resolve` does."""
+        from losslab.config.objective import resolve
+
+        return resolve(self.names.loss, self.loss)
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is something to train: the base model is scored as it is."""
+        from losslab.objectives.base import Base
+
+        return not isinstance(self.objective, Base)

@@ -8,15 +8,30 @@ A new one is one file with one frozen dataclass, anywhere on the Python path, an
             return -t.p * t.logp
 
 `losslab.models.fused_loss.objective_loss` turns it into a loss and gradients. Nothing is registered.
+
+A plan, a table and a report read the parameters and needs of objectives and compute nothing. The import of torch takes
+longer than all of their work, so the modules here take `torch` and `Tensor` from this one, which imports torch at the
+first use of one of its functions. An objective elsewhere may import torch as usual.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    Tensor = Any  # in annotations
+
+    class _Torch:
+        def __getattr__(self, name: str) -> Any:
+            import torch
+
+            return getattr(torch, name)
+
+    torch = _Torch()
 
 Scope = Literal["token", "sequence", "batch"]
 Need = Literal["reference_logp", "reference_distribution", "old_logp", "batch_nll", "pairs", "reward"]

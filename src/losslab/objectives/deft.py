@@ -1,9 +1,6 @@
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from losslab.objectives import Objective, Targets
+from losslab.objectives import Objective, Targets, Tensor, torch
 
 
 @dataclass(frozen=True)

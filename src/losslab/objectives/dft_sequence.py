@@ -1,9 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
-from losslab.objectives import Objective, Scope, Targets
+from losslab.objectives import Objective, Scope, Targets, Tensor
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-from torch.nn.functional import logsigmoid
-
-from losslab.objectives import Need, Objective, Scope, Targets
+from losslab.objectives import Need, Objective, Scope, Targets, Tensor, torch
 
 
 @dataclass(frozen=True)
@@ -23,3 +20,7 @@ class DPO(Objective):
         assert t.reference_logp is not None and t.sequences % 2 == 0
         margin = t.sequence_sum(t.logp - t.reference_logp)
         return -logsigmoid(self.beta * (margin[0::2] - margin[1::2]))
+
+
+def logsigmoid(values: Tensor) -> Tensor:
+    return torch.nn.functional.logsigmoid(values)

@@ -1,9 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from losslab.objectives import Need, Objective, Targets
+from losslab.objectives import Need, Objective, Targets, Tensor
 
 
 @dataclass(frozen=True)

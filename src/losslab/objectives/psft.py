@@ -2,9 +2,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from losslab.objectives import Need, Objective, Targets
+from losslab.objectives import Need, Objective, Targets, Tensor
 
 
 @dataclass(frozen=True)

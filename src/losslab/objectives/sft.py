@@ -1,8 +1,6 @@
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from losslab.objectives import Objective, Targets
+from losslab.objectives import Objective, Targets, Tensor
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
-from losslab.objectives import Objective, Targets
+from losslab.objectives import Objective, Targets, Tensor
 
 
 @dataclass(frozen=True)

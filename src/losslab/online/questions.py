@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-
 from losslab.config.schema import Config, TrainConfig
 from losslab.data.batches import Schedule
 from losslab.data.prompts import encode, render
 from losslab.evaluation import questions
 from losslab.files import content, lock, read_json, write_json
+from losslab.objectives.online import Online
 
 
 def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str, int], int]:
@@ -26,7 +25,8 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
     from datasets import Dataset
 
     dataset, template = config.dataset, config.model.train_prompt
-    room = config.train.max_length - instantiate(config.loss).answer_tokens(config.train.max_length)
+    assert isinstance(config.objective, Online)
+    room = config.train.max_length - config.objective.answer_tokens(config.train.max_length)
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
     about = [
         {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},

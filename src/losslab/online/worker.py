@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from hydra.utils import instantiate
 from torch import nn
 from torch.optim import Optimizer
 from transformers import GenerationConfig, TrainerCallback, set_seed
@@ -49,7 +48,8 @@ def train(config: Config, data: str, folder: str) -> None:
 
     device = start(config)
     rank = dist.get_rank()
-    objective: Online = instantiate(config.loss)
+    objective = config.objective
+    assert isinstance(objective, Online)
     questions = load_from_disk(data)
     plan = schedule(config.train, config.seed, len(questions))
     if config.train.batch_size * objective.samples % dist.get_world_size():

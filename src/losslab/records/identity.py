@@ -7,10 +7,7 @@ import textwrap
 from dataclasses import asdict
 from typing import Any
 
-from hydra.utils import instantiate
-
-from losslab.composition.checks import objective_class
-from losslab.config.schema import BASE, Config
+from losslab.config.schema import Config
 from losslab.files import content, syntax
 from losslab.objectives.online import Online
 
@@ -32,13 +29,14 @@ def recipe(config: Config) -> str:
 
 def _science(config: Config) -> dict[str, Any]:
     defaults = asdict(Config())
-    groups = ["model"] if config.names.loss == BASE else ["model", "dataset", "optimizer", "scheduler", "train"]
+    objective, trains = config.objective, config.trains
+    groups = ["model", "dataset", "optimizer", "scheduler", "train"] if trains else ["model"]
     science: dict[str, Any] = {}
     for group in groups:
         science[group] = _changed(asdict(getattr(config, group)), defaults[group])
-    if config.names.loss != BASE and (adapter := _changed(asdict(config.adapter), defaults["adapter"])):
+    if trains and (adapter := _changed(asdict(config.adapter), defaults["adapter"])):
         science["adapter"] = adapter
-    online = config.names.loss != BASE and issubclass(objective_class(config), Online)
+    online = isinstance(objective, Online)
     for key in ("eval_prompt", "learning_rate", "architecture", "trust_remote_code"):
         science["model"].pop(key, None)
     if not online:  # whose answers end there
@@ -47,11 +45,10 @@ def _science(config: Config) -> dict[str, Any]:
         science.get("dataset", {}).pop(key, None)
     for group in {"model", "dataset"} & set(groups):
         science[group]["path"] = content(science[group]["path"])
-    if config.names.loss != BASE:
-        cls = objective_class(config)
-        values = asdict(instantiate(config.loss))
-        science["loss"] = [cls.__qualname__, _code(cls)]
-        science["loss"].append({key: float(v) if type(v) is int else v for key, v in values.items()})  # 2 is 2.0
+    if trains:
+        science["loss"] = [type(objective).__qualname__, _code(type(objective))]
+        parameters = {key: float(v) if type(v) is int else v for key, v in asdict(objective).items()}  # 2 is 2.0
+        science["loss"].append(parameters)
     return science
 
 

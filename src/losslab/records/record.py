@@ -61,7 +61,7 @@ class Cell:
     @classmethod
     def of(cls, config: Config) -> "Cell":
         key, names = identity(config), config.names
-        parts = [names.model, BASE] if names.loss == BASE else [names.model, names.dataset, names.loss]
+        parts = [names.model, names.dataset, names.loss] if config.trains else [names.model, BASE]
         name = "-".join([*parts, f"s{config.seed}", key[:8]])
         return cls(Path(config.machine.results) / "cells" / name, key)
 
@@ -101,7 +101,7 @@ class Cell:
         return read_json(self.folder / "cell.json")
 
     def trained(self, config: Config) -> bool:
-        return config.names.loss == BASE or self.model.exists()
+        return not config.trains or self.model.exists()
 
     def scored(self, config: Config, step: int | None = None) -> bool:
         """Whether every benchmark asked for has the samples and the verdict asked for."""
@@ -114,7 +114,7 @@ class Cell:
     def measured(self, config: Config) -> bool:
         """Whether the record has the probabilities that are asked for. A base has no training data to measure."""
         asked = config.machine.probabilities
-        return config.names.loss == BASE or (asked or 0) <= read_json(self.probabilities).get("examples", 0)
+        return not config.trains or (asked or 0) <= read_json(self.probabilities).get("examples", 0)
 
     def done(self, config: Config) -> bool:
         """Whether what was asked for is there: the trained model, measured, and with `stage` all its scores."""
@@ -142,7 +142,7 @@ class Cell:
 
     def begin(self, config: Config, **about: Any) -> None:
         """Write down what is about to run, where and with which code; what trained a model stays beside it."""
-        if config.names.loss == BASE or not self.model.exists():
+        if not config.trains or not self.model.exists():
             write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
             write_json(self.folder / "environment.json", environment())
             write(self.folder / "changes.diff", code_snapshot.changes(), code_snapshot.mode())

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from losslab.config.schema import BASE, Config, SweepConfig, TrackerConfig, TrackerMode, TrackerName
+from losslab.config.schema import Config, SweepConfig, TrackerConfig, TrackerMode, TrackerName
 from losslab.files import lock, read_json, write_json
 from losslab.records.record import Cell
 
@@ -104,7 +104,7 @@ def order(config: Config, cell: Cell) -> dict[str, Any]:
         "part": scores.name,
         "id": f"{cell.identity[:8]}-{life}-{scores.name.rsplit('-', 1)[-1]}",
         "name": cell.folder.name,
-        "job_type": "eval" if names.loss == BASE else "train",
+        "job_type": "train" if config.trains else "eval",
         "tags": list(dict.fromkeys(filter(None, [config.sweep.name, *asdict(names).values()]))),
         "config": asdict(config),
         "scores": [f"scores/{name}" for name in [*benchmarks, "average"]],

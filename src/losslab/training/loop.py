@@ -10,7 +10,7 @@ from types import FrameType, TracebackType
 import torch
 import torch.distributed as dist
 import transformers
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from torch import nn
 from torch.optim import Optimizer
 
@@ -44,7 +44,8 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
     rank, ranks = dist.get_rank(), dist.get_world_size()
     examples = Examples.load(Path(data))
     schedule = Schedule.of(config.train, config.seed, examples)
-    objective: Objective = instantiate(config.loss)
+    objective = config.objective
+    assert isinstance(objective, Objective)
     tokenizer = load_tokenizer(config.model)
     policy = build(config, device, "reference_distribution" in objective.needs)
     optimizer = make_optimizer(config.optimizer, policy)

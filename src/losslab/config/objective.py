@@ -1,0 +1,84 @@
+"""From the keys of `loss` to the objective that a cell is trained with."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass, make_dataclass
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from losslab.config.messages import among, did_you_mean, first_line, sentence
+from losslab.objectives import Objective
+from losslab.objectives.base import Base
+from losslab.objectives.online import Online
+
+MOVED = {  # what records of earlier versions name
+    None: "losslab.objectives.base.Base",
+    "losslab.online.GRPO": "losslab.objectives.online.GRPO",
+    "losslab.online.PPO": "losslab.objectives.online.PPO",
+}
+
+
+def current(loss: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `loss` in a record, whichever version wrote it, as this version has them."""
+    target = loss.get("_target_")
+    return {**loss, "_target_": MOVED.get(target, target)}
+
+
+def resolve(name: str, loss: Mapping[str, Any]) -> Objective | Online | Base:
+    """The objective that `_target_` names, with the other keys as its parameters; `name` is that of its file.
+
+    Raises ValueError for a class that is none or cannot be imported, and for a parameter that is unknown, missing, of
+    another type, or refused by the objective.
+    """
+    return _resolve(name, json.dumps(loss, default=str))
+
+
+@lru_cache(maxsize=1024)
+def _resolve(name: str, loss: str) -> Objective | Online | Base:
+    given = json.loads(loss)
+    target = given.pop("_target_", None)
+    if not target:
+        raise ValueError(f"conf/loss/{name}.yaml names no class: add a `_target_` line")
+    cls = _class(name, str(target))
+    parameters, hints = {field.name: field for field in fields(cls)}, get_type_hints(cls)
+    for key in set(given) - set(parameters):
+        raise ValueError(f"unknown key loss.{key}{among(key, parameters)}")
+    for key, field in parameters.items():
+        if key not in given and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"loss.{key} has no value: set it")
+    return cls(**{key: _typed(f"loss.{key}", value, hints[key]) for key, value in given.items()})
+
+
+def _class(name: str, target: str) -> Any:
+    module, _, attribute = target.rpartition(".")
+    try:
+        there = vars(import_module(module))
+    except Exception as error:
+        raise ValueError(f"loss={name}: {target} cannot be imported ({first_line(error)})") from None
+    if attribute not in there:
+        raise ValueError(f"loss={name}: {module} has no {attribute}{did_you_mean(attribute, there)}")
+    cls = there[attribute]
+    if not (isinstance(cls, type) and is_dataclass(cls) and issubclass(cls, Objective | Online | Base)):
+        raise ValueError(f"loss={name}: {target} is not a dataclass that derives from Objective")
+    return cls
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """The value in the type of the parameter, as a structured configuration would have it."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise ValueError(f"{key}: invalid value {value!r}, expected one of {list(get_args(hint))}")
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} is {value}: set it to a finite number")
+    try:
+        return OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(make_dataclass("Parameter", [("value", hint)])), {"value": value})
+        ).value
+    except OmegaConfBaseException as error:
+        raise ValueError(sentence(error).replace("value:", f"{key}:", 1)) from None
