@@ -1,14 +1,35 @@
-"""The typed schema behind `conf/`: what every key means, and the checks that need no model.
+"""The typed schema behind `conf/`: every key with its type, default, bounds and meaning.
 
 Hydra composes YAML; `losslab.composition.compose` merges the result into `Config`, so an unknown key or a wrong type is
 refused before anything is loaded. This module imports nothing heavy.
 """
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
+
+from losslab.config.choices import (
+    Decay,
+    Device,
+    End,
+    Engine,
+    Gold,
+    NonFinite,
+    Normaliser,
+    Overlong,
+    Precision,
+    Recompute,
+    Reduction,
+    Selection,
+    Shape,
+    Sharding,
+    Stage,
+    TrackerMode,
+    TrackerName,
+    VerdictName,
+)
+from losslab.config.keys import key, seed_key
 
 if TYPE_CHECKING:
     from losslab.objectives import Objective
@@ -19,251 +40,168 @@ BASE = "base"  # the name of the loss in the records of cells that are scored wi
 EMBEDDED = "embedded"  # the path of a model, data set or benchmark that is made on the spot (losslab.data.toy_task)
 
 
-class Choice(StrEnum):
-    """An enumeration whose YAML spelling is its name."""
-
-
-class Selection(Choice):
-    random = "random"
-    first = "first"
-
-
-class Overlong(Choice):
-    drop = "drop"
-    truncate = "truncate"
-
-
-class Precision(Choice):
-    bf16 = "bf16"
-    fp32 = "fp32"
-
-
-class Normaliser(Choice):
-    natural = "natural"
-    answer_tokens = "answer_tokens"
-    kept_tokens = "kept_tokens"
-    weights = "weights"
-
-
-class Reduction(Choice):
-    batch = "batch"
-    micro_batch = "micro_batch"
-
-
-class NonFinite(Choice):
-    stop = "stop"
-    skip = "skip"
-
-
-class Recompute(Choice):
-    none = "none"
-    selective = "selective"
-    full = "full"
-
-
-class Sharding(Choice):
-    full = "full"
-    hybrid = "hybrid"
-
-
-class Decay(Choice):
-    matrices = "matrices"
-    all = "all"
-
-
-class Shape(Choice):
-    cosine = "cosine"
-    linear = "linear"
-    constant = "constant"
-    wsd = "wsd"
-
-
-class VerdictName(Choice):
-    official = "official"
-    corrected = "corrected"
-
-
-class Engine(Choice):
-    auto = "auto"
-    vllm = "vllm"
-    transformers = "transformers"
-
-
-class Device(Choice):
-    auto = "auto"
-    cuda = "cuda"
-    cpu = "cpu"
-
-
-class TrackerName(Choice):
-    none = "none"
-    wandb = "wandb"
-    tensorboard = "tensorboard"
-
-
-class TrackerMode(Choice):
-    auto = "auto"
-    online = "online"
-    offline = "offline"
-    disabled = "disabled"
-
-
-class Stage(Choice):
-    all = "all"
-    train = "train"
-    score = "score"
-
-
-class Gold(Choice):
-    column = "column"
-    boxed = "boxed"
-    hashes = "hashes"
-    any = "any"
-
-
-class End(Choice):
-    rare = "rare"
-    sure = "sure"
-
-
 @dataclass
 class ModelConfig:
-    path: str = MISSING  # hub id, folder of a checkpoint, or `embedded`
-    revision: str | None = None  # commit or tag on the hub; pin it for a study
-    trust_remote_code: bool = False  # run the code that the hub has beside the weights
-    train_prompt: str = "chat"  # `chat` = the tokenizer's chat template, else a text with {problem}
-    eval_prompt: str = "chat"  # likewise, of the evaluation
-    stop: list[str] = field(default_factory=list)  # texts that end an answer, besides the tokenizer's EOS
-    architecture: dict[str, Any] = field(default_factory=dict)  # the hub's config.json, so that `plan` loads nothing
-    learning_rate: float = 5e-5  # of the paper's recipe for this model; `optimizer.lr` reads it
-    # `embedded` only: how the tiny model is made. It is part of the model's identity.
-    pretrain_rows: int = 0  # of the corpus
-    pretrain_batch: int = 64
-    pretrain_learning_rate: float = 1e-3
-    pretrain_seed: int = 0  # of corpus and order
+    path: str = key(MISSING, "hub id, folder of a checkpoint, or `embedded`")
+    revision: str | None = key(None, "commit or tag on the hub; pin it, so that all cells have the same weights")
+    trust_remote_code: bool = key(False, "run the code that the hub has beside the weights")
+    train_prompt: str = key("chat", "`chat` = the tokenizer's chat template, else a text with {problem}")
+    eval_prompt: str = key("chat", "likewise, of the evaluation")
+    stop: list[str] = key(list, "texts that end an answer, besides the tokenizer's EOS")
+    architecture: dict[str, Any] = key(dict, "the hub's config.json, so that `plan` loads nothing")
+    learning_rate: float = key(5e-5, "of the paper's recipe for this model; `optimizer.lr` reads it", low=0, high=1000)
+    pretrain_rows: int = key(
+        0,
+        "rows of the corpus",
+        low=0,
+        high=10_000_000,
+        heading="How model=tiny is made, which is part of its identity:",
+    )
+    pretrain_batch: int = key(64, "rows in a step", low=1, high=1_000_000)
+    pretrain_learning_rate: float = key(1e-3, "peak learning rate", low=0, high=1000)
+    pretrain_seed: int = seed_key(0, "of the corpus and the order of its rows")
 
 
 @dataclass
 class DatasetConfig:
-    path: str = MISSING  # hub id, .jsonl/.json/.parquet file (or glob), or `embedded`
-    revision: str | None = None  # commit or tag on the hub
-    split: str = "train"  # on the hub; of a file there is one
-    prompt_column: str = "problem"  # the question; of a chat the user's last message
-    answer_column: str = "solution"  # what is learned; of a chat the assistant's last message, of a list the first text
-    rejected_column: str | None = None  # for pairs: `answer_column` is then the chosen answer
-    reward_column: str | None = None  # for answers that are right or wrong: 1 or 0
-    success_rate_column: str = "success_rate"  # read beside the reward: the share of right answers to the question
-    gold_column: str | None = None  # of `losslab sample`: the true answer; null = the box of `answer_column`
-    source: str | None = None  # of self_*.yaml: the data set whose questions the model answered
-    rows: int | None = None  # how many rows to take; null = all
-    selection: Selection = Selection.random  # which rows, where there are more
-    seed: int = 0  # of the selection (and of the embedded rows); the order of training has the cell's seed
-    max_broken: float = 0.01  # share of rows without usable text above which the run stops
+    path: str = key(MISSING, "hub id, .jsonl/.json/.parquet file (or glob), or `embedded`")
+    revision: str | None = key(None, "commit or tag on the hub")
+    split: str = key("train", "on the hub; of a file there is one")
+    prompt_column: str = key("problem", "the question; of a chat the user's last message")
+    answer_column: str = key(
+        "solution", "what is learned; of a chat the assistant's last message, of a list the first text"
+    )
+    rejected_column: str | None = key(None, "for pairs: `answer_column` is then the chosen answer")
+    reward_column: str | None = key(None, "for answers that are right or wrong: 1 or 0")
+    success_rate_column: str = key("success_rate", "read beside the reward: the share of right answers to the question")
+    gold_column: str | None = key(None, "of `losslab sample`: the true answer; null = the box of `answer_column`")
+    source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")
+    rows: int | None = key(None, "how many rows to take; null = all", low=1)
+    selection: Selection = key(Selection.random, "which rows, where there are more")
+    seed: int = seed_key(0, "of the selection (and of the embedded rows); the order of training has the cell's seed")
+    max_broken: float = key(0.01, "share of rows without usable text above which the run stops", low=0, high=1)
 
 
 @dataclass
 class AdapterConfig:
     """Low-rank adapters (LoRA) in place of training all weights; merged at export."""
 
-    rank: int = 0  # 0 = all weights are trained
-    alpha: int = 16  # their product is scaled by alpha / rank
-    target_modules: list[str] = field(default_factory=list)  # names of linear layers
+    rank: int = key(0, "0 = all weights are trained", low=0, high=100_000)
+    alpha: int = key(16, "their product is scaled by alpha / rank", low=1, high=1_000_000)
+    target_modules: list[str] = key(list, "names of linear layers")
 
 
 @dataclass
 class OptimizerConfig:
-    _target_: str = MISSING  # a torch.optim.Optimizer
-    lr: float = MISSING  # peak learning rate
-    weight_decay: float = 0.0
-    decay: Decay = Decay.matrices  # `all` also decays biases and norm gains
-    arguments: dict[str, Any] = field(default_factory=dict)  # others of the class, such as betas
+    _target_: str = key(MISSING, "the class, a torch.optim.Optimizer")
+    lr: float = key(MISSING, "peak learning rate", low=0, high=1000)
+    weight_decay: float = key(0.0, "times the learning rate, what a step takes off each weight", low=0, high=1000)
+    decay: Decay = key(Decay.matrices, "`all` also decays biases and norm gains")
+    arguments: dict[str, Any] = key(dict, "other arguments of the class, such as betas")
 
 
 @dataclass
 class SchedulerConfig:
-    shape: Shape = Shape.cosine  # after the warm-up
-    warmup_ratio: float = 0.1  # share of the steps, linear
-    warmup_steps: int | None = None  # takes the place of the ratio
-    warmup_at_zero: bool = False  # the first update has a rate of 0, as the schedule moves after it
-    decay_ratio: float = 0.2  # wsd: share of the steps at the end that decay
-    floor: float = 0.0  # final learning rate as a share of the peak
+    shape: Shape = key(Shape.cosine, "of the learning rate after the warm-up")
+    warmup_ratio: float = key(0.1, "share of the steps, linear", low=0, high=1)
+    warmup_steps: int | None = key(None, "takes the place of the ratio", low=0)
+    warmup_at_zero: bool = key(False, "the first update has a rate of 0, as the schedule moves after it")
+    decay_ratio: float = key(0.2, "wsd: share of the steps at the end that decay", low=0, high=1)
+    floor: float = key(0.0, "final learning rate as a share of the peak", low=0, high=1)
 
 
 @dataclass
 class TrainConfig:
-    epochs: int = 1  # passes over the rows
-    max_steps: int | None = None  # ends earlier; the schedule ends there too
-    batch_size: int = 256  # rows in one optimizer step, over all workers
-    updates: int = 1  # optimizer steps on each batch; more than one only for an objective with an old policy (psft)
-    max_length: int = 2048  # tokens of prompt + answer
-    overlong: Overlong = Overlong.drop  # rows beyond max_length: left out, or cut on the right
-    drop_last: bool = False  # leave out a last batch that is not full
-    clip: float = 1.0  # of the global gradient norm
-    precision: Precision = Precision.bf16  # of the computation; reductions are fp32
-    weights: Precision = Precision.fp32  # of the master weights, and so of the optimizer's state
-    normaliser: Normaliser = Normaliser.natural  # what the summed loss is divided by (docs/objectives.md)
-    reduction: Reduction = Reduction.batch  # one mean over the global batch | the sum of the micro-batches' token means
-    micro_batch: int | None = None  # rows of a micro-batch; null = by tokens, which changes nothing but memory
-    non_finite: NonFinite = NonFinite.stop  # on a gradient that is not finite: stop, or skip this update
+    epochs: int = key(1, "passes over the rows", low=1, high=10_000)
+    max_steps: int | None = key(None, "ends earlier; the schedule ends there too", low=1)
+    batch_size: int = key(256, "rows in one optimizer step, over all workers", low=1, high=10_000_000)
+    updates: int = key(
+        1,
+        "optimizer steps on each batch; more than one only for an objective with an old policy (psft)",
+        low=1,
+        high=1000,
+    )
+    max_length: int = key(2048, "tokens of prompt + answer", low=2, high=100_000_000)
+    overlong: Overlong = key(Overlong.drop, "rows beyond max_length: left out, or cut on the right")
+    drop_last: bool = key(False, "leave out a last batch that is not full")
+    clip: float = key(1.0, "of the global gradient norm", low=1e-9, high=1e9)
+    precision: Precision = key(Precision.bf16, "of the computation; reductions are fp32")
+    weights: Precision = key(Precision.fp32, "of the master weights, and so of the optimizer's state")
+    normaliser: Normaliser = key(Normaliser.natural, "what the summed loss is divided by (docs/objectives.md)")
+    reduction: Reduction = key(
+        Reduction.batch, "one mean over the global batch | the sum of the micro-batches' token means"
+    )
+    micro_batch: int | None = key(
+        None, "rows of a micro-batch; null = by tokens, which changes nothing but memory", low=1, high=10_000_000
+    )
+    non_finite: NonFinite = key(NonFinite.stop, "on a gradient that is not finite: stop, or skip this update")
 
 
 @dataclass
 class EvalConfig:
-    samples: int = 16  # answers to each problem
-    temperature: float = 1.0  # 0 is greedy decoding
-    top_p: float = 1.0
-    max_new_tokens: int = 4096  # an answer is cut there
-    verdict: VerdictName = VerdictName.official  # which one makes the table (docs/evaluation.md)
-    seed: int | None = None  # of sampling; null = that of the cell
-    request_seeds: bool = True  # one seed for each sample; false = one for the engine
-    full_samples: int | None = None  # of the published protocol; fewer samples give a warning
-    data: str | None = None  # folder with <benchmark>.jsonl files in place of the hub
+    samples: int = key(16, "answers to each problem", low=1, high=1_000_000)
+    temperature: float = key(1.0, "0 is greedy decoding", low=0, high=100)
+    top_p: float = key(1.0, "share of the probability from which tokens are drawn", low=1e-6, high=1)
+    max_new_tokens: int = key(4096, "an answer is cut there", low=1, high=100_000_000)
+    verdict: VerdictName = key(VerdictName.official, "which one makes the table (docs/evaluation.md)")
+    seed: int | None = seed_key(None, "of sampling; null = that of the cell")
+    request_seeds: bool = key(True, "one seed for each sample; false = one for the engine")
+    full_samples: int | None = key(
+        None, "of the published protocol; fewer samples give a warning", low=1, high=1_000_000
+    )
+    data: str | None = key(None, "folder with <benchmark>.jsonl files in place of the hub")
 
 
 @dataclass
 class BenchmarkConfig:
-    path: str = MISSING  # hub id, .jsonl/.parquet file, or `embedded`
-    revision: str | None = None  # commit or tag on the hub
-    subset: str | None = None  # the hub's configuration name
-    split: str = "test"
-    question: str = "problem"  # columns
-    answer: str = "answer"
-    gold: Gold = Gold.column  # the answer column as it is | its last \boxed{} | what follows #### | any of its texts
-    rows: int | None = None  # the number of problems that the benchmark must have
+    path: str = key(MISSING, "hub id, .jsonl/.parquet file, or `embedded`")
+    revision: str | None = key(None, "commit or tag on the hub")
+    subset: str | None = key(None, "the hub's configuration name")
+    split: str = key("test", "on the hub")
+    question: str = key("problem", "column of the question")
+    answer: str = key("answer", "column of the right answer")
+    gold: Gold = key(
+        Gold.column, "the answer column as it is | its last \\boxed{} | what follows #### | any of its texts"
+    )
+    rows: int | None = key(None, "the number of problems that the benchmark must have", low=1)
 
 
 @dataclass
 class TrackerConfig:
-    """Where a run is shown; all but the name is for W&B."""
+    """Where a cell is shown while it runs; all but the name is for W&B."""
 
-    name: TrackerName = TrackerName.wandb
-    mode: TrackerMode = TrackerMode.auto  # auto = online with a login, offline without
-    project: str = "losslab"  # of W&B
-    entity: str | None = None  # user or team; null = the login's own
-    checkpoints: bool = False  # keep the trained model of each cell as an artifact too
+    name: TrackerName = key(TrackerName.wandb, "which tracker")
+    mode: TrackerMode = key(TrackerMode.auto, "auto = online with a login, offline without")
+    project: str = key("losslab", "of W&B")
+    entity: str | None = key(None, "user or team; null = the login's own")
+    checkpoints: bool = key(False, "keep the trained model of each cell as an artifact too")
 
 
 @dataclass
 class MachineConfig:
     """Where and how a cell runs. Nothing here changes its identity."""
 
-    results: str = "results"  # the folder of all records; on a cluster one that all nodes share
-    device: Device = Device.auto  # auto = GPUs where there are any
-    workers: int | None = None  # processes on this machine; null = one per GPU, 1 on CPU
-    threads: int | None = None  # CPU threads per worker; null = cores / workers
-    micro_batch_tokens: int = 4096  # tokens that one worker takes at once
-    recompute: Recompute = Recompute.none  # activation checkpointing: what backward computes again to save memory
-    compile: bool = False  # torch.compile of every decoder layer
-    sharding: Sharding = Sharding.full  # hybrid = weights are sharded within a node and copied between nodes
-    cpu_offload: bool = False  # weights, gradients and optimizer state live in host memory
-    checkpoint_steps: int = 50  # steps between two checkpoints
-    keep_last: int = 2  # how many checkpoints stay while a run goes on; 2, since one may be damaged
-    keep_every: int | None = None  # steps whose multiples' checkpoints stay for good
-    export_steps: int | None = None  # every so many steps the model is exported to <cell>/steps too
-    probabilities: int | None = None  # training examples on which the base and the trained model are compared
-    engine: Engine = Engine.auto  # auto = vLLM where it is installed
-    tensor_parallel: int = 1  # GPUs that share one vLLM engine, for a model that one cannot hold
-    grading_seconds: float = 3.0  # limit for one answer
+    results: str = key("results", "the folder of all records; on a cluster one that all nodes share")
+    device: Device = key(Device.auto, "auto = GPUs where there are any")
+    workers: int | None = key(None, "processes on this machine; null = one per GPU, 1 on CPU", low=1, high=100_000)
+    threads: int | None = key(None, "CPU threads per worker; null = cores / workers", low=1, high=100_000)
+    micro_batch_tokens: int = key(4096, "tokens that one worker takes at once", low=1)
+    recompute: Recompute = key(Recompute.none, "activation checkpointing: what backward computes again to save memory")
+    compile: bool = key(False, "torch.compile of every decoder layer")
+    sharding: Sharding = key(Sharding.full, "hybrid = weights are sharded within a node and copied between nodes")
+    cpu_offload: bool = key(False, "weights, gradients and optimizer state live in host memory")
+    checkpoint_steps: int = key(50, "steps between two checkpoints", low=1)
+    keep_last: int = key(2, "how many checkpoints stay while a run goes on; 2, since one may be damaged", low=1)
+    keep_every: int | None = key(None, "steps whose multiples' checkpoints stay for good", low=1)
+    export_steps: int | None = key(None, "every so many steps the model is exported to <cell>/steps too", low=1)
+    probabilities: int | None = key(
+        None, "training examples on which the base and the trained model are compared", low=1
+    )
+    engine: Engine = key(Engine.auto, "auto = vLLM where it is installed")
+    tensor_parallel: int = key(
+        1, "GPUs that share one vLLM engine, for a model that one cannot hold", low=1, high=100_000
+    )
+    grading_seconds: float = key(3.0, "limit for the verdict on one answer", low=0.1, high=3600)
 
 
 @dataclass
@@ -273,56 +211,61 @@ class DirectionConfig:
     A key is one of the configuration, such as `optimizer.lr`, or `loss`, `dataset`, `method`.
     """
 
-    claim: str = MISSING
-    higher: dict[str, Any] = field(default_factory=dict)
-    lower: dict[str, Any] = field(default_factory=dict)
-    step: int | None = None  # after so many steps, of which there are exports, in place of at the end
-    grows: End | None = None  # in place of `lower`: the end of the histogram of target probabilities that grows
+    claim: str = key(MISSING, "what is expected, in words")
+    higher: dict[str, Any] = key(dict, "keys of the row that is expected to be higher")
+    lower: dict[str, Any] = key(dict, "keys of the row that is expected to be lower")
+    step: int | None = key(None, "after so many steps, of which there are exports, in place of at the end", low=1)
+    grows: End | None = key(None, "in place of `lower`: the end of the histogram of target probabilities that grows")
 
 
 @dataclass
 class SweepConfig:
-    name: str = "ablation"  # tables of this sweep go to results/tables/<name>
-    question: str = ""  # above its table
-    next: str = ""  # a command to try after this sweep
-    # Of a sweep that a file of experiments/ declares: how its records become the artefact (docs/experiments.md).
-    paper: str | None = None  # the table of experiments/paper.csv that its figures are compared with
-    against: list[str] = field(default_factory=list)  # keys with a panel each: the score against the key's values
-    gpu_hours: float | None = None  # of an H100, for the whole grid; an upper bound, as plan=true computes it
-    needs: str | None = None  # what losslab lacks for it: it is declared, and cannot be run
-    directions: list[DirectionConfig] = field(default_factory=list)
+    name: str = key("ablation", "tables of this sweep go to results/tables/<name>")
+    question: str = key("", "above its table")
+    next: str = key("", "a command to try after this sweep")
+    paper: str | None = key(
+        None,
+        "the table of experiments/paper.csv that its figures are compared with",
+        heading="Of a sweep that a file of experiments/ declares (docs/experiments.md):",
+    )
+    against: list[str] = key(list, "keys with a panel each: the score against the key's values")
+    gpu_hours: float | None = key(
+        None, "of an H100, for the whole grid; an upper bound, as plan=true computes it", low=0, high=1e9
+    )
+    needs: str | None = key(None, "what losslab lacks for it: it is declared, and cannot be run")
+    directions: list[DirectionConfig] = key(list, "differences that are expected, each judged by the records")
 
 
 @dataclass
 class Names:
     """The chosen file of each group, for folders and tables."""
 
-    model: str = MISSING
-    dataset: str = MISSING
-    loss: str = MISSING
-    eval: str = MISSING
-    method: str | None = None  # what a table calls a row that is more than an objective; no part of the identity
+    model: str = key(MISSING, "")
+    dataset: str = key(MISSING, "")
+    loss: str = key(MISSING, "")
+    eval: str = key(MISSING, "")
+    method: str | None = key(None, "what a table calls a row that is more than an objective; no part of the identity")
 
 
 @dataclass
 class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    loss: dict[str, Any] = field(default_factory=dict)  # `_target_` and the objective's parameters
+    loss: dict[str, Any] = key(dict, "`_target_` and the objective's parameters")
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    benchmark: dict[str, BenchmarkConfig] = field(default_factory=dict)
+    benchmark: dict[str, BenchmarkConfig] = key(dict, "")
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     names: Names = field(default_factory=Names)
-    seed: int = 0  # of the order of rows, and of sampling
-    stage: Stage = Stage.all  # `train` or `score`: one half of the cell, for two jobs
-    plan: bool = False  # print what would run and what it needs, and stop
-    force: bool = False  # run finished cells again
+    seed: int = seed_key(0, "of the order of rows, and of sampling")
+    stage: Stage = key(Stage.all, "`train` or `score`: one half of the cell, for two jobs")
+    plan: bool = key(False, "print what would run and what it needs, and stop")
+    force: bool = key(False, "run finished cells again")
 
     @property
     def objective(self) -> "Objective | Online | Base":

@@ -1,0 +1,110 @@
+"""What a key that takes one of several words may be."""
+
+from enum import StrEnum
+
+
+class Choice(StrEnum):
+    """An enumeration whose YAML spelling is its name."""
+
+
+class Selection(Choice):
+    random = "random"
+    first = "first"
+
+
+class Overlong(Choice):
+    drop = "drop"
+    truncate = "truncate"
+
+
+class Precision(Choice):
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+class Normaliser(Choice):
+    natural = "natural"
+    answer_tokens = "answer_tokens"
+    kept_tokens = "kept_tokens"
+    weights = "weights"
+
+
+class Reduction(Choice):
+    batch = "batch"
+    micro_batch = "micro_batch"
+
+
+class NonFinite(Choice):
+    stop = "stop"
+    skip = "skip"
+
+
+class Recompute(Choice):
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
+class Sharding(Choice):
+    full = "full"
+    hybrid = "hybrid"
+
+
+class Decay(Choice):
+    matrices = "matrices"
+    all = "all"
+
+
+class Shape(Choice):
+    cosine = "cosine"
+    linear = "linear"
+    constant = "constant"
+    wsd = "wsd"
+
+
+class VerdictName(Choice):
+    official = "official"
+    corrected = "corrected"
+
+
+class Engine(Choice):
+    auto = "auto"
+    vllm = "vllm"
+    transformers = "transformers"
+
+
+class Device(Choice):
+    auto = "auto"
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class TrackerName(Choice):
+    none = "none"
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+
+
+class TrackerMode(Choice):
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+class Stage(Choice):
+    all = "all"
+    train = "train"
+    score = "score"
+
+
+class Gold(Choice):
+    column = "column"
+    boxed = "boxed"
+    hashes = "hashes"
+    any = "any"
+
+
+class End(Choice):
+    rare = "rare"
+    sure = "sure"
