@@ -186,7 +186,7 @@ def test_open_pairs_in_any_order() -> None:
 
 INTERRUPTED = """
 import os, signal, time
-from losslab.evaluation.grading import Grader
+from losslab.grading.graders import Grader
 
 if __name__ == "__main__":
     try:
