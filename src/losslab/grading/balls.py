@@ -18,6 +18,9 @@ from losslab.grading.expression import Tree, names, nodes
 
 PRECISIONS = (192, 768, 3072, 9216)  # bits, until the balls decide
 CLOSE = arb(2) ** -100
+HUGE = arb(2) ** 2000
+MOST_STEPS = 20_000  # parts of trees that are valued at one point
+LARGEST_GAMMA = 10_000
 LARGEST_EXACT = 20_000  # bits of a power that is computed exactly
 INTEGERS = frozenset("nmkNMKjlr")  # where there is a floor, a factorial or a sign that alternates
 SIGNED = frozenset("xyztuvw")  # of both signs, and
@@ -36,12 +39,17 @@ class Point:
     """What each name stands for: a fraction from 0.14 to 130 that depends on the name and a seed.
 
     The names in `order` are negative at four of the seeds from 1 to 7 each, where their letter allows, and each in its
-    own pattern. With `integers`, letters that stand for numbers of things take integers.
+    own pattern. Beside floors and factorials, letters that stand for numbers of things take integers; beside absolute
+    values, every letter may be negative.
     """
 
-    def __init__(self, seed: int, order: list[str], rename: dict[str, str], integers: bool, real: bool) -> None:
-        self.seed, self.order, self.rename, self.integers, self.real = seed, order, rename, integers, real
+    def __init__(self, seed: int, order: list[str], rename: dict[str, str], trees: tuple[Tree, Tree]) -> None:
+        self.seed, self.order, self.rename = seed, order, rename
+        self.integers = any(map(_has_steps, trees))
+        self.magnitudes = any(node[:2] == ("function", "abs") for tree in trees for node in nodes(tree))
+        self.real = not any("i" in names(tree) for tree in trees)
         self.radians = False
+        self.steps = 0  # taken so far
         self.bound: dict[str, fmpq] = {}
 
     def __call__(self, name: str) -> fmpq | acb:
@@ -56,7 +64,7 @@ class Point:
             return fmpq(2 + random % 11)
         value = fmpq(100 + random % 997, (60, 700, 90, 8)[self.seed % 4])
         pattern = (self.order.index(name) if name in self.order else 0) % 7 + 1
-        may_be_negative = letter in SIGNED or letter in SOMETIMES_SIGNED and self.seed >= 4
+        may_be_negative = letter in SIGNED or self.seed >= 4 and (letter in SOMETIMES_SIGNED or self.magnitudes)
         return -value if may_be_negative and (pattern & self.seed).bit_count() % 2 else value
 
 
@@ -102,6 +110,9 @@ def value(tree: Tree, at: Point) -> Any:
         Undefined: there is none.
     """
     kind, parts = tree[0], tree[1:]
+    at.steps += 1
+    if at.steps > MOST_STEPS:
+        raise Undefined("too much work")
     match kind:
         case "number":
             return fmpq(parts[0].numerator, parts[0].denominator)
@@ -247,7 +258,7 @@ def _function(name: str, argument: Any, at: Point) -> Any:
                 raise Undefined("a pole")
             if argument <= 1000:
                 return fmpq(fmpz.fac_ui(int(argument.p) - 1))
-        return acb(argument).gamma()
+        return _gamma(acb(argument))
     if name in ("arcsin", "arccos") and at.real and isinstance(argument, fmpq) and abs(argument) > 1:
         raise Undefined("outside of the real domain")
     result = BALLS[name](acb(argument))
@@ -271,7 +282,13 @@ def _binomial(above: Any, below: Any, at: Point) -> Any:
     if whole and 0 <= above <= 1000:
         return fmpq(fmpz.bin_uiui(int(above), int(below))) if 0 <= below else fmpq(0)
     above, below = acb(above), acb(below)
-    return (above + 1).gamma() / ((below + 1).gamma() * (above - below + 1).gamma())
+    return _gamma(above + 1) / (_gamma(below + 1) * _gamma(above - below + 1))
+
+
+def _gamma(number: acb) -> acb:
+    if not abs(number) < LARGEST_GAMMA:
+        raise Undefined("the gamma function of a large number")
+    return number.gamma()
 
 
 def _big(command: str, bound: str, lower: Tree, upper: Tree, body: Tree, at: Point) -> Any:
@@ -364,8 +381,7 @@ def _contains_zero(number: Any) -> bool:
 def _points(answer: Tree, gold: Tree, rename: dict[str, str]) -> list[Point]:
     free = {rename.get(name, name) for name in names(answer)} | names(gold)
     order = sorted(free - set(CONSTANTS), key=lambda name: (name not in SIGNED, name))
-    integers = _has_steps(answer) or _has_steps(gold)
-    return [Point(seed, order, rename, integers, "i" not in free) for seed in (range(8) if order else range(1))]
+    return [Point(seed, order, rename, (answer, gold)) for seed in (range(8) if order else range(1))]
 
 
 def _has_steps(tree: Tree) -> bool:
@@ -382,12 +398,12 @@ def _at_all(points: list[Point], sides: Callable[[Point], tuple[Callable[[], Any
     agreed = 0
     for at in points:
         verdict = _same(*sides(at), tolerance)
-        if verdict is None and at.seed >= 4 and not SOMETIMES_SIGNED.isdisjoint(at.order):
+        if verdict is None and at.seed >= 4 and (at.magnitudes or not SOMETIMES_SIGNED.isdisjoint(at.order)):
             continue
         if verdict is False or verdict is None:
             return False
         agreed += verdict == "equal"
-    return agreed >= min(len(points), 3)
+    return agreed >= min(len(points), 2)
 
 
 def _same(left: Callable[[], Any], right: Callable[[], Any], tolerance: float) -> str | bool | None:
@@ -407,7 +423,12 @@ def _same(left: Callable[[], Any], right: Callable[[], Any], tolerance: float) -
         verdict = _equal_values(values[0], values[1], tolerance)
         if verdict is not None:
             return "equal" if verdict else False
-    return None
+    return "undefined" if all(map(_is_huge, values)) else None
+
+
+def _is_huge(number: Any) -> bool:
+    """Whether no precision here shows the units of a number: other points have to decide then."""
+    return number is not None and not isinstance(number, Matrix) and not abs(acb(number)) < HUGE
 
 
 def _equal_values(left: Any, right: Any, tolerance: float) -> bool | None:

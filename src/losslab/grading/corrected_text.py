@@ -40,6 +40,8 @@ FINAL = re.compile(r"final answer\s*(?:is|:)+\s*:?|####|答案(?:是|为)|the an
 MATHEMATICS = re.compile(r"(?<!\\)\$\$(.+?)\$\$|(?<![\\$])\$(?!\$)([^$]+?)(?<!\\)\$(?![\d$])|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 REASON = re.compile(r",?\s+(?:since|because|as|which|so|where|for)\b.*", re.IGNORECASE)
 SENTENCE = re.compile(r"(?:(?<!\d)\.|\.(?!\d)|[。\n])(?=\s|$)|\n|。")
+LONGEST_END = 2000  # characters in which an answer without a box is looked for: the patterns are not linear
+LONGEST_WORD = 30  # characters of a response that is nothing but an answer in words
 LAST_RESORT = re.compile(r"-?\\[dt]?frac\{-?\d+\}\{\d+\}|-?\d+/\d+|-?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|-?\d*\.?\d+")
 
 
@@ -64,7 +66,7 @@ def extract(response: str) -> str:
     if markers := list(MARKER.finditer(text)):
         if answer := _stated(text[markers[-1].end() :]):
             return answer
-    return _in_last_sentence(text) or _last_number(text)
+    return _in_last_sentence(text) or _last_number(text) or text[-LONGEST_WORD:].strip("*`. \n") * (len(text) < LONGEST_WORD)
 
 
 def _boxed(text: str) -> tuple[str, int]:
@@ -92,7 +94,7 @@ def _boxed(text: str) -> tuple[str, int]:
 
 def _stated(tail: str) -> str:
     """The answer at the beginning of a text that follows "the answer is"."""
-    tail = tail.lstrip(" :*\n")
+    tail = tail.lstrip(" :*\n")[:LONGEST_END]
     if mathematics := MATHEMATICS.match(tail):
         return _content(mathematics)
     sentence = SENTENCE.split(tail, maxsplit=1)[0].strip().strip("*`").strip()
@@ -106,6 +108,7 @@ def _stated(tail: str) -> str:
 
 def _in_last_sentence(text: str) -> str:
     """The last formula between delimiters, where no number and no sentence follows it."""
+    text = text[-LONGEST_END:]
     formulas = list(MATHEMATICS.finditer(text))
     if not formulas:
         return ""

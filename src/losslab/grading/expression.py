@@ -14,6 +14,7 @@ from typing import Any
 
 Tree = tuple[Any, ...]
 
+LARGEST_EXPONENT = 400
 LONGEST, DEEPEST = 2000, 40  # tokens, and levels of nesting
 TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+(?![\w\\]))?)|(?P<letter>[a-zA-Z])|"
@@ -67,7 +68,8 @@ class _Reader:
             raise Unreadable(text[end:])
         self.tokens.append(("end", "", False))
         self.at = self.depth = 0
-        self.bars = 0
+        self.bars = False  # whether a bar closes
+        self.factors_read: dict[int, tuple[Tree, int]] = {}  # brackets behind a name, by where they begin
 
     @property
     def kind(self) -> str:
@@ -85,15 +87,18 @@ class _Reader:
         return token
 
     def nested(self, part: Callable[[], Tree], closing: str) -> Tree:
-        self.depth += 1
-        if self.depth > DEEPEST:
-            raise Unreadable("too deep")
+        self.deeper()
         bars, self.bars = self.bars, closing == "|"
         tree = part()
         self.take(closing)
         self.bars = bars
         self.depth -= 1
         return tree
+
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise Unreadable("too deep")
 
     def sum(self) -> Tree:
         terms = [self.term()]
@@ -184,7 +189,12 @@ class _Reader:
         kind, token = self.kind, self.token
         if kind == "number":
             self.take()
+            if abs(int(token.lower().partition("e")[2] or 0)) > LARGEST_EXPONENT:
+                raise Unreadable("a number as large as that")
             return ("number", Fraction(token), *([len(token)] if "." in token or "e" in token.lower() else []))
+        if self.at in self.factors_read:
+            tree, self.at = self.factors_read[self.at]
+            return tree
         if token in CLOSING:
             self.take()
             return self.bracket(token)
@@ -237,7 +247,10 @@ class _Reader:
         if token in BIG:
             return self.big(token)
         if token in ("\\dot", "\\ddot"):
-            return ("name", self.plain_name() + "'" * name.count("d"))
+            tree = self.name(self.plain_name())
+            if tree[0] != "name":
+                raise Unreadable("a function with a dot")
+            return ("name", tree[1] + "'" * name.count("d"))
         if token in DRESS:
             return self.name(f"{token} {self.plain_text()}")
         if token == "\\begin":
@@ -285,18 +298,21 @@ class _Reader:
 
     def call(self, name: str) -> Tree | None:
         """An unknown function: f of anything, or any letter of constants; C(n, k) is a binomial coefficient."""
-        start, depth = self.at, self.depth
+        start = self.at
         self.take()
+        self.deeper()
         arguments = [self.sum()]
         while self.token == ",":
             self.take()
             arguments.append(self.sum())
         self.take(")")
+        self.depth -= 1
         if name == "C" and len(arguments) == 2:
             return ("binomial", *arguments)
         if name[0] in CALLED or len(arguments) > 1 or name not in CONSTANTS and not names(arguments[0]):
             return ("call", name, *arguments)
-        self.at, self.depth = start, depth  # a factor in brackets
+        self.factors_read[start] = ("bracket", arguments[0]), self.at  # a factor: nothing is read twice
+        self.at = start
         return None
 
     def function(self, name: str) -> Tree:

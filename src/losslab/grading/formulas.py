@@ -40,8 +40,10 @@ def rounds_to(exact: str, decimal: Fraction, last_digit: Fraction) -> bool:
 
 
 def renamed(answer: Tree, gold: Tree) -> dict[str, str]:
-    """The letters of an answer that are letters of the gold in the other case, where that leaves no doubt."""
+    """The letters of an answer that are letters of the gold in the other case, where case tells none apart."""
     of_answer, of_gold = names(answer), names(gold)
+    if any(name.swapcase() in names_of for names_of in (of_answer, of_gold) for name in names_of if len(name) == 1):
+        return {}
     return {
         name: name.swapcase()
         for name in of_answer - of_gold

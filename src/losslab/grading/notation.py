@@ -31,7 +31,7 @@ FONT = (
 )
 INNER = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 THOUSANDS = re.compile(
-    r"(?<![\d.,])\d{1,3}(?:(?:,\s?\\!\s*|\\!,\s*|\{,\}\s*|,\\[,;: ]|\\[,;: ]\s*|\\thinspace\s*|~|,)\d{3})+(?![\d,]*\d)"
+    r"(?<![\d.,])(?!0)\d{1,3}(?:(?:,\s?\\!\s*|\\!,\s*|\s?\{\s*,\s*\}\s*|,\\[,;: ]|\\[,;: ]\s*|\\thinspace\s*|~|,)\d{3})+(?![\d,]*\d)"
 )
 SPACED_THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?\s*")
 REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?\s*(\d+)\s*\}?")
@@ -86,6 +86,10 @@ def _scaled(match: re.Match[str]) -> str:
     return f"{match[1]} \\times 10^{{{SCALES[match[2].lower()]}}}"
 
 
+def _scaled_text(match: re.Match[str]) -> str:
+    return f"{match[1]} \\times 10^{{{SCALES[match[3].lower()]}}} \\text{{"
+
+
 def _rules(*rules: tuple[str, str | Callable[[re.Match[str]], str]]) -> list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]:
     return [(re.compile(pattern), replacement) for pattern, replacement in rules]
 
@@ -97,6 +101,7 @@ REWRITES = _rules(
     (r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![a-zA-Z])\.?", ""),
     (THOUSANDS.pattern, _joined),
     (r"(?<=\d)\{,\}(?=\d)", "."),
+    (r"\\?[\"“”]", ""),
     (r"\\!", ""),
     (r"(?<!\\)\\[,;: ]|\\q?quad(?![a-zA-Z])|(?<!\\)~|\\hspace\{[^{}]*\}|\\(?:thin|med|thick)space(?![a-zA-Z])", " "),
     (r"(?<!\\)\\[()\[\]]|\\?\$|(?<!\\)`+|\*\*(?=\S)(?=[^*]*\*\*)|(?<=\S)\*\*$", ""),
@@ -107,7 +112,8 @@ REWRITES = _rules(
     (rf"\\{FONT}\s*{INNER}", _upright),
     (rf"\{{\s*\\rm\s+([^{{}}]*)\}}", r"\\text{\1}"),
     (rf"\\(?:{BOLD}|{FONT})\s+(\w)", r"\1"),
-    (r"(?<=\d)(?:\\text\{)?(?:st|nd|rd|th)(?![a-zA-Z])\}?", ""),
+    (r"\\frac\s*\{\s*(\\text\{[^{}]*\})\s*\}\s*\{\s*(\\text\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?)\s*\}", r"\1/\2"),
+    (r"(?<=\d)\s*\^?\s*\{?(?:\\text\{)?(?:st|nd|rd|th)(?![a-zA-Z])\}*", ""),
     # operators and relations
     (r"\*\*", "^"),
     (r"\\ast(?![a-zA-Z])", "*"),
@@ -126,7 +132,9 @@ REWRITES = _rules(
     # degrees, percent, and words
     (r"\^?\s*\{?\s*\^?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\text\{\s*(?:\^\\circ|degrees?)\s*\}|\bdegrees?\b", r"^\\circ "),
     (r"\\?%|\\text\{\s*(?:percent|pct\.?)\s*\}|\b(?:percent|pct)\b", ""),
-    (r"(\d)\s*(?:\\text\{)?\s*\b(hundred|thousand|million|billion|trillion)\b", _scaled),
+    (r"(\d)\s*\b(hundred|thousand|million|billion|trillion)\b", _scaled),
+    (r"(\d)\s*(\\text\{)\s*(hundred|thousand|million|billion|trillion)\b", _scaled_text),
+    (r"\\text\{\s*\}", ""),
     (r"[,;]?\s*\\text\{[\s,]*(?:where|for|with|such that)\b.*", ""),
     (r"\\text\{\s*(?:,\s*)?(?:and|or)\s*\}|(?<![\\a-zA-Z{(])\b(?:and|or)\b(?![a-zA-Z])", ","),
     (r",\s*,", ","),
@@ -135,7 +143,7 @@ REWRITES = _rules(
     (r"\\a(sin|cos|tan)(?![a-zA-Z])", r"\\arc\1"),
     (rf"(?<![\\a-zA-Z])({GREEK.replace(' ', '|')}|pi)(?![a-zA-Z])", r"\\\1 "),
     (r"(?<![\\a-zA-Z])(?:infinity|infty|oo)(?![a-zA-Z])", r"\\infty "),
-    (r"(\d+)\s+choose\s+(\d+)", r"\\binom{\1}{\2}"),
+    (r"(?<!\d)(\d+)\s+choose\s+(\d+)", r"\\binom{\1}{\2}"),
     (r"^\s*(\S+)\s+over\s+(\S+)\s*$", r"\\frac{\1}{\2}"),
     # fractions, roots, matrices
     (r"\\(?:d|t|c)(frac|binom)(?![a-zA-Z])", r"\\\1"),

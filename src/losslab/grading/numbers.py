@@ -81,8 +81,8 @@ SYMBOLS = (
     "MW|kV|mV|mA|kPa|MPa|Pa|atm|bar|erg|ergs|dyn|ft|in|lb|lbs|oz|yd|mi|gal|rad|rpm|sr|pc|kpc|Mpc|AU|ly|yr|yrs|Gyr|Myr|sq|cu"
 )
 LETTERS = "msgJNVWAKTLhFC"  # alone, they are units only behind a decimal and a space, or in a fraction of units
-WORD = rf"(?:{SYMBOLS}|[a-zA-Z]{{4,}}|per|day|day)"
-BARE = rf"(?:{WORD}(?![a-zA-Z])|(?:(?<=/)|(?<=\d )|(?<=/ ))[{LETTERS}](?![a-zA-Z]))"
+WORD = rf"(?:{SYMBOLS}|[a-zA-Z]{{4,}}|per|day)"
+BARE = rf"(?:{WORD}(?![a-zA-Z])|(?<=circ )[CFK]$|(?:(?<=/)|(?<=\d )|(?<=/ ))[{LETTERS}](?![a-zA-Z]))"
 ATOM = rf"(?:\\text\{{[^{{}}]*\}}|\\mu\s*(?:\\text\{{[^{{}}]*\}}|[a-zA-Z]{{1,3}}(?![a-zA-Z]))|\\(?:Omega|AA)(?![a-zA-Z])|{BARE})"
 EXPONENT = r"\s*(?:\^\s*\{?\s*-?\d+\s*\}?)?"
 UNIT = re.compile(

@@ -19,7 +19,11 @@ def parts_of(text: str) -> list[str]:
         text = text[2:-2]
     elif text.startswith("{") and _closing(text) == len(text) - 1 and len(split(text[1:-1], ",;")) > 1:
         text = text[1:-1]
-    parts = [part.strip() for part in split(text.replace("\\cup", ";"), ",;")]
+    text = text.replace("\\cup", ";")
+    groups = [split(group, ",") for group in split(text, ";")]
+    if len(groups) > 1 and all(len(group) > 1 and all("=" in part for part in group) for group in groups):
+        return [f"({','.join(part.partition('=')[2].strip() for part in group)})" for group in groups]
+    parts = [part.strip() for group in groups for part in group]
     return [part for part in parts if part] or [text]
 
 

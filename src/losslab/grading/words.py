@@ -40,12 +40,15 @@ def equal(answer: str, gold: str) -> bool | None:
 
 
 def _is_choice(answer: str, letter: str) -> bool:
-    rest = re.fullmatch(rf"(?:[a-zA-Z ]+[=:]?\s*)??(?:\(\s*{letter}\s*\)|{letter}(?=[.:)\s]|$))[.:)]?\s*(.*)", answer, re.DOTALL)
-    return rest is not None and not re.search(r"\([A-Z]\)|^\s*(?:,|or\b|and\b|[-+*/^=<>_\\])", rest[1])
+    """Whether the answer begins with the letter, in brackets or before a stop, and names no other."""
+    rest = re.fullmatch(
+        rf"(?:[a-zA-Z ]+[=:]?\s*)??(?:\(\s*{letter}\s*\)[.:]?|{letter}[.:)]|{letter}(?=\s|$))\s*(.*)", answer, re.DOTALL
+    )
+    return rest is not None and not re.search(r"\([A-Z]\)|^\s*(?:,|or\b|and\b|[-+*/^=<>_])", rest[1])
 
 
 def _is_word(text: str, gold: str) -> bool:
-    return len(text) > 2 and ("\\text" in gold or re.search("[a-zA-Z]{3}", text) is not None)
+    return text.casefold() == "no" or len(text) > 2 and ("\\text" in gold or re.search("[a-zA-Z]{3}", text) is not None)
 
 
 def _words(text: str) -> list[str]:
@@ -57,9 +60,9 @@ def _same_words(answer: list[str], gold: list[str]) -> bool:
     """The same words, or a sentence that ends with them, or a yes or no with more behind it; nothing that negates."""
     if answer == gold:
         return bool(gold)
+    if gold in (["yes"], ["no"], ["true"], ["false"]):
+        return answer[:1] == gold and "or" not in answer
     if len(answer) > 30 or any(NEGATION.fullmatch(word) for word in answer):
-        return gold == ["no"] and answer[:1] == ["no"] and "or" not in answer
-    if gold in (["yes"], ["true"], ["false"]):
-        return answer[:1] == gold
+        return False
     before = answer[: -len(gold)]
     return answer[-len(gold) :] == gold and not LINKS.isdisjoint(before)
