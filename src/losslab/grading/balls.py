@@ -144,6 +144,8 @@ def value(tree: Tree, at: Point) -> Any:
             phase = fmpq(crc32(parts[0].encode()) % 9973, 991)
             arguments = [acb(value(part, at)) * fmpq(i + 3, 2) for i, part in enumerate(parts[1:])]
             return (sum(arguments, acb(phase))).cos() + fmpq(1, 7)
+        case "symmetric":
+            return _symmetric(parts[0], [value(part, at) for part in parts[1:]])
         case "big":
             return _big(*parts, at)
         case "matrix":
@@ -289,6 +291,14 @@ def _gamma(number: acb) -> acb:
     if not abs(number) < LARGEST_GAMMA:
         raise Undefined("the gamma function of a large number")
     return number.gamma()
+
+
+def _symmetric(name: str, arguments: list[Any]) -> Any:
+    """The largest or smallest of fractions; of other numbers, and for divisors, a value that no order changes."""
+    if name != "gcd" and all(isinstance(argument, fmpq) for argument in arguments):
+        return max(arguments) if name == "max" else min(arguments)
+    phase = fmpq(crc32(name.encode()) % 9973, 991)
+    return sum(((acb(argument) + phase).cos() for argument in arguments), acb(0))
 
 
 def _big(command: str, bound: str, lower: Tree, upper: Tree, body: Tree, at: Point) -> Any:

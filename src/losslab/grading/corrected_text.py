@@ -27,7 +27,7 @@ REPAIRED = {
 BOX = re.compile(r"\\f?boxed?\s*(?=\{)")
 PLAIN_BOX = re.compile(r"(?<![a-zA-Z])boxed\s*[(\[]([^()\[\]]+)[)\]]|\\boxed\s+([^\s$.,]+)")
 BETWEEN_BOXES = re.compile(
-    r"(?:\s|\$|\\[()\[\],;: ]|\\q?quad(?![a-zA-Z])|\\(?:text|mathrm)\{\s*,?\s*(?:and|or)\s*\}|\b(?:and|or)\b|[,;&]|\\\\|"
+    r"(?:\s|\$|\\[()\[\],;: ]|\\q?quad(?![a-zA-Z])|\\(?:text|mathrm)\{[^{}]{0,40}?\b(?:and|or)\s*\}|\b(?:and|or)\b|[,;&]|\\\\|"
     r"\\?[a-zA-Z](?:_\{?\w+\}?)?\s*=)*"
 )
 NAME_BEFORE = re.compile(r"(\\?[a-zA-Z](?:_\{?\w+\}?)?\s*=)\s*$")
@@ -41,7 +41,7 @@ MATHEMATICS = re.compile(r"(?<!\\)\$\$(.+?)\$\$|(?<![\\$])\$(?!\$)([^$]+?)(?<!\\
 REASON = re.compile(r",?\s+(?:since|because|as|which|so|where|for)\b.*", re.IGNORECASE)
 SENTENCE = re.compile(r"(?:(?<!\d)\.|\.(?!\d)|[。\n])(?=\s|$)|\n|。")
 LONGEST_END = 2000  # characters in which an answer without a box is looked for: the patterns are not linear
-LONGEST_WORD = 30  # characters of a response that is nothing but an answer in words
+LAST_CHOICE = re.compile(r"(\([A-J]\)|\A[*\s]*[A-J])[.*\s]*\Z")
 LAST_RESORT = re.compile(r"-?\\[dt]?frac\{-?\d+\}\{\d+\}|-?\d+/\d+|-?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|-?\d*\.?\d+")
 
 
@@ -66,7 +66,9 @@ def extract(response: str) -> str:
     if markers := list(MARKER.finditer(text)):
         if answer := _stated(text[markers[-1].end() :]):
             return answer
-    return _in_last_sentence(text) or _last_number(text) or text[-LONGEST_WORD:].strip("*`. \n") * (len(text) < LONGEST_WORD)
+    if choice := LAST_CHOICE.search(text):
+        return choice[1].strip("* \n")
+    return _in_last_sentence(text) or _last_number(text)
 
 
 def _boxed(text: str) -> tuple[str, int]:
@@ -77,7 +79,7 @@ def _boxed(text: str) -> tuple[str, int]:
         if box.start() >= end:  # no box in a box
             content = official_text.inside_braces(text, box.end())
             end = box.end() + len(content) + 2
-            if content.strip():
+            if content.strip() and (end <= len(text) or not boxes):  # one that is never closed counts if it is alone
                 boxes.append((box.start(), end, content.strip()))
     if not boxes:
         return "", 0
@@ -122,7 +124,7 @@ def _content(mathematics: re.Match[str]) -> str:
 
 def _last_number(text: str) -> str:
     last = ""
-    for number in LAST_RESORT.finditer(text):
+    for number in LAST_RESORT.finditer(text.replace("-$", "-").replace("-\\$", "-")):
         last = number[0]
     return last
 

@@ -255,6 +255,8 @@ class _Reader:
             return self.name(f"{token} {self.plain_text()}")
         if token == "\\begin":
             return self.matrix()
+        if token in ("\\max", "\\min", "\\gcd") and self.token in ("(", "\\{"):
+            return ("symmetric", name, *self.arguments(CLOSING[self.take()]))
         if token in ("\\choose", "\\over", "\\end", "\\\\", "\\left", "\\right", "\\rfloor", "\\rceil", "\\}"):
             raise Unreadable(token)
         return self.name(token)
@@ -300,13 +302,7 @@ class _Reader:
         """An unknown function: f of anything, or any letter of constants; C(n, k) is a binomial coefficient."""
         start = self.at
         self.take()
-        self.deeper()
-        arguments = [self.sum()]
-        while self.token == ",":
-            self.take()
-            arguments.append(self.sum())
-        self.take(")")
-        self.depth -= 1
+        arguments = self.arguments(")")
         if name == "C" and len(arguments) == 2:
             return ("binomial", *arguments)
         if name[0] in CALLED or len(arguments) > 1 or name not in CONSTANTS and not names(arguments[0]):
@@ -314,6 +310,16 @@ class _Reader:
         self.factors_read[start] = ("bracket", arguments[0]), self.at  # a factor: nothing is read twice
         self.at = start
         return None
+
+    def arguments(self, closing: str) -> list[Tree]:
+        self.deeper()
+        arguments = [self.sum()]
+        while self.token == ",":
+            self.take()
+            arguments.append(self.sum())
+        self.take(closing)
+        self.depth -= 1
+        return arguments
 
     def function(self, name: str) -> Tree:
         power = base = None

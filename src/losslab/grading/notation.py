@@ -20,7 +20,7 @@ CHARACTERS = str.maketrans({
     "α": "\\alpha ", "β": "\\beta ", "γ": "\\gamma ", "δ": "\\delta ", "ε": "\\epsilon ", "μ": "\\mu ", "µ": "\\mu ",
     "ρ": "\\rho ", "σ": "\\sigma ", "τ": "\\tau ", "φ": "\\phi ", "Ω": "\\Omega ", "Ω": "\\Omega ", "Δ": "\\Delta ",
     "⁰": "^0", "¹": "^1", "²": "^2", "³": "^3", "⁴": "^4", "⁵": "^5", "⁶": "^6", "⁷": "^7", "⁸": "^8", "⁹": "^9",
-    "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}",
+    "∛": "\\sqrt[3]", "∜": "\\sqrt[4]", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}",
     "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "′": "'", "’": "'", "，": ",", "。": ".",
     "（": "(", "）": ")", "：": ":", "；": ";", "、": ",", "\xa0": " ", "€": "", "£": "", "¥": "", "⟨": "(", "⟩": ")",
     "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "", "\u2060": "",
@@ -48,7 +48,7 @@ def clean(text: str) -> str:
         text = text.replace(" ", "")
     for pattern, replacement in REWRITES:
         text = pattern.sub(replacement, text)
-    text = text.strip(" ,;:\n")
+    text = re.sub(r"(?<!\\)\\\s*$", "", text).strip(" ,;:\n")
     while text.endswith((".", "\\\\", ",", ";", ":", "/")):
         text = text.removesuffix("\\\\")[: -1 if text[-1] in ".,;:/" else None].rstrip()
     return text
@@ -58,7 +58,7 @@ def _joined(match: re.Match[str]) -> str:
     """The digits without separators; plain commas in brackets separate the components of a tuple."""
     before = match.string[: match.start()]
     in_brackets = before.count("(") + before.count("[") > before.count(")") + before.count("]")
-    if in_brackets and re.fullmatch(r"[\d,]+", match[0]):
+    if in_brackets and re.fullmatch(r"[\d,]+", match[0]) and ", " not in match.string:
         return match[0]
     return "".join(re.findall(r"\d+", match[0]))
 
@@ -77,7 +77,7 @@ def _upright(match: re.Match[str]) -> str:
     bare = inner.strip()
     if bare in FUNCTIONS:
         return f"\\{bare} "
-    if re.fullmatch(r"[-+\d.,/^()\s*]*|[eid]", bare) or "\\" in bare.replace("\\circ", "").replace("\\cdot", ""):
+    if re.fullmatch(r"[-+\d.,/^()\s*]*|[eid]", bare) or "=" in bare or "\\" in bare.replace("\\circ", "").replace("\\cdot", ""):
         return bare
     return "\\text{" + inner.replace("{", "").replace("}", "") + "}"
 

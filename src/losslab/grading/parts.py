@@ -19,12 +19,25 @@ def parts_of(text: str) -> list[str]:
         text = text[2:-2]
     elif text.startswith("{") and _closing(text) == len(text) - 1 and len(split(text[1:-1], ",;")) > 1:
         text = text[1:-1]
+    if complement := re.fullmatch(r"\\mathbb\{R\}\s*(?:\\setminus|\\backslash|-)\s*(.+)", text):
+        return _complement(complement[1].strip()) or [text]
     text = text.replace("\\cup", ";")
     groups = [split(group, ",") for group in split(text, ";")]
     if len(groups) > 1 and all(len(group) > 1 and all("=" in part for part in group) for group in groups):
         return [f"({','.join(part.partition('=')[2].strip() for part in group)})" for group in groups]
     parts = [part.strip() for group in groups for part in group]
     return [part for part in parts if part] or [text]
+
+
+def _complement(text: str) -> list[str]:
+    """The intervals of the real numbers that are left without an interval or one number; [] where it is neither."""
+    if number := re.fullmatch(r"\\\{([^,;]+)\\\}", text):
+        return [f"(-\\infty,{number[1]})", f"({number[1]},\\infty)"]
+    ends = inside(text)
+    if len(ends) != 2:
+        return []
+    brackets = ")" if text[0] == "[" else "]", "(" if text[-1] == "]" else "["
+    return [f"(-\\infty,{ends[0]}{brackets[0]}", f"{brackets[1]}{ends[1]},\\infty)"]
 
 
 def without_membership(text: str) -> str:

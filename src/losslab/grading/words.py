@@ -9,6 +9,7 @@ from losslab.grading.official_text import number_in_words
 HEDGE = re.compile(r"\b(?:possibly|maybe|perhaps|probably|not sure|might be|could be|i guess|i think)\b|\?", re.IGNORECASE)
 NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|or|isn't|aren't|cannot|can't|non|un)\b", re.IGNORECASE)
 CHOICE = re.compile(r"\(?\s*([A-Z])\s*\)?")
+CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.)])\s*\S")
 WORDS = re.compile(r"[a-zA-Z][a-zA-Z'’ ,.!-]*")
 FILLERS = frozenset("a an the".split())
 LINKS = frozenset("is are was be it answer's it's equals only".split())
@@ -30,6 +31,8 @@ def equal(answer: str, gold: str) -> bool | None:
     bare, target = unwrapped(answer), unwrapped(gold)
     if choice := CHOICE.fullmatch(target):
         return _is_choice(bare, choice[1]) or None if target == choice[1] else _is_choice(bare, choice[1])
+    if (choice := CHOICE_WITH_TEXT.match(target)) and CHOICE.fullmatch(bare):
+        return _is_choice(bare, choice[1] or choice[2])
     if target.casefold() in EMPTY and bare.casefold() in EMPTY:
         return True
     if re.fullmatch(r"-?\d+", target) and WORDS.fullmatch(bare) and " " not in bare.strip():
