@@ -16,7 +16,14 @@ from losslab.grading.intervals import FLIPPED, Interval, as_interval, relations
 from losslab.grading.notation import clean
 from losslab.grading.numbers import number, same_number, without_unit
 from losslab.grading.parts import (
-    NAME, inside, is_multiple, is_quantity, parts_of, sides, variants, without_membership,
+    NAME,
+    inside,
+    is_multiple,
+    is_quantity,
+    parts_of,
+    sides,
+    variants,
+    without_membership,
 )  # fmt: skip
 
 LONGEST = 2000  # characters; no right answer is as long, the golds of all benchmarks stay below 400
@@ -166,9 +173,7 @@ def _different_unknowns(name: str, gold_name: str) -> bool:
     return name.strip() != gold_name.strip() and {name.strip(), gold_name.strip()} <= set("xyz")
 
 
-def _equal_relations(
-    answer: tuple[list[str], list[str]], gold: tuple[list[str], list[str]], depth: int
-) -> bool:
+def _equal_relations(answer: tuple[list[str], list[str]], gold: tuple[list[str], list[str]], depth: int) -> bool:
     """Inequalities: a chain part by part in either direction, a single one up to a factor."""
     (operands, signs), (gold_operands, gold_signs) = answer, gold
     if not signs or len(signs) != len(gold_signs):
@@ -178,7 +183,15 @@ def _equal_relations(
         pairs = zip(parts, gold_operands, strict=True)
         if directions == gold_signs and all(_equal(*pair, depth + 1) for pair in pairs):
             return True
-    if len(signs) > 1 or {signs[0], gold_signs[0]} not in ({"<"}, {">"}, {"<", ">"}, {"\\le"}, {"\\ge"}, {"\\le", "\\ge"}, {"\\ne"}):
+    if len(signs) > 1 or {signs[0], gold_signs[0]} not in (
+        {"<"},
+        {">"},
+        {"<", ">"},
+        {"\\le"},
+        {"\\ge"},
+        {"\\le", "\\ge"},
+        {"\\ne"},
+    ):
         return False
     sign = None if signs == ["\\ne"] else 1 if signs == gold_signs else -1
     return _proportional(operands, gold_operands, sign)
@@ -210,7 +223,9 @@ def _equal_vectors(answer: str, gold: str) -> bool:
         return False
     vectors = []
     for between in ("\\\\", "&"):
-        texts = [f"\\begin{{pmatrix}}{between.join(inside(t))}\\end{{pmatrix}}" if inside(t) else t for t in (answer, gold)]
+        texts = [
+            f"\\begin{{pmatrix}}{between.join(inside(t))}\\end{{pmatrix}}" if inside(t) else t for t in (answer, gold)
+        ]
         vectors.append(_equal_formulas(*texts))
     return any(vectors)
 

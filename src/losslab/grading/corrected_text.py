@@ -37,7 +37,9 @@ MARKER = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 FINAL = re.compile(r"final answer\s*(?:is|:)+\s*:?|####|答案(?:是|为)|the answer is\s*:?", re.IGNORECASE)
-MATHEMATICS = re.compile(r"(?<!\\)\$\$(.+?)\$\$|(?<![\\$])\$(?!\$)([^$]+?)(?<!\\)\$(?![\d$])|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+MATHEMATICS = re.compile(
+    r"(?<!\\)\$\$(.+?)\$\$|(?<![\\$])\$(?!\$)([^$]+?)(?<!\\)\$(?![\d$])|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
+)
 REASON = re.compile(r",?\s+(?:since|because|as|which|so|where|for)\b.*", re.IGNORECASE)
 SENTENCE = re.compile(r"(?:(?<!\d)\.|\.(?!\d)|[。\n])(?=\s|$)|\n|。")
 LONGEST_END = 2000  # characters in which an answer without a box is looked for: the patterns are not linear

@@ -1,12 +1,13 @@
-"""Equality of formulas as texts in one notation: what is read by `expression` and valued by `balls`."""
+"""Equality of formulas as texts in one notation: what is read by `expression` and compared by `agreement`."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
-from losslab.grading import balls
-from losslab.grading.expression import Tree, Unreadable, names, nodes, read
+from losslab.grading import agreement
+from losslab.grading.expression import read
 from losslab.grading.numbers import FLOAT_DIGITS, TOLERANCE, number
+from losslab.grading.trees import CONSTANTS, Tree, Unreadable, names, nodes
 
 FLOAT = 1e-9  # relative, where a number in a formula has the digits of a float
 
@@ -17,7 +18,7 @@ def equal(answer: str, gold: str) -> bool:
         trees = read(answer), read(gold)
     except Unreadable:
         return False
-    return balls.equal(*trees, renamed(*trees), _tolerance(answer, gold, trees))
+    return agreement.equal(*trees, renamed(*trees), _tolerance(answer, gold, trees))
 
 
 def proportional(answer: tuple[str, str], gold: tuple[str, str], sign: int | None) -> bool:
@@ -27,7 +28,7 @@ def proportional(answer: tuple[str, str], gold: tuple[str, str], sign: int | Non
     except Unreadable:
         return False
     rename = renamed(("sum", left, right), ("sum", gold_left, gold_right))
-    return balls.proportional((left, right), (gold_left, gold_right), rename, sign)
+    return agreement.proportional((left, right), (gold_left, gold_right), rename, sign)
 
 
 def rounds_to(exact: str, decimal: Fraction, last_digit: Fraction) -> bool:
@@ -36,7 +37,7 @@ def rounds_to(exact: str, decimal: Fraction, last_digit: Fraction) -> bool:
         tree = read(exact)
     except Unreadable:
         return False
-    return balls.equal(tree, ("number", decimal), {}, float(last_digit / abs(decimal)) if decimal else 0.0)
+    return agreement.equal(tree, ("number", decimal), {}, float(last_digit / abs(decimal)) if decimal else 0.0)
 
 
 def renamed(answer: Tree, gold: Tree) -> dict[str, str]:
@@ -47,13 +48,13 @@ def renamed(answer: Tree, gold: Tree) -> dict[str, str]:
     return {
         name: name.swapcase()
         for name in of_answer - of_gold
-        if len(name) == 1 and name.swapcase() in of_gold - of_answer and name.swapcase() not in balls.CONSTANTS
+        if len(name) == 1 and name.swapcase() in of_gold - of_answer and name.swapcase() not in CONSTANTS
     }
 
 
 def _tolerance(answer: str, gold: str, trees: tuple[Tree, Tree]) -> float:
     """For a decimal in the place of a constant that no decimal is, and for formulas with floats in them."""
-    free = (names(trees[0]) | names(trees[1])) - set(balls.CONSTANTS)
+    free = (names(trees[0]) | names(trees[1])) - CONSTANTS
     numbers = number(answer), number(gold)
     decimal = next((value for value in numbers if value is not None and value.last_digit), None)
     if not free and decimal is not None and None in numbers and decimal.last_digit and decimal.value:

@@ -26,9 +26,7 @@ CHARACTERS = str.maketrans({
     "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "", "\u2060": "",
 })  # fmt: skip
 BOLD = r"(?:mathbf|textbf|boldsymbol|bm|bold|mathit|textit|underline|emph|displaystyle|textstyle)"
-FONT = (
-    r"(?:text(?:rm|sf|tt|normal|up|md)?|mbox|hbox|mathrm|mathsf|mathtt|mathnormal|operatorname\*?|rm|unit|si)"
-)
+FONT = r"(?:text(?:rm|sf|tt|normal|up|md)?|mbox|hbox|mathrm|mathsf|mathtt|mathnormal|operatorname\*?|rm|unit|si)"
 INNER = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 THOUSANDS = re.compile(
     r"(?<![\d.,])(?!0)\d{1,3}(?:(?:,\s?\\!\s*|\\!,\s*|\s?\{\s*,\s*\}\s*|,\\[,;: ]|\\[,;: ]\s*|\\thinspace\s*|~|,)\d{3})+(?![\d,]*\d)"
@@ -77,7 +75,11 @@ def _upright(match: re.Match[str]) -> str:
     bare = inner.strip()
     if bare in FUNCTIONS:
         return f"\\{bare} "
-    if re.fullmatch(r"[-+\d.,/^()\s*]*|[eid]", bare) or "=" in bare or "\\" in bare.replace("\\circ", "").replace("\\cdot", ""):
+    if (
+        re.fullmatch(r"[-+\d.,/^()\s*]*|[eid]", bare)
+        or "=" in bare
+        or "\\" in bare.replace("\\circ", "").replace("\\cdot", "")
+    ):
         return bare
     return "\\text{" + inner.replace("{", "").replace("}", "") + "}"
 
@@ -90,7 +92,9 @@ def _scaled_text(match: re.Match[str]) -> str:
     return f"{match[1]} \\times 10^{{{SCALES[match[3].lower()]}}} \\text{{"
 
 
-def _rules(*rules: tuple[str, str | Callable[[re.Match[str]], str]]) -> list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]:
+def _rules(
+    *rules: tuple[str, str | Callable[[re.Match[str]], str]],
+) -> list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]]:
     return [(re.compile(pattern), replacement) for pattern, replacement in rules]
 
 
@@ -110,7 +114,7 @@ REWRITES = _rules(
     (rf"_\s*\{{?\s*\\{FONT}\s*\{{([^{{}}]*)\}}\s*\}}?", r"_{\1}"),
     (r"\^\s*\{\s*\\(?:text|mathrm|textrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}", ""),
     (rf"\\{FONT}\s*{INNER}", _upright),
-    (rf"\{{\s*\\rm\s+([^{{}}]*)\}}", r"\\text{\1}"),
+    (r"\{\s*\\rm\s+([^{}]*)\}", r"\\text{\1}"),
     (rf"\\(?:{BOLD}|{FONT})\s+(\w)", r"\1"),
     (r"\\frac\s*\{\s*(\\text\{[^{}]*\})\s*\}\s*\{\s*(\\text\{[^{}]*\}(?:\s*\^\s*\{?\d\}?)?)\s*\}", r"\1/\2"),
     (r"(?<=\d)\s*\^?\s*\{?(?:\\text\{)?(?:st|nd|rd|th)(?![a-zA-Z])\}*", ""),

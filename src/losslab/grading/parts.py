@@ -6,7 +6,9 @@ import re
 from itertools import product
 
 MOST = 64  # variants of a plus-minus
-NAME = re.compile(r"(?:\\(?!frac|sqrt|angle|log|ln|exp|sin|cos|tan)[a-zA-Z]+|[a-zA-Z]+'*|\\text\{[^{}]*\}|_|\^\{?\\?prime\}?|[(){},\s]|(?<=_)\d+|(?<=_\{)\d+)+")
+NAME = re.compile(
+    r"(?:\\(?!frac|sqrt|angle|log|ln|exp|sin|cos|tan)[a-zA-Z]+|[a-zA-Z]+'*|\\text\{[^{}]*\}|_|\^\{?\\?prime\}?|[(){},\s]|(?<=_)\d+|(?<=_\{)\d+)+"
+)
 QUANTITY = re.compile(r"(?:\\text\{[^{}]*\}|\\(?!sqrt|log|ln|exp|lg)[a-zA-Z]+|[a-zA-Z]'*|[(){},|:\s])+")
 SCRIPTS = re.compile(r"_\s*(?:\{[^{}]*\}|\\?\w+)|\^\s*\{?(?:\\prime\s*)+\}?|(?<=[A-Z])\s*\^\s*\{?2\}?")
 MULTIPLE = re.compile(r"\s*-?(?:\d+(?:\.\d+)?\s*\*?\s*\\?[a-zA-Z]+(?:\^\{?\w+\}?)?|\\?[a-zA-Z]+\s*\^\s*\{?\w+\}?)\s*")

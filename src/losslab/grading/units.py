@@ -32,7 +32,9 @@ PREFIXES = {"k": 3, "M": 6, "G": 9, "c": -2, "m": -3, "μ": -6, "n": -9, "p": -1
 LONG_PREFIXES = {"kilo": 3, "mega": 6, "giga": 9, "centi": -2, "milli": -3, "micro": -6, "nano": -9, "deci": -1}
 SHORT_PREFIXED = frozenset("m g s A mol Hz L N J W Pa V eV C".split())
 ALIASES = {"mph": "mi/h", "kmh": "km/h", "kph": "km/h", "cc": "cm^3"}
-FACTOR = re.compile(r"(?P<per>/|\bper\b)?[\s*·.]*(?P<power>square|sq\.?|cubic|cu\.?)?\s*(?P<name>[^\W\d_]+)\.?\s*\^?(?P<exponent>-?\d+)?\s*")
+FACTOR = re.compile(
+    r"(?P<per>/|\bper\b)?[\s*·.]*(?P<power>square|sq\.?|cubic|cu\.?)?\s*(?P<name>[^\W\d_]+)\.?\s*\^?(?P<exponent>-?\d+)?\s*"
+)
 
 
 def equal(value: str, unit: str, gold: str, gold_unit: str) -> bool:
@@ -68,7 +70,9 @@ def measure(text: str) -> Unit | None:
         scale *= measured[0] ** power
         for name, exponent in measured[1].items():
             exponents[name] += exponent * power
-    return (scale, {name: exponent for name, exponent in exponents.items() if exponent}) if at == len(text) > 0 else None
+    return (
+        (scale, {name: exponent for name, exponent in exponents.items() if exponent}) if at == len(text) > 0 else None
+    )
 
 
 def _single(name: str) -> Unit | None:
@@ -79,7 +83,11 @@ def _single(name: str) -> Unit | None:
             return scale, _exponents(basic)
     for prefixes, known in ((PREFIXES, SHORT_PREFIXED), (LONG_PREFIXES, LONG.keys())):
         for prefix, power in prefixes.items():
-            rest = name.removeprefix(prefix) if known is SHORT_PREFIXED else name.lower().removeprefix(prefix).removesuffix("s")
+            rest = (
+                name.removeprefix(prefix)
+                if known is SHORT_PREFIXED
+                else name.lower().removeprefix(prefix).removesuffix("s")
+            )
             if len(rest) < len(name) and name.lower().startswith(prefix.lower()) and rest in known:
                 basic, scale = MEASURES[LONG.get(rest, rest)]
                 return scale * Fraction(10) ** power, _exponents(basic)

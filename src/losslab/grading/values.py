@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cmath
-import math
 import operator
 from collections.abc import Callable
 from fractions import Fraction

@@ -6,7 +6,9 @@ import re
 
 from losslab.grading.official_text import number_in_words
 
-HEDGE = re.compile(r"\b(?:possibly|maybe|perhaps|probably|not sure|might be|could be|i guess|i think)\b|\?", re.IGNORECASE)
+HEDGE = re.compile(
+    r"\b(?:possibly|maybe|perhaps|probably|not sure|might be|could be|i guess|i think)\b|\?", re.IGNORECASE
+)
 NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|or|isn't|aren't|cannot|can't|non|un)\b", re.IGNORECASE)
 CHOICE = re.compile(r"\(?\s*([A-Z])\s*\)?")
 CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.)])\s*\S")
