@@ -1,13 +1,8 @@
-"""The answer that a model gave, and the true gold, in one notation.
-
-Both are brought to one way of writing (`clean`); a plain number is read as an exact fraction (`number`).
-"""
+"""The answer that a model gave, as it wrote it, and the true gold, before any clean-up."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from fractions import Fraction
 from typing import Any
 
 from losslab.grading import official_text
@@ -29,29 +24,110 @@ REPAIRED = {
     ("olympiadbench", "\\frac{}{2}"): "\\frac{ab}{2}",
     ("olympiadbench", "\\frac{}{2k(-k)!}"): "\\frac{d!}{2k(d-k)!}",
 }
+BOX = re.compile(r"\\f?boxed?\s*(?=\{)")
+PLAIN_BOX = re.compile(r"(?<![a-zA-Z])boxed\s*[(\[]([^()\[\]]+)[)\]]|\\boxed\s+([^\s$.,]+)")
+BETWEEN_BOXES = re.compile(
+    r"(?:\s|\$|\\[()\[\],;: ]|\\q?quad(?![a-zA-Z])|\\(?:text|mathrm)\{[^{}]{0,40}?\b(?:and|or)\s*\}|\b(?:and|or)\b|[,;&]|\\\\|"
+    r"\\?[a-zA-Z](?:_\{?\w+\}?)?\s*=)*"
+)
+NAME_BEFORE = re.compile(r"(\\?[a-zA-Z](?:_\{?\w+\}?)?\s*=)\s*$")
+MARKER = re.compile(
+    r"(?:final answer|correct answer|correct choice|correct option|the answer|answer)\s*(?:is|:|=|\*\*)+\s*:?|####|答案(?:是|为|：|:)|"
+    r"^#+\s*(?:final )?answer:?\s*$|\banswer(?=\s*(?:\$|\\\(|\\\[))",
+    re.IGNORECASE | re.MULTILINE,
+)
+FINAL = re.compile(r"final answer\s*(?:is|:)+\s*:?|####|答案(?:是|为)|the answer is\s*:?", re.IGNORECASE)
+MATHEMATICS = re.compile(
+    r"(?<!\\)\$\$(.+?)\$\$|(?<![\\$])\$(?!\$)([^$]+?)(?<!\\)\$(?![\d$])|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
+)
+REASON = re.compile(r",?\s+(?:since|because|as|which|so|where|for)\b.*", re.IGNORECASE)
+SENTENCE = re.compile(r"(?:(?<!\d)\.|\.(?!\d)|[。\n])(?=\s|$)|\n|。")
+LONGEST_END = 2000  # characters in which an answer without a box is looked for: the patterns are not linear
+LAST_CHOICE = re.compile(r"(\([A-J]\)|\A[*\s]*[A-J])[.*\s]*\Z")
 LAST_RESORT = re.compile(r"-?\\[dt]?frac\{-?\d+\}\{\d+\}|-?\d+/\d+|-?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|-?\d*\.?\d+")
-MARKERS = re.compile(r"final answer is|the answer is|answer:|####|答案是", re.IGNORECASE)
 
 
 def extract(response: str) -> str:
-    """The final answer as the model wrote it: last box, else what follows the last "answer is" and the like, else the
-    last number; "" where there is nothing. What stands between think tags does not count where something follows."""
-    for stop in official_text.STOPS:
+    """The final answer as the model wrote it; "" where there is none.
+
+    That is the last box, or the last boxes where only "and" and the like stand between them, unless a later sentence
+    says what the final answer is; else what follows the last "answer is" and the like; else the formula of the last
+    sentence; else the last number. What stands between think tags does not count where something follows.
+    """
+    for stop in (*official_text.STOPS, "<|im_start|>"):
         response = response.split(stop, 1)[0]
     _, closed, rest = response.rpartition("</think>")
     text = (rest if closed and rest.strip() else response).replace("ки", "")  # a stray token of some tokenizers
-    for box in reversed(list(re.finditer(r"\\f?boxed?\s*(?=\{)", text))):
-        answer = official_text.inside_braces(text, box.end())
-        if answer.strip():
-            return answer.strip()
-    markers = list(MARKERS.finditer(text))
-    if markers:
-        tail = text[markers[-1].end() :].strip().lstrip(":").strip()
-        if answer := re.split(r"\n|\. |\.$", tail, maxsplit=1)[0].strip("* "):
+    boxed, end = _boxed(text)
+    if boxed:
+        later = list(FINAL.finditer(text, end))
+        stated = _stated(text[later[-1].end() :]) if later else ""
+        return stated if re.match(r"[-+]?(?:\d|\.\d)|\\|\(", stated) else boxed
+    if plain := list(PLAIN_BOX.finditer(text)):
+        return (plain[-1][1] or plain[-1][2]).strip()
+    if markers := list(MARKER.finditer(text)):
+        if answer := _stated(text[markers[-1].end() :]):
             return answer
+    if choice := LAST_CHOICE.search(text):
+        return choice[1].strip("* \n")
+    return _in_last_sentence(text) or _last_number(text)
+
+
+def _boxed(text: str) -> tuple[str, int]:
+    """What the last boxes hold, and where they end; "" and 0 where all are empty."""
+    boxes: list[tuple[int, int, str]] = []
+    end = 0
+    for box in BOX.finditer(text):
+        if box.start() >= end:  # no box in a box
+            content = official_text.inside_braces(text, box.end())
+            end = box.end() + len(content) + 2
+            if content.strip() and (end <= len(text) or not boxes):  # one that is never closed counts if it is alone
+                boxes.append((box.start(), end, content.strip()))
+    if not boxes:
+        return "", 0
+    first = len(boxes) - 1
+    while first and len(gap := text[boxes[first - 1][1] : boxes[first][0]]) < 80 and BETWEEN_BOXES.fullmatch(gap):
+        first -= 1
+    together = boxes[first:]
+    names = [NAME_BEFORE.search(text[max(start - 30, 0) : start]) for start, _, _ in together]
+    contents = list(dict.fromkeys(content for _, _, content in together))
+    if len(contents) > 1 and all(names) and len({str(name and name[1]) for name in names}) == len(together):
+        contents = [f"{name and name[1]} {content}" for name, (_, _, content) in zip(names, together, strict=True)]
+    return ", ".join(contents), boxes[-1][1]
+
+
+def _stated(tail: str) -> str:
+    """The answer at the beginning of a text that follows "the answer is"."""
+    tail = tail.lstrip(" :*\n")[:LONGEST_END]
+    if mathematics := MATHEMATICS.match(tail):
+        return _content(mathematics)
+    sentence = SENTENCE.split(tail, maxsplit=1)[0].strip().strip("*`").strip()
+    if not sentence:
+        return ""
+    short = REASON.sub("", sentence).strip()
+    if len(short.split()) <= 3 or not re.search(r"[a-zA-Z]{3,}\s+[a-zA-Z]{2,}", short):
+        return short
+    return _in_last_sentence(sentence) or _last_number(sentence) or short
+
+
+def _in_last_sentence(text: str) -> str:
+    """The last formula between delimiters, where no number and no sentence follows it."""
+    text = text[-LONGEST_END:]
+    formulas = list(MATHEMATICS.finditer(text))
+    if not formulas:
+        return ""
+    behind = text[formulas[-1].end() :]
+    return "" if re.search(r"\d|[.!?]\s+\S", behind) else _content(formulas[-1])
+
+
+def _content(mathematics: re.Match[str]) -> str:
+    return next(group for group in mathematics.groups() if group is not None).strip()
+
+
+def _last_number(text: str) -> str:
     last = ""
-    for value in LAST_RESORT.finditer(text):
-        last = value[0]
+    for number in LAST_RESORT.finditer(text.replace("-$", "-").replace("-\\$", "-")):
+        last = number[0]
     return last
 
 
@@ -76,107 +152,3 @@ def gold(benchmark: str, row: dict[str, Any]) -> str:
 def repaired(benchmark: str, gold: str) -> str:
     """The true gold behind an official one, where the official clean-up is known to have damaged it."""
     return REPAIRED.get(("math500" if benchmark == "math_oai" else benchmark, gold), gold)
-
-
-CHARACTERS = str.maketrans({
-    "−": "-", "–": "-", "—": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ",
-    "÷": "\\div ", "±": "\\pm ",
-    "π": "\\pi ", "∞": "\\infty ", "√": "\\sqrt", "°": "^\\circ ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ",
-    "≈": "\\approx ",
-    "∪": "\\cup ", "∈": "\\in ", "θ": "\\theta ", "ω": "\\omega ", "λ": "\\lambda ", "α": "\\alpha ", "φ": "\\phi ",
-    "⁰": "^0", "¹": "^1", "²": "^2", "³": "^3", "⁴": "^4", "⁵": "^5", "⁶": "^6", "⁷": "^7", "⁸": "^8", "⁹": "^9",
-    "½": "\\frac{1}{2}", "，": ",", "（": "(", "）": ")", "\u200b": "", "\u200c": "", "\u200d": "",
-    "\ufeff": "", "\u2060": "",
-})  # fmt: skip
-FONTS = (
-    r"text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|operatorname\*?|bold"
-)
-REWRITES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in [
-        (r"\\(?:color|textcolor)\s*\{[^{}]*\}|\\(?:display|text|script)style(?![a-zA-Z])", ""),
-        (r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![a-zA-Z])", ""),
-        (r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\.?", ""),
-        (
-            r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|(?<!\\)~|\\hspace\{[^{}]*\}|\\(?:thin|med|thick)space(?![a-zA-Z])",
-            " ",
-        ),
-        (r"(?<!\\)\\[()\[\]]|\\?\$", ""),
-        (r"\\(?:d|t|c)frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-        (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
-        (r"\\(?:leq|leqslant)(?![a-zA-Z])", r"\\le"),
-        (r"\\(?:geq|geqslant)(?![a-zA-Z])", r"\\ge"),
-        (r"\\(?:lt)(?![a-zA-Z])", "<"),
-        (r"\\(?:gt)(?![a-zA-Z])", ">"),
-        (r"\^\s*\{\s*\\circ\s*\}|\^?\s*\\(?:degree|circ)(?![a-zA-Z])|\bdegrees?\b", " "),
-        (r"'+", r"^{\\prime}"),
-        (r"\\?%|\bpercent\b", ""),
-        (rf"_\s*\{{\s*\\(?:{FONTS})\s*\{{([^{{}}]*)\}}\s*\}}", r"_{\1}"),
-        (rf"\\(?:{FONTS})\s*\{{([^{{}}]*)\}}", r"\\text{\1}"),
-        (rf"\\(?:{FONTS})\s+(\w)", r"\1"),
-        (r"\\text\{\s*([-+\d.,/^()]*)\s*\}", r"\1"),
-        (r"\\text\{\s*(?:,\s*)?(?:and|or)\s*\}|(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z])", ","),
-        (r"[,;]?\s*\\text\{[\s,]*(?:where|for|if|when|with|such that)\b.*", ""),
-        (r"(?<![\\a-zA-Z])np\.", ""),
-        (r"(?<![\\a-zA-Z])(sqrt|sin|cos|tan|arcsin|arccos|arctan|exp|log|ln)(?=\s*\()", r"\\\1"),
-        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
-        (r"^\s*(\S+)\s+over\s+(\S+)\s*$", r"\\frac{\1}{\2}"),
-        (r"\(\s*-\s*\\infty\s*,\s*\+?\s*\\infty\s*\)", r"\\mathbb{R}"),
-        (r"\\(?:langle)(?![a-zA-Z])", "("),
-        (r"\\(?:rangle)(?![a-zA-Z])", ")"),
-        (r"\\cup(?![a-zA-Z])", ","),
-        (r"\\(?:approx|simeq|doteq)(?![a-zA-Z])", "≈"),
-        (r"\s+", " "),
-    ]
-]
-UNIT = re.compile(
-    r"(?<=[\d}\]).a-zA-Z])\s*(?:\\text\{[^{}]*\}|(?<=\d)\s*[a-zA-Z]{2,}(?: [a-zA-Z]+)*)(?:\s*\^\s*\{?-?\d\}?|/)*\s*$"
-)
-NUMBER = re.compile(
-    r"(?P<sign>[-+]?)\s*(?:(?P<whole>\d+)\s+(?P<top>\d+)/(?P<bottom>\d+)|"
-    r"\\frac\{(?P<minus>-?)(?P<up>\d+)\}\{(?P<down>\d+)\}|"
-    r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d*\.?\d+|\d+\.)(?:/(?P<over>\d+)|"
-    r"\s*(?:(?:\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*\{?\s*(?P<power>[-+]?\d+)\s*\}?|[eE](?P<exponent>[-+]?\d+)))?|"
-    r"10\s*\^\s*\{?\s*(?P<ten>[-+]?\d+)\s*\}?)"
-)
-
-
-def clean(text: str) -> str:
-    """One notation for what is written in many: spaces, fonts, degrees, percent, fractions, words between answers."""
-    text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text.translate(CHARACTERS))
-    for pattern, replacement in REWRITES:
-        text = pattern.sub(replacement, text)
-    text = text.rstrip(" .,;:/").lstrip(" ,;:")
-    without_unit = UNIT.sub("", text).rstrip(" .,;:")
-    return re.sub(r"\\text\{([^{}]*)\}", r"\1", without_unit or text).strip()
-
-
-def number(text: str) -> tuple[Fraction, bool] | None:
-    """The exact value of a cleaned text, and whether it is written as a decimal; None where it is no plain number."""
-    while len(text) > 2 and text[0] + text[-1] in ("()", "{}") and official_text.inside_braces(text) == text[1:-1]:
-        text = text[1:-1].strip()
-    text = text.removesuffix("_{10}").removesuffix("_10")
-    match = NUMBER.fullmatch(text) if len(text) <= 200 else None
-    if match is None:
-        return None
-    part = match.groupdict()
-    decimal, power = False, int(part["power"] or part["exponent"] or part["ten"] or 0)
-    if abs(power) > 400:
-        return None
-    try:
-        if part["top"]:
-            value = int(part["whole"]) + Fraction(int(part["top"]), int(part["bottom"]))
-        elif part["up"]:
-            value = Fraction(int(part["minus"] + part["up"]), int(part["down"]))
-        elif part["digits"]:
-            digits = part["digits"].replace(",", "")
-            value = Fraction(digits) / int(part["over"] or 1) * Fraction(10) ** power
-            decimal = "." in digits and value.denominator != 1 or bool(part["power"] or part["exponent"])
-        else:
-            value = Fraction(10) ** power
-    except ZeroDivisionError:
-        return None
-    return (-value if part["sign"] == "-" else value), decimal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -251,6 +252,11 @@ class Formula(Tokens):
                 subscript = self.subscript()
                 base = subscript if base is not None else None
         argument = self.attempt(self.bracketed_argument) if self.sign() == "(" else None
+        if argument is None and base is not None:
+            argument = self.attempt(self.argument)
+            if argument is None and self.tokens[self.at - 1][0] == self.tokens[self.at - 2][0] == "digit":
+                self.at -= 1  # of the digits in \\log_23 the last one is the argument
+                base = sympy.Number("".join(re.findall(r"\d+", str(base)))[:-1])
         if argument is None:
             argument = self.argument()
         if base is not None:

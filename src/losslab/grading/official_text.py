@@ -97,7 +97,7 @@ def normalise(text: str, benchmark: str = "") -> str:
         text = _strip_units(text)
     text = text.replace("^{\\circ}", "").replace("^\\circ", "")
     text = text.replace("\\$", "").replace("$", "").replace("\\(", "").replace("\\)", "")
-    text = _number_in_words(text) or text
+    text = number_in_words(text) or text
     text = _each(text, "\\text{", "}", lambda inner: inner)
     for prefix in ("x=", "y=", "z=", "x\\in", "y\\in", "z\\in", "x\\to", "y\\to", "z\\to"):
         text = text.replace(prefix, "")
@@ -194,7 +194,7 @@ def _strip_units(text: str) -> str:
     return text
 
 
-def _number_in_words(text: str) -> str | None:
+def number_in_words(text: str) -> str | None:
     """A string of digits as an integer, or the number words of a text as their number; None where there are none."""
     text = text.replace("-", " ").lower()
     if text.isdigit():

@@ -24,6 +24,8 @@ MATHEMATICS = {
     name: value for name, value in vars(sympy).items() if isinstance(value, sympy.core.function.FunctionClass)
 }
 MATHEMATICS |= {name: getattr(sympy, name) for name in "sqrt cbrt root Rational Max Min pi E I oo zoo nan".split()}
+MATRIX = re.compile(r"(.*?)\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
+INEQUALITY = re.compile(r"(<|>)")
 DECIMAL = re.compile(r"[0-9]*\.?[0-9]*(?:[eE][-+]?[0-9]+)?")
 OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: lambda a, b: a + b, ast.Sub: lambda a, b: a - b, ast.Mult: lambda a, b: a * b, ast.Div: lambda a, b: a / b,
@@ -51,13 +53,30 @@ def read(text: str) -> Any:
 
 
 def formulas(text: str) -> Any:
-    """A list in square brackets or in none, or a single formula; a line break at its end is ignored."""
-    text = text.removesuffix("\\\\")
+    """A list in square brackets or in none, a chain of inequalities, a multiple of a matrix, or a single formula.
+
+    Dollar signs are ignored, and so is a line break at the end. A chain is its text as printed.
+    """
+    text = text.replace("$", "").removesuffix("\\\\")
+    if matrix := MATRIX.fullmatch(text):
+        rows = [[_formula(cell) for cell in row.split("&")] for row in matrix[2].split("\\\\") if row.strip()]
+        return (_formula(matrix[1]) if matrix[1].strip() else 1) * sympy.Matrix(rows).doit()
+    pieces = INEQUALITY.split(text)
+    if len(pieces) > 3:
+        values = [str(_formula(piece)) for piece in pieces[::2]]
+        return f"{'(' * (len(values) - 2)}{values[0]}" + "".join(
+            f" {sign} {value}{')' * (i < len(values) - 2)}"
+            for i, (sign, value) in enumerate(zip(pieces[1::2], values[1:], strict=True))
+        )
     if text[:1] == "[" and text[-1:] == "]":
         text = text[1:-1]
-    constants = {sympy.Symbol("e"): sympy.E, sympy.Symbol("pi"): sympy.pi}  # and i stays a symbol
-    values = [Formula(part, strict=True).whole().xreplace(constants) for part in re.split("[,;]", text)]
+    values = [_formula(part) for part in re.split("[,;]", text)]
     return values if len(values) > 1 else values[0]
+
+
+def _formula(text: str) -> Any:
+    constants = {sympy.Symbol("e"): sympy.E, sympy.Symbol("pi"): sympy.pi}  # and i stays a symbol
+    return Formula(text, strict=True).whole().xreplace(constants)
 
 
 def python_expression(text: str) -> Any:
