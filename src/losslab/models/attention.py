@@ -1,21 +1,48 @@
 """Causal attention over a row of whole sequences, one after another, each seeing itself alone.
 
 A micro-batch is one such row: no padding, no mask, no cross-talk. The function is registered with transformers, whose
-models hand its keyword `packing` through to every attention layer.
+models hand its keyword `packing` through to every attention layer. Families differ in what they do to the scores: a
+window, a soft cap, sinks. Each kind is exact here or refused; no keyword is swallowed.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface
 
 from losslab.data.packing import Packing
 
 NAME = "packed"
+FLASH_WIDTH = 256  # of a head, at most, in flash attention
+# Keywords of a model's forward that reach every attention layer and say nothing about its scores: positions are in the
+# queries and keys already.
+NEUTRAL = {
+    "position_ids", "use_cache", "cache_position", "output_attentions", "output_hidden_states", "output_router_logits",
+    "return_dict", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What attention does to its scores, besides looking back only.
+
+    A query sees itself and the `window - 1` tokens before it. With `softcap` c, a score s becomes c * tanh(s / c)
+    (Gemma 2, arXiv 2408.00118). A sink is a further score of each head, whose share of the softmax goes nowhere
+    (arXiv 2309.17453, as gpt-oss learns them).
+    """
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None  # (H,)
 
 
 @torch.compiler.disable  # its runs of lengths differ from batch to batch, and each would be compiled anew
@@ -25,41 +52,136 @@ def packed_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    packing: Packing,
+    packing: Packing | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    s_aux: Tensor | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """query (1, H, T, C), key and value (1, K, T, C) with K dividing H; returns (1, T, H, C).
+    """query (1, H, T, C), key (1, K, T, C) and value (1, K, T, E) with K dividing H; returns (1, T, H, E).
 
-    Raises ValueError for attention that it does not compute: a sliding window that is shorter than a sequence, or a
-    soft cap on the scores.
+    `s_aux` is transformers' name of the sinks. Raises ValueError for attention that it does not compute.
     """
-    assert attention_mask is None and len(query) == 1
-    if softcap is not None or (sliding_window is not None and max(packing.lengths) > sliding_window):
-        raise ValueError(
-            "this model's attention has a soft cap or a sliding window below train.max_length, which packed training "
-            "does not compute: lower train.max_length or choose another model"
-        )
-    groups = query.shape[1] // key.shape[1]
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _has_flash(query.device):
-        q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-        if groups > 1:
-            k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
-        ends, longest = packing.boundaries, max(packing.lengths)
-        out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(-1, 0))
-        assert isinstance(out, Tensor)
-        return out[None], None
+    unknown = [name for name, value in others.items() if name not in NEUTRAL and value is not None and value is not False]
+    if attention_mask is not None or is_causal is False or dropout:
+        unknown.append("a mask of its own" if attention_mask is not None else "no causal order" if not dropout else "dropout")
+    if unknown or packing is None:
+        what = f"has {', '.join(unknown)}" if unknown else "is not told where the sequences of a row lie"
+        raise ValueError(f"the attention of {type(module).__name__} {what}, which packed rows do not compute")
+    assert len(query) == 1 and query.shape[2] == sum(packing.lengths)
+    window = sliding_window if sliding_window is not None and sliding_window < max(packing.lengths) else None
+    scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, window, softcap, s_aux)
+    return _kind(query, scores)(query, key, value, packing, scores), None
+
+
+def _kind(query: Tensor, scores: Scores) -> Callable[[Tensor, Tensor, Tensor, Packing, Scores], Tensor]:
+    """The function that computes such scores best on the device of the query."""
+    plain = scores.softcap is None and scores.sinks is None
+    if not query.is_cuda:
+        return by_runs
+    if not plain:
+        return by_blocks
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return by_lengths if half and query.shape[-1] <= FLASH_WIDTH and _has_flash(query.device) else by_runs
+
+
+def by_lengths(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
+    """Flash attention over sequences of varying length, on a GPU; without soft cap and sinks."""
+    groups, width = query.shape[1] // key.shape[1], value.shape[-1]
+    value = F.pad(value, (0, query.shape[-1] - width))  # multi-head latent attention has narrower values than keys
+    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+    if groups > 1:
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+    ends, longest = packing.boundaries, max(packing.lengths)
+    back = -1 if scores.window is None else scores.window - 1
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scores.scaling, window_size=(back, 0))
+    assert isinstance(out, Tensor)
+    return out[None, ..., :width]
+
+
+def by_runs(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
+    """Attention by torch's kernels for whole batches, which take neighbours of equal length together."""
     parts = []
     for start, count, length in packing.runs():
         q, k, v = (
             x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
             for x in (query, key, value)
         )
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=groups > 1)
-        parts.append(out.transpose(1, 2).flatten(0, 1))  # (count * length, H, C)
-    return torch.cat(parts)[None], None
+        if scores.softcap is None and scores.sinks is None:
+            mask = _visible(length, scores.window, query.device)
+            out = F.scaled_dot_product_attention(
+                q, k, v, mask, is_causal=mask is None, scale=scores.scaling, enable_gqa=query.shape[1] != key.shape[1]
+            )
+        else:
+            out = _explicit(q, k, v, scores)
+        parts.append(out.transpose(1, 2).flatten(0, 1))  # (count * length, H, E)
+    return torch.cat(parts)[None]
+
+
+def _visible(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(L, L) whether a query (row) sees a key (column); None where no window cuts a causal mask."""
+    if window is None or window >= length:
+        return None
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(1 - window)
+
+
+def _explicit(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tensor:
+    """(B, H, L, E) from all scores at once, in float32 within the softmax as transformers' eager attention has it."""
+    groups, length = query.shape[1] // key.shape[1], query.shape[2]
+    key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    logits = query @ key.transpose(2, 3) * scores.scaling
+    if scores.softcap is not None:
+        logits = scores.softcap * torch.tanh(logits / scores.softcap)
+    visible = _visible(length, scores.window or length + 1, query.device)
+    if visible is None:
+        visible = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    logits = logits.masked_fill(~visible, -torch.inf)
+    if scores.sinks is not None:
+        sinks = scores.sinks.view(1, -1, 1, 1).expand(len(query), -1, length, 1).to(logits.dtype)
+        logits = torch.cat((logits, sinks), -1)
+    return torch.softmax(logits, -1, dtype=torch.float32)[..., :length].to(value.dtype) @ value
+
+
+def by_blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
+    """FlexAttention, which computes the blocks of a row that hold a visible pair, with any soft cap and sinks."""
+    softcap, sinks = scores.softcap, scores.sinks
+
+    def capped(score: Tensor, batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return score if softcap is None else softcap * torch.tanh(score / softcap)
+
+    attend: Any = _compiled_flex() if query.is_cuda else flex_attention
+    out, logsumexp = attend(
+        query, key, value, score_mod=capped, block_mask=_block_mask(packing, scores.window, query.device),
+        scale=scores.scaling, enable_gqa=query.shape[1] != key.shape[1], return_lse=True,
+    )  # fmt: skip
+    if sinks is not None:  # exp(lse) / (exp(lse) + exp(sink)) of each softmax is left to the tokens
+        out = out * torch.sigmoid(logsumexp - sinks.view(1, -1, 1).to(logsumexp.dtype))[..., None].to(out.dtype)
+    return out.transpose(1, 2)
+
+
+@cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention, dynamic=True)
+
+
+_masks: Any = WeakIdKeyDictionary()  # of a micro-batch, by its boundaries: every layer uses them again
+
+
+def _block_mask(packing: Packing, window: int | None, device: torch.device) -> BlockMask:
+    masks: dict[int | None, BlockMask] = _masks.setdefault(packing.boundaries, {})
+    if window not in masks:
+        length = sum(packing.lengths)
+        owner = torch.searchsorted(packing.boundaries, torch.arange(length, device=device), right=True)
+        reach = window or length
+
+        def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return (owner[q] == owner[k]) & (q >= k) & (q - k < reach)
+
+        masks[window] = create_block_mask(visible, None, None, length, length, device=str(device))
+    return masks[window]
 
 
 @cache

@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+import transformers
 from accelerate import init_empty_weights
 from huggingface_hub import snapshot_download
 from torch import nn
@@ -60,12 +62,31 @@ def load_config(model: ModelConfig) -> PretrainedConfig:
         raise ValueError(f"the model model.path={model.path} cannot be loaded: {first_line(error)}") from error
 
 
-def load_model(model: ModelConfig, attention_name: str = attention.NAME) -> PreTrainedModel:
-    """The model in float32 on the CPU; the embedded one with random weights. ValueError when it cannot be loaded."""
+def load_model(model: ModelConfig, packed: bool = True) -> PreTrainedModel:
+    """The model in float32 on the CPU; the embedded one with random weights.
+
+    With `packed` its attention takes rows of whole sequences, where its family lets that be changed
+    (`losslab.models.attention`). Raises ValueError when it cannot be loaded, or its files lack a weight of it, or hold
+    one that it has no place for.
+    """
     if model.path == EMBEDDED:
-        return AutoModelForCausalLM.from_config(
-            load_config(model), dtype=torch.float32, attn_implementation=attention_name
-        )
+        return _attend(AutoModelForCausalLM.from_config(load_config(model), dtype=torch.float32), packed)
+    loaded, report = _from_files(model)
+    _check(report, model.path)
+    return _attend(loaded, packed)
+
+
+def check_files(model: ModelConfig) -> None:
+    """Refuse, with ValueError, files that lack a weight of a model or hold one that it has no place for.
+
+    Only names and shapes are kept of what is read.
+    """
+    if model.path != EMBEDDED:
+        _check(_from_files(model, device_map="meta")[1], model.path)
+
+
+def _from_files(model: ModelConfig, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model of a folder or of the hub in float32, and what transformers says of its loading."""
     try:
         return AutoModelForCausalLM.from_pretrained(
             model.path,
@@ -73,21 +94,45 @@ def load_model(model: ModelConfig, attention_name: str = attention.NAME) -> PreT
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,
             dtype=torch.float32,
-            attn_implementation=attention_name,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_check` names them
+            **options,
         )
     except Exception as error:
         raise ValueError(f"the model model.path={model.path} cannot be loaded: {first_line(error)}") from error
+
+
+def _check(report: dict[str, Any], path: str) -> None:
+    mismatched = [f"{name} ({tuple(there)} for {tuple(wanted)})" for name, there, wanted in report["mismatched_keys"]]
+    for problem, names in (
+        ("lack weights of the model", sorted(report["missing_keys"])),
+        ("hold weights of other shapes than the model's", sorted(mismatched)),
+        ("hold weights that the model has no place for", sorted(report["unexpected_keys"])),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"the files of model.path={path} {problem}: {names[0]}{more}; take a whole checkpoint")
+
+
+def _attend(model: PreTrainedModel, packed: bool) -> PreTrainedModel:
+    """Give a model attention over packed rows; one whose family has its own code for attention stays as it is."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # of this, `losslab.training.packing_check` tells
+    try:
+        if packed:
+            model.set_attn_implementation(attention.NAME)
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    return model
 
 
 def structure(model: ModelConfig) -> PreTrainedModel:
     """The model without its weights: their names and shapes on the meta device, and the buffers that it computes."""
     with init_empty_weights(include_buffers=False):
         empty = AutoModelForCausalLM.from_config(
-            load_config(model),
-            dtype=torch.float32,
-            attn_implementation=attention.NAME,
-            trust_remote_code=model.trust_remote_code,
+            load_config(model), dtype=torch.float32, trust_remote_code=model.trust_remote_code
         )
+    _attend(empty, packed=True)
     if model.path == EMBEDDED:
         return empty
     try:  # its stop tokens are exported too
@@ -107,7 +152,10 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
     folder = _safetensors(model)
     if folder is not None:
         reader = dcp.HuggingFaceStorageReader(str(folder))
-        if set(targets) <= set(reader.read_metadata().state_dict_metadata):
+        stored = set(reader.read_metadata().state_dict_metadata)
+        if set(targets) <= stored:
+            if stored - set(targets) and dist.get_rank() == 0:  # such as a tied weight twice, or what is not known
+                check_files(model)
             try:
                 load_state(targets, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
             except RuntimeError as error:

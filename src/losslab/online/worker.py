@@ -60,7 +60,7 @@ def train(config: Config, data: str, folder: str) -> None:
     tokenizer = load_tokenizer(config.model)
     tokenizer.padding_side = "left"
 
-    model = load_model(config.model, attention_name="sdpa")
+    model = load_model(config.model, packed=False)
     published = load_config(config.model).dtype or torch.float32
     assert isinstance(published, torch.dtype)
     if config.adapter.rank:

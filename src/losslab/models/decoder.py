@@ -1,0 +1,43 @@
+"""The parts of a causal language model, whatever its family calls them: its decoder, and the decoder's layers."""
+
+from collections import Counter
+from typing import cast
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """The part from token ids to the last hidden states; of a multimodal model the language model.
+
+    Raises ValueError for a model that has none, such as an encoder with a decoder.
+    """
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{type(model).__name__} is an encoder with a decoder: choose a decoder-only language model")
+    for candidate in (model.get_decoder(), body(model).get_decoder(), body(model)):
+        if isinstance(candidate, PreTrainedModel) and candidate is not model:
+            return candidate
+    raise ValueError(f"{type(model).__name__} has no decoder that can be told from its output layer: choose another")
+
+
+def body(model: PreTrainedModel) -> PreTrainedModel:
+    """All of a model but its output layer; of a multimodal model with its towers."""
+    if model.base_model is not model:
+        return cast(PreTrainedModel, model.base_model)
+    parts = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    if len(parts) != 1:
+        raise ValueError(f"{type(model).__name__} has no body that can be told from its output layer: choose another")
+    return parts[0]
+
+
+def layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder's layers, first to last; empty where they cannot be taken apart, since some share weights.
+
+    They are what is sharded, recomputed and compiled one by one.
+    """
+    depth = model.config.get_text_config(decoder=True).num_hidden_layers
+    for module in decoder(model).children():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            owners = Counter(id(p) for layer in module for p in set(layer.parameters()))
+            return module if max(owners.values(), default=0) == 1 else nn.ModuleList()
+    return nn.ModuleList()
