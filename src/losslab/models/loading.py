@@ -1,6 +1,8 @@
 """What is on disk or on the hub: tokenizer, architecture and weights of a model, loaded or refused in one sentence."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +118,21 @@ def _check(report: dict[str, Any], path: str) -> None:
 
 def _attend(model: PreTrainedModel, packed: bool) -> PreTrainedModel:
     """Give a model attention over packed rows; one whose family has its own code for attention stays as it is."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # of this, `losslab.training.packing_check` tells
-    try:
-        if packed:
+    if packed:
+        with quiet():
             model.set_attn_implementation(attention.NAME)
-    finally:
-        transformers.logging.set_verbosity(verbosity)
     return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers says nothing meanwhile but errors."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def structure(model: ModelConfig) -> PreTrainedModel:

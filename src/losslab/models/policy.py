@@ -1,9 +1,10 @@
 """The model under training: load, lay out, run to a loss, export."""
 
+import inspect
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,9 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from losslab.config.schema import AdapterConfig, Config, Precision
 from losslab.data.batches import Batch
 from losslab.files import appear
-from losslab.models import layout, lora
+from losslab.models import attention, layout, lora
+from losslab.models.decoder import decoder, layers
 from losslab.models.fused_loss import Head, HeadOutput, objective_loss, target_logprobs
-from losslab.models.loading import fill, load_config, load_model, structure
+from losslab.models.loading import fill, load_config, load_model, quiet, structure
+from losslab.models.output_layer import OutputForm
 from losslab.objectives import Context, Objective
 
 
@@ -36,13 +39,15 @@ class Policy(nn.Module):
         self.published = published  # the dtype of the weights on disk, in which they are exported too
         self.adapters = adapters
         self.frozen: PreTrainedModel | None = None  # for objectives that need its distribution
+        self.output_form = OutputForm.of(model)
+        self.packed = model.config._attn_implementation == attention.NAME  # else sequences of one length at a time
 
     def forward(self, batch: Batch, objective: Objective | None, context: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fields of `HeadOutput`, or only logp (N,) without an objective. `context` adds to `Context`."""
         reference = None
         if objective is not None and "reference_distribution" in objective.needs:
             reference = self.reference(batch)
-        hidden, head = self.hidden(self.model, batch), output_layer(self.model)
+        hidden, head = self.hidden(self.model, batch), self.output_form.head(self.model)
         if objective is None:
             return {"logp": target_logprobs(hidden, head, batch.targets)}
         full = Context(sequence=batch.sequence, sequences=len(batch.packing.lengths), **context)
@@ -54,23 +59,55 @@ class Policy(nn.Module):
         """Hidden states and head of the model before training: a frozen copy, or this one without its adapters."""
         model = self.frozen or self.model
         with lora.switched_off(model) if self.adapters.rank else nullcontext():
-            return self.hidden(model, batch), output_layer(model)
+            return self.hidden(model, batch), self.output_form.head(model)
 
     def hidden(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """(N, D) last hidden states at the positions that predict an answer token."""
+        run = packed_states if self.packed else separate_states
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.precision == Precision.bf16):
-            states = model.base_model(
-                input_ids=batch.tokens, position_ids=batch.positions, packing=batch.packing, use_cache=False
-            ).last_hidden_state
-        states = states[0, batch.predictors]
+            states = run(decoder(model), batch)[batch.predictors]
         return states.bfloat16() if self.precision == Precision.bf16 else states
 
+    def plain_logits(self, tokens: Tensor, kept: Tensor) -> Tensor:
+        """(N, V) of the model's own forward over one sequence (1, T), at the positions `kept` (N,)."""
+        selects = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.precision == Precision.bf16):
+            logits = self.model(tokens, use_cache=False, **{"logits_to_keep": kept} if selects else {}).logits[0]
+        return logits if selects else logits[kept]
 
-def output_layer(model: PreTrainedModel) -> Head:
-    """The output layer with what a few families do to its logits."""
-    layer, config = model.get_output_embeddings(), model.config
-    scale = getattr(config, "logit_scale", None) or 1.0 / getattr(config, "logits_scaling", 1.0)
-    return Head(layer.weight, layer.bias, getattr(config, "final_logit_softcapping", None), scale)
+    def attend(self, implementation: str) -> None:
+        """Let the models compute attention as one of transformers' implementations does; `packed` packs rows.
+
+        Raises ValueError where they cannot.
+        """
+        for model in (self.model, self.frozen):
+            if model is not None and model.config._attn_implementation != implementation:
+                with quiet():
+                    model.set_attn_implementation(implementation)
+        self.packed = self.model.config._attn_implementation == attention.NAME
+
+
+def packed_states(decoder: nn.Module, batch: Batch) -> Tensor:
+    """(T, D) last hidden states of a micro-batch in one pass, which keeps its sequences apart by itself."""
+    states = decoder(input_ids=batch.tokens, position_ids=batch.positions, packing=batch.packing, use_cache=False)
+    return states.last_hidden_state[0]
+
+
+def separate_states(decoder: nn.Module, batch: Batch) -> Tensor:
+    """(T, D) last hidden states of a micro-batch in passes over sequences of one length, for any causal decoder.
+
+    Every rank takes as many passes, since the layers of all ranks are gathered together. Called on every rank.
+    """
+    runs = batch.packing.runs()
+    passes = torch.tensor(len(runs), device=batch.tokens.device)
+    dist.all_reduce(passes, dist.ReduceOp.MAX)
+    parts = []
+    for start, count, length in runs:
+        tokens = batch.tokens[0, start : start + count * length].view(count, length)
+        parts.append(decoder(input_ids=tokens, use_cache=False).last_hidden_state.flatten(0, 1))
+    for _ in range(int(passes) - len(runs)):
+        parts.append(decoder(input_ids=batch.tokens[:, :1], use_cache=False).last_hidden_state[0, :0])
+    return torch.cat(parts)
 
 
 def build(config: Config, device: torch.device, reference: bool) -> Policy:
@@ -87,6 +124,7 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
     # What is frozen needs no master weights.
     held = precision if adapters.rank else config.train.weights
     policy = Policy(load(model), precision, published, adapters)
+    freeze_towers(policy.model)
     for parameter in policy.parameters():  # but no buffer: rotary frequencies need float32
         parameter.data = parameter.data.to(torch.bfloat16 if held == Precision.bf16 else torch.float32)
     if adapters.rank:
@@ -96,7 +134,7 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
         for parameter in policy.frozen.requires_grad_(False).parameters():
             parameter.data = parameter.data.to(torch.bfloat16 if precision == Precision.bf16 else torch.float32)
     parts = [part for part in (policy.model, policy.frozen) if part is not None]
-    stacks = [cast(nn.ModuleList, part.base_model.layers) for part in parts]
+    stacks = [layers(part) for part in parts]
     first: dict[str, Any] = lora.initial(policy.model, config.seed)
     layout.lay_out(policy, stacks, config.machine, precision, device)
     if spread:
@@ -110,6 +148,13 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
     if adapters.rank:
         set_model_state_dict(policy.model, first, options=StateDictOptions(full_state_dict=True, strict=False))
     return policy.eval()
+
+
+def freeze_towers(model: PreTrainedModel) -> None:
+    """Text trains the decoder and the output layer alone; a multimodal model's other parts stay as they are."""
+    trained = {id(p) for part in (decoder(model), model.get_output_embeddings()) for p in part.parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in trained)
 
 
 def own_names(model: PreTrainedModel) -> list[str]:

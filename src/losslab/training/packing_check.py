@@ -1,0 +1,215 @@
+"""A check at the start of every training: does this model, packed, compute what it computes for each sequence alone?
+
+Two sequences of the data are packed into one row and compared with the model's own forward over each of them, unpadded
+and with full logits: log-probabilities of the answers, cross-entropy, and the gradient at the embedded tokens. Nothing
+of the loss of one sequence may reach a token of the other: that gradient is exactly 0, in any precision. Where a model
+fails this in packed rows, its sequences are taken by themselves, which is slower; where it fails that too, it is
+refused.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+from losslab.config.messages import first_line
+from losslab.config.schema import Precision
+from losslab.data.batches import Batch, collate
+from losslab.data.examples import Examples
+from losslab.models import attention, layout
+from losslab.models.policy import Policy
+
+ANSWERS = 256  # tokens of an answer that are compared, at most
+FLOPS = {"cpu": 4e11, "cuda": 2e14}  # that the check may take
+LONGEST, SHORTEST = 2048, 24  # tokens of both sequences
+# Keys of a configuration at whose number of tokens attention or positions change.
+THRESHOLDS = ("window", "chunk_size", "original_max_position_embeddings")
+# By precision: the mean difference of log-probabilities, over 1 + their mean size, and the relative one of gradients.
+TOLERANCES = {Precision.fp32: (1e-4, 1e-3), Precision.bf16: (3e-2, 0.3)}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a way to run a model compares with its own forward over two sequences alone."""
+
+    tokens: int  # of both sequences
+    logp: float  # mean absolute difference of the answers' log-probabilities, over 1 + their mean size
+    cross_entropy: float  # absolute difference over the second answer, nats a token
+    gradient: float  # relative L2 difference at the embedded tokens of the second sequence
+    leak: float  # the largest absolute gradient of the second sequence's loss at a token of the first
+
+    def disagreement(self, precision: Precision) -> str | None:
+        """What is wrong, None where all agrees."""
+        logp, gradient = TOLERANCES[precision]
+        if self.leak > 0:
+            return "layers carry state from one sequence to the next (a recurrence or a convolution)"
+        if not self.logp <= logp:  # nor is what is not a number
+            return f"log-probabilities of answers differ by {self.logp:.1e}"
+        return None if self.gradient <= gradient else f"gradients differ by {self.gradient:.1e}"
+
+
+@dataclass(frozen=True)
+class PackingCheck:
+    """How a policy is run from now on, and why: a part of a cell's record."""
+
+    packed: bool
+    attention: str  # transformers' name of the implementation; `packed` is ours
+    precision: Precision  # of the comparison
+    failed: dict[str, str]  # implementations that were tried before, and what was wrong
+    agreement: Agreement
+    seconds: float
+
+    def sentence(self) -> str | None:
+        """What a user is told, None for a model that is packed."""
+        if self.packed:
+            return None
+        reason = next(iter(self.failed.values()), "its family has code of its own for attention")
+        return f"sequences are not packed but taken one length at a time, which is slower: {reason}"
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What one way to run a model gives for two sequences, the second of which has the loss."""
+
+    logp: Tensor  # (N,) of the answer tokens of both
+    gradient: Tensor  # (T, D) of the second sequence's loss at the embedded tokens of both
+
+
+def check(policy: Policy, examples: Examples, device: torch.device) -> PackingCheck:
+    """Compare, and leave the policy in the fastest way of running that is exact. Called on every rank.
+
+    Raises ValueError for a model that no way of running is exact for.
+    """
+    began = time.perf_counter()
+    batch = two_sequences(examples, limit(policy, examples, device)).to(device)
+    asked, failed = policy.precision, dict[str, str]()
+    if not layout.sharded(device) and all(p.dtype == torch.float32 for p in policy.parameters()):
+        policy.precision = Precision.fp32  # which shows more
+    if isinstance(policy, FSDPModule):
+        register_fsdp_forward_method(policy, "plain_logits")
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            start = policy.model.config._attn_implementation
+            policy.attend("eager")
+            expected = _plain(policy, batch)
+            for way in dict.fromkeys([start, "sdpa", "eager"]):
+                agreement, reason = _try(policy, way, batch, expected)
+                if reason is None:
+                    assert agreement is not None
+                    seconds = round(time.perf_counter() - began, 3)
+                    return PackingCheck(policy.packed, way, policy.precision, failed, agreement, seconds)
+                failed[way] = reason
+    finally:
+        policy.precision = asked
+    raise ValueError(
+        f"{type(policy.model).__name__} cannot be trained exactly: beside its own forward over each sequence, "
+        f"{list(failed.values())[-1]}; choose another model"
+    )
+
+
+def _try(policy: Policy, way: str, batch: Batch, expected: _Result) -> tuple[Agreement | None, str | None]:
+    """How an implementation of attention agrees, and what is wrong with it on any rank."""
+    agreement, reason = None, None
+    try:
+        policy.attend(way)
+        agreement = _compare(batch, expected, _run(policy, batch))
+        reason = agreement.disagreement(policy.precision)
+    except Exception as error:  # of the family's own code
+        reason = first_line(error)
+    wrong = torch.tensor(float(reason is not None), device=batch.tokens.device)
+    dist.all_reduce(wrong)
+    return agreement, reason or ("it differs on another rank" if wrong else None)
+
+
+def _plain(policy: Policy, batch: Batch) -> _Result:
+    """The model's own forward over each sequence."""
+    logps, gradients, start = [], [], 0
+    for i, length in enumerate(batch.packing.lengths):
+        kept, targets = batch.predictors[batch.sequence == i] - start, batch.targets[batch.sequence == i]
+        with torch.set_grad_enabled(i == 1), _embedded(policy.model) as embedded:
+            logits = policy.plain_logits(batch.tokens[:, start : start + length], kept).float()
+            logp = torch.log_softmax(logits, -1).gather(1, targets[:, None])[:, 0]
+        logps.append(logp.detach())
+        gradients.append(_gradient(logp, embedded) if i else torch.zeros(()))
+        start += length
+    second = gradients[1]
+    return _Result(torch.cat(logps), torch.cat((second.new_zeros(batch.packing.lengths[0], second.shape[1]), second)))
+
+
+def _run(policy: Policy, batch: Batch) -> _Result:
+    """The forward of training."""
+    with _embedded(policy.model) as embedded:
+        logp = policy(batch, None, {})["logp"]
+    return _Result(logp.detach(), _gradient(logp[batch.sequence == 1], embedded))
+
+
+def _compare(batch: Batch, expected: _Result, result: _Result) -> Agreement:
+    second, first = batch.sequence == 1, batch.packing.lengths[0]
+    difference = result.logp - expected.logp
+    gradient = torch.linalg.vector_norm((result.gradient - expected.gradient)[first:])
+    return Agreement(
+        tokens=sum(batch.packing.lengths),
+        logp=float(difference.abs().mean() / (1 + expected.logp.abs().mean())),
+        cross_entropy=float(difference[second].mean().abs()),
+        gradient=float(gradient / torch.linalg.vector_norm(expected.gradient).clamp_min(1e-30)),
+        leak=float(result.gradient[:first].abs().max()),
+    )
+
+
+def _gradient(logp: Tensor, embedded: list[Tensor]) -> Tensor:
+    """(T, D) float32 of the negative sum of log-probabilities at the embedded tokens of all calls, in their order."""
+    parts = torch.autograd.grad(-logp.sum(), embedded, materialize_grads=True)
+    return torch.cat([part.flatten(0, 1) for part in parts]).float()
+
+
+@contextmanager
+def _embedded(model: nn.Module) -> Iterator[list[Tensor]]:
+    """The embedded tokens (B, L, D) of each call of a model within the block, as leaves of the graph."""
+    leaves: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_(torch.is_grad_enabled()))
+        return leaves[-1].clone()  # since a family may scale it in place
+
+    embedding: Callable[[], nn.Module] = model.get_input_embeddings  # type: ignore[assignment]
+    handle = embedding().register_forward_hook(keep)
+    try:
+        yield leaves
+    finally:
+        handle.remove()
+
+
+def two_sequences(examples: Examples, tokens: int) -> Batch:
+    """The shortest and the longest sequence of the data in one row, cut to `tokens` in all."""
+    parts, prompts, left = [], [], tokens
+    for i, share in ((int(examples.lengths.argmin()), 3), (int(examples.lengths.argmax()), 1)):
+        begin, end = examples.offsets[i], examples.offsets[i + 1]
+        ids = np.asarray(examples.tokens[begin : min(end, begin + max(2, left // share))])
+        # Of a cut sequence the last quarter at least counts as an answer.
+        prompts.append(max(1, len(ids) - ANSWERS, min(int(examples.prompts[i]), len(ids) * 3 // 4)))
+        parts.append(ids)
+        left -= len(ids)
+    offsets = np.r_[0, np.cumsum([len(ids) for ids in parts])]
+    return collate(Examples(np.concatenate(parts), offsets, np.array(prompts), "", {}), np.arange(2))
+
+
+def limit(policy: Policy, examples: Examples, device: torch.device) -> int:
+    """Tokens of both sequences: what seconds allow, and enough to cross the windows that the data cross."""
+    affordable = int(FLOPS[device.type] / (8 * sum(p.numel() for p in policy.parameters())))
+    longest = int(examples.lengths.max())
+    crossed = [n for n in thresholds(policy.model.config.get_text_config(decoder=True).to_dict()) if n < longest]
+    return max([min(LONGEST, max(SHORTEST, affordable)), *(n + SHORTEST for n in crossed)])
+
+
+def thresholds(config: dict[str, Any]) -> list[int]:
+    """Numbers of tokens in a configuration at which attention or positions change, such as the size of a window."""
+    nested = [thresholds(value) for value in config.values() if isinstance(value, dict)]
+    own = [v for k, v in config.items() if isinstance(v, int) and v > 1 and any(part in k for part in THRESHOLDS)]
+    return own + [n for numbers in nested for n in numbers]
