@@ -1,6 +1,5 @@
 """The parts of a causal language model, whatever its family calls them: its decoder, and the decoder's layers."""
 
-from collections import Counter
 from typing import cast
 
 from torch import nn
@@ -38,6 +37,7 @@ def layers(model: PreTrainedModel) -> nn.ModuleList:
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
     for module in decoder(model).children():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
-            owners = Counter(id(p) for layer in module for p in set(layer.parameters()))
-            return module if max(owners.values(), default=0) == 1 else nn.ModuleList()
+            inside = {id(parameter) for parameter in module.parameters()}
+            shared = any(id(model.get_parameter(name)) in inside for name in model.all_tied_weights_keys)
+            return nn.ModuleList() if shared else module
     return nn.ModuleList()

@@ -27,6 +27,7 @@ from losslab.objectives import Objective
 from losslab.progress import bar
 from losslab.training import step_metrics
 from losslab.training.checkpoints import Checkpoints
+from losslab.training.packing_check import run_exactly
 from losslab.training.reference_logps import Reference, batch_nll, old_logp
 from losslab.training.throughput import Speed
 from losslab.training.trim_malloc import trim_malloc
@@ -48,6 +49,7 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
     assert isinstance(objective, Objective)
     tokenizer = load_tokenizer(config.model)
     policy = build(config, device, "reference_distribution" in objective.needs)
+    run_exactly(policy, examples, device, Path(folder) / "packing.json")
     optimizer = make_optimizer(config.optimizer, policy)
     budget = config.machine.micro_batch_tokens
     known = Reference.of(objective, Path(reference), policy, examples, budget, device)

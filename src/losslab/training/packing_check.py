@@ -10,7 +10,8 @@ refused.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from losslab.config.messages import first_line
 from losslab.config.schema import Precision
 from losslab.data.batches import Batch, collate
 from losslab.data.examples import Examples
+from losslab.files import write_json
 from losslab.models import attention, layout
 from losslab.models.policy import Policy
 
@@ -82,6 +84,19 @@ class _Result:
     gradient: Tensor  # (T, D) of the second sequence's loss at the embedded tokens of both
 
 
+def run_exactly(policy: Policy, examples: Examples, device: torch.device, file: Path | None = None) -> None:
+    """Check a policy before its first step, tell what came of it, and write it to a file of the cell's record.
+
+    Called on every rank. Raises ValueError for a model that no way of running is exact for.
+    """
+    result = check(policy, examples, device)
+    if dist.get_rank() == 0:
+        if sentence := result.sentence():
+            print(f"{type(policy.model).__name__}: {sentence}", flush=True)
+        if file is not None:
+            write_json(file, asdict(result))
+
+
 def check(policy: Policy, examples: Examples, device: torch.device) -> PackingCheck:
     """Compare, and leave the policy in the fastest way of running that is exact. Called on every rank.
 
@@ -121,8 +136,10 @@ def _try(policy: Policy, way: str, batch: Batch, expected: _Result) -> tuple[Agr
         policy.attend(way)
         agreement = _compare(batch, expected, _run(policy, batch))
         reason = agreement.disagreement(policy.precision)
-    except Exception as error:  # of the family's own code
+    except ValueError as error:
         reason = first_line(error)
+    except Exception as error:  # of the family's own code
+        reason = f"its code fails ({type(error).__name__}: {first_line(error)})"
     wrong = torch.tensor(float(reason is not None), device=batch.tokens.device)
     dist.all_reduce(wrong)
     return agreement, reason or ("it differs on another rank" if wrong else None)

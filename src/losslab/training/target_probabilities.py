@@ -25,6 +25,7 @@ from losslab.files import content, lock, read_json, write_json
 from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
 from losslab.training.loop import start
+from losslab.training.packing_check import run_exactly
 from losslab.training.reference_logps import answer_logp
 
 FREQUENT = 20  # tokens that are named for each end
@@ -63,6 +64,7 @@ def measure(config: Config, data: str, file: str) -> None:
     device = start(config)
     examples = Examples.load(Path(data))
     policy = build(config, device, reference=False)
+    run_exactly(policy, examples, device)
     assert config.machine.probabilities is not None
     chosen = sample(examples, config.machine.probabilities)
     title = "probabilities of the targets"

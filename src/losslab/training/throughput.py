@@ -41,14 +41,15 @@ class Work:
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Work":
         """The weights may be sharded, or on the meta device."""
-        config, output = model.config, model.get_output_embeddings().weight
+        config, output = model.config.get_text_config(decoder=True), model.get_output_embeddings().weight
         outer = {id(output), id(model.get_input_embeddings().weight)}
         inner = [p for p in model.parameters() if p.ndim == 2 and id(p) not in outer]
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", 0)  # a recurrent model has none
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
         return cls(
             per_token=sum(_passes(p) * p.numel() for p in inner),
             per_answer=_passes(output) * output.numel(),
-            per_pair=12 * config.num_hidden_layers * config.num_attention_heads * head_dim,
+            per_pair=12 * config.num_hidden_layers * heads * head_dim,
         )
 
     def flops(self, lengths: np.ndarray, answers: int) -> float:
