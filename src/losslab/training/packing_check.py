@@ -225,8 +225,13 @@ def limit(policy: Policy, examples: Examples, device: torch.device) -> int:
     return max([min(LONGEST, max(SHORTEST, affordable)), *(n + SHORTEST for n in crossed)])
 
 
-def thresholds(config: dict[str, Any]) -> list[int]:
+def thresholds(config: dict[str, Any], inside: bool = False) -> list[int]:
     """Numbers of tokens in a configuration at which attention or positions change, such as the size of a window."""
-    nested = [thresholds(value) for value in config.values() if isinstance(value, dict)]
-    own = [v for k, v in config.items() if isinstance(v, int) and v > 1 and any(part in k for part in THRESHOLDS)]
-    return own + [n for numbers in nested for n in numbers]
+    numbers: list[int] = []
+    for key, value in config.items():
+        named = inside or any(part in str(key) for part in THRESHOLDS)
+        if isinstance(value, dict):
+            numbers += thresholds(value, named)
+        elif named and isinstance(value, int) and value > 1:
+            numbers.append(value)
+    return numbers

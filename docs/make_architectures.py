@@ -1,0 +1,67 @@
+"""docs/architectures.md: every decoder of transformers as a tiny random model, trained for a step: `make docs`.
+
+    python docs/make_architectures.py           # all of them, in minutes
+    python docs/make_architectures.py qwen3_5   # what comes of one
+"""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import transformers
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+import tiny_models  # noqa: E402
+
+FILE = Path(__file__).with_name("architectures.md")
+HEAD = """# Architectures
+
+Made by `python docs/make_architectures.py`, which trains a tiny random model of each for a step and compares it with
+the family's own forward over each sequence alone: unpadded, eager attention, full logits, float32. Exact means that the
+cross-entropy agrees within 1e-4 and the norm of the gradient within 1e-3; a test holds it for most of them. The models
+have sliding windows shorter than their sequences, caps, sinks and multipliers where their family has them.
+
+- **packed**: exact with sequences one after another in a row, which is fastest.
+- **one length at a time**: packed rows are not exact, which the check at the start of every training finds out, says and
+  writes to the cell's `packing.json`. Sequences of one length are then taken together and others by themselves, which is
+  exact and slower. With few tokens in a pass a GPU is not busy.
+- **refused**: before anything is trained, with the sentence that is shown.
+
+The same check runs on your model, your data and your precision at the start of every training, whatever its family.
+
+| `model_type` | trained | why not packed |
+|---|---|---|
+"""
+
+
+def families() -> list[str]:
+    """Decoders with a causal language model in transformers that fit into a tiny one."""
+    names = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return [name for name in names if name not in tiny_models.LEFT_OUT]
+
+
+def row(family: str) -> str:
+    judged = tiny_models.judge(family)
+    print(f"{family}: {judged.result} {judged.cross_entropy:.0e} {judged.gradient:.0e} {judged.sentence}", flush=True)
+    return f"| {family} | {judged.result} | {judged.sentence.rpartition(': ')[2] if judged.sentence else ''} |"
+
+
+def main() -> None:
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29577"}
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    chosen = sys.argv[1:]
+    rows = [row(family) for family in chosen or families()]
+    if not chosen:
+        FILE.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
+        print(f"written: {FILE.name}")
+
+
+if __name__ == "__main__":
+    main()
