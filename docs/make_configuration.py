@@ -1,10 +1,7 @@
-"""docs/configuration.md from the schema and conf/: `make docs`. The comments in the schema are its texts."""
+"""docs/configuration.md from the schema and conf/: `make docs`."""
 
-import ast
-import io
 import re
-import tokenize
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import EnumMeta
 from pathlib import Path
 from types import UnionType
@@ -14,8 +11,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import losslab.composition.compose  # noqa: F401  (it tells Hydra of the schema)
-from losslab.composition.checks import BOUNDS
 from losslab.config import schema
+from losslab.config.keys import LARGEST
 from losslab.config.paths import CONF
 
 FILE = Path(__file__).with_name("configuration.md")
@@ -29,25 +26,10 @@ HEAD = """# Configuration
 Made from `src/losslab/config/schema.py` and `conf/` by `make docs`; a test fails when it is stale.
 
 A group is a folder of `conf/`, and `group=file` chooses one of its files; `group.key=value` changes one value. Defaults
-are those of `python train.py` without any option. `null` means none. What is not in `machine`, `tracker`, `sweep`,
+are those of `python train.py` without any option. `null` means none. A number has bounds, and a whole number without a
+limit of its own may be as large as 1,000,000,000. What is not in `machine`, `tracker`, `sweep`,
 `eval` or `benchmark` decides what is trained, and so it is part of a cell's identity ([results.md](results.md)).
 """
-
-
-def comments() -> dict[str, dict[str, str]]:
-    """The comment of each field of each class of the schema; the key `heading field` has lines of comment before it."""
-    source = Path(schema.__file__).read_text(encoding="utf-8")
-    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    notes = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(source).body:
-        for field in node.body if isinstance(node, ast.ClassDef) else []:
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                own = found.setdefault(node.name, {})
-                own[field.target.id] = notes.get(field.end_lineno or 0, "")
-                if (above := field.lineno - 1) in notes and source.splitlines()[above - 1].lstrip().startswith("#"):
-                    own[f"heading {field.target.id}"] = notes[above]
-    return found
 
 
 def values(hint: Any) -> str:
@@ -62,11 +44,13 @@ def values(hint: Any) -> str:
     )
 
 
-def bounds(key: str) -> str:
-    if key not in BOUNDS:
+def bounds(field: Field) -> str:
+    if "low" not in field.metadata:
         return ""
-    low, high = BOUNDS[key]
-    return f", {low:g} or more" if high == float("inf") else f" from {low:g} to {high:g}"
+    low, high = (
+        f"{bound:,}" if bound >= 10_000 else f"{bound:g}" for bound in map(field.metadata.get, ("low", "high"))
+    )
+    return f", {low} or more" if field.metadata["high"] == LARGEST else f" from {low} to {high}"
 
 
 def shown(value: Any) -> str:
@@ -76,15 +60,18 @@ def shown(value: Any) -> str:
     return "`…`" if len(text) > LONGEST or "\n" in text else f"`{text}`".replace("|", "\\|") if text else "empty"
 
 
-def table(cls: type, prefix: str, defaults: Any, notes: dict[str, dict[str, str]]) -> list[str]:
+def row(field: Field, hint: Any, key: str, default: str) -> str:
+    meaning = field.metadata["meaning"].replace("|", "\\|").replace("<", "&lt;")
+    return f"| `{key}` | {default} | {values(hint)}{bounds(field)} | {meaning} |"
+
+
+def table(cls: type, prefix: str, defaults: Any) -> list[str]:
     hints, lines = get_type_hints(cls), ["| key | default | values | |", "|---|---|---|---|"]
     for field in fields(cls):
-        if heading := notes[cls.__name__].get(f"heading {field.name}"):
+        if heading := field.metadata["heading"]:
             lines.append(f"| | | | *{heading}* |")
-        key = f"{prefix}{field.name}"
         default = shown(defaults.get(field.name, field.default if field.default is not MISSING else ""))
-        meaning = notes[cls.__name__][field.name].replace("|", "\\|").replace("<", "&lt;")
-        lines.append(f"| `{key}` | {default} | {values(hints[field.name])}{bounds(key)} | {meaning} |")
+        lines.append(row(field, hints[field.name], f"{prefix}{field.name}", default))
     return lines
 
 
@@ -102,12 +89,12 @@ def text() -> str:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = OmegaConf.to_container(compose("config"), resolve=False)
     assert isinstance(composed, dict)
-    notes, hints, parts = comments(), get_type_hints(schema.Config), [HEAD]
+    hints, parts = get_type_hints(schema.Config), [HEAD]
     single = [name for name, hint in hints.items() if not is_dataclass(hint) and name not in ("loss", "benchmark")]
     lines = ["| key | default | values | |", "|---|---|---|---|"]
-    for name in single:
-        own = notes["Config"][name]
-        lines.append(f"| `{name}` | {shown(composed[name])} | {values(hints[name])}{bounds(name)} | {own} |")
+    for field in fields(schema.Config):
+        if field.name in single:
+            lines.append(row(field, hints[field.name], field.name, shown(composed[field.name])))
     parts.append("## The cell\n\n" + "\n".join(lines) + "\n")
     for name, hint in hints.items():
         if name in single or name == "names":
@@ -118,11 +105,11 @@ def text() -> str:
             part += "The class that `_target_` names, and its parameters: [objectives.md](objectives.md).\n"
         elif name == "benchmark":
             part += "A list, as in `'benchmark=[math500,aime24]'`. A file has the benchmark's name, and under it:\n\n"
-            part += "\n".join(table(schema.BenchmarkConfig, "", {}, notes)) + "\n"
+            part += "\n".join(table(schema.BenchmarkConfig, "", {})) + "\n"
         else:
             doc = (hint.__doc__ or "").strip()
             part += f"{doc}\n\n" if doc and not doc.startswith(f"{hint.__name__}(") else ""
-            part += "\n".join(table(hint, f"{name}.", composed[name], notes)) + "\n"
+            part += "\n".join(table(hint, f"{name}.", composed[name])) + "\n"
         parts.append(part)
     for name, meaning in WHOLE.items():
         files = ", ".join(f"`{path.stem}`" for path in sorted((CONF / name).glob("*.yaml")))

@@ -1,72 +1,30 @@
 """What composes but cannot run is refused here, before anything is loaded."""
 
-import inspect
-import math
-from operator import attrgetter
 from pathlib import Path
 
-from hydra.utils import get_class
-
 from losslab.composition.check_online import check_online
-from losslab.config.messages import did_you_mean
+from losslab.composition.check_optimizer import check_optimizer
+from losslab.config.keys import check_bounds
 from losslab.config.paths import CONF
 from losslab.config.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction, SweepConfig, TrackerName
 from losslab.data.examples import local_files, unanswered
 from losslab.objectives.online import Online
 
-ANY = math.inf
-BOUNDS: dict[str, tuple[float, float]] = {  # lowest and highest value of a key
-    "seed": (0, ANY),
-    "dataset.rows": (1, ANY),
-    "dataset.max_broken": (0, 1),
-    "optimizer.lr": (0, ANY),
-    "scheduler.warmup_ratio": (0, 1),
-    "scheduler.warmup_steps": (0, ANY),
-    "scheduler.decay_ratio": (0, 1),
-    "scheduler.floor": (0, 1),
-    "train.epochs": (1, ANY),
-    "train.max_steps": (1, ANY),
-    "train.batch_size": (1, ANY),
-    "train.updates": (1, ANY),
-    "train.max_length": (2, ANY),
-    "train.clip": (1e-9, ANY),
-    "train.micro_batch": (1, ANY),
-    "adapter.rank": (0, ANY),
-    "adapter.alpha": (0, ANY),
-    "eval.samples": (1, ANY),
-    "eval.temperature": (0, ANY),
-    "eval.top_p": (1e-6, 1),
-    "eval.max_new_tokens": (1, ANY),
-    "machine.workers": (1, ANY),
-    "machine.threads": (1, ANY),
-    "machine.micro_batch_tokens": (1, ANY),
-    "machine.checkpoint_steps": (1, ANY),
-    "machine.keep_last": (1, ANY),
-    "machine.keep_every": (1, ANY),
-    "machine.export_steps": (1, ANY),
-    "machine.probabilities": (1, ANY),
-    "machine.tensor_parallel": (1, ANY),
-}
+CHECKPOINT = ("config.json", "adapter_config.json")
 
 
-def check_bounds(config: Config) -> None:
-    """Refuse values that no run can have."""
-    for key, (low, high) in BOUNDS.items():
-        value = attrgetter(key)(config)
-        if value is not None and not low <= value <= high:
-            allowed = f"to {low:g} or more" if high == math.inf else f"between {low:g} and {high:g}"
-            raise ValueError(f"{key} is {value}: set it {allowed}")
-
-
-def check_built(sweep: SweepConfig) -> None:
-    """Refuse a sweep that is declared for the record alone."""
+def check_sweep(sweep: SweepConfig) -> None:
+    """Refuse a sweep that is declared for the record alone, or whose name is none of a folder in results/tables."""
+    parts = sweep.name.split("/")
+    if not all(part and part[0] != "." and part.isprintable() for part in parts):
+        raise ValueError(f"sweep.name={sweep.name!r} is no name of a folder: write letters, digits, - and _")
     if sweep.needs:
         raise ValueError(f"{sweep.name} is declared and not built; it would need {sweep.needs}")
 
 
 def check(config: Config) -> None:
     """Refuse, with one sentence, what composes but cannot run."""
-    check_built(config.sweep)
+    check_sweep(config.sweep)
     check_bounds(config)
     for name, template in {"train": config.model.train_prompt, "eval": config.model.eval_prompt}.items():
         if template != "chat" and "{problem}" not in template:
@@ -77,10 +35,7 @@ def check(config: Config) -> None:
         raise ValueError(
             f"tracker={config.tracker.name} keeps no models: leave tracker.checkpoints out, or set tracker=wandb"
         )
-    path = Path(config.model.path)
-    looks_local = path.is_absolute() or config.model.path.startswith(".") or Path(path.parts[0]).is_dir()
-    if looks_local and not path.is_dir() and config.model.path != EMBEDDED:
-        raise ValueError(f"model.path={path} is no folder: check the path")
+    check_model(config.model.path)
     if not config.trains:
         return
     if config.names.loss == BASE:
@@ -97,12 +52,7 @@ def check(config: Config) -> None:
         raise ValueError("train.weights=bf16 cannot be computed with in float32: set train.precision=bf16")
     if config.adapter.rank and not config.adapter.target_modules:
         raise ValueError("adapter.target_modules is empty: name the linear layers to adapt, or choose adapter=lora")
-    try:
-        arguments = inspect.signature(get_class(config.optimizer._target_)).parameters
-    except Exception:
-        raise ValueError(f"optimizer._target_={config.optimizer._target_} cannot be imported: check it") from None
-    for key in set(config.optimizer.arguments) - set(arguments):
-        raise ValueError(f"unknown key optimizer.arguments.{key}{did_you_mean(key, arguments)}")
+    check_optimizer(config.optimizer)
     if isinstance(config.objective, Online):
         check_online(config, config.objective)
     needs = config.objective.needs
@@ -125,9 +75,27 @@ def check(config: Config) -> None:
         raise ValueError(f"loss={config.names.loss} takes one step on each batch: leave train.updates at 1")
 
 
+def check_model(name: str) -> None:
+    """Refuse a folder that is not there or holds no checkpoint, before it is read for the identity of the cell."""
+    if name == EMBEDDED:
+        return
+    if not name:
+        raise ValueError("model.path is empty: set it to a hub id or the folder of a checkpoint")
+    path = Path(name)
+    if not path.is_dir():
+        if path.is_absolute() or name.startswith(".") or Path(path.parts[0]).is_dir():
+            raise ValueError(f"model.path={name} is no folder: check the path")
+    elif not any((path / file).is_file() for file in CHECKPOINT):
+        raise ValueError(f"model.path={name} holds no {' or '.join(CHECKPOINT)}: name the folder of a checkpoint")
+
+
 def check_data(config: Config) -> None:
     """Refuse a data set whose local files are not there; a plan may be made before the model's own answers are."""
     dataset, names = config.dataset, config.names
+    if not dataset.path:
+        raise ValueError("dataset.path is empty: set it to a hub id, a file, or a folder of data")
+    if Path.cwd().is_relative_to(Path(dataset.path).absolute()) and Path(dataset.path).is_dir():
+        raise ValueError(f"dataset.path={dataset.path} holds all of this folder: name the folder of the data alone")
     if not unanswered(dataset):
         local_files(dataset)
     elif not config.plan:

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from losslab.config.earlier import translate
 from losslab.config.errors import exit_on_error
 from losslab.config.messages import sentence
-from losslab.config.objective import current
 from losslab.config.paths import CONF
 from losslab.config.schema import BASE, Config
 
+GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
 SCORING = ("eval", "benchmark", "machine", "tracker")  # what may be set for a cell that is trained
 
 ConfigStore.instance().store("schema", Config)  # the first of conf/config.yaml's defaults, so every key has a type
@@ -106,6 +108,7 @@ def recorded(record: Path, overrides: list[str]) -> Config:
     """
     own = OmegaConf.load(record)
     assert isinstance(own, DictConfig)
+    translate(own)
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra.compose("config", [f"seed={own.seed}", *overrides], return_hydra_config=True)
@@ -122,7 +125,6 @@ def recorded(record: Path, overrides: list[str]) -> Config:
                 own[group] = composed[group]
                 own.names.eval = composed.hydra.runtime.choices.eval if group == "eval" else own.names.eval
         own.machine = composed.machine
-        own.loss = current(own.loss)
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), own))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from None
@@ -136,17 +138,24 @@ def recorded(record: Path, overrides: list[str]) -> Config:
 def any_model(argument: str) -> list[str]:
     """`model=<hub id or folder>` works wherever `model=<shipped name>` does, several of them too.
 
-    Raises ValueError for a sweep over both kinds, which Hydra has no way to compose.
+    A path is quoted, so that it may have brackets or equals signs. Raises ValueError for a sweep over both kinds, which
+    Hydra has no way to compose, and for a number in place of the name of a file.
     """
-    names = argument.removeprefix("model=")
-    if names == argument:
+    group, _, names = argument.partition("=")
+    if group in GROUPS and re.fullmatch(r"-?\d+(\.\d+)?|true|false", names):
+        raise ValueError(f"{argument} does not exist: choose a file of conf/{group}")
+    if group != "model":
         return [argument]
+    if not names:
+        raise ValueError("model has no value: set it to a name of conf/model, a hub id, or the folder of a checkpoint")
     paths = [name for name in names.split(",") if "/" in name or (Path(name).is_dir() and not _shipped(name))]
     if not paths:
         return [argument]
     if len(paths) < len(names.split(",")):
         raise ValueError(f"{argument} mixes names of conf/model with paths: run two sweeps, or give each path a YAML")
-    return ["model=custom", f"model.path={names}"]
+    plain = re.compile(r"[\w./@:+~-]+")
+    quoted = [path if plain.fullmatch(path) else "'" + path.replace("'", "\\'") + "'" for path in paths]
+    return ["model=custom", f"model.path={','.join(quoted)}"]
 
 
 def _shipped(name: str) -> bool:

@@ -33,12 +33,19 @@ def sentence(error: Exception) -> str:
         return f"unknown key {match[1]}{among(match[1].split('.')[-1], _siblings(cause, match[1]))}"
     if match := re.search(r"Ambiguous value for argument '([^']+)'", str(error)):
         return f"{match[1]} has several values: add -m to run a cell for each"
-    if match := re.search(r"(?:Error parsing override '|LexerNoViableAltException: )([^'\n]+)", str(error)):
-        return f"{match[1]} cannot be read: write key=value, and quote a value with special characters: 'key=\"a b\"'"
+    if override := getattr(error, "override", None):  # of Hydra's grammar
+        key, equals, value = override.partition("=")
+        if not equals:
+            return f"{key} cannot be read: write key=value"
+        return f"{key}={value} cannot be read: quote the value, as in '{key}=\"{value}\"', or close its brackets"
+    if match := re.search(r"field '(\S+)' is not Optional", text):
+        return f"{match[1]} cannot be null: set it to a value, or leave it out"
     if match := re.search(r"missing mandatory value.*full_key: (\S+)", text, re.S):
         return f"{match[1]} has no value: set it"
     if match := re.search(r"(Invalid value|Value) (.*?)\n.*?full_key: (\S+)", text, re.S):
         return f"{match[3]}: {match[1].lower()} {match[2]}"
+    if match := re.search(r"(.*?)\n.*?full_key: (\S+)", text, re.S):
+        return f"{match[2]}: {match[1]}"
     return first_line(error)
 
 

@@ -8,25 +8,13 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from losslab.config.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
 from losslab.objectives.base import Base
 from losslab.objectives.online import Online
-
-MOVED = {  # what records of earlier versions name
-    None: "losslab.objectives.base.Base",
-    "losslab.online.GRPO": "losslab.objectives.online.GRPO",
-    "losslab.online.PPO": "losslab.objectives.online.PPO",
-}
-
-
-def current(loss: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of `loss` in a record, whichever version wrote it, as this version has them."""
-    target = loss.get("_target_")
-    return {**loss, "_target_": MOVED.get(target, target)}
 
 
 def resolve(name: str, loss: Mapping[str, Any]) -> Objective | Online | Base:
@@ -77,8 +65,8 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{key} is {value}: set it to a finite number")
     try:
-        return OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(make_dataclass("Parameter", [("value", hint)])), {"value": value})
-        ).value
+        merged = OmegaConf.merge(OmegaConf.structured(make_dataclass("Typed", [("value", hint)])), {"value": value})
+        assert isinstance(merged, DictConfig)
+        return OmegaConf.to_container(merged)["value"]
     except OmegaConfBaseException as error:
         raise ValueError(sentence(error).replace("value:", f"{key}:", 1)) from None

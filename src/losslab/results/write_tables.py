@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from losslab.composition import experiment_files
-from losslab.composition.checks import check_built
+from losslab.composition.checks import check_sweep
 from losslab.config.schema import BASE, SweepConfig
 from losslab.files import lock, read_json, write
 from losslab.results import (
@@ -76,7 +76,7 @@ def rebuild(sweeps: list[str], results: str) -> None:
     ValueError when there is no record, or for a sweep that is declared and cannot be run.
     """
     for sweep in layouts(sweeps, results):
-        check_built(sweep)
+        check_sweep(sweep)
         publish(sweep, results)
 
 
