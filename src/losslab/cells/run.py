@@ -9,9 +9,8 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from losslab.cells.scoring import score
+from losslab.composition.record_file import read_record
 from losslab.config.masking import masked
 from losslab.config.schema import (
     EMBEDDED,
@@ -136,8 +135,8 @@ def tidy(cell: Cell) -> None:
     """Remove the checkpoints behind a finished model, where a kill came before its own run did."""
     folder = cell.folder / "checkpoints"
     if cell.model.exists() and folder.exists():
-        trained_with = OmegaConf.load(cell.folder / "config.yaml")  # what it says stays for good may be asked no more
-        clear(folder, trained_with.machine.keep_every)
+        keep_every = read_record(cell.folder / "config.yaml").machine.keep_every  # which may be asked no more
+        clear(folder, keep_every if isinstance(keep_every, int) and keep_every > 0 else None)
 
 
 def trained_model(config: Config, cell: Cell) -> str:

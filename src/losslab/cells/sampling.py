@@ -15,10 +15,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from losslab.cells.run import base_model
 from losslab.cells.scoring import find
+from losslab.composition.record_file import read_record
 from losslab.config.schema import Config, ModelConfig
 from losslab.data.examples import is_text
 from losslab.distributed.signals import REQUEUE, Interrupted, ignore_stop_signals, raise_on_stop
@@ -73,7 +72,7 @@ def as_trained(model: ModelConfig) -> ModelConfig:
     cell = find(model.path)
     if cell is None:
         return model
-    own = OmegaConf.load(cell.folder / "config.yaml").model
+    own = read_record(cell.folder / "config.yaml").model
     return replace(model, train_prompt=own.train_prompt, eval_prompt=own.eval_prompt, stop=list(own.stop))
 
 

@@ -20,7 +20,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losslab.config.earlier import translate
+from losslab.composition.record_file import read_record
 from losslab.config.errors import exit_on_error
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF
@@ -106,15 +106,13 @@ def recorded(record: Path, overrides: list[str]) -> Config:
 
     Raises ValueError for overrides that are wrong, or of something else than scoring.
     """
-    own = OmegaConf.load(record)
-    assert isinstance(own, DictConfig)
-    translate(own)
+    own = read_record(record)
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra.compose("config", [f"seed={own.seed}", *overrides], return_hydra_config=True)
         for override in OverridesParser.create().parse_overrides(overrides):
             group, _, key = override.key_or_group.partition(".")
-            if group not in SCORING:
+            if group not in SCORING and override.key_or_group != "model.trust_remote_code":
                 raise ValueError(
                     f"a trained cell is scored as it was trained: leave {override.key_or_group} out; "
                     f"what can be set is {', '.join(SCORING)}"

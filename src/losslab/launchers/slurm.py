@@ -51,6 +51,11 @@ class Submission:
     def record(self) -> dict[str, Any]:
         return read_json(self.folder / RECORD)
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether this user wrote it: what a job runs is in it, so that nobody's else is submitted again."""
+        return (self.folder / RECORD).stat().st_uid == os.getuid()
+
     def exit_status(self, cell: str) -> int | None:
         """The status other than 0 with which the job of a cell (the folder's name) ended; None where it did not."""
         names = [Path(folder).name for folder in self.record["cells"]]

@@ -19,7 +19,8 @@ def base(path: str) -> tuple[str, str | None] | None:
     file = Path(path) / CONFIG
     if not file.is_file():
         return None
-    check_weights(f"the adapter {path}", (own.name for own in Path(path).iterdir()))
+    weights = Path(path).glob("adapter_model.*")  # peft takes these alone, whatever else is there
+    check_weights(f"the adapter {path}", (file.name for file in weights))
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         name, revision = str(about["base_model_name_or_path"]), about.get("revision")

@@ -1,0 +1,67 @@
+"""The configuration in a record, which somebody else may have written: it holds values, and no code.
+
+What runs when a record is read or scored again is what this installation's conf/ names.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from losslab.config.earlier import translate
+from losslab.config.paths import CONF
+
+OURS = "losslab."  # before the name of a class that this package has, whatever conf/ names
+
+
+def read_record(file: Path) -> DictConfig:
+    """The content of a cell's config.yaml; code of the model's own repository is never trusted on its word.
+
+    Raises ValueError when it is no configuration, when it refers to something outside of it (`${...}`), and when its
+    objective is none that conf/loss names.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} cannot be read ({type(error).__name__}): restore it or remove its cell") from None
+    kinds = {"model": dict, "loss": dict, "names": dict, "machine": dict, "sweep": dict, "seed": int}
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(f"{file} is no configuration of a cell: restore it or remove its cell")
+    if reference := next((text for text in texts(content) if "${" in text), None):
+        raise ValueError(f"{file} refers to something outside of it, {reference[:99]!r}: write the value in its place")
+    content["model"]["trust_remote_code"] = False
+    record = OmegaConf.create(content)
+    assert isinstance(record, DictConfig)
+    translate(record)
+    check_objective(record.loss, str(file))
+    return record
+
+
+def check_objective(loss: Any, file: str) -> None:
+    """Raise ValueError where a record's objective is none that conf/loss names: to look at a class imports it."""
+    target = loss.get("_target_") if isinstance(loss, Mapping) else None
+    if not str(target).startswith(OURS) and str(target) not in objectives():
+        raise ValueError(
+            f"{file} names the objective {target!r}, which no file of conf/loss does: add one if you trust its code"
+        )
+
+
+def objectives() -> set[str]:
+    """The classes that files of conf/loss name."""
+    files = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in (CONF / "loss").rglob("*.yaml")]
+    return {str(content["_target_"]) for content in files if isinstance(content, dict) and "_target_" in content}
+
+
+def texts(value: Any) -> Iterator[str]:
+    """All texts in nested dicts and lists, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from texts(key)
+            yield from texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts(item)

@@ -1,0 +1,90 @@
+"""A record that somebody else wrote names values and runs no code."""
+
+import sys
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from losslab.composition.compose import recorded
+from losslab.composition.record_file import check_objective, read_record
+from losslab.config.schema import Config
+from losslab.hub.model_card import objective
+
+
+@pytest.fixture
+def record(tmp_path):
+    content = yaml.safe_load(OmegaConf.to_yaml(OmegaConf.structured(Config())))
+    content |= {"loss": {"_target_": "losslab.objectives.dft.DFT"}}
+    for group in ("model", "dataset"):
+        content[group]["path"] = "embedded"
+    content["optimizer"] |= {"_target_": "torch.optim.AdamW", "lr": 1e-4}
+    content["names"] = {"model": "tiny", "dataset": "rows", "loss": "dft", "eval": "paper", "method": None}
+
+    def write(**changes: object):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(content | changes))
+        return tmp_path / "config.yaml"
+
+    return write
+
+
+@pytest.fixture
+def hostile_module(tmp_path, monkeypatch):
+    """A folder of results is a package to Python when the folder above it is on the path, as the project's is."""
+    folder = tmp_path / "results/cells/tiny-rows-dft"
+    folder.mkdir(parents=True)
+    (folder / "payload.py").write_text(f"open({str(tmp_path / 'code-was-run')!r}, 'w')\nclass X:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "results.cells.tiny-rows-dft.payload.X"
+    assert not (tmp_path / "code-was-run").exists()
+    assert not any(name.startswith("results") for name in sys.modules)
+
+
+def test_an_objective_that_conf_does_not_name_is_not_imported(record, hostile_module):
+    file = record(loss={"_target_": hostile_module})
+    with pytest.raises(ValueError, match="payload.X', which no file of conf/loss does: add one if you trust its code$"):
+        recorded(file, [])
+    card = objective({"loss": {"_target_": hostile_module, "floor": 0.1}})
+    assert f"The class {hostile_module}, which is not part of losslab." in card
+
+
+def test_a_record_does_not_decide_about_trust(record):
+    model = yaml.safe_load(record().read_text())["model"]
+    file = record(model=model | {"trust_remote_code": True})
+    assert read_record(file).model.trust_remote_code is False
+    assert recorded(file, []).model.trust_remote_code is False
+    assert recorded(file, ["model.trust_remote_code=true"]).model.trust_remote_code is True
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no configuration of a cell"),
+        ("[]", "is no configuration of a cell"),
+        ("{a: 1}", "is no configuration of a cell"),
+        ("{model: {}, loss: {}, names: {}, seed: 0 b=1, machine: {}}", "is no configuration of a cell"),
+        ("a: [", r"cannot be read \(ParserError\)"),
+        ("!!python/object/apply:os.system [true]", r"cannot be read \(ConstructorError\)"),
+        ("[" * 5000, r"cannot be read \(RecursionError\)"),
+        ("\x00", r"cannot be read \(ReaderError\)"),
+    ],
+)
+def test_what_is_no_record_is_one_sentence(tmp_path, text, message):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_record(tmp_path / "config.yaml")
+
+
+def test_the_environment_is_not_part_of_a_record(record, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with pytest.raises(ValueError, match=r"refers to something outside of it, '\$\{oc.env:HF_TOKEN\}'"):
+        read_record(record(names={"model": "${oc.env:HF_TOKEN}"}))
+
+
+@pytest.mark.parametrize("loss", [None, [], "text", {}, {"_target_": 3}, {"_target_": "os.system"}])
+def test_what_is_no_objective(loss):
+    if loss in (None, [], "text", {}):  # the base has none
+        check_objective(loss, "record")
+    else:
+        with pytest.raises(ValueError, match="^record names the objective"):
+            check_objective(loss, "record")
