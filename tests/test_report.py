@@ -117,8 +117,8 @@ def results(tmp_path_factory) -> Path:
     for loss in TARGETS:
         for seed in (0, 1, 2):
             record(folder, loss, seed)
-    failed, _ = declare(folder, "dft", 3)
-    failed.fail(ArithmeticError(f"broken {HOSTILE}"))
+    failed, config = declare(folder, "dft", 3)
+    failed.fail(config, ArithmeticError(f"broken {HOSTILE}"))
     return folder
 
 

@@ -31,9 +31,10 @@ def main() -> None:
     table = report(counts)
     print(table)
     if kind is None and count >= 1000:
+        minutes = (time.monotonic() - began) / 60
         REPORT.write_text(
-            f"# Bad inputs and signals\n\n{sum(counts.values()):,} cases in {(time.monotonic() - began) / 60:.0f} minutes; "
-            "what the outcomes mean: tests/hostile/case.py.\n\n" + table + "\n`make hostile`\n"
+            f"# Bad inputs and signals\n\n{sum(counts.values()):,} cases in {minutes:.0f} minutes; what the outcomes "
+            f"mean: tests/hostile/case.py.\n\n{table}\n`make hostile`\n"
         )
     sys.exit(bool(bad))
 

@@ -16,8 +16,8 @@ TEXTS = [
     "\x1b[2J\x1b]0;title\x07", "\u202eright to left", "zero\u200bwidth", "👩‍🔬", "\ud7ff", LONG, "line\nbreak", "tab\t",
     SHELL, f"`touch {CODE}`", f"; touch {CODE}", f"!!python/object/apply:os.system [touch {CODE}]",
     f"{{{{ cycler.__init__.__globals__.os.system('touch {CODE}') }}}}", "${oc.env:HOME}", "${nothing}", "${", "%s%n",
-    "<script>alert(1)</script>", "'; DROP TABLE cells; --", "{", "[", "]", "(", ")", "=", "a=b", ",", "'", '"', "#", "@",
-    "con", "-m", "--help", "model", "e" * 255,
+    "<script>alert(1)</script>", "'; DROP TABLE cells; --", "{", "[", "]", "(", ")", "=", "a=b", ",", "'", '"',
+    "#", "@", "con", "-m", "--help", "model", "e" * 255,
 ]  # fmt: skip
 INTEGERS = [0, -1, 1, 2**31, 2**63, -(2**63) - 1, 10**30, 10**400]
 FLOATS = ["nan", "inf", "-inf", "-1.0", "0.0", "1e-320", "1e300", "1e400", "-0.0", "1.0000001"]
@@ -26,6 +26,8 @@ FLOATS = ["nan", "inf", "-inf", "-1.0", "0.0", "1e-320", "1e300", "1e400", "-0.0
 def draw(strategy: SearchStrategy[T], count: int, number: int = 0) -> list[T]:
     """So many different values of a strategy, as far as there are, always the same."""
     drawn: dict[str, T] = {}
+    if count < 1:
+        return []
 
     @seed(number)
     @settings(max_examples=count, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))

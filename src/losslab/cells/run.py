@@ -88,7 +88,7 @@ def run(config: Config) -> None:
             message = f"{cell.folder.name}: failed: {error}\n        see {cell.folder / 'error.txt'}"
             print(masked(message), file=sys.stderr, flush=True)
             try:
-                cell.fail(error)
+                cell.fail(config, error)
             except OSError as full:  # the next cell would fare no better
                 print(f"{cell.folder}: {full.strerror}: make room there, and run the same again", file=sys.stderr)
                 sys.exit(1)
@@ -121,7 +121,7 @@ def finished(config: Config, cell: Cell) -> bool:
     tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
     if tries and slurm_restarts() >= tries:
         error = f"gave up after {tries} tries: raise hydra.launcher.tries"
-        cell.update(state="failed", error=error)
+        cell.give_up(config, error)
         print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
         return True
     cell.begin(config, job=slurm_job(), attempt=slurm_restarts() + 1, tries=tries or None)

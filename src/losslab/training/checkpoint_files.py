@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -142,10 +143,25 @@ def misfit(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any], sto
     for name, tensor in tensors.items():
         if not _covers(stored.get(name), tensor):
             return f"{name} is {'of another shape' if name in stored else 'missing'}"
+    if any(name.startswith("random.") for name in tensors) and (rank := _unusable_random_state(folder)):
+        return f"{rank} is no random state"
     for name in sorted(values.keys() | stored_values.keys()):
         if name not in values or name not in stored_values or not _like(stored_values[name], values[name]):
             return f"{name} is not what this run has there"
     return ""
+
+
+def _unusable_random_state(folder: Path) -> str | None:
+    """The first of the ranks' random states that the CPU's generator does not take."""
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():
+                if name.startswith("random.") and name.endswith(".cpu"):
+                    try:
+                        torch.Generator().set_state(stored.get_tensor(name))
+                    except (RuntimeError, TypeError):
+                        return name
+    return None
 
 
 def _covers(stored: Any, tensor: Tensor) -> bool:

