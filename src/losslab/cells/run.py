@@ -11,7 +11,8 @@ from pathlib import Path
 
 from losslab.cells.scoring import score
 from losslab.composition.record_file import read_record
-from losslab.config.masking import masked
+from losslab.config.errors import tell
+from losslab.config.messages import of_the_disk
 from losslab.config.schema import (
     EMBEDDED,
     Config,
@@ -86,11 +87,11 @@ def run(config: Config) -> None:
                     return  # the first process tells it
                 raise
             message = f"{cell.folder.name}: failed: {error}\n        see {cell.folder / 'error.txt'}"
-            print(masked(message), file=sys.stderr, flush=True)
+            tell(message)
             try:
                 cell.fail(config, error)
             except OSError as full:  # the next cell would fare no better
-                print(f"{cell.folder}: {full.strerror}: make room there, and run the same again", file=sys.stderr)
+                tell(f"error: {of_the_disk(full)}; then run the same again")
                 sys.exit(1)
             if is_worker():
                 sys.exit(1)

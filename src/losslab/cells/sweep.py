@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from losslab.cells.plan import show, warn
 from losslab.composition.compose import grid, read, searchpath
-from losslab.config.errors import exit_on_error
+from losslab.config.errors import exit_on_error, tell
 from losslab.config.messages import first_line
 from losslab.config.schema import Config
 from losslab.distributed.environment import is_main_process
@@ -89,7 +89,7 @@ class Sweep(Callback):
         failures = {Cell.of(config).folder: Cell.of(config).failure(config) for config in self.configs}
         failed = {folder: failure for folder, failure in failures.items() if failure}
         for folder, failure in [] if told else failed.items():
-            print(f"failed: {folder.name}: {failure}\n        see {folder / 'error.txt'}", file=sys.stderr)
+            tell(f"failed: {folder.name}: {failure}\n        see {folder / 'error.txt'}")
         if failed:
             print(f"{len(failed)} of {len(failures)} cells failed; the same command tries them again", file=sys.stderr)
             sys.exit(1)

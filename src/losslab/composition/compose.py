@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losslab.composition.record_file import read_record
 from losslab.config.errors import exit_on_error
+from losslab.config.limits import check_open_files
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF
 from losslab.config.schema import BASE, Config
@@ -45,6 +46,7 @@ def entry(task: str, arguments: list[str]) -> None:
         from losslab.distributed.environment import adopt_srun_variables
 
         adopt_srun_variables()
+        check_open_files()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions to us in place of printing them
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -70,7 +72,7 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     model = choices["model"]
     if model == "custom" and not OmegaConf.is_missing(cfg.model, "path"):
         path = Path(cfg.model.path)
-        model = path.parent.name if path.name == "model" else path.name  # a cell's export is called after the cell
+        model = (path.parent.name if path.name == "model" else "") or path.name  # a cell's export is called after the cell
     dataset = choices["dataset"]
     if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
         dataset = Path(cfg.dataset.path).stem.replace("*", "")

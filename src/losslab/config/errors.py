@@ -10,6 +10,12 @@ from losslab.config.masking import masked
 INTERRUPTED = 130  # what a shell calls a program that Ctrl-C ended
 
 
+def tell(text: str) -> None:
+    """Print a message on standard error, without secrets; control characters, which may be a file's, are spelt out."""
+    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in masked(text))
+    print(shown, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def exit_on_error(*failures: type[Exception]) -> Iterator[None]:
     """End the program on an error: a user's mistake in one sentence and with status 2, Ctrl-C with 130, others with 1.
@@ -23,7 +29,7 @@ def exit_on_error(*failures: type[Exception]) -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except failures as error:
-        print(masked(f"error: {error}"), file=sys.stderr)
+        tell(f"error: {error}")
         sys.exit(1)
     except Exception as error:
         from hydra.errors import HydraException
@@ -32,9 +38,9 @@ def exit_on_error(*failures: type[Exception]) -> Iterator[None]:
         from losslab.config.messages import of_the_disk, sentence
 
         if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
-            print(masked(f"error: {sentence(error)}"), file=sys.stderr)
+            tell(f"error: {sentence(error)}")
         elif isinstance(error, OSError):
-            print(masked(f"error: {of_the_disk(error)}"), file=sys.stderr)
+            tell(f"error: {of_the_disk(error)}")
         else:
             traceback.print_exc()
             sys.exit(1)

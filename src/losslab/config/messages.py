@@ -53,6 +53,8 @@ def of_the_disk(error: OSError) -> str:
     """What the system says of a file, and what to do; errors of the network are of this kind too, without a file."""
     if not error.strerror:
         return first_line(error)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{error.strerror}: raise ulimit -n, or end what else has files open"
     advice = "make room there, or set machine.results" if error.errno in REFUSED else "check the path"
     return f"{error.filename or 'results'}: {error.strerror}: {advice}"
 

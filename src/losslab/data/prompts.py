@@ -2,6 +2,13 @@
 
 from typing import Any
 
+from jinja2 import TemplateError
+
+from losslab.config.limits import time_limit
+from losslab.config.messages import first_line
+
+TEMPLATE_SECONDS = 10  # for one prompt
+
 
 def render(template: str, problem: str, tokenizer: Any) -> str:
     """The prompt of a problem: the tokenizer's own chat template for `chat`, else `template` with {problem} filled in.
@@ -15,7 +22,12 @@ def render(template: str, problem: str, tokenizer: Any) -> str:
             "the tokenizer has no chat template: set model.train_prompt and model.eval_prompt to a text with {problem}"
         )
     messages = [{"role": "user", "content": problem}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    with time_limit(TEMPLATE_SECONDS, f"the chat template takes more than {TEMPLATE_SECONDS} s for a prompt: mend it"):
+        try:
+            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError) as error:
+            reason = first_line(error)
+            raise ValueError(f"the chat template of the tokenizer cannot write a prompt ({reason}): mend it") from None
 
 
 def check_tokenizer(tokenizer: Any, path: str) -> None:

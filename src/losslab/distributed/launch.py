@@ -101,6 +101,11 @@ def _start_fork_server() -> None:
         resource_tracker.ensure_running()  # it unblocks SIGTERM at its end, so the fork server needs its own block
     with stop_signals_blocked():
         forkserver.ensure_running()
+    # Wait for its imports here: a worker that is asked for meanwhile would start, and fail aloud, after this process
+    # was asked to stop.
+    probe = multiprocessing.get_context("forkserver").Process(target=int)
+    probe.start()
+    probe.join()
 
 
 def _launch_config(machine: MachineConfig, logs: DefaultLogsSpecs) -> LaunchConfig:

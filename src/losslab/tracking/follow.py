@@ -11,12 +11,15 @@ import secrets
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from losslab.config.masking import masked
+from losslab.config.messages import first_line
 from losslab.config.schema import Config, SweepConfig, TrackerConfig, TrackerMode, TrackerName
 from losslab.files import lock, read_json, write_json
 from losslab.records.record import Cell
@@ -52,7 +55,13 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
             process.kill()
             outcome = "did not finish"
         if outcome:
-            print(f"the tracker {outcome}, the records are complete: see {cell.folder / 'tracker.log'}", flush=True)
+            log = cell.folder / "tracker.log"
+            print(f"the tracker {outcome} ({last_line(log)}); the records are complete, see {log}", flush=True)
+
+
+def last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it says nothing")
 
 
 def resolve(tracker: TrackerConfig) -> TrackerMode:
@@ -185,8 +194,12 @@ def main() -> None:
         closed.set()
 
     threading.Thread(target=wait, daemon=True).start()
-    report(order, closed.is_set)
-    report_table(order)
+    try:
+        report(order, closed.is_set)
+        report_table(order)
+    except Exception as error:  # of as many kinds as trackers have
+        traceback.print_exc()
+        sys.exit(masked(f"{order['tracker']}: {first_line(error)}"))  # the line that the run repeats
 
 
 if __name__ == "__main__":

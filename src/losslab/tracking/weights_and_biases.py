@@ -11,6 +11,7 @@ import wandb
 from losslab.tracking import About, Entry
 
 LONGEST_TAG = 64  # characters
+LOGIN_SECONDS = 20  # that a server may take for a first answer
 LAST = "last_entry.txt"  # in the folder of a run: the number of the last entry that it holds
 
 
@@ -38,7 +39,9 @@ class WeightsAndBiases:
             dir=about.folder,
             resume="allow" if about.mode == "online" else None,
             # Records have the code's changes, without what must not leave the machine.
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, save_code=False, init_timeout=LOGIN_SECONDS
+            ),
         )
         for folder in set(earlier) - set(sent):
             shutil.rmtree(folder)
