@@ -13,9 +13,9 @@ MODULES = {
 }
 # From the bottom to the top: a package imports only from those before it, inside of functions too.
 ORDER = [
-    "__init__", "config", "files", "progress", "statistics", "objectives", "distributed", "data", "models", "training",
-    "grading", "evaluation", "composition", "online", "records", "launchers", "results", "report", "tracking", "hub",
-    "cells", "commands", "__main__",
+    "__init__", "config", "files", "progress", "statistics", "pages", "objectives", "distributed", "data", "models",
+    "training", "grading", "evaluation", "composition", "online", "records", "launchers", "results", "report",
+    "tracking", "hub", "cells", "commands", "__main__",
 ]  # fmt: skip
 TRAINING = {"models", "training", "online", "cells"}
 

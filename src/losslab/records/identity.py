@@ -9,10 +9,8 @@ from typing import Any
 
 from hydra.utils import instantiate
 
-from losslab.composition.checks import objective_class
 from losslab.config.schema import BASE, Config
 from losslab.files import content, syntax
-from losslab.objectives.online import Online
 
 
 def identity(config: Config) -> str:
@@ -31,6 +29,9 @@ def recipe(config: Config) -> str:
 
 
 def _science(config: Config) -> dict[str, Any]:
+    from losslab.composition.checks import objective_class  # here, since they load torch, which readers do not need
+    from losslab.objectives.online import Online
+
     defaults = asdict(Config())
     groups = ["model"] if config.names.loss == BASE else ["model", "dataset", "optimizer", "scheduler", "train"]
     science: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from losslab.config.schema import BASE, Config, Stage
-from losslab.files import read_json, read_lines, write, write_json
+from losslab.files import RECORD_VERSION, read_json, read_lines, write, write_json
 from losslab.records import code_snapshot
 from losslab.records.identity import identity, protocol, recipe
 
@@ -179,7 +179,7 @@ class Cell:
             fcntl.flock(file, fcntl.LOCK_EX)
             state = self.state()
             yield state
-            write_json(self.folder / "cell.json", state | {"updated": _now()})
+            write_json(self.folder / "cell.json", state | {"version": RECORD_VERSION, "updated": _now()})
 
 
 def start_again(cells: list[Cell]) -> None:
@@ -213,6 +213,7 @@ def environment() -> dict[str, Any]:
             continue
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
+        "version": RECORD_VERSION,
         "command": sys.argv,
         "commit": code_snapshot.commit(),
         "dirty": code_snapshot.dirty(),
