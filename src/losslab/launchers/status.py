@@ -24,7 +24,7 @@ from rich.text import Text
 from losslab.launchers.slurm import Submission, submit
 from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.lock import DEAD_AFTER_SECONDS, HOLDER
-from losslab.records.reading import DamagedRecord, printable, read_facts, read_metrics, read_scores
+from losslab.records.reading import DamagedRecord, printable, read_facts, read_metrics, read_scores, score_files
 
 FINAL = ("done", "trained", "failed", "cancelled", "interrupted", "damaged")
 STYLES = {
@@ -153,7 +153,7 @@ def died(folder: Path, submissions: Sequence[Submitted]) -> int | None:
 
 def _scores(folder: Path) -> str:
     """The average under each protocol."""
-    contents = [read_scores(path) for path in sorted(folder.glob("scores/*/scores.json"))]
+    contents = [read_scores(path) for path in score_files(folder)]
     averages = [content["average"]["score"] for content in contents if "average" in content]
     return ", ".join(f"{average:.1f}" for average in averages)
 

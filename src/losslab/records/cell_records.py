@@ -82,23 +82,22 @@ def _from_config(folder: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _numbers() -> frozenset[tuple[str, str]]:
+def _numbers() -> dict[str, list[str]]:
     """The keys of the schema that are numbers, by section."""
-    wanted = set()
-    for section, kind in Config.__annotations__.items():
-        for key, of in getattr(kind, "__annotations__", {}).items():
-            if of in (int, float, int | None, float | None):
-                wanted.add((section, key))
-    return frozenset(wanted)
+    wanted = (int, float, int | None, float | None)
+    sections = {name: getattr(kind, "__annotations__", {}) for name, kind in Config.__annotations__.items()}
+    keys = {name: [key for key, of in section.items() if of in wanted] for name, section in sections.items()}
+    return {name: numbers for name, numbers in keys.items() if numbers}
 
 
 def _wrong_number(config: Mapping[str, Any]) -> str | None:
     """Names the first value of another kind than the schema's, where that is a number; or a section that is none."""
-    for section in sorted({section for section, _ in _numbers()}):
-        if section in config and not isinstance(config[section], dict):
-            return f"{section} is {short(config[section])}, not a mapping"
-    for section, key in sorted(_numbers()):
-        value = config.get(section, {}).get(key)
-        if value is not None and (not isinstance(value, float | int) or isinstance(value, bool)):
-            return f"{section}.{key} is {short(value)}, not a number"
+    for name, keys in _numbers().items():
+        section = config.get(name, {})
+        if not isinstance(section, dict):
+            return f"{name} is {short(section)}, not a mapping"
+        for key in keys:
+            value = section.get(key)
+            if value is not None and (not isinstance(value, float | int) or isinstance(value, bool)):
+                return f"{name}.{key} is {short(value)}, not a number"
     return None

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from losslab.launchers.status import CellStatus
-from losslab.records.reading import printable
+from losslab.records.reading import printable, score_files
 
 ERROR_LINES = 30  # of a failed cell's error.txt
 
@@ -15,7 +15,7 @@ ERROR_LINES = 30  # of a failed cell's error.txt
 def cell_line(status: CellStatus, state: Mapping[str, Any], place: Path) -> dict[str, Any]:
     """The state of a cell with links to its records, relative to the folder `place` of the page."""
     folder = status.folder
-    scores = sorted(path.parent for path in folder.glob("scores/*/scores.json"))
+    scores = [path.parent for path in score_files(folder)]
     of = {path: f" of {path.name}" if len(scores) > 1 else "" for path in scores}
     wanted = [
         *((f"samples{of[path]}", path / "samples.html") for path in scores),

@@ -7,7 +7,7 @@ from typing import Any
 
 from losslab.config.schema import BASE, Config
 from losslab.records.cell_records import CellRecord
-from losslab.records.reading import DamagedRecord, read_scores
+from losslab.records.reading import DamagedRecord, read_scores, score_files
 from losslab.statistics.intervals import Estimate
 
 # Keys that act through others, and groups that decide nothing of what a table shows.
@@ -48,7 +48,7 @@ def _of_cell(record: CellRecord, sweep: str) -> Iterator[CellScores]:
         faults.append(str(damage))
         config = {"damaged": record.folder.name, "loss": names["loss"]}  # a row of its own
     scored = []
-    for path in sorted(record.folder.glob("scores/*/scores.json")):
+    for path in score_files(record.folder):
         try:
             scored.append((path.parent.name, *_scores(path)))
         except DamagedRecord as damage:

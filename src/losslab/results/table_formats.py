@@ -15,7 +15,7 @@ from losslab.results.tables import Table
 from losslab.statistics.intervals import Estimate
 
 MISSING = "–"
-TERMINAL_ROWS = 100  # of a table on a terminal; its files have all
+TERMINAL_ROWS = 60  # of a table on a terminal; its files have all
 PAPER_CAPTION = (
     "The paper's figure and, in brackets, ours minus the paper's. * The paper's figure lies outside our 95% interval. "
     f"{MISSING} Ours is missing."

@@ -9,7 +9,6 @@ import numpy as np
 from rich.console import Console
 
 from losslab.composition import experiment_files
-from losslab.composition.checks import check_built
 from losslab.config.schema import BASE, SweepConfig
 from losslab.data.probability_bins import EDGES
 from losslab.files import lock, write
@@ -35,11 +34,11 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
         table = build(sweep, results, records)
         comparison = paper.compare(table)
         curves, measured = curves_of(table), probability_plots.measured_rows(table)
-        sheets = [table_formats.scores_sheet(table)]  # its notes come last, when all records were read
-        sheets += [table_formats.paper_sheet(table, comparison)] if comparison else []
+        sheets = [table_formats.paper_sheet(table, comparison)] if comparison else []
         sheets += [claims.sheet(table)] if sweep.directions else []
         bars = bar_rows(table)
-        sheets[0] = table_formats.scores_sheet(table, list(notes(table, curves, measured)))
+        # The first one comes last, since its notes name all records that cannot be read.
+        sheets.insert(0, table_formats.scores_sheet(table, list(notes(table, curves, measured))))
         write(folder / "table.md", "\n".join(table_formats.markdown(sheet, i + 1) for i, sheet in enumerate(sheets)))
         write(folder / "table.tex", "\n".join(map(table_formats.latex, sheets)))
         write(folder / "table.csv", table_formats.to_csv(table, comparison))
@@ -101,7 +100,10 @@ def write_tables(sweeps: Sequence[str], results: str) -> None:
     records = cell_records(results)
     report_faults(homeless(records))
     for sweep in layouts(sweeps, results, records):
-        check_built(sweep)
+        if sweep.needs:
+            from losslab.composition.checks import check_built  # which raises, and loads torch
+
+            check_built(sweep)
         write_table(sweep, results, records)
 
 
