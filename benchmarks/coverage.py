@@ -1,6 +1,6 @@
 """How often the intervals of losslab.statistics.intervals hold the true mean, by simulation.
 
-python benchmarks/coverage.py [draws=20000]    the tables of results/benchmarks/coverage.md, in about two minutes
+python benchmarks/coverage.py [draws=10000]    the tables of results/benchmarks/coverage.md, in about five minutes
 """
 
 import sys
@@ -98,4 +98,4 @@ def main(draws: int) -> str:
 
 
 if __name__ == "__main__":
-    print(main(int(dict(argument.split("=") for argument in sys.argv[1:]).get("draws", 20_000))))
+    print(main(int(dict(argument.split("=") for argument in sys.argv[1:]).get("draws", 10_000))))

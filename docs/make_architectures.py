@@ -1,7 +1,7 @@
 """docs/architectures.md: every decoder of transformers as a tiny random model, trained for a step: `make docs`.
 
-    python docs/make_architectures.py           # all of them, in minutes
-    python docs/make_architectures.py qwen3_5   # what comes of one
+python docs/make_architectures.py           # all of them, in minutes
+python docs/make_architectures.py qwen3_5   # what comes of one
 """
 
 import os

@@ -170,7 +170,7 @@ class Place:
         assert done.returncode == 0, done.stderr
         return done
 
-    def status(self, sweep: str) -> list[status.Status]:
+    def status(self, sweep: str) -> list[status.CellStatus]:
         return status.statuses(sweep, str(self.folder / "results"))
 
     def states(self, sweep: str) -> list[str]:

@@ -1,12 +1,10 @@
 """Every decoder of transformers, as a tiny random model, beside its own forward over each sequence alone."""
 
-import os
 import re
 from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 import tiny_models
-import torch
 import torch.distributed as dist
 import transformers
 from conftest import ROOT

@@ -1,4 +1,4 @@
-"""Directions of a sweep against differences worked out by hand."""
+"""Claims of a sweep against differences worked out by hand."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ from test_tables import cell
 from losslab.commands import toy_suite
 from losslab.composition.experiment_files import declared
 from losslab.config.schema import DirectionConfig, End, SweepConfig
+from losslab.data.probability_bins import EDGES
 from losslab.files import read_json, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import claims, tables
@@ -118,12 +119,15 @@ def test_ends_of_the_histogram(tmp_path):
     before = [0, 0, 10, *[0] * 9, 40]  # below 1e-4, 1e-3, 1e-2, tenths from 0.01 on
     after = [5, 10, 0, *[0] * 8, 10, 75]
     own = cell(tmp_path, "dft", 0, {"math500": 1.0})
-    write_json(own.folder / "probabilities.json", {"before": {"counts": before}, "after": {"counts": after}})
+    rest = {"edges": list(EDGES), "lowest": [], "highest": []}
+    counts = {"before": before, "after": after}
+    ends = {when: rest | {"counts": found, "tokens": sum(found)} for when, found in counts.items()}
+    write_json(own.folder / "probabilities.json", ends)
     grows = {end: judge(DirectionConfig("", {"loss": "dft"}, grows=end), study(tmp_path)).differences for end in End}
     assert grows == {End.rare: {0: pytest.approx(15 - 20)}, End.sure: {0: pytest.approx(75 - 80)}}
 
 
-def test_the_table_of_directions(tmp_path):
+def test_the_table_of_claims(tmp_path):
     for seed, high in enumerate([60, 62, 64]):
         cell(tmp_path, "sft", seed, {"math500": 50})
         cell(tmp_path, "dft", seed, {"math500": high})
@@ -142,5 +146,5 @@ def test_twins_declare_their_rows(root, tmp_path):
         assert grid[0].sweep.directions and {config.seed for config in grid} == {0, 1, 2, 3, 4}
         for claim in grid[0].sweep.directions:
             for row in filter(None, (claim.higher, claim.lower)):
-                (own,) = claims.rows(table, row).values()
+                (own,) = claims.named_rows(table, row).values()
                 assert {entry.seed for entry in own.entries} == {0, 1, 2, 3, 4}, (name, claim.claim)

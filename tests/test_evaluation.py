@@ -19,7 +19,7 @@ from losslab.config.schema import BenchmarkConfig, Config, Device, Engine, EvalC
 from losslab.data import toy_task
 from losslab.evaluation import engine_interface, engines, scores
 from losslab.evaluation.evaluate import evaluate, show
-from losslab.results.compare import verdicts
+from losslab.results.compare import right_shares
 
 ENGINES = [Engine.vllm, Engine.transformers] if find_spec("vllm") else [Engine.transformers]
 
@@ -83,7 +83,7 @@ def test_an_evaluation_writes_its_records(engine, config, model, tmp_path, capsy
     assert row == scores.summarise(rows, 3, "official")
     assert result["engine"] == engine and result["seeds"] == "sample" and result["engine_version"]
     assert result["generation"]["samples"] == 15 and result["generation"]["tokens"] > 0
-    assert {name: array.shape for name, array in verdicts(folder, "corrected").items()} == {"one": (6, 3)}
+    assert {name: shares.shape for name, shares in right_shares(folder, result, "corrected").items()} == {"one": (6,)}
     warnings = " / ".join(result["warnings"])
     assert "3 samples of each problem in place of the protocol's 16" in warnings
     assert "cut by length (max_new_tokens=16)" in warnings

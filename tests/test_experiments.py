@@ -15,7 +15,7 @@ from losslab.composition.compose import grid, read
 from losslab.config.paths import CONF, EXPERIMENTS
 from losslab.config.schema import Config
 from losslab.records.identity import identity
-from losslab.results.write_tables import rebuild
+from losslab.results.write_tables import write_tables
 
 FILES = [path for path in sorted(EXPERIMENTS.rglob("*.yaml")) if "\nsweep:" in path.read_text()]
 NAMES = [path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in FILES]
@@ -59,7 +59,7 @@ def test_what_is_not_built_is_one_clear_error(name, tmp_path):
     with pytest.raises(ValueError, match=f"^{name} is declared and not built; it would need [^\n]+$"):
         check(declared(name)[0])
     with pytest.raises(ValueError, match=f"^{name} is declared and not built"):
-        rebuild([name], str(tmp_path))
+        write_tables([name], str(tmp_path))
 
 
 def test_the_papers_settings():

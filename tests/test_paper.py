@@ -13,7 +13,7 @@ from losslab.config.schema import Config
 from losslab.files import read_json, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import paper, plots, setting_curves, tables
-from losslab.results.write_tables import publish, rebuild
+from losslab.results.write_tables import write_table, write_tables
 
 MATHS = ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"]
 
@@ -141,7 +141,7 @@ def test_slips_of_the_paper_are_footnotes():
 
 
 def test_a_table_in_every_format(results):
-    publish(experiment_files.layout("table9"), str(results))
+    write_table(experiment_files.layout("table9"), str(results))
     folder = results / "tables" / "table9"
     text = (folder / "table.md").read_text()
     assert "| llama-3.2-3b | base | – | – | – | – | – | – | 0/1 |" in text
@@ -172,7 +172,7 @@ def test_a_table_in_every_format(results):
     assert lines[0]["math500"] == lines[0]["math500_difference"] == "" and lines[0]["math500_paper"] == "1.63"
     assert (folder / "figure.svg").read_text().startswith("<?xml") and (folder / "figure.png").exists()
     before = (folder / "figure.svg").read_bytes()
-    rebuild(["table9"], str(results))
+    write_tables(["table9"], str(results))
     assert (folder / "figure.svg").read_bytes() == before
 
 
@@ -197,16 +197,18 @@ def test_scores_over_settings(tmp_path):
         value = lr * 1e5 + batch / 64
         score(config, **({"math500": value} if batch == 32 else dict.fromkeys(MATHS, value)))
     table = tables.build(sweep, str(tmp_path))
-    rates, batches = (setting_curves.lines(table, key) for key in sweep.against)
+    rates, batches = (setting_curves.curves(table, key) for key in sweep.against)
     assert [(x, y.mean) for x, y in rates["dft"]] == [(1e-5, 5.0), (5e-5, 9.0), (2e-4, 24.0)]
     assert [(x, y and y.mean) for x, y in batches["dft"]] == [(32, None), (64, 6.0), (256, 9.0)]
     assert rates["dft"][0][1].half == pytest.approx(5**0.5 / 5)  # of five independent benchmarks, each ± 1
-    rows = list(csv.DictReader(io.StringIO(setting_curves.spreadsheet(table))))
+    rows = list(csv.DictReader(io.StringIO(setting_curves.to_csv(table))))
     assert len(rows) == 6 and rows[0]["value"] == "1e-05" and [row["average"] for row in rows].count("") == 1
-    plots.over_settings(table, tmp_path / "settings")
-    assert {path.name for path in tmp_path.glob("settings.*")} == {"settings.png", "settings.svg"}
+    assert [panel.get_xlabel() for panel in plots.over_settings({"lr": rates, "batch": batches}).axes] == [
+        "lr",
+        "batch",
+    ]
     with pytest.raises(ValueError, match="sweep.against=loss names no number of the sweep's cells"):
-        setting_curves.lines(table, "loss")
+        setting_curves.curves(table, "loss")
 
 
 def test_configurations_are_lines_of_their_own(tmp_path):
@@ -225,12 +227,12 @@ def test_configurations_are_lines_of_their_own(tmp_path):
 
     def found() -> dict[str, list[tuple[float, float | None]]]:
         table = tables.build(sweep, str(tmp_path))
-        assert list(setting_curves.lines(table, "train.batch_size")) == list(
-            setting_curves.lines(table, "optimizer.lr")
+        assert list(setting_curves.curves(table, "train.batch_size")) == list(
+            setting_curves.curves(table, "optimizer.lr")
         )
         return {
             name: [(x, y and y.mean) for x, y in line]
-            for name, line in setting_curves.lines(table, "optimizer.lr").items()
+            for name, line in setting_curves.curves(table, "optimizer.lr").items()
         }
 
     rates = [1e-5, 5e-5, 2e-4]
@@ -264,7 +266,7 @@ def test_accuracy_over_steps_names_what_is_missing(tmp_path):
     write_lines(cell.metrics, [{"step": step} for step in range(1, 4)])  # an online cell has no histogram
     write_json(cell.scores(steps, 2) / "scores.json", {"benchmarks": dict.fromkeys(MATHS, {"score": 20.0})})
     score(replace(steps, seed=7), **dict.fromkeys(MATHS, 40.0))
-    rebuild([], str(tmp_path))
+    write_tables([], str(tmp_path))
     folder = tmp_path / "tables" / "figure1"
     text = (folder / "table.md").read_text()
     assert "No accuracy over steps is on record for sft." in text
@@ -276,6 +278,6 @@ def test_accuracy_over_steps_names_what_is_missing(tmp_path):
 
 def test_probabilities_that_nobody_measured_are_named(tmp_path):
     score(experiment_files.declared("figure2", str(tmp_path))[0], **dict.fromkeys(MATHS, 30.0))
-    rebuild(["figure2"], str(tmp_path))
+    write_tables(["figure2"], str(tmp_path))
     text = (tmp_path / "tables" / "figure2" / "table.md").read_text()
     assert "No probabilities of training targets are on record for sft, dft, dpo, ppo, grpo." in text

@@ -18,17 +18,17 @@ from place import LOSSLAB
 
 from losslab.config.schema import BASE, Config, MachineConfig, Names, OptimizerConfig, SweepConfig, TrainConfig
 from losslab.evaluation import scores
-from losslab.files import write, write_json, write_lines
+from losslab.files import read_json, write, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.report import training
-from losslab.report.cells import Group
-from losslab.report.page import rebuild
-from losslab.report.sample_browser import LONG, TEXTS
-from losslab.results.compare import verdicts
+from losslab.report.page import write_reports
+from losslab.report.row_samples import LONGEST, TEXTS
+from losslab.report.rows import ReportRow
+from losslab.results.compare import right_shares
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.load_records import Entry
+from losslab.results.load_records import CellScores
 from losslab.results.tables import Row, Table
-from losslab.statistics.intervals import paired
+from losslab.statistics.intervals import Estimate, paired
 
 NAMES = ("easy", "hard")
 PROBLEMS, SAMPLES, STEPS = 12, 4, 130
@@ -69,7 +69,7 @@ def record(results: Path, loss: str, seed: int) -> None:
                 "seen": None,
                 "samples": [
                     {
-                        "text": f"{loss} says {i} {HOSTILE}" + "x" * (3 * LONG if i == j == 0 else 0),
+                        "text": f"{loss} says {i} {HOSTILE}" + "x" * (3 * LONGEST if i == j == 0 else 0),
                         "extracted": str(i) if right else HOSTILE,
                         "official": bool(right),
                         "corrected": bool(right) or (i == 1 and j == 0),
@@ -124,15 +124,19 @@ def results(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(results) -> Path:
-    (path,) = rebuild(["study"], str(results))
+    (path,) = write_reports(["study"], str(results))
     return path
+
+
+def shares_of(folder: Path) -> dict[str, np.ndarray]:
+    return right_shares(folder, read_json(folder / "scores.json"), "official")
 
 
 def test_the_page_says_what_the_records_say(results, page):
     text = page.read_text()
     assert text.count("<section") == text.count("</section>") == 8
     cells = {loss: sorted(results.glob(f"cells/tiny-embedded-{loss}-s*/scores/*")) for loss in ("sft", "dft")}
-    sft, dft = (np.stack([verdicts(one, "official")["easy"].mean(1) for one in cells[loss]]) for loss in cells)
+    sft, dft = (np.stack([shares_of(one)["easy"] for one in cells[loss]]) for loss in cells)
     found = paired({"easy": sft}, {"easy": dft})["easy"]
     assert found.nonzero
     assert f'<span class="difference better">{found.mean:+.1f} ± {found.half:.1f}</span>' in text
@@ -159,19 +163,19 @@ def test_the_page_says_what_the_records_say(results, page):
 
 
 def test_scores_against_a_setting():
-    def group(loss: str, rate: float, score: float, style: int) -> Group:
-        entry = Entry(Path(), {}, 0, {}, "paper", {AVERAGE: score}, {AVERAGE: 2.0})
+    def report_row(loss: str, rate: float, score: float, style: int) -> ReportRow:
+        entry = CellScores(Path(), {}, 0, {}, "paper", {AVERAGE: Estimate(score, 2.0)})
         names = {"model": "tiny", "loss": loss, "method": None}
-        return Group(Row(names, {"optimizer.lr": rate}, None, [entry], f"{loss} {rate}"), style, [])
+        return ReportRow(Row(names, {"optimizer.lr": rate}, None, [entry], f"{loss} {rate}"), style, [])
 
-    groups = [group("sft", 1e-5, 10.0, 1), group("dft", 1e-5, 20.0, 2), group("sft", 1e-4, 30.0, 3)]
+    groups = [report_row("sft", 1e-5, 10.0, 1), report_row("dft", 1e-5, 20.0, 2), report_row("sft", 1e-4, 30.0, 3)]
     table = Table(SweepConfig(against=["optimizer.lr"]), [], [], [one.row for one in groups], [])
-    (chart,) = training.against(table, groups)
+    (chart,) = training.against_settings(table, groups)
     assert list(chart.legend) == [(1, "sft"), (2, "dft")]
     marks = re.findall(r'data-label="(\w+)" data-x="([^"]*)" data-v="([^"]*)"', chart.svg)
     assert marks == [("sft", "1e-05 0.0001", "10 30"), ("dft", "1e-05", "20")]
-    zero = group("sft", 0.0, 10.0, 1)  # a setting of which zero alone was run
-    (chart,) = training.against(Table(table.sweep, [], [], [zero.row], []), [zero])
+    zero = report_row("sft", 0.0, 10.0, 1)  # a setting of which zero alone was run
+    (chart,) = training.against_settings(Table(table.sweep, [], [], [zero.row], []), [zero])
     assert 'data-x="0"' in chart.svg
 
 
@@ -186,8 +190,8 @@ def test_pages_are_of_sweeps_that_are_there(root, results, page):
         ([], results / "none", None, "no record of any sweep"),
     ):
         with pytest.raises(ValueError, match=message):
-            list(rebuild(sweeps, str(folder), against))
-    assert list(rebuild([], str(results))) == [page] and "<option selected>sft</option>" in page.read_text()
+            list(write_reports(sweeps, str(folder), against))
+    assert list(write_reports([], str(results))) == [page] and "<option selected>sft</option>" in page.read_text()
 
 
 def test_a_wheel_carries_the_page_and_its_sheets(root):
@@ -195,8 +199,10 @@ def test_a_wheel_carries_the_page_and_its_sheets(root):
     build += "d.parse_config_files(['pyproject.toml']); b = d.get_command_obj('build_py'); b.finalize_options(); "
     build += "print(*b.get_outputs())"
     done = subprocess.run([sys.executable, "-c", build], cwd=root, capture_output=True, text=True)
-    carried = {Path(path).name for path in done.stdout.split() if "/losslab/report/" in path}
-    there = {path.name for path in (root / "src/losslab/report").iterdir() if path.is_file()}
+    packages = ("report", "pages")
+    carried = {Path(path).name for path in done.stdout.split() if Path(path).parent.name in packages}
+    files = (path for name in packages for path in (root / "src/losslab" / name).iterdir())
+    there = {path.name for path in files if path.is_file()}
     assert there == carried, done.stderr
 
 

@@ -1,3 +1,5 @@
+import json
+import re
 from itertools import combinations
 
 import numpy as np
@@ -5,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from losslab.evaluation import sample_page, scores
+from losslab.evaluation import scores
+from losslab.evaluation.sample_page import sample_page
 from losslab.statistics.pass_at_k import majority_at, pass_at, rounded
+
+
+def payload(html: str) -> dict:
+    (text,) = re.findall(r'id="payload">(.*?)</script>', html)
+    return json.loads(text)
 
 
 def record(index: int, answers: list[str], gold: str, **changes) -> dict:
@@ -141,12 +149,14 @@ def test_the_page_lists_where_the_verdicts_differ():
     records[1]["samples"] *= 4
     row = scores.summarise(records, 4, "official")
     assert (row["only_official"], row["only_corrected"]) == (4, 2)
-    html = sample_page.page("m", {"verdict": "official", "benchmarks": {"x": row}, "warnings": []}, {"x": records})
+    html = sample_page("m", {"verdict": "official", "benchmarks": {"x": row}, "warnings": []}, {"x": records})
     assert "x: right by the official verdict alone 4, by the corrected verdict alone 2 of 8 samples" in html
-    cells = [f"<tr><td>{a}</td><td><code>2</code></td><td><code>{b}</code></td><td>{c}</td><td>{d}</td></tr>"
-             for a, b, c, d in [(3, "\\frac{4}{2}", "corrected", 2), (4, "200", "official", 4)]]  # fmt: skip
-    assert "".join(cells) in html
-    assert html.count("data-disagree='1'") == 2
+    part = html[html.index("Where the verdicts differ") :]
+    cells = re.findall(r"<tr><td>(.*?)</td>" + 4 * r'<td class="number">(.*?)</td>' + "</tr>", part)
+    assert cells == [("3", "2", "\\frac{4}{2}", "corrected", "2"), ("4", "2", "200", "official", "4")]
+    first, second = payload(html)["benchmarks"]["x"]["cells"][0]
+    assert (first["official"], first["corrected"], first["right"]) == ("1000", "1110", "1000")
+    assert (second["official"], second["corrected"]) == ("1111", "0000")
 
 
 def test_the_page_shows_a_hostile_sample_as_text():
@@ -156,8 +166,10 @@ def test_the_page_shows_a_hostile_sample_as_text():
         "benchmarks": {"x": scores.summarise([hostile], 1, "official")},
         "warnings": ["a & b"],
     }
-    html = sample_page.page("<model>", result, {"x": [hostile]})
-    assert "<script>alert" not in html and "&lt;script&gt;alert(1)" in html
-    assert "&lt;model&gt;" in html and "1&lt;2" in html and "a &amp; b" in html
-    assert html.count("<article") == 1
-    assert "5 more problems of x" in sample_page.page("m", result, {"x": [hostile] * 7}, room=1000)
+    html = sample_page("<model>", result, {"x": [hostile]})
+    assert "<script>alert" not in html and html.count("</script>") == 2
+    assert "&lt;model&gt;" in html and "a &amp; b" in html
+    shown = payload(html)["benchmarks"]["x"]
+    assert shown["problems"] == [{"index": 0, "question": "q", "gold": "1<2", "prompt": "p"}]
+    assert shown["cells"][0][0]["texts"][0]["text"] == "it is </pre><script>alert(1)</script>"
+    assert "5 more problems of x" in sample_page("m", result, {"x": [hostile] * 7}, room=600)

@@ -1,6 +1,7 @@
 """Scores of a cell over its steps, scoring it again from its record, adapters, and two runs compared."""
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -41,7 +42,7 @@ from losslab.models import merged_adapters
 from losslab.models.loading import load_config, load_model, load_tokenizer
 from losslab.records.record import Cell
 from losslab.results import learning_curves
-from losslab.results.compare import compare, verdicts
+from losslab.results.compare import compare, right_shares
 from losslab.statistics.intervals import paired
 
 HERE = ["machine.engine=transformers", "machine.device=cpu", "machine.threads=1"]
@@ -112,7 +113,7 @@ def test_every_step_is_scored_once_and_under_the_same_protocol(made):
     assert sorted(cell.steps()) == [2, 4]  # 6 is the finished model, and what has no eight digits is being written
     assert cell.done(config)
     folder = cell.scores(config)
-    found = learning_curves.points(folder, cell.metrics)
+    found = learning_curves.scores_by_step(folder, cell.metrics)
     assert list(found) == [2, 4, 6]
     assert found[6]["benchmarks"]["mine"]["score"] == found[6]["average"]["score"]
     assert found[2]["average"]["score"] < found[6]["average"]["score"] > 50
@@ -147,7 +148,9 @@ def test_problems_in_the_rows_of_training_are_counted(made, models, tmp_path):
         f"{row['unseen']:.1f} on the others"
     )
     page = (cell.scores(config) / "samples.html").read_text()
-    assert page.count("data-seen='1'") == 3 and page.count("data-seen='0'") == 5
+    (payload,) = re.findall(r'id="payload">(.*?)</script>', page)
+    problems = json.loads(payload)["benchmarks"]["mine"]["problems"]
+    assert [problem.get("seen", False) for problem in problems] == [True] * 3 + [False] * 5
     assert corpus(replace(config, names=replace(config.names, loss="base"))) is None
     other = replace(config.dataset, rows=1)
     assert corpus(config).key == corpus(config).key != corpus(replace(config, dataset=other)).key
@@ -210,13 +213,13 @@ def test_the_record_of_a_cell_gives_its_configuration(made, models, tmp_path):
 
 def test_curves_by_hand(tmp_path):
     curve = {2: [{"x": 10.0}, {"x": 20.0}], 4: [{"x": 30.0}], 6: [{"x": 50.0}, {"x": 54.0}], 0: [{"x": 5.0}]}
-    assert learning_curves.mean(curve, "x") == [
-        (0, 5.0, 0.0),  # the base has seeds of its own
+    assert [(step, mean.mean, mean.half) for step, mean in learning_curves.means(curve, "x").items()] == [
+        (0, 5.0, None),  # the base has seeds of its own
         (2, 15.0, pytest.approx(12.7062 * 5)),  # t(1) s / sqrt(2)
-        (4, 30.0, 0.0),  # of one seed, as the spreadsheet says
+        (4, 30.0, None),  # of one seed
         (6, 52.0, pytest.approx(12.7062 * 2)),
     ]
-    assert learning_curves.spreadsheet({"sft": {2: [{"x": 10.0}], 4: [{"x": 30.0}]}}, ["x"]).splitlines() == [
+    assert learning_curves.to_csv({"sft": {2: [{"x": 10.0}], 4: [{"x": 30.0}]}}, ["x"]).splitlines() == [
         "objective,benchmark,step,accuracy,half,seeds",
         "sft,x,2,10.0,0.0,1",
         "sft,x,4,30.0,0.0,1",
@@ -225,7 +228,7 @@ def test_curves_by_hand(tmp_path):
         write_json(tmp_path / f"steps/{step:08d}/scores.json", {"benchmarks": {"x": {"score": step}}})
     write_json(tmp_path / "scores.json", {"benchmarks": {"x": {"score": 90.0}, "y": {"score": 10.0}}})
     write_lines(tmp_path / "metrics.jsonl", [{"step": 11}, {"step": 12}])
-    found = learning_curves.points(tmp_path, tmp_path / "metrics.jsonl")
+    found = learning_curves.scores_by_step(tmp_path, tmp_path / "metrics.jsonl")
     assert list(found) == [5, 10, 12]
     assert learning_curves.values(found[12], ["x", "y"]) == {"x": 90.0, "y": 10.0, "average": 50.0}
     assert learning_curves.values(found[5], ["x", "y"]) is None
@@ -325,9 +328,10 @@ def test_two_runs_are_compared_problem_by_problem(root, made, models, tmp_path):
     evaluate(config, str(models[0]), tmp_path / "other")
     done = run(root, tmp_path, "compare", "other", str(cell.scores(config)))
     assert done.returncode == 0, done.stderr
-    a, b = (verdicts(folder, "official") for folder in (tmp_path / "other", cell.scores(config)))
-    found = paired(*({"mine": run["mine"].mean(1)[None]} for run in (a, b)))["mine"]
-    better = int((b["mine"].mean(1) > a["mine"].mean(1)).sum())
+    places = (tmp_path / "other", cell.scores(config))
+    a, b = (right_shares(folder, read_json(folder / "scores.json"), "official") for folder in places)
+    found = paired(*({"mine": run["mine"][None]} for run in (a, b)))["mine"]
+    better = int((b["mine"] > a["mine"]).sum())
     lines = done.stdout.splitlines()
     assert lines[:2] == ["A: other", f"B: {cell.scores(config)}"]
     assert lines[4] == (

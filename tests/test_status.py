@@ -14,7 +14,7 @@ from losslab.records.record import Cell
 def test_errors_with_brackets_are_shown_as_they_are(tmp_path, capsys):
     for seed, error in enumerate(["no rows in [/data/a, /data/b]", "expected one of [cpu, cuda]"]):
         cell(tmp_path, "sft", seed, None).update(state="failed", error=error)
-    Console(width=400).print(status.table("study", status.statuses("study", str(tmp_path))))
+    Console(width=400).print(status.status_table("study", status.statuses("study", str(tmp_path))))
     shown = capsys.readouterr().out
     assert "no rows in [/data/a, /data/b]" in shown and "expected one of [cpu, cuda]" in shown
 

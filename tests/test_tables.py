@@ -5,16 +5,17 @@ import importlib
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
-from matplotlib import pyplot
 
 from losslab.composition.experiment_files import declared
 from losslab.config.schema import Config, MachineConfig, Names, OptimizerConfig, SweepConfig
 from losslab.files import read_json, write_json, write_lines
 from losslab.records.record import Cell
-from losslab.results import compare_to_baselines, plots, table_formats, tables
-from losslab.results.load_records import Entry
-from losslab.results.write_tables import rebuild
+from losslab.results import compare_to_baselines, labels, plots, table_formats, tables
+from losslab.results.plots import BarRow
+from losslab.results.write_tables import write_tables
+from losslab.statistics.intervals import Estimate
 
 
 def cell(
@@ -60,7 +61,7 @@ def test_seeds_make_a_student_interval_and_one_seed_has_its_own(tmp_path):
     assert sft.value("average").half == pytest.approx(4.3027 * 1 / 3**0.5, rel=1e-4)
     assert base.value("math500").half == 3.0
     assert base.value("average").half == pytest.approx(18**0.5 / 2)  # of two independent benchmarks
-    assert table_formats.markdown(table_formats.scores(table)).splitlines()[2:6] == [
+    assert table_formats.markdown(table_formats.scores_sheet(table)).splitlines()[2:6] == [
         "| model | objective | math500 | amc23 | average | seeds |",
         "|---|---|---:|---:|---:|---:|",
         "| tiny | base | 20.0 ± 3.0 | **10.0 ± 3.0** | 15.0 ± 2.1 | 1 |",
@@ -72,7 +73,7 @@ def test_missing_cells_are_shown(tmp_path):
     cell(tmp_path, "sft", 0, {"math500": 50.0})
     cell(tmp_path, "sft", 1, None)
     cell(tmp_path, "dft", 0, None)
-    text = table_formats.markdown(table_formats.scores(tables.build(SweepConfig(name="study"), str(tmp_path))))
+    text = table_formats.markdown(table_formats.scores_sheet(tables.build(SweepConfig(name="study"), str(tmp_path))))
     assert "| tiny | dft | – | – | 0/1 |" in text
     assert "| tiny | sft | 50.0 ± 3.0 | 50.0 ± 3.0 | 1/2 |" in text  # nothing is the best of one
 
@@ -91,8 +92,8 @@ def test_a_name_that_leaves_something_open_is_followed_by_it():
     configs = [config, config | {"dataset.rows": 2}, config | {"dataset": "b", "dataset.path": "y"}]
     names = {"model": "tiny", "loss": "sft", "method": None}
     rows = [tables.Row(names, own, None, []) for own in configs]
-    labels = ["sft dataset=a dataset.rows=1", "sft dataset=a dataset.rows=2", "sft dataset=b"]
-    assert [tables.label(row, rows) for row in rows] == labels
+    names = ["sft dataset=a dataset.rows=1", "sft dataset=a dataset.rows=2", "sft dataset=b"]
+    assert labels.labels(rows) == names
 
 
 def test_an_average_needs_all_columns_and_protocols_are_not_mixed(tmp_path):
@@ -215,7 +216,7 @@ def test_accuracy_over_steps_begins_at_the_base(tmp_path):
         for step in (2, 4) if seed else (2, 4, 5):
             parts = {"math500": {"score": 20.0 + 5 * step + gain}, "amc23": {"score": 10.0 + step}}
             write_json(scores / f"steps/{step:08d}/scores.json", {"benchmarks": parts})
-    rebuild(["study"], str(tmp_path))
+    write_tables(["study"], str(tmp_path))
     lines = list(csv.DictReader(io.StringIO((tmp_path / "tables/study/steps.csv").read_text())))
     rows = {(r["benchmark"], int(r["step"])): (float(r["accuracy"]), float(r["half"]), r["seeds"]) for r in lines}
     assert {r["objective"] for r in lines} == {"sft"} and len(rows) == 3 * 5
@@ -230,9 +231,9 @@ def test_accuracy_over_steps_begins_at_the_base(tmp_path):
 def test_spreadsheet_and_figure(tmp_path):
     cell(tmp_path, "sft", 0, {"math500": 50.25})
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
-    (row,) = csv.DictReader(io.StringIO(table_formats.spreadsheet(table, None)))
+    (row,) = csv.DictReader(io.StringIO(table_formats.to_csv(table, None)))
     assert (float(row["math500"]), float(row["math500_half"]), row["seeds"]) == (50.25, 3.0, "1")
-    rebuild([], str(tmp_path))
+    write_tables([], str(tmp_path))
     folder = tmp_path / "tables" / "study"
     assert sorted(path.name for path in folder.iterdir()) == [
         "figure.png",
@@ -244,31 +245,72 @@ def test_spreadsheet_and_figure(tmp_path):
 
 
 @pytest.mark.parametrize(("models", "labels"), [(1, 4), (5, 3), (1, 14), (2, 24)])
-def test_a_figure_has_two_panels_for_each_model_and_a_colour_for_each_label(tmp_path, monkeypatch, models, labels):
-    drawn = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
-    rows = []
-    for model in range(models):
-        for label in range(labels):
-            folder = tmp_path / f"{model}-{label}"
-            write_lines(folder / "metrics.jsonl", [{"p_histogram": [1 + label] * 13}])
-            entry = Entry(folder, {}, 0, {}, "paper", {"math500": 10.0 * model + label}, {"math500": 3.0})
-            names = {"model": f"model {model}", "loss": "sft", "method": None}
-            rows.append(tables.Row(names, {}, None, [entry], f"sft lr={label}"))
+def test_a_figure_has_two_panels_for_each_model_and_a_colour_for_each_label(models, labels):
+    rows = [
+        BarRow(f"model {model}", f"sft lr={label}", [Estimate(10.0 * model + label, 3.0)], [1.0 + label] * 13)
+        for model in range(models)
+        for label in range(labels)
+    ]
     rows[-labels:] = rows[-labels:][::-1]  # another order in the last model
-    plots.bars(tables.Table(SweepConfig(), ["math500"], [], rows, []), tmp_path / "figure")
-    (figure,) = drawn
-    pyplot.close(figure)
+    figure = plots.bars(rows, ["math500"])
     assert len(figure.axes) == 2 * models
-    found: dict[str, set[tuple[float, ...]]] = {}
+    colours: dict[str, set[tuple[float, ...]]] = {}
     for i, panel in enumerate(figure.axes):
-        handles, own = panel.get_legend_handles_labels()
-        assert sorted(own) == sorted(row.label for row in rows[:labels])
-        for handle, label in zip(handles, own, strict=True):
+        handles, names = panel.get_legend_handles_labels()
+        assert sorted(names) == sorted(row.label for row in rows[:labels])
+        for handle, label in zip(handles, names, strict=True):
             colour = handle.get_edgecolor() if i % 2 else handle.patches[0].get_facecolor()
-            found.setdefault(label, set()).add(colour)
+            colours.setdefault(label, set()).add(colour)
             if i % 2 == 0:
-                assert handle.patches[0].get_height() == 10.0 * (i // 2) + int(label.removeprefix("sft lr="))
-    assert {len(colours) for colours in found.values()} == {1} and len(set.union(*found.values())) == labels
+                height = 10.0 * (i // 2) + int(label.removeprefix("sft lr="))
+                assert handle.patches[0].get_height() == height
+                (low, high) = handle.errorbar.lines[2][0].get_segments()[0][:, 1]
+                assert (low, high) == (height - 3.0, height + 3.0)
+    assert {len(of_label) for of_label in colours.values()} == {1} and len(set.union(*colours.values())) == labels
     (legend,) = figure.legends
     assert len(legend.get_texts()) == labels
+
+
+def test_histograms_of_the_figure_are_shares():
+    counts = [1.0, 3.0] + [0.0] * 10 + [4.0]
+    figure = plots.bars([BarRow("tiny", "sft", [None], counts), BarRow("tiny", "base", [Estimate(1.0)], [])], ["x"])
+    bars, histogram = figure.axes
+    (stairs,) = histogram.patches
+    assert stairs.get_data().values.tolist() == [12.5, 37.5] + [0.0] * 10 + [50.0]
+    heights = [patch.get_height() for patch in bars.patches]
+    assert np.isnan(heights[0]) and heights[1] == 1.0
+
+
+def test_a_learning_curve_is_drawn_where_the_records_put_it():
+    curve = {0: [{"x": 20.0}], 10: [{"x": 30.0}, {"x": 34.0}], 20: [{"x": 40.0}, {"x": 40.0}]}
+    figure = plots.over_steps({"sft": curve, "dft": {10: [{"x": 70.0}]}}, ["x"])
+    panel = figure.axes[0]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in panel.lines}
+    assert lines == {"sft": [[0.0, 20.0], [10.0, 32.0], [20.0, 40.0]], "dft": [[10.0, 70.0]]}
+    band = panel.collections[0].get_paths()[0].vertices
+    half = 12.7062 * 2  # t(1) s / sqrt(2)
+    edges = sorted(y for x, y in band.tolist() if x == 10.0)
+    assert (edges[0], edges[-1]) == (pytest.approx(32 - half, rel=1e-4), pytest.approx(32 + half, rel=1e-4))
+    assert panel.get_title() == "x"
+
+
+def test_scores_are_drawn_against_their_setting():
+    curve = [(1e-5, Estimate(10.0, 2.0)), (1e-4, None), (1e-3, Estimate(30.0))]
+    panel = plots.over_settings({"optimizer.lr": {"sft": curve}}).axes[0]
+    (container,) = panel.containers
+    assert container[0].get_xydata().tolist() == [[1e-5, 10.0], [1e-3, 30.0]]
+    assert [segment[:, 1].tolist() for segment in container[2][0].get_segments()] == [[8.0, 12.0], [30.0, 30.0]]
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["1e-05", "0.0001", "0.001"]
+    assert panel.get_xscale() == "log" and panel.get_xlabel() == "optimizer.lr"
+
+
+def test_a_figure_is_drawn_again_when_its_data_have_changed(tmp_path):
+    def draw(height: float) -> int:
+        rows = [BarRow("tiny", "sft", [Estimate(height)], [])]
+        plots.draw(tmp_path / "figure", tmp_path / "figures.json", plots.bars, rows, ["x"])
+        return (tmp_path / "figure.png").stat().st_mtime_ns
+
+    first = draw(1.0)
+    assert draw(1.0) == first and draw(2.0) > first
+    (tmp_path / "figure.svg").unlink()
+    assert draw(2.0) and (tmp_path / "figure.svg").exists()

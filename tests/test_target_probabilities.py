@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from losslab.config.schema import AdapterConfig, Precision
 from losslab.data import toy_task
 from losslab.data.examples import Examples
-from losslab.results import probability_plots
-from losslab.results.probability_plots import Histogram, Pair
+from losslab.results import plots, probability_plots
+from losslab.results.probability_plots import BeforeAfter, Histogram
 from losslab.training import target_probabilities
 from losslab.training.step_metrics import EDGES
 
@@ -96,9 +96,8 @@ def test_the_table_the_numbers_and_the_figure(tmp_path):
         record({0.0: 2, 0.9: 8}, [[" the", 2]], [["\n", 5], ["`", 3]]),
         record({0.0: 4, 0.9: 6}, [["a|b", 3], [" the", 1]], [["\n", 6]]),
     ]
-    pairs = [Pair(before, Histogram("dft", seeds)), Pair(before, Histogram("sft", seeds[:1]))]
-    probability_plots.publish(pairs, tmp_path)
-    lines = (tmp_path / "probabilities.md").read_text().splitlines()
+    pairs = [BeforeAfter(before, Histogram("dft", seeds)), BeforeAfter(before, Histogram("sft", seeds[:1]))]
+    lines = probability_plots.to_markdown(pairs).splitlines()
     half = 12.706 * 10  # Student's t of one degree, times the standard error of 20% and 40%
     assert lines[2:7] == [
         "| objective | p < 0.0001, % | most frequent there | p ≥ 0.9, % | most frequent there |",
@@ -107,12 +106,18 @@ def test_the_table_the_numbers_and_the_figure(tmp_path):
         f"| dft | 30.00 ± {half:.2f} | `␣the` `a\\|b` | 70.00 ± {half:.2f} | `\\n` `` ` `` |",
         "| sft | 20.00 | `␣the` | 80.00 | `\\n` `` ` `` |",
     ]
-    table = [line.split(",") for line in (tmp_path / "probabilities.csv").read_text().splitlines()]
+    table = [line.split(",") for line in probability_plots.to_csv(pairs).splitlines()]
     assert len(table) == 1 + 3 * 13 and table[1] == ["before", "0.0", "0.0001", "10.0", "", "1"]
     assert [row[3:] for row in table if row[0] == "dft" and row[1] == "0.5"] == [["0.0", "0.0", "2"]]
+    figure = probability_plots.figure(pairs)
+    bars, line = figure.axes[0].patches
+    assert bars.get_data().values.tolist() == [10.0] + [0.0] * 7 + [80.0] + [0.0] * 3 + [10.0]
+    assert line.get_data().values.tolist() == [30.0] + [0.0] * 11 + [70.0]
+    assert [panel.get_title() for panel in figure.axes] == ["dft", "sft"]
+    plots.save(figure, tmp_path / "probabilities")
     drawn = {name: (tmp_path / f"probabilities.{name}").read_bytes() for name in ("png", "svg")}
     assert drawn["png"].startswith(b"\x89PNG") and b"</svg>" in drawn["svg"]
-    probability_plots.publish(pairs, tmp_path)
+    plots.save(probability_plots.figure(pairs), tmp_path / "probabilities")
     assert (tmp_path / "probabilities.svg").read_bytes() == drawn["svg"]
 
 

@@ -18,7 +18,7 @@ from losslab.files import write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import compare_to_baselines, tables
 from losslab.results.table_formats import markdown
-from losslab.results.write_tables import publish
+from losslab.results.write_tables import write_table
 
 
 def test_an_objective_beside_its_rivals(tmp_path):
@@ -83,7 +83,7 @@ def test_a_complete_twin_is_collected_with_its_records(tmp_path):
     sweep = layout("toy_suite/figure3_rate")
     study = tables.build(sweep, str(tmp_path))
     assert toy_suite.complete(study)
-    publish(sweep, str(tmp_path))
+    write_table(sweep, str(tmp_path))
     (tmp_path / "figure3_rate_steps.csv").write_text("of a time when it had some")
     (tmp_path / "figure3_batch.md").write_text("another twin")
     toy_suite.collect("figure3_rate", study, tmp_path)

@@ -1,13 +1,15 @@
 """Files that appear whole, folders that one process holds alone, and what a file or folder holds as a hash."""
 
 import ast
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 
 from losslab.config.masking import masked
 from losslab.config.schema import EMBEDDED
+
+RECORD_VERSION = 1  # of the JSON files of a record; a file without a version is of version 0
 
 
 def check_weights(model: str, names: Iterable[str]) -> None:
@@ -82,11 +86,16 @@ def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a file, `{}` where there is none (any more)."""
+    """The content of a file, `{}` where there is none (any more). ValueError where it holds no JSON object."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged, it holds no JSON object: remove it")
+    return content
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -99,6 +108,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             raise ValueError(f"{path}:{number}: this line is damaged; remove it, and run the same again") from None
     return rows
+
+
+def csv_text(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """A head and rows as CSV; None is an empty field."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([head, *rows])
+    return out.getvalue()
 
 
 def mend(path: Path) -> None:

@@ -31,7 +31,7 @@ from losslab.distributed.launch import launch, worker_count
 from losslab.distributed.process_group import WorkerError, all_equal, decide_on_main
 from losslab.distributed.signals import REQUEUE, Interrupted, ignore_stop_signals, raise_on_stop
 from losslab.evaluation.evaluate import check as check_scoring
-from losslab.files import content, lock, write_json
+from losslab.files import RECORD_VERSION, content, lock, write_json
 from losslab.models import lora, merged_adapters
 from losslab.models.loading import load_tokenizer, structure
 from losslab.objectives.online import Online
@@ -157,7 +157,8 @@ def trained_model(config: Config, cell: Cell) -> str:
         models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
         found = {when: target_probabilities.of(config, base, model) for when, model in models.items()}
         if is_main_process():
-            write_json(cell.probabilities, {"examples": config.machine.probabilities} | found)
+            about = {"version": RECORD_VERSION, "examples": config.machine.probabilities}
+            write_json(cell.probabilities, about | found)
     return str(cell.model)
 
 
@@ -207,7 +208,7 @@ def train_model(config: Config, folder: Path) -> None:
             report, steps = examples.report, Schedule.of(config.train, config.seed, examples).steps
         if steps == 0:
             raise ValueError("the rows do not fill one batch: lower train.batch_size or take more of them")
-        write_json(folder / "data.json", report | {"steps": steps})
+        write_json(folder / "data.json", report | {"version": RECORD_VERSION, "steps": steps})
         print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in report.items()), flush=True)
         return str(data)
 

@@ -29,7 +29,7 @@ def score(config: Config, cell: Cell, models: dict[int | None, str]) -> None:
         elif not cell.scored(config, step):
             evaluate(config, model, cell.scores(config, step), seen)
     if set(models) - {None}:
-        print(learning_curves.markdown(learning_curves.points(folder, cell.metrics)), flush=True)
+        print(learning_curves.markdown(learning_curves.scores_by_step(folder, cell.metrics)), flush=True)
 
 
 def corpus(config: Config) -> Corpus | None:

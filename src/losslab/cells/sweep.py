@@ -21,7 +21,7 @@ from losslab.config.schema import Config
 from losslab.distributed.environment import is_main_process
 from losslab.records.record import Cell, start_again
 from losslab.report import page as report
-from losslab.results.write_tables import publish
+from losslab.results.write_tables import write_table
 from losslab.tracking import follow
 
 
@@ -79,7 +79,7 @@ class Sweep(Callback):
             return
         config = self.configs[0]
         try:
-            publish(config.sweep, config.machine.results)
+            write_table(config.sweep, config.machine.results)
             if line := follow.hint(config):
                 print(line, flush=True)
         except Exception as error:  # whatever it is, it must not hide what failed before
@@ -98,7 +98,7 @@ class Sweep(Callback):
 def _report(config: Config) -> None:
     """Write the page of a sweep that is over. What is wrong with it must not hide which cells failed."""
     try:
-        print(f"report:  {report.publish(config.sweep, config.machine.results)}", flush=True)
+        print(f"report:  {report.write_report(config.sweep, config.machine.results)}", flush=True)
     except Exception as error:
         print(f"the report is not written: {first_line(error)}; losslab report does it again", file=sys.stderr)
 

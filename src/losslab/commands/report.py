@@ -12,7 +12,7 @@ from losslab.commands.cli import parse
 
 def main(arguments: list[str]) -> None:
     sweeps, options = parse(arguments, ["against", "results"])
-    from losslab.report.page import rebuild
+    from losslab.report.page import write_reports
 
-    for page in rebuild(sweeps, options.get("results", "results"), options.get("against")):
+    for page in write_reports(sweeps, options.get("results", "results"), options.get("against")):
         print(f"report:  {page}", flush=True)

@@ -11,6 +11,6 @@ from losslab.commands.cli import parse
 
 def main(arguments: list[str]) -> None:
     sweeps, options = parse(arguments, ["results"])
-    from losslab.results.write_tables import rebuild
+    from losslab.results.write_tables import write_tables
 
-    rebuild(sweeps, options.get("results", "results"))
+    write_tables(sweeps, options.get("results", "results"))

@@ -10,9 +10,7 @@ and beside them what is worth a commit, the tables, figures, verdicts and hashes
 complete and were run as their files have them. docs/toy_suite.md says what they are worth.
 """
 
-import csv
 import hashlib
-import io
 import os
 import shutil
 import subprocess
@@ -24,11 +22,11 @@ from pathlib import Path
 from rich.console import Console
 
 from losslab.config.messages import did_you_mean
-from losslab.files import write
+from losslab.files import csv_text, write
 from losslab.records.record import Cell
 from losslab.results import compare_to_baselines, table_formats, tables
 from losslab.results.tables import Table
-from losslab.results.write_tables import layouts, rebuild
+from losslab.results.write_tables import layouts, write_tables
 
 TWINS = (
     "table1",
@@ -76,7 +74,7 @@ def main(arguments: list[str]) -> int:
         check(twins[0], [f"seed={seeds[0]}", *overrides, *own])
     done = run_all == "false" or run_twins(twins, seeds, overrides, own, results / "logs")
     sweeps = [f"toy_suite/{name}" for name in twins]
-    rebuild(sweeps, str(results))
+    write_tables(sweeps, str(results))
     studies = [tables.build(layout, str(results)) for layout in layouts(sweeps, str(results))]
     for objective in options["loss"].split(",") if "loss" in options else []:
         found = compare_to_baselines.sheet(objective, studies)
@@ -175,9 +173,7 @@ def digest(study: Table) -> str:
     Other studies may have scored the cell on benchmarks, by protocols or along the way of training as this one did not.
     """
     steps = any(config.machine.export_steps for config in study.grid)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["cell", "identity", "samples"])
+    rows = []
     for entry in sorted((entry for row in study.rows for entry in row.entries), key=lambda entry: entry.folder):
         samples, own = hashlib.sha256(), entry.folder / "scores" / str(entry.protocol)
         files = [file for name in study.benchmarks for file in own.glob(f"{name}.jsonl")]
@@ -186,5 +182,5 @@ def digest(study: Table) -> str:
         for file in files:
             samples.update(file.read_bytes())
         identity = Cell.at(entry.folder).identity
-        writer.writerow([entry.folder.name, identity, samples.hexdigest() if files else ""])
-    return out.getvalue()
+        rows.append([entry.folder.name, identity, samples.hexdigest() if files else ""])
+    return csv_text(["cell", "identity", "samples"], rows)

@@ -72,7 +72,9 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     model = choices["model"]
     if model == "custom" and not OmegaConf.is_missing(cfg.model, "path"):
         path = Path(cfg.model.path)
-        model = (path.parent.name if path.name == "model" else "") or path.name  # a cell's export is called after the cell
+        model = (
+            path.parent.name if path.name == "model" else ""
+        ) or path.name  # a cell's export is called after the cell
     dataset = choices["dataset"]
     if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
         dataset = Path(cfg.dataset.path).stem.replace("*", "")

@@ -52,8 +52,11 @@ def find(sweep: str) -> str | None:
     """The experiment that declares a sweep, as in experiment=NAME."""
     found = []
     for path in sorted(EXPERIMENTS.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        if sweep not in text:  # to read YAML takes longer
+            continue
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            content = yaml.safe_load(text) or {}
         except yaml.YAMLError:
             continue  # who asks for this one is told by Hydra
         if (content.get("sweep") or {}).get("name") == sweep:

@@ -35,6 +35,7 @@ def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dic
         "official": 100 * float(right["official"].mean()),
         "corrected": 100 * float(right["corrected"].mean()),
         "rounded": rounded(correct),
+        "right": {name: [int(count) for count in marks.sum(1)] for name, marks in right.items()},  # of each problem
         "first_sample": 100 * float(correct[:, 0].mean()),
         "pass_at": {str(n): pass_at(correct, n) for n in sizes},
         "maj_at": {str(n): majority_at([[s["extracted"] for s in row] for row in samples], correct, n) for n in sizes},

@@ -7,11 +7,12 @@ from typing import Any
 
 from losslab.config.schema import Config, Engine, EvalConfig
 from losslab.data.prompts import render
-from losslab.evaluation import engines, sample_page, scores
+from losslab.evaluation import engines, scores
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.contamination import Seen
+from losslab.evaluation.sample_page import sample_page
 from losslab.evaluation.samples import Samples
-from losslab.files import read_json, read_lines, write
+from losslab.files import RECORD_VERSION, read_json, read_lines, write
 
 CUT_SHARE = 20  # percent of samples cut by length above which a score misleads
 
@@ -63,6 +64,7 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
     if "samples" not in generation:  # none was missing: what is known of an earlier call stays
         generation = read_json(folder / "scores.json").get("generation", generation)
     result = {
+        "version": RECORD_VERSION,
         "model": subject.model,
         "verdict": str(cfg.verdict),
         "average": scores.average(everything),
@@ -73,7 +75,7 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
         "generation": generation,
         "warnings": [*subject.notes, *warnings(subject, rows)],
     }
-    write(folder / "samples.html", sample_page.page(subject.model, result, records))
+    write(folder / "samples.html", sample_page(subject.model, result, records))
     write(folder / "scores.json", json.dumps(result, indent=1))
     return result
 

@@ -3,16 +3,17 @@
 States: waiting (in the queue, or not begun), running, to score (trained; its scoring is another job, which has not
 begun), scoring, preempted (left with a checkpoint, and back in the queue), interrupted (left, and nobody starts it
 again), silent (no sign of life, as after the death of its machine), cancelled, failed, trained (nobody asked for its
-scores), done.
+scores), done, damaged (its cell.json cannot be read).
 """
 
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from rich.console import Console
@@ -20,16 +21,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from losslab.files import read_json, read_lines
 from losslab.launchers.slurm import Submission, submit
+from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.lock import DEAD_AFTER_SECONDS, HOLDER
+from losslab.records.reading import DamagedRecord, printable, read_facts, read_metrics, read_scores, score_files
 
-FINAL = ("done", "trained", "failed", "cancelled", "interrupted")
+FINAL = ("done", "trained", "failed", "cancelled", "interrupted", "damaged")
 STYLES = {
     "done": "green",
     "trained": "green",
     "failed": "red",
     "silent": "red",
+    "damaged": "red",
     "running": "cyan",
     "scoring": "cyan",
     "preempted": "yellow",
@@ -39,7 +42,7 @@ RECENT_STEPS = 20  # whose mean time gives the time that is left
 
 
 @dataclass(frozen=True)
-class Status:
+class CellStatus:
     """A cell as it stands now."""
 
     folder: Path
@@ -50,100 +53,134 @@ class Status:
     seconds_left: float | None  # of training
     tries: str
     where: str  # SLURM job and machine
-    note: str  # score or last line of the error
+    note: str  # score, last line of the error, or what is wrong with its files
 
 
-def of(folder: Path, submissions: list[Submission]) -> Status:
-    """The status of a cell's folder; `submissions` are the sweep's."""
-    record = read_json(folder / "cell.json")
-    state = _state(folder, record, submissions)
-    rows = read_lines(folder / "metrics.jsonl")
+@dataclass(frozen=True)
+class Submitted:
+    """A submission of the sweep, read once for all of its cells."""
+
+    submission: Submission
+    record: dict[str, Any]
+    cells: frozenset[str]  # names of the folders
+
+
+def submitted(sweep: str, results: str) -> list[Submitted]:
+    """The submissions of a sweep, oldest first; one whose file is damaged is left out."""
+    readable = []
+    for submission in Submission.of(sweep, results):
+        with suppress(ValueError, TypeError):
+            record = submission.record
+            readable.append(Submitted(submission, record, frozenset(Path(cell).name for cell in record["cells"])))
+    return readable
+
+
+def status_of(record: CellRecord, submissions: Sequence[Submitted]) -> CellStatus:
+    """The status of a cell; `submissions` are the sweep's."""
+    folder, faults = record.folder, list(record.faults)
+
+    def attempt(read: Any, path: Path, default: Any) -> Any:
+        try:
+            return read(path)
+        except DamagedRecord as damage:
+            faults.append(str(damage))
+            return default
+
+    holder = attempt(_read_holder, folder / HOLDER, {})
+    rows = attempt(lambda path: read_metrics(path, RECENT_STEPS), folder / "metrics.jsonl", [])
+    steps = attempt(lambda path: read_facts(path, {"steps": int}), folder / "data.json", {}).get("steps")
+    cell, mine = record.state, [one for one in submissions if folder.name in one.cells]
+    state = _state(folder, cell, mine)
     last = rows[-1] if rows else {}
-    steps = read_json(folder / "data.json").get("steps")
-    left = None
-    if state == "running" and rows and steps:
-        left = statistics.fmean(row["seconds"] for row in rows[-RECENT_STEPS:]) * (steps - last["step"])
-    holder = read_json(folder / HOLDER)
-    job, host = record.get("job"), holder.get("node")
-    tries = f"{record.get('attempt', record.get('attempts', 0))}" if record.get("attempts") else ""
-    if tries and record.get("tries"):
-        tries += f"/{record['tries']}"
+    job, host = cell.get("job"), holder.get("node")
+    tries = f"{cell.get('attempt', cell.get('attempts', 0))}" if cell.get("attempts") else ""
+    if tries and cell.get("tries"):
+        tries += f"/{cell['tries']}"
     note = ""
     if state == "failed":
-        code = died(folder, submissions)
-        note = str(record.get("error") or f"its job ended with status {code}, see {folder / 'logs'}").splitlines()[-1]
+        error = cell.get("error") or f"its job ended with status {died(folder, mine)}, see {folder / 'logs'}"
+        note = (error.splitlines() or [""])[-1]
     elif state == "done":
-        note = _score(folder)
+        note = attempt(_scores, folder, "")
     elif state == "silent":
         note = "its process is gone or cannot write"
+    note = "; ".join(filter(None, [note, *faults]))
     where = " on ".join(part for part in (job, host) if part)
-    return Status(folder, state, last.get("step"), steps, last.get("loss"), left, tries, where, note)
+    left = seconds_left(rows, steps) if state == "running" else None
+    return CellStatus(folder, state, last.get("step"), steps, last.get("loss"), left, tries, where, note)
 
 
-def _state(folder: Path, record: dict[str, Any], submissions: list[Submission]) -> str:
-    own, holder = None if record.get("force") == "asked" else record.get("state"), folder / HOLDER
-    queued = [one.record for one in submissions if folder.name in map(_name, one.record["cells"])]
-    age = 0.0
-    if holder.exists():
-        with suppress(FileNotFoundError):  # it may end meanwhile
-            age = time.time() - holder.stat().st_mtime
-        if age > DEAD_AFTER_SECONDS:
+def seconds_left(rows: Sequence[dict[str, Any]], steps: int | None) -> float | None:
+    """Until the last step, at the mean speed of the recent ones; None where that is not known."""
+    seconds = [row["seconds"] for row in rows if "seconds" in row]
+    if not seconds or steps is None:
+        return None
+    return statistics.fmean(seconds) * max(0, steps - rows[-1]["step"])
+
+
+def _read_holder(path: Path) -> dict[str, Any]:
+    return read_facts(path, {"node": str, "job": (str, NoneType)})
+
+
+def _state(folder: Path, record: dict[str, Any], submissions: Sequence[Submitted]) -> str:
+    recorded, holder = None if record.get("force") == "asked" else record.get("state"), folder / HOLDER
+    with suppress(FileNotFoundError):  # there is none, or it ends meanwhile
+        if time.time() - holder.stat().st_mtime > DEAD_AFTER_SECONDS:
             return "failed" if died(folder, submissions) else "silent"
-        return "scoring" if own == "scoring" else "running"
-    if own == "done" or not queued:
-        return own if own in FINAL else "silent" if own else "waiting"
-    if "cancelled" in queued[-1]:
-        return "failed" if own == "failed" else "cancelled"
-    if own is None or queued[-1]["submitted"] > record["updated"]:  # submitted again since
+        return "scoring" if recorded == "scoring" else "running"
+    if not record or recorded == "damaged":
+        return "damaged"
+    if recorded == "done" or not submissions:
+        return recorded if recorded in FINAL else "silent" if recorded else "waiting"
+    newest = submissions[-1].record
+    if "cancelled" in newest:
+        return "failed" if recorded == "failed" else "cancelled"
+    if recorded is None or newest["submitted"] > record["updated"]:  # submitted again since
         return "failed" if died(folder, submissions) else "waiting"
-    if own == "interrupted":
+    if recorded == "interrupted":
         return "preempted"
-    if own == "trained" and queued[-1]["launcher"]["separate_evaluation"]:
+    if recorded == "trained" and newest["launcher"]["separate_evaluation"]:
         return "failed" if died(folder, submissions) else "to score"
-    if own in ("failed", "trained"):
-        return own
+    if recorded in ("failed", "trained"):
+        return recorded
     return "failed" if died(folder, submissions) else "silent"
 
 
-def died(folder: Path, submissions: list[Submission]) -> int | None:
-    """The exit status of the cell's last job, where that is not 0."""
-    statuses = [one.exit_status(folder.name) for one in submissions if folder.name in map(_name, one.record["cells"])]
-    return statuses[-1] if statuses else None
+def died(folder: Path, submissions: Sequence[Submitted]) -> int | None:
+    """The exit status of the cell's last job, where that is not 0; the submissions are those with the cell."""
+    return submissions[-1].submission.exit_status(folder.name) if submissions else None
 
 
-def _name(cell: str) -> str:
-    return Path(cell).name
+def _scores(folder: Path) -> str:
+    """The average under each protocol."""
+    contents = [read_scores(path) for path in score_files(folder)]
+    averages = [content["average"]["score"] for content in contents if "average" in content]
+    return ", ".join(f"{average:.1f}" for average in averages)
 
 
-def _score(folder: Path) -> str:
-    found = [read_json(path) for path in sorted(folder.glob("scores/*/scores.json"))]
-    return ", ".join(f"{one['average']['score']:.1f}" for one in found if "average" in one)
+def sweeps(records: Sequence[CellRecord]) -> dict[str, list[CellRecord]]:
+    """The cells of each sweep, in the order in which they were asked for."""
+    members: dict[str, list[CellRecord]] = {}
+    for record in sorted(records, key=lambda record: (record.state.get("declared", ""), record.folder)):
+        for name in record.sweeps:
+            members.setdefault(name, []).append(record)
+    return members
 
 
-def sweeps(results: str) -> dict[str, list[Path]]:
-    """The folders of the cells of each sweep, in the order in which they were asked for."""
-    found: dict[str, list[tuple[str, Path]]] = {}
-    for path in sorted(Path(results).glob("cells/*/cell.json")):
-        record = read_json(path)
-        for name in record.get("sweeps", []):
-            found.setdefault(name, []).append((record["declared"], path.parent))
-    return {name: [folder for _, folder in sorted(cells)] for name, cells in found.items()}
-
-
-def statuses(sweep: str, results: str) -> list[Status]:
+def statuses(sweep: str, results: str, records: Sequence[CellRecord] | None = None) -> list[CellStatus]:
     """The cells of a sweep. ValueError when there is no such sweep."""
-    known = sweeps(results)
-    if sweep not in known:
-        there = f"there are {', '.join(sorted(known))}" if known else "there is none"
+    members = sweeps(cell_records(results) if records is None else records)
+    if sweep not in members:
+        there = f"there are {', '.join(sorted(members))}" if members else "there is none"
         raise ValueError(f"no record of the sweep {sweep} under {results}: {there}")
-    submissions = Submission.of(sweep, results)
-    return [of(folder, submissions) for folder in known[sweep]]
+    submissions = submitted(sweep, results)
+    return [status_of(record, submissions) for record in members[sweep]]
 
 
-def table(sweep: str, rows: list[Status]) -> Table:
+def status_table(sweep: str, rows: Sequence[CellStatus]) -> Table:
     counts = Counter(row.state for row in rows)
     title = f"{sweep}: {len(rows)} cells, " + ", ".join(f"{number} {state}" for state, number in counts.items())
-    out = Table(title=Text(title), title_justify="left")
+    out = Table(title=Text(printable(title)), title_justify="left")
     out.add_column("cell", overflow="fold")
     for name in ("state", "step", "loss", "left", "try", "job"):
         out.add_column(name, justify="left" if name in ("state", "job") else "right")
@@ -153,8 +190,9 @@ def table(sweep: str, rows: list[Status]) -> Table:
         step = "" if row.step is None else f"{row.step}/{row.steps or '?'}"
         loss = "" if row.loss is None else f"{row.loss:.4f}"
         left = "" if row.seconds_left is None else duration(row.seconds_left)
-        texts = (step, loss, left, row.tries, row.where, row.note)  # of errors too, which may hold brackets
-        out.add_row(Text(row.folder.name), Text(row.state, style), *map(Text, texts))
+        # Of errors and names too, which may hold brackets or escape sequences.
+        texts = [Text(printable(text)) for text in (step, loss, left, row.tries, row.where, row.note)]
+        out.add_row(Text(printable(row.folder.name)), Text(row.state, style), *texts)
     return out
 
 
@@ -167,37 +205,47 @@ def duration(seconds: float) -> str:
 
 def show(names: list[str], results: str, watch: bool) -> None:
     """Print sweeps, all of them where none is named; `watch` follows them until no cell can change any more."""
-    chosen = names or sorted(sweeps(results))
-    if not chosen:
-        raise ValueError(f"no record of any sweep under {results}: run one first, or set results=FOLDER")
     console = Console()
     if not watch:
-        for name in chosen:
-            console.print(table(name, statuses(name, results)))
+        records = cell_records(results)
+        for name in _chosen(names, records, results):
+            console.print(status_table(name, statuses(name, results, records)))
+        for record in records:
+            for fault in record.faults if not record.sweeps else []:
+                console.print(Text(f"damaged: {fault}"), soft_wrap=True)
         return
     with Live(console=console, auto_refresh=False) as live:
-        for view, over in _views(chosen, results):
+        for view, over in _views(names, results):
             live.update(view, refresh=True)
             if over:
                 return
             time.sleep(REFRESH_SECONDS)
 
 
+def _chosen(names: list[str], records: Sequence[CellRecord], results: str) -> list[str]:
+    """The sweeps that are named, else all. ValueError when there is none."""
+    chosen = names or sorted(sweeps(records))
+    if not chosen and not any(record.faults for record in records):
+        raise ValueError(f"no record of any sweep under {results}: run one first, or set results=FOLDER")
+    return chosen
+
+
 def _views(names: list[str], results: str) -> Iterator[tuple[Table, bool]]:
     while True:
         grid = Table.grid()
-        rows = {name: statuses(name, results) for name in names}
-        for name, own in rows.items():
-            grid.add_row(table(name, own))
-        yield grid, all(row.state in FINAL for own in rows.values() for row in own)
+        records = cell_records(results)
+        rows = {name: statuses(name, results, records) for name in _chosen(names, records, results)}
+        for name, of_sweep in rows.items():
+            grid.add_row(status_table(name, of_sweep))
+        yield grid, all(row.state in FINAL for of_sweep in rows.values() for row in of_sweep)
 
 
 def retry(sweep: str, results: str) -> None:
     """Submit the cells that failed, were cancelled or fell silent again. ValueError when there is none."""
-    submissions = [submission for submission in Submission.of(sweep, results) if submission.is_mine]
+    submissions = [submission for submission in submitted(sweep, results) if submission.is_mine]
     again = [row.folder.name for row in statuses(sweep, results) if row.state in ("failed", "cancelled", "silent")]
-    known = {Path(cell).name: (cell, own) for one in submissions for cell, own in one.record["cells"].items()}
-    cells = dict(known[name] for name in again if name in known)
+    overrides = {Path(cell).name: (cell, own) for one in submissions for cell, own in one.record["cells"].items()}
+    cells = dict(overrides[name] for name in again if name in overrides)
     if not cells:
         raise ValueError(f"no cell of {sweep} that was submitted to SLURM has failed: there is nothing to retry")
     submit(sweep, cells, submissions[-1].record["launcher"], Path(results))

@@ -65,9 +65,13 @@ def packed_attention(
 
     `s_aux` is transformers' name of the sinks. Raises ValueError for attention that it does not compute.
     """
-    unknown = [name for name, value in others.items() if name not in NEUTRAL and value is not None and value is not False]
+    unknown = [
+        name for name, value in others.items() if name not in NEUTRAL and value is not None and value is not False
+    ]
     if attention_mask is not None or is_causal is False or dropout:
-        unknown.append("a mask of its own" if attention_mask is not None else "no causal order" if not dropout else "dropout")
+        unknown.append(
+            "a mask of its own" if attention_mask is not None else "no causal order" if not dropout else "dropout"
+        )
     if unknown or packing is None:
         what = f"has {', '.join(unknown)}" if unknown else "is not told where the sequences of a row lie"
         raise ValueError(f"the attention of {type(module).__name__} {what}, which packed rows do not compute")

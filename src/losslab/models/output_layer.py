@@ -53,8 +53,10 @@ class OutputForm:
     def head(self, model: PreTrainedModel) -> Head:
         """The output layer of a model of this form, unsharded."""
         layer = _layer(model)
-        bias = layer.bias if self.bias_scale == self.scale or layer.bias is None else layer.bias * (
-            self.bias_scale / self.scale
+        bias = (
+            layer.bias
+            if self.bias_scale == self.scale or layer.bias is None
+            else layer.bias * (self.bias_scale / self.scale)
         )
         return Head(layer.weight, bias, self.softcap, self.scale)
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from losslab.files import RECORD_VERSION
 from losslab.records import code_snapshot
 
 PACKAGES = (
@@ -39,6 +40,7 @@ def environment(workers: int | None = None) -> dict[str, Any]:
             continue
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
+        "version": RECORD_VERSION,
         "command": sys.argv,
         "commit": code_snapshot.commit(),
         "dirty": code_snapshot.dirty(),

@@ -9,7 +9,6 @@ from typing import Any
 
 from losslab.config.schema import Config
 from losslab.files import content, syntax
-from losslab.objectives.online import Online
 
 
 def identity(config: Config) -> str:
@@ -28,6 +27,8 @@ def recipe(config: Config) -> str:
 
 
 def _science(config: Config) -> dict[str, Any]:
+    from losslab.objectives.online import Online  # here, since it loads torch, which readers do not need
+
     defaults = asdict(Config())
     objective, trains = config.objective, config.trains
     groups = ["model", "dataset", "optimizer", "scheduler", "train"] if trains else ["model"]

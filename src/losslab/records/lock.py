@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from losslab.files import read_json, write_json
+from losslab.files import RECORD_VERSION, read_json, write_json
 
 HEARTBEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 60.0  # without a heartbeat
@@ -56,6 +56,7 @@ def cell_lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname()
     this = {"job": slurm_job(), "restarts": slurm_restarts(), "host": host, "pid": os.getpid()}
+    this["version"] = RECORD_VERSION
     this["node"] = os.environ.get("SLURMD_NODENAME", host)
     with (folder / "lock").open("a") as file:
         if not _acquired(file):

@@ -20,8 +20,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from losslab.config.schema import BASE, Config, Stage
-from losslab.distributed.launch import worker_count
-from losslab.files import read_json, read_lines, write, write_json
+from losslab.files import RECORD_VERSION, read_json, read_lines, write, write_json
 from losslab.records import code_snapshot
 from losslab.records.environment import environment, succeed
 from losslab.records.identity import identity, protocol, recipe
@@ -129,6 +128,8 @@ class Cell:
         """Write down what is about to run, where and with which code; what trained a model stays beside it."""
         if not config.trains or not self.model.exists():
             write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+            from losslab.distributed.launch import worker_count  # here, since it loads torch, which readers do not need
+
             before, now = read_json(self.folder / "environment.json"), environment(worker_count(config.machine))
             steps = max((int(path.name[-8:]) for path in self.folder.glob("checkpoints/step-*")), default=0)
             write_json(self.folder / "environment.json", succeed(before, now, steps))
@@ -177,7 +178,7 @@ class Cell:
             fcntl.flock(file, fcntl.LOCK_EX)
             state = self.state()
             yield state
-            write_json(self.folder / "cell.json", state | {"updated": _now()})
+            write_json(self.folder / "cell.json", state | {"version": RECORD_VERSION, "updated": _now()})
 
 
 def start_again(cells: list[Cell]) -> None:

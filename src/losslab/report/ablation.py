@@ -1,84 +1,108 @@
-"""The table of the page: every row's scores, and how much better it is than any other row of its model."""
+"""The table of the page: every row's scores, and how much better it is than other rows of its model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from losslab.config.schema import BASE
-from losslab.report.cells import Group
-from losslab.report.sample_browser import Scored, same
+from losslab.records.reading import read_yaml
+from losslab.report.rows import ReportRow, Scores, score_folder
+from losslab.results.compare import right_shares
 from losslab.results.learning_curves import AVERAGE
+from losslab.results.load_records import CellScores
+from losslab.results.tables import Table
 from losslab.statistics.intervals import Estimate, paired
 
-DEFAULTS = ("sft", BASE)  # what rows are compared with, where nothing else is asked for
-
-Samples = Mapping[tuple[Path, str], Scored]  # of a cell's folder and a protocol
+MOST_DIFFERENCES = 6000  # pairs of rows on a page
 
 
 @dataclass(frozen=True)
-class Line:
-    group: Group
+class ScoredProblems:
+    """The samples of one cell under one protocol, problem by problem."""
+
+    problems: dict[str, str]  # the hash of each benchmark's problems
+    shares: dict[str, NDArray[np.float64]]  # of right samples of each problem, by benchmark
+
+
+@dataclass(frozen=True)
+class ComparedRow:
+    row: ReportRow
     values: list[Estimate | None]  # of each column
-    against: dict[str, dict[str, Estimate]]  # of another row's label: the difference on each column
+    differences: dict[str, dict[str, Estimate]]  # from another row, by its label: on each column
 
 
-def table(groups: Sequence[Group], columns: Sequence[str], benchmarks: Sequence[str], samples: Samples) -> list[Line]:
-    """A line for each row, with its paired differences to all rows of its model and protocol.
+def problem_shares(table: Table, entry: CellScores, scores: Scores) -> ScoredProblems:
+    """The share of right samples of each problem; nothing without scores or, in older records, without the samples."""
+    folder, content = score_folder(entry), scores.of(entry)
 
-    The average is over `benchmarks`, which are among the columns.
+    def read(_: Path) -> ScoredProblems:
+        shares = right_shares(folder, content, content["verdict"])
+        protocol: dict[str, Any] = read_yaml(folder / "protocol.yaml").get("benchmarks") or {}
+        return ScoredProblems({name: str(protocol.get(name, "")) for name in shares}, shares)
+
+    return table.attempt(read, folder, ScoredProblems({}, {}))
+
+
+def references(rows: Sequence[ReportRow], drawn: Sequence[ReportRow], reference: str | None) -> list[str]:
+    """The labels that the page offers to compare with: all of the drawn rows, or as many as there is room for."""
+    labels = list(dict.fromkeys(row.label for row in drawn))
+    labels.sort(key=lambda label: label != reference)
+    kept = set(labels[: max(1, MOST_DIFFERENCES // max(1, len(rows)))])
+    return [label for label in dict.fromkeys(row.label for row in rows) if label in kept]
+
+
+def compared_rows(
+    rows: Sequence[ReportRow],
+    offered: Sequence[str],
+    table: Table,
+    shares: Mapping[tuple[Path, str], ScoredProblems],
+) -> list[ComparedRow]:
+    """Each row with its paired differences from those rows that `offered` names and that compare with it.
+
+    These are of its model and protocol. The average is over the table's benchmarks, which are among the columns.
     """
+    others = [row for row in rows if row.label in offered]
     return [
-        Line(
-            group,
-            [group.row.value(column) for column in columns],
+        ComparedRow(
+            row,
+            [row.row.value(column) for column in table.columns],
             {
                 other.label: found
-                for other in groups
-                if other is not group
-                and (other.model, other.row.measure) == (group.model, group.row.measure)
-                and (found := differences(other, group, columns, benchmarks, samples))
+                for other in others
+                if other is not row
+                and (other.model, other.row.measure) == (row.model, row.row.measure)
+                and (found := _differences(other, row, table, shares))
             },
         )
-        for group in groups
+        for row in rows
     ]
 
 
-def differences(
-    a: Group, b: Group, columns: Sequence[str], benchmarks: Sequence[str], samples: Samples
+def _differences(
+    a: ReportRow, b: ReportRow, table: Table, shares: Mapping[tuple[Path, str], ScoredProblems]
 ) -> dict[str, Estimate]:
     """How much better b is than a over the seeds that both have, on the columns whose problems are the same.
 
     Without a seed in common there is nothing.
     """
-    cells = [{entry.seed: samples[entry.folder, str(entry.protocol)] for entry in group.row.scored} for group in (a, b)]
+    cells = [{entry.seed: shares[entry.folder, str(entry.protocol)] for entry in row.row.scored} for row in (a, b)]
     seeds = sorted(set(cells[0]) & set(cells[1]))
     if not seeds:
         return {}
     first = cells[0][seeds[0]]
-    names = [name for name in columns if all(same(own[seed], first, name) for own in cells for seed in seeds)]
-    left, right = ({name: np.stack([own[seed].means[name] for seed in seeds]) for name in names} for own in cells)
+    names = [name for name in table.columns if all(same(of[seed], first, name) for of in cells for seed in seeds)]
+    left, right = ({name: np.stack([of[seed].shares[name] for seed in seeds]) for name in names} for of in cells)
     found = {name: paired({name: left[name]}, {name: right[name]})[name] for name in names}
-    if set(benchmarks) <= set(names):  # as in the table, an average over fewer would not compare
-        means = ({name: own[name] for name in benchmarks} for own in (left, right))
+    if set(table.benchmarks) <= set(names):  # as in the table, an average over fewer would not compare
+        means = ({name: of[name] for name in table.benchmarks} for of in (left, right))
         found[AVERAGE] = paired(*means)[AVERAGE]
     return found
 
 
-def reference(groups: Sequence[Group], against: str | None) -> str | None:
-    """The label that rows are compared with: the one asked for, else SFT's, else the base's.
-
-    Raises:
-        ValueError: no row has the label that was asked for.
-    """
-    labels = list(dict.fromkeys(group.label for group in groups))
-    if against is not None:
-        if against not in labels:
-            raise ValueError(f"no row is called {against}: there are {', '.join(labels)}")
-        return against
-    for wanted in DEFAULTS:
-        for group in groups:
-            if group.row.name == wanted and not group.row.earlier:
-                return group.label
-    return labels[0] if labels else None
+def same(a: ScoredProblems, b: ScoredProblems, name: str) -> bool:
+    """Whether both have the same problems of a benchmark."""
+    both = name in a.shares and name in b.shares
+    return both and a.problems[name] == b.problems[name] and len(a.shares[name]) == len(b.shares[name])

@@ -20,7 +20,7 @@ Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """A row's curve, over those of its cells (`parts`) or its 95% interval (`band`: step, low, high)."""
 
     style: int
@@ -77,7 +77,9 @@ def colour(style: int) -> str:
     return "c0" if style == 0 else f"c{(style - 1) % COLOURS + 1} dash{min(2, (style - 1) // COLOURS)}"
 
 
-def lines(name: str, curves: Sequence[Line], across: str = "step", *, log: bool = False, height: int = 190) -> Markup:
+def lines(
+    name: str, curves: Sequence[ChartLine], across: str = "step", *, log: bool = False, height: int = 190
+) -> Markup:
     """Curves over steps, or over the few values of another setting; at least one curve has a point.
 
     `name` is what a screen reader calls them. The vertical scale may be logarithmic with `log`; that of a setting is.

@@ -1,11 +1,13 @@
 """What the rows of a sweep have in common, what sets them apart, and what they took."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from losslab.files import read_json
-from losslab.report.cells import Group, Run
+from losslab.records.reading import read_rows
+from losslab.report.rows import ReportCell, ReportRow, Scores
 
 MISSING = "–"
 
@@ -16,9 +18,9 @@ class Settings:
     common: list[tuple[str, str]]
 
 
-def settings(groups: Sequence[Group]) -> Settings:
+def settings(rows: Sequence[ReportRow]) -> Settings:
     """The science of the rows by dotted key. A base has few keys, and none of those that it lacks sets it apart."""
-    configs = [group.row.config for group in groups]
+    configs = [row.row.config for row in rows]
     keys = dict.fromkeys(key for config in configs for key in config)
     differing, common = [], []
     for key in keys:
@@ -37,7 +39,7 @@ def _text(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Cost:
+class RowCost:
     """What the cells of a row took, all seeds together."""
 
     label: str
@@ -54,75 +56,111 @@ class Cost:
     memory: int | None  # bytes of a device at the peak
 
 
-def costs(groups: Sequence[Group]) -> list[Cost]:
-    return [_cost(group.label, group.model, group.style, group.runs) for group in groups]
+@dataclass(frozen=True)
+class CellCost:
+    training: float  # device seconds
+    scoring: float
+    seconds: float  # of the steps
+    tokens: int
+    memory: int
+    samples: int
+    sampled: float
+    device: str | None
 
 
-def total(groups: Sequence[Group]) -> Cost:
-    """Of all rows; a cell that is in two of them counts once."""
-    runs = {run.folder: run for group in groups for run in group.runs}
-    return _cost("total", "", 0, list(runs.values()))
-
-
-def devices(groups: Sequence[Group]) -> list[str]:
-    """The kinds of devices that worked."""
-    return list(dict.fromkeys(_kind(run) for group in groups for run in group.runs if run.environment))
-
-
-def _cost(label: str, model: str, style: int, runs: Sequence[Run]) -> Cost:
-    rows = [row for run in runs for row in run.metrics]
-    scored = [part for run in runs for part in _scores(run)]
-    seconds = sum(row.get("seconds", 0.0) for row in rows)
-    tokens = sum(row.get("tokens", 0) for row in rows)
-    memory = [row["peak_memory"] for row in rows if row.get("peak_memory")]
-    used = dict.fromkeys(_device(run) for run in runs if run.environment)
-    return Cost(
-        label,
-        model,
-        style,
-        len(runs),
-        ", ".join(used) or MISSING,
-        sum(run.state.get("training_seconds", 0.0) * _count(run) for run in runs) / 3600,
-        sum(run.state.get("scoring_seconds", 0.0) * _local(run) for run in runs) / 3600,
+def cell_cost(cell: ReportCell, scores: Scores) -> CellCost:
+    """What one cell took. Its metrics are not kept, since a page draws few of the cells that a sweep may have."""
+    seconds, tokens, memory = cell.table.attempt(_steps, cell.folder / "metrics.jsonl", (0.0, 0, 0))
+    scored = list(_scored(cell, scores))
+    return CellCost(
+        cell.state.get("training_seconds", 0.0) * _devices(cell),
+        cell.state.get("scoring_seconds", 0.0) * _local_devices(cell),
+        seconds,
         tokens,
-        sum(part["problems"] * part["samples"] for part in scored),
-        round(sum(part["problems"] * part["samples"] * part["mean_tokens"] for part in scored)),
-        tokens / seconds if seconds and tokens else None,
-        max(memory, default=None),
+        memory,
+        sum(problems * samples for problems, samples, _ in scored),
+        sum(problems * samples * length for problems, samples, length in scored),
+        _device(cell) if cell.environment else None,
     )
 
 
-def _scores(run: Run) -> Iterator[dict[str, Any]]:
-    """Of the finished model and of its steps."""
-    for path in (*run.folder.glob("scores/*/scores.json"), *run.folder.glob("scores/*/steps/*/scores.json")):
-        for part in read_json(path)["benchmarks"].values():
-            if "problems" in part:
-                yield part
+def row_costs(rows: Sequence[ReportRow], costs: dict[Path, CellCost]) -> list[RowCost]:
+    return [_sum(row.label, row.model, row.style, [costs[cell.folder] for cell in row.cells]) for row in rows]
 
 
-def _machine(run: Run) -> dict[str, Any]:
-    return run.config.get("machine", {})
+def total_cost(costs: dict[Path, CellCost]) -> RowCost:
+    """Of all rows; a cell that is in two of them counts once."""
+    return _sum("total", "", 0, list(costs.values()))
 
 
-def _gpus(run: Run) -> list[str]:
-    return [] if _machine(run).get("device") == "cpu" else run.environment.get("gpus", [])
+def devices(rows: Sequence[ReportRow]) -> list[str]:
+    """The kinds of devices that worked."""
+    return list(dict.fromkeys(_kind(cell) for row in rows for cell in row.cells if cell.environment))
 
 
-def _local(run: Run) -> int:
+def _sum(label: str, model: str, style: int, cells: Sequence[CellCost]) -> RowCost:
+    seconds, tokens = sum(cell.seconds for cell in cells), sum(cell.tokens for cell in cells)
+    return RowCost(
+        label,
+        model,
+        style,
+        len(cells),
+        ", ".join(dict.fromkeys(cell.device for cell in cells if cell.device)) or MISSING,
+        sum(cell.training for cell in cells) / 3600,
+        sum(cell.scoring for cell in cells) / 3600,
+        tokens,
+        sum(cell.samples for cell in cells),
+        round(sum(cell.sampled for cell in cells)),
+        tokens / seconds if seconds and tokens else None,
+        max((cell.memory for cell in cells), default=0) or None,
+    )
+
+
+def _steps(metrics: Path) -> tuple[float, int, int]:
+    """Seconds and tokens of all steps, and the highest peak of memory."""
+    seconds, tokens, memory = 0.0, 0, 0
+    for row in read_rows(metrics):
+        seconds += _number(row.get("seconds"))
+        tokens += int(_number(row.get("tokens")))
+        memory = max(memory, int(_number(row.get("peak_memory"))))
+    return seconds, tokens, memory
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, float | int) and math.isfinite(value) else 0
+
+
+def _scored(cell: ReportCell, scores: Scores) -> Iterator[tuple[int, int, float]]:
+    """Problems, samples and mean tokens of each benchmark, of the finished model and of its steps."""
+    for path in (*cell.folder.glob("scores/*/scores.json"), *cell.folder.glob("scores/*/steps/*/scores.json")):
+        for part in scores.at(path.parent)["benchmarks"].values():
+            if {"problems", "samples", "mean_tokens"} <= set(part):
+                yield part["problems"], part["samples"], part["mean_tokens"]
+
+
+def _machine(cell: ReportCell) -> dict[str, Any]:
+    return cell.config.get("machine", {})
+
+
+def _gpus(cell: ReportCell) -> list[str]:
+    return [] if _machine(cell).get("device") == "cpu" else cell.environment.get("gpus", [])
+
+
+def _local_devices(cell: ReportCell) -> int:
     """Devices of the cell's node that score: all of its GPUs, or its CPU."""
-    return max(1, len(_gpus(run)))
+    return max(1, len(_gpus(cell)))
 
 
-def _count(run: Run) -> int:
+def _devices(cell: ReportCell) -> int:
     """Devices that trained, on all nodes; what an older record does not say is taken to be one node."""
-    return run.state.get("devices") or _machine(run).get("workers") or _local(run)
+    return cell.state.get("devices") or _machine(cell).get("workers") or _local_devices(cell)
 
 
-def _device(run: Run) -> str:
-    count = _count(run)
-    return _kind(run) if count == 1 else f"{count} × {_kind(run)}"
+def _device(cell: ReportCell) -> str:
+    count = _devices(cell)
+    return _kind(cell) if count == 1 else f"{count} × {_kind(cell)}"
 
 
-def _kind(run: Run) -> str:
-    gpus = _gpus(run)
+def _kind(cell: ReportCell) -> str:
+    gpus = _gpus(cell)
     return gpus[0].removeprefix("NVIDIA ") if gpus else "CPU"

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from losslab.config.schema import BASE
-from losslab.files import read_json
-from losslab.report.cells import Group
-from losslab.report.training import Change
+from losslab.report.rows import ReportRow, Scores
+from losslab.report.training import ProbabilityChange
 
 SMALL = 3.0  # times that a loss is smaller than cross-entropy before anyone wonders
 MOVED = 0.02  # share by which a quantity has to move to have risen or fallen
@@ -17,7 +16,7 @@ BEGIN, END = (0.0, 0.1), (0.9, 1.0)  # the stretches of training that are compar
 
 
 @dataclass(frozen=True)
-class Hint:
+class DiagnosticNote:
     warning: bool
     title: str
     facts: list[tuple[str, str]]  # of a row, by its label; what the records show
@@ -27,80 +26,82 @@ class Hint:
 Fact = tuple[str, str]
 
 
-def hints(groups: Sequence[Group], changes: Sequence[Change]) -> list[Hint]:
-    """Of rows of one model and of what happened to their probabilities."""
+def diagnostic_notes(
+    rows: Sequence[ReportRow], changes: Sequence[ProbabilityChange], scores: Scores
+) -> list[DiagnosticNote]:
+    """Of rows of one model and of what happened to their probabilities; those that the records show."""
     changed = {change.label: change for change in changes}
-    found = [
-        Hint(
+    candidates = [
+        DiagnosticNote(
             True,
             "The end of an answer is not learned",
-            [fact for group in groups for fact in _no_end(group)],
+            [fact for row in rows for fact in _no_end(row)],
             "Samples run on. An objective that weights tokens by p teaches little where p starts near zero; "
             "loss=dft_floor is the remedy of DFT's authors.",
         ),
-        Hint(
+        DiagnosticNote(
             True,
             "Updates were skipped",
-            [fact for group in groups for fact in _skipped(group)],
+            [fact for row in rows for fact in _skipped(row)],
             "Their gradient was not finite. A lower optimizer.lr may help.",
         ),
-        Hint(True, "The evaluation warns", list(_warnings(groups)), ""),
-        Hint(
+        DiagnosticNote(True, "The evaluation warns", list(_warnings(rows, scores)), ""),
+        DiagnosticNote(
             False,
             "The loss is much smaller than cross-entropy: that is normal",
-            [fact for group in groups for fact in _small_loss(group)],
+            [fact for row in rows for fact in _small_loss(row)],
             "The objective weights the cross-entropy of each token, DFT by the token's own probability: −p log p is at "
             "most 0.37 and near zero at both ends, usually 10 to 20 times below cross-entropy. Compare cross-entropy "
             "and accuracy, not losses.",
         ),
-        Hint(
+        DiagnosticNote(
             False,
             "Cross-entropy rises while the loss falls: probabilities polarise",
-            [fact for group in groups for fact in _polarised(group, changed.get(group.label))],
+            [fact for row in rows for fact in _polarised(row, changed.get(row.label))],
             "The objective gives up tokens of low probability, whose −log p grows without bound, and sharpens the "
             "others. Accuracy decides whether that is good.",
         ),
-        Hint(
+        DiagnosticNote(
             False,
             "Few tokens carry the steps",
-            [fact for group in groups for fact in _few(group)],
+            [fact for row in rows for fact in _few(row)],
             "The effective fraction is (Σw)²/(N Σw²): most answer tokens have little weight at the end of training.",
         ),
-        Hint(
+        DiagnosticNote(
             False,
             "Most steps are clipped",
-            [fact for group in groups for fact in _clipped(group)],
+            [fact for row in rows for fact in _clipped(row)],
             "Objectives whose gradients differ in size are then not compared at the same step size.",
         ),
-        Hint(
+        DiagnosticNote(
             False,
             "All objectives were trained at the same learning rate",
-            list(_one_rate(groups)),
+            list(_one_rate(rows)),
             "An objective may want another one than SFT, and DFT often does. Compare each at its own best.",
         ),
     ]
-    return [hint for hint in found if hint.facts]
+    return [note for note in candidates if note.facts]
 
 
-def _no_end(group: Group) -> Iterator[Fact]:
-    end = _mean(group, "eos_p", *END)
+def _no_end(row: ReportRow) -> Iterator[Fact]:
+    end = _mean(row, "eos_p", *END)
     if end is not None and end < UNLEARNED:
-        yield group.label, f"the token that ends an answer has a probability of {end:.2g} at the end of training"
+        yield row.label, f"the token that ends an answer has a probability of {end:.2g} at the end of training"
 
 
-def _skipped(group: Group) -> Iterator[Fact]:
-    if skipped := sum(bool(row.get("skipped")) for run in group.trained for row in run.metrics):
-        yield group.label, f"{skipped} updates"
+def _skipped(row: ReportRow) -> Iterator[Fact]:
+    if skipped := sum(bool(step.get("skipped")) for cell in row.trained for step in cell.metrics):
+        yield row.label, f"{skipped} updates"
 
 
-def _small_loss(group: Group) -> Iterator[Fact]:
-    loss, entropy = (_mean(group, key, *END) for key in ("loss", "cross_entropy"))
+def _small_loss(row: ReportRow) -> Iterator[Fact]:
+    loss, entropy = (_mean(row, key, *END) for key in ("loss", "cross_entropy"))
     if loss and entropy and 0 < loss < entropy / SMALL:
-        yield group.label, f"{loss:.2g} against {entropy:.2g} nats at the end of training, {entropy / loss:.0f} times"
+        yield row.label, f"{loss:.2g} against {entropy:.2g} nats at the end of training, {entropy / loss:.0f} times"
 
 
-def _polarised(group: Group, change: Change | None) -> Iterator[Fact]:
-    loss, entropy = ([_mean(group, key, *when) for when in (BEGIN, END)] for key in ("loss", "cross_entropy"))
+def _polarised(row: ReportRow, change: ProbabilityChange | None) -> Iterator[Fact]:
+    loss, entropy = ([_mean(row, key, *when) for when in (BEGIN, END)] for key in ("loss", "cross_entropy"))
     if None in (*loss, *entropy):
         return
     (early, late), (low, high) = loss, entropy
@@ -110,43 +111,43 @@ def _polarised(group: Group, change: Change | None) -> Iterator[Fact]:
         if change and change.below[1] > change.below[0] and change.above[1] > change.above[0]:
             text += f"; tokens with p < 0.01 from {change.below[0]:.2g}% to {change.below[1]:.2g}%"
             text += f", with p ≥ 0.9 from {change.above[0]:.3g}% to {change.above[1]:.3g}%"
-        yield group.label, text
+        yield row.label, text
 
 
-def _few(group: Group) -> Iterator[Fact]:
-    carried = _mean(group, "effective_fraction", *END)
+def _few(row: ReportRow) -> Iterator[Fact]:
+    carried = _mean(row, "effective_fraction", *END)
     if carried is not None and carried < FEW:
-        yield group.label, f"{100 * carried:.0f}% of the answer tokens"
+        yield row.label, f"{100 * carried:.0f}% of the answer tokens"
 
 
-def _clipped(group: Group) -> Iterator[Fact]:
-    steps = [(row.get("gradient_norm"), run.config["train"]["clip"]) for run in group.trained for row in run.metrics]
-    known = [norm > clip for norm, clip in steps if norm is not None]
-    if known and (share := sum(known) / len(known)) > MOSTLY:
-        yield group.label, f"{100 * share:.0f}% of the gradients have a norm above train.clip"
+def _clipped(row: ReportRow) -> Iterator[Fact]:
+    clips = [(cell, cell.config.get("train", {}).get("clip")) for cell in row.trained]
+    steps = [(step.get("gradient_norm"), clip) for cell, clip in clips if clip is not None for step in cell.metrics]
+    clipped = [norm > clip for norm, clip in steps if norm is not None]
+    if clipped and (share := sum(clipped) / len(clipped)) > MOSTLY:
+        yield row.label, f"{100 * share:.0f}% of the gradients have a norm above train.clip"
 
 
-def _one_rate(groups: Sequence[Group]) -> Iterator[Fact]:
-    trained = [group for group in groups if group.row.names["loss"] != BASE]
-    rates = {group.row.config["optimizer.lr"] for group in trained}
-    if len({group.row.names["loss"] for group in trained}) > 1 and len(rates) == 1:
+def _one_rate(rows: Sequence[ReportRow]) -> Iterator[Fact]:
+    trained = [row for row in rows if row.row.names["loss"] != BASE and "optimizer.lr" in row.row.config]
+    rates = {row.row.config["optimizer.lr"] for row in trained}
+    if len({row.row.names["loss"] for row in trained}) > 1 and len(rates) == 1:
         (rate,) = rates
         yield f"optimizer.lr={rate:g}", f"optimizer.lr={rate / 2:g},{rate:g},{2 * rate:g} sweeps it"
 
 
-def _warnings(groups: Sequence[Group]) -> Iterator[Fact]:
+def _warnings(rows: Sequence[ReportRow], scores: Scores) -> Iterator[Fact]:
     """What the evaluations warned of, with the rows that it concerns."""
-    found: dict[str, dict[str, None]] = {}
-    for group in groups:
-        for entry in group.row.scored:
-            scores = read_json(entry.folder / "scores" / str(entry.protocol) / "scores.json")
-            for text in scores.get("warnings", []):
-                found.setdefault(text, {})[group.label] = None
-    for text, labels in found.items():
-        yield ", ".join(labels), text
+    labels: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for entry in row.row.scored:
+            for text in scores.of(entry)["warnings"]:
+                labels.setdefault(text, {})[row.label] = None
+    for text, of_text in labels.items():
+        yield ", ".join(of_text), text
 
 
-def _mean(group: Group, key: str, begin: float, end: float) -> float | None:
+def _mean(row: ReportRow, key: str, begin: float, end: float) -> float | None:
     """Of a metric over a stretch of training, the mean of the row's cells."""
-    values = [value for run in group.trained if (value := run.mean(key, begin, end)) is not None]
+    values = [value for cell in row.trained if (value := cell.mean(key, begin, end)) is not None]
     return sum(values) / len(values) if values else None

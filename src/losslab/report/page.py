@@ -1,166 +1,169 @@
 """Puts the page of a sweep together from records, and writes it."""
 
-import base64
-import hashlib
-import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from losslab import __version__
 from losslab.config.schema import SweepConfig
-from losslab.files import read_json, write
+from losslab.files import write
 from losslab.launchers import status
-from losslab.launchers.status import Status
-from losslab.report import ablation, charts, costs, diagnostic_notes, sample_browser, training
-from losslab.report.ablation import Line
-from losslab.report.cells import Group, Run, by_model, groups
+from losslab.pages.page import embed, render
+from losslab.records.cell_records import CellRecord, cell_records
+from losslab.report import ablation, charts, costs, row_samples, training
+from losslab.report.ablation import ComparedRow
+from losslab.report.cell_states import absent_line, cell_line
+from losslab.report.diagnostic_notes import diagnostic_notes
+from losslab.report.rows import DRAWN, ReportRow, Scores, by_model, choose_reference, drawn_rows, report_rows
 from losslab.results import claims, paper, probability_plots, table_formats, tables
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.write_tables import curves_of, layouts, notes
+from losslab.results.tables import Table
+from losslab.results.write_tables import curves_of, homeless, layouts, notes, report_faults
 
-ERROR_LINES = 30  # of a failed cell's error.txt
 
-
-def publish(sweep: SweepConfig, results: str, against: str | None = None) -> Path:
+def write_report(
+    sweep: SweepConfig, results: str, against: str | None = None, records: Sequence[CellRecord] | None = None
+) -> Path:
     """Write the page of a sweep; returns its path.
 
     `against` is the label of the row that others are compared with at first. ValueError when there is no record, or no
     such row.
     """
     path = Path(results) / "reports" / f"{sweep.name}.html"
-    write(path, page(sweep, results, against, path.parent))
+    write(path, _page(sweep, results, against, path.parent, cell_records(results) if records is None else records))
     return path
 
 
-def rebuild(sweeps: Sequence[str], results: str, against: str | None = None) -> Iterator[Path]:
-    """Publish sweeps by name, all that have a record where none is named. ValueError as for `publish`."""
-    for sweep in layouts(sweeps, results):
-        yield publish(sweep, results, against)
+def write_reports(sweeps: Sequence[str], results: str, against: str | None = None) -> Iterator[Path]:
+    """Write the pages of sweeps, of all that have a record where none is named. ValueError as for `write_report`."""
+    records = cell_records(results)
+    report_faults(homeless(records))
+    for sweep in layouts(sweeps, results, records):
+        yield write_report(sweep, results, against, records)
 
 
-def page(sweep: SweepConfig, results: str, against: str | None, place: Path) -> str:
+def _page(sweep: SweepConfig, results: str, against: str | None, place: Path, records: Sequence[CellRecord]) -> str:
     """The page of a sweep as HTML; its links lead from the folder `place` to the records."""
-    cells = [_cell(one, place) for one in status.statuses(sweep.name, results)]
-    table = tables.build(sweep, results)
-    rows = groups(table)
-    cells += [_absent(run) for row in rows for run in row.runs if not run.folder.exists()]
-    comparison, over_steps = paper.compare(table), curves_of(table)
-    reference = ablation.reference(rows, against)
-    samples = {
-        (entry.folder, str(entry.protocol)): sample_browser.read(entry.folder / "scores" / str(entry.protocol))
+    states = {record.folder: record.state for record in records}
+    cells = [cell_line(one, states.get(one.folder, {}), place) for one in status.statuses(sweep.name, results, records)]
+    table = tables.build(sweep, results, records)
+    rows = report_rows(table, records)
+    cells += [absent_line(cell.folder) for row in rows for cell in row.cells if not cell.folder.exists()]
+    reference = choose_reference(rows, against)
+    drawn, scores = drawn_rows(rows, reference), Scores(table)
+    shares = {
+        (entry.folder, str(entry.protocol)): ablation.problem_shares(table, entry, scores)
         for row in rows
         for entry in row.row.scored
     }
-    lines = ablation.table(rows, table.columns, table.benchmarks, samples)
-    shown = sample_browser.browser(rows, samples, reference)
-    changes = {model: training.probabilities(own) for model, own in by_model(rows)}
-    sheets = [file(name) for name in ("style.css", "script.js")]
-    environment = Environment(
-        loader=PackageLoader("losslab.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": count, "hours": hours, "colour": charts.colour}
-    return environment.get_template("page.html").render(
-        sweep=table.name,
-        question=table.question,
+    offered = ablation.references(rows, drawn, reference)
+    lines = ablation.compared_rows(rows, offered, table, shares)
+    parts = _numbers(table, rows, drawn, lines, reference) | _curves(table, drawn, scores)
+    samples = row_samples.row_samples(table, drawn, shares, scores, reference)
+    left_out = len(rows) - len(drawn)
+    limits = [f"{left_out} of {len(rows)} rows are not drawn: {DRAWN} of each model are."] if left_out else []
+    if len(offered) < len(labels := list(dict.fromkeys(row.label for row in rows))):
+        limits.append(f"{len(offered)} of {len(labels)} rows are offered to compare with; against=ROW takes any other.")
+    page = render(
+        "page.html",
+        ["pages/style.css"],
+        ["pages/base.js", "report/script.js", "pages/samples.js"],
+        "losslab.report",
+        filters={"count": count, "hours": hours, "colour": charts.colour},
         built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         commits=_commits(rows),
-        policy=_policy(*sheets),
-        style=Markup(sheets[0]),
-        script=Markup(sheets[1]),
-        columns=table.columns,
         numbers={*table.columns, "difference", "seeds"},
         average=AVERAGE,
-        caption=table_formats.caption(table),
         ordered=not sweep.paper,
-        settings_charts=training.against(table, rows),
-        sheets=[
-            *([table_formats.against(table, comparison)] if comparison else []),
-            *([claims.sheet(table)] if sweep.directions else []),
-        ],
-        notes=list(notes(table, over_steps, probability_plots.collect(table))),
-        rows=[_row(line, table.columns, reference) for line in lines],
-        labels=list(dict.fromkeys(row.label for row in rows)),
-        legend=list(dict.fromkeys((row.style, row.label) for row in rows if row.trained)),
+        labels=offered,
         reference=reference,
         several=len({row.model for row in rows}) > 1,
-        headlines=_headlines(lines, reference),
-        differences=_embed(_differences(lines, table.columns)),
-        models=[
-            {
-                "name": model,
-                "intervals": _intervals(own, [AVERAGE, *table.benchmarks, *table.others]),
-                "learning": training.metrics(own, training.LEARNING)
-                + training.accuracy(own, over_steps, [AVERAGE, *table.benchmarks]),
-                "diagnostics": training.metrics(own, training.DIAGNOSTICS),
-                "changes": changes[model],
-                "hints": diagnostic_notes.hints(own, changes[model]),
-            }
-            for model, own in by_model(rows)
-        ],
-        settings=costs.settings(rows),
-        heads=[(row.model, row.label, row.style) for row in rows],
-        costs=costs.costs(rows),
-        total=costs.total(rows),
-        devices=costs.devices(rows),
-        browser=shown,
-        payload=_embed(shown.payload) if shown else None,
+        differences=embed(_differences(lines, table.columns, offered)),
+        browser=samples,
+        several_cells=True,
+        payload=embed(samples.payload) if samples else None,
         cells=cells,
-        states=Counter(one["state"] for one in cells),
-        texts=sample_browser.TEXTS,
-        long=sample_browser.LONG,
+        states=Counter(cell["state"] for cell in cells),
+        texts=row_samples.TEXTS,
+        longest=row_samples.LONGEST,
+        **parts | {"notes": [*parts["notes"], *limits]},
     )
+    report_faults(table.faults)
+    return page
 
 
-def file(name: str) -> str:
-    """A file of this package."""
-    return (files("losslab.report") / name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """What a browser may do with the page: apply this style and run this script, and nothing else.
-
-    Whatever a model wrote, it cannot run or fetch anything, even if it were not escaped.
-    """
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    sources = [f"{kind} 'sha256-{own}'" for kind, own in zip(("style-src", "script-src"), hashes, strict=True)]
-    return "; ".join(["default-src 'none'", *sources, "img-src data:", "base-uri 'none'", "form-action 'none'"])
-
-
-def _embed(value: Any) -> Markup:
-    """JSON for a script element, which nothing in it can end."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
-
-
-def _commits(rows: Sequence[Group]) -> list[str]:
-    found: dict[str, None] = {}
-    for run in (run for row in rows for run in row.runs):
-        if commit := run.environment.get("commit"):
-            found[commit[:10] + (" with changes" if run.environment.get("dirty") else "")] = None
-    return list(found)
-
-
-def _row(line: Line, columns: Sequence[str], reference: str | None) -> dict[str, Any]:
-    group, scored = line.group, len(line.group.row.scored)
+def _numbers(
+    table: Table,
+    rows: Sequence[ReportRow],
+    drawn: Sequence[ReportRow],
+    lines: Sequence[ComparedRow],
+    reference: str | None,
+) -> dict[str, Any]:
+    """What the template shows in tables, by the name that it has there."""
+    comparison = paper.compare(table)
+    scores = Scores(table)
+    of_cells = {cell.folder: costs.cell_cost(cell, scores) for row in rows for cell in row.cells}
     return {
-        "label": group.label,
-        "model": group.model,
-        "style": group.style,
-        "seeds": str(scored) if scored == len(group.runs) else f"{scored}/{len(group.runs)}",
+        "sweep": table.name,
+        "question": table.question,
+        "columns": table.columns,
+        "caption": table_formats.caption(table),
+        "sheets": [
+            *([table_formats.paper_sheet(table, comparison)] if comparison else []),
+            *([claims.sheet(table)] if table.sweep.directions else []),
+        ],
+        "rows": [_row(line, table.columns, reference) for line in lines],
+        "legend": list(dict.fromkeys((row.style, row.label) for row in drawn if row.trained)),
+        "headlines": _headlines(lines, reference),
+        "settings": costs.settings(rows),
+        "heads": [(row.model, row.label, row.style) for row in rows],
+        "costs": costs.row_costs(rows, of_cells),
+        "total": costs.total_cost(of_cells),
+        "devices": costs.devices(rows),
+    }
+
+
+def _curves(table: Table, drawn: Sequence[ReportRow], scores: Scores) -> dict[str, Any]:
+    """What the template draws, and the notes on what is missing."""
+    curves = curves_of(table)
+    changes = {model: training.probabilities(of_model) for model, of_model in by_model(drawn)}
+    models = [
+        {
+            "name": model,
+            "intervals": _intervals(of_model, [AVERAGE, *table.benchmarks, *table.others]),
+            "learning": training.metrics(of_model, training.LEARNING)
+            + training.accuracy(of_model, curves, [AVERAGE, *table.benchmarks]),
+            "diagnostics": training.metrics(of_model, training.DIAGNOSTICS),
+            "changes": changes[model],
+            "hints": diagnostic_notes(of_model, changes[model], scores),
+        }
+        for model, of_model in by_model(drawn)
+    ]
+    return {
+        "models": models,
+        "settings_charts": training.against_settings(table, drawn),
+        "notes": list(notes(table, curves, probability_plots.measured_rows(table))),
+    }
+
+
+def _commits(rows: Sequence[ReportRow]) -> list[str]:
+    commits: dict[str, None] = {}
+    for cell in (cell for row in rows for cell in row.cells):
+        if commit := cell.environment.get("commit"):
+            commits[commit[:10] + (" with changes" if cell.environment.get("dirty") else "")] = None
+    return list(commits)
+
+
+def _row(line: ComparedRow, columns: Sequence[str], reference: str | None) -> dict[str, Any]:
+    row, scored = line.row, len(line.row.row.scored)
+    return {
+        "label": row.label,
+        "model": row.model,
+        "style": row.style,
+        "seeds": str(scored) if scored == len(row.cells) else f"{scored}/{len(row.cells)}",
         "scored": scored,
         "cells": [
             {
@@ -173,92 +176,56 @@ def _row(line: Line, columns: Sequence[str], reference: str | None) -> dict[str,
     }
 
 
-def _difference(line: Line, reference: str | None, column: str) -> tuple[str, str]:
+def _difference(line: ComparedRow, reference: str | None, column: str) -> tuple[str, str]:
     """What a cell of the table says of its difference, and the class of its style.
 
     That is better or worse where the interval leaves zero out.
     """
-    found = line.against.get(reference or "", {}).get(column)
-    if found is None:
-        own = line.group.label == reference and line.group.row.value(column) is not None
-        return ("reference" if own else ""), ""
-    half = "" if found.half is None else f" ± {found.half:.1f}"
-    kind = ("better" if found.mean > 0 else "worse") if found.nonzero else ""
-    return f"{found.mean:+.1f}{half}".replace("-", "−"), kind
+    difference = line.differences.get(reference or "", {}).get(column)
+    if difference is None:
+        is_reference = line.row.label == reference and line.row.row.value(column) is not None
+        return ("reference" if is_reference else ""), ""
+    half = "" if difference.half is None else f" ± {difference.half:.1f}"
+    kind = ("better" if difference.mean > 0 else "worse") if difference.nonzero else ""
+    return f"{difference.mean:+.1f}{half}".replace("-", "−"), kind
 
 
-def _differences(lines: Sequence[Line], columns: Sequence[str]) -> dict[str, list[list[tuple[str, str]]]]:
+def _differences(
+    lines: Sequence[ComparedRow], columns: Sequence[str], offered: Sequence[str]
+) -> dict[str, list[list[tuple[str, str]]]]:
     """For each row that others may be compared with: what the cells of all rows then say."""
-    labels = dict.fromkeys(line.group.label for line in lines)
-    return {label: [[_difference(line, label, column) for column in columns] for line in lines] for label in labels}
+    return {label: [[_difference(line, label, column) for column in columns] for line in lines] for label in offered}
 
 
-def _headlines(lines: Sequence[Line], reference: str | None) -> list[dict[str, str]]:
+def _headlines(lines: Sequence[ComparedRow], reference: str | None) -> list[dict[str, str]]:
     """The best average of each model and by how much it is better than the reference."""
-    found = []
-    for model in dict.fromkeys(line.group.model for line in lines):
-        averages = {
-            line.group.label: (value.mean, line)
-            for line in lines
-            if line.group.model == model and not line.group.row.earlier and (value := line.group.row.value(AVERAGE))
-        }
+    headlines = []
+    for model in dict.fromkeys(line.row.model for line in lines):
+        averages = [
+            (value.mean, i)
+            for i, line in enumerate(lines)
+            if line.row.model == model and not line.row.row.earlier and (value := line.row.row.value(AVERAGE))
+        ]
         if not averages:
             continue
-        label, (mean, best) = max(averages.items(), key=lambda one: one[1][0])
-        apart, text = best.against.get(reference or "", {}).get(AVERAGE), ""
-        if apart is not None and apart.half is not None:
-            text = f"{apart.mean:+.1f} points over {reference} (95% interval {apart.low:+.1f} to {apart.high:+.1f})"
-        found.append({"model": model, "label": label, "value": f"{mean:.1f}", "apart": text.replace("-", "−")})
-    return found
+        mean, i = max(averages)
+        best = lines[i]
+        difference, text = best.differences.get(reference or "", {}).get(AVERAGE), ""
+        if difference is not None and difference.half is not None:
+            interval = f"{difference.low:+.1f} to {difference.high:+.1f}"
+            text = f"{difference.mean:+.1f} points over {reference} (95% interval {interval})".replace("-", "−")
+        headlines.append({"model": model, "label": best.row.label, "value": f"{mean:.1f}", "difference": text})
+    return headlines
 
 
-def _intervals(rows: Sequence[Group], columns: Sequence[str]) -> list[training.Chart]:
+def _intervals(rows: Sequence[ReportRow], columns: Sequence[str]) -> list[training.Chart]:
     found = []
     for column in columns:
         values = [(row.style, row.label, row.row.value(column)) for row in rows]
-        own = [(style, label, value.mean, value.half) for style, label, value in values if value]
-        if own:
-            found.append(training.Chart(column, "", charts.intervals(f"{column}: means with 95% intervals", own)))
+        lines = [(style, label, value.mean, value.half) for style, label, value in values if value]
+        if lines:
+            found.append(training.Chart(column, "", charts.intervals(f"{column}: means with 95% intervals", lines)))
     return found
-
-
-def _cell(one: Status, place: Path) -> dict[str, Any]:
-    """The state of a cell with links to its records, relative to the page."""
-    folder = one.folder
-    scores = sorted(path.parent for path in folder.glob("scores/*/scores.json"))
-    of = {path: f" of {path.name}" if len(scores) > 1 else "" for path in scores}
-    wanted = [
-        *((f"samples{of[path]}", path / "samples.html") for path in scores),
-        *((f"scores{of[path]}", path / "scores.json") for path in scores),
-        ("configuration", folder / "config.yaml"),
-        ("metrics", folder / "metrics.jsonl"),
-        ("environment", folder / "environment.json"),
-        ("error", folder / "error.txt"),
-    ]
-    error = ""
-    if one.state == "failed" and (folder / "error.txt").exists():
-        lines = (folder / "error.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-        error = "\n".join(lines[-ERROR_LINES:])
-    return {
-        "name": folder.name,
-        "href": _link(folder, place) + "/",
-        "state": one.state,
-        "step": "" if one.step is None else f"{one.step}/{one.steps or '?'}",
-        "note": one.note,
-        "error": error,
-        "links": [(name, _link(path, place)) for name, path in wanted if path.exists()],
-        "updated": str(read_json(folder / "cell.json").get("updated", ""))[:16].replace("T", " "),
-    }
-
-
-def _absent(run: Run) -> dict[str, Any]:
-    """A cell that the sweep declares and nobody has begun."""
-    empty = {"href": "", "step": "", "note": "", "error": "", "links": [], "updated": ""}
-    return {"name": run.folder.name, "state": "not begun"} | empty
-
-
-def _link(path: Path, place: Path) -> str:
-    return quote(Path(os.path.relpath(path, place)).as_posix())
 
 
 def count(value: float) -> str:

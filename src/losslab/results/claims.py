@@ -4,21 +4,21 @@ Rows are compared seed by seed, so that what a seed does to both cancels; the ve
 the mean difference (Student t over seeds).
 """
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from losslab.config.schema import DirectionConfig, End
 from losslab.data.probability_bins import EDGES
-from losslab.files import read_json
+from losslab.files import csv_text
 from losslab.records.record import protocol_name
-from losslab.results import learning_curves
-from losslab.results.learning_curves import AVERAGE
-from losslab.results.table_formats import MISSING, Cell, Sheet
+from losslab.results.learning_curves import AVERAGE, scores_by_step, values
+from losslab.results.load_records import CellScores
+from losslab.results.probability_plots import read_probabilities
+from losslab.results.table_formats import MISSING, Sheet, SheetCell
 from losslab.results.tables import Measure, Row, Table
 from losslab.statistics.intervals import Estimate, over_seeds
 
@@ -30,7 +30,7 @@ RARE, SURE = 1e-2, 0.9  # below and from which on a probability is in one of the
 
 
 @dataclass(frozen=True)
-class Finding:
+class JudgedClaim:
     claim: str
     differences: dict[int, float]  # by seed: percentage points, positive where the claim is right
     asked: int = 0  # seeds, of a sweep whose file says how many
@@ -38,8 +38,8 @@ class Finding:
     @property
     def seeds(self) -> str:
         """`2/5` for two of the five seeds that were asked for."""
-        found = len(self.differences)
-        return f"{found}/{self.asked}" if found < self.asked else str(found)
+        count = len(self.differences)
+        return f"{count}/{self.asked}" if count < self.asked else str(count)
 
     @property
     def estimate(self) -> Estimate | None:
@@ -56,90 +56,90 @@ class Finding:
         return "holds" if mean.mean > 0 else "the other way round"
 
 
-def judge(direction: DirectionConfig, table: Table) -> Finding:
-    """What the records of a sweep say of a direction, over the seeds that both rows have."""
-    if direction.grows is not None:
-        return Finding(direction.claim, _growth(table, direction.higher, direction.grows), asked(table))
-    high, low = (rows(table, keys) for keys in (direction.higher, direction.lower))
+def judge(claim: DirectionConfig, table: Table) -> JudgedClaim:
+    """What the records of a sweep say of a claim, over the seeds that both rows have."""
+    if claim.grows is not None:
+        return JudgedClaim(claim.claim, _growth(table, claim.higher, claim.grows), _seeds_asked(table))
+    high, low = (named_rows(table, keys) for keys in (claim.higher, claim.lower))
     # Only scores of one measure compare: that of the sweep's file where both rows have it.
-    shared = sorted(high.keys() & low.keys(), key=lambda measure: (measure not in measures(table), str(measure)))
+    declared = _declared_measures(table)
+    shared = sorted(high.keys() & low.keys(), key=lambda measure: (measure not in declared, str(measure)))
     differences = {}
     if shared:
-        ours, theirs = (_scores(table, found[shared[0]], direction.step) for found in (high, low))
-        differences = {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
-    return Finding(direction.claim, differences, asked(table))
+        above, below = (_averages(table, rows[shared[0]], claim.step) for rows in (high, low))
+        differences = {seed: above[seed] - below[seed] for seed in sorted(above.keys() & below.keys())}
+    return JudgedClaim(claim.claim, differences, _seeds_asked(table))
 
 
 def sheet(table: Table) -> Sheet:
-    """The directions of a sweep as a table."""
-    found = [judge(direction, table) for direction in table.sweep.directions]
-    cells = [[one.claim, one.verdict, f"{one.estimate:.2f}" if one.estimate else MISSING, one.seeds] for one in found]
+    """The claims of a sweep as a table."""
+    judged = [judge(claim, table) for claim in table.sweep.directions]
+    texts = [[one.claim, one.verdict, f"{one.estimate:.2f}" if one.estimate else MISSING, one.seeds] for one in judged]
     head = ["claim", "verdict", "difference", "seeds"]
-    return Sheet("Directions", "", head, [[Cell(text) for text in row] for row in cells], CAPTION, [])
+    return Sheet("Claims", "", head, [[SheetCell(text) for text in row] for row in texts], CAPTION, [])
 
 
-def spreadsheet(table: Table) -> str:
-    """CSV of the directions: the mean difference, half of its interval and the seeds that it is over."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["claim", "verdict", "difference", "half", "seeds"])
-    for one in (judge(direction, table) for direction in table.sweep.directions):
-        mean = one.estimate
-        writer.writerow([one.claim, one.verdict, mean and mean.mean, mean and mean.half, len(one.differences)])
-    return out.getvalue()
+def to_csv(table: Table) -> str:
+    """CSV of the claims: the mean difference, half of its interval and the seeds that it is over."""
+    rows = []
+    for judged in (judge(claim, table) for claim in table.sweep.directions):
+        mean = judged.estimate
+        rows.append([judged.claim, judged.verdict, mean and mean.mean, mean and mean.half, len(judged.differences)])
+    return csv_text(["claim", "verdict", "difference", "half", "seeds"], rows)
 
 
-def asked(table: Table) -> int:
+def _seeds_asked(table: Table) -> int:
     """How many seeds the sweep's file declares; 0 for a sweep without one."""
     return len({config.seed for config in table.grid})
 
 
-def measures(table: Table) -> set[Measure]:
+def _declared_measures(table: Table) -> set[Measure]:
     """Those of the scores that the sweep's file asks for."""
-    return {Measure(protocol_name(one), str(one.eval.verdict), (one.eval.samples,)) for one in table.grid}
+    return {Measure(protocol_name(config), str(config.eval.verdict), (config.eval.samples,)) for config in table.grid}
 
 
-def rows(table: Table, keys: Mapping[str, Any]) -> dict[Measure | None, Row]:
+def named_rows(table: Table, keys: Mapping[str, Any]) -> dict[Measure | None, Row]:
     """The row that has these keys, by the measure of its scores; of a sweep with a file, among those that it declares.
 
     Raises ValueError where the keys name several rows.
     """
-    found: dict[Measure | None, Row] = {}
+    rows: dict[Measure | None, Row] = {}
     for row in (row for row in table.rows if not row.earlier):
-        mine = all((row.config | row.names).get(key) == value for key, value in keys.items())
-        if mine and (row.declared or not table.grid):
-            if row.measure in found:
-                named = f"{found[row.measure].label}, {row.label}"
+        has_keys = all((row.config | row.names).get(key) == value for key, value in keys.items())
+        if has_keys and (row.declared or not table.grid):
+            if row.measure in rows:
+                labels = f"{rows[row.measure].label}, {row.label}"
                 raise ValueError(
-                    f"{table.name}: {dict(keys)} names several rows ({named}): add keys to its sweep.directions"
+                    f"{table.name}: {dict(keys)} names several rows ({labels}): add keys to its sweep.directions"
                 )
-            found[row.measure] = row
-    return found
+            rows[row.measure] = row
+    return rows
 
 
-def _scores(table: Table, row: Row, step: int | None) -> dict[int, float]:
+def _averages(table: Table, row: Row, step: int | None) -> dict[int, float]:
     """The average score of each seed's cell, in percent."""
-    found = {}
+    if step is None:
+        return {entry.seed: entry.scores[AVERAGE].mean for entry in row.entries if AVERAGE in entry.scores}
+    averages = {}
     for entry in row.entries:
-        if step is None:
-            if AVERAGE in entry.scores:
-                found[entry.seed] = entry.scores[AVERAGE]
-            continue
-        points = learning_curves.points(entry.folder / "scores" / str(entry.protocol), entry.folder / "metrics.jsonl")
-        if step in points and (own := learning_curves.values(points[step], table.benchmarks)):
-            found[entry.seed] = own[AVERAGE]
-    return found
+        by_step = table.attempt(lambda folder, entry=entry: _by_step(entry, folder), entry.folder, {})
+        if step in by_step and (scores := values(by_step[step], table.benchmarks)):
+            averages[entry.seed] = scores[AVERAGE]
+    return averages
+
+
+def _by_step(entry: CellScores, folder: Path) -> dict[int, dict[str, Any]]:
+    return scores_by_step(folder / "scores" / str(entry.protocol), folder / "metrics.jsonl")
 
 
 def _growth(table: Table, keys: Mapping[str, Any], end: End) -> dict[int, float]:
     """Percentage points of the training set's answer tokens that an end of the histogram gained in training."""
-    found = {}
-    for entry in (entry for row in rows(table, keys).values() for entry in row.entries):
-        measured = read_json(entry.folder / "probabilities.json")
-        if "after" in measured:
+    gained = {}
+    for entry in (entry for row in named_rows(table, keys).values() for entry in row.entries):
+        if measured := table.attempt(read_probabilities, entry.folder, {}):
             before, after = (_share(measured[when]["counts"], end) for when in ("before", "after"))
-            found[entry.seed] = 100 * (after - before)
-    return found
+            gained[entry.seed] = 100 * (after - before)
+    return gained
 
 
 def _share(counts: list[int], end: End) -> float:

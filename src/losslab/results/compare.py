@@ -1,72 +1,119 @@
-"""Two runs side by side: how much better one is than the other, problem by problem, from their records alone."""
+"""Two cells side by side: how much better one is than the other, problem by problem, from their records alone."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from losslab.config.schema import VerdictName
-from losslab.files import read_lines
+from losslab.records.reading import DamagedRecord, printable, read_rows, read_scores, read_yaml
 from losslab.statistics.intervals import Estimate, paired
 
 SAME = ("temperature", "top_p", "max_new_tokens")  # else a difference is one of protocols
 WORTH_KNOWING = ("prompt", "stop", "engine", "seeds")  # these may belong to the model, and are only named
+PROTOCOL = (*SAME, *WORTH_KNOWING, "benchmarks")
+
+Shares = dict[str, NDArray[np.float64]]  # of right samples of each problem, by benchmark
 
 
 def compare(paths: tuple[str, str], verdict: str | None = None) -> str:
-    """The second run against the first, as a Markdown table with 95% intervals, and what else sets them apart.
+    """The second cell against the first, as a Markdown table with 95% intervals, and what else sets them apart.
 
     Args:
         paths: folders of cells, or of the scores of one protocol.
-        verdict: `official` or `corrected`; without it the one of both runs' tables.
+        verdict: `official` or `corrected`; without it the one of both cells' tables.
 
     Raises:
-        ValueError: no scores, or runs that do not compare: another protocol, verdict, or set of problems.
+        ValueError: no scores, damaged ones, or cells that do not compare: another protocol, verdict, set of problems.
     """
     first, second = folders(*paths)
-    protocols = [yaml.safe_load((folder / "protocol.yaml").read_text()) for folder in (first, second)]
+    protocols = [_protocol(folder) for folder in (first, second)]
     for key in SAME:
         if protocols[0][key] != protocols[1][key]:
             raise ValueError(
                 f"{first} and {second} have different protocols ({key}: {protocols[0][key]} and {protocols[1][key]}); "
                 "score both under the same"
             )
-    scores = [json.loads((folder / "scores.json").read_text()) for folder in (first, second)]
-    sets = [set(found["benchmarks"]) for found in scores]
-    if sets[0] != sets[1]:
-        alone = ", ".join(sorted(sets[0] ^ sets[1]))
+    scores = [_scores(folder) for folder in (first, second)]
+    benchmarks = [set(content["benchmarks"]) for content in scores]
+    if benchmarks[0] != benchmarks[1]:
+        alone = ", ".join(sorted(benchmarks[0] ^ benchmarks[1]))
         raise ValueError(f"only one of {first} and {second} is scored on {alone}; score both on the same benchmarks")
-    for name in sorted(sets[0]):
-        if protocols[0]["benchmarks"][name] != protocols[1]["benchmarks"][name]:
+    for name in sorted(benchmarks[0]):
+        if protocols[0]["benchmarks"].get(name) != protocols[1]["benchmarks"].get(name):
             raise ValueError(f"{name} is another set of problems in {second} than in {first}; score one of them again")
     if verdict is None and scores[0]["verdict"] != scores[1]["verdict"]:
         raise ValueError(
             f"{first} has the {scores[0]['verdict']} verdict in its table and {second} the {scores[1]['verdict']} one; "
             "add verdict=official or verdict=corrected"
         )
-    verdict = verdict or scores[0]["verdict"]
+    verdict = verdict or str(scores[0]["verdict"])
     if verdict not in list(VerdictName):
         raise ValueError(f"verdict={verdict} does not exist; there are {', '.join(VerdictName)}")
-    return "\n".join(
-        [
-            f"A: {first}",
-            f"B: {second}",
-            table(verdicts(first, verdict), verdicts(second, verdict), verdict),
-            *(
-                f"note: {key} differs: {protocols[0][key]!r} and {protocols[1][key]!r}"
-                for key in WORTH_KNOWING
-                if protocols[0][key] != protocols[1][key]
-            ),
-        ]
-    )
+    lines = [
+        f"A: {first}",
+        f"B: {second}",
+        *_table(*(right_shares(f, s, verdict) for f, s in zip((first, second), scores, strict=True)), verdict),
+    ]
+    for key in WORTH_KNOWING:
+        if protocols[0][key] != protocols[1][key]:
+            lines.append(f"note: {key} differs: {protocols[0][key]!r} and {protocols[1][key]!r}")
+    return "\n".join(map(printable, lines))
 
 
-def table(a: dict[str, NDArray[np.float64]], b: dict[str, NDArray[np.float64]], verdict: str) -> str:
+def _protocol(folder: Path) -> dict[str, Any]:
+    protocol = dict.fromkeys(PROTOCOL) | read_yaml(folder / "protocol.yaml")
+    if not isinstance(protocol["benchmarks"], dict):
+        raise DamagedRecord(folder / "protocol.yaml", "names no benchmarks")
+    return protocol
+
+
+def _scores(folder: Path) -> dict[str, Any]:
+    scores = read_scores(folder / "scores.json")
+    if "verdict" not in scores:
+        raise DamagedRecord(folder / "scores.json", "names no verdict")
+    return scores
+
+
+def right_shares(folder: Path, scores: Mapping[str, Any], verdict: str) -> Shares:
+    """The share of right samples of each problem, by benchmark, of a folder of scores.
+
+    scores.json has the counts since version 1; before, they are in the files of samples. Raises DamagedRecord.
+    """
+    shares = {}
+    for name, part in scores["benchmarks"].items():
+        if "right" not in part:
+            shares[name] = _from_samples(folder / f"{name}.jsonl", part.get("samples"), verdict)
+            continue
+        try:
+            shares[name] = np.array(part["right"][verdict], float) / part["samples"]
+        except (KeyError, TypeError, ValueError, ZeroDivisionError):
+            raise DamagedRecord(folder / "scores.json", f"benchmarks.{name}.right holds no counts") from None
+        if shares[name].ndim != 1 or not len(shares[name]):
+            raise DamagedRecord(folder / "scores.json", f"benchmarks.{name}.right holds no counts")
+    return shares
+
+
+def _from_samples(path: Path, samples: int | None, verdict: str) -> NDArray[np.float64]:
+    if not path.exists():
+        raise DamagedRecord(path, "is missing")
+    try:
+        marks = [[bool(sample[verdict]) for sample in row["samples"][:samples]] for row in read_rows(path)]
+        if not marks or not all(len(row) == samples for row in marks):
+            raise DamagedRecord(path, f"has not {samples} samples of each problem")
+    except (KeyError, TypeError):
+        raise DamagedRecord(path, f"a problem lacks its samples, or a sample its {verdict} verdict") from None
+    return np.array(marks, float).mean(1)
+
+
+def _table(a: Shares, b: Shares, verdict: str) -> list[str]:
     """Scores and differences; the problems that B solves more often than A, and less often, as better and worse."""
-    differences = paired(*({name: run[name].mean(1)[None] for name in a} for run in (a, b)))
+    for name in a:
+        if len(a[name]) != len(b[name]):
+            raise ValueError(f"{name}: {len(a[name])} and {len(b[name])} problems; score one of the cells again")
+    differences = paired({name: a[name][None] for name in a}, {name: b[name][None] for name in a})
     lines = [
         f"| {verdict} verdict | A | B | B - A | 95% interval | better | worse |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -75,50 +122,37 @@ def table(a: dict[str, NDArray[np.float64]], b: dict[str, NDArray[np.float64]], 
     means["average"] = tuple(np.mean(list(means.values()), axis=0))
     for name in [*a, "average"]:
         (left, right), difference = means[name], differences[name]
-        change = b[name].mean(1) - a[name].mean(1) if name in a else np.zeros(0)
-        counts = f"{(change > 0).sum()} | {(change < 0).sum()}" if name in a else " | "
+        counts = f"{(b[name] > a[name]).sum()} | {(b[name] < a[name]).sum()}" if name in a else " | "
         lines.append(
             f"| {name} | {left:.1f} | {right:.1f} | {difference.mean:+.1f} | {_interval(difference)} | {counts} |"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _interval(difference: Estimate) -> str:
     return "–" if difference.half is None else f"{difference.low:+.1f} to {difference.high:+.1f}"
 
 
-def verdicts(folder: Path, verdict: str) -> dict[str, NDArray[np.float64]]:
-    """The (problems, samples) verdicts of each benchmark in a folder of `evaluate`."""
-    known: dict[str, Any] = json.loads((folder / "scores.json").read_text())["benchmarks"]
-    rows = {name: [record["samples"] for record in read_lines(folder / f"{name}.jsonl")] for name in known}
-    return {
-        name: np.array([[sample[verdict] for sample in row[: known[name]["samples"]]] for row in rows[name]], float)
-        for name in known
-    }
-
-
 def folders(first: str, second: str) -> tuple[Path, Path]:
     """The folders of scores that two paths stand for; of cells with several, the ones of the same protocol."""
-    found = [_scored(path) for path in (first, second)]
-    alike = [(a, b) for a in found[0] for b in found[1] if a.name == b.name]
-    if len(found[0]) == len(found[1]) == 1:
-        return found[0][0], found[1][0]
+    candidates = [_score_folders(path) for path in (first, second)]
+    alike = [(a, b) for a in candidates[0] for b in candidates[1] if a.name == b.name]
+    if len(candidates[0]) == len(candidates[1]) == 1:
+        return candidates[0][0], candidates[1][0]
     if len(alike) == 1:
         return alike[0]
-    names = [", ".join(folder.name for folder in own) for own in found]
+    names = [", ".join(folder.name for folder in group) for group in candidates]
     raise ValueError(
         f"{first} is scored under {names[0]} and {second} under {names[1]}; name two folders of scores, as in "
-        f"{found[0][0]}"
+        f"{candidates[0][0]}"
     )
 
 
-def _scored(path: str) -> list[Path]:
+def _score_folders(path: str) -> list[Path]:
     folder = Path(path)
-    found = (
-        [folder]
-        if (folder / "scores.json").is_file()
-        else sorted(p.parent for p in folder.glob("scores/*/scores.json"))
-    )
-    if not found:
+    if (folder / "scores.json").is_file():
+        return [folder]
+    scored = sorted(scores.parent for scores in folder.glob("scores/*/scores.json"))
+    if not scored:
         raise ValueError(f"{path} holds no scores: name a folder of results/cells that is scored")
-    return found
+    return scored

@@ -1,24 +1,22 @@
 """The cells of a sweep, from their records and from what its file declares."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-
 from losslab.config.schema import BASE, Config
-from losslab.files import read_json
-from losslab.records.record import Cell
+from losslab.records.cell_records import CellRecord
+from losslab.records.reading import DamagedRecord, read_scores, score_files
 from losslab.statistics.intervals import Estimate
 
-IDLE = {"model.learning_rate", "model.architecture", "model.trust_remote_code", "dataset.source"}  # act through others
+# Keys that act through others, and groups that decide nothing of what a table shows.
+INDIRECT = {"model.learning_rate", "model.architecture", "model.trust_remote_code", "dataset.source"}
 NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "stage", "plan", "force", "benchmark", "eval"}
 
 
 @dataclass(frozen=True)
-class Entry:
+class CellScores:
     """A cell under one protocol of its scores; one that has no score yet, or that nobody has begun."""
 
     folder: Path
@@ -26,45 +24,58 @@ class Entry:
     seed: int
     config: dict[str, Any]  # flat: the science of the cell, by dotted key
     protocol: str | None  # name and hash of the protocol of its scores; None where not scored
-    scores: dict[str, float]  # percent, by benchmark; empty where not scored
-    halves: dict[str, float | None]  # of the 95% interval over problems; None where there is none
+    scores: dict[str, Estimate]  # percent, by benchmark, with the interval over problems; empty where not scored
     samples: dict[str, int] = field(default_factory=dict)  # answers to each problem, by benchmark
     verdict: str | None = None  # of the scores
-    recipe: str | None = None  # alike for the seeds of one configuration, objective's code and data
+    recipe: str | None = None  # the same for all seeds of one configuration, objective's code and data
     touched: str = ""  # when the record was last written, as ISO 8601
+    faults: tuple[str, ...] = ()  # a line for each file of the record that cannot be used
 
 
-def recorded(sweep: str, results: str) -> Iterator[Entry]:
+def recorded(sweep: str, records: Iterable[CellRecord]) -> Iterator[CellScores]:
     """The cells of a sweep, in the order in which they were asked for, each once for each protocol of its scores."""
-    states = {path.parent: read_json(path) for path in sorted(Path(results).glob("cells/*/cell.json"))}
-    members = [folder for folder, state in states.items() if sweep in state.get("sweeps", [])]
-    for folder in sorted(members, key=lambda folder: states[folder]["declared"]):
-        state = states[folder]
-        names = state["names"] | {"method": state.get("methods", {}).get(sweep)}
-        config = science(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-        protocols: list[Path | None] = [*sorted(folder.glob("scores/*/scores.json"))]
-        for path in protocols or [None]:
-            whole = read_json(path) if path else {}
-            found = whole.get("benchmarks", {})
-            yield Entry(
-                folder,
-                names,
-                state["seed"],
-                config,
-                path.parent.name if path else None,
-                {name: part["score"] for name, part in found.items()},
-                {name: Estimate.recorded(part["score"], part["interval"]).half for name, part in found.items()},
-                {name: part["samples"] for name, part in found.items()},
-                whole["verdict"] if whole else None,
-                state.get("recipe"),
-                state["updated"],
-            )
+    members = [record for record in records if sweep in record.sweeps]
+    for record in sorted(members, key=lambda record: record.state["declared"]):
+        yield from _of_cell(record, sweep)
 
 
-def promised(config: Config) -> Entry:
-    """A declared cell that has no record."""
-    plain = yaml.safe_load(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    return Entry(Cell.of(config).folder, asdict(config.names), config.seed, science(plain), None, {}, {})
+def _of_cell(record: CellRecord, sweep: str) -> Iterator[CellScores]:
+    state, faults = record.state, list(record.faults)
+    names = {"method": None} | state["names"] | {"method": state.get("methods", {}).get(sweep)}
+    try:
+        config = science(record.config)
+    except DamagedRecord as damage:
+        faults.append(str(damage))
+        config = {"damaged": record.folder.name, "loss": names["loss"]}  # a row of its own
+    scored = []
+    for path in score_files(record.folder):
+        try:
+            scored.append((path.parent.name, *_scores(path)))
+        except DamagedRecord as damage:
+            faults.append(str(damage))
+    common = {"recipe": state.get("recipe"), "touched": state["updated"], "faults": tuple(faults)}
+    for protocol, scores, samples, verdict in scored or [(None, {}, {}, None)]:
+        yield CellScores(
+            record.folder, names, state["seed"], config, protocol, scores, samples, verdict=verdict, **common
+        )
+
+
+def _scores(path: Path) -> tuple[dict[str, Estimate], dict[str, int], str | None]:
+    content = read_scores(path)
+    for name, part in content["benchmarks"].items():
+        if "samples" not in part or "interval" not in part:
+            raise DamagedRecord(path, f"lacks the samples or the interval of {name}")
+    parts = content["benchmarks"].items()
+    scores = {name: Estimate.recorded(part["score"], part["interval"]) for name, part in parts}
+    return scores, {name: part["samples"] for name, part in parts}, content.get("verdict")
+
+
+def promised(config: Config) -> CellScores:
+    """A declared cell that has no record; its folder is that of the record, but for the hash at the end of its name."""
+    names = config.names
+    parts = [names.model, BASE] if names.loss == BASE else [names.model, names.dataset, names.loss]
+    folder = Path(config.machine.results) / "cells" / "-".join([*parts, f"s{config.seed}"])
+    return CellScores(folder, asdict(names), config.seed, science(asdict(config)), None, {})
 
 
 def science(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,14 +85,18 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     names, results = config["names"], config["machine"]["results"]
     groups = ("model",) if names["loss"] == BASE else [key for key in config if key not in NOT_SCIENCE]
-    flat = flatten({key: {k: v for k, v in config[key].items() if f"{key}.{k}" not in IDLE} for key in groups})
-    flat = {k: v.removeprefix(f"{results}/") if isinstance(v, str) else v for k, v in flat.items()}
+    flat: dict[str, Any] = {}
+    for key in groups:
+        flat |= flatten(config.get(key), key)
+    flat = {k: v.removeprefix(f"{results}/") if isinstance(v, str) else v for k, v in flat.items() if k not in INDIRECT}
     return flat | ({} if names["loss"] == BASE else {"dataset": names["dataset"]}) | {"loss": names["loss"]}
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
     """Nested dictionaries as one with dotted keys."""
+    if not isinstance(value, dict):
+        return {name: value}
     flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    for key, part in value.items():
+        flat |= flatten(part, f"{name}.{key}" if name else str(key))
     return flat

@@ -6,13 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import yaml
-
 from losslab.config.paths import EXPERIMENTS
 from losslab.config.schema import Config
-from losslab.files import read_json
+from losslab.records.reading import read_yaml
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.load_records import Entry
+from losslab.results.load_records import CellScores
 from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import Estimate
 
@@ -34,7 +32,7 @@ class Printed:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PaperDifference:
     """A figure of the paper and ours of the same cell."""
 
     paper: float
@@ -63,7 +61,7 @@ class Slip:
 @dataclass(frozen=True)
 class Comparison:
     source: str  # the table in experiments/paper.csv
-    rows: list[tuple[Row, dict[str, Difference]]]  # of those rows that the paper has, by column
+    rows: list[tuple[Row, dict[str, PaperDifference]]]  # of those rows that the paper has, by column
     slips: list[Slip]  # of these rows
 
     def note(self, row: Row, column: str) -> int | None:
@@ -95,15 +93,15 @@ def compare(table: Table) -> Comparison | None:
     """
     if table.sweep.paper is None:
         return None
-    known = {(row.model, row.method): row for row in printed() if row.table == table.sweep.paper}
-    if not known:
+    of_paper = {(row.model, row.method): row for row in printed() if row.table == table.sweep.paper}
+    if not of_paper:
         raise ValueError(f"sweep.paper={table.sweep.paper} is no table of experiments/paper.csv: check it")
     measures = [
         {"eval": config.names.eval} | {key: getattr(config.eval, key) for key in (*SAMPLING, "samples", "verdict")}
         for config in table.grid
     ]
-    wanted = [row for row in table.rows if row.declared and (row.names["model"], row.name) in known]
-    as_declared = [row for row in wanted if all(measure(entry) in measures for entry in row.scored)]
+    wanted = [row for row in table.rows if row.declared and (row.names["model"], row.name) in of_paper]
+    as_declared = [row for row in wanted if all(_measure(table, entry) in measures for entry in row.scored)]
     rows, chosen = [], []
     for row in wanted:
         if row in as_declared:
@@ -112,23 +110,20 @@ def compare(table: Table) -> Comparison | None:
             continue
         else:  # it is still to be measured so
             ours = replace(row, entries=[])
-        theirs = known[row.names["model"], row.name]
+        theirs = of_paper[row.names["model"], row.name]
         columns = [column for column in table.columns if column in theirs.values]
-        rows.append((row, {column: Difference(theirs.values[column], ours.value(column)) for column in columns}))
+        rows.append((row, {column: PaperDifference(theirs.values[column], ours.value(column)) for column in columns}))
         chosen.append(theirs)
-    found = [slip for i, one in enumerate(chosen) if one not in chosen[:i] for slip in slips(one, table.grid)]
-    return Comparison(table.sweep.paper, rows, found)
+    distinct = [row for i, row in enumerate(chosen) if row not in chosen[:i]]
+    return Comparison(table.sweep.paper, rows, [slip for row in distinct for slip in slips(row, table.grid)])
 
 
-def measure(entry: Entry) -> dict[str, Any]:
+def _measure(table: Table, entry: CellScores) -> dict[str, Any]:
     """What the scores of a cell are of: settings of the evaluation, and the fewest samples that a benchmark has."""
     assert entry.protocol, "not scored"
-    folder = entry.folder / "scores" / entry.protocol
-    protocol = yaml.safe_load((folder / "protocol.yaml").read_text(encoding="utf-8"))
-    scores = read_json(folder / "scores.json")
-    samples = min(part["samples"] for part in scores["benchmarks"].values())
-    own = {"eval": entry.protocol.rpartition("-")[0], "samples": samples, "verdict": scores["verdict"]}
-    return own | {key: protocol[key] for key in SAMPLING}
+    protocol = table.attempt(read_yaml, entry.folder / "scores" / entry.protocol / "protocol.yaml", {})
+    about = {"eval": entry.protocol.rpartition("-")[0], "samples": min(entry.samples.values())}
+    return about | {"verdict": entry.verdict} | {key: protocol.get(key) for key in SAMPLING}
 
 
 def slips(row: Printed, grid: list[Config]) -> Iterator[Slip]:

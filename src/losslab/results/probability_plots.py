@@ -1,29 +1,28 @@
 """The paper's Figure 2 from records: how probable the training targets are before and after each objective."""
 
-import csv
-import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from losslab.files import read_json, write
-from losslab.records.record import PROBABILITIES
+from losslab.files import csv_text
+from losslab.records.reading import DamagedRecord, read_facts
 from losslab.results import plots
 from losslab.results.tables import Table
 from losslab.statistics.intervals import over_seeds
 
+FILE = "probabilities.json"
 NAMED = 10  # tokens of an end bin that the table names
-NAME = "probabilities"  # of the files
+_END = {"counts": [int], "edges": [(int, float)], "tokens": int, "lowest": [list], "highest": [list]}
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """The probabilities of the training targets under a model, as `training.target_probabilities.of` found them."""
+    """The probabilities of the training targets under a model, as `training.target_probabilities` measured them."""
 
     label: str
     seeds: list[dict[str, Any]]
@@ -46,57 +45,64 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Pair:
+class BeforeAfter:
     """A row of a sweep's table: its base and what training made of it."""
 
     before: Histogram
     after: Histogram
 
 
-def collect(table: Table) -> list[Pair]:
+def read_probabilities(folder: Path) -> dict[str, Any]:
+    """The `before` and `after` of a cell's probabilities.json; `{}` where they were not measured."""
+    path = folder / FILE
+    content = read_facts(path, {"before": _END, "after": _END})
+    if content and set(content) >= {"before", "after"}:
+        for end in (content["before"], content["after"]):
+            if len(end["edges"]) != len(end["counts"]) + 1 or not sum(end["counts"]):
+                raise DamagedRecord(path, "its counts and edges do not match")
+        return content
+    return {}
+
+
+def measured_rows(table: Table) -> list[BeforeAfter]:
     """The rows of a table whose cells were measured, in its order."""
     models, datasets = ({row.names[group] for row in table.rows} for group in ("model", "dataset"))
     pairs, seen = [], set[Path]()
     for row in table.rows:
-        own = [entry.folder for entry in row.entries if entry.folder not in seen]  # scored twice, measured once
-        seen |= set(own)
-        found = [record for folder in own if (record := read_json(folder / PROBABILITIES))]
-        if found:
+        folders = [entry.folder for entry in row.entries if entry.folder not in seen]  # scored twice, measured once
+        seen |= set(folders)
+        records = [table.attempt(read_probabilities, folder, {}) for folder in folders]
+        if records := [record for record in records if record]:
             name = f"{row.names['model']} " if len(models) > 1 else ""
             place = f" on {row.names['dataset']}" if len(datasets) > 1 else ""
-            before = Histogram(f"{name}before{place}", [found[0]["before"]])  # the base is the same for all seeds
-            pairs.append(Pair(before, Histogram(name + row.label, [record["after"] for record in found])))
+            before = Histogram(f"{name}before{place}", [records[0]["before"]])  # the base is the same for all seeds
+            pairs.append(BeforeAfter(before, Histogram(name + row.label, [record["after"] for record in records])))
     return pairs
 
 
-def publish(pairs: list[Pair], folder: Path) -> None:
-    """Write probabilities.md, .csv, .png and .svg."""
-    write(folder / f"{NAME}.md", markdown(pairs))
-    write(folder / f"{NAME}.csv", spreadsheet(pairs))
-    figure(pairs, folder / NAME)
-
-
-def distinct(pairs: list[Pair]) -> Iterator[Histogram]:
+def _histograms(pairs: Sequence[BeforeAfter]) -> Iterator[Histogram]:
     """All histograms in order, a base that several rows share once."""
-    known: list[list[int]] = []
+    bases: list[list[int]] = []
     for pair in pairs:
-        if (counts := pair.before.seeds[0]["counts"]) not in known:
-            known.append(counts)
+        if (counts := pair.before.seeds[0]["counts"]) not in bases:
+            bases.append(counts)
             yield pair.before
         yield pair.after
 
 
-def markdown(pairs: list[Pair]) -> str:
+def to_markdown(pairs: Sequence[BeforeAfter]) -> str:
     """How much lies in the two end bins, and which tokens are the most frequent there."""
     low, high = (f"p {sign} {pairs[0].before.edges[i]:g}" for sign, i in (("<", 1), ("≥", -2)))
     lines = [
         f"| objective | {low}, % | most frequent there | {high}, % | most frequent there |",
         "|---|---:|---|---:|---|",
     ]
-    for found in distinct(pairs):
-        ends = ((0, "lowest"), (-1, "highest"))
-        cells = (f"{_percent(found.shares[:, i])} | {' '.join(map(_code, found.frequent(end)))}" for i, end in ends)
-        lines.append(f"| {found.label} | {' | '.join(cells)} |")
+    for histogram in _histograms(pairs):
+        cells = []
+        for i, end in ((0, "lowest"), (-1, "highest")):
+            cells.append(f"{over_seeds(histogram.shares[:, i]):.2f}")
+            cells.append(" ".join(map(_code, histogram.frequent(end))))
+        lines.append(f"| {histogram.label} | {' | '.join(cells)} |")
     sizes = sorted({pair.before.seeds[0]["tokens"] for pair in pairs})
     about = (
         f"Probability p of the target token over {' or '.join(f'{n:,}' for n in sizes)} answer tokens of the training "
@@ -105,23 +111,21 @@ def markdown(pairs: list[Pair]) -> str:
     return "\n".join(["# Probabilities of the training targets", "", *lines, "", about, ""])
 
 
-def spreadsheet(pairs: list[Pair]) -> str:
+def to_csv(pairs: Sequence[BeforeAfter]) -> str:
     """A line for each bin: the share of the tokens in it, in percent, and half of its 95% interval over seeds."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["objective", "from", "to", "percent", "half", "seeds"])
-    for found in distinct(pairs):
-        for low, high, shares in zip(found.edges, found.edges[1:], found.shares.T, strict=False):
-            own = over_seeds(shares.tolist())
-            writer.writerow([found.label, low, high, own.mean, own.half, len(shares)])
-    return out.getvalue()
+    rows = []
+    for histogram in _histograms(pairs):
+        for low, high, shares in zip(histogram.edges, histogram.edges[1:], histogram.shares.T, strict=False):
+            mean = over_seeds(shares)
+            rows.append([histogram.label, low, high, mean.mean, mean.half, len(shares)])
+    return csv_text(["objective", "from", "to", "percent", "half", "seeds"], rows)
 
 
-def figure(pairs: list[Pair], path: Path) -> None:
+def figure(pairs: Sequence[BeforeAfter]) -> Any:
     """A panel for each row: the shares of the bins before and after, on a log axis."""
     across = min(4, len(pairs))
     down = -(-len(pairs) // across)
-    figure, grid = plots.canvas(down, across, figsize=(1.2 + 3 * across, 1 + 2.6 * down), sharey=True, squeeze=False)
+    figure, grid = plots.canvas(down, across, (1.2 + 3 * across, 1 + 2.6 * down), sharey=True)
     panels = grid.flatten()
     for panel in panels[len(pairs) :]:
         panel.set_axis_off()
@@ -131,19 +135,14 @@ def figure(pairs: list[Pair], path: Path) -> None:
         panel.set_title(pair.after.label, fontsize="medium")
         panel.set_xticks(range(len(pair.after.edges)), [f"{edge:g}" for edge in pair.after.edges], rotation=60)
         panel.tick_params(axis="x", labelsize="x-small")
-    seen = np.concatenate([found.shares.ravel() for found in distinct(pairs)])
+    shares = np.concatenate([histogram.shares.ravel() for histogram in _histograms(pairs)])
     panels[0].set_yscale("log")  # of all panels, which share it
-    panels[0].set_ylim(bottom=seen[seen > 0].min() / 2)
+    panels[0].set_ylim(bottom=shares[shares > 0].min() / 2)
     for row in grid:
         row[0].set_ylabel("share of answer tokens, %")
     figure.supxlabel("probability of the target token", fontsize="medium")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
-    plots.save(figure, path)
-
-
-def _percent(values: np.ndarray) -> str:
-    found = over_seeds(values.tolist())
-    return f"{found.mean:.2f}" if found.half is None else f"{found.mean:.2f} ± {found.half:.2f}"
+    return figure
 
 
 def _code(text: str) -> str:

@@ -6,20 +6,21 @@ is averaged that is not alike: another protocol, verdict or number of samples ma
 earlier version of the objective's code or of the data.
 """
 
-import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
 
 from losslab.composition import experiment_files
 from losslab.config.schema import BASE, Config, SweepConfig
+from losslab.records.cell_records import CellRecord, cell_records
+from losslab.records.reading import DamagedRecord
+from losslab.results.labels import canonical, labels
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.load_records import Entry, flatten, promised, recorded
+from losslab.results.load_records import CellScores, promised, recorded
 from losslab.statistics.intervals import Estimate, mean_of, over_seeds
 
-IMPLIED = {"loss._target_", "model.path", "dataset.path"}  # by the names of the files that were chosen
-SHOWN = {"protocol": "eval", "verdict": "eval.verdict", "samples": "eval.samples"}  # names of a measure's parts
-DEFAULTS = flatten(asdict(Config()))
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, order=True)
@@ -31,7 +32,7 @@ class Measure:
     samples: tuple[int, ...]  # answers to each problem: one number, unless benchmarks differ
 
     @classmethod
-    def of(cls, entry: Entry, benchmarks: Collection[str]) -> "Measure | None":
+    def of(cls, entry: CellScores, benchmarks: Collection[str]) -> "Measure | None":
         """That of a cell's scores on these benchmarks; None where it has none."""
         if entry.protocol is None or entry.verdict is None:
             return None
@@ -44,7 +45,7 @@ class Row:
     names: dict[str, Any]
     config: dict[str, Any]  # the science of its cells, by dotted key
     measure: Measure | None  # of its scores; None where there is no score
-    entries: list[Entry]
+    entries: list[CellScores]
     label: str = ""
     declared: bool = False  # by the sweep's file; any other row was added by who ran the sweep
     earlier: str | None = None  # names the code and data of its cells, where the same configuration has newer ones
@@ -55,7 +56,7 @@ class Row:
         return self.names["method"] or self.names["loss"]
 
     @property
-    def scored(self) -> list[Entry]:
+    def scored(self) -> list[CellScores]:
         return [entry for entry in self.entries if entry.scores]
 
     def value(self, column: str) -> Estimate | None:
@@ -64,8 +65,8 @@ class Row:
         if len({entry.samples.get(column) for entry in having}) > 1:
             return None
         if len(having) == 1:
-            return Estimate(having[0].scores[column], having[0].halves.get(column))
-        return over_seeds([entry.scores[column] for entry in having]) if having else None
+            return having[0].scores[column]
+        return over_seeds([entry.scores[column].mean for entry in having]) if having else None
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,16 @@ class Table:
     others: list[str]  # that were scored beyond those that the sweep declares
     rows: list[Row]
     grid: list[Config]  # what the sweep's file declares
+    faults: list[str] = field(default_factory=list)  # a line for each file of a record that cannot be used
+
+    def attempt(self, read: Callable[[Path], T], path: Path, default: T) -> T:
+        """What a reader of records returns for a path; `default`, and a line in `faults`, where it cannot be used."""
+        try:
+            return read(path)
+        except DamagedRecord as damage:
+            if str(damage) not in self.faults:
+                self.faults.append(str(damage))
+            return default
 
     @property
     def name(self) -> str:
@@ -93,9 +104,13 @@ class Table:
         return list(dict.fromkeys(row.names["model"] for row in self.rows))
 
 
-def build(sweep: SweepConfig, results: str) -> Table:
-    """The table of all cells that a sweep declares or that are members of it. ValueError when there is none."""
-    grid, entries = experiment_files.declared(sweep.name, results), list(recorded(sweep.name, results))
+def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None = None) -> Table:
+    """The table of all cells that a sweep declares or that are members of it. ValueError when there is none.
+
+    `records` are those of the results folder where they are read already.
+    """
+    grid = experiment_files.declared(sweep.name, results)
+    entries = list(recorded(sweep.name, cell_records(results) if records is None else records))
     if not entries and not grid:
         raise ValueError(f"no record of the sweep {sweep.name} under {results}: run it first, or name another sweep")
     scored = list(dict.fromkeys(name for entry in entries for name in entry.scores))
@@ -105,88 +120,64 @@ def build(sweep: SweepConfig, results: str) -> Table:
     others = [name for name in scored if name not in benchmarks and (name in trained or not grid)]
     for entry in entries:
         if benchmarks and set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
-            mean = mean_of([Estimate(entry.scores[name], entry.halves.get(name)) for name in benchmarks])
-            entry.scores[AVERAGE], entry.halves[AVERAGE] = mean.mean, mean.half
+            entry.scores[AVERAGE] = mean_of([entry.scores[name] for name in benchmarks])
+    rows = _grouped(grid, entries, benchmarks)
+    rows = [replace(row, label=label) for row, label in zip(rows, labels(rows), strict=True)]
+    order = {model: i for i, model in enumerate(dict.fromkeys(row.names["model"] for row in rows))}
+    if sweep.paper:  # its rows in their order, then what was added
+        rows.sort(key=lambda row: (order[row.names["model"]], not row.declared))
+    else:
+        rows.sort(key=lambda row: (order[row.names["model"]], row.names["loss"] != BASE, _rank(row)))
+    faults = list(dict.fromkeys(fault for entry in entries for fault in entry.faults))
+    return Table(sweep, benchmarks, others, rows, grid, faults)
+
+
+def _grouped(grid: Sequence[Config], entries: Sequence[CellScores], benchmarks: Collection[str]) -> list[Row]:
+    """The rows of what is declared, in its order, and then of what was added."""
     found: dict[str, list[Row]] = {}
     for config in grid:
-        own = promised(config)
-        (row,) = found.setdefault(canonical(own.config), [Row(own.names, own.config, None, [], declared=True)])
-        if own.seed not in {entry.seed for entry in row.entries}:
-            row.entries.append(own)
-    groups: dict[str, dict[str | None, list[Entry]]] = {}
+        declared = promised(config)
+        names, science = declared.names, declared.config
+        (row,) = found.setdefault(canonical(science), [Row(names, science, None, [], declared=True)])
+        if declared.seed not in {entry.seed for entry in row.entries}:
+            row.entries.append(declared)
+    groups: dict[str, dict[str | None, list[CellScores]]] = {}
     for entry in entries:
         groups.setdefault(canonical(entry.config), {}).setdefault(entry.recipe, []).append(entry)
     for key, recipes in groups.items():
-        unknown = recipes.pop(None, []) if len(recipes) > 1 else []  # from before versions were written down
-        newest, *earlier = sorted(recipes, key=lambda one: max(entry.touched for entry in recipes[one]), reverse=True)
-        recipes[newest] += unknown
+        unversioned = recipes.pop(None, []) if len(recipes) > 1 else []  # from before versions were written down
+        newest, *earlier = sorted(recipes, key=lambda recipe: max(e.touched for e in recipes[recipe]), reverse=True)
+        recipes[newest] += unversioned
         found[key] = _rows(recipes[newest], benchmarks, *found.get(key, []))
         for recipe in earlier:
             rows = _rows(recipes[recipe], benchmarks)
             found[key] += [replace(row, earlier=str(recipe)[:8]) for row in rows]
-    rows = [row for group in found.values() for row in group]
-    order = {model: i for i, model in enumerate(dict.fromkeys(row.names["model"] for row in rows))}
-    rows = [replace(row, label=label(row, rows)) for row in rows]
-    if sweep.paper:  # its rows in their order, then what was added
-        rows.sort(key=lambda row: (order[row.names["model"]], not row.declared))
-    else:
-        rows.sort(key=lambda row: (order[row.names["model"]], row.names["loss"] != BASE, average(row)))
-    return Table(sweep, benchmarks, others, rows, grid)
+    return [row for group in found.values() for row in group]
 
 
-def canonical(config: Mapping[str, Any]) -> str:
-    """Alike for one configuration, as of seeds; a value that is the schema's default counts as not given."""
-    changed = {key: value for key, value in config.items() if key not in DEFAULTS or value != DEFAULTS[key]}
-    changed = {key: float(value) if type(value) is int else value for key, value in changed.items()}  # 2 is 2.0
-    return json.dumps(changed, sort_keys=True, default=str)
-
-
-def _rows(entries: list[Entry], benchmarks: Collection[str], declared: Row | None = None) -> list[Row]:
+def _rows(entries: list[CellScores], benchmarks: Collection[str], declared: Row | None = None) -> list[Row]:
     """A row for each measure of the scores of one configuration.
 
     Of the cells that the sweep's file declares, those are missing whose seed has no record. Where it leaves the seed
     open any seed will do.
     """
-    first, promised = declared or entries[0], list(declared.entries) if declared else []
-    measures: dict[Measure | None, list[Entry]] = {}
+    first, missing = declared or entries[0], list(declared.entries) if declared else []
+    measures: dict[Measure | None, list[CellScores]] = {}
     for entry in entries:
         measures.setdefault(Measure.of(entry, benchmarks), []).append(entry)
     unscored = measures.pop(None, [])
     scored: list[Measure | None] = [*sorted(filter(None, measures))]
     rows = []
     for measure in scored or [None]:
-        own = [*measures.get(measure, []), *unscored]
-        known = {entry.seed for entry in own}
-        own += [entry for entry in promised if entry.seed not in known] if len(promised) > 1 else []
-        own.sort(key=lambda entry: entry.seed)
-        rows.append(Row(first.names, first.config, measure, own, declared=declared is not None))
+        members = [*measures.get(measure, []), *unscored]
+        seeds = {entry.seed for entry in members}
+        members += [entry for entry in missing if entry.seed not in seeds] if len(missing) > 1 else []
+        members.sort(key=lambda entry: entry.seed)
+        rows.append(Row(first.names, first.config, measure, members, declared=declared is not None))
     return rows
 
 
-def label(row: Row, rows: Sequence[Row]) -> str:
-    """The row's name, and whatever else sets it apart from others with the same model and name."""
-    alike = [r for r in rows if (r.names["model"], r.name) == (row.names["model"], row.name)]
-    own = row.config
-
-    def other(row: Row, key: str) -> bool:  # a record from before an option was there has its default
-        return bool(row.config.get(key, DEFAULTS.get(key)) != own[key])
-
-    apart = [key for key in own if any(other(r, key) for r in alike)]
-    named = tuple(f"{group}." for group in ("dataset", "loss") if group in apart)  # whose names say the rest
-    shown = [key for key in apart if key not in IMPLIED and not key.startswith(named)]
-    twins = [r for r in alike if not any(other(r, key) for key in shown)]
-    shown += [key for key in apart if any(other(r, key) for r in twins)]  # what those names leave open
-    parts = [f"{key}={own[key]}" for key in shown if key != "loss"]
-    for part in ("protocol", "verdict", "samples"):
-        if len({getattr(r.measure, part) for r in alike if r.measure}) > 1 and row.measure:
-            value = getattr(row.measure, part)
-            parts.append(f"{SHOWN[part]}={','.join(map(str, value)) if part == 'samples' else value}")
-    if row.earlier:
-        parts.append(f"earlier={row.earlier}")
-    return " ".join([*([own["loss"]] if "loss" in apart else []), row.name, *parts])
-
-
-def average(row: Row) -> float:
+def _rank(row: Row) -> float:
     """The row's average to sort by: what is missing comes last."""
     value = row.value(AVERAGE)
     return value.mean if value else float("inf")

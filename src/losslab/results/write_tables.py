@@ -2,102 +2,148 @@
 
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import yaml
+import numpy as np
 from rich.console import Console
 
 from losslab.composition import experiment_files
-from losslab.composition.checks import check_sweep
 from losslab.config.schema import BASE, SweepConfig
-from losslab.files import lock, read_json, write
-from losslab.results import (
-    claims,
-    learning_curves,
-    paper,
-    plots,
-    probability_plots,
-    setting_curves,
-    table_formats,
-    tables,
-)
-from losslab.results.learning_curves import AVERAGE, Curve
-from losslab.results.probability_plots import Pair
-from losslab.results.tables import Measure, Row, Table
+from losslab.data.probability_bins import EDGES
+from losslab.files import lock, write
+from losslab.records.cell_records import CellRecord, cell_records
+from losslab.records.reading import DamagedRecord, read_facts, read_metrics
+from losslab.results import claims, learning_curves, paper, plots, probability_plots, setting_curves, table_formats
+from losslab.results.learning_curves import AVERAGE, LearningCurve, scores_by_step
+from losslab.results.load_records import CellScores
+from losslab.results.plots import BarRow
+from losslab.results.probability_plots import BeforeAfter
+from losslab.results.tables import Measure, Row, Table, build
 
 
-def publish(sweep: SweepConfig, results: str) -> None:
-    """Print the table of a sweep and write it, with its figures, under results/tables/<sweep>."""
+def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None = None) -> None:
+    """Print the table of a sweep and write it, with its figures, under results/tables/<sweep>.
+
+    `records` are those of the results folder where they are read already.
+    """
     folder = Path(results) / "tables" / sweep.name
+    cache = Path(results) / "cache" / "tables" / sweep.name
     # Of cells that end together, the last one to write has seen them all.
-    with lock(Path(results) / "cache" / "tables" / sweep.name, quiet=True):
-        table = tables.build(sweep, results)
+    with lock(cache, quiet=True):
+        table = build(sweep, results, records)
         comparison = paper.compare(table)
-        over_steps, measured = curves_of(table), probability_plots.collect(table)
-        sheets = [table_formats.scores(table, list(notes(table, over_steps, measured)))]
-        sheets += [table_formats.against(table, comparison)] if comparison else []
+        curves, measured = curves_of(table), probability_plots.measured_rows(table)
+        sheets = [table_formats.paper_sheet(table, comparison)] if comparison else []
         sheets += [claims.sheet(table)] if sweep.directions else []
+        bars = bar_rows(table)
+        # The first one comes last, since its notes name all records that cannot be read.
+        sheets.insert(0, table_formats.scores_sheet(table, list(notes(table, curves, measured))))
         write(folder / "table.md", "\n".join(table_formats.markdown(sheet, i + 1) for i, sheet in enumerate(sheets)))
         write(folder / "table.tex", "\n".join(map(table_formats.latex, sheets)))
-        write(folder / "table.csv", table_formats.spreadsheet(table, comparison))
+        write(folder / "table.csv", table_formats.to_csv(table, comparison))
+        written = {"table": "table.md, table.tex, table.csv"}
         if sweep.directions:
-            write(folder / "directions.csv", claims.spreadsheet(table))
-        if scored := any(row.scored for row in table.rows):
-            plots.bars(table, folder / "figure")
-        columns = [*table.benchmarks, AVERAGE]
-        if stepwise := shown(table, "export_steps", over_steps):
-            write(folder / "steps.csv", learning_curves.spreadsheet(over_steps, columns))
-            plots.over_steps(over_steps, columns, folder / "steps")
-        if sweep.against:
-            write(folder / "settings.csv", setting_curves.spreadsheet(table))
-            plots.over_settings(table, folder / "settings")
-        if polarised := shown(table, "probabilities", [pair.after.label for pair in measured]):
-            probability_plots.publish(measured, folder)
+            write(folder / "claims.csv", claims.to_csv(table))
+        written = _figures(table, bars, curves, measured, folder, cache / "figures.json") | written
     console = Console()
     for sheet in sheets:
         console.print(table_formats.terminal(sheet))
-    written = {"figure": "figure.png, figure.svg"} if scored else {}
-    written |= {"steps": "steps.png, steps.svg, steps.csv"} if stepwise else {}
-    written |= {"setting": "settings.png, settings.svg, settings.csv"} if sweep.against else {}
-    written |= {"targets": "probabilities.png, .svg, .md, .csv"} if polarised else {}
-    for name, files in (written | {"table": "table.md, table.tex, table.csv"}).items():
+    for name, files in written.items():
         console.print(f"{name + ':':<9}{folder}/{files}", highlight=False, soft_wrap=True)
     console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)
     if sweep.next:
         python = os.path.relpath(sys.executable)
         command = sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
         console.print(f"next:    {command}", highlight=False, soft_wrap=True)
+    report_faults(table.faults)
 
 
-def rebuild(sweeps: list[str], results: str) -> None:
-    """Publish sweeps again from records, all that have any where none is named.
+def _figures(
+    table: Table,
+    bars: Sequence[BarRow],
+    curves: Mapping[str, LearningCurve],
+    measured: Sequence[BeforeAfter],
+    folder: Path,
+    digests: Path,
+) -> dict[str, str]:
+    """Write what a table has beside its numbers; returns the names of the files by what they show."""
+    written = {}
+    if bars and len(bars) <= plots.MOST_ROWS:
+        plots.draw(folder / "figure", digests, plots.bars, bars, table.columns)
+        written["figure"] = "figure.png, figure.svg"
+    columns = [*table.benchmarks, AVERAGE]
+    if shown(table, "export_steps", curves):
+        write(folder / "steps.csv", learning_curves.to_csv(curves, columns))
+        if len(curves) <= plots.MOST_ROWS:
+            plots.draw(folder / "steps", digests, plots.over_steps, curves, columns)
+        written["steps"] = "steps.png, steps.svg, steps.csv"
+    if table.sweep.against:
+        write(folder / "settings.csv", setting_curves.to_csv(table))
+        by_key = {key: setting_curves.curves(table, key) for key in table.sweep.against}
+        plots.draw(folder / "settings", digests, plots.over_settings, by_key)
+        written["setting"] = "settings.png, settings.svg, settings.csv"
+    if shown(table, "probabilities", [pair.after.label for pair in measured]):
+        write(folder / "probabilities.md", probability_plots.to_markdown(measured))
+        write(folder / "probabilities.csv", probability_plots.to_csv(measured))
+        if len(measured) <= plots.MOST_ROWS:
+            plots.draw(folder / "probabilities", digests, probability_plots.figure, measured)
+        written["targets"] = "probabilities.png, .svg, .md, .csv"
+    return written
+
+
+def write_tables(sweeps: Sequence[str], results: str) -> None:
+    """Write the tables of sweeps again from records, of all that have any where none is named.
 
     ValueError when there is no record, or for a sweep that is declared and cannot be run.
     """
-    for sweep in layouts(sweeps, results):
-        check_sweep(sweep)
-        publish(sweep, results)
+    records = cell_records(results)
+    report_faults(homeless(records))
+    for sweep in layouts(sweeps, results, records):
+        if sweep.needs:
+            from losslab.composition.checks import check_sweep  # which raises, and loads torch
+
+            check_sweep(sweep)
+        write_table(sweep, results, records)
 
 
-def layouts(sweeps: Sequence[str], results: str) -> Iterator[SweepConfig]:
+def layouts(sweeps: Sequence[str], results: str, records: Sequence[CellRecord] | None = None) -> Iterator[SweepConfig]:
     """How the tables of sweeps are laid out, of all that have a record where none is named.
 
     ValueError when there is no record.
     """
-    known: dict[str, str] = {}
-    for path in sorted(Path(results).glob("cells/*/cell.json")):
-        for name in read_json(path).get("sweeps", []):
-            config = path.with_name("config.yaml")
-            own = yaml.safe_load(config.read_text())["sweep"] if config.exists() else {}
-            known[name] = own["question"] if own.get("name") == name else known.get(name, "")
-    if not known and not sweeps:
+    questions: dict[str, str] = {}
+    for record in cell_records(results) if records is None else records:
+        for name in record.sweeps:
+            if not questions.get(name):
+                questions[name] = _question(record, name)
+    if not questions and not sweeps:
         raise ValueError(f"no record of any sweep under {results}: run one first, or set results=FOLDER")
-    for name in sweeps or sorted(known):
-        yield experiment_files.layout(name) or SweepConfig(name=name, question=known.get(name, ""))
+    for name in sweeps or sorted(questions):
+        yield experiment_files.layout(name) or SweepConfig(name=name, question=questions.get(name, ""))
 
 
-def notes(table: Table, over_steps: dict[str, Curve], measured: Sequence[Pair]) -> Iterator[str]:
+def _question(record: CellRecord, sweep: str) -> str:
+    """The question of a sweep in the configuration of a cell that was made for it, else nothing."""
+    try:
+        declared = record.config.get("sweep", {})
+    except DamagedRecord:  # the table says so
+        return ""
+    return str(declared.get("question", "")) if declared.get("name") == sweep else ""
+
+
+def homeless(records: Sequence[CellRecord]) -> list[str]:
+    """What is wrong with the records that no table has a row for."""
+    return [fault for record in records if not record.sweeps for fault in record.faults]
+
+
+def report_faults(faults: Sequence[str]) -> None:
+    """Print one line for each file of a record that cannot be used."""
+    for fault in faults:
+        print(f"damaged: {fault}", file=sys.stderr, flush=True)
+
+
+def notes(table: Table, curves: Mapping[str, LearningCurve], measured: Sequence[BeforeAfter]) -> Iterator[str]:
     """What the sweep declares and its records lack, besides scores."""
     trained = {_label(table, row): row for row in table.rows if row.names["loss"] != BASE}
     for label, row in trained.items():
@@ -106,25 +152,33 @@ def notes(table: Table, over_steps: dict[str, Curve], measured: Sequence[Pair]) 
             yield f"Cells of {label} went on with another {', '.join(sorted(names))} than they began with."
     having = {pair.after.label for pair in measured}
     if declares(table, "export_steps"):
-        if missing := [name for name in trained if name not in over_steps]:
+        if missing := [name for name in trained if name not in curves]:
             yield f"No accuracy over steps is on record for {', '.join(missing)}."
-        for name in (name for name in trained if name in over_steps):
-            seeds = {len(scores) for step, scores in over_steps[name].items() if step}
+        for name in (name for name in trained if name in curves):
+            seeds = {len(scores) for step, scores in curves[name].items() if step}
             if seeds != {len(trained[name].scored)}:
                 counts = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
                 yield f"The accuracy of {name} over steps is that of {counts} of its {len(trained[name].scored)} seeds."
     if declares(table, "probabilities") and (missing := [name for name in trained if name not in having]):
         yield f"No probabilities of training targets are on record for {', '.join(missing)}."
+    if len([row for row in table.rows if row.scored]) > plots.MOST_ROWS:
+        yield f"There is no figure of more than {plots.MOST_ROWS} rows."
+    if table.faults:
+        count = len(table.faults)
+        yield f"{count} damaged {'file is' if count == 1 else 'files are'} left out: " + "; ".join(table.faults) + "."
 
 
 def changed_while_training(cell: Path) -> set[str]:
     """What of a cell's environment changed between its starts, such as gpus, workers or torch."""
-    changes = read_json(cell / "environment.json").get("changes", [])
+    try:
+        changes = read_facts(cell / "environment.json", {"changes": [{"changed": dict}]}).get("changes", [])
+    except DamagedRecord:  # the table says so
+        return set()
     return {name for change in changes for name in change["changed"]}
 
 
 def shown(table: Table, option: str, having: Collection[str]) -> bool:
-    """Whether to publish what some cells have beside scores: where the sweep's file asks for it, or all rows have it.
+    """Whether to show what some cells have beside scores: where the sweep's file asks for it, or all rows have it.
 
     Else they have it for another sweep, which shares them.
 
@@ -144,22 +198,51 @@ def _label(table: Table, row: Row) -> str:
     return f"{row.names['model']} {row.label}" if len(table.models) > 1 else row.label
 
 
-def curves_of(table: Table) -> dict[str, Curve]:
+def bar_rows(table: Table) -> list[BarRow]:
+    """The rows with scores, each with the histogram of the last step of its cells' training."""
+    scored = [row for row in table.rows if row.scored]
+    if len(scored) > plots.MOST_ROWS:
+        return []
+    rows = []
+    for row in scored:
+        last = [table.attempt(_last_histogram, entry.folder / "metrics.jsonl", []) for entry in row.scored]
+        counts = np.sum([counts for counts in last if counts], axis=0) if any(last) else []
+        values = [row.value(column) for column in table.columns]
+        rows.append(BarRow(row.names["model"], row.label, values, [float(count) for count in counts]))
+    return rows
+
+
+def _last_histogram(metrics: Path) -> list[float]:
+    rows = read_metrics(metrics, last=1)
+    counts = rows[-1].get("p_histogram", []) if rows else []
+    return counts if isinstance(counts, list) and len(counts) == len(EDGES) - 1 else []
+
+
+def curves_of(table: Table) -> dict[str, LearningCurve]:
     """Accuracy over steps of each row with scores of more than its finished model, from its base's score on."""
-    bases: dict[tuple[str, Measure | None], Curve] = {}
-    found: dict[str, Curve] = {}
+    bases: dict[tuple[str, Measure | None], LearningCurve] = {}
+    curves: dict[str, LearningCurve] = {}
     for row in sorted(table.rows, key=lambda row: row.names["loss"] != BASE):
-        curve: Curve = {}
+        curve: LearningCurve = {}
         for entry in row.scored:
             if row.names["loss"] == BASE and not row.earlier and AVERAGE in entry.scores:
-                bases.setdefault((row.names["model"], row.measure), {}).setdefault(0, []).append(entry.scores)
-            folder = entry.folder / "scores" / str(entry.protocol)
-            points = learning_curves.points(folder, entry.folder / "metrics.jsonl")
-            if len(points) == 1:  # the seed would be in the mean of the last step alone
-                continue
-            for step, scores in points.items():
-                if own := learning_curves.values(scores, table.benchmarks):
-                    curve.setdefault(step, []).append(own)
+                of_base = bases.setdefault((row.names["model"], row.measure), {}).setdefault(0, [])
+                of_base.append({name: score.mean for name, score in entry.scores.items()})
+            for step, scores in _points(table, entry).items():
+                if of_step := learning_curves.values(scores, table.benchmarks):
+                    curve.setdefault(step, []).append(of_step)
         if curve:
-            found[_label(table, row)] = bases.get((row.names["model"], row.measure), {}) | curve
-    return found
+            curves[_label(table, row)] = bases.get((row.names["model"], row.measure), {}) | curve
+    return curves
+
+
+def _points(table: Table, entry: CellScores) -> dict:
+    """The scores of a cell by step; none where the finished model alone is scored, which one seed of many may be."""
+    if not (entry.folder / "scores" / str(entry.protocol) / "steps").exists():
+        return {}
+
+    def read(folder: Path) -> dict:
+        return scores_by_step(folder / "scores" / str(entry.protocol), folder / "metrics.jsonl")
+
+    by_step = table.attempt(read, entry.folder, {})
+    return by_step if len(by_step) > 1 else {}

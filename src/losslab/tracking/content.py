@@ -98,4 +98,4 @@ def summary(cell: Cell, scores: Path) -> dict[str, Any]:
 
 def ablation(table: Ablation) -> Table:
     """The table of a sweep, each number in a column of its own."""
-    return Table(*table_formats.records(table, paper.compare(table)))
+    return Table(*table_formats.columns_and_rows(table, paper.compare(table)))

@@ -25,14 +25,22 @@ from losslab.config.schema import Precision
 from losslab.data.batches import Batch, collate
 from losslab.data.examples import Examples
 from losslab.files import write_json
-from losslab.models import attention, layout
+from losslab.models import layout
 from losslab.models.policy import Policy
 
 ANSWERS = 256  # tokens of an answer that are compared, at most
 FLOPS = {"cpu": 4e11, "cuda": 2e14}  # that the check may take
 LONGEST, SHORTEST = 2048, 24  # tokens of both sequences
 # Keys of a configuration at whose number of tokens attention or positions change.
-THRESHOLDS = ("window", "chunk_size", "original_max_position", "index_topk", "floor_scale", "rel_extent", "compress_rate")
+THRESHOLDS = (
+    "window",
+    "chunk_size",
+    "original_max_position",
+    "index_topk",
+    "floor_scale",
+    "rel_extent",
+    "compress_rate",
+)
 # By precision: the mean difference of log-probabilities, over 1 + their mean size, and the relative one of gradients.
 TOLERANCES = {Precision.fp32: (1e-4, 1e-3), Precision.bf16: (3e-2, 0.3)}
 

@@ -1,0 +1,1 @@
+"""What the HTML pages share: their style, their policy, and the browser of samples."""
