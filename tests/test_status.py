@@ -43,6 +43,7 @@ def test_an_exit_status_that_is_being_written_is_none(tmp_path):
 def test_a_finished_cell_is_done_whatever_word_a_kill_left(tmp_path):
     config = Config(
         names=Names(model="tiny", dataset="embedded", loss=BASE, eval="paper"),
+        loss={"_target_": "losslab.objectives.base.Base"},
         machine=MachineConfig(results=str(tmp_path)),
         eval=EvalConfig(samples=2),
         benchmark={"tiny_add": BenchmarkConfig(path="embedded")},

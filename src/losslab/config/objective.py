@@ -23,16 +23,16 @@ def resolve(name: str, loss: Mapping[str, Any]) -> Objective | Online | Base:
     Raises ValueError for a class that is none or cannot be imported, and for a parameter that is unknown, missing, of
     another type, or refused by the objective.
     """
-    return _resolve(name, json.dumps(loss, default=str))
-
-
-@lru_cache(maxsize=1024)
-def _resolve(name: str, loss: str) -> Objective | Online | Base:
-    given = json.loads(loss)
-    target = given.pop("_target_", None)
+    target = loss.get("_target_")
     if not target:
         raise ValueError(f"conf/loss/{name}.yaml names no class: add a `_target_` line")
-    cls = _class(name, str(target))
+    parameters = {key: value for key, value in loss.items() if key != "_target_"}
+    return _instance(_class(name, str(target)), json.dumps(parameters, default=str))
+
+
+@lru_cache(maxsize=1024)  # by the class itself: one that was edited and imported again is another
+def _instance(cls: Any, loss: str) -> Objective | Online | Base:
+    given = json.loads(loss)
     parameters, hints = {field.name: field for field in fields(cls)}, get_type_hints(cls)
     for key in set(given) - set(parameters):
         raise ValueError(f"unknown key loss.{key}{among(key, parameters)}")
