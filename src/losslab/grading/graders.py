@@ -169,7 +169,8 @@ def _serve(descriptor: int, seconds: float, memory_mb: int) -> None:
     except (ValueError, OSError):  # macOS knows the limit and refuses it
         pass
     rules = {"official": official.equal, "corrected": corrected.equal}
-    corrected.equal("x+1", "1+x")  # pays for all imports and first uses
+    for rule in rules.values():
+        rule("x+1", "1+x")  # pays for all imports and first uses
     connection = Connection(descriptor)
     connection.send_bytes(b"null")
     while True:

@@ -23,7 +23,7 @@ MEASURES: dict[str, tuple[str, Fraction]] = {
     "eV": ("eV", Fraction(1)), "dollar": ("dollar", Fraction(1)), "cent": ("dollar", Fraction(1, 100)),
 }  # fmt: skip
 LONG = {
-    "meter": "m", "metre": "m", "gram": "g", "second": "s", "sec": "s", "ampere": "A", "amp": "A", "kelvin": "K", "mole": "mol",
+    "meter": "m", "metre": "m", "gram": "g", "second": "s", "sec": "s", "ampere": "A", "kelvin": "K", "mole": "mol",
     "radian": "rad", "hertz": "Hz", "minute": "min", "hour": "h", "hr": "h", "inch": "in", "inche": "in", "foot": "ft",
     "feet": "ft", "yard": "yd", "mile": "mi", "liter": "L", "litre": "L", "l": "L", "pound": "lb", "newton": "N",
     "joule": "J", "watt": "W", "pascal": "Pa", "coulomb": "C", "volt": "V", "dyne": "dyn", "electronvolt": "eV",
