@@ -38,7 +38,7 @@ def equal(answer: str, gold: str) -> bool:
     if verdict is not None:
         return verdict
     readings = [[clean(reading) for reading in _readings(text)] for text in (answer, gold)]
-    return any(_equal(one, other) for one, other in product(*readings))
+    return any(_equal(reading, target) for reading, target in product(*readings))
 
 
 def _readings(text: str) -> list[str]:
