@@ -202,6 +202,21 @@ def test_known_damaged_golds_are_repaired() -> None:
     assert corrected_text.repaired("amc23", "864^2") == "864^2"
 
 
+def test_the_open_rows_of_known_truth() -> None:
+    path = SHARED / "grader/truth_open.jsonl"
+    if not path.exists():
+        pytest.skip("needs the shared data")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    verdicts = [
+        corrected.equal(corrected_text.extract(row["response"]), corrected_text.repaired(row["benchmark"], row["gold"]))
+        for row in rows
+    ]
+    wrong = sum(not row["truth"] for row in rows)
+    accepted = sum(v and not row["truth"] for v, row in zip(verdicts, rows, strict=True))
+    rejected = sum(row["truth"] and not v for v, row in zip(verdicts, rows, strict=True))
+    assert accepted <= 0.002 * wrong and rejected <= 0.01 * (len(rows) - wrong)
+
+
 def test_fewer_errors_of_both_kinds_than_the_official_and_math_verify() -> None:
     path = SHARED / "grader/pairs_open.jsonl"
     if not path.exists():

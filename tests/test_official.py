@@ -153,6 +153,13 @@ def test_choice_golds_change_what_is_read() -> None:
         ("2**3", ")8", False),
         ("180°", "180", False),
         ("[1,2]", "[1,2.0]", True),
+        ("f(2)<f(1)<f(4)", "f(2) < f(1) < f(4)", True),  # golds as they were before any clean-up
+        ("f(2)<f(1)<f(4)", "f(2)<f(1)<f(5)", False),
+        ("\\frac{\\ln3}{\\ln2}", "\\log_2 3", True),
+        ("\\log_23", "\\log_2 3", True),
+        ("\\frac{1}{3}\\begin{pmatrix}-1\\\\2\\end{pmatrix}", "\\begin{pmatrix} -1/3 \\\\ 2/3 \\end{pmatrix}", True),
+        ("\\frac{1}{3}\\begin{pmatrix}-1\\\\2\\end{pmatrix}", "\\begin{pmatrix} -1/3 \\\\ 1/3 \\end{pmatrix}", False),
+        ("\\frac{15}{4}", "$\\frac{15}{4}$", True),
     ],
 )
 def test_verdicts(prediction: str, gold: str, verdict: bool) -> None:

@@ -6,6 +6,7 @@ A difference at any point decides. Balls that meet at a radius below 1e-30 are t
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from fractions import Fraction
 from typing import Any
 
@@ -16,6 +17,8 @@ from losslab.grading.balls import CLOSE, product, sign_of, value
 from losslab.grading.matrices import Matrix, Undefined
 from losslab.grading.points import SIGNED, SOMETIMES_SIGNED, Point
 from losslab.grading.trees import CONSTANTS, Tree, names, nodes
+
+Sides = tuple[Callable[[], Any], Callable[[], Any]]
 
 PRECISIONS = (192, 768, 3072, 9216)  # bits
 HUGE = arb(2) ** 2000
@@ -57,7 +60,7 @@ def proportional(
 ) -> bool:
     """Whether left minus right side of both differ by a constant factor, of the given sign where one is given."""
     differences = [("sum", left, ("product", ("number", Fraction(-1)), right)) for left, right in (answer, gold)]
-    points = _points(*differences, rename)
+    points = _points(differences[0], differences[1], rename)
     if len(points) == 1:
         return False
     first = [value(difference, points[0]) for difference in differences]
@@ -66,7 +69,7 @@ def proportional(
     if sign is not None and sign_of(first[0] * first[1]) != sign:
         return False
 
-    def crosswise(at: Point) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    def crosswise(at: Point) -> Sides:
         return (
             lambda: product([value(differences[0], at), value(differences[1], points[0])]),
             lambda: product([value(differences[1], at), value(differences[0], points[0])]),
@@ -85,38 +88,44 @@ def _points(answer: Tree, gold: Tree, rename: dict[str, str]) -> list[Point]:
     return [Point(seed, order, rename, (answer, gold)) for seed in (range(SEEDS) if order else range(1))]
 
 
-def _at_all(
-    points: list[Point], sides: Callable[[Point], tuple[Callable[[], Any], Callable[[], Any]]], tolerance: float
-) -> bool:
+class Agreement(Enum):
+    """What the values of two expressions at one point say."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"
+    UNDEFINED = "undefined on both sides, or too large to see their units"
+    UNDECIDED = "undefined on one side, or not told apart in the last precision"
+
+
+def _at_all(points: list[Point], sides: Callable[[Point], Sides], tolerance: float) -> bool:
     agreed = 0
     for at in points:
-        verdict = _same(*sides(at), tolerance)
-        if verdict is None and at.seed >= 4 and (at.magnitudes or not SOMETIMES_SIGNED.isdisjoint(at.order)):
-            continue
-        if verdict is False or verdict is None:
+        agreement = _at_one(sides(at), tolerance)
+        beyond_domain = at.seed >= 4 and (at.magnitudes or not SOMETIMES_SIGNED.isdisjoint(at.order))
+        if agreement is Agreement.DIFFERENT or agreement is Agreement.UNDECIDED and not beyond_domain:
             return False
-        agreed += verdict == "equal"
+        agreed += agreement is Agreement.EQUAL
     return agreed >= min(len(points), ENOUGH)
 
 
-def _same(left: Callable[[], Any], right: Callable[[], Any], tolerance: float) -> str | bool | None:
-    """ "equal", "undefined" on both sides, False, or None: undefined on one side, or undecided at the last precision."""
+def _at_one(sides: Sides, tolerance: float) -> Agreement:
+    values: list[Any] = []
     for bits in PRECISIONS:
         flint.ctx.prec = bits
-        values = []
-        for side in (left, right):
-            try:
-                values.append(side())
-            except (Undefined, ValueError, ZeroDivisionError, OverflowError):
-                values.append(None)
+        values = [_value_or_none(side) for side in sides]
         if values[0] is None and values[1] is None:
-            return "undefined"
-        if values[0] is None or values[1] is None:
-            continue
-        verdict = _equal_values(values[0], values[1], tolerance)
-        if verdict is not None:
-            return "equal" if verdict else False
-    return "undefined" if all(map(_is_huge, values)) else None
+            return Agreement.UNDEFINED
+        equal = None if None in values else _equal_values(values[0], values[1], tolerance)
+        if equal is not None:
+            return Agreement.EQUAL if equal else Agreement.DIFFERENT
+    return Agreement.UNDEFINED if all(map(_is_huge, values)) else Agreement.UNDECIDED
+
+
+def _value_or_none(side: Callable[[], Any]) -> Any:
+    try:
+        return side()
+    except (Undefined, ValueError, ZeroDivisionError, OverflowError):
+        return None
 
 
 def _is_huge(number: Any) -> bool:

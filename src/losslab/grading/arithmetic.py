@@ -15,14 +15,15 @@ TOKEN = re.compile(
     r"(?P<text>\\text\{[^{}]*\})|(?P<command>\\[a-zA-Z]+|\\[{}|\\])|(?P<sign>[-+*/(){}\[\]|_^!,&':=]))"
 )
 FUNCTIONS = frozenset(
-    "exp sin cos tan csc sec cot sinh cosh tanh coth sech csch arcsin arccos arctan arccsc arcsec arccot arcsinh arccosh "
-    "arctanh arsinh arcosh artanh log ln lg Gamma erf".split()
+    "exp sin cos tan csc sec cot sinh cosh tanh coth sech csch arcsin arccos arctan arccsc arcsec arccot arcsinh "
+    "arccosh arctanh arsinh arcosh artanh log ln lg Gamma erf".split()
 )
 CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "|": "|", "\\|": "\\|"}
 CLOSING |= {"\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 RELATIONS = frozenset(
     "\\le \\ge \\ne \\to \\in \\cup \\cap \\mid \\pmod \\bmod \\equiv \\pm \\mp \\sim \\mapsto".split()
 )
+ENDS = frozenset("\\} \\\\ \\rfloor \\rceil \\cdot \\times \\div \\choose \\over \\end \\|".split())
 
 
 class Arithmetic:
@@ -127,9 +128,7 @@ class Arithmetic:
         if self.token == "|":
             return not self.bars
         if self.kind == "command":
-            return self.token not in RELATIONS and self.token not in (
-                "\\}", "\\\\", "\\rfloor", "\\rceil", "\\cdot", "\\times", "\\div", "\\choose", "\\over", "\\end", "\\|",
-            )  # fmt: skip
+            return self.token not in RELATIONS | ENDS
         return self.token in ("(", "[", "{")
 
     def power(self) -> Tree:

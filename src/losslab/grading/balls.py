@@ -68,7 +68,7 @@ def value(tree: Tree, at: Point) -> Any:
         case "function":
             return _function(parts[0], _in_radians(parts[1], at) if parts[0] in ANGLES else value(parts[1], at), at)
         case "binomial":
-            return _binomial(*(value(part, at) for part in parts), at)
+            return _binomial(value(parts[0], at), value(parts[1], at))
         case "call":
             phase = fmpq(crc32(parts[0].encode()) % 9973, 991)
             arguments = [acb(value(part, at)) * fmpq(i + 3, 2) for i, part in enumerate(parts[1:])]
@@ -76,7 +76,7 @@ def value(tree: Tree, at: Point) -> Any:
         case "symmetric":
             return _symmetric(parts[0], [value(part, at) for part in parts[1:]])
         case "big":
-            return _big(*parts, at)
+            return _big(tree, at)
         case "matrix":
             return Matrix([[_scalar(value(cell, at)) for cell in row[1:]] for row in parts])
         case "determinant":
@@ -188,7 +188,7 @@ def _function(name: str, argument: Any, at: Point) -> Any:
             if argument <= 0:
                 raise Undefined("a pole")
             if argument <= 1000:
-                return fmpq(fmpz.fac_ui(int(argument.p) - 1))
+                return fmpq(fmpz.fac_ui(argument.p - 1))
         return _gamma(acb(argument))
     if name in ("arcsin", "arccos") and at.real and isinstance(argument, fmpq) and abs(argument) > 1:
         raise Undefined("outside of the real domain")
@@ -208,7 +208,7 @@ def _step(number: Any, down: bool) -> fmpq:
     return fmpq(integer)
 
 
-def _binomial(above: Any, below: Any, at: Point) -> Any:
+def _binomial(above: Any, below: Any) -> Any:
     whole = all(isinstance(number, fmpq) and number.q == 1 for number in (above, below))
     if whole and 0 <= above <= 1000:
         return fmpq(fmpz.bin_uiui(int(above), int(below))) if 0 <= below else fmpq(0)
@@ -230,8 +230,9 @@ def _symmetric(name: str, arguments: list[Any]) -> Any:
     return sum(((acb(argument) + phase).cos() for argument in arguments), acb(0))
 
 
-def _big(command: str, bound: str, lower: Tree, upper: Tree, body: Tree, at: Point) -> Any:
+def _big(tree: Tree, at: Point) -> Any:
     """A sum or product over few integers is computed; else a value that depends on all parts, linear in the body."""
+    _, command, bound, lower, upper, body = tree
     limits = value(lower, at), value(upper, at)
     whole = all(isinstance(limit, fmpq) and limit.q == 1 for limit in limits)
     if bound and command in ("\\sum", "\\prod") and whole and 0 <= limits[1] - limits[0] <= 100:

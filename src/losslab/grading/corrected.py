@@ -38,7 +38,7 @@ def equal(answer: str, gold: str) -> bool:
     if verdict is not None:
         return verdict
     readings = [[clean(reading) for reading in _readings(text)] for text in (answer, gold)]
-    return any(_equal(*pair) for pair in product(*readings))
+    return any(_equal(reading, target) for reading, target in product(*readings))
 
 
 def _readings(text: str) -> list[str]:
@@ -81,8 +81,12 @@ def _equal(answer: str, gold: str, depth: int = 0) -> bool:
     if verdict is not None:
         return verdict
     if "\\pm" in answer + gold or "\\mp" in answer + gold:
-        return _equal_lists(*(sum(map(variants, parts_of(text)), []) for text in (answer, gold)), depth)
+        return _equal_lists(_all_variants(answer), _all_variants(gold), depth)
     return _equal_lists(parts_of(answer), parts_of(gold), depth) or _equal_with_comma(answer, gold)
+
+
+def _all_variants(text: str) -> list[str]:
+    return [variant for part in parts_of(text) for variant in variants(part)]
 
 
 def _shown(text: str) -> str:

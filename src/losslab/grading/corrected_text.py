@@ -27,12 +27,12 @@ REPAIRED = {
 BOX = re.compile(r"\\f?boxed?\s*(?=\{)")
 PLAIN_BOX = re.compile(r"(?<![a-zA-Z])boxed\s*[(\[]([^()\[\]]+)[)\]]|\\boxed\s+([^\s$.,]+)")
 BETWEEN_BOXES = re.compile(
-    r"(?:\s|\$|\\[()\[\],;: ]|\\q?quad(?![a-zA-Z])|\\(?:text|mathrm)\{[^{}]{0,40}?\b(?:and|or)\s*\}|\b(?:and|or)\b|[,;&]|\\\\|"
-    r"\\?[a-zA-Z](?:_\{?\w+\}?)?\s*=)*"
+    r"(?:\s|\$|\\[()\[\],;: ]|\\q?quad(?![a-zA-Z])|\\(?:text|mathrm)\{[^{}]{0,40}?\b(?:and|or)\s*\}|"
+    r"\b(?:and|or)\b|[,;&]|\\\\|\\?[a-zA-Z](?:_\{?\w+\}?)?\s*=)*"
 )
 NAME_BEFORE = re.compile(r"(\\?[a-zA-Z](?:_\{?\w+\}?)?\s*=)\s*$")
 MARKER = re.compile(
-    r"(?:final answer|correct answer|correct choice|correct option|the answer|answer)\s*(?:is|:|=|\*\*)+\s*:?|####|答案(?:是|为|：|:)|"
+    r"(?:answer|correct choice|correct option)\s*(?:is|:|=|\*\*)+\s*:?|####|答案(?:是|为|：|:)|"
     r"^#+\s*(?:final )?answer:?\s*$|\banswer(?=\s*(?:\$|\\\(|\\\[))",
     re.IGNORECASE | re.MULTILINE,
 )

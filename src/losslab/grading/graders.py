@@ -1,7 +1,7 @@
 """Grades responses in killable processes, while the caller goes on generating.
 
 A verdict is cheap at the median and may never end in the tail, so every verdict runs in a process of its own kind: it
-imports sympy and Math-Verify only, takes one job at a time, and is killed and replaced when the job overruns its limit.
+imports sympy and FLINT only, takes one job at a time, and is killed and replaced when the job overruns its limit.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Grader:
         if exact:
             extracted = exact_match.extract(response)
             right = exact_match.equal(extracted, gold.splitlines())
-            return _known(Verdict(extracted, right, right, timed_out=False))
+            return _settled(Verdict(extracted, right, right, timed_out=False))
         extracted = official_text.extract(response, benchmark, gold)
         answer = corrected_text.extract(response)
         if truth is None:
@@ -92,7 +92,7 @@ class Grader:
             if by_official is None or by_corrected is None:
                 self._verdicts[key] = self._threads.submit(self._grade, extracted, gold, answer, truth)
             else:
-                self._verdicts[key] = _known(Verdict(extracted, by_official, by_corrected, timed_out=False))
+                self._verdicts[key] = _settled(Verdict(extracted, by_official, by_corrected, timed_out=False))
         return self._verdicts[key]
 
     def _grade(self, extracted: str, gold: str, answer: str, truth: str) -> Verdict:
@@ -104,7 +104,7 @@ class Grader:
         return Verdict(extracted, bool(verdicts[0]), bool(verdicts[1]), timed_out=None in verdicts)
 
 
-def _known(verdict: Verdict) -> Future[Verdict]:
+def _settled(verdict: Verdict) -> Future[Verdict]:
     done: Future[Verdict] = Future()
     done.set_result(verdict)
     return done
@@ -132,16 +132,16 @@ class _Worker:
 
     def _start(self) -> Connection:
         # A plain process, not one of multiprocessing: that would import the main module, and torch with it.
-        self.connection, theirs = Pipe()
-        arguments = f"{theirs.fileno()}, {self.seconds}, {self.memory_mb}"
+        self.connection, child_end = Pipe()
+        arguments = f"{child_end.fileno()}, {self.seconds}, {self.memory_mb}"
         command = f"from losslab.grading.graders import _serve; _serve({arguments})"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", command],
-            pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            pass_fds=[child_end.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             process_group=0,  # Ctrl-C is for the parent, which closes the connection
         )  # fmt: skip
-        theirs.close()
+        child_end.close()
         connection = self.connection
         try:
             if connection.poll(START_SECONDS):
@@ -169,7 +169,8 @@ def _serve(descriptor: int, seconds: float, memory_mb: int) -> None:
     except (ValueError, OSError):  # macOS knows the limit and refuses it
         pass
     rules = {"official": official.equal, "corrected": corrected.equal}
-    corrected.equal("x+1", "1+x")  # pays for all imports and first uses
+    for rule in rules.values():
+        rule("x+1", "1+x")  # pays for all imports and first uses
     connection = Connection(descriptor)
     connection.send_bytes(b"null")
     while True:

@@ -18,9 +18,11 @@ CHARACTERS = str.maketrans({
     "π": "\\pi ", "∞": "\\infty ", "√": "\\sqrt", "°": "^\\circ ", "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ",
     "≈": "\\approx ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "θ": "\\theta ", "ω": "\\omega ", "λ": "\\lambda ",
     "α": "\\alpha ", "β": "\\beta ", "γ": "\\gamma ", "δ": "\\delta ", "ε": "\\epsilon ", "μ": "\\mu ", "µ": "\\mu ",
-    "ρ": "\\rho ", "σ": "\\sigma ", "τ": "\\tau ", "φ": "\\phi ", "Ω": "\\Omega ", "Ω": "\\Omega ", "Δ": "\\Delta ",
+    "ρ": "\\rho ", "σ": "\\sigma ", "τ": "\\tau ", "φ": "\\phi ", "\u03a9": "\\Omega ", "\u2126": "\\Omega ",
+    "Δ": "\\Delta ",
     "⁰": "^0", "¹": "^1", "²": "^2", "³": "^3", "⁴": "^4", "⁵": "^5", "⁶": "^6", "⁷": "^7", "⁸": "^8", "⁹": "^9",
-    "∛": "\\sqrt[3]", "∜": "\\sqrt[4]", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}", "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}",
+    "∛": "\\sqrt[3]", "∜": "\\sqrt[4]", "½": "\\frac{1}{2}", "¼": "\\frac{1}{4}", "¾": "\\frac{3}{4}",
+    "⅓": "\\frac{1}{3}", "⅔": "\\frac{2}{3}",
     "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ", "′": "'", "’": "'", "，": ",", "。": ".",
     "（": "(", "）": ")", "：": ":", "；": ";", "、": ",", "\xa0": " ", "€": "", "£": "", "¥": "", "⟨": "(", "⟩": ")",
     "\u200b": "", "\u200c": "", "\u200d": "", "\ufeff": "", "\u2060": "",
@@ -28,9 +30,8 @@ CHARACTERS = str.maketrans({
 BOLD = r"(?:mathbf|textbf|boldsymbol|bm|bold|mathit|textit|underline|emph|displaystyle|textstyle)"
 FONT = r"(?:text(?:rm|sf|tt|normal|up|md)?|mbox|hbox|mathrm|mathsf|mathtt|mathnormal|operatorname\*?|rm|unit|si)"
 INNER = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
-THOUSANDS = re.compile(
-    r"(?<![\d.,])(?!0)\d{1,3}(?:(?:,\s?\\!\s*|\\!,\s*|\s?\{\s*,\s*\}\s*|,\\[,;: ]|\\[,;: ]\s*|\\thinspace\s*|~|,)\d{3})+(?![\d,]*\d)"
-)
+SEPARATOR = r",\s?\\!\s*|\\!,\s*|\s?\{\s*,\s*\}\s*|,\\[,;: ]|\\[,;: ]\s*|\\thinspace\s*|~|,"
+THOUSANDS = re.compile(rf"(?<![\d.,])(?!0)\d{{1,3}}(?:(?:{SEPARATOR})\d{{3}})+(?![\d,]*\d)")
 SPACED_THOUSANDS = re.compile(r"\s*[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?\s*")
 REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?\s*(\d+)\s*\}?")
 GREEK = "alpha beta gamma delta epsilon theta lambda mu rho sigma tau phi omega"
@@ -134,7 +135,8 @@ REWRITES = _rules(
     (r"(?<=\d)\s*[xX]\s*(?=\d)", r"\\times "),
     (r"(?<![\\a-zA-Z])np\.|&(?==)|(?<==)&", ""),
     # degrees, percent, and words
-    (r"\^?\s*\{?\s*\^?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?|\\text\{\s*(?:\^\\circ|degrees?)\s*\}|\bdegrees?\b", r"^\\circ "),
+    (r"\\text\{\s*(?:\^\\circ|degrees?)\s*\}|(?<!\\)\bdegrees?\b", r"^\\circ "),
+    (r"\^?\s*\{?\s*\^?\s*\\(?:circ|degree)(?![a-zA-Z])\s*\}?", r"^\\circ "),
     (r"\\?%|\\text\{\s*(?:percent|pct\.?)\s*\}|\b(?:percent|pct)\b", ""),
     (r"(\d)\s*\b(hundred|thousand|million|billion|trillion)\b", _scaled),
     (r"(\d)\s*(\\text\{)\s*(hundred|thousand|million|billion|trillion)\b", _scaled_text),

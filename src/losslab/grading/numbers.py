@@ -83,7 +83,8 @@ SYMBOLS = (
 LETTERS = "msgJNVWAKTLhFC"  # alone, they are units only behind a decimal and a space, or in a fraction of units
 WORD = rf"(?:{SYMBOLS}|[a-zA-Z]{{4,}}|per|day)"
 BARE = rf"(?:{WORD}(?![a-zA-Z])|(?<=circ )[CFK]$|(?:(?<=/)|(?<=\d )|(?<=/ ))[{LETTERS}](?![a-zA-Z]))"
-ATOM = rf"(?:\\text\{{[^{{}}]*\}}|\\mu\s*(?:\\text\{{[^{{}}]*\}}|[a-zA-Z]{{1,3}}(?![a-zA-Z]))|\\(?:Omega|AA)(?![a-zA-Z])|{BARE})"
+TEXT = r"\\text\{[^{}]*\}"
+ATOM = rf"(?:{TEXT}|\\mu\s*(?:{TEXT}|[a-zA-Z]{{1,3}}(?![a-zA-Z]))|\\(?:Omega|AA)(?![a-zA-Z])|{BARE})"
 EXPONENT = r"\s*(?:\^\s*\{?\s*-?\d+\s*\}?)?"
 UNIT = re.compile(
     rf"(?<=[\d}}\])a-zA-Z.])(?:\s*\^\\circ)?\s*(?P<unit>{ATOM}{EXPONENT}(?:\s*(?:/|\\cdot|\*)?\s*(?:{ATOM}|[{LETTERS}](?![a-zA-Z])){EXPONENT})*)\s*$"

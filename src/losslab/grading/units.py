@@ -23,7 +23,7 @@ MEASURES: dict[str, tuple[str, Fraction]] = {
     "eV": ("eV", Fraction(1)), "dollar": ("dollar", Fraction(1)), "cent": ("dollar", Fraction(1, 100)),
 }  # fmt: skip
 LONG = {
-    "meter": "m", "metre": "m", "gram": "g", "second": "s", "sec": "s", "ampere": "A", "amp": "A", "kelvin": "K", "mole": "mol",
+    "meter": "m", "metre": "m", "gram": "g", "second": "s", "sec": "s", "ampere": "A", "kelvin": "K", "mole": "mol",
     "radian": "rad", "hertz": "Hz", "minute": "min", "hour": "h", "hr": "h", "inch": "in", "inche": "in", "foot": "ft",
     "feet": "ft", "yard": "yd", "mile": "mi", "liter": "L", "litre": "L", "l": "L", "pound": "lb", "newton": "N",
     "joule": "J", "watt": "W", "pascal": "Pa", "coulomb": "C", "volt": "V", "dyne": "dyn", "electronvolt": "eV",
@@ -55,7 +55,7 @@ def _scaled(quantity: Number, by: Fraction) -> Number:
 
 def measure(text: str) -> Unit | None:
     """The measure that a unit in one notation stands for; None where it is none."""
-    text = re.sub(r"\\text|\\cdot|[{}()]", " ", text.replace("\\mu", "μ")).strip()
+    text = re.sub(r"\\text|\\cdot|[{}()]", " ", re.sub(r"\\mu\s*(?:\\text\{)?\s*", "μ", text)).strip()
     text = ALIASES.get(text, text)
     scale, exponents, at = Fraction(1), Counter[str](), 0
     while factor := FACTOR.match(text, at):
@@ -81,15 +81,12 @@ def _single(name: str) -> Unit | None:
         if short in MEASURES:
             basic, scale = MEASURES[short]
             return scale, _exponents(basic)
-    for prefixes, known in ((PREFIXES, SHORT_PREFIXED), (LONG_PREFIXES, LONG.keys())):
+    lower = name.lower().removesuffix("s")
+    for prefixes, prefixed, units in ((PREFIXES, name, SHORT_PREFIXED), (LONG_PREFIXES, lower, LONG.keys())):
         for prefix, power in prefixes.items():
-            rest = (
-                name.removeprefix(prefix)
-                if known is SHORT_PREFIXED
-                else name.lower().removeprefix(prefix).removesuffix("s")
-            )
-            if len(rest) < len(name) and name.lower().startswith(prefix.lower()) and rest in known:
-                basic, scale = MEASURES[LONG.get(rest, rest)]
+            unit = prefixed.removeprefix(prefix)
+            if unit != prefixed and unit in units:
+                basic, scale = MEASURES[LONG.get(unit, unit)]
                 return scale * Fraction(10) ** power, _exponents(basic)
     return None
 

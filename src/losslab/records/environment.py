@@ -21,7 +21,7 @@ PACKAGES = (
     "trl",
     "datasets",
     "hydra-core",
-    "math-verify",
+    "python-flint",
     "wandb",
     "numpy",
 )
