@@ -215,7 +215,7 @@ def make(title: str, name: str, damage: Callable[[Path], None], reader: str, res
     cell = victim(results).name
     good = next(path.name for path in results.glob("cells/*") if path.name != cell)
     if reader == "compare":
-        run = command("evaluate", f"compare=results/cells/{good},results/cells/{cell}")
+        run = command("compare", f"results/cells/{good}", f"results/cells/{cell}")
     elif reader == "push":
         run = command("push", f"cell=results/cells/{cell}", "repo=user/name", "license=apache-2.0", "dry_run=true")
     else:
