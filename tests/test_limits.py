@@ -130,9 +130,8 @@ def test_a_wrong_key_of_the_tracker_is_one_line(tmp_path):
     about |= {"tags": [], "config": {}, "scores": [], "project": "p", "entity": None, "mode": "online"}
     order = {"tracker": "wandb", "cell": about, "scores": str(tmp_path), "benchmarks": [], "checkpoints": False}
     (tmp_path / "tracker.json").write_text(json.dumps(order))
-    environment = os.environ | {
-        "WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "a" * 40, "WANDB_DIR": str(tmp_path),
-    }  # fmt: skip
+    key = {"WANDB_BASE_URL": f"http://127.0.0.1:{server.server_port}", "WANDB_API_KEY": "a" * 40}
+    environment = os.environ | key | {"WANDB_DIR": str(tmp_path)}
     command = [sys.executable, "-P", "-m", "losslab.tracking.follow", str(tmp_path / "tracker.json")]
     with (tmp_path / "tracker.log").open("w") as log:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, timeout=120)
