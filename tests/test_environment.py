@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from losslab.config.schema import BASE, Config, EvalConfig, MachineConfig, Names
+from losslab.config.schema import Config, EvalConfig, MachineConfig, Names
 from losslab.files import read_json, write_json
 from losslab.records import record
 from losslab.records.environment import difference, environment, succeed
@@ -57,7 +57,9 @@ def test_a_cell_that_goes_on_elsewhere_says_so(tmp_path, monkeypatch):
 def test_a_failure_is_that_of_its_protocol(tmp_path):
     """Two commands score one cell under two protocols: the one that succeeded has not failed."""
     first = Config(
-        names=Names(model="tiny", dataset="", loss=BASE, eval="paper"), machine=MachineConfig(results=str(tmp_path))
+        names=Names(model="tiny", dataset="", loss="base", eval="paper"),
+        machine=MachineConfig(results=str(tmp_path)),
+        loss={"_target_": "losslab.objectives.base.Base"},
     )
     first.model.path = "embedded"
     second = replace(first, eval=EvalConfig(temperature=0.0))

@@ -163,7 +163,7 @@ def test_a_broken_benchmark_shows_before_the_training(root, tmp_path):
     failed = run(root, tmp_path, f"eval.data={tmp_path}")
     assert failed.returncode == 1 and "RuntimeWarning" not in failed.stderr
     ((name, state),) = cells(tmp_path).items()
-    assert state["error"].endswith("tiny_add.jsonl:2: this is not a JSON object; every line must be one")
+    assert state["error"].endswith("tiny_add.jsonl:2: this is not a JSON object in UTF-8; every line must be one")
     assert not (tmp_path / "results/cells" / name / "metrics.jsonl").exists()
 
 

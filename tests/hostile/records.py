@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from hostile.entry import command
 from hostile.files import as_bytes, as_text, link, missing
 from hostile.values import LONG, SHELL, TEXTS, draw, json_values
 from losslab.config.schema import Config, MachineConfig, Names, OptimizerConfig, SweepConfig
+from losslab.data.probability_bins import EDGES
 from losslab.evaluation import scores
 from losslab.files import write, write_json, write_lines
 from losslab.records.record import Cell
@@ -44,7 +44,7 @@ def template(results: Path) -> None:
         folder = cell.scores(config)
         records = [one_record(i, right=(i + number) % 2 == 0) for i in range(PROBLEMS)]
         write_lines(folder / f"{BENCHMARK}.jsonl", records)
-        part = scores.summary(records, 1, "official")
+        part = scores.summarise(records, 1, "official")
         parts = {BENCHMARK: part}
         about = {"verdict": "official", "benchmarks": parts, "average": scores.average(parts), "warnings": []}
         write_json(folder / "scores.json", about)
@@ -65,7 +65,7 @@ def one_record(index: int, right: bool) -> dict[str, Any]:
 
 
 def step(number: int) -> dict[str, Any]:
-    counts = np.ones(100, dtype=int).tolist()
+    counts = [1] * (len(EDGES) - 1)
     row = {"step": number, "loss": 1.0 / number, "gradient_norm": 1.0, "lr": 1e-3, "answer_tokens": 100, "seconds": 1.0}
     row |= {"p": 0.5, "p_histogram": counts, "tokens_per_second": 100, "entropy": 1.0, "skipped": False}
     return row | {"data_seconds": 0.1, "checkpoint_seconds": 0.0}
@@ -215,7 +215,7 @@ def make(title: str, name: str, damage: Callable[[Path], None], reader: str, res
     cell = victim(results).name
     good = next(path.name for path in results.glob("cells/*") if path.name != cell)
     if reader == "compare":
-        run = command("evaluate", f"compare=results/cells/{good},results/cells/{cell}")
+        run = command("compare", f"results/cells/{good}", f"results/cells/{cell}")
     elif reader == "push":
         run = command("push", f"cell=results/cells/{cell}", "repo=user/name", "license=apache-2.0", "dry_run=true")
     else:

@@ -125,16 +125,16 @@ def _rows(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Iterator[
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except ValueError:
+                row = json.loads(line.decode())
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: this is not a JSON object; every line must be one")
+                raise ValueError(f"{path}:{number}: this is not a JSON object in UTF-8; every line must be one")
             yield f"{path}:{number}", row
 
 

@@ -24,6 +24,7 @@ from losslab.config.schema import Config, SweepConfig, TrackerConfig, TrackerMod
 from losslab.files import lock, read_json, write_json
 from losslab.records.record import Cell
 
+ERROR = "error: "
 PATIENCE_SECONDS = 60.0  # that a finished cell waits for its tracker
 POLL_SECONDS = 2.0
 
@@ -55,13 +56,15 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
             process.kill()
             outcome = "did not finish"
         if outcome:
-            log = cell.folder / "tracker.log"
-            print(f"the tracker {outcome} ({last_line(log)}); the records are complete, see {log}", flush=True)
+            path = cell.folder / "tracker.log"
+            print(f"the tracker {outcome} ({reason(path)}); the records are complete, see {path}", flush=True)
 
 
-def last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it says nothing")
+def reason(log: Path) -> str:
+    """What a tracker's log says of its end: the last error, as `main` writes it, or the last line."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
+    errors = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
+    return (errors or lines or ["it says nothing"])[-1]
 
 
 def resolve(tracker: TrackerConfig) -> TrackerMode:
@@ -199,7 +202,7 @@ def main() -> None:
         report_table(order)
     except Exception as error:  # of as many kinds as trackers have
         traceback.print_exc()
-        sys.exit(masked(f"{order['tracker']}: {first_line(error)}"))  # the line that the run repeats
+        sys.exit(masked(f"{ERROR}{order['tracker']}: {first_line(error)}"))  # the line that the run repeats
 
 
 if __name__ == "__main__":
