@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab.cells import cost, memory, plan
+from losslab.cells import cost, memory, plan, sizing
 from losslab.cells.sweep import Sweep
 from losslab.composition.checks import check
 from losslab.composition.compose import any_model, read
@@ -118,7 +118,7 @@ def test_the_memory_of_a_job(tmp_path):
     small, large = 1.543714304e9, 8.030261248e9
 
     def gb(*overrides: str, gpus: int = 8, nodes: int = 1) -> float:
-        return memory.of_node(make(here, *overrides), {"gpus_per_node": gpus, "nodes": nodes}) / 1e9
+        return sizing.of_node(make(here, *overrides), {"gpus_per_node": gpus, "nodes": nodes}) / 1e9
 
     assert gb(gpus=1) == pytest.approx(1.5 * (4 + (12 + 6) * small / 1e9))
     assert gb("model=llama-3.1-8b") == pytest.approx(1.5 * (8 * 4 + (12 + 6) * large / 1e9))
@@ -157,13 +157,14 @@ def test_what_table1_takes_by_hand(tmp_path):
 
 
 def test_the_plan_of_a_job_is_for_its_gpus_and_not_those_of_the_login_node():
-    cell = make("model=llama-3.1-8b", "loss=sft")
+    layout = ("machine.micro_batch_tokens=4096", "machine.recompute=none", "machine.reshard=true")
+    cell = make("model=llama-3.1-8b", "loss=sft", *layout)
     one, eight = (plan.make(cell, {"nodes": 1, "gpus_per_node": gpus}) for gpus in (1, 8))
     pair = plan.make(cell, {"nodes": 2, "gpus_per_node": 8})
     # 16 bytes a parameter are sharded; what is gathered and the activations are the same on each.
     assert one.memory - eight.memory == pytest.approx(7 / 8 * 16 * one.parameters)
     assert one.memory - pair.memory == pytest.approx(15 / 16 * 16 * one.parameters)
-    hybrid = make("model=llama-3.1-8b", "loss=sft", "machine.sharding=hybrid")
+    hybrid = make("model=llama-3.1-8b", "loss=sft", "machine.sharding=hybrid", *layout)
     assert plan.make(hybrid, {"nodes": 2, "gpus_per_node": 8}).memory == eight.memory
     training = 6 * 8_030_261_248 * 391 * 256 * 2048 / 4e14 / 3600
     scoring = 2 * 8_030_261_248 * 16 * 4096 * 1517 / 1e14 / 3600

@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,7 +45,7 @@ def test_chat_template_is_the_tokenizers_own():
 
 def test_empty_group_keeps_step_without_an_answer():
     batch = collate(encode([("1", "2")]), np.array([], dtype=np.int64))
-    assert batch.tokens.shape == (1, 1) and len(batch.targets) == 0
+    assert batch.tokens.shape == (1, 2) and len(batch.targets) == 0
 
 
 def test_overlong_rows_are_dropped_and_counted():
@@ -101,11 +100,11 @@ def test_rewards_stay_with_their_answers(tmp_path):
     examples.save(tmp_path / "data")
     loaded = Examples.load(tmp_path / "data")
     assert loaded.rewards.tolist() == [[1, 0.75], [0, 0.25]]
-    found = rewards(loaded, np.array([1, 0, 1]), torch.device("cpu"))
+    found = rewards(loaded, np.array([1, 0, 1]))
     assert {name: values.tolist() for name, values in found.items()} == {
         "reward": [0, 1, 0], "success_rate": [0.25, 0.75, 0.25],
     }  # fmt: skip
-    assert rewards(encode([("1", "2")]), np.array([0]), torch.device("cpu")) == {}
+    assert rewards(encode([("1", "2")]), np.array([0])) == {}
     with pytest.raises(ValueError, match=r"3 of 4 rows .* no usable problem or solution or reward or success_rate"):
         encode([*rows[:1], ("1", "2", None, 0.5), ("1", "2", 2, 0.5), ("1", "2", "1", 0.5)], dataset=dataset)
 

@@ -29,6 +29,8 @@ def plain(checkpoint, rows, tmp_path_factory):
         {"recompute": Recompute.selective, "workers": 2},
         {"compile": True, "recompute": Recompute.selective, "workers": 2, "micro_batch_tokens": 64},
         {"cpu_offload": True, "workers": 2},
+        {"reshard": False, "workers": 2, "micro_batch_tokens": 64},
+        {"reshard": False, "workers": 4, "micro_batch_tokens": 64, "sharding": Sharding.hybrid},
         {"workers": 4, "micro_batch_tokens": 32},
         {"workers": 2, "sharding": Sharding.hybrid},
     ],

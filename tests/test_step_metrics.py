@@ -1,30 +1,32 @@
 """The numbers of a step by hand: a step of two micro-batches, eight answer tokens in all."""
 
+from dataclasses import fields
+
 import pytest
 import torch
-from torch import Tensor
 
 from losslab.config.schema import Normaliser
 from losslab.data.batches import Batch
 from losslab.data.packing import Packing
 from losslab.training import step_metrics
+from losslab.training.step_metrics import StepSums
 
 EOS = 9
 
 
 def measure(
-    loss: float, terms: int, p: list[float], weight: list[float], entropy: list[float], targets: list[int], stop=False
-) -> Tensor:
+    loss: float, terms: int, p: list[float], weight: list[float], entropy: list[float], targets: list[int]
+) -> StepSums:
     none = torch.zeros(0, dtype=torch.int64)
     batch = Batch(none, none, Packing.of([1]), none, torch.tensor(targets, dtype=torch.int64), none)
     out = {"loss": torch.tensor(loss), "terms": torch.zeros(terms), "logp": torch.tensor(p).log()}
     out |= {"weight": torch.tensor(weight), "entropy": torch.tensor(entropy)}
-    return step_metrics.measure(out, batch, EOS, stop)
+    return step_metrics.measure(out, batch, EOS)
 
 
 @pytest.fixture
-def step() -> Tensor:
-    sums = step_metrics.zeros(torch.device("cpu"))
+def step() -> StepSums:
+    sums = StepSums.zeros(torch.device("cpu"))
     sums += measure(4.0, 3, [0.00005, 0.0005, 0.005, 0.055, 0.25], [0, 0, 0, 1, 2], [1, 1, 0, 0, 0.5], [1, 2, 3, 4, 5])
     sums += measure(2.0, 1, [0.555, 0.955, 1.0], [2, 0.5, 0.5], [0.5, 0.5, 0.5], [EOS, 6, EOS])
     sums += measure(0.0, 0, [], [], [], [])  # of a rank without work
@@ -66,7 +68,11 @@ def test_a_step_that_keeps_nothing_is_divided_by_one():
     assert (row["loss"], row["mean_weight"], row["effective_fraction"], row["eos_p"]) == (0, 0, 0, 0)
 
 
-def test_one_rank_that_was_asked_to_leave_is_heard(step):
-    stop = step_metrics.SUMS.index("stop")
-    assert step[stop] == 0
-    assert (step + measure(0.0, 0, [], [], [], [], stop=True))[stop] == 1
+def test_the_fields_travel_together_and_one_request_to_stop_is_seen(step, one_rank):
+    assert step.stop == 0
+    assert step.all_reduce(asked=False).stop == 0
+    summed = step.all_reduce(asked=True)
+    assert summed.stop == 1
+    for field in fields(step):
+        if field.name != "stop":
+            assert torch.equal(getattr(summed, field.name), getattr(step, field.name)), field.name

@@ -36,7 +36,7 @@ from losslab.distributed.process_group import WorkerError
 from losslab.models.loading import load_model
 from losslab.models.policy import Policy
 from losslab.objectives import Objective, Targets
-from losslab.training.loop import lr_factor, make_optimizer
+from losslab.training.optimizer import lr_factor, make_optimizer
 
 TARGETS = {
     "sft": "losslab.objectives.sft.SFT",

@@ -54,7 +54,8 @@ class SlurmLauncher(_Launcher):
     """Submits the cells that are not done as one array of jobs, and leaves."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from losslab.cells.memory import GIB, of_node
+        from losslab.cells.memory import GIB
+        from losslab.cells.sizing import of_node
         from losslab.cells.sweep import unfinished
         from losslab.launchers.slurm import submit
 

@@ -25,10 +25,6 @@ from losslab.objectives.online import PPO
 GIB = 2**30
 PROCESS = 3.3e8  # bytes of Python with torch and transformers
 FRAGMENTS = 1.05  # of what is in use on a CPU, the allocator's share of it included
-GPU_PROCESS = 4e9  # bytes of it in host memory, with CUDA's context or an inference engine
-EXPORT_BYTES = 6  # of a parameter, on the node that exports: in float32 and in the published dtype
-OFFLOAD_BYTES = 16  # of a parameter: weight, gradient and Adam's two moments in float32
-HOST_SLACK = 1.5  # on what is counted: page cache, data, the allocator's reserve
 
 
 @dataclass(frozen=True)
@@ -94,15 +90,24 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     tied = getattr(architecture, "tie_word_embeddings", False)
     outer = architecture.vocab_size * width * (1 if tied else 2)
     layer = (parameters - outer) / layers
-    gathered = computed * (outer + 2 * layer if devices.count > 1 or devices.gpu else parameters)
+    sharded = devices.count > 1 or devices.gpu
+    gathered = computed * (outer + 2 * layer if sharded and machine.reshard else parameters)
+    if devices.count > 1 and not machine.reshard and not config.adapter.rank:
+        gathered += 4 * parameters  # the gradients of a step, which are reduced after its last micro-batch
     products, rest = computed * (5 * width + 2 * kv + 2 * inner), computed * (3 * width + 2 * inner) + 4 * 4 * width
+    whole = products + rest
+    if devices.gpu:  # without copies of grouped keys and values; the norms take float32 copies of their inputs
+        whole = computed * (6 * width + 2 * kv + 4 * inner) + (8 * width if computed == 2 else 0)
+        if machine.compile:  # what is computed from what is kept is computed again, beside the products that read it
+            whole = computed * (4 * width + 2 * kv + 2 * inner)
     # A single process on a CPU computes by autocast, which leaves the sums between layers in float32.
-    stream = computed if devices.count > 1 or devices.gpu else 4
+    stream = computed if sharded else 4
     per_token = {
-        Recompute.none: layers * (products + rest),
+        Recompute.none: layers * whole,
         Recompute.selective: layers * products + rest,
         Recompute.full: layers * stream * width + products + rest,
     }[machine.recompute]
+    assert isinstance(machine.micro_batch_tokens, int), "losslab.cells.sizing resolves it"
     tokens = max(machine.micro_batch_tokens, train.max_length)
     if train.micro_batch is not None:
         tokens = train.micro_batch * train.max_length
@@ -121,21 +126,6 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
         copied = 0 if config.adapter.rank else 3 * held * learned / shards
         return FRAGMENTS * (state / shards + gathered + per_token * tokens + head + copied + PROCESS)
     return state / shards + gathered + per_token * tokens + head
-
-
-def of_node(config: Config, job: Mapping[str, Any]) -> float:
-    """Bytes of a node's own memory that a job needs: its processes, a copy of the state to write, and an export."""
-    architecture, devices = describe(config), Devices.of(config.machine, job)
-    parameters = count_parameters(architecture)
-    written = float(EXPORT_BYTES * parameters)
-    if devices.gpu and config.trains and not config.adapter.rank:
-        written += cost.CHECKPOINT_BYTES * parameters / devices.nodes  # whose copy is kept from the first one on
-    own = GPU_PROCESS
-    if not devices.gpu:
-        own += on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters
-    if config.machine.cpu_offload:
-        own += OFFLOAD_BYTES * parameters / devices.count
-    return HOST_SLACK * (devices.each * own + written)
 
 
 def room(gpu: bool, root: Path = Path("/")) -> float | None:

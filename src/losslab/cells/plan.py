@@ -4,7 +4,7 @@ Sizes come from the architecture alone: see `losslab.cells.memory`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from rich.table import Table
 
 from losslab.cells import cost
 from losslab.cells.memory import GIB, Devices, count_parameters, describe, on_device, room
-from losslab.config.schema import Config
+from losslab.cells.sizing import resolve
+from losslab.config.schema import Config, MachineConfig, Recompute
 from losslab.data.batches import Schedule
 from losslab.data.examples import local_files, unanswered
 from losslab.online import questions
@@ -27,6 +28,7 @@ class Plan:
     steps: int | None  # None where the number of rows is known only after the download
     tokens: int | None  # an upper bound: rows of the full length
     parameters: int
+    machine: MachineConfig  # without `auto`
     memory: float  # bytes on each device at the peak of training
     hours: float | None  # of training and scoring on its devices, were they H100s
 
@@ -38,11 +40,12 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     parameters = count_parameters(architecture)
     steps = steps_of(config)
     tokens = steps and steps * cost.step_tokens(config)
+    config = replace(config, machine=resolve(config, devices, room(devices.gpu) if job is None else None, tokens))
     peak = on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters
     own = cost.of([config], [(parameters, tokens or 0)])
     # Scoring takes one node.
     hours = None if tokens is None else (own.training + own.rollouts) / devices.count + own.scoring / devices.each
-    return Plan(cell, state(cell, config), steps, tokens, parameters, peak, hours)
+    return Plan(cell, state(cell, config), steps, tokens, parameters, config.machine, peak, hours)
 
 
 def steps_of(config: Config) -> int | None:
@@ -90,10 +93,13 @@ def warn(configs: list[Config]) -> str | None:
     """The warning of `shortage` for those cells of a sweep on this machine that are still to be trained."""
     asked = [config for config in configs if config.trains and not Cell.of(config).trained(config)]
     distinct = {repr([c.model, c.loss, c.train, c.adapter, c.machine]): c for c in asked}.values()
-    sizes = [(config, describe(config)) for config in distinct]
     devices = Devices.of(configs[0].machine)
-    needed = [on_device(config, found, count_parameters(found), devices) for config, found in sizes]
-    return shortage(max(needed, default=0.0), devices)
+    available, needed = room(devices.gpu), [0.0]
+    for config in distinct:
+        architecture = describe(config)
+        laid_out = replace(config, machine=resolve(config, devices, available))
+        needed.append(on_device(laid_out, architecture, count_parameters(architecture), devices))
+    return shortage(max(needed), devices)
 
 
 def shortage(needed: float, devices: Devices) -> str | None:
@@ -131,10 +137,11 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
         console.print(warning, highlight=False)
     unknown = sum(plan.tokens is None for plan in plans)
     samples = {name: benchmark.rows for name, benchmark in config.benchmark.items()}
+    laid_out = {sentence(plan.machine) for plan in plans if plan.tokens != 0} or {sentence(plans[0].machine)}
     where = "on this machine" if job is None else f"in a job, on {devices.nodes} node{'s' * (devices.nodes > 1)}"
     console.print(
         f"workers of a cell: {devices.count} {where}; batch {config.train.batch_size} sequences, "
-        f"micro-batches of up to {config.machine.micro_batch_tokens} tokens on each\n"
+        f"{' or '.join(sorted(laid_out))}\n"
         f"scoring: {config.names.eval}, {config.eval.samples} samples of each problem of "
         + ", ".join(f"{name} ({rows})" if rows else name for name, rows in samples.items())
         + "\n"
@@ -145,6 +152,13 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
         f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
         highlight=False,
     )
+
+
+def sentence(machine: MachineConfig) -> str:
+    """How the steps of a cell are laid out on each worker."""
+    parts = [f"micro-batches of up to {machine.micro_batch_tokens} tokens on each"]
+    parts += [f"{machine.recompute} recomputation"] * (machine.recompute != Recompute.none)
+    return ", ".join([*parts, *["compiled layers"] * bool(machine.compile)])
 
 
 def number(value: int | None) -> str:

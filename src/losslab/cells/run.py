@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from losslab.cells.scoring import score
+from losslab.cells.sizing import settings, sized
 from losslab.composition.record_file import read_record
 from losslab.config.errors import tell
 from losslab.config.messages import of_the_disk
@@ -155,7 +156,7 @@ def trained_model(config: Config, cell: Cell) -> str:
             cell.update(training_seconds=round(seconds, 1), devices=worker_count(config.machine))
     if decide_on_main(config.machine, lambda: not cell.measured(config)):
         models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
-        found = {when: target_probabilities.of(config, base, model) for when, model in models.items()}
+        found = {when: target_probabilities.of(sized(config), base, model) for when, model in models.items()}
         if is_main_process():
             about = {"version": RECORD_VERSION, "examples": config.machine.probabilities}
             write_json(cell.probabilities, about | found)
@@ -213,6 +214,9 @@ def train_model(config: Config, folder: Path) -> None:
         return str(data)
 
     data = decide_on_main(config.machine, prepared)
+    config = sized(config, None if online else Examples.load(Path(data)).report["tokens"] * config.train.epochs)
+    if is_main_process():
+        write_json(folder / "layout.json", settings(config.machine))
     if online:
         launch(train_online, config, data, str(folder), machine=config.machine, logs=folder / "logs")
         return

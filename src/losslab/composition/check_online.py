@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from losslab.config.schema import Config
+from losslab.config.schema import AUTO, Config
 from losslab.objectives.online import Online
 
 
@@ -21,7 +21,7 @@ def check_online(config: Config, objective: Online) -> None:
             f"loss.max_new_tokens={objective.max_new_tokens} leaves no room for a question: set it below "
             f"train.max_length={train.max_length}"
         )
-    fixed = {  # options of ours that TRL's trainer does not have
+    fixed = {  # options of ours that TRL's trainer does not have, beside `auto`
         "train.overlong": (train.overlong, "drop"),
         "train.weights": (train.weights, "fp32"),
         "train.normaliser": (train.normaliser, "natural"),
@@ -29,11 +29,13 @@ def check_online(config: Config, objective: Online) -> None:
         "train.micro_batch": (train.micro_batch, None),
         "train.non_finite": (train.non_finite, "stop"),
         "machine.compile": (machine.compile, False),
+        "machine.reshard": (machine.reshard, False),
+        "machine.deterministic": (machine.deterministic, False),
         "machine.cpu_offload": (machine.cpu_offload, False),
         "machine.sharding": (machine.sharding, "full"),
     }
     for key, (value, only) in fixed.items():
-        if value != only:
+        if value not in (only, AUTO):
             shown = "null" if only is None else str(only).lower()
             raise ValueError(f"loss={name} does not know {key}={str(value).lower()}: leave it at {shown}")
     if machine.recompute == "selective":

@@ -6,7 +6,18 @@ from losslab.composition.check_online import check_online
 from losslab.composition.check_optimizer import check_optimizer
 from losslab.config.keys import check_bounds
 from losslab.config.paths import CONF
-from losslab.config.schema import BASE, EMBEDDED, Config, Normaliser, Precision, Reduction, SweepConfig, TrackerName
+from losslab.config.schema import (
+    AUTO,
+    BASE,
+    EMBEDDED,
+    Config,
+    MachineConfig,
+    Normaliser,
+    Precision,
+    Reduction,
+    SweepConfig,
+    TrackerName,
+)
 from losslab.data.examples import local_files, unanswered
 from losslab.objectives.online import Online
 
@@ -20,6 +31,16 @@ def check_sweep(sweep: SweepConfig) -> None:
         raise ValueError(f"sweep.name={sweep.name!r} is no name of a folder: write letters, digits, - and _")
     if sweep.needs:
         raise ValueError(f"{sweep.name} is declared and not built; it would need {sweep.needs}")
+
+
+def check_machine(machine: MachineConfig) -> None:
+    """Refuse other words than `auto` where a key takes that, or a number or truth value."""
+    tokens = machine.micro_batch_tokens
+    if isinstance(tokens, bool) or (isinstance(tokens, str) and tokens != AUTO):
+        raise ValueError(f"machine.micro_batch_tokens is {tokens}: set it to auto or a whole number")
+    for key in ("compile", "reshard"):
+        if isinstance(value := getattr(machine, key), str) and value != AUTO:
+            raise ValueError(f"machine.{key} is {value}: set it to auto, true or false")
 
 
 def check(config: Config) -> None:
@@ -36,6 +57,7 @@ def check(config: Config) -> None:
             f"tracker={config.tracker.name} keeps no models: leave tracker.checkpoints out, or set tracker=wandb"
         )
     check_model(config.model.path)
+    check_machine(config.machine)
     if not config.trains:
         return
     if config.names.loss == BASE:

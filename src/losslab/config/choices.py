@@ -40,6 +40,7 @@ class NonFinite(Choice):
 
 
 class Recompute(Choice):
+    auto = "auto"
     none = "none"
     selective = "selective"
     full = "full"

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from losslab.objectives.online import Online
 
 BASE = "base"  # the name of the loss in the records of cells that are scored without training
+AUTO = "auto"  # a value of the machine that `losslab.cells.sizing` decides before the workers start
 EMBEDDED = "embedded"  # the path of a model, data set or benchmark that is made on the spot (losslab.data.toy_task)
 
 
@@ -183,9 +184,22 @@ class MachineConfig:
     device: Device = key(Device.auto, "auto = GPUs where there are any")
     workers: int | None = key(None, "processes on this machine; null = one per GPU, 1 on CPU", low=1)
     threads: int | None = key(None, "CPU threads per worker; null = cores / workers", low=1)
-    micro_batch_tokens: int = key(4096, "tokens that one worker takes at once", low=1)
-    recompute: Recompute = key(Recompute.none, "activation checkpointing: what backward computes again to save memory")
-    compile: bool = key(False, "torch.compile of every decoder layer")
+    micro_batch_tokens: int | str = key(
+        AUTO, "tokens that one worker takes at once; auto = what fits a GPU, 4096 on a CPU", low=1
+    )
+    recompute: Recompute = key(
+        Recompute.auto,
+        "activation checkpointing: what backward computes again to save memory; auto = where it is short on a GPU",
+    )
+    compile: bool | str = key(
+        AUTO, "torch.compile of every decoder layer; auto = on a GPU, where training takes a minute or more"
+    )
+    reshard: bool | str = key(
+        AUTO,
+        "shard weights and reduce gradients between the micro-batches of a step too; auto = where a GPU is short of "
+        "memory, and on a CPU",
+    )
+    deterministic: bool = key(False, "the same run gives the same bits on a GPU too, and takes longer")
     sharding: Sharding = key(Sharding.full, "hybrid = weights are sharded within a node and copied between nodes")
     cpu_offload: bool = key(False, "weights, gradients and optimizer state live in host memory")
     checkpoint_steps: int = key(50, "steps between two checkpoints", low=1)

@@ -5,6 +5,7 @@ apart (`losslab.models.attention`), so that the result does not depend on the gr
 """
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,8 +29,15 @@ class Batch:
     sequence: Tensor  # (N,) int64 in [0, S): the sequence of each answer token
 
     def to(self, device: torch.device) -> "Batch":
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved, packing=Packing(self.packing.lengths, self.packing.boundaries.to(device)))
+        """On a device; the host does not wait for the copy where the memory is pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
+        moved = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved, packing=replace(self.packing, boundaries=move(self.packing.boundaries)))
 
 
 @dataclass(frozen=True)
@@ -99,20 +107,22 @@ def micro_batches_of(batch: np.ndarray, rows: int, rank: int, ranks: int) -> lis
     return [own[start : start + rows].astype(np.int64) for start in range(0, most, rows)]
 
 
-def rewards(examples: Examples, group: np.ndarray, device: torch.device) -> dict[str, Tensor]:
-    """Keywords for `Context`: reward and success_rate (S,) of the group's sequences; none for data without."""
+def rewards(examples: Examples, group: np.ndarray) -> dict[str, Tensor]:
+    """Keywords for `Context`: reward and success_rate (S,) of the group's sequences; empty for data without rewards."""
     if examples.rewards is None:
         return {}
-    reward, rate = torch.from_numpy(examples.rewards[group]).to(device).unbind(1)
+    reward, rate = torch.from_numpy(examples.rewards[group]).unbind(1)
     return {"reward": reward, "success_rate": rate}
 
 
 def collate(examples: Examples, group: np.ndarray) -> Batch:
-    """The examples of a group in one row. An empty group gives one token without an answer."""
+    """The examples of a group in one row. An empty group gives two tokens without an answer.
+
+    Two, since torch.compile compiles dimensions of size 1 apart.
+    """
     if not len(group):
-        none = torch.zeros(0, dtype=torch.int64)
-        zero = torch.zeros(1, 1, dtype=torch.int64)
-        return Batch(zero, zero, Packing.of([1]), none, none, none)
+        none, zeros = torch.zeros(0, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64)
+        return Batch(zeros, zeros, Packing.of([2]), none, none, none)
     lengths, prompts = examples.lengths[group], examples.prompts[group]
     tokens = np.concatenate([examples.tokens[examples.offsets[i] : examples.offsets[i + 1]] for i in group])
     positions = np.concatenate([np.arange(length) for length in lengths])

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,11 +13,12 @@ class Packing:
 
     lengths: list[int]  # of each sequence, in order
     boundaries: Tensor  # (S + 1,) int32: 0, ..., T
+    longest: int  # of the lengths
 
     @classmethod
-    def of(cls, lengths: list[int], device: torch.device | None = None) -> "Packing":
-        boundaries = torch.tensor([0, *lengths], device=device).cumsum(0, dtype=torch.int32)
-        return cls(lengths, boundaries)
+    def of(cls, lengths: list[int]) -> "Packing":
+        boundaries = np.cumsum([0, *lengths], dtype=np.int32)
+        return cls(lengths, torch.from_numpy(boundaries), max(lengths))
 
     def runs(self) -> list[tuple[int, int, int]]:
         """(start, count, length) of neighbours of equal length, which attention can take together."""

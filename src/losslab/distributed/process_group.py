@@ -45,9 +45,11 @@ def init_process_group(machine: MachineConfig) -> torch.device:
         local = 0
     if cuda:
         torch.cuda.set_device(local)
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=STEP_TIMEOUT)
-    return torch.device("cuda", local) if cuda else torch.device("cpu")
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, timeout=STEP_TIMEOUT, device_id=device if cuda else None)
+    return device
 
 
 def release_memory() -> None:

@@ -5,6 +5,7 @@ models hand its keyword `packing` through to every attention layer. Families dif
 window, a soft cap, sinks. Each kind is exact here or refused; no keyword is swallowed.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo import assume_constant_result
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.weak import WeakIdKeyDictionary
@@ -22,6 +24,8 @@ from losslab.data.packing import Packing
 
 NAME = "packed"
 FLASH_WIDTH = 256  # of a head, at most, in flash attention
+# Fewer heads of keys and values than of queries: torch 2.11 takes them without being told.
+GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 # Keywords of a model's forward that reach every attention layer and say nothing about its scores: positions are in the
 # queries and keys already.
 NEUTRAL = {
@@ -45,7 +49,6 @@ class Scores:
     sinks: Tensor | None = None  # (H,)
 
 
-@torch.compiler.disable  # its runs of lengths differ from batch to batch, and each would be compiled anew
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -75,8 +78,8 @@ def packed_attention(
     if unknown or packing is None:
         what = f"has {', '.join(unknown)}" if unknown else "is not told where the sequences of a row lie"
         raise ValueError(f"the attention of {type(module).__name__} {what}, which packed rows do not compute")
-    assert len(query) == 1 and query.shape[2] == sum(packing.lengths)
-    window = sliding_window if sliding_window is not None and sliding_window < max(packing.lengths) else None
+    assert len(query) == 1
+    window = sliding_window if sliding_window is not None and sliding_window < packing.longest else None
     scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, window, softcap, s_aux)
     return _kind(query, scores)(query, key, value, packing, scores), None
 
@@ -89,25 +92,25 @@ def _kind(query: Tensor, scores: Scores) -> Callable[[Tensor, Tensor, Tensor, Pa
     if not plain:
         return by_blocks
     half = query.dtype in (torch.bfloat16, torch.float16)
-    return by_lengths if half and query.shape[-1] <= FLASH_WIDTH and _has_flash(query.device) else by_runs
+    return by_lengths if half and query.shape[-1] <= FLASH_WIDTH and _ampere() else by_runs
 
 
 def by_lengths(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
     """Flash attention over sequences of varying length, on a GPU; without soft cap and sinks."""
-    groups, width = query.shape[1] // key.shape[1], value.shape[-1]
-    value = F.pad(value, (0, query.shape[-1] - width))  # multi-head latent attention has narrower values than keys
-    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    if groups > 1:
-        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
-    ends, longest = packing.boundaries, max(packing.lengths)
-    back = -1 if scores.window is None else scores.window - 1
-    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scores.scaling, window_size=(back, 0))
+    width = value.shape[-1]
+    if width < query.shape[-1]:  # multi-head latent attention has narrower values than keys
+        value = F.pad(value, (0, query.shape[-1] - width))
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    ends, longest, back = packing.boundaries, packing.longest, -1 if scores.window is None else scores.window - 1
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scores.scaling, window_size=(back, 0), **GROUPED)
     assert isinstance(out, Tensor)
     return out[None, ..., :width]
 
 
+@torch.compiler.disable  # runs of lengths differ from batch to batch, and each would be compiled anew
 def by_runs(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
     """Attention by torch's kernels for whole batches, which take neighbours of equal length together."""
+    assert query.shape[2] == sum(packing.lengths)
     parts = []
     for start, count, length in packing.runs():
         q, k, v = (
@@ -149,6 +152,7 @@ def _explicit(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tens
     return torch.softmax(logits, -1, dtype=torch.float32)[..., :length].to(value.dtype) @ value
 
 
+@torch.compiler.disable  # it compiles itself
 def by_blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
     """FlexAttention, which computes the blocks of a row that hold a visible pair, with any soft cap and sinks."""
     softcap, sinks = scores.softcap, scores.sinks
@@ -188,10 +192,10 @@ def _block_mask(packing: Packing, window: int | None, device: torch.device) -> B
     return masks[window]
 
 
-@cache
-def _has_flash(device: torch.device) -> bool:
-    """Whether a GPU is of Ampere's generation or a later one, which flash attention needs."""
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+@assume_constant_result
+def _ampere() -> bool:
+    """Whether this process's GPU is of Ampere's generation or a later one, which flash attention needs."""
+    return torch.cuda.get_device_capability() >= (8, 0)
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from losslab.config.schema import AdapterConfig, Config, Precision
 from losslab.data.batches import Batch
 from losslab.files import appear
 from losslab.models import attention, layout, lora
+from losslab.models.compute_weights import ComputeWeights
 from losslab.models.decoder import decoder, layers
 from losslab.models.fused_loss import Head, HeadOutput, objective_loss, target_logprobs
 from losslab.models.loading import fill, load_config, load_model, quiet, structure
@@ -41,9 +41,11 @@ class Policy(nn.Module):
         self.frozen: PreTrainedModel | None = None  # for objectives that need its distribution
         self.output_form = OutputForm.of(model)
         self.packed = model.config._attn_implementation == attention.NAME  # else sequences of one length at a time
+        self.compute_weights: ComputeWeights | None = None  # on one GPU that FSDP2 does not hold
 
     def forward(self, batch: Batch, objective: Objective | None, context: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fields of `HeadOutput`, or only logp (N,) without an objective. `context` adds to `Context`."""
+        self.begin_forward()
         reference = None
         if objective is not None and "reference_distribution" in objective.needs:
             reference = self.reference(batch)
@@ -53,6 +55,23 @@ class Policy(nn.Module):
         full = Context(sequence=batch.sequence, sequences=len(batch.packing.lengths), **context)
         result: HeadOutput = objective_loss(objective, hidden, head, batch.targets, full, reference=reference)
         return vars(result)  # a dict, since FSDP looks for the tensors of an output in containers that it knows
+
+    @torch.no_grad()
+    def target_logp(self, batch: Batch) -> Tensor:
+        """(N,) float32 log-probabilities of the answer tokens. Called on every rank."""
+        logp = self(batch, None, {})["logp"]
+        self.end_backward()
+        return logp
+
+    def begin_forward(self) -> None:
+        """From here to the last backward of a step the parameters are those that are computed with."""
+        if self.compute_weights is not None:
+            self.compute_weights.enter()
+
+    def end_backward(self) -> None:
+        """The parameters are the master weights again."""
+        if self.compute_weights is not None:
+            self.compute_weights.leave()
 
     @torch.no_grad()
     def reference(self, batch: Batch) -> tuple[Tensor, Head]:
@@ -65,7 +84,7 @@ class Policy(nn.Module):
         """(N, D) last hidden states at the positions that predict an answer token."""
         run = packed_states if self.packed else separate_states
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.precision == Precision.bf16):
-            states = run(decoder(model), batch)[batch.predictors]
+            states = run(decoder(model), batch).index_select(0, batch.predictors)
         return states.bfloat16() if self.precision == Precision.bf16 else states
 
     def plain_logits(self, tokens: Tensor, kept: Tensor) -> Tensor:
@@ -119,8 +138,8 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
     model, precision, adapters = config.model, config.train.precision, config.adapter
     published = load_config(model).dtype or torch.float32
     assert isinstance(published, torch.dtype)
-    spread = layout.sharded(device)
-    load = structure if spread else load_model
+    empty = device.type != "cpu" or layout.sharded(config, device)  # filled where it is laid out
+    load = structure if empty else load_model
     # What is frozen needs no master weights.
     held = precision if adapters.rank else config.train.weights
     policy = Policy(load(model), precision, published, adapters)
@@ -136,8 +155,8 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
     parts = [part for part in (policy.model, policy.frozen) if part is not None]
     stacks = [layers(part) for part in parts]
     first: dict[str, Any] = lora.initial(policy.model, config.seed)
-    layout.lay_out(policy, stacks, config.machine, precision, device)
-    if spread:
+    layout.lay_out(policy, stacks, config, device)
+    if empty:
         computed = {name: buffer.clone() for name, buffer in policy.named_buffers()}  # as the rotary frequencies
         policy.to_empty(device="cpu" if config.machine.cpu_offload else device)
         for name, buffer in policy.named_buffers():
@@ -147,6 +166,10 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
             fill(part, {name: name.replace(lora.BASE, "") for name in own_names(part)}, model)
     if adapters.rank:
         set_model_state_dict(policy.model, first, options=StateDictOptions(full_state_dict=True, strict=False))
+    if empty and not layout.sharded(config, device):
+        policy.compute_weights = ComputeWeights(
+            policy, torch.bfloat16 if precision == Precision.bf16 else torch.float32
+        )
     return policy.eval()
 
 
@@ -161,14 +184,6 @@ def own_names(model: PreTrainedModel) -> list[str]:
     """Names of the weights that a checkpoint of the model holds: a tied one once, adapters not at all."""
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
     return [name for name in model.state_dict() if ".lora_" not in name and name not in tied]
-
-
-def gradient_norm(policy: Policy) -> Tensor:
-    """Global L2 norm of the accumulated gradients, () float32, the same on every rank."""
-    gradients = [p.grad for p in policy.parameters() if p.grad is not None]
-    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -52,7 +52,9 @@ class Parts:
     @property
     def micro_batch(self) -> int:
         """Answers that one worker takes at once: as many as machine.micro_batch_tokens allows, and a divisor."""
-        most = max(1, self.config.machine.micro_batch_tokens // self.config.train.max_length)
+        tokens = self.config.machine.micro_batch_tokens
+        assert isinstance(tokens, int)
+        most = max(1, tokens // self.config.train.max_length)
         return max(n for n in range(1, most + 1) if self.answers % n == 0)
 
     def vllm(self) -> bool:

@@ -6,7 +6,6 @@ requests to leave are those of the loop for demonstrations.
 
 import math
 import time
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,8 @@ from torch.optim import Optimizer
 from transformers import GenerationConfig, TrainerCallback, set_seed
 
 from losslab.config.schema import Config
-from losslab.data.batches import Schedule
-from losslab.distributed.signals import Interrupted
 from losslab.evaluation.engine_interface import request_seed
 from losslab.evaluation.protocol import stops
-from losslab.files import append_line, read_lines, write_lines
 from losslab.grading.graders import Grader
 from losslab.models import lora
 from losslab.models.loading import load_config, load_model, load_tokenizer
@@ -31,9 +27,10 @@ from losslab.objectives.online import PPO, Online
 from losslab.online.questions import schedule
 from losslab.online.trainers import Parts, trainer, value_model
 from losslab.online.verifier import Verifier
-from losslab.progress import bar
 from losslab.training.checkpoints import Checkpoints
-from losslab.training.loop import StopSignal, lr_factor, make_optimizer, start
+from losslab.training.loop import start
+from losslab.training.optimizer import lr_factor, make_optimizer
+from losslab.training.steps import Steps, StopSignal
 
 GRADERS = 2  # processes that grade what text alone does not decide
 
@@ -47,7 +44,6 @@ def train(config: Config, data: str, folder: str) -> None:
     from datasets import load_from_disk
 
     device = start(config)
-    rank = dist.get_rank()
     objective = config.objective
     assert isinstance(objective, Online)
     questions = load_from_disk(data)
@@ -86,28 +82,26 @@ def train(config: Config, data: str, folder: str) -> None:
         export(policy, load_tokenizer(config.model), target)
         model.config, model.generation_config = own
 
-    metrics, machine = Path(folder) / "metrics.jsonl", config.machine
+    machine = config.machine
     kept = Checkpoints(Path(folder) / "checkpoints", learners, optimizer, device, machine.keep_last, machine.keep_every)
     with kept as checkpoints, StopSignal() as stop, Grader(GRADERS, machine.grading_seconds) as grader:
-        first = checkpoints.resume()
-        if rank == 0:  # steps after the checkpoint are taken, and recorded, again
-            write_lines(metrics, [row for row in read_lines(metrics) if row["step"] <= first])
+        steps = Steps(machine, plan, Path(folder), checkpoints, publish)
+        todo = steps.resume()
         verifier = Verifier(grader, tokenizer, ends)
-        order = [i for step in range(first, plan.steps, plan.updates) for i in plan.batch(step)]
-        steps = Steps(config, factors, plan, first, learners, verifier, checkpoints, stop, Path(folder), publish)
-        optimizer.register_step_pre_hook(steps.before_update)
+        order = [i for step in todo[:: plan.updates] for i in plan.batch(step)]
+        around = AroundSteps(config, factors, todo.start, learners, verifier, stop, steps)
+        optimizer.register_step_pre_hook(around.before_update)
         trainer(
             Parts(
                 config, objective, model, dict(learners.items()).get("value"), optimizer, tokenizer, verifier,
-                questions.select(order), plan.steps - first, device, checkpoints.folder,
+                questions.select(order), len(todo), device, checkpoints.folder,
             ),
-            [steps],
+            [around],
         ).train()  # fmt: skip
-        publish(Path(folder) / "model")
-        checkpoints.clear()
+        steps.finish()
 
 
-class Steps(TrainerCallback):
+class AroundSteps(TrainerCallback):
     """The beginning and the end of every step. The trainer logs once at the end of each, on every rank, which is when
     its row is written, and where the run leaves when it is asked to."""
 
@@ -115,22 +109,17 @@ class Steps(TrainerCallback):
         self,
         config: Config,
         factors: list[float],
-        plan: Schedule,
         first: int,
         learners: nn.ModuleDict,
         verifier: Verifier,
-        checkpoints: Checkpoints,
         stop: StopSignal,
-        folder: Path,
-        publish: Callable[[Path], None],
+        steps: Steps,
     ) -> None:
-        self.config, self.plan, self.done, self.learners = config, plan, first, learners
-        self.verifier, self.checkpoints, self.stop = verifier, checkpoints, stop
-        self.folder, self.publish = folder, publish
+        self.config, self.done, self.learners = config, first, learners
+        self.verifier, self.stop, self.steps = verifier, stop, steps
         self.norm = self.lr = 0.0
         self.factors = factors  # of the learning rate of each of the optimizer's groups
         self.began = time.perf_counter()
-        self.progress = bar(f"training {folder.name}", plan.steps, "step", initial=first, disable=dist.get_rank() > 0)
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Begin in a random state of its own, so that a resumed run draws what the undisturbed one would."""
@@ -139,7 +128,7 @@ class Steps(TrainerCallback):
 
     def before_update(self, optimizer: Optimizer, *_: Any) -> None:
         """Set the learning rates, and clip the gradients of each model, as the loop for demonstrations does."""
-        self.lr = self.config.optimizer.lr * lr_factor(self.config.scheduler, self.done, self.plan.steps)
+        self.lr = self.config.optimizer.lr * lr_factor(self.config.scheduler, self.done, self.steps.schedule.steps)
         for name, learner in self.learners.items():
             gradients = [p.grad for p in learner.parameters() if p.grad is not None]
             if name == "value":  # the trainer takes the mean over ranks of the policy's gradients alone
@@ -164,22 +153,9 @@ class Steps(TrainerCallback):
         sums = torch.tensor([seen.answers, seen.reward, seen.tokens, seen.ended, self.stop.asked], dtype=torch.float64)
         dist.all_reduce(sums)
         answers, reward, tokens, ended, asked = sums.tolist()
-        if dist.get_rank() == 0:  # before the checkpoint, so that what it has behind it is on record
-            row = {"step": self.done, "loss": logs["loss"], "gradient_norm": self.norm, "lr": self.lr}
-            row |= {"reward": reward / answers, "completion_length": tokens / answers, "truncated": 1 - ended / answers}
-            row |= {key: logs[key] for key in ("entropy", "kl", "value_loss") if key in logs}
-            row |= {"seconds": round(time.perf_counter() - self.began, 4)}
-            append_line(self.folder / "metrics.jsonl", row)
-            self.progress.set_postfix_str(f"reward {row['reward']:.3f}", refresh=False)
-            self.progress.update()
-        machine = self.config.machine
-        if machine.export_steps and self.done % machine.export_steps == 0 and self.done < self.plan.steps:
-            self.publish(self.folder / "steps" / f"{self.done:08d}")
-        if saves := self.plan.saves(self.done - 1, machine.checkpoint_steps, asked > 0):
-            self.checkpoints.save(self.done)
-        if asked and saves:
-            self.checkpoints.finish()
-            raise Interrupted
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.progress.close()
+        row = {"step": self.done, "loss": logs["loss"], "gradient_norm": self.norm, "lr": self.lr}
+        row |= {"reward": reward / answers, "completion_length": tokens / answers, "truncated": 1 - ended / answers}
+        row |= {key: logs[key] for key in ("entropy", "kl", "value_loss") if key in logs}
+        row |= {"seconds": round(time.perf_counter() - self.began, 4)}
+        self.steps.record(row, f"reward {row['reward']:.3f}")
+        self.steps.end(self.done - 1, asked > 0)

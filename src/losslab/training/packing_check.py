@@ -25,7 +25,6 @@ from losslab.config.schema import Precision
 from losslab.data.batches import Batch, collate
 from losslab.data.examples import Examples
 from losslab.files import write_json
-from losslab.models import layout
 from losslab.models.policy import Policy
 
 ANSWERS = 256  # tokens of an answer that are compared, at most
@@ -113,7 +112,8 @@ def check(policy: Policy, examples: Examples, device: torch.device) -> PackingCh
     began = time.perf_counter()
     batch = two_sequences(examples, limit(policy, examples, device)).to(device)
     asked, failed = policy.precision, dict[str, str]()
-    if not layout.sharded(device) and all(p.dtype == torch.float32 for p in policy.parameters()):
+    policy.begin_forward()
+    if not isinstance(policy, FSDPModule) and all(p.dtype == torch.float32 for p in policy.parameters()):
         policy.precision = Precision.fp32  # which shows more
     if isinstance(policy, FSDPModule):
         register_fsdp_forward_method(policy, "plain_logits")
@@ -131,6 +131,7 @@ def check(policy: Policy, examples: Examples, device: torch.device) -> PackingCh
                 failed[way] = reason
     finally:
         policy.precision = asked
+        policy.end_backward()
     raise ValueError(
         f"{type(policy.model).__name__} cannot be trained exactly: beside its own forward over each sequence, "
         f"{list(failed.values())[-1]}; choose another model"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from losslab.data.batches import collate, micro_batches
 from losslab.data.examples import Examples
+from losslab.data.loader import MicroBatch, StepBatch
 from losslab.models.policy import Policy
 from losslab.objectives import Objective
 from losslab.progress import bar
@@ -18,11 +19,11 @@ from losslab.progress import bar
 
 @dataclass(frozen=True)
 class Reference:
-    """Log-probabilities of every answer token under the model before training; nothing for who needs nothing."""
+    """Log-probabilities of every answer token under the model before training; empty when the objective needs no
+    reference."""
 
     values: np.ndarray | None = None  # (all answer tokens,) float32, example by example
     offsets: np.ndarray | None = None  # (examples + 1,) int64
-    device: torch.device | None = None
 
     @classmethod
     def of(
@@ -41,7 +42,7 @@ class Reference:
         there = torch.tensor(int(file.exists()), device=device)
         dist.broadcast(there, src=0)  # one view of the disk for all ranks
         if there:
-            return cls(np.load(file, mmap_mode="r"), offsets, device)
+            return cls(np.load(file, mmap_mode="r"), offsets)
         values = answer_logp(policy, examples, np.arange(len(examples)), budget, device, "reference log-probabilities")
         if dist.get_rank() == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -50,61 +51,59 @@ class Reference:
                 np.save(stream, values)
             temporary.rename(file)
         dist.barrier()
-        return cls(values, offsets, device)
+        return cls(values, offsets)
 
     def context(self, group: np.ndarray) -> dict[str, Tensor]:
-        """Keywords for `Context`: reference_logp (N,) float32 of the group's answer tokens."""
+        """Keywords for `Context`, on the host: reference_logp (N,) float32 of the group's answer tokens."""
         if self.values is None or self.offsets is None:
             return {}
         parts = [self.values[self.offsets[i] : self.offsets[i + 1]] for i in group]
         values = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
-        return {"reference_logp": torch.from_numpy(values).to(self.device)}
+        return {"reference_logp": torch.from_numpy(values)}
 
 
 @dataclass(frozen=True)
 class BatchStatistics:
     """Mean negative log-probability of each sequence of the global batch, before the update."""
 
-    batch: np.ndarray | None = None  # (S,) examples of the batch, ascending
-    nll: Tensor | None = None  # (S,) float32, in that order
+    batch: np.ndarray | None = None  # (B,) examples of the batch, ascending
+    nll: Tensor | None = None  # (B,) float32, in that order
 
-    def context(self, group: np.ndarray) -> dict[str, Tensor]:
-        """Keywords for `Context`: batch_nll (S,) of the batch and sequence_nll of the group's sequences."""
+    def context(self, micro: MicroBatch) -> dict[str, Tensor]:
+        """Keywords for `Context`: batch_nll (B,) of the batch and sequence_nll (S,) of the micro-batch's sequences."""
         if self.batch is None or self.nll is None:
             return {}
-        own = self.nll[torch.from_numpy(np.searchsorted(self.batch, group))]
-        return {"batch_nll": self.nll, "sequence_nll": own if len(group) else self.nll.new_zeros(1)}
+        if not len(micro.examples):
+            return {"batch_nll": self.nll, "sequence_nll": self.nll.new_zeros(1)}
+        return {"batch_nll": self.nll, "sequence_nll": self.nll[self.places(micro)]}
+
+    def places(self, micro: MicroBatch) -> Tensor:
+        """(S,) where the sequences of a micro-batch stand in the batch."""
+        assert self.batch is not None and self.nll is not None
+        return torch.from_numpy(np.searchsorted(self.batch, micro.examples)).to(self.nll.device, non_blocking=True)
 
 
-def batch_nll(
-    objective: Objective,
-    policy: Policy,
-    examples: Examples,
-    batch: np.ndarray,
-    groups: list[np.ndarray],
-    device: torch.device,
-) -> BatchStatistics:
+def batch_nll(objective: Objective, policy: Policy, batch: StepBatch, device: torch.device) -> BatchStatistics:
     """Measure the global batch for an objective that needs its statistics. Called on every rank."""
     if "batch_nll" not in objective.needs:
         return BatchStatistics()
-    ordered = np.sort(batch)
-    nll = torch.zeros(len(ordered), device=device)
-    for group in groups:
-        logp = _logp(policy, examples, group, device)
-        parts = torch.split(logp, examples.answers[group].tolist())
-        for example, part in zip(group, parts, strict=True):
-            nll[int(np.searchsorted(ordered, example))] = -part.mean()
-    dist.all_reduce(nll)
-    return BatchStatistics(ordered, nll)
+    statistics = BatchStatistics(np.sort(batch.examples), torch.zeros(len(batch.examples), device=device))
+    assert statistics.nll is not None
+    for micro in batch.micro_batches:
+        moved = micro.batch.to(device)
+        logp = policy.target_logp(moved)  # of an empty one too: ranks move in step
+        sums = torch.zeros(2, len(micro.examples), dtype=torch.float64, device=device)
+        sums.index_add_(1, moved.sequence, torch.stack([logp, torch.ones_like(logp)]).double())
+        statistics.nll.index_copy_(0, statistics.places(micro), (-sums[0] / sums[1]).float())
+    dist.all_reduce(statistics.nll)
+    return statistics
 
 
-def old_logp(
-    objective: Objective, policy: Policy, examples: Examples, groups: list[np.ndarray], device: torch.device
-) -> list[dict[str, Tensor]]:
-    """Keywords for `Context` of each group: old_logp (N,) of its answer tokens under the policy as it is now."""
+def old_logp(objective: Objective, policy: Policy, batch: StepBatch, device: torch.device) -> list[dict[str, Tensor]]:
+    """Keywords for `Context` of each micro-batch: old_logp (N,) of its answer tokens under the policy as it is now."""
     if "old_logp" not in objective.needs:
-        return [{} for _ in groups]
-    return [{"old_logp": _logp(policy, examples, group, device)} for group in groups]
+        return [{} for _ in batch.micro_batches]
+    return [{"old_logp": policy.target_logp(micro.batch.to(device))} for micro in batch.micro_batches]
 
 
 def answer_logp(
@@ -117,20 +116,15 @@ def answer_logp(
     """
     lengths, answers = examples.lengths[chosen], examples.answers[chosen]
     offsets = np.r_[0, answers.cumsum()]
-    values = torch.zeros(int(offsets[-1]))
+    values = torch.zeros(int(offsets[-1]), device=device)
     groups = micro_batches(np.arange(len(chosen)), lengths, budget, dist.get_rank(), dist.get_world_size())
     progress = bar(title, len(groups), "batch", disable=dist.get_rank() > 0)
     for group in groups:
-        logp = _logp(policy, examples, chosen[group], device).cpu()
-        for place, part in zip(group, torch.split(logp, answers[group].tolist()), strict=True):
-            values[offsets[place] : offsets[place + 1]] = part
+        batch = collate(examples, chosen[group])
+        places = [np.arange(offsets[i], offsets[i + 1]) for i in group] or [np.zeros(0, dtype=np.int64)]
+        logp = policy.target_logp((batch.pin_memory() if device.type == "cuda" else batch).to(device))
+        values.index_copy_(0, torch.from_numpy(np.concatenate(places)).to(device, non_blocking=True), logp)
         progress.update()
     progress.close()
-    values = values.to(device)
     dist.all_reduce(values)
     return values.cpu().numpy()
-
-
-@torch.no_grad()
-def _logp(policy: Policy, examples: Examples, group: np.ndarray, device: torch.device) -> Tensor:
-    return policy(collate(examples, group).to(device), None, {})["logp"]

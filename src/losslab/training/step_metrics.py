@@ -1,71 +1,123 @@
 """What an objective does to a step, from quantities that the step has anyway.
 
-Every rank adds up one vector over its micro-batches; one all-reduce of it serves the normaliser, the metrics and the
-agreement to stop.
+Every rank adds up one record over its micro-batches. One all-reduce carries all of its fields, and with them the
+request to stop, which needs no message of its own. Nothing here makes the host wait for the device.
 """
 
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from losslab.config.schema import Normaliser
 from losslab.data.batches import Batch
 from losslab.data.probability_bins import EDGES
 
-SUMS = ("loss", "terms", "tokens", "kept", "weight", "weight2", "nll", "entropy", "eos", "eos_p", "stop")
 FINE = torch.tensor([0.0, 1e-4, 1e-3, *(i / 100 for i in range(1, 101))], dtype=torch.float64)
 
 
-def zeros(device: torch.device) -> Tensor:
-    return torch.zeros(len(SUMS) + len(FINE) - 1, dtype=torch.float64, device=device)
+@dataclass(frozen=True)
+class StepSums:
+    """Sums over answer tokens, of a micro-batch, a rank or a whole step: () float64 each, on one device."""
+
+    loss: Tensor  # the objective's terms
+    terms: Tensor  # their number
+    tokens: Tensor
+    kept: Tensor  # tokens whose weight is not 0
+    weight: Tensor  # -dloss/dlogp of each token
+    squared_weight: Tensor
+    nll: Tensor
+    entropy: Tensor
+    eos: Tensor  # tokens that are EOS
+    eos_p: Tensor  # their probabilities
+    stop: Tensor  # ranks that were asked to leave
+    histogram: Tensor  # (len(FINE) - 1,): tokens by their probability, in bins with the edges FINE
+
+    @classmethod
+    def zeros(cls, device: torch.device) -> "StepSums":
+        return cls.unpack(torch.zeros(len(fields(cls)) - 1 + len(FINE) - 1, dtype=torch.float64, device=device))
+
+    @classmethod
+    def unpack(cls, packed: Tensor) -> "StepSums":
+        """From the vector that `pack` makes."""
+        single = len(fields(cls)) - 1
+        return cls(*(*packed[:single].unbind(), packed[single:]))
+
+    def pack(self) -> Tensor:
+        """All fields, one after another, in one vector."""
+        *single, histogram = (getattr(self, field.name) for field in fields(self))
+        return torch.cat([torch.stack(single), histogram])
+
+    def __add__(self, other: "StepSums") -> "StepSums":
+        return StepSums(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def all_reduce(self, asked: bool) -> "StepSums":
+        """The sums of all ranks, with the number of ranks that were `asked` to leave. Called on every rank."""
+        packed = self.pack()
+        packed.select(0, [field.name for field in fields(self)].index("stop")).fill_(float(asked))
+        dist.all_reduce(packed)
+        return StepSums.unpack(packed)
 
 
 @torch.no_grad()
-def measure(out: dict[str, Tensor], batch: Batch, eos: int, stop: bool) -> Tensor:
-    """The vector (len(SUMS) + bins,) float64 of one micro-batch; `out` holds the fields of `HeadOutput`."""
+def measure(out: dict[str, Tensor], batch: Batch, eos: int) -> StepSums:
+    """The sums of one micro-batch; `out` holds the fields of `HeadOutput`."""
     p, weight, end = out["logp"].exp(), out["weight"], batch.targets == eos
-    parts = (
+    device = p.device
+    bins = torch.bucketize(p.double(), _edges(device), right=True)
+    histogram = torch.zeros(len(FINE) - 1, dtype=torch.float64, device=device)
+    single = (
         out["loss"],
-        torch.tensor(len(out["terms"])),
-        torch.tensor(len(p)),
+        _number(len(out["terms"]), device),
+        _number(len(p), device),
         (weight != 0).sum(),
         weight.sum(),
         weight.square().sum(),
         -out["logp"].sum(),
         out["entropy"].sum(),
         end.sum(),
-        p[end].sum(),
-        torch.tensor(float(stop)),
+        (p * end).sum(),
+        _number(0, device),
     )
-    bins = torch.bucketize(p.double(), FINE.to(p.device)[1:-1], right=True)
-    histogram = torch.bincount(bins, minlength=len(FINE) - 1)
-    return torch.cat([torch.stack([x.to(p.device, torch.float64) for x in parts]), histogram.double()])
+    # bincount would make the host wait for its number of bins.
+    histogram.index_add_(0, bins, torch.ones_like(bins, dtype=torch.float64))
+    return StepSums(*(*(value.double() for value in single), histogram))
 
 
-def normaliser(sums: Tensor, choice: Normaliser) -> float:
-    """What the summed gradient of a step is divided by; 1 where it would be 0, as when no token is kept."""
-    name = {"natural": "terms", "answer_tokens": "tokens", "kept_tokens": "kept", "weights": "weight"}[choice]
-    return float(sums[SUMS.index(name)]) or 1.0
+def _number(value: float, device: torch.device) -> Tensor:
+    return torch.full((), value, dtype=torch.float64, device=device)
 
 
-def report(sums: Tensor, count: float) -> dict[str, Any]:
-    """The metrics of a step from its summed vector, its loss being the sum divided by `count`.
+@cache
+def _edges(device: torch.device) -> Tensor:
+    return FINE.to(device)[1:-1]
+
+
+def normaliser(sums: StepSums, choice: Normaliser) -> Tensor:
+    """() float64: what the summed gradient of a step is divided by; 1 where it would be 0, as when no token is kept."""
+    value = {"natural": sums.terms, "answer_tokens": sums.tokens, "kept_tokens": sums.kept, "weights": sums.weight}
+    return torch.where(value[choice] == 0, 1.0, value[choice])
+
+
+def report(sums: StepSums, count: float) -> dict[str, Any]:
+    """The metrics of a step from its sums on the host, its loss being the sum divided by `count`.
 
     Per-token means are over the answer tokens of the global batch.
     """
-    seen = dict(zip(SUMS, sums.tolist(), strict=False))
+    seen = {field.name: float(getattr(sums, field.name)) for field in fields(sums)[:-1]}
     tokens = max(seen["tokens"], 1.0)
-    counts = sums[len(SUMS) :].cpu()
-    cumulative = counts.cumsum(0) / tokens
+    cumulative = sums.histogram.cumsum(0) / tokens
     coarse = torch.bucketize(FINE[:-1], torch.tensor(EDGES[1:-1], dtype=torch.float64), right=True)
-    histogram = torch.zeros(len(EDGES) - 1, dtype=torch.float64).index_add(0, coarse, counts)
+    histogram = torch.zeros(len(EDGES) - 1, dtype=torch.float64).index_add(0, coarse, sums.histogram)
     quantiles = {f"p{q}": float(FINE[1:][(cumulative >= q / 100).int().argmax()]) for q in (10, 50, 90)}
     return {
         "loss": seen["loss"] / count,
         "cross_entropy": seen["nll"] / tokens,
         "mean_weight": seen["weight"] / tokens,
-        "effective_fraction": seen["weight"] ** 2 / max(seen["weight2"], 1e-30) / tokens,
+        "effective_fraction": seen["weight"] ** 2 / max(seen["squared_weight"], 1e-30) / tokens,
         "entropy": seen["entropy"] / tokens,
         "eos_p": seen["eos_p"] / max(seen["eos"], 1.0),
         **quantiles,

@@ -65,10 +65,11 @@ def measure(config: Config, data: str, file: str) -> None:
     examples = Examples.load(Path(data))
     policy = build(config, device, reference=False)
     run_exactly(policy, examples, device)
-    assert config.machine.probabilities is not None
+    tokens = config.machine.micro_batch_tokens
+    assert config.machine.probabilities is not None and isinstance(tokens, int)
     chosen = sample(examples, config.machine.probabilities)
     title = "probabilities of the targets"
-    logp = answer_logp(policy, examples, chosen, config.machine.micro_batch_tokens, device, title)
+    logp = answer_logp(policy, examples, chosen, tokens, device, title)
     if dist.get_rank() == 0:
         write_json(Path(file), summary(logp, targets(examples, chosen), load_tokenizer(config.model)))
     dist.barrier()

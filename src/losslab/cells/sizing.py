@@ -1,0 +1,108 @@
+"""What `auto` stands for in `machine`: how the steps of a cell are laid out on the devices that there are.
+
+The choice follows the plan's estimate of memory (`losslab.cells.memory`). It changes speed and memory, and no result.
+"""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from losslab.cells import cost
+from losslab.cells.memory import GIB, Devices, count_parameters, describe, on_device, room
+from losslab.config.schema import AUTO, Config, MachineConfig, Recompute
+from losslab.distributed.process_group import decide_on_main
+
+CPU_LAYOUT = (4096, Recompute.none, True)  # micro-batch tokens, recompute, reshard
+GPU_TOKENS = (16_384, 12_288, 8192)  # products of matrices run no faster with more: results/benchmarks
+FEW_TOKENS = (4096, 2048, 1024)  # where memory is short
+SHARE = 0.88  # of a GPU's memory: the rest is CUDA's context, NCCL's buffers and what the estimate leaves out
+UNKNOWN_ROOM = 80 * GIB  # of a GPU that nobody can ask
+COMPILE_FLOPS = 2e16  # about a minute of an H100: compiling takes 10 to 20 seconds and saves a fifth
+GPU_PROCESS = 4e9  # bytes of it in host memory, with CUDA's context or an inference engine
+EXPORT_BYTES = 6  # of a parameter, on the node that exports: in float32 and in the published dtype
+OFFLOAD_BYTES = 16  # of a parameter: weight, gradient and Adam's two moments in float32
+HOST_SLACK = 1.5  # on what is counted: page cache, data, the allocator's reserve
+
+
+def resolve(config: Config, devices: Devices, available: float | None, tokens: int | None = None) -> MachineConfig:
+    """The machine without `auto`, for a cell that trains on `tokens` (None: many) on GPUs of `available` bytes."""
+    machine, online = config.machine, cost.online(config) is not None
+    if not devices.gpu or online:  # online training is laid out by TRL
+        return _fill(replace(machine, compile=False if machine.compile == AUTO else machine.compile), CPU_LAYOUT)
+    architecture = describe(config)
+    parameters = count_parameters(architecture)
+    if machine.compile == AUTO:
+        long = tokens is None or 6.0 * parameters * tokens >= COMPILE_FLOPS
+        machine = replace(machine, compile=long and can_compile())
+    for layout in _layouts():
+        candidate = _fill(machine, layout)
+        needed = on_device(replace(config, machine=candidate), architecture, parameters, devices)
+        if needed <= SHARE * (available or UNKNOWN_ROOM):
+            break
+    return candidate  # the last one, which needs the least, where none fits: the plan warns of it
+
+
+def _layouts() -> Iterator[tuple[int, Recompute, bool]]:
+    """Micro-batch tokens, recompute and reshard, from the fastest to what needs the least memory."""
+    orders = [(recompute, reshard) for recompute in (Recompute.none, Recompute.selective) for reshard in (False, True)]
+    for sizes in (GPU_TOKENS, FEW_TOKENS):
+        for recompute, reshard in [*orders, (Recompute.full, True)]:
+            for tokens in sizes:
+                yield tokens, recompute, reshard
+
+
+def _fill(machine: MachineConfig, layout: tuple[int, Recompute, bool]) -> MachineConfig:
+    """The machine with a layout in place of what the configuration leaves open."""
+    tokens, recompute, reshard = layout
+    return replace(
+        machine,
+        micro_batch_tokens=tokens if machine.micro_batch_tokens == AUTO else machine.micro_batch_tokens,
+        recompute=recompute if machine.recompute == Recompute.auto else machine.recompute,
+        reshard=reshard if machine.reshard == AUTO else machine.reshard,
+    )
+
+
+def can_compile() -> bool:
+    """Whether torch.compile can make code for a GPU here: Triton wants a C compiler for its launchers."""
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
+
+
+def sized(config: Config, tokens: int | None = None) -> Config:
+    """The configuration without `auto` in `machine`, for this machine; all processes get what the first one decides."""
+
+    def decide() -> dict[str, Any]:
+        devices = Devices.of(config.machine)
+        return settings(resolve(config, devices, room(devices.gpu) if devices.gpu else None, tokens))
+
+    decided = decide_on_main(config.machine, decide)
+    decided["recompute"] = Recompute(decided["recompute"])
+    return replace(config, machine=replace(config.machine, **decided))
+
+
+def settings(machine: MachineConfig) -> dict[str, Any]:
+    """What `resolve` decides, as JSON has it."""
+    return {
+        "micro_batch_tokens": machine.micro_batch_tokens,
+        "recompute": str(machine.recompute),
+        "compile": machine.compile,
+        "reshard": machine.reshard,
+    }
+
+
+def of_node(config: Config, job: Mapping[str, Any]) -> float:
+    """Bytes of a node's own memory that a job needs: its processes, a copy of the state to write, and an export."""
+    devices = Devices.of(config.machine, job)
+    config = replace(config, machine=resolve(config, devices, None))
+    architecture = describe(config)
+    parameters = count_parameters(architecture)
+    written = float(EXPORT_BYTES * parameters)
+    if devices.gpu and config.trains and not config.adapter.rank:
+        written += cost.CHECKPOINT_BYTES * parameters / devices.nodes  # whose copy is kept from the first one on
+    own = GPU_PROCESS
+    if not devices.gpu:
+        own += on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters
+    if config.machine.cpu_offload:
+        own += OFFLOAD_BYTES * parameters / devices.count
+    return HOST_SLACK * (devices.each * own + written)

@@ -1,0 +1,102 @@
+"""The micro-batches of each step on this rank, made by a thread while the step before is computed."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from losslab.data.batches import Batch, Schedule, collate, micro_batches, micro_batches_of, rewards
+from losslab.data.examples import Examples
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Whole sequences that a rank takes at once, and what the data say of them."""
+
+    examples: np.ndarray  # (S,) indices
+    batch: Batch
+    context: dict[str, Tensor]  # keywords for `Context` that are known before training: rewards, reference_logp
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """On a device; the host does not wait for the copy where the memory is pinned."""
+        context = {name: value.to(device, non_blocking=True) for name, value in self.context.items()}
+        return replace(self, batch=self.batch.to(device), context=context)
+
+    def pin_memory(self) -> "MicroBatch":
+        context = {name: value.pin_memory() for name, value in self.context.items()}
+        return replace(self, batch=self.batch.pin_memory(), context=context)
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """The data of one step."""
+
+    examples: np.ndarray  # indices of the global batch
+    micro_batches: list[MicroBatch]  # those of this rank: as many on every rank
+    tokens: int  # the size that they were made for
+    waited: float = 0.0  # seconds until they were there
+
+
+class Loader:
+    """Hands out the data of each step; `tokens` is the size of a micro-batch, unless `rows` says how many it takes."""
+
+    def __init__(
+        self,
+        examples: Examples,
+        schedule: Schedule,
+        context: Callable[[np.ndarray], dict[str, Tensor]],
+        *,
+        tokens: int,
+        rows: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        pinned: bool = False,
+    ) -> None:
+        self.examples, self.schedule, self.context = examples, schedule, context
+        self.units = examples.units
+        self.tokens, self.rows = tokens, rows
+        self.rank, self.ranks, self.pinned = rank, ranks, pinned
+        self._thread = ThreadPoolExecutor(1, "loader")
+        self._ahead: tuple[int, Future[StepBatch]] | None = None  # a step, and its data in the making
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def take(self, step: int) -> StepBatch:
+        """The data of a step; those of the next one are begun."""
+        began = time.perf_counter()
+        if self._ahead is None or self._ahead[0] != step:
+            self._ahead = step, self._thread.submit(self._make, step)
+        batch = self._ahead[1].result()
+        self._ahead = None
+        if step + 1 < self.schedule.steps:
+            self._ahead = step + 1, self._thread.submit(self._make, step + 1)
+        return replace(batch, waited=time.perf_counter() - began)
+
+    def resize(self, tokens: int) -> None:
+        """Make micro-batches of so many tokens from the next `take` on."""
+        self.tokens, self._ahead = tokens, None
+
+    def _make(self, step: int) -> StepBatch:
+        units = self.schedule.batch(step)
+        if self.rows is None:
+            shares = micro_batches(units, self.units, self.tokens, self.rank, self.ranks)
+        else:
+            shares = micro_batches_of(units, self.rows, self.rank, self.ranks)
+        groups = [self._collate(self.examples.expand(share)) for share in shares]
+        return StepBatch(self.examples.expand(units), groups, self.tokens)
+
+    def _collate(self, group: np.ndarray) -> MicroBatch:
+        context = self.context(group) | rewards(self.examples, group)
+        micro = MicroBatch(group, collate(self.examples, group), context)
+        return micro.pin_memory() if self.pinned else micro

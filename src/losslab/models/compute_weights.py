@@ -1,0 +1,58 @@
+"""Mixed precision on one GPU, without sharding: what FSDP2 does there by casts, copies and hooks for every layer.
+
+The modules hold float32 masters between steps, so that optimizer, checkpoints and export see nothing else. Forward and
+backward use copies in the dtype of the computation; the gradient of each copy is added to the float32 gradient of its
+master as soon as it is there.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class ComputeWeights:
+    """The copies of a module's weights in `dtype`; those that are held in it already have none."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        copies: dict[nn.Parameter, nn.Parameter] = {}  # by master: a tied weight has one
+        self.slots: list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]] = []
+        for part in module.modules():
+            for name, master in part._parameters.items():
+                if master is None or master.dtype == dtype:
+                    continue
+                if master not in copies:
+                    copies[master] = nn.Parameter(torch.empty_like(master, dtype=dtype), master.requires_grad)
+                self.slots.append((part, name, master, copies[master]))
+        self.masters: list[Tensor] = list(copies)
+        self.copies: list[Tensor] = list(copies.values())
+        for master, copy in copies.items():
+            if master.requires_grad:
+                copy.register_post_accumulate_grad_hook(_Accumulate(master))
+        self.versions: list[int] = []  # of the masters when they were copied
+
+    def enter(self) -> None:
+        """Put the copies into the modules, made anew if a master has changed."""
+        versions = [master._version for master in self.masters]
+        if versions != self.versions:
+            with torch.no_grad():
+                torch._foreach_copy_(self.copies, self.masters)
+            self.versions = versions
+        for part, name, _, copy in self.slots:
+            part._parameters[name] = copy
+
+    def leave(self) -> None:
+        """Put the masters back."""
+        for part, name, master, _ in self.slots:
+            part._parameters[name] = master
+
+
+class _Accumulate:
+    def __init__(self, master: nn.Parameter) -> None:
+        self.master = master
+
+    def __call__(self, copy: Tensor) -> None:
+        assert copy.grad is not None
+        if self.master.grad is None:
+            self.master.grad = copy.grad.to(self.master.dtype)
+        else:
+            self.master.grad += copy.grad
+        copy.grad = None

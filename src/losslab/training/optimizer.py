@@ -1,0 +1,62 @@
+"""The optimizer, its learning rate at each step, and the gradients that it is given."""
+
+import math
+
+import torch
+import torch.distributed as dist
+from hydra.utils import get_class
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from losslab.config.schema import Decay, OptimizerConfig, SchedulerConfig, Shape
+
+
+def make_optimizer(config: OptimizerConfig, policy: nn.Module) -> Optimizer:
+    """The optimizer that `_target_` names; weight decay on matrices alone unless `decay=all`."""
+    decayed = [p for p in policy.parameters() if p.requires_grad and (p.ndim >= 2 or config.decay == Decay.all)]
+    rest = [p for p in policy.parameters() if p.requires_grad and not (p.ndim >= 2 or config.decay == Decay.all)]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return get_class(config._target_)([group for group in groups if group["params"]], lr=config.lr, **config.arguments)
+
+
+def lr_factor(config: SchedulerConfig, step: int, steps: int) -> float:
+    """Learning rate of a step (counted from 0) as a share of the peak: linear warm-up, then the shape down to floor."""
+    warmup = config.warmup_steps if config.warmup_steps is not None else round(config.warmup_ratio * steps)
+    if step < warmup:
+        return (step if config.warmup_at_zero else step + 1) / warmup
+    start = steps - round(config.decay_ratio * steps) if config.shape == Shape.wsd else warmup
+    progress = min(1.0, max(0.0, (step - start) / max(1, steps - start)))
+    match config.shape:
+        case Shape.constant:
+            return 1.0
+        case Shape.cosine:
+            share = 0.5 * (1 + math.cos(math.pi * progress))
+        case Shape.linear | Shape.wsd:
+            share = 1 - progress
+    return config.floor + (1 - config.floor) * share
+
+
+class Gradients:
+    """The accumulated gradients of a model: this rank's shards, taken out of DTensor, whose dispatch costs more."""
+
+    def __init__(self, model: nn.Module) -> None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+        assert len(sharded) in (0, len(gradients))
+        self.layout = sharded[0] if sharded else None  # all have its placements
+        self.local = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
+
+    def norm(self) -> Tensor:
+        """Their global L2 norm, () float64, the same on every rank. Called on every rank."""
+        squares = torch.stack(torch._foreach_norm(self.local, dtype=torch.float32)).double().square().sum()
+        if self.layout is not None:
+            mesh = self.layout.device_mesh
+            for dimension, placement in enumerate(self.layout.placements):
+                if placement.is_shard() and mesh.size(dimension) > 1:  # where it is replicated, ranks have the same
+                    dist.all_reduce(squares, group=mesh.get_group(dimension))
+        return squares.sqrt()
+
+    def scale(self, factor: Tensor) -> None:
+        """Multiply all by a factor () in place."""
+        torch._foreach_mul_(self.local, factor.to(self.local[0].device, self.local[0].dtype))

@@ -1,0 +1,104 @@
+"""What follows the update of a step, alike for demonstrations and online training: its row, exports, checkpoints, and
+leaving when asked."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from losslab.config.schema import MachineConfig
+from losslab.data.batches import Schedule
+from losslab.distributed.signals import WORKER_STOP_SIGNALS, Interrupted
+from losslab.files import append_line, read_lines, write_lines
+from losslab.progress import bar
+from losslab.training.checkpoints import Checkpoints
+
+
+class Steps:
+    """The steps of a run in `folder`. Its methods are called on every rank."""
+
+    def __init__(
+        self,
+        machine: MachineConfig,
+        schedule: Schedule,
+        folder: Path,
+        checkpoints: Checkpoints,
+        export: Callable[[Path], None],
+    ) -> None:
+        self.machine, self.schedule, self.checkpoints, self.export = machine, schedule, checkpoints, export
+        self.folder, self.metrics = folder, folder / "metrics.jsonl"
+        self.main = dist.get_rank() == 0
+
+    def resume(self, same_ranks: bool = False) -> range:
+        """Load the newest checkpoint, if any; returns the steps that are left, counted from 0.
+
+        Steps after the checkpoint are taken, and recorded, again. Errors are those of `Checkpoints.resume`.
+        """
+        first = self.checkpoints.resume(same_ranks)
+        if self.main:
+            write_lines(self.metrics, [row for row in read_lines(self.metrics) if row["step"] <= first])
+        title = f"training {self.folder.name}"
+        self.progress = bar(title, self.schedule.steps, "step", initial=first, disable=not self.main)
+        return range(first, self.schedule.steps)
+
+    def record(self, row: dict[str, Any], note: str) -> None:
+        """Append the metrics of a step; `note` stands beside the progress bar."""
+        if self.main:
+            append_line(self.metrics, row)
+            self.progress.set_postfix_str(note, refresh=False)
+            self.progress.update()
+
+    def exports(self, step: int) -> bool:
+        """Whether the model is exported after a step (counted from 0), beside the export at the end."""
+        every, done = self.machine.export_steps, step + 1
+        return every is not None and done % every == 0 and done < self.schedule.steps
+
+    def saves(self, step: int, asked: bool) -> bool:
+        """Whether a checkpoint follows a step."""
+        return self.schedule.saves(step, self.machine.checkpoint_steps, asked)
+
+    def due(self, step: int, asked: bool) -> bool:
+        """Whether `end` has something to do."""
+        return self.exports(step) or self.saves(step, asked)
+
+    def end(self, step: int, asked: bool) -> None:
+        """Export and save what is due after a step. When asked to leave, raises Interrupted, a checkpoint behind it.
+
+        Rows are recorded before, so that what a checkpoint has behind it is on record.
+        """
+        if self.exports(step):
+            self.export(self.folder / "steps" / f"{step + 1:08d}")
+        if self.saves(step, asked):
+            self.checkpoints.save(step + 1)
+            if asked:
+                self.checkpoints.finish()
+                raise Interrupted
+
+    def finish(self) -> None:
+        """Export the model, and remove what only a run in progress needs."""
+        self.progress.close()
+        self.export(self.folder / "model")
+        self.checkpoints.clear()
+
+
+class StopSignal:
+    """Remembers that the process was asked to leave, so that it leaves at the end of a step with a checkpoint."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "StopSignal":
+        self.before = {number: signal.signal(number, self._ask) for number in WORKER_STOP_SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
