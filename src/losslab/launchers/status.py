@@ -87,7 +87,8 @@ def status_of(record: CellRecord, submissions: Sequence[Submitted]) -> CellStatu
             return default
 
     holder = attempt(_read_holder, folder / HOLDER, {})
-    rows = attempt(lambda path: read_metrics(path, RECENT_STEPS), folder / "metrics.jsonl", [])
+    recent = RECENT_STEPS if holder else 1
+    rows = attempt(lambda path: read_metrics(path, recent), folder / "metrics.jsonl", [])
     steps = attempt(lambda path: read_facts(path, {"steps": int}), folder / "data.json", {}).get("steps")
     cell, mine = record.state, [one for one in submissions if folder.name in one.cells]
     state = _state(folder, cell, mine)
