@@ -198,7 +198,7 @@ def status_table(sweep: str, rows: Sequence[CellStatus]) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """4000 as 1h 07m."""
+    """4000 as 1h 06m."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"

@@ -21,7 +21,6 @@ from losslab.files import RECORD_VERSION
 
 LONGEST = 1 << 20  # bytes of a configuration or protocol; ours have a hundredth of that
 BLOCK = 1 << 13  # bytes that are read at once from the end of a file
-SWEEP_NAME = re.compile(r"[A-Za-z0-9_][\w.+=@ -]*(/[A-Za-z0-9_][\w.+=@ -]*)*", re.ASCII)
 NUMBER = (int, float)
 NAMES = {"model": str, "dataset": str, "loss": str, "eval": str}
 # The form of each file: types, lists of one form, or forms by key; those after `may` can be missing.
@@ -49,15 +48,6 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def check_sweep_name(name: str) -> None:
-    """Raise ValueError for a name that is no folder below results: `..`, an absolute path, nothing."""
-    if not SWEEP_NAME.fullmatch(name):
-        raise ValueError(
-            f"sweep.name={printable(name)!r} cannot name a folder: use letters, digits and _ . + = @ -, "
-            "each part beginning with a letter, digit or _"
-        )
 
 
 # --- JSON
@@ -163,8 +153,11 @@ def short(value: Any) -> str:
 
 
 def _kind(option: Any) -> str:
-    names = {int: "a number", float: "a number", str: "text", NoneType: "null", dict: "an object"}
-    return "a list" if isinstance(option, list) else names.get(option, "an object")
+    if isinstance(option, list | dict):
+        return "a list" if isinstance(option, list) else "an object"
+    return {int: "a number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}.get(
+        option, "an object"
+    )
 
 
 # --- JSON lines
