@@ -105,26 +105,21 @@ def write_scores(folder: Path, rng: np.random.Generator, chance: float, problems
     for name, count in problems.items():
         right = rng.random((count, SAMPLES)) < np.clip(rng.normal(chance, 0.3, (count, 1)), 0.02, 0.98)
         sample = {"text": "so it is 7. " * 10, "extracted": "7", "finish_reason": "stop", "tokens": 200}
-        lines = [
-            {"index": i, "question": f"{name} {i}?", "prompt": "?", "gold": "7", "gold_official": "7", "seen": None}
-            | {
-                "samples": [
-                    sample | {v: bool(x) for v in ("official", "corrected")} | {"timed_out": False} for x in row
-                ]
-            }
-            for i, row in enumerate(right)
-        ]
+        problem = {"prompt": "?", "gold": "7", "gold_official": "7", "seen": None}
+        lines = []
+        for i, row in enumerate(right.tolist()):
+            samples = [sample | {"official": mark, "corrected": mark, "timed_out": False} for mark in row]
+            lines.append({"index": i, "question": f"{name} {i}?", "samples": samples} | problem)
         write(place / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         score, half = 100 * float(right.mean()), 100 * float(right.mean(1).std()) / count**0.5
         counts = {verdict: right.sum(1).tolist() for verdict in ("official", "corrected")}
         parts[name] = {"problems": count, "samples": SAMPLES, "score": score, "interval": [score - half, score + half]}
         parts[name] |= {"right": counts, "mean_tokens": 200.0}
     average = {"score": float(np.mean([part["score"] for part in parts.values()]))}
-    scores = {"version": RECORD_VERSION, "verdict": "official", "benchmarks": parts, "average": average, "warnings": []}
-    write(place / "scores.json", json.dumps(scores, indent=1))
-    write(
-        place / "protocol.yaml", yaml.safe_dump({"temperature": 1.0, "benchmarks": dict.fromkeys(problems, "0" * 64)})
-    )
+    scores = {"version": RECORD_VERSION, "verdict": "official", "benchmarks": parts, "average": average}
+    write(place / "scores.json", json.dumps(scores | {"warnings": []}, indent=1))
+    protocol = {"temperature": 1.0, "benchmarks": dict.fromkeys(problems, "0" * 64)}
+    write(place / "protocol.yaml", yaml.safe_dump(protocol))
 
 
 def write(path: Path, text: str) -> None:

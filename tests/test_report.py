@@ -20,10 +20,12 @@ from losslab.config.schema import BASE, Config, MachineConfig, Names, OptimizerC
 from losslab.evaluation import scores
 from losslab.files import read_json, write, write_json, write_lines
 from losslab.records.record import Cell
-from losslab.report import training
+from losslab.report import charts, training
+from losslab.report.charts import ChartLine
+from losslab.report.diagnostic_notes import diagnostic_notes
 from losslab.report.page import write_reports
 from losslab.report.row_samples import LONGEST, TEXTS
-from losslab.report.rows import ReportRow
+from losslab.report.rows import ReportCell, ReportRow, Scores
 from losslab.results.compare import right_shares
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores
@@ -177,6 +179,38 @@ def test_scores_against_a_setting():
     zero = report_row("sft", 0.0, 10.0, 1)  # a setting of which zero alone was run
     (chart,) = training.against_settings(Table(table.sweep, [], [], [zero.row], []), [zero])
     assert 'data-x="0"' in chart.svg
+
+
+def test_each_note_is_said_where_the_records_show_it_and_only_there(tmp_path):
+    table = Table(SweepConfig(), [], [], [], [])
+
+    def notes(**steps: float) -> list[str]:
+        plain = {"loss": 1.0, "cross_entropy": 1.0, "eos_p": 0.9, "effective_fraction": 0.5, "gradient_norm": 0.5}
+        write_lines(tmp_path / "metrics.jsonl", [{"step": i} | plain | steps for i in range(1, 21)])
+        write(tmp_path / "config.yaml", "train:\n  clip: 1.0\n")
+        names = {"model": "tiny", "loss": "sft", "method": None}
+        row = ReportRow(Row(names, {}, None, [], "sft"), 1, [ReportCell(table, tmp_path, 0)])
+        return [note.title for note in diagnostic_notes([row], [], Scores(table))]
+
+    assert notes() == []
+    assert notes(eos_p=0.49) == ["The end of an answer is not learned"]
+    assert notes(skipped=1) == ["Updates were skipped"]
+    assert notes(loss=0.33) == ["The loss is much smaller than cross-entropy: that is normal"]
+    assert notes(effective_fraction=0.24) == ["Few tokens carry the steps"]
+    assert notes(gradient_norm=1.01) == ["Most steps are clipped"]
+
+
+def test_a_chart_has_its_points_where_the_values_are():
+    lines = [ChartLine(1, "sft", [(0, 10.0), (50, 20.0), (100, 30.0)], band=[(50, 15.0, 25.0)])]
+    svg = charts.lines("accuracy", lines)
+    (points,) = re.findall(r'<polyline class="line[^>]* points="([^"]*)"', svg)
+    places = [tuple(map(float, point.split(","))) for point in points.split()]
+    assert [x for x, _ in places] == [44.0, 198.0, 352.0]  # from the axis to the right edge
+    (first, second, third) = [y for _, y in places]
+    assert first > second > third and first - second == pytest.approx(second - third, abs=0.11)
+    (band,) = re.findall(r'<polygon class="band[^>]* points="([^"]*)"', svg)
+    low, high = (float(point.split(",")[1]) for point in band.split())
+    assert (low - high) == pytest.approx(first - second, abs=0.11) and low + high == pytest.approx(2 * second, abs=0.11)
 
 
 def test_pages_are_of_sweeps_that_are_there(root, results, page):

@@ -6,7 +6,7 @@ from test_tables import cell
 
 from losslab.cells.run import finished
 from losslab.config.schema import BASE, BenchmarkConfig, Config, EvalConfig, MachineConfig, Names
-from losslab.files import read_json, write_json
+from losslab.files import read_json, write_json, write_lines
 from losslab.launchers import slurm, status
 from losslab.records.record import Cell
 
@@ -17,6 +17,23 @@ def test_errors_with_brackets_are_shown_as_they_are(tmp_path, capsys):
     Console(width=400).print(status.status_table("study", status.statuses("study", str(tmp_path))))
     shown = capsys.readouterr().out
     assert "no rows in [/data/a, /data/b]" in shown and "expected one of [cpu, cuda]" in shown
+
+
+def test_the_time_that_is_left_is_that_of_the_recent_steps(tmp_path):
+    running = cell(tmp_path, "sft", 0, None)
+    rows = [{"step": i, "loss": 1.0, "seconds": 100.0 if i <= 10 else 3.0} for i in range(1, 31)]
+    write_lines(running.metrics, rows)
+    write_json(running.folder / "data.json", {"steps": 50})
+    running.update(state="running")
+    write_json(running.folder / "holder.json", {"node": "n1"})
+    (row,) = status.statuses("study", str(tmp_path))
+    assert (row.state, row.step, row.steps, row.seconds_left) == ("running", 30, 50, 60.0)  # 20 steps of 3 s
+    assert status.duration(row.seconds_left) == "1m 00s" and status.duration(4000) == "1h 06m"
+    assert status.seconds_left([{"step": 50, "seconds": 3.0}], 50) == 0.0
+    assert status.seconds_left(rows, None) is None and status.seconds_left([], 50) is None
+    (running.folder / "holder.json").unlink()
+    (row,) = status.statuses("study", str(tmp_path))
+    assert (row.state, row.seconds_left) == ("silent", None)
 
 
 def test_nothing_is_cancelled_where_slurm_is_not(tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def test_a_complete_twin_is_collected_with_its_records(tmp_path):
     (tmp_path / "figure3_rate_steps.csv").write_text("of a time when it had some")
     (tmp_path / "figure3_batch.md").write_text("another twin")
     toy_suite.collect("figure3_rate", study, tmp_path)
-    names = {"", "_directions", "_settings", "_records"}
+    names = {"", "_claims", "_settings", "_records"}
     assert {path.name for path in tmp_path.glob("*.csv")} == {f"figure3_rate{name}.csv" for name in names}
     assert (tmp_path / "figure3_batch.md").exists()
     assert len((tmp_path / "figure3_rate_records.csv").read_text().splitlines()) == 1 + 2 * 4 * 5

@@ -5,7 +5,7 @@ from pathlib import Path
 from losslab.composition.check_online import check_online
 from losslab.composition.check_optimizer import check_optimizer
 from losslab.config.keys import check_bounds
-from losslab.config.paths import CONF
+from losslab.config.paths import CONF, names_folder
 from losslab.config.schema import (
     AUTO,
     BASE,
@@ -26,8 +26,7 @@ CHECKPOINT = ("config.json", "adapter_config.json")
 
 def check_sweep(sweep: SweepConfig) -> None:
     """Refuse a sweep that is declared for the record alone, or whose name is none of a folder in results/tables."""
-    parts = sweep.name.split("/")
-    if not all(part and part[0] != "." and part.isprintable() for part in parts):
+    if not names_folder(sweep.name):
         raise ValueError(f"sweep.name={sweep.name!r} is no name of a folder: write letters, digits, - and _")
     if sweep.needs:
         raise ValueError(f"{sweep.name} is declared and not built; it would need {sweep.needs}")

@@ -87,7 +87,8 @@ def status_of(record: CellRecord, submissions: Sequence[Submitted]) -> CellStatu
             return default
 
     holder = attempt(_read_holder, folder / HOLDER, {})
-    rows = attempt(lambda path: read_metrics(path, RECENT_STEPS), folder / "metrics.jsonl", [])
+    recent = RECENT_STEPS if holder else 1
+    rows = attempt(lambda path: read_metrics(path, recent), folder / "metrics.jsonl", [])
     steps = attempt(lambda path: read_facts(path, {"steps": int}), folder / "data.json", {}).get("steps")
     cell, mine = record.state, [one for one in submissions if folder.name in one.cells]
     state = _state(folder, cell, mine)
@@ -197,7 +198,7 @@ def status_table(sweep: str, rows: Sequence[CellStatus]) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """4000 as 1h 07m."""
+    """4000 as 1h 06m."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s" if minutes else f"{rest}s"

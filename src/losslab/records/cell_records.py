@@ -8,10 +8,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from losslab.config.paths import names_folder
 from losslab.config.schema import Config
 from losslab.records.reading import (
     NAMES,
-    SWEEP_NAME,
     DamagedRecord,
     check_form,
     printable,
@@ -63,7 +63,7 @@ def cell_record(folder: Path) -> CellRecord | None:
         return CellRecord(folder, _from_config(folder), [str(damage)])
     if not state:
         return None
-    refused = [name for name in state["sweeps"] if not SWEEP_NAME.fullmatch(name)]
+    refused = [name for name in state["sweeps"] if not names_folder(name)]
     state["sweeps"] = [name for name in state["sweeps"] if name not in refused]
     faults = [printable(f"{folder}/cell.json: {name!r} cannot be the name of a sweep") for name in refused]
     return CellRecord(folder, state, faults)
@@ -76,7 +76,7 @@ def _from_config(folder: Path) -> dict[str, Any]:
         sweep = config.get("sweep", {}).get("name")
     except (DamagedRecord, AttributeError):
         return {}
-    named = isinstance(sweep, str) and SWEEP_NAME.fullmatch(sweep)
+    named = isinstance(sweep, str) and names_folder(sweep)
     about = {"names": config["names"], "seed": config["seed"], "declared": "", "updated": ""}
     return about | {"sweeps": [sweep] if named else [], "state": "damaged"}
 

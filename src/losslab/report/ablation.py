@@ -16,7 +16,7 @@ from losslab.results.load_records import CellScores
 from losslab.results.tables import Table
 from losslab.statistics.intervals import Estimate, paired
 
-MOST_DIFFERENCES = 6000  # pairs of rows on a page
+MOST_DIFFERENCES = 4000  # pairs of rows on a page
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,11 @@ def _differences(
     first = cells[0][seeds[0]]
     names = [name for name in table.columns if all(same(of[seed], first, name) for of in cells for seed in seeds)]
     left, right = ({name: np.stack([of[seed].shares[name] for seed in seeds]) for name in names} for of in cells)
-    found = {name: paired({name: left[name]}, {name: right[name]})[name] for name in names}
-    if set(table.benchmarks) <= set(names):  # as in the table, an average over fewer would not compare
-        means = ({name: of[name] for name in table.benchmarks} for of in (left, right))
-        found[AVERAGE] = paired(*means)[AVERAGE]
+    found = paired(left, right) if names else {}
+    if set(names) != set(table.benchmarks):  # the average is over these, as in the table: over fewer would not compare
+        found.pop(AVERAGE, None)
+        if set(table.benchmarks) <= set(names):
+            found[AVERAGE] = paired(*({name: of[name] for name in table.benchmarks} for of in (left, right)))[AVERAGE]
     return found
 
 

@@ -60,7 +60,7 @@ def _page(sweep: SweepConfig, results: str, against: str | None, place: Path, re
     }
     offered = ablation.references(rows, drawn, reference)
     lines = ablation.compared_rows(rows, offered, table, shares)
-    parts = _numbers(table, rows, drawn, lines, reference) | _curves(table, drawn, scores)
+    parts = _numbers(table, rows, drawn, lines, scores, reference) | _curves(table, drawn, scores)
     samples = row_samples.row_samples(table, drawn, shares, scores, reference)
     left_out = len(rows) - len(drawn)
     limits = [f"{left_out} of {len(rows)} rows are not drawn: {DRAWN} of each model are."] if left_out else []
@@ -100,11 +100,11 @@ def _numbers(
     rows: Sequence[ReportRow],
     drawn: Sequence[ReportRow],
     lines: Sequence[ComparedRow],
+    scores: Scores,
     reference: str | None,
 ) -> dict[str, Any]:
     """What the template shows in tables, by the name that it has there."""
     comparison = paper.compare(table)
-    scores = Scores(table)
     of_cells = {cell.folder: costs.cell_cost(cell, scores) for row in rows for cell in row.cells}
     return {
         "sweep": table.name,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from losslab.pages.samples import Json, answers, fitting, problem
-from losslab.records.reading import DamagedRecord, read_rows
+from losslab.records.reading import DamagedRecord, first_rows
 from losslab.report.ablation import ScoredProblems, same
 from losslab.report.rows import ReportRow, Scores, score_folder
 from losslab.results.learning_curves import AVERAGE
@@ -109,7 +109,7 @@ def _first_problems(path: Path, count: int, verdict: str) -> list[tuple[Json, Js
     try:
         return [
             (problem(record), answers(record["samples"][:count], verdict, TEXTS, LONGEST))
-            for record in read_rows(path, MOST)
+            for record in first_rows(path, MOST)
         ]
     except (KeyError, TypeError, AttributeError):
         raise DamagedRecord(path, "a problem or a sample lacks a part") from None

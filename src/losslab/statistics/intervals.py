@@ -103,27 +103,46 @@ def over_seeds_and_problems(benchmarks: Sequence[NDArray[np.float64]], level: fl
 
     There is no interval where a benchmark has a single problem. With one seed, `rest` counts with the problems.
     """
+    return _mean_over([_parts(values) for values in benchmarks], level)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What the estimate of a mean needs of (seeds, problems) numbers."""
+
+    seeds: NDArray[np.float64]  # their means
+    problems: float | None  # their part in the variance of the mean; None where there is one problem
+    degrees: int
+
+
+def _parts(values: NDArray[np.float64]) -> _Parts:
+    """Sums of squares of a two-way layout: seeds, problems, and the rest, which is what these leave of the total."""
+    seeds, problems = values.shape
+    mean = values.mean()
+    centred = values - mean
+    of_seeds, of_problems = centred.mean(1), centred.mean(0)
+    if problems == 1:
+        return _Parts(of_seeds + mean, None, 0)
+    squares_of_problems = float(of_problems @ of_problems)
+    variance = squares_of_problems / (problems - 1) / problems
+    if seeds > 1:
+        total, squares_of_seeds = float(np.vdot(centred, centred)), float(of_seeds @ of_seeds)
+        rest = max(0.0, total - problems * squares_of_seeds - seeds * squares_of_problems)
+        variance -= rest / ((seeds - 1) * (problems - 1) * seeds * problems)
+    return _Parts(of_seeds + mean, max(0.0, variance), problems - 1)
+
+
+def _mean_over(benchmarks: Sequence[_Parts], level: float) -> Estimate:
+    """The mean over benchmarks with the same seeds."""
     count = len(benchmarks)
-    seeds = np.mean([values.mean(1) for values in benchmarks], axis=0)
+    seeds = sum(part.seeds for part in benchmarks) / count
     mean = float(seeds.mean())
-    if any(values.shape[1] == 1 for values in benchmarks):
+    problems = [(part.problems / count**2, part.degrees) for part in benchmarks if part.problems is not None]
+    if len(problems) < count:
         return Estimate(mean)
-    problems = []
-    for values in benchmarks:
-        variance = float(values.mean(0).var(ddof=1)) / values.shape[1]
-        problems.append((max(0.0, variance - _rest(values)) / count**2, values.shape[1] - 1))
     if len(seeds) == 1:
         return _estimate(mean, 0.0, 1, problems, level)
     return _estimate(mean, float(seeds.var(ddof=1)) / len(seeds), len(seeds) - 1, problems, level)
-
-
-def _rest(values: NDArray[np.float64]) -> float:
-    """The part of `rest` in the variance of the mean of (seeds, problems) numbers."""
-    seeds, problems = values.shape
-    if seeds == 1:
-        return 0.0
-    residuals = values - values.mean(0) - values.mean(1, keepdims=True) + values.mean()
-    return float(np.square(residuals).sum()) / ((seeds - 1) * (problems - 1) * seeds * problems)
 
 
 def _estimate(mean: float, seeds: float, degrees: int, problems: list[tuple[float, int]], level: float) -> Estimate:
@@ -156,9 +175,9 @@ def paired(a: Shares, b: Shares, level: float = LEVEL) -> dict[str, Estimate]:
     """
     if list(a) != list(b) or any(np.shape(a[name]) != np.shape(b[name]) for name in a):
         raise ValueError("only rows with the same benchmarks, problems and seeds compare")
-    differences = {name: 100 * (np.asarray(b[name], float) - np.asarray(a[name], float)) for name in a}
-    estimates = {name: over_seeds_and_problems([values], level) for name, values in differences.items()}
-    return estimates | {"average": over_seeds_and_problems(list(differences.values()), level)}
+    parts = {name: _parts(100 * (np.asarray(b[name], float) - np.asarray(a[name], float))) for name in a}
+    estimates = {name: _mean_over([part], level) for name, part in parts.items()}
+    return estimates | {"average": _mean_over(list(parts.values()), level)}
 
 
 def simultaneous(reference: Shares, rows: Mapping[str, Shares], level: float = LEVEL) -> dict[str, dict[str, Estimate]]:
