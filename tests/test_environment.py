@@ -6,6 +6,7 @@ from losslab.config.schema import Config, EvalConfig, MachineConfig, Names
 from losslab.files import read_json, write_json
 from losslab.records import record
 from losslab.records.environment import difference, environment, succeed
+from losslab.records.reading import read_cell
 from losslab.records.record import Cell
 from losslab.results.write_tables import changed_while_training
 
@@ -73,3 +74,17 @@ def test_a_failure_is_that_of_its_protocol(tmp_path):
     assert cell.failure(second) is None
     write_json(cell.folder / "cell.json", {key: value for key, value in cell.state().items() if key != "failures"})
     assert cell.failure(second) is None  # an older record
+
+
+def test_a_reader_takes_what_a_cell_writes_outside_of_slurm(tmp_path):
+    config = Config(
+        names=Names(model="tiny", dataset="", loss="base", eval="paper"),
+        machine=MachineConfig(results=str(tmp_path)),
+        loss={"_target_": "losslab.objectives.base.Base"},
+    )
+    config.model.path = "embedded"
+    cell = Cell.of(config)
+    cell.declare(config)
+    cell.begin(config, job=None, attempt=1, tries=None)
+    cell.fail(config, ValueError("no such file"))
+    assert read_cell(cell.folder / "cell.json")["error"] == "ValueError: no such file"

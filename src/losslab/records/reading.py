@@ -27,7 +27,7 @@ NAMES = {"model": str, "dataset": str, "loss": str, "eval": str}
 CELL = {"names": NAMES, "seed": int, "sweeps": [str], "declared": str, "updated": str}
 CELL_MAY = {
     "identity": str, "recipe": str, "state": str, "error": (str, NoneType), "attempts": int, "attempt": int,
-    "tries": int, "job": (str, NoneType), "methods": {...: str}, "force": str, "devices": int,
+    "tries": (int, NoneType), "job": (str, NoneType), "methods": {...: str}, "force": str, "devices": int,
     "training_seconds": NUMBER, "scoring_seconds": NUMBER,
 }  # fmt: skip
 BENCHMARK = {"score": NUMBER}
