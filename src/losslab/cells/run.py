@@ -204,7 +204,7 @@ def train_model(config: Config, folder: Path) -> None:
         if online:
             data, report, steps = questions.prepare(config, tokenizer, cache)
         else:
-            data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
+            data = prepare(config.dataset, config.train, tokenizer, config.train_prompt, cache)
             examples = Examples.load(data)
             report, steps = examples.report, Schedule.of(config.train, config.seed, examples).steps
         if steps == 0:

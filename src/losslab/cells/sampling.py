@@ -72,8 +72,9 @@ def as_trained(model: ModelConfig) -> ModelConfig:
     cell = find(model.path)
     if cell is None:
         return model
-    own = read_record(cell.folder / "config.yaml").model
-    return replace(model, train_prompt=own.train_prompt, eval_prompt=own.eval_prompt, stop=list(own.stop))
+    own = read_record(cell.folder / "config.yaml")
+    prompt = own.get("dataset", {}).get("template") or own.model.train_prompt
+    return replace(model, train_prompt=prompt, eval_prompt=own.model.eval_prompt, stop=list(own.model.stop))
 
 
 def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:

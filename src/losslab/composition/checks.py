@@ -11,10 +11,12 @@ from losslab.config.schema import (
     BASE,
     EMBEDDED,
     Config,
+    Gold,
     MachineConfig,
     Normaliser,
     Precision,
     Reduction,
+    Rules,
     SweepConfig,
     TrackerName,
 )
@@ -46,9 +48,7 @@ def check(config: Config) -> None:
     """Refuse, with one sentence, what composes but cannot run."""
     check_sweep(config.sweep)
     check_bounds(config)
-    for name, template in {"train": config.model.train_prompt, "eval": config.model.eval_prompt}.items():
-        if template != "chat" and "{problem}" not in template:
-            raise ValueError(f"model.{name}_prompt must be `chat` or a text that contains {{problem}}")
+    check_prompts(config)
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: name at least one, as in benchmark=[math500]")
     if config.tracker.checkpoints and config.tracker.name != TrackerName.wandb:
@@ -94,6 +94,19 @@ def check(config: Config) -> None:
             raise ValueError(f"train.normaliser=weights does not go with {what}, whose weights cancel: choose another")
     if train.updates > 1 and "old_logp" not in needs:
         raise ValueError(f"loss={config.names.loss} takes one step on each batch: leave train.updates at 1")
+
+
+def check_prompts(config: Config) -> None:
+    """Refuse a prompt without a place for the question, and a benchmark whose gold and rules do not go together."""
+    prompts = {"model.train_prompt": config.model.train_prompt, "model.eval_prompt": config.model.eval_prompt}
+    prompts |= {"dataset.template": config.dataset.template or "chat"}
+    prompts |= {f"benchmark.{name}.prompt": about.prompt or "chat" for name, about in config.benchmark.items()}
+    for key, template in prompts.items():
+        if template != "chat" and "{problem}" not in template:
+            raise ValueError(f"{key} must be `chat` or a text that contains {{problem}}")
+    for name, about in config.benchmark.items():
+        if (about.gold == Gold.any) != (about.rules == Rules.exact_match):
+            raise ValueError(f"benchmark.{name}: gold=any and rules=exact_match go together: set both or neither")
 
 
 def check_model(name: str) -> None:

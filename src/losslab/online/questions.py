@@ -24,7 +24,7 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
     """
     from datasets import Dataset
 
-    dataset, template = config.dataset, config.model.train_prompt
+    dataset, template = config.dataset, config.train_prompt
     assert isinstance(config.objective, Online)
     room = config.train.max_length - config.objective.answer_tokens(config.train.max_length)
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
@@ -53,7 +53,7 @@ def schedule(train: TrainConfig, seed: int, prompts: int) -> Schedule:
 def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, str]], dict[str, int]]:
     """Rows {prompt, gold} of a data set, and how many there are and why others are not."""
     asked, report = questions.questions(config.dataset)
-    prompts = [render(config.model.train_prompt, problem.question, tokenizer) for problem in asked.problems]
+    prompts = [render(config.train_prompt, problem.question, tokenizer) for problem in asked.problems]
     tokens = encode(prompts, tokenizer)
     if tokenizer(prompts[0])["input_ids"] != tokens[0]:  # TRL's tokenisation adds a BOS that the prompt spells out
         prompts = [prompt.removeprefix(tokenizer.bos_token) for prompt in prompts]

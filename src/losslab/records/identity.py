@@ -38,6 +38,8 @@ def _science(config: Config) -> dict[str, Any]:
     if trains and (adapter := _changed(asdict(config.adapter), defaults["adapter"])):
         science["adapter"] = adapter
     online = isinstance(objective, Online)
+    if trains and config.dataset.template:  # in place of the model's
+        science["model"]["train_prompt"] = science["dataset"].pop("template")
     for key in ("eval_prompt", "learning_rate", "architecture", "trust_remote_code"):
         science["model"].pop(key, None)
     if not online:  # whose answers end there
