@@ -11,6 +11,7 @@ from losslab.config.schema import (
     BASE,
     EMBEDDED,
     Config,
+    Device,
     Gold,
     MachineConfig,
     Normaliser,
@@ -21,6 +22,7 @@ from losslab.config.schema import (
     TrackerName,
 )
 from losslab.data.examples import local_files, unanswered
+from losslab.distributed import gpus
 from losslab.objectives.online import Online
 
 CHECKPOINT = ("config.json", "adapter_config.json")
@@ -121,6 +123,12 @@ def check_model(name: str) -> None:
             raise ValueError(f"model.path={name} is no folder: check the path")
     elif not any((path / file).is_file() for file in CHECKPOINT):
         raise ValueError(f"model.path={name} holds no {' or '.join(CHECKPOINT)}: name the folder of a checkpoint")
+
+
+def check_device(machine: MachineConfig) -> None:
+    """Refuse a GPU that this machine does not have; a job of a cluster may have one."""
+    if machine.device == Device.cuda and not gpus.count():
+        raise ValueError("machine.device=cuda, but no GPU is visible here: set machine.device=auto or cpu")
 
 
 def check_data(config: Config) -> None:

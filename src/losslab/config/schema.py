@@ -56,7 +56,6 @@ class ModelConfig:
         0,
         "rows of the corpus",
         low=0,
-        high=10_000_000,
         heading="How model=tiny is made, which is part of its identity:",
     )
     pretrain_batch: int = key(64, "rows in a step", low=1)

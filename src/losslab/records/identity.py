@@ -4,16 +4,26 @@ import hashlib
 import inspect
 import json
 import textwrap
+from collections.abc import Iterable
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from losslab.config.schema import Config
 from losslab.files import content, syntax
 
+SEED = "the seed of a cell"
+
 
 def identity(config: Config) -> str:
     """SHA-256 (hex) of what decides a trained model: its recipe and its seed."""
     return _sha256(_science(config) | {"seed": config.seed})
+
+
+def identities(config: Config, seeds: Iterable[int]) -> list[str]:
+    """The identities of cells that differ from `config` in their seed; of many in little time."""
+    before, after = json.dumps(_science(config) | {"seed": SEED}, sort_keys=True, default=str).split(f'"{SEED}"')
+    return [hashlib.sha256(f"{before}{seed}{after}".encode()).hexdigest() for seed in seeds]
 
 
 def recipe(config: Config) -> str:
@@ -68,6 +78,7 @@ def protocol(config: Config) -> str:
     return _sha256([science, config.model.eval_prompt, config.model.stop])
 
 
+@cache
 def _code(cls: type) -> str:
     """The code of a class; empty where its source cannot be had."""
     try:
