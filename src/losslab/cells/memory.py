@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from losslab.cells import cost
-from losslab.cells.architecture import count_parameters, describe
 from losslab.config.schema import Config, Device, MachineConfig, Precision, Recompute, Sharding
 from losslab.distributed import gpus
 from losslab.distributed.environment import is_worker

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from transformers import GenerationConfig, TrainerCallback, set_seed
 
 from losslab.config.schema import Config
+from losslab.data.schedule import Schedule
 from losslab.evaluation.engine_interface import request_seed
 from losslab.evaluation.protocol import stops
 from losslab.grading.graders import Grader
