@@ -93,6 +93,13 @@ def test_hydra_ends_at_the_edge():
             if module and module.split(".")[0] == "hydra" and module != "hydra.utils":
                 using.add(name.removeprefix("losslab."))
     assert using <= {
-        "composition.compose", "composition.experiment_files", "config.errors", "cells.sweep", "launchers.slurm",
-        "launchers.local", "commands.toy_suite", "results.setting_curves",
+        "cells.sweep",
+        "commands.toy_suite",
+        "composition.compose",
+        "composition.experiment_files",
+        "composition.grid",
+        "config.errors",
+        "launchers.local",
+        "launchers.slurm",
+        "results.setting_curves",
     }, using  # fmt: skip

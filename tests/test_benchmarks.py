@@ -6,9 +6,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from losslab.config.schema import BenchmarkConfig, Gold
+from losslab.config.schema import BenchmarkConfig, Gold, Rules
 from losslab.data.prompts import render
 from losslab.evaluation.benchmarks import Benchmark, Problem, load
+from losslab.grading.graders import Grader
 
 ROWS = {
     "math500": 500,
@@ -113,10 +114,26 @@ def test_golds_by_rule(tmp_path):
 
 def test_several_right_answers(tmp_path):
     answers = ["Lake  Lugano", "the lake of\nLugano"]
-    one = local(tmp_path, {"question": "which lake", "answer": answers}, gold=Gold.any)
+    one = local(tmp_path, {"question": "which lake", "answer": answers}, gold=Gold.any, rules=Rules.exact_match)
     golds = "Lake Lugano\nthe lake of Lugano"
-    assert one.problems == [Problem(0, "which lake", golds, golds, exact=True)]
-    assert one.sha256 != Benchmark.of("mine", [Problem(0, "which lake", golds, golds)]).sha256
+    assert one.problems == [Problem(0, "which lake", golds, golds)]
+    assert one.sha256 != Benchmark.of("mine", one.problems, BenchmarkConfig()).sha256
+
+
+def test_a_benchmark_owns_its_rules_prompt_and_stops(tmp_path, root):
+    """Whatever its name is; what it asks for is part of its hash."""
+    row = {"problem": "p", "solution": "so \\boxed{0.5 m}"}
+    about = {"answer": "solution", "gold": Gold.boxed}
+    plain, minerva = local(tmp_path, row, **about), local(tmp_path, row, **about, rules=Rules.minerva_math)
+    assert [b.problems[0].gold_official for b in (plain, minerva)] == ["0.5", "0.5m"]
+    with Grader(workers=1) as grader:
+        verdicts = [grader.submit(b.rules, "\\boxed{0.5 m}", "0.5").result() for b in (plain, minerva)]
+    assert [verdict.extracted for verdict in verdicts] == ["0.5", "0.5m"]
+    assert [verdict.official for verdict in verdicts] == [True, False]
+    prompt, stop = (local(tmp_path, row, **about, **more) for more in ({"prompt": "{problem}!"}, {"stop": ["\n"]}))
+    assert len({b.sha256 for b in (plain, minerva, prompt, stop)}) == 4
+    own = {name: config(root, name).rules for name in ("math500", "minerva_math", "olympiadbench", "gsm8k", "aime24")}
+    assert own == {name: name for name in own} | {"aime24": "general"}
 
 
 def test_minerva_math_of_the_hub_has_the_box_alone(root, tmp_path):

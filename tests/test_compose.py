@@ -106,7 +106,7 @@ def test_a_run_that_cannot_fit_is_warned_of(tmp_path, monkeypatch, capsys):
     assert about in " ".join(capsys.readouterr().out.split())
     assert plan.warn(cells[:1]) is None
     composed = compose("config", ["loss=dft", f"machine.results={tmp_path}", "machine.workers=2"], True)
-    Sweep()._start([composed], composed)
+    Sweep()._start([read(composed, composed.hydra.runtime.choices)], composed)
     assert "warning: training will need about" in capsys.readouterr().out
     Cell.of(cells[1]).model.mkdir(parents=True)
     assert plan.warn(cells) is None

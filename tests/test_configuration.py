@@ -135,7 +135,7 @@ def test_bounds_hold_inside_of_dictionaries_and_lists():
             "optimizer._target_=torch.optim.LBFGS cannot train with optimizer.arguments={} (",
         ),
         (
-            "optimizer._target_=torch.optim.Rprop optimizer.arguments=null",
+            "optimizer._target_=torch.optim.Rprop ~optimizer.arguments.fused",
             "optimizer._target_=torch.optim.Rprop has no weight decay: set optimizer.weight_decay=0",
         ),
         (

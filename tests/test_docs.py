@@ -28,7 +28,8 @@ from omegaconf import OmegaConf
 
 from losslab.cells import plan
 from losslab.commands.cli import VERBS, main
-from losslab.composition.compose import any_model, grid, read, recorded
+from losslab.composition.compose import any_model, read, recorded
+from losslab.composition.grid import overrides as grid
 from losslab.config.paths import CONF
 from losslab.objectives import Targets
 from losslab.objectives.dft import DFT

@@ -60,10 +60,10 @@ def test_right_answers(response, golds, right):
 def test_the_grader_decides_at_once():
     with Grader(workers=1) as grader:
         for response, right in (("The Beatles!", True), ("12", False)):
-            verdict = grader.submit("facts", response, "1 2\nbeatles", exact=True)
+            verdict = grader.submit("exact_match", response, "1 2\nbeatles")
             assert verdict.done()  # no process was asked
             assert verdict.result() == Verdict(normalise(response), right, right, timed_out=False)
-        assert grader.submit("facts", "\\boxed{12}", "12").result().official  # others are mathematics as before
+        assert grader.submit("general", "\\boxed{12}", "12").result().official  # others are mathematics as before
 
 
 def test_section_4_5_on_a_handful_of_facts(checkpoint, tmp_path):
@@ -75,7 +75,8 @@ def test_section_4_5_on_a_handful_of_facts(checkpoint, tmp_path):
     (tmp_path / "asked").mkdir()
     (tmp_path / "asked/natural_questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in facts))
     arguments = [
-        "experiment=knowledge", "loss=sft", f"model.path={checkpoint}", "model.train_prompt='{problem}='",
+        "experiment=knowledge", "loss=sft", f"model.path={checkpoint}", "dataset.template='{problem}='",
+        "benchmark.natural_questions.prompt='{problem}='",
         f"dataset.path={tmp_path}/rows.jsonl", f"eval.data={tmp_path}/asked", "benchmark.natural_questions.rows=4",
         "train.epochs=20", "train.batch_size=8", "train.precision=fp32", "optimizer.lr=1e-2",
         "machine.device=cpu", "machine.threads=1", "machine.engine=transformers",

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from losslab.cells import cost, plan
 from losslab.composition import experiment_files
 from losslab.composition.checks import check
-from losslab.composition.compose import grid, read
+from losslab.composition.compose import read
+from losslab.composition.grid import overrides as grid
 from losslab.config.paths import CONF, EXPERIMENTS
 from losslab.config.schema import Config
 from losslab.records.identity import identity

@@ -9,25 +9,27 @@ from omegaconf import OmegaConf
 
 from losslab.composition.compose import read, recorded
 from losslab.config.paths import CONF
+from losslab.config.schema import Config
 from losslab.objectives.base import Base
 from losslab.objectives.online import GRPO, PPO
 from losslab.records.identity import identity, protocol, recipe
 
-# Of each command line: identity, recipe, protocol; SHA-256 in hex, the first 16 digits.
+# Of each command line: identity, recipe, protocol; SHA-256 in hex, the first 16 digits. experiment=knowledge has no
+# protocol here: its prompt has become the benchmark's, whose hash is in the protocol's file.
 KNOWN = json.loads(Path(__file__).with_name("identities.json").read_text())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hydra():
+def composed(*overrides: str) -> Config:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+        return read(cfg, cfg.hydra.runtime.choices)
 
 
 @pytest.mark.parametrize("overrides", sorted(KNOWN))
 def test_identities_are_those_of_earlier_versions(overrides):
-    cfg = compose("config", json.loads(overrides), return_hydra_config=True)
-    config = read(cfg, cfg.hydra.runtime.choices)
-    assert [key[:16] for key in (identity(config), recipe(config), protocol(config))] == KNOWN[overrides]
+    config = composed(*json.loads(overrides))
+    keys = [key[:16] for key in (identity(config), recipe(config), protocol(config))]
+    assert keys[: len(KNOWN[overrides])] == KNOWN[overrides]
 
 
 @pytest.mark.parametrize(
@@ -40,11 +42,15 @@ def test_identities_are_those_of_earlier_versions(overrides):
 )
 def test_a_record_of_an_earlier_version_is_read(tmp_path, loss, cls):
     names = {GRPO: "grpo", PPO: "ppo", Base: "base"}
-    cfg = compose("config", [f"loss={names[cls]}"], return_hydra_config=True)
-    config = read(cfg, cfg.hydra.runtime.choices)
-    written = OmegaConf.structured(config)
+    config = composed(f"loss={names[cls]}", "benchmark=[math500,aime24]")
+    written = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config)))
     written.loss = loss
+    written.sweep.gpu_hours = 92
+    for benchmark in written.benchmark.values():
+        for key in ("rules", "prompt", "stop"):
+            del benchmark[key]
     OmegaConf.save(written, tmp_path / "config.yaml")
     earlier = recorded(tmp_path / "config.yaml", ["eval=greedy"])
     assert type(earlier.objective) is cls and earlier.trains == (cls is not Base)
     assert identity(earlier) == identity(config)
+    assert earlier.benchmark == config.benchmark  # whose rules were those of the name

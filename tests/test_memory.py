@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
 from test_training import make, trained
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
 from losslab.cells import memory
+from losslab.cells.architecture import Architecture, count_parameters
 from losslab.config.schema import MachineConfig, OptimizerConfig, Precision, Recompute
 from losslab.data import toy_task
 
@@ -88,3 +90,40 @@ def test_room_is_what_the_machine_and_the_control_group_have_left(tmp_path):
     put("sys/fs/cgroup/job_7/memory.stat", "anon 1\ninactive_file 50000\n")
     assert memory.room(False, tmp_path) == 750_000  # of the job, whose cache would go
     assert memory.room(False) is not None
+
+
+def _facts(**changes: object) -> dict:
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return sizes | {"num_key_value_heads": 2, "vocab_size": 100, "tie_word_embeddings": False} | changes
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        _facts(model_type="llama"),
+        _facts(model_type="llama", tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=24),
+        _facts(model_type="mistral", head_dim=32),
+        _facts(model_type="qwen2", tie_word_embeddings=True),
+        _facts(model_type="qwen3", head_dim=32),
+        _facts(model_type="qwen3", attention_bias=True),
+    ],
+    ids=str,
+)
+def test_parameters_are_counted_as_transformers_builds_them(facts):
+    known = Architecture.of(facts)
+    assert known is not None and count_parameters(known) == count_parameters(AutoConfig.for_model(**facts))
+
+
+def test_what_is_not_of_a_known_family_or_leaves_a_size_out_is_left_to_transformers():
+    assert Architecture.of(_facts(model_type="gemma2")) is None
+    without = _facts(model_type="llama")
+    del without["tie_word_embeddings"]
+    assert Architecture.of(without) is None
+
+
+def test_the_architecture_in_the_tiny_models_file_is_that_of_the_toy_task(root):
+    facts = yaml.safe_load((root / "conf/model/tiny.yaml").read_text())["architecture"]
+    made = toy_task.model_config()
+    assert facts == {key: getattr(made, key) for key in facts}
+    known = Architecture.of(facts)
+    assert known is not None and known.parameters == count_parameters(made)

@@ -16,7 +16,7 @@ from place import LOSSLAB
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from losslab.cells.memory import describe
+from losslab.cells.architecture import describe
 from losslab.cells.scoring import corpus, find, score, score_again
 from losslab.composition.compose import recorded
 from losslab.config.schema import (

@@ -5,21 +5,16 @@ Sizes come from the architecture in the model's YAML or the hub's small config.j
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from losslab.cells import cost
 from losslab.config.schema import Config, Device, MachineConfig, Precision, Recompute, Sharding
 from losslab.distributed import gpus
 from losslab.distributed.environment import is_worker
-from losslab.distributed.launch import worker_count, workers_per_node
-from losslab.models import merged_adapters
-from losslab.models.chunked_logits import FLOAT32_ELEMENTS, chunk_tokens
-from losslab.models.loading import load_config
+from losslab.distributed.worker_count import worker_count, workers_per_node
+from losslab.models.chunk_size import FLOAT32_ELEMENTS, chunk_tokens
 from losslab.objectives.online import PPO
 
 GIB = 2**30
@@ -42,7 +37,7 @@ class Devices:
         Raises ValueError when the job has fewer GPUs than workers.
         """
         if job is None:
-            gpu = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
+            gpu = machine.device == Device.cuda or (machine.device == Device.auto and gpus.count() > 0)
             each = int(os.environ["LOCAL_WORLD_SIZE"]) if is_worker() else workers_per_node(machine)
             return cls(worker_count(machine) // each, each, gpu)
         each = 0 if machine.device == Device.cpu else job["gpus_per_node"] or 0
@@ -55,20 +50,6 @@ class Devices:
     @property
     def count(self) -> int:
         return self.nodes * self.each
-
-
-def describe(config: Config) -> PretrainedConfig:
-    facts = dict(config.model.architecture)
-    if facts:
-        return AutoConfig.for_model(**facts)
-    path, revision = merged_adapters.base(config.model.path) or (config.model.path, config.model.revision)
-    return load_config(replace(config.model, path=path, revision=revision))
-
-
-def count_parameters(architecture: PretrainedConfig) -> int:
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(architecture)
-    return sum(p.numel() for p in model.parameters())
 
 
 def on_device(config: Config, architecture: Any, parameters: int, devices: Devices | None = None) -> float:

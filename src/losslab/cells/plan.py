@@ -3,7 +3,8 @@
 Sizes come from the architecture alone: see `losslab.cells.memory`.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 from losslab.cells import cost
-from losslab.cells.memory import GIB, Devices, count_parameters, describe, on_device, room
+from losslab.cells.architecture import count_parameters, describe
+from losslab.cells.memory import GIB, Devices, on_device, room
 from losslab.cells.sizing import resolve
+from losslab.config.messages import first_line
 from losslab.config.schema import Config, MachineConfig, Recompute
-from losslab.data.batches import Schedule
 from losslab.data.examples import local_files, unanswered
-from losslab.online import questions
+from losslab.data.schedule import Schedule
 from losslab.records.record import Cell
+
+ROWS = 100  # of the table that shows a plan; the cells beyond are counted
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,56 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     return Plan(cell, state(cell, config), steps, tokens, parameters, config.machine, peak, hours)
 
 
+def cells(configs: list[Config]) -> dict[Cell, Config]:
+    """The cells of configurations, each once, in their order."""
+    return {
+        cell: config
+        for group in _alike(configs)
+        for cell, config in zip(Cell.of_seeds(group[0], [config.seed for config in group]), group, strict=True)
+    }
+
+
+def make_all(
+    cells: Mapping[Cell, Config], job: Mapping[str, Any] | None = None
+) -> tuple[list[Plan], dict[str, list[Cell]]]:
+    """The plans of cells, and the cells that cannot be planned by the sentence that says why."""
+    plans: list[Plan] = []
+    rejected: dict[str, list[Cell]] = {}
+    folders = iter(cells)
+    for group in _alike(list(cells.values())):
+        own = [next(folders) for _ in group]
+        try:
+            first = make(group[0], job)
+        except ValueError as error:
+            rejected.setdefault(first_line(error), []).extend(own)
+        else:
+            plans += [replace(first, cell=cell, state=state(cell, group[0])) for cell in own]
+    return plans, rejected
+
+
+def _alike(configs: list[Config]) -> list[list[Config]]:
+    """Neighbours that differ in nothing but the seed, and so have the same plan."""
+    groups: list[list[Config]] = []
+    for config in configs:
+        if groups and vars(config) | {"seed": 0} == vars(groups[-1][0]) | {"seed": 0}:
+            groups[-1].append(config)
+        else:
+            groups.append([config])
+    return groups
+
+
+def rejections(rejected: Mapping[str, Sized]) -> list[str]:
+    """A line for each reason why cells are rejected."""
+    return [f"rejected: {len(group)} cell{'s' * (len(group) > 1)}: {reason}" for reason, group in rejected.items()]
+
+
 def steps_of(config: Config) -> int | None:
     """Steps of training at most; None where the number of rows is not known yet."""
     if not config.trains:
         return 0
     if (rows := rows_of(config)) is None:
         return None
-    schedule = questions.schedule if cost.online(config) else Schedule.of
+    schedule = Schedule.of_questions if cost.online(config) else Schedule.of
     return schedule(config.train, config.seed, rows).steps
 
 
@@ -115,16 +162,23 @@ def shortage(needed: float, devices: Devices) -> str | None:
     )
 
 
-def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
-    """Print the plan of a sweep, on this machine or in the jobs of a SLURM launcher with these settings."""
-    plans = [make(config, job) for config in configs]
+def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
+    """Print the plan of a sweep, on this machine or in the jobs of a SLURM launcher with these settings.
+
+    Returns the exit status: 1 where a cell is rejected.
+    """
+    planned = cells(configs)
+    plans, rejected = make_all(planned, job)
+    if not plans:
+        raise ValueError("; ".join(rejected))
+    configs = [planned[plan.cell] for plan in plans]
     config, devices = configs[0], Devices.of(configs[0].machine, job)
     table = Table(title=f"{config.sweep.name}: {len(plans)} cells", title_justify="left")
     for column in ("cell", "state"):
         table.add_column(column, overflow="fold")
     for column in ("steps", "tokens ≤", "parameters", "memory/device ≈", "hours ≤"):
         table.add_column(column, justify="right")
-    for plan in plans:
+    for plan in plans[:ROWS]:
         table.add_row(
             plan.cell.folder.name, plan.state, number(plan.steps), number(plan.tokens), number(plan.parameters),
             f"{plan.memory / GIB:.1f} GiB",
@@ -132,6 +186,11 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
         )  # fmt: skip
     console = Console()
     console.print(table)
+    if rest := plans[ROWS:]:
+        states = Counter(plan.state for plan in rest)
+        console.print(f"and {len(rest):,} more: " + ", ".join(f"{count:,} {name}" for name, count in states.items()))
+    for line in rejections(rejected):
+        console.print(line, highlight=False)
     needed = max((plan.memory for plan in plans if plan.tokens != 0), default=0.0)
     if job is None and (warning := shortage(needed, devices)):
         console.print(warning, highlight=False)
@@ -152,6 +211,7 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> None:
         f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
         highlight=False,
     )
+    return int(bool(rejected))
 
 
 def sentence(machine: MachineConfig) -> str:

@@ -25,12 +25,13 @@ from losslab.config.schema import (
     Stage,
     TrainConfig,
 )
-from losslab.data.batches import Schedule
 from losslab.data.examples import Examples, prepare
+from losslab.data.schedule import Schedule
 from losslab.distributed.environment import is_main_process, is_worker, node_count
-from losslab.distributed.launch import launch, worker_count
+from losslab.distributed.launch import launch
 from losslab.distributed.process_group import WorkerError, all_equal, decide_on_main
 from losslab.distributed.signals import REQUEUE, Interrupted, ignore_stop_signals, raise_on_stop
+from losslab.distributed.worker_count import worker_count
 from losslab.evaluation.evaluate import check as check_scoring
 from losslab.files import RECORD_VERSION, content, lock, write_json
 from losslab.models import lora, merged_adapters
@@ -204,7 +205,7 @@ def train_model(config: Config, folder: Path) -> None:
         if online:
             data, report, steps = questions.prepare(config, tokenizer, cache)
         else:
-            data = prepare(config.dataset, config.train, tokenizer, config.model.train_prompt, cache)
+            data = prepare(config.dataset, config.train, tokenizer, config.train_prompt, cache)
             examples = Examples.load(data)
             report, steps = examples.report, Schedule.of(config.train, config.seed, examples).steps
         if steps == 0:

@@ -17,6 +17,7 @@ from typing import Any
 
 from losslab.cells.run import base_model
 from losslab.cells.scoring import find
+from losslab.composition.checks import check_device
 from losslab.composition.record_file import read_record
 from losslab.config.schema import Config, ModelConfig
 from losslab.data.examples import is_text
@@ -36,6 +37,7 @@ def sample(config: Config) -> None:
 
     Raises ValueError for a data set without usable questions, and for answers made by another protocol.
     """
+    check_device(config.machine)
     engine = engines.choose(config.machine.engine)
     asked, counts = questions(config.dataset)
     name = f"{config.names.model}-{config.names.dataset}"
@@ -72,8 +74,9 @@ def as_trained(model: ModelConfig) -> ModelConfig:
     cell = find(model.path)
     if cell is None:
         return model
-    own = read_record(cell.folder / "config.yaml").model
-    return replace(model, train_prompt=own.train_prompt, eval_prompt=own.eval_prompt, stop=list(own.stop))
+    own = read_record(cell.folder / "config.yaml")
+    prompt = own.get("dataset", {}).get("template") or own.model.train_prompt
+    return replace(model, train_prompt=prompt, eval_prompt=own.model.eval_prompt, stop=list(own.model.stop))
 
 
 def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from losslab.cells import cost
-from losslab.cells.memory import GIB, Devices, count_parameters, describe, on_device, room
+from losslab.cells.architecture import count_parameters, describe
+from losslab.cells.memory import GIB, Devices, on_device, room
 from losslab.config.schema import AUTO, Config, MachineConfig, Recompute
 from losslab.distributed.process_group import decide_on_main
 

@@ -5,7 +5,7 @@ machine, and a multirun whose cells run elsewhere.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +13,42 @@ from hydra import compose
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from losslab.cells.plan import show, warn
-from losslab.composition.compose import grid, read, searchpath
+from losslab.cells import plan
+from losslab.composition.checks import check_device
+from losslab.composition.compose import read
+from losslab.composition.grid import configurations, searchpath
 from losslab.config.errors import exit_on_error, tell
 from losslab.config.messages import first_line
 from losslab.config.schema import Config
 from losslab.distributed.environment import is_main_process
 from losslab.records.record import Cell, start_again
-from losslab.report import page as report
-from losslab.results.write_tables import write_table
-from losslab.tracking import follow
+
+_over: set[Path] = set()  # the folders of cells that this process has run, or does not run because they were rejected
+
+
+def run(config: Config) -> None:
+    """Run a cell of a sweep, unless it was rejected, or is in the sweep twice and was run before."""
+    folder = Cell.of(config).folder
+    if folder in _over:
+        return
+    _over.add(folder)
+    from losslab.cells.run import run as run_cell
+
+    run_cell(config)
 
 
 class Sweep(Callback):
     def __init__(self) -> None:
-        self.configs: list[Config] = []
+        self.cells: dict[Cell, Config] = {}  # those that passed all checks
+        self.rejected = 0
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with exit_on_error():
-            self._start([config], config)
+            self._start([read(config, config.hydra.runtime.choices)], config)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with exit_on_error():
-            cells = grid(config)
-            self._start([compose(config.hydra.job.config_name, cell, True) for cell in cells], config)
+            self._start(configurations(config, read), config)
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         with exit_on_error():
@@ -48,36 +60,52 @@ class Sweep(Callback):
         with exit_on_error():
             self._end()
 
-    def _start(self, composed: list[DictConfig], sweep: DictConfig) -> None:
-        """Check all cells, then say what is going to happen; with `plan=true` nothing more does."""
-        mistakes = []
-        for one in composed:
-            try:
-                self.configs.append(read(one, one.hydra.runtime.choices))
-            except ValueError as error:
-                mistakes.append(str(error))
-        if mistakes:
-            raise ValueError("; ".join(dict.fromkeys(mistakes)))
-        if self.configs[0].plan:
-            if is_main_process():
-                show(self.configs, sweep.hydra.launcher if on_slurm(sweep) else None)
-            sys.exit(0)
+    def _start(self, configs: list[Config], sweep: DictConfig) -> None:
+        """Check all cells, then say what is going to happen; with `plan=true` nothing more does.
+
+        A cell that cannot be planned, since its model or data cannot be read, is rejected with a message, and the
+        others go on. Raises ValueError where there are no others.
+        """
+        job = sweep.hydra.launcher if on_slurm(sweep) else None
+        if job is None:
+            check_device(configs[0].machine)
+        if configs[0].plan:
+            sys.exit(plan.show(configs, job) if is_main_process() else 0)
         if not is_main_process():
             return
-        for config in self.configs:  # now, so that a table shows what is still missing
-            Cell.of(config).declare(config)
-        if self.configs[0].force:
-            start_again([Cell.of(config) for config in self.configs])
-        done = sum(Cell.of(config).done(config) for config in self.configs)
-        print(f"{self.configs[0].sweep.name}: {len(self.configs)} cells, {done} of them done", flush=True)
-        if not on_slurm(sweep) and (warning := warn(self.configs)):
+        cells = plan.cells(configs)
+        _, rejected = plan.make_all({cell: config for cell, config in cells.items() if not cell.done(config)}, job)
+        self._reject(rejected, cells)
+        for cell, config in self.cells.items():  # now, so that a table shows what is still missing
+            cell.declare(config)
+        if configs[0].force:
+            start_again(list(self.cells))
+        done = sum(cell.done(config) for cell, config in self.cells.items())
+        print(f"{configs[0].sweep.name}: {len(self.cells)} cells, {done} of them done", flush=True)
+        if job is None and (warning := plan.warn(list(self.cells.values()))):
             print(warning, flush=True)
 
+    def _reject(self, rejected: Mapping[str, Iterable[Cell]], cells: Mapping[Cell, Config]) -> None:
+        """Name what is rejected, each reason once, and keep the others."""
+        out = {cell for group in rejected.values() for cell in group}
+        self.cells = {cell: config for cell, config in cells.items() if cell not in out}
+        self.rejected = len(out)
+        if not self.cells:
+            raise ValueError("; ".join(rejected))
+        _over.update(cell.folder for cell in out)
+        for line in plan.rejections(rejected):
+            print(line, file=sys.stderr, flush=True)
+
     def _end(self, told: bool = False) -> None:
-        """Print the table and the failures, unless `told` already. A failed cell makes the exit status 1."""
-        if not is_main_process() or not self.configs:
+        """Print the table and the failures, unless `told` already. The exit status is 1 where a cell failed or was
+        rejected.
+        """
+        if not is_main_process() or not self.cells:
             return
-        config = self.configs[0]
+        from losslab.results.write_tables import write_table
+        from losslab.tracking import follow
+
+        config = next(iter(self.cells.values()))
         try:
             write_table(config.sweep, config.machine.results)
             if line := follow.hint(config):
@@ -86,19 +114,25 @@ class Sweep(Callback):
             print(f"the table is not written: {first_line(error)}; losslab table does it again", file=sys.stderr)
         if not told:
             _report(config)
-        failures = {Cell.of(config).folder: Cell.of(config).failure(config) for config in self.configs}
+        failures = {cell.folder: cell.failure(config) for cell, config in self.cells.items()}
         failed = {folder: failure for folder, failure in failures.items() if failure}
         for folder, failure in [] if told else failed.items():
             tell(f"failed: {folder.name}: {failure}\n        see {folder / 'error.txt'}")
         if failed:
             print(f"{len(failed)} of {len(failures)} cells failed; the same command tries them again", file=sys.stderr)
+        if self.rejected:
+            total = len(failures) + self.rejected
+            print(f"{self.rejected} of {total} cells were rejected: see the first lines", file=sys.stderr)
+        if failed or self.rejected:
             sys.exit(1)
 
 
 def _report(config: Config) -> None:
     """Write the page of a sweep that is over. What is wrong with it must not hide which cells failed."""
+    from losslab.report import page
+
     try:
-        print(f"report:  {report.write_report(config.sweep, config.machine.results)}", flush=True)
+        print(f"report:  {page.write_report(config.sweep, config.machine.results)}", flush=True)
     except Exception as error:
         print(f"the report is not written: {first_line(error)}; losslab report does it again", file=sys.stderr)
 
@@ -109,13 +143,16 @@ def on_slurm(config: DictConfig) -> bool:
 
 
 def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, tuple[Config, list[str]]]:
-    """The cells of a multirun that are not done, by folder, with their overrides; `force` has asked them already."""
-    found = {}
-    for cell_overrides in overrides:
-        own = [*searchpath(config), *cell_overrides]
-        composed = compose(config.hydra.job.config_name, own, True)
-        one = read(composed, composed.hydra.runtime.choices)
-        cell = Cell.of(one)
-        if not cell.done(one):
-            found[cell.folder] = one, [override for override in own if not override.startswith("force=")]
-    return found
+    """The cells of a multirun that are neither done nor rejected, by folder, each with its overrides.
+
+    `force=` is left out: the cells were asked to start again when the sweep began.
+    """
+    cells = {}
+    for words in overrides:
+        words = [*searchpath(config), *words]
+        composed = compose(config.hydra.job.config_name, words, True)
+        cell_config = read(composed, composed.hydra.runtime.choices)
+        cell = Cell.of(cell_config)
+        if not cell.done(cell_config) and cell.folder not in _over:
+            cells[cell.folder] = cell_config, [word for word in words if not word.startswith("force=")]
+    return cells

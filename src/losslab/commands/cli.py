@@ -10,12 +10,14 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from textwrap import fill
 
 from losslab.config.errors import exit_on_error
+from losslab.config.paths import CONF, EXPERIMENTS
 
 VERBS = (
     "train", "plan", "sample", "evaluate", "regrade", "compare",
-    "table", "report", "status", "push", "toy-suite", "env",
+    "table", "report", "status", "forget", "push", "toy-suite", "env",
 )  # fmt: skip
 HYDRA = ("train", "plan", "sample", "evaluate")  # these take the keys of conf/, completed by Hydra
 COMPLETION = ("-sc", "--shell-completion")
@@ -36,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from losslab.config.messages import among
 
             raise ValueError(f"there is no verb {verb}{among(verb, VERBS)}")
-        elif set(HELP) & set(rest) and verb not in ("train", "plan"):  # whose help is Hydra's
-            print(docstring(module(verb)))
+        elif set(HELP) & set(rest):
+            print(docstring(module(verb)).replace("{groups}", groups()))
         else:
             if status := importlib.import_module(f"losslab.commands.{module(verb).stem}").main(rest):
                 sys.exit(status)
@@ -50,6 +52,19 @@ def module(verb: str) -> Path:
 
 def docstring(file: Path) -> str:
     return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+
+
+def groups() -> str:
+    """The files of conf/, a line for each group."""
+    names: dict[str, set[str]] = {}
+    for group, folder in [
+        *((path.name, path) for path in CONF.iterdir() if path.is_dir()),
+        ("experiment", EXPERIMENTS),
+    ]:
+        for file in folder.rglob("*.yaml"):
+            names.setdefault("/".join([group, *file.relative_to(folder).parent.parts]), set()).add(file.stem)
+    lines = (f"{group}: {', '.join(sorted(files))}" for group, files in sorted(names.items()))
+    return "\n".join(fill(line, 116, initial_indent="  ", subsequent_indent=8 * " ") for line in lines)
 
 
 def complete(arguments: list[str]) -> None:

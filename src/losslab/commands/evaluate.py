@@ -29,4 +29,4 @@ def main(arguments: list[str]) -> None:
         if find(options.get("model", "")):
             score_again(options["model"], [argument for argument in arguments if not argument.startswith("model=")])
         else:
-            entry("losslab.cells.run.run", ["loss=base", *arguments])
+            entry("losslab.cells.sweep.run", ["loss=base", *arguments])

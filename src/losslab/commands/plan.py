@@ -1,4 +1,8 @@
-"""What the same `losslab train` would do and need; loads nothing."""
+"""What the same `losslab train` would do and need; loads nothing.
+
+losslab plan loss=dft model=qwen2.5-math-1.5b       `losslab train --help` lists what can be chosen
+losslab plan experiment=table1 hydra/launcher=slurm hydra.launcher.gpus_per_node=8
+"""
 
 from losslab.commands import train
 

@@ -2,15 +2,20 @@
 
 losslab regrade IN.jsonl OUT.jsonl
 
-A row of IN has benchmark, response (or prediction) and gold, and gold_raw where the gold was cleaned up; OUT has the
-same rows with extracted, official, corrected and timed_out.
+A row of IN has benchmark, response (or prediction) and gold, and gold_raw where the gold was cleaned up. It is graded
+by the rules of conf/benchmark/<benchmark>.yaml, or those in its column rules. OUT has the same rows with extracted,
+official, corrected and timed_out.
 """
 
 import os
 from pathlib import Path
 
+import yaml
+
 from losslab.commands.cli import parse
+from losslab.config.choices import Rules
 from losslab.config.errors import exit_on_error
+from losslab.config.paths import CONF
 
 
 def main(arguments: list[str]) -> None:
@@ -20,4 +25,10 @@ def main(arguments: list[str]) -> None:
     with exit_on_error(RuntimeError):  # of a grading process that does not start
         from losslab.grading.graders import regrade
 
-        regrade(Path(files[0]), Path(files[1]), os.cpu_count() or 1)
+        regrade(Path(files[0]), Path(files[1]), os.cpu_count() or 1, rules())
+
+
+def rules() -> dict[str, str]:
+    """The rules of each benchmark of conf/."""
+    files = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in (CONF / "benchmark").glob("*.yaml")]
+    return {name: keys.get("rules", Rules.general) for file in files for name, keys in file.items()}

@@ -1,4 +1,4 @@
-"""Let a model answer the questions of a data set, and keep its answers with their verdicts as data sets to train on.
+"""Let a model answer the questions of a data set, and keep its graded answers as data sets to train on.
 
 losslab sample model=MODEL dataset=DATASET    names of conf/, a hub id or a folder; dataset=file dataset.path=FILE
   samples=4            answers to each question

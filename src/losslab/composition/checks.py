@@ -11,14 +11,18 @@ from losslab.config.schema import (
     BASE,
     EMBEDDED,
     Config,
+    Device,
+    Gold,
     MachineConfig,
     Normaliser,
     Precision,
     Reduction,
+    Rules,
     SweepConfig,
     TrackerName,
 )
 from losslab.data.examples import local_files, unanswered
+from losslab.distributed import gpus
 from losslab.objectives.online import Online
 
 CHECKPOINT = ("config.json", "adapter_config.json")
@@ -46,9 +50,7 @@ def check(config: Config) -> None:
     """Refuse, with one sentence, what composes but cannot run."""
     check_sweep(config.sweep)
     check_bounds(config)
-    for name, template in {"train": config.model.train_prompt, "eval": config.model.eval_prompt}.items():
-        if template != "chat" and "{problem}" not in template:
-            raise ValueError(f"model.{name}_prompt must be `chat` or a text that contains {{problem}}")
+    check_prompts(config)
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: name at least one, as in benchmark=[math500]")
     if config.tracker.checkpoints and config.tracker.name != TrackerName.wandb:
@@ -96,6 +98,19 @@ def check(config: Config) -> None:
         raise ValueError(f"loss={config.names.loss} takes one step on each batch: leave train.updates at 1")
 
 
+def check_prompts(config: Config) -> None:
+    """Refuse a prompt without a place for the question, and a benchmark whose gold and rules do not go together."""
+    prompts = {"model.train_prompt": config.model.train_prompt, "model.eval_prompt": config.model.eval_prompt}
+    prompts |= {"dataset.template": config.dataset.template or "chat"}
+    prompts |= {f"benchmark.{name}.prompt": about.prompt or "chat" for name, about in config.benchmark.items()}
+    for key, template in prompts.items():
+        if template != "chat" and "{problem}" not in template:
+            raise ValueError(f"{key} must be `chat` or a text that contains {{problem}}")
+    for name, about in config.benchmark.items():
+        if (about.gold == Gold.any) != (about.rules == Rules.exact_match):
+            raise ValueError(f"benchmark.{name}: gold=any and rules=exact_match go together: set both or neither")
+
+
 def check_model(name: str) -> None:
     """Refuse a folder that is not there or holds no checkpoint, before it is read for the identity of the cell."""
     if name == EMBEDDED:
@@ -108,6 +123,12 @@ def check_model(name: str) -> None:
             raise ValueError(f"model.path={name} is no folder: check the path")
     elif not any((path / file).is_file() for file in CHECKPOINT):
         raise ValueError(f"model.path={name} holds no {' or '.join(CHECKPOINT)}: name the folder of a checkpoint")
+
+
+def check_device(machine: MachineConfig) -> None:
+    """Refuse a GPU that this machine does not have; a job of a cluster may have one."""
+    if machine.device == Device.cuda and not gpus.count():
+        raise ValueError("machine.device=cuda, but no GPU is visible here: set machine.device=auto or cpu")
 
 
 def check_data(config: Config) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -90,19 +89,6 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     if not config.trains:
         config.names.loss = BASE  # whatever its file is called
     return config
-
-
-def grid(config: DictConfig) -> list[list[str]]:
-    """The overrides of each cell of a multirun: those that Hydra's own sweeper will take, and the search path."""
-    declared = config.hydra.sweeper.params or {}
-    overrides = [f"{key}={value}" for key, value in declared.items()] + list(config.hydra.overrides.task)
-    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
-    return [[*searchpath(config), *cell] for batch in batches for cell in batch]
-
-
-def searchpath(config: DictConfig) -> list[str]:
-    """The override that adds folders with YAML files, without which a cell by itself may not compose."""
-    return [override for override in config.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
 
 
 def recorded(record: Path, overrides: list[str]) -> Config:

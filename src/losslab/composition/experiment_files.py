@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -10,7 +9,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from losslab.composition.compose import grid, typed
+from losslab.composition.compose import typed
+from losslab.composition.grid import configurations
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF, EXPERIMENTS
 from losslab.config.schema import Config, SweepConfig
@@ -24,19 +24,8 @@ def declared(sweep: str, results: str) -> list[Config]:
     """
     if (experiment := find(sweep)) is None:
         return []
-    own = [f"experiment={experiment}", f"machine.results={results}"]
     with composing(experiment):
-        known: dict[tuple[str, ...], Config] = {}
-        cells = []
-        for overrides in grid(_compose(own)):
-            # A composition takes a tenth of a second, and those of several seeds differ in nothing else.
-            seeds = [one.removeprefix("seed=") for one in overrides if one.startswith("seed=")]
-            key = tuple(one for one in overrides if not one.startswith("seed="))
-            if key not in known:
-                cell = _compose(list(key))
-                known[key] = typed(cell, cell.hydra.runtime.choices)
-            cells.append(replace(known[key], seed=int(seeds[-1])) if seeds else known[key])
-    return cells
+        return configurations(_compose([f"experiment={experiment}", f"machine.results={results}"]), typed)
 
 
 def layout(sweep: str) -> SweepConfig | None:

@@ -106,6 +106,15 @@ class Gold(Choice):
     any = "any"
 
 
+class Rules(Choice):
+    general = "general"
+    math500 = "math500"
+    minerva_math = "minerva_math"
+    olympiadbench = "olympiadbench"
+    gsm8k = "gsm8k"
+    exact_match = "exact_match"
+
+
 class End(Choice):
     rare = "rare"
     sure = "sure"

@@ -2,6 +2,8 @@
 
 from omegaconf import DictConfig, open_dict
 
+from losslab.config.choices import Gold, Rules
+
 MOVED = {  # objectives
     None: "losslab.objectives.base.Base",
     "losslab.online.GRPO": "losslab.objectives.online.GRPO",
@@ -15,3 +17,7 @@ def translate(config: DictConfig) -> None:
     with open_dict(config):
         config.loss._target_ = MOVED.get(target, target)
         config.sweep.pop("gpu_hours", None)
+        for name, benchmark in config.benchmark.items():
+            if "rules" not in benchmark:  # which were those of the name
+                exact = benchmark.get("gold") == Gold.any
+                benchmark.rules = Rules.exact_match if exact else name if name in set(Rules) else Rules.general

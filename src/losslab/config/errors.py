@@ -1,5 +1,6 @@
 """How a program ends on an error: one sentence and an exit status."""
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ def exit_on_error(*failures: type[Exception]) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # who reads the output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except failures as error:
         tell(f"error: {error}")
         sys.exit(1)

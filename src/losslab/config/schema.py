@@ -21,6 +21,7 @@ from losslab.config.choices import (
     Precision,
     Recompute,
     Reduction,
+    Rules,
     Selection,
     Shape,
     Sharding,
@@ -55,7 +56,6 @@ class ModelConfig:
         0,
         "rows of the corpus",
         low=0,
-        high=10_000_000,
         heading="How model=tiny is made, which is part of its identity:",
     )
     pretrain_batch: int = key(64, "rows in a step", low=1)
@@ -76,6 +76,7 @@ class DatasetConfig:
     reward_column: str | None = key(None, "for answers that are right or wrong: 1 or 0")
     success_rate_column: str = key("success_rate", "read beside the reward: the share of right answers to the question")
     gold_column: str | None = key(None, "of `losslab sample`: the true answer; null = the box of `answer_column`")
+    template: str | None = key(None, "in place of model.train_prompt: `chat`, or a text with {problem}")
     source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")
     rows: int | None = key(None, "how many rows to take; null = all", low=1)
     selection: Selection = key(Selection.random, "which rows, where there are more")
@@ -163,6 +164,9 @@ class BenchmarkConfig:
         Gold.column, "the answer column as it is | its last \\boxed{} | what follows #### | any of its texts"
     )
     rows: int | None = key(None, "the number of problems that the benchmark must have", low=1)
+    rules: Rules = key(Rules.general, "how answers are read and compared (docs/evaluation.md)")
+    prompt: str | None = key(None, "in place of model.eval_prompt: `chat`, or a text with {problem}")
+    stop: list[str] = key(list, "texts that end an answer to this benchmark, besides model.stop")
 
 
 @dataclass
@@ -280,6 +284,11 @@ class Config:
         from losslab.config.objective import resolve
 
         return resolve(self.names.loss, self.loss)
+
+    @property
+    def train_prompt(self) -> str:
+        """The prompt of training: `chat`, or a text with {problem}."""
+        return self.dataset.template or self.model.train_prompt
 
     @property
     def trains(self) -> bool:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from losslab.config.schema import TrainConfig
 from losslab.data.examples import Examples
 from losslab.data.packing import Packing
+from losslab.data.schedule import Schedule as Schedule
 
 
 @dataclass(frozen=True)
@@ -38,47 +38,6 @@ class Batch:
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         moved = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved, packing=replace(self.packing, boundaries=move(self.packing.boundaries)))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Which units of data each step trains on: one permutation for each epoch, from the seed alone."""
-
-    units: int
-    batch_size: int
-    epochs: int
-    seed: int
-    drop_last: bool = False
-    max_steps: int | None = None
-    updates: int = 1  # steps in a row on the same batch
-
-    @classmethod
-    def of(cls, train: TrainConfig, seed: int, examples: Examples | int) -> "Schedule":
-        """The schedule of a recipe over examples, or over a number of rows."""
-        units = examples if isinstance(examples, int) else len(examples) // examples.unit
-        return cls(units, train.batch_size, train.epochs, seed, train.drop_last, train.max_steps, train.updates)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        batches = self.units // self.batch_size if self.drop_last else -(-self.units // self.batch_size)
-        return batches * self.updates
-
-    @property
-    def steps(self) -> int:
-        steps = self.steps_per_epoch * self.epochs
-        return steps if self.max_steps is None else min(steps, self.max_steps)
-
-    def batch(self, step: int) -> np.ndarray:
-        """Indices of the units of a step, counted from 0."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.units)
-        start = position // self.updates * self.batch_size
-        return order[start : start + self.batch_size]
-
-    def saves(self, step: int, every: int, asked: bool) -> bool:
-        """Whether a checkpoint follows a step: about `every` steps, or when asked, and never within a batch."""
-        done = step + 1
-        return done < self.steps and done % self.updates == 0 and (asked or done % every < self.updates)
 
 
 def micro_batches(batch: np.ndarray, lengths: np.ndarray, budget: int, rank: int, ranks: int) -> list[np.ndarray]:

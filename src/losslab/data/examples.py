@@ -14,18 +14,13 @@ from typing import Any
 import numpy as np
 
 from losslab.config.schema import EMBEDDED, DatasetConfig, Overlong, TrainConfig
-from losslab.data import hub_datasets, toy_task
+from losslab.data import hub_datasets
 from losslab.data.prompts import encode, render
 from losslab.files import content, lock, named
 from losslab.progress import bar
 
 CHUNK = 1000  # rows tokenised at once
-MAKERS = {  # splits of the embedded data set
-    "corpus": toy_task.corpus,
-    "demonstrations": toy_task.demonstrations,
-    "traces": toy_task.traces,
-    "facts": toy_task.facts,
-}
+SPLITS = ("corpus", "demonstrations", "traces", "facts")  # of the embedded data set: functions of `toy_task`
 
 
 @dataclass(frozen=True)
@@ -105,8 +100,8 @@ def local_files(dataset: DatasetConfig) -> list[str]:
     """
     path = dataset.path
     if path == EMBEDDED:
-        if dataset.split not in MAKERS:
-            raise ValueError(f"dataset.split={dataset.split} does not exist: set it to one of {', '.join(MAKERS)}")
+        if dataset.split not in SPLITS:
+            raise ValueError(f"dataset.split={dataset.split} does not exist: set it to one of {', '.join(SPLITS)}")
         if dataset.rows is None:
             raise ValueError("dataset.rows has no value: the embedded data set is made on the spot, say how many rows")
         _check_columns(dataset, ["problem", "solution", "answer"])
@@ -134,7 +129,9 @@ def read(dataset: DatasetConfig, names: list[str] | None = None) -> dict[int, tu
     names = names or columns(dataset)
     if dataset.path == EMBEDDED:
         assert dataset.rows is not None
-        made = MAKERS[dataset.split](dataset.rows, dataset.seed)
+        from losslab.data import toy_task  # which imports transformers
+
+        made = getattr(toy_task, dataset.split)(dataset.rows, dataset.seed)
         return {number: tuple(row[column] for column in names) for number, row in enumerate(made, start=1)}
     try:
         if files:

@@ -12,8 +12,7 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
-from huggingface_hub.utils import get_session
+import huggingface_hub as hub  # which imports its parts at their first use
 
 from losslab.config.messages import first_line
 from losslab.config.schema import ModelConfig
@@ -26,7 +25,7 @@ COMMIT = re.compile("[0-9a-f]{40}")
 @cache
 def silence() -> str | None:
     """Why the hub cannot be asked, None where it can; from then on the libraries take what is in their caches."""
-    if constants.is_offline_mode():
+    if hub.constants.is_offline_mode():
         return "HF_HUB_OFFLINE is set"
     said = Queue[str | None]()
     # In a thread, since a library's patience is for each address that a name has.
@@ -38,15 +37,15 @@ def silence() -> str | None:
     if failure is None:
         return None
     os.environ["HF_HUB_OFFLINE"] = "1"  # for what is started from here
-    constants.HF_HUB_OFFLINE = True
-    print(f"{constants.ENDPOINT}: {failure}; only what was downloaded is used", file=sys.stderr)
-    return f"{constants.ENDPOINT} does not answer"
+    hub.constants.HF_HUB_OFFLINE = True
+    print(f"{hub.constants.ENDPOINT}: {failure}; only what was downloaded is used", file=sys.stderr)
+    return f"{hub.constants.ENDPOINT} does not answer"
 
 
 def _ask() -> str | None:
     """What keeps the hub from answering: no network, no name, no certificate. Any answer is one."""
     try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+        hub.get_session().head(hub.constants.ENDPOINT, timeout=HUB_SECONDS)
     except Exception as error:
         return first_line(error)
     return None
@@ -60,12 +59,12 @@ def check_model(model: ModelConfig) -> None:
         check_weights(place, (file.name for file in folder.iterdir()))
         return
     silent = silence()
-    if isinstance(try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
+    if isinstance(hub.try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
         return
     if silent:
         raise ValueError(f"{place} is no folder here, and was not downloaded before: {silent}")
     try:
-        about = HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
+        about = hub.HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
     except Exception as error:  # of many kinds, all of which mean this
         raise ValueError(f"{place} is no folder here, and the hub does not give it: {first_line(error)}") from None
     check_weights(place, (file.rfilename for file in about.siblings or ()))
@@ -76,7 +75,7 @@ def load_dataset(path: str, subset: str | None = None, *, split: str, revision: 
     silent = None if Path(path).is_dir() else silence()
     import datasets
 
-    datasets.config.HF_HUB_OFFLINE = constants.is_offline_mode()  # which it read when it was imported
+    datasets.config.HF_HUB_OFFLINE = hub.constants.is_offline_mode()  # which it read when it was imported
     try:
         found = datasets.load_dataset(path, subset, split=split, revision=revision)
     except ConnectionError:

@@ -2,6 +2,18 @@
 
 import os
 import subprocess
+from pathlib import Path
+
+DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")  # NVIDIA, its Jetson, AMD, WSL
+
+
+def count() -> int:
+    """The GPUs that torch sees. Where there is no driver it is not asked, since its import takes seconds."""
+    if not any(Path(device).exists() for device in DRIVERS):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def free() -> list[str] | None:

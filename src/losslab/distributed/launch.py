@@ -30,6 +30,7 @@ from losslab.distributed.environment import first_host, is_worker, node_count, n
 from losslab.distributed.process_group import WorkerError, decide_on_main, gather_from_nodes, release_memory, store
 from losslab.distributed.signals import REQUEUE, STOP_SIGNALS, WORKER_STOP_SIGNALS, Interrupted, stop_signals_blocked
 from losslab.distributed.worker import run_worker
+from losslab.distributed.worker_count import workers_per_node
 
 PRELOAD = ["losslab.training.loop"]  # imported once by the fork server, so that later cells start at once
 FORWARDED_SIGNALS = (*WORKER_STOP_SIGNALS, signal.SIGHUP)
@@ -194,18 +195,6 @@ class WorkerLogs(DefaultLogsSpecs):
                 destinations.stdouts[local] = str(self.folder / f"rank-{rank}.out")
                 destinations.stderrs[local] = str(self.folder / f"rank-{rank}.err")
         return destinations
-
-
-def workers_per_node(machine: MachineConfig) -> int:
-    """`machine.workers` if it is set, else one for each GPU, else one."""
-    if machine.workers is not None:
-        return machine.workers
-    return max(1, torch.cuda.device_count()) if machine.device != Device.cpu else 1
-
-
-def worker_count(machine: MachineConfig) -> int:
-    """Workers on all nodes."""
-    return int(os.environ["WORLD_SIZE"]) if is_worker() else workers_per_node(machine) * node_count()
 
 
 def _free_port() -> int:

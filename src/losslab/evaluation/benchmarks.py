@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from losslab.config.schema import EMBEDDED, BenchmarkConfig, Gold
+from losslab.config.schema import EMBEDDED, BenchmarkConfig, Gold, Rules
 from losslab.data import hub_datasets
 from losslab.grading import corrected_text, official_text
 
@@ -21,20 +21,29 @@ class Problem:
     index: int  # position in the benchmark
     question: str
     gold_official: str  # as the official evaluation scores it, its faults included; empty for one MATH500 problem
-    gold: str  # as the authors meant it; where `exact`, a line for each right answer
-    exact: bool = False  # graded by exact match, not as mathematics
+    gold: str  # as the authors meant it; for exact match, a line for each right answer
 
 
 @dataclass(frozen=True)
 class Benchmark:
     name: str
     problems: list[Problem]
-    sha256: str  # of the questions and golds, wherever they come from
+    sha256: str  # of the questions, golds and what else the benchmark asks for, wherever they come from
+    rules: Rules = Rules.general  # how answers are read and compared
+    prompt: str | None = None  # in place of the model's
+    stop: tuple[str, ...] = ()  # besides the model's
 
     @classmethod
-    def of(cls, name: str, problems: list[Problem]) -> "Benchmark":
-        content = [[p.question, p.gold_official, p.gold, *(["exact"] if p.exact else [])] for p in problems]
-        return cls(name, problems, hashlib.sha256(json.dumps(content).encode()).hexdigest())
+    def of(cls, name: str, problems: list[Problem], about: BenchmarkConfig) -> "Benchmark":
+        exact = ["exact"] if about.rules == Rules.exact_match else []
+        content: list[Any] = [[p.question, p.gold_official, p.gold, *exact] for p in problems]
+        if about.prompt is not None or about.stop:
+            content.append([about.prompt, about.stop])
+        named = name if name in set(Rules) else Rules.general  # the rules that earlier versions took
+        if about.rules not in (named, Rules.exact_match):
+            content.append(str(about.rules))
+        sha256 = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return cls(name, problems, sha256, about.rules, about.prompt, tuple(about.stop))
 
 
 def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Benchmark:
@@ -53,22 +62,22 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
             if identifier in places:
                 raise ValueError(f"{place}: {identifier} is also that of {places[identifier]}; remove one of the two")
             places[identifier] = place
-        problems.append(_problem(len(problems), place, row, name, cfg))
+        problems.append(_problem(len(problems), place, row, cfg))
     if not problems:
         raise ValueError(f"benchmark {name} is empty")
     if cfg.rows is not None and len(problems) != cfg.rows:
         raise ValueError(f"benchmark {name} has {len(problems)} problems in place of {cfg.rows}; this is another set")
-    return Benchmark.of(name, problems)
+    return Benchmark.of(name, problems, cfg)
 
 
-def _problem(index: int, place: str, row: dict[str, Any], name: str, cfg: BenchmarkConfig) -> Problem:
+def _problem(index: int, place: str, row: dict[str, Any], cfg: BenchmarkConfig) -> Problem:
     question = next((row[column] for column in (cfg.question, *QUESTIONS) if column in row), None)
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{place}: no text in the column {cfg.question!r}; the row has {', '.join(row)}")
     if cfg.gold == Gold.any:
         answers = _right_answers(place, row.get(cfg.answer), cfg)
-        return Problem(index, question.strip(), answers, answers, exact=True)
-    rules, row = _as_official(name, cfg, row)
+        return Problem(index, question.strip(), answers, answers)
+    rules, row = _as_official(cfg, row)
     try:
         gold_official, gold = official_text.gold(rules, row), corrected_text.gold(rules, row)
     except ValueError:
@@ -86,22 +95,22 @@ def _right_answers(place: str, answers: Any, cfg: BenchmarkConfig) -> str:
     return "\n".join(" ".join(answer.split()) for answer in answers)
 
 
-def _as_official(name: str, cfg: BenchmarkConfig, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The row with the columns of the official files, and the benchmark whose rules read its gold."""
+def _as_official(cfg: BenchmarkConfig, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The row with the columns of the official files, and the rules that read its gold."""
     answer = row.get(cfg.answer)
     if cfg.gold == Gold.boxed:
         if cfg.answer not in row and "answer" in row:  # the hub's copy of Minerva Math holds the last box alone
             answer = f"\\boxed{{{row['answer']}}}"
         has_box = isinstance(answer, str) and "boxed" in answer
-        return name if name in official_text.GOLD_FROM_SOLUTION else "math", {
+        return cfg.rules if cfg.rules in official_text.GOLD_FROM_SOLUTION else "math", {
             **row,
             "solution": answer if has_box else None,
         }
     if cfg.gold == Gold.hashes:
-        return "gsm8k", {"answer": answer}
+        return Rules.gsm8k, {"answer": answer}
     if isinstance(answer, list):
-        return "olympiadbench", {"final_answer": answer}
-    return name, {} if answer is None else {"answer": answer}
+        return Rules.olympiadbench, {"final_answer": answer}
+    return cfg.rules, {} if answer is None else {"answer": answer}
 
 
 def _rows(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -26,6 +26,8 @@ class Request:
     key: int
     prompt: list[int]  # token ids
     seed: int | None = None
+    stop: tuple[str, ...] = ()  # besides those of all samples
+    stop_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,9 @@ def answer(
     folder.mkdir(parents=True, exist_ok=True)
     protocol = protocols.agree(folder / "protocol.yaml", protocols.describe(config, model, tokenizer, engine, chosen))
     prompts = {
-        (b.name, p.index): render(config.model.eval_prompt, p.question, tokenizer) for b in chosen for p in b.problems
+        (b.name, p.index): render(b.prompt or config.model.eval_prompt, p.question, tokenizer)
+        for b in chosen
+        for p in b.problems
     }
     subject = Subject(config, model, tokenizer, protocol, chosen, prompts, seen, notes)
     workers = min(16, max(1, available_cores() // 2))
@@ -122,10 +124,11 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
     ids = dict(zip(prompts, encode(list(prompts.values()), subject.tokenizer), strict=True))
     seed = protocol["seed"]
     seeds = [request_seed(seed, *key) if cfg.request_seeds else None for key in missing]
+    stops = {b.name: protocols.split_stops(b.stop, subject.tokenizer) for b in subject.chosen}
     requests = []
     for i, key in enumerate(missing):
         if len(ids[key[:2]]) < room:
-            requests.append(Request(i, ids[key[:2]], seeds[i]))
+            requests.append(Request(i, ids[key[:2]], seeds[i], *stops[key[0]]))
         else:
             samples.add(key, Completion(i, "", 0, TOO_LONG), seeds[i])
     sampling = Sampling(

@@ -1,5 +1,6 @@
 """What every sample of a folder was made with, so that no two protocols meet in one score."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +39,24 @@ def source(config: Config, model: str) -> dict[str, Any]:
 
 
 def stops(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[int]]:
-    """Texts and tokens that end a sample: the tokenizer's EOS, the checkpoint's own, and the model's stops.
-
-    A stop that is one special token of the tokenizer never shows in a text, so it is looked for as a token.
-    """
+    """Texts and tokens that end a sample: the tokenizer's EOS, the checkpoint's own, and the model's stops."""
     from transformers import GenerationConfig
 
-    special = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ids = {special[text] for text in config.model.stop if text in special} | {tokenizer.eos_token_id}
+    texts, tokens = split_stops(config.model.stop, tokenizer)
+    ids = {*tokens, tokenizer.eos_token_id}
     try:
         generation = GenerationConfig.from_pretrained(model, **source(config, model)).eos_token_id
     except OSError:  # not every checkpoint has one
         generation = None
     ids |= set(generation) if isinstance(generation, list) else {generation}
-    return [text for text in config.model.stop if text not in special], sorted(ids - {None})
+    return list(texts), sorted(ids - {None})
+
+
+def split_stops(stop: Sequence[str], tokenizer: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Stops as texts to look for, and as the ids of those that are one special token, which never shows in a text."""
+    special = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    texts = tuple(text for text in stop if text not in special)
+    return texts, tuple(special[text] for text in stop if text in special)
 
 
 def agree(path: Path, protocol: dict[str, Any]) -> dict[str, Any]:

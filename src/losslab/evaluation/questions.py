@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from losslab.config.schema import DatasetConfig
+from losslab.config.schema import BenchmarkConfig, DatasetConfig, Rules
 from losslab.data.examples import is_text, read
 from losslab.evaluation.benchmarks import Benchmark, Problem
 from losslab.grading import corrected_text, official_text
@@ -30,11 +30,11 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
         place = dataset.gold_column or f"a box of {dataset.answer_column}"
         raise ValueError(f"no row of {dataset.path} has a gold answer in {place}: set dataset.gold_column")
     problems = [
-        Problem(i, question, official_text.gold(NAME, {"answer": gold}), gold)
+        Problem(i, question, official_text.gold(Rules.general, {"answer": gold}), gold)
         for i, (question, gold) in enumerate(golds.items())
     ]
     counts = {"rows": len(rows), "without_gold": without, "repeated_questions": repeated, "questions": len(problems)}
-    return Benchmark.of(NAME, problems), counts
+    return Benchmark.of(NAME, problems, BenchmarkConfig()), counts
 
 
 def gold_of(value: Any, boxed: bool) -> str | None:

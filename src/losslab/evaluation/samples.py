@@ -25,6 +25,7 @@ class Samples:
     def __init__(self, folder: Path, chosen: Sequence[Benchmark], grader: Grader) -> None:
         self.folder = folder
         self.grader = grader
+        self._rules = {benchmark.name: benchmark.rules for benchmark in chosen}
         self.problems = {(b.name, p.index): p for b in chosen for p in b.problems}
         self.known: dict[Key, Sample] = {}
         self._verdicts: dict[Key, Future[Verdict]] = {}
@@ -55,7 +56,8 @@ class Samples:
 
     def _grade(self, key: Key) -> None:
         problem, text = self.problems[key[:2]], self.known[key]["text"]
-        self._verdicts[key] = self.grader.submit(key[0], text, problem.gold_official, problem.gold, problem.exact)
+        rules = self._rules[key[0]]
+        self._verdicts[key] = self.grader.submit(rules, text, problem.gold_official, problem.gold)
 
     def finish(self) -> None:
         """Wait for the verdicts, most of which are there."""

@@ -1,12 +1,13 @@
 """Generation with transformers, for where vLLM is not: slower, and the same records."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import groupby
 from typing import Any
 
 import torch
 
-from losslab.evaluation.engine_interface import Completion, Job, Request, Sampling, dtype_of, request_seed
+from losslab.evaluation.engine_interface import Completion, Job, Request, dtype_of, request_seed
 
 BATCH = 64  # sequences that transformers runs at once
 
@@ -24,11 +25,9 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
     model.eval().to("cuda" if on_gpu else "cpu")
     sampling = job.sampling
     room = model.config.get_text_config().max_position_embeddings
-    ends = set(sampling.stop_ids)
     yield []
-    ordered = sorted(requests, key=lambda request: len(request.prompt))
-    for start in range(0, len(ordered), BATCH):
-        batch = ordered[start : start + BATCH]
+    for batch in batches(requests):
+        stop, ends = (*sampling.stop, *batch[0].stop), {*sampling.stop_ids, *batch[0].stop_ids}
         width = len(batch[-1].prompt)
         pad = min(ends, default=0)
         ids = torch.tensor([[pad] * (width - len(r.prompt)) + r.prompt for r in batch], device=model.device)
@@ -38,7 +37,7 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
             do_sample=False,
             eos_token_id=sorted(ends) or None,
             pad_token_id=pad,
-            stop_strings=list(sampling.stop) or None,
+            stop_strings=list(stop) or None,
         )
         seeds = [request_seed(sampling.seed, r.key) if r.seed is None else r.seed for r in batch]
         processors = LogitsProcessorList()
@@ -49,14 +48,26 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
                 ids, attention_mask=mask, generation_config=settings, logits_processor=processors, tokenizer=tokenizer
             )
         rows = output[:, width:].tolist()
-        yield [_finished(request.key, row, sampling, tokenizer) for request, row in zip(batch, rows, strict=True)]
+        yield [_finished(request.key, row, stop, ends, tokenizer) for request, row in zip(batch, rows, strict=True)]
 
 
-def _finished(key: int, ids: list[int], sampling: Sampling, tokenizer: Any) -> Completion:
+def batches(requests: list[Request]) -> Iterator[list[Request]]:
+    """Requests that end alike, in batches of similar length."""
+    for _, alike in groupby(sorted(requests, key=_ends), key=_ends):
+        ordered = sorted(alike, key=lambda request: len(request.prompt))
+        for start in range(0, len(ordered), BATCH):
+            yield ordered[start : start + BATCH]
+
+
+def _ends(request: Request) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    return request.stop, request.stop_ids
+
+
+def _finished(key: int, ids: list[int], stop: Collection[str], ends: Collection[int], tokenizer: Any) -> Completion:
     """One row of a padded batch, cut where its sample ended."""
-    end = next((i for i, token in enumerate(ids) if token in sampling.stop_ids), None)
+    end = next((i for i, token in enumerate(ids) if token in ends), None)
     text = tokenizer.decode(ids[:end], skip_special_tokens=True)
-    cut = min((text.find(stop) for stop in sampling.stop if stop in text), default=None)
+    cut = min((text.find(part) for part in stop if part in text), default=None)
     if cut is not None:
         lengths = (len(tokenizer.decode(ids[:n], skip_special_tokens=True)) for n in range(1, len(ids) + 1))
         tokens = next(n for n, length in enumerate(lengths, start=1) if length > cut)

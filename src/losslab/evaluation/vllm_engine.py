@@ -70,8 +70,8 @@ def sample(llm: Any, sampling: Sampling, requests: list[Request]) -> Iterator[li
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_new_tokens,
-            stop=list(sampling.stop),
-            stop_token_ids=list(sampling.stop_ids),
+            stop=[*sampling.stop, *request.stop],
+            stop_token_ids=[*sampling.stop_ids, *request.stop_ids],
             seed=request.seed,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from losslab.grading import official_text
 
-# Golds that the official clean-up damages beyond what their text tells, as (benchmark, damaged) -> true.
+# Golds that the official clean-up damages beyond what their text tells, as (rules, damaged) -> true.
 REPAIRED = {
     ("math500", ""): "east",
     ("math500", "864^2"): "864",
@@ -131,24 +131,24 @@ def _last_number(text: str) -> str:
     return last
 
 
-def gold(benchmark: str, row: dict[str, Any]) -> str:
+def gold(rules: str, row: dict[str, Any]) -> str:
     """The true gold of a row as its authors wrote it, before any official clean-up.
 
     Raises:
         ValueError: the row has none of the columns that the benchmark needs.
     """
-    official_text.gold(benchmark, row)  # the checks of the row are the same
-    if benchmark == "math500" and isinstance(row.get("answer"), str):
+    official_text.gold(rules, row)  # the checks of the row are the same
+    if rules == "math500" and isinstance(row.get("answer"), str):
         return row["answer"]
-    if benchmark in official_text.GOLD_FROM_SOLUTION:
+    if rules in official_text.GOLD_FROM_SOLUTION:
         return extract(row["solution"])
-    if benchmark == "olympiadbench":
+    if rules == "olympiadbench":
         return ", ".join(part.strip() for part in row["final_answer"])
-    if benchmark == "gsm8k":
+    if rules == "gsm8k":
         return row["answer"].split("####")[1].strip()
-    return official_text.gold(benchmark, row)
+    return official_text.gold(rules, row)
 
 
-def repaired(benchmark: str, gold: str) -> str:
+def repaired(rules: str, gold: str) -> str:
     """The true gold behind an official one, where the official clean-up is known to have damaged it."""
-    return REPAIRED.get(("math500" if benchmark == "math_oai" else benchmark, gold), gold)
+    return REPAIRED.get(("math500" if rules == "math_oai" else rules, gold), gold)

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
+from losslab.config.choices import Rules
 from losslab.files import write
 from losslab.grading import corrected, corrected_text, exact_match, official, official_text
 from losslab.progress import bar
@@ -41,7 +42,7 @@ class Grader:
     """Grades in `workers` processes; each rule has `seconds` per answer from its start (never counted while it queues)
     and `memory_mb` of address space (on Linux; macOS does not enforce it).
 
-    Equal (benchmark, answer, gold) are graded once. Use as a context manager: leaving it waits for what was submitted.
+    Equal (rules, answer, gold) are graded once. Use as a context manager: leaving it waits for what was submitted.
     """
 
     def __init__(self, workers: int, seconds: float = 3.0, memory_mb: int = 2048) -> None:
@@ -64,28 +65,26 @@ class Grader:
         for _ in range(self._workers):
             self._idle.get().stop()
 
-    def submit(
-        self, benchmark: str, response: str, gold: str, truth: str | None = None, exact: bool = False
-    ) -> Future[Verdict]:
+    def submit(self, rules: str, response: str, gold: str, truth: str | None = None) -> Future[Verdict]:
         """Returns at once with the verdict to come.
 
         Args:
-            benchmark: name of the benchmark; unknown ones are graded by the general rules.
+            rules: how the benchmark's answers are read, one of `Rules`; `exact_match` takes a gold with a right answer
+                in each line, and its official and corrected verdicts are the same.
             response: the whole response of the model.
             gold: the gold answer as `official_text.gold` gives it.
             truth: the gold answer as `corrected_text.gold` gives it, where that is known; else the gold, repaired where
                 its damage is known.
-            exact: whether the gold has a right answer in each line, for exact match, which is then both verdicts.
         """
-        if exact:
+        if rules == Rules.exact_match:
             extracted = exact_match.extract(response)
             right = exact_match.equal(extracted, gold.splitlines())
             return _settled(Verdict(extracted, right, right, timed_out=False))
-        extracted = official_text.extract(response, benchmark, gold)
+        extracted = official_text.extract(response, rules, gold)
         answer = corrected_text.extract(response)
         if truth is None:
-            truth = corrected_text.repaired(benchmark, gold)
-        key = (benchmark, extracted, gold, answer, truth)
+            truth = corrected_text.repaired(rules, gold)
+        key = (rules, extracted, gold, answer, truth)
         if key not in self._verdicts:
             by_official = official.equal_as_text(extracted, gold)
             by_corrected = corrected.equal_as_text(answer, truth)
@@ -190,20 +189,29 @@ def _serve(descriptor: int, seconds: float, memory_mb: int) -> None:
         connection.send_bytes(json.dumps(verdict).encode())
 
 
-def regrade(input: Path, output: Path, workers: int) -> None:
-    """Grades a JSONL file of {benchmark, response (or prediction), gold} rows.
+def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str]) -> None:
+    """Grades a JSONL file of {benchmark, response (or prediction), gold} rows, each by the rules of its benchmark.
 
-    The same rows come out in the same order with extracted, official, corrected and timed_out added. A column gold_raw,
-    the gold before the official clean-up, is the gold of the corrected verdict where it is there.
+    A row may name its rules in a column `rules`; a benchmark that `rules` lacks is graded by the general ones, with a
+    message. The same rows come out in the same order with extracted, official, corrected and timed_out added. A column
+    gold_raw, the gold before the official clean-up, is the gold of the corrected verdict where it is there.
 
     Raises:
         ValueError: a row is malformed; nothing is written then.
     """
     rows = list(_rows(input))
+    for name in sorted({row["benchmark"] for row in rows if "rules" not in row} - set(rules)):
+        print(f"benchmark {name} is not in conf/benchmark: graded by the general rules", flush=True)
     output.parent.mkdir(parents=True, exist_ok=True)  # a bad path shows now and not after the work
     with Grader(workers) as grader:
         futures = [
-            grader.submit(row["benchmark"], row[_response(row)], row["gold"], row.get("gold_raw")) for row in rows
+            grader.submit(
+                row.get("rules", rules.get(row["benchmark"], Rules.general)),
+                row[_response(row)],
+                row["gold"],
+                row.get("gold_raw"),
+            )
+            for row in rows
         ]
         different = set(futures)
         with bar("grading", len(different), "answer") as progress:
@@ -229,6 +237,10 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{path}, line {number}: a row needs a text in {column!r}")
         if not isinstance(row.get("gold_raw", ""), str):
             raise ValueError(f"{path}, line {number}: 'gold_raw' must be a text")
+        if row.get("rules", Rules.general) not in list(Rules):
+            raise ValueError(
+                f"{path}, line {number}: rules={row['rules']!r} does not exist; there are {', '.join(Rules)}"
+            )
         yield row
 
 

@@ -38,11 +38,11 @@ NUMBER_WORDS |= {w: 20 + 10 * i for i, w in enumerate("twenty thirty forty fifty
 NUMBER_WORDS |= {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
 
 
-def extract(response: str, benchmark: str = "", gold: str | None = None) -> str:
+def extract(response: str, rules: str = "", gold: str | None = None) -> str:
     """The answer that the official evaluation reads from a response, normalised; "" where it finds none.
 
-    `benchmark` decides whether units are stripped. A gold that is one of A-E, or made of these letters only (an empty
-    one too), changes what is read, so pass it where it is known.
+    `rules` decide whether units are stripped. A gold that is one of A-E, or made of these letters only (an empty one
+    too), changes what is read, so pass it where it is known.
     """
     text = response.rstrip()
     for stop in STOPS:
@@ -50,7 +50,7 @@ def extract(response: str, benchmark: str = "", gold: str | None = None) -> str:
             text = text.split(stop)[0].strip()
     if not text or text == "error":
         return ""
-    answer = normalise(normalise(_last_answer(text), benchmark), benchmark)
+    answer = normalise(normalise(_last_answer(text), rules), rules)
     if gold is None or not set(gold) <= CHOICES:
         return answer
     if len(gold) == 1:
@@ -58,31 +58,31 @@ def extract(response: str, benchmark: str = "", gold: str | None = None) -> str:
     return "".join(letter for letter in answer if letter in CHOICES)
 
 
-def gold(benchmark: str, row: dict[str, Any]) -> str:
+def gold(rules: str, row: dict[str, Any]) -> str:
     """The gold answer of a row in the format of the benchmark's own file, as the official evaluation scores it.
 
     Raises:
         ValueError: the row has none of the columns that the benchmark needs.
     """
     try:
-        if benchmark in GOLD_FROM_SOLUTION:
+        if rules in GOLD_FROM_SOLUTION:
             answer = _last_answer(row["solution"].strip())
-            if benchmark != "minerva_math":
-                return normalise(answer, benchmark)
-            answer = normalise(answer, benchmark)
+            if rules != "minerva_math":
+                return normalise(answer, rules)
+            answer = normalise(answer, rules)
             return answer.replace("\\neq", "\\ne").replace("\\leq", "\\le").replace("\\geq", "\\ge")
-        if benchmark == "olympiadbench":
+        if rules == "olympiadbench":
             answer = row["final_answer"][0].strip("$")
-        elif benchmark == "gsm8k":
+        elif rules == "gsm8k":
             answer = row["answer"].split("####")[1]
         else:
             answer = str(row["answer"])
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"a row of {benchmark} has no gold answer where its format says ({error!r})") from None
-    return normalise(normalise(answer, benchmark), benchmark)
+        raise ValueError(f"a row of {rules} has no gold answer where its format says ({error!r})") from None
+    return normalise(normalise(answer, rules), rules)
 
 
-def normalise(text: str, benchmark: str = "") -> str:
+def normalise(text: str, rules: str = "") -> str:
     """One pass of the official clean-up of an answer. Not idempotent: predictions go through it twice."""
     text = text.strip().replace("\n", "").rstrip(".").replace("\\!", "")
     text = _each(text, "\\begin{array}{", "}", lambda inner: "\\begin{pmatrix}")
@@ -93,7 +93,7 @@ def normalise(text: str, benchmark: str = "") -> str:
     if text.endswith("}") and text.find("\\text{", 0, -1) > 0:
         # All from the first \text{ is taken for a unit, whatever else stands behind it, unless nothing is left.
         text = text[: text.find("\\text{")].strip() or text
-    if benchmark not in KEEPS_UNITS:
+    if rules not in KEEPS_UNITS:
         text = _strip_units(text)
     text = text.replace("^{\\circ}", "").replace("^\\circ", "")
     text = text.replace("\\$", "").replace("$", "").replace("\\(", "").replace("\\)", "")

@@ -3,13 +3,12 @@
 import hashlib
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from losslab.config.schema import Config, TrainConfig
-from losslab.data.batches import Schedule
+from losslab.config.schema import Config
 from losslab.data.prompts import encode, render
+from losslab.data.schedule import Schedule
 from losslab.evaluation import questions
 from losslab.files import content, lock, read_json, write_json
 from losslab.objectives.online import Online
@@ -24,7 +23,7 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
     """
     from datasets import Dataset
 
-    dataset, template = config.dataset, config.model.train_prompt
+    dataset, template = config.dataset, config.train_prompt
     assert isinstance(config.objective, Online)
     room = config.train.max_length - config.objective.answer_tokens(config.train.max_length)
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
@@ -42,18 +41,13 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
             write_json(temporary / "report.json", report)
             temporary.rename(folder)
     kept = read_json(folder / "report.json")
-    return folder, kept, schedule(config.train, config.seed, kept["prompts"]).steps
-
-
-def schedule(train: TrainConfig, seed: int, prompts: int) -> Schedule:
-    """Which questions each step asks; those that fill no batch are left out."""
-    return Schedule.of(replace(train, drop_last=True), seed, prompts)
+    return folder, kept, Schedule.of_questions(config.train, config.seed, kept["prompts"]).steps
 
 
 def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, str]], dict[str, int]]:
     """Rows {prompt, gold} of a data set, and how many there are and why others are not."""
     asked, report = questions.questions(config.dataset)
-    prompts = [render(config.model.train_prompt, problem.question, tokenizer) for problem in asked.problems]
+    prompts = [render(config.train_prompt, problem.question, tokenizer) for problem in asked.problems]
     tokens = encode(prompts, tokenizer)
     if tokenizer(prompts[0])["input_ids"] != tokens[0]:  # TRL's tokenisation adds a BOS that the prompt spells out
         prompts = [prompt.removeprefix(tokenizer.bos_token) for prompt in prompts]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from losslab.evaluation.questions import NAME
+from losslab.config.schema import Rules
 from losslab.grading.graders import Grader
 
 
@@ -31,7 +31,9 @@ class Verifier:
         ended = [bool(ids) and ids[-1] in self.ends for ids in answers]
         bodies = [list(ids[:-1] if end else ids) for ids, end in zip(answers, ended, strict=True)]
         texts = self.tokenizer.batch_decode(bodies, skip_special_tokens=True)
-        verdicts = [self.grader.submit(NAME, text, gold, truth=gold) for text, gold in zip(texts, golds, strict=True)]
+        verdicts = [
+            self.grader.submit(Rules.general, text, gold, truth=gold) for text, gold in zip(texts, golds, strict=True)
+        ]
         self.rewards = [float(end and verdict.result().corrected) for end, verdict in zip(ended, verdicts, strict=True)]
         self.seen = Seen(len(answers), sum(self.rewards), sum(map(len, answers)), sum(ended))
         return self.rewards

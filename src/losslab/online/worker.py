@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from transformers import GenerationConfig, TrainerCallback, set_seed
 
 from losslab.config.schema import Config
+from losslab.data.schedule import Schedule
 from losslab.evaluation.engine_interface import request_seed
 from losslab.evaluation.protocol import stops
 from losslab.grading.graders import Grader
@@ -24,7 +25,6 @@ from losslab.models import lora
 from losslab.models.loading import load_config, load_model, load_tokenizer
 from losslab.models.policy import Policy, export
 from losslab.objectives.online import PPO, Online
-from losslab.online.questions import schedule
 from losslab.online.trainers import Parts, trainer, value_model
 from losslab.online.verifier import Verifier
 from losslab.training.checkpoints import Checkpoints
@@ -47,7 +47,7 @@ def train(config: Config, data: str, folder: str) -> None:
     objective = config.objective
     assert isinstance(objective, Online)
     questions = load_from_disk(data)
-    plan = schedule(config.train, config.seed, len(questions))
+    plan = Schedule.of_questions(config.train, config.seed, len(questions))
     if config.train.batch_size * objective.samples % dist.get_world_size():
         raise ValueError(
             f"{config.train.batch_size * objective.samples} answers of a step cannot be divided over "

@@ -4,16 +4,26 @@ import hashlib
 import inspect
 import json
 import textwrap
+from collections.abc import Iterable
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from losslab.config.schema import Config
 from losslab.files import content, syntax
 
+SEED = "the seed of a cell"
+
 
 def identity(config: Config) -> str:
     """SHA-256 (hex) of what decides a trained model: its recipe and its seed."""
     return _sha256(_science(config) | {"seed": config.seed})
+
+
+def identities(config: Config, seeds: Iterable[int]) -> list[str]:
+    """The identities of cells that differ from `config` in their seed; of many in little time."""
+    before, after = json.dumps(_science(config) | {"seed": SEED}, sort_keys=True, default=str).split(f'"{SEED}"')
+    return [hashlib.sha256(f"{before}{seed}{after}".encode()).hexdigest() for seed in seeds]
 
 
 def recipe(config: Config) -> str:
@@ -38,6 +48,8 @@ def _science(config: Config) -> dict[str, Any]:
     if trains and (adapter := _changed(asdict(config.adapter), defaults["adapter"])):
         science["adapter"] = adapter
     online = isinstance(objective, Online)
+    if trains and config.dataset.template:  # in place of the model's
+        science["model"]["train_prompt"] = science["dataset"].pop("template")
     for key in ("eval_prompt", "learning_rate", "architecture", "trust_remote_code"):
         science["model"].pop(key, None)
     if not online:  # whose answers end there
@@ -66,6 +78,7 @@ def protocol(config: Config) -> str:
     return _sha256([science, config.model.eval_prompt, config.model.stop])
 
 
+@cache
 def _code(cls: type) -> str:
     """The code of a class; empty where its source cannot be had."""
     try:

@@ -10,7 +10,7 @@ A kill leaves the old file or the whole new one.
 import fcntl
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from losslab.config.schema import BASE, Config, Stage
 from losslab.files import RECORD_VERSION, read_json, read_lines, write, write_json
 from losslab.records import code_snapshot
 from losslab.records.environment import environment, succeed
-from losslab.records.identity import identity, protocol, recipe
+from losslab.records.identity import identities, protocol, recipe
 
 PROBABILITIES = "probabilities.json"
 ENDED = ("done", "failed", "trained")  # the states of a cell that nothing is on its way with
@@ -44,10 +44,17 @@ class Cell:
 
     @classmethod
     def of(cls, config: Config) -> "Cell":
-        key, names = identity(config), config.names
+        return cls.of_seeds(config, [config.seed])[0]
+
+    @classmethod
+    def of_seeds(cls, config: Config, seeds: Sequence[int]) -> list["Cell"]:
+        """The cells of several seeds that are alike in everything else."""
+        names, cells = config.names, Path(config.machine.results) / "cells"
         parts = [names.model, names.dataset, names.loss] if config.trains else [names.model, BASE]
-        name = "-".join([*parts, f"s{config.seed}", key[:8]])
-        return cls(Path(config.machine.results) / "cells" / name, key)
+        keys = identities(config, seeds)
+        return [
+            cls(cells / "-".join([*parts, f"s{seed}", key[:8]]), key) for seed, key in zip(seeds, keys, strict=True)
+        ]
 
     @classmethod
     def at(cls, folder: Path) -> "Cell":
@@ -123,6 +130,15 @@ class Cell:
                 state["sweeps"] = [*state["sweeps"], config.sweep.name]
             if config.names.method:
                 state["methods"] = state.get("methods", {}) | {config.sweep.name: config.names.method}
+
+    def leave(self, sweep: str) -> None:
+        """Take the cell out of a sweep's table. A cell that was never begun and is in no other sweep goes."""
+        with self._editing() as state:
+            state["sweeps"] = [name for name in state.get("sweeps", []) if name != sweep]
+            state.get("methods", {}).pop(sweep, None)
+            unused = not state["sweeps"] and "state" not in state
+        if unused:
+            shutil.rmtree(self.folder)
 
     def begin(self, config: Config, **about: Any) -> None:
         """Write down what is about to run, where and with which code; what trained a model stays beside it."""

@@ -43,7 +43,7 @@ def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
 
     def examples() -> str:
         tokenizer = load_tokenizer(base)
-        return str(prepare(config.dataset, config.train, tokenizer, base.train_prompt, cache))
+        return str(prepare(config.dataset, config.train, tokenizer, config.train_prompt, cache))
 
     data = decide_on_main(config.machine, examples)
     asked = config.machine.probabilities

@@ -1,0 +1,121 @@
+"""The sizes of a model from its configuration alone, and how many parameters they make.
+
+Those of common families are read and counted here, without torch and transformers, whose imports take longer than
+all else that a plan does. Any other model is described by transformers and built without memory.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from losslab.config.schema import EMBEDDED, Config, ModelConfig
+from losslab.models import merged_adapters
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
+)  # fmt: skip
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # dense decoders with gated MLPs and two norms in each layer
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A dense decoder of one of `FAMILIES`, with the names of its configuration in transformers."""
+
+    model_type: str
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+    tie_word_embeddings: bool
+    head_dim: int
+    attention_bias: bool  # of all four projections; Qwen2 has biases on queries, keys and values whatever this says
+    mlp_bias: bool
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Architecture | None":
+        """From the content of a config.json; None for another family, and where a size is left to its default."""
+        if facts.get("model_type") not in FAMILIES or not all(isinstance(facts.get(size), int) for size in SIZES):
+            return None
+        if not isinstance(facts.get("tie_word_embeddings"), bool) or facts["num_attention_heads"] < 1:
+            return None
+        head = facts.get("head_dim") or (
+            128 if facts["model_type"] == "qwen3" else facts["hidden_size"] // facts["num_attention_heads"]
+        )
+        biases = [bool(facts.get(key, False)) for key in ("attention_bias", "mlp_bias")]
+        sizes = [facts[size] for size in SIZES]
+        return cls(facts["model_type"], *sizes, facts["tie_word_embeddings"], head, *biases)
+
+    def get_text_config(self, **_: Any) -> "Architecture":
+        """As of a configuration in transformers: the part that is the language model."""
+        return self
+
+    @property
+    def parameters(self) -> int:
+        width, inner, head = self.hidden_size, self.intermediate_size, self.head_dim
+        queries, keys = self.num_attention_heads * head, self.num_key_value_heads * head
+        attention = width * (2 * queries + 2 * keys)
+        if self.model_type == "qwen2":
+            attention += queries + 2 * keys
+        elif self.model_type in ("llama", "qwen3") and self.attention_bias:
+            attention += queries + 2 * keys + width
+        if self.model_type == "qwen3":
+            attention += 2 * head  # norms of queries and keys
+        mlp = 3 * width * inner
+        if self.model_type == "llama" and self.mlp_bias:
+            mlp += 2 * inner + width
+        embeddings = self.vocab_size * width * (1 if self.tie_word_embeddings else 2)
+        return embeddings + self.num_hidden_layers * (attention + mlp + 2 * width) + width
+
+
+def describe(config: Config) -> "Architecture | PretrainedConfig":
+    """The architecture of a cell's model. Raises ValueError when it cannot be had."""
+    facts = dict(config.model.architecture)
+    if not facts:
+        path, revision = merged_adapters.base(config.model.path) or (config.model.path, config.model.revision)
+        model = replace(config.model, path=path, revision=revision)
+        return _local(model) or _loaded(model)
+    if known := Architecture.of(facts):
+        return known
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(**facts)
+
+
+def _local(model: ModelConfig) -> Architecture | None:
+    """The architecture in a folder, where it is of a known family."""
+    file = Path(model.path) / "config.json"
+    if model.path == EMBEDDED or not file.is_file():
+        return None
+    from losslab.data.hub_datasets import check_model
+
+    check_model(model)
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None  # transformers says what is wrong
+    return Architecture.of(facts) if isinstance(facts, dict) else None
+
+
+def _loaded(model: ModelConfig) -> "PretrainedConfig":
+    from losslab.models.loading import load_config
+
+    return load_config(model)
+
+
+def count_parameters(architecture: Any) -> int:
+    """The parameters of a model, from its architecture alone."""
+    if isinstance(architecture, Architecture):
+        return architecture.parameters
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(architecture)
+    return sum(p.numel() for p in model.parameters())

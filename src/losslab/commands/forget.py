@@ -1,0 +1,69 @@
+"""Take cells out of a sweep's table. Their records stay, but for cells that were never begun.
+
+losslab forget SWEEP                   all cells of the sweep
+losslab forget SWEEP model=tiny seed=3 those that have all of these values: of seed, model, dataset, loss, method,
+                                       state, or any key of the configuration such as optimizer.lr
+losslab forget SWEEP CELL ...          those named, as in results/cells/CELL
+  results=FOLDER                       where the records are, if not in results
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from losslab.config.messages import among
+from losslab.files import read_json
+from losslab.launchers.status import sweeps
+from losslab.records.record import Cell
+
+ABSENT = object()
+
+
+def main(arguments: list[str]) -> None:
+    wanted = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    names = [argument for argument in arguments if "=" not in argument]
+    results = wanted.pop("results", "results")
+    if not names or names[0].startswith("-"):
+        raise ValueError("name the sweep: losslab forget SWEEP [KEY=VALUE ...] [CELL ...]")
+    sweep, *chosen = names
+    known = sweeps(results)
+    if sweep not in known:
+        raise ValueError(f"no record of the sweep {sweep} under {results}{among(sweep, known)}")
+    folders = {folder.name: folder for folder in known[sweep]}
+    for name in chosen:
+        if Path(name).name not in folders:
+            raise ValueError(f"{name} is no cell of {sweep}{among(Path(name).name, folders)}")
+    if chosen:
+        folders = {Path(name).name: folders[Path(name).name] for name in chosen}
+    matching = [folder for folder in folders.values() if matches(folder, sweep, wanted)]
+    if not matching:
+        asked = " ".join(f"{key}={value}" for key, value in wanted.items())
+        raise ValueError(f"no cell of {sweep} has {asked}: `losslab status {sweep}` lists its cells")
+    for folder in matching:
+        Cell.at(folder).leave(sweep)
+        print(f"{folder.name}: out of {sweep}" + ("" if folder.exists() else ", and gone, since it was never begun"))
+    print(f"{len(matching)} of {len(known[sweep])} cells taken out: losslab table {sweep} writes the table again")
+
+
+def matches(folder: Path, sweep: str, wanted: dict[str, str]) -> bool:
+    """Whether a cell has all of these values. Raises ValueError for a key that no configuration has."""
+    record, config = read_json(folder / "cell.json"), OmegaConf.load(folder / "config.yaml")
+    values: dict[str, Any] = {**record["names"], "seed": record["seed"], "state": record.get("state", "waiting")}
+    values["method"] = record.get("methods", {}).get(sweep)
+    for key, value in wanted.items():
+        if key not in values and OmegaConf.select(config, key, default=ABSENT) is ABSENT:
+            raise ValueError(f"unknown key {key}{among(key, values)}, and the keys of docs/configuration.md")
+        mine = values[key] if key in values else OmegaConf.select(config, key)
+        if mine != yaml.safe_load(value) and str(mine) != value and not same_number(mine, value):
+            return False
+    return True
+
+
+def same_number(mine: Any, value: str) -> bool:
+    """Whether a value is a number that a text writes, in whichever form: 1e-4 is 0.0001."""
+    try:
+        return not isinstance(mine, str | bool) and float(mine) == float(value)
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,79 @@
+"""The cells of a sweep: the overrides of each, and their configurations, those of several seeds composed once."""
+
+import re
+from collections.abc import Callable
+from copy import copy
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from losslab.config.keys import LARGEST_SEED
+from losslab.config.schema import Config
+from losslab.progress import bar
+
+SLOW = 50  # compositions, of which one takes a tenth of a second
+
+
+def overrides(config: DictConfig) -> list[list[str]]:
+    """The overrides of each cell of a multirun: those that Hydra's own sweeper will take, and the search path."""
+    # As they were written: what an interpolation in them refers to may differ between cells.
+    task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    declared = OmegaConf.to_container(config.hydra.sweeper, resolve=False).get("params") or {}
+    words = [*(f"{key}={value}" for key, value in declared.items()), *task]
+    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
+    return [[*searchpath(config), *cell] for batch in batches for cell in batch]
+
+
+def searchpath(config: DictConfig) -> list[str]:
+    """The override that adds folders with YAML files, without which a cell by itself may not compose."""
+    return [override for override in config.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
+
+
+def configurations(config: DictConfig, make: Callable[[DictConfig, Any], Config]) -> list[Config]:
+    """The configurations of a multirun's cells, each once; `make` is `read` or `typed` of the composition.
+
+    Cells that differ in nothing but the seed come one after another and share their parts. Raises HydraException for a
+    cell that does not compose, else ValueError with all that `make` refuses.
+    """
+    cells: dict[tuple[str, ...], dict[str, None]] = {}  # ordered sets of seeds
+    for words in overrides(config):
+        seed = next((word for word in reversed(words) if _is_seed(word)), "")
+        rest = tuple(word for word in words if not (seed and word.startswith("seed=")))
+        cells.setdefault(rest, {})[seed] = None
+    made: list[Config] = []
+    mistakes: dict[str, None] = {}
+    with bar("composing", len(cells), "cell", disable=len(cells) < SLOW) as progress:
+        for rest, seeds in cells.items():
+            try:
+                made += _of_seeds(config.hydra.job.config_name or "config", list(rest), list(seeds), make)
+            except ValueError as error:
+                mistakes[str(error)] = None
+            progress.update()
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    return made
+
+
+def _is_seed(override: str) -> bool:
+    match = re.fullmatch(r"seed=(\d+)", override)
+    return match is not None and int(match[1]) <= LARGEST_SEED
+
+
+def _of_seeds(name: str, rest: list[str], seeds: list[str], make: Callable[[DictConfig, Any], Config]) -> list[Config]:
+    """The configurations of cells with the same overrides but for the seed, where there is one."""
+    first = compose(name, [*rest, *filter(None, seeds[:1])], return_hydra_config=True)
+    config = make(first, first.hydra.runtime.choices)
+    if len(seeds) > 1 and "${seed}" in OmegaConf.to_yaml(first):  # what else follows the seed is composed with each
+        others = [compose(name, [*rest, seed], return_hydra_config=True) for seed in seeds[1:]]
+        return [config, *(make(other, other.hydra.runtime.choices) for other in others)]
+    return [config, *(_with_seed(config, int(seed.removeprefix("seed="))) for seed in seeds[1:])]
+
+
+def _with_seed(config: Config, seed: int) -> Config:
+    """A copy with the same parts; `replace` would take ten times as long, and there may be many seeds."""
+    other = copy(config)
+    other.seed = seed
+    return other

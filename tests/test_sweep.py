@@ -1,0 +1,151 @@
+"""A sweep as a whole: what it plans, what it rejects, what it declares, and how cells leave it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from losslab.cells import plan, sweep
+from losslab.cells.sweep import Sweep
+from losslab.commands.cli import main
+from losslab.composition.compose import read
+from losslab.composition.grid import configurations, overrides
+from losslab.config.paths import CONF
+from losslab.config.schema import Config
+from losslab.launchers.status import sweeps
+from losslab.records.identity import identities, identity
+from losslab.records.record import Cell
+
+TINY = ("model=tiny", "dataset=embedded", "benchmark=[tiny_add]", "machine.device=cpu", "tracker=none")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "_over", set())
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def multirun(*words: str) -> DictConfig:
+    """The configuration that Hydra gives to a callback before a multirun."""
+    cfg = compose("config", return_hydra_config=True)
+    OmegaConf.set_readonly(cfg, False)
+    cfg.hydra.overrides.task, cfg.hydra.job.config_name = list(words), "config"
+    return cfg
+
+
+def of(*words: str) -> list[Config]:
+    return configurations(multirun(*TINY, *words), read)
+
+
+def declared() -> set[str]:
+    return {json.loads(path.read_text())["names"]["loss"] for path in Path("results/cells").glob("*/cell.json")}
+
+
+def test_a_cell_that_is_asked_for_twice_is_planned_once(capsys):
+    configs = of("loss=dft,dft", "seed=0,0")
+    assert len(overrides(multirun(*TINY, "loss=dft,dft", "seed=0,0"))) == 4 and len(configs) == 1
+    assert len(plan.cells(of("method=dft,null"))) == 1  # two names of one cell
+    assert plan.show(configs) == 0
+    assert "ablation: 1 cells" in capsys.readouterr().out
+
+
+def test_seeds_are_composed_once_and_are_those_that_were_asked_for():
+    configs = of("seed=3,1", "loss=sft,dft")
+    assert [(c.names.loss, c.seed) for c in configs] == [("sft", 3), ("sft", 1), ("dft", 3), ("dft", 1)]
+    assert configs[0].model is configs[1].model
+    follow = of("seed=3,1", "dataset.seed=${seed}")
+    assert [(c.seed, c.dataset.seed) for c in follow] == [(3, 3), (1, 1)]
+    with pytest.raises(ValueError, match="^seed is 4294967296: set it between 0 and"):
+        of(f"seed=0,{2**32}")
+    (config,) = of("seed=7")
+    assert identities(config, [7]) == [identity(config)] and Cell.of_seeds(config, [7]) == [Cell.of(config)]
+    config.seed = 8
+    assert identities(config, [7, 8])[1] == identity(config)
+
+
+def test_many_seeds_are_one_plan_and_a_short_table(capsys):
+    configs = of("loss=sft", "seed=range(0,3000)")
+    assert plan.show(configs) == 0
+    printed = capsys.readouterr().out
+    assert "ablation: 3000 cells" in printed and "and 2,900 more: 2,900 to run" in printed
+    assert printed.count("tiny-") >= 100 and len(printed.splitlines()) < 800
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_cell_that_cannot_be_planned_stops_that_cell_alone(tmp_path, capsys, planned):
+    """Three cells of a model whose config.json cannot be read, and three of one that can."""
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/config.json").write_text('{"model_type": "none of this name"}')
+    cells = of("loss=base,sft,dft") + of("loss=base,sft,dft", "model=custom", f"model.path={tmp_path}/bad")
+    for config in cells:
+        config.plan = planned
+    whole = Sweep()
+    if planned:
+        with pytest.raises(SystemExit) as ended:
+            whole._start(cells, multirun())
+        assert ended.value.code == 1 and not Path("results").exists()
+    else:
+        whole._start(cells, multirun())
+        assert whole.rejected == 3 and len(list(Path("results/cells").iterdir())) == 3
+        assert {cell.folder.name.split("-")[0] for cell in whole.cells} == {"tiny"}
+        assert sweep._over == {Cell.of(config).folder for config in cells[3:]}  # which `run` leaves out
+        with pytest.raises(ValueError, match=f"^the model model.path={tmp_path}/bad cannot be loaded"):
+            Sweep()._start(cells[3:], multirun())
+    printed = capsys.readouterr()
+    lines = (printed.out + printed.err).split("rejected: ")[1:]
+    assert len(lines) == 1 and lines[0].replace("\n", "").startswith("3 cells: the model model.path=")
+
+
+def test_a_mistake_in_one_cell_of_a_command_declares_nothing():
+    with pytest.raises(ValueError, match="^loss=dpo needs pairs of answers"):
+        of("loss=sft,dpo")
+    assert not Path("results").exists()
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_declared():
+    (config,) = of("loss=sft", "machine.device=cuda")
+    with pytest.raises(ValueError, match="^machine.device=cuda, but no GPU is visible here: set machine.device=auto"):
+        Sweep()._start([config], multirun())
+    assert not Path("results").exists()
+
+
+def test_cells_leave_a_sweep(capsys):
+    configs = of("loss=base,sft,dft", "seed=0,1", "optimizer.lr=1e-4")
+    for config in configs:
+        Cell.of(config).declare(config)
+    begun = Cell.of(configs[2])
+    begun.update(state="failed", error="on purpose")
+    main(["forget", "ablation", "loss=sft", "seed=1", "optimizer.lr=0.0001"])
+    assert "1 of 6 cells taken out" in capsys.readouterr().out
+    left = {folder.name for folder in sweeps("results")["ablation"]}
+    assert left == {Cell.of(config).folder.name for config in configs} - {Cell.of(configs[3]).folder.name}
+    assert not Cell.of(configs[3]).folder.exists()  # never begun, and in no other sweep
+    main(["forget", "ablation", str(begun.folder)])
+    assert begun.folder.exists() and begun.state()["sweeps"] == [] and begun.state()["state"] == "failed"
+    main(["forget", "ablation", "state=waiting"])
+    assert "ablation" not in sweeps("results") and [path.name for path in Path("results/cells").iterdir()] == [
+        begun.folder.name
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "name the sweep: losslab forget SWEEP"),
+        ("ablatoin", "no record of the sweep ablatoin under results; did you mean ablation?"),
+        ("ablation nothing", "nothing is no cell of ablation; there are tiny-base-s0-"),
+        ("ablation los=sft", "unknown key los; did you mean loss?, and the keys of docs/configuration.md"),
+        ("ablation loss=dft", "no cell of ablation has loss=dft: `losslab status ablation` lists its cells"),
+    ],
+)
+def test_a_mistake_in_what_to_forget_is_one_sentence(capsys, words, message):
+    (config,) = of("loss=base")
+    Cell.of(config).declare(config)
+    with pytest.raises(SystemExit) as ended:
+        main(["forget", *words.split()])
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith(f"error: {message}")
+    assert len(sweeps("results")["ablation"]) == 1
