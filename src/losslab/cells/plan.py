@@ -16,7 +16,7 @@ from losslab.cells.memory import GIB, Devices, count_parameters, describe, on_de
 from losslab.cells.sizing import resolve
 from losslab.config.schema import Config, MachineConfig, Recompute
 from losslab.data.batches import Schedule
-from losslab.data.examples import local_files, unanswered
+from losslab.data.table import count, unanswered
 from losslab.online import questions
 from losslab.records.record import Cell
 
@@ -75,18 +75,8 @@ def rows_of(config: Config) -> int | None:
     dataset = config.dataset
     if unanswered(dataset):
         return None
-    if not (files := local_files(dataset)):
-        return dataset.rows
-    rows = 0
-    for file in files:
-        if file.endswith(".parquet"):
-            import pyarrow.parquet as parquet
-
-            rows += parquet.ParquetFile(file).metadata.num_rows
-        else:
-            with Path(file).open("rb") as stream:
-                rows += sum(1 for line in stream if line.strip())
-    return rows if dataset.rows is None else min(rows, dataset.rows)
+    rows = count(dataset)
+    return rows if rows is None or dataset.rows is None else min(rows, dataset.rows)
 
 
 def warn(configs: list[Config]) -> str | None:

@@ -19,7 +19,7 @@ from losslab.cells.run import base_model
 from losslab.cells.scoring import find
 from losslab.composition.record_file import read_record
 from losslab.config.schema import Config, ModelConfig
-from losslab.data.examples import is_text
+from losslab.data.messages import is_text
 from losslab.distributed.signals import REQUEUE, Interrupted, ignore_stop_signals, raise_on_stop
 from losslab.evaluation import engines
 from losslab.evaluation.evaluate import answer
@@ -73,7 +73,9 @@ def as_trained(model: ModelConfig) -> ModelConfig:
     if cell is None:
         return model
     own = read_record(cell.folder / "config.yaml").model
-    return replace(model, train_prompt=own.train_prompt, eval_prompt=own.eval_prompt, stop=list(own.stop))
+    arguments = dict(own.get("template_arguments", {}))
+    prompts = {"train_prompt": own.train_prompt, "eval_prompt": own.eval_prompt, "template_arguments": arguments}
+    return replace(model, **prompts, stop=list(own.stop))
 
 
 def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:

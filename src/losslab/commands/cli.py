@@ -14,10 +14,10 @@ from pathlib import Path
 from losslab.config.errors import exit_on_error
 
 VERBS = (
-    "train", "plan", "sample", "evaluate", "regrade", "compare",
+    "data", "train", "plan", "sample", "evaluate", "regrade", "compare",
     "table", "report", "status", "push", "toy-suite", "env",
 )  # fmt: skip
-HYDRA = ("train", "plan", "sample", "evaluate")  # these take the keys of conf/, completed by Hydra
+HYDRA = ("data", "train", "plan", "sample", "evaluate")  # these take the keys of conf/, completed by Hydra
 COMPLETION = ("-sc", "--shell-completion")
 HELP = ("-h", "--help")
 

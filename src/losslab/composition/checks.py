@@ -18,7 +18,7 @@ from losslab.config.schema import (
     SweepConfig,
     TrackerName,
 )
-from losslab.data.examples import local_files, unanswered
+from losslab.data.table import local_files, unanswered
 from losslab.objectives.online import Online
 
 CHECKPOINT = ("config.json", "adapter_config.json")

@@ -58,8 +58,9 @@ def answer(
     seen, notes = _seen(config, corpus, chosen)
     folder.mkdir(parents=True, exist_ok=True)
     protocol = protocols.agree(folder / "protocol.yaml", protocols.describe(config, model, tokenizer, engine, chosen))
+    template, arguments = config.model.eval_prompt, config.model.template_arguments
     prompts = {
-        (b.name, p.index): render(config.model.eval_prompt, p.question, tokenizer) for b in chosen for p in b.problems
+        (b.name, p.index): render(template, p.question, tokenizer, arguments) for b in chosen for p in b.problems
     }
     subject = Subject(config, model, tokenizer, protocol, chosen, prompts, seen, notes)
     workers = min(16, max(1, available_cores() // 2))

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from losslab.config.schema import Config, Engine
+from losslab.data.chat_templates import ChatTemplate
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.files import content, write
 
@@ -14,12 +15,14 @@ def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen:
     """All that shapes the samples."""
     cfg = config.eval
     texts, ids = stops(config, model, tokenizer)
+    arguments = config.model.template_arguments
     return {
         "model": model,
         "revision": source(config, model)["revision"],
         "weights": content(model) if Path(model).is_dir() else None,
         "engine": str(engine),
         "prompt": config.model.eval_prompt,
+        **({"template_arguments": arguments} if arguments else {}),
         "stop": texts,
         "stop_ids": ids,
         "temperature": cfg.temperature,
@@ -38,7 +41,8 @@ def source(config: Config, model: str) -> dict[str, Any]:
 
 
 def stops(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[int]]:
-    """Texts and tokens that end a sample: the tokenizer's EOS, the checkpoint's own, and the model's stops.
+    """Texts and tokens that end a sample: the tokenizer's EOS, the checkpoint's own, the model's stops, and the token
+    by which the chat template ends a turn, where that makes the prompts: a conversation trains it.
 
     A stop that is one special token of the tokenizer never shows in a text, so it is looked for as a token.
     """
@@ -51,6 +55,8 @@ def stops(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[i
     except OSError:  # not every checkpoint has one
         generation = None
     ids |= set(generation) if isinstance(generation, list) else {generation}
+    if "chat" in (config.model.train_prompt, config.model.eval_prompt) and tokenizer.chat_template:
+        ids.add(special.get(str(ChatTemplate(tokenizer, config.model.template_arguments).end)))
     return [text for text in config.model.stop if text not in special], sorted(ids - {None})
 
 
