@@ -106,8 +106,8 @@ def summary(console: Any, rows: Any, collected: Any, sentences: list[str]) -> No
     if count:
         bars(console, "tokens of an example", [*lengths, *(n for _, n in collected.overlong)], collected.limit)
         bars(console, "trained tokens", trained)
-        if max(number := preview.turns(collected)) > 1:
-            bars(console, "trained turns", number)
+        if max(turns := preview.turns(collected)) > 1:
+            bars(console, "trained turns", turns)
 
 
 def bars(console: Any, title: str, values: Sequence[int], limit: int | None = None) -> None:
