@@ -1,15 +1,16 @@
 """Packed sequences against each one alone."""
 
+import json
 from copy import deepcopy
 
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from losslab.config.schema import DatasetConfig, TrainConfig
+from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
 from losslab.data import toy_task
 from losslab.data.batches import collate
-from losslab.data.examples import tokenise
+from losslab.data.examples import Examples, prepare
 from losslab.data.packing import Packing
 from losslab.models import attention
 
@@ -20,10 +21,13 @@ def test_runs_join_neighbours_of_equal_length():
     assert packing.boundaries.tolist() == [0, 5, 8, 11, 13, 16]
 
 
-def test_packed_row_equals_each_sequence_alone_under_the_librarys_attention():
+def test_packed_row_equals_each_sequence_alone_under_the_librarys_attention(tmp_path):
     tokenizer = toy_task.tokenizer()
     pairs = [("1+1=?", "2"), ("12+30=?", "42"), ("21+30=?", "51"), ("7", "7 7 7 7 7 7")]
-    examples = tokenise(dict(enumerate(pairs)), DatasetConfig(path="x"), TrainConfig(), tokenizer, "chat")
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"problem": problem, "solution": text}) + "\n" for problem, text in pairs))
+    data = prepare(DatasetConfig(path=str(file)), TrainConfig(), ModelConfig(), tokenizer, tmp_path)
+    examples = Examples.load(data)
     config = toy_task.model_config()
     config.num_key_value_heads = config.num_attention_heads // 2  # grouped queries
     torch.manual_seed(0)

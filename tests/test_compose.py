@@ -22,7 +22,7 @@ GROUPS = {
     for path in sorted(CONF.iterdir())
     if path.is_dir() and path.name not in ("hydra", "experiment")
 }
-NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": [f"dataset.path={__file__}"]}
+NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": ["dataset.path=some/hub-id"]}
 NEEDED |= {"loss=dpo": ["dataset.rejected_column=rejected"], "loss=nft": ["dataset.reward_column=reward"]}
 # What a model has not answered yet can be planned.
 NEEDED |= {f"method={name}": ["plan=true"] for name in GROUPS["method"]} | {"dataset=self_correct": ["plan=true"]}

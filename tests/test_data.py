@@ -1,5 +1,6 @@
 """Token masks by hand, broken rows, and the cutting of a batch."""
 
+import hashlib
 import json
 import re
 
@@ -8,17 +9,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from losslab.config.schema import DatasetConfig, Overlong, Selection, TrainConfig
+from losslab.config.choices import Overlong, Selection
+from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
 from losslab.data import toy_task
 from losslab.data.batches import Schedule, collate, micro_batches, rewards
-from losslab.data.examples import Examples, is_text, prepare, read, text_of, tokenise
+from losslab.data.examples import Examples, prepare, tokenise
+from losslab.data.layouts import Layout
+from losslab.data.messages import Unusable
+from losslab.data.rows import Rows, read
+from losslab.data.table import Table
+from losslab.data.tokenise import Tokeniser
 
 TOKENIZER = toy_task.tokenizer()
 FILE = DatasetConfig(path="rows.jsonl")
 
 
 def encode(pairs, template="{problem}>", dataset=FILE, **train) -> Examples:
-    return tokenise(dict(enumerate(pairs, start=1)), dataset, TrainConfig(**train), TOKENIZER, template)
+    rejected = [] if dataset.rejected_column is None else [dataset.rejected_column]
+    reward = [] if dataset.reward_column is None else [dataset.reward_column, dataset.success_rate_column]
+    names = ["problem", "solution", *rejected, *reward]
+    table = Table(dataset.path, names, np.arange(1, len(pairs) + 1), [])
+    rows = Rows(table, Layout("problem", ("solution", *rejected), rewards=tuple(reward)), {}, {})
+    for number, values in enumerate(pairs, start=1):
+        try:
+            rows.usable[number] = rows.layout.row(dict(zip(names, values, strict=True)))
+        except Unusable as reason:
+            rows.broken[number] = str(reason)
+    return tokenise(rows, TrainConfig(**train), Tokeniser(ModelConfig(train_prompt=template), dataset, TOKENIZER))
+
+
+def dataset_of(file, rows: int, seed: int = 0) -> DatasetConfig:
+    return DatasetConfig(path=str(file), rows=rows, seed=seed)
 
 
 def test_prompt_and_answer_are_joined_and_only_the_answer_counts():
@@ -63,7 +84,9 @@ def test_truncation_keeps_the_start_and_drops_prompts_without_room():
 def test_broken_rows_are_counted_or_refused():
     pairs = [("1", "2")] * 99 + [("1", None)]
     assert encode(pairs).report["broken"] == 1
-    with pytest.raises(ValueError, match=r"3 of 102 rows of rows.jsonl have no usable .* \(rows 100, 101, 102\)"):
+    with pytest.raises(
+        ValueError, match=r"3 of 102 rows of rows.jsonl cannot be used \(row 100 of .* no text in `solution`; "
+    ):
         encode([*pairs, ("", "2"), (3, "2")])
     with pytest.raises(ValueError, match="no row of rows.jsonl fits train.max_length=2"):
         encode([("1", "2")], max_length=2)
@@ -74,13 +97,21 @@ def test_broken_rows_are_named_by_their_number_in_the_file(tmp_path):
     rows = [{"problem": f"{i}", "solution": " " if i in (7, 41) else "a"} for i in range(1, 51)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for dataset in (
-        DatasetConfig(path=str(file), rows=45, seed=3),
+        dataset_of(file, 45, 3),
         DatasetConfig(path=str(file), rows=45, selection=Selection.first),
     ):
-        with pytest.raises(ValueError, match=r"2 of 45 rows of .* \(rows 7, 41\)"):
-            prepare(dataset, TrainConfig(), TOKENIZER, "chat", tmp_path)
-    assert 50 not in read(DatasetConfig(path=str(file), rows=45, selection=Selection.first))
-    assert min(set(range(1, 51)) - set(read(DatasetConfig(path=str(file), rows=45, seed=3)))) < 41  # it left rows out
+        with pytest.raises(
+            ValueError, match=r"2 of 45 rows .*rows.jsonl:7 has no text in `solution`; so does .*rows.jsonl:41\)"
+        ):
+            prepare(dataset, TrainConfig(), ModelConfig(), TOKENIZER, tmp_path)
+    first, some = (
+        {*rows.usable, *rows.broken}
+        for rows in (
+            read(DatasetConfig(path=str(file), rows=45, selection=Selection.first)),
+            read(dataset_of(file, 45, 3)),
+        )
+    )
+    assert 50 not in first and min(set(range(1, 51)) - some) < 41  # it left rows out
 
 
 def test_pairs_stay_together_and_are_cut_together():
@@ -105,28 +136,30 @@ def test_rewards_stay_with_their_answers(tmp_path):
         "reward": [0, 1, 0], "success_rate": [0.25, 0.75, 0.25],
     }  # fmt: skip
     assert rewards(encode([("1", "2")]), np.array([0])) == {}
-    with pytest.raises(ValueError, match=r"3 of 4 rows .* no usable problem or solution or reward or success_rate"):
-        encode([*rows[:1], ("1", "2", None, 0.5), ("1", "2", 2, 0.5), ("1", "2", "1", 0.5)], dataset=dataset)
+    with pytest.raises(ValueError, match=r"3 of 4 rows .* has no number from 0 to 1 in `reward`; so do row 3 of "):
+        encode([*rows[:1], ("1", "2", None, 0.5), ("1", "2", 2, 0.5), ("1", "2", "x", 0.5)], dataset=dataset)
 
 
 def test_prepare_keeps_tokens_and_notices_a_changed_file(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"problem": "1+1=?", "solution": "2"}\n{"problem": "3", "solution": "45"}\n')
     dataset = DatasetConfig(path=str(file))
-    folder = prepare(dataset, TrainConfig(), TOKENIZER, "chat", tmp_path)
-    assert prepare(dataset, TrainConfig(), TOKENIZER, "chat", tmp_path) == folder
+    folder = prepare(dataset, TrainConfig(), ModelConfig(), TOKENIZER, tmp_path)
+    assert prepare(dataset, TrainConfig(), ModelConfig(), TOKENIZER, tmp_path) == folder
     loaded = Examples.load(folder)
     assert len(loaded) == 2 and loaded.report["examples"] == 2
     file.write_text('{"problem": "1+1=?", "solution": "3"}\n')
-    assert prepare(dataset, TrainConfig(), TOKENIZER, "chat", tmp_path) != folder
+    assert prepare(dataset, TrainConfig(), ModelConfig(), TOKENIZER, tmp_path) != folder
 
 
 def test_read_selects_rows_and_names_a_missing_column(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(f'{{"problem": "{i}", "solution": "a"}}\n' for i in range(50)))
-    first = read(DatasetConfig(path=str(file), rows=3, selection=Selection.first))
-    assert first == {1: ("0", "a"), 2: ("1", "a"), 3: ("2", "a")}
-    some = [int(prompt) for prompt, _ in read(DatasetConfig(path=str(file), rows=10)).values()]
+    first = read(DatasetConfig(path=str(file), rows=3, selection=Selection.first)).usable
+    assert {number: (row.prompt, row.answers) for number, row in first.items()} == {
+        1: ("0", ("a",)), 2: ("1", ("a",)), 3: ("2", ("a",)),
+    }  # fmt: skip
+    some = [int(row.prompt) for row in read(dataset_of(file, 10)).usable.values()]
     assert len(set(some)) == 10 and some == sorted(some) and some != list(range(10))
     with pytest.raises(ValueError, match="has no column 'answer' but .*'problem', 'solution'"):
         read(DatasetConfig(path=str(file), answer_column="answer"))
@@ -140,46 +173,28 @@ def test_read_selects_rows_and_names_a_missing_column(tmp_path):
         read(DatasetConfig(path=str(tmp_path / "none.jsonl")))
 
 
-def test_the_text_of_a_list():
-    system, user, model = ({"role": r, "content": r[0]} for r in ("system", "user", "assistant"))
-    again = {"role": "user", "content": "again"}
-    assert [text_of([system, user, model, again], role) for role in ("user", "assistant")] == ["again", "a"]
-    assert text_of([user, model, {"role": "assistant", "content": "b"}], "assistant") == "b"
-    assert text_of([model], "user") == "a" and text_of([{"content": "c"}], "user") == "c"  # it stands alone
-    assert text_of(["Paris", "Paris, France"], "assistant") == "Paris"
-    assert text_of([system, user], "assistant") is None
-    parts = [{"type": "text", "text": "p"}]
-    for value in ("text", None, 3, [], [1, "a"], {"content": "c"}):
-        assert text_of(value, "user") == value
-    assert not any(map(is_text, ([], [1, "a"], text_of([{"role": "user", "content": parts}], "user"))))
-
-
-def test_columns_of_lists(tmp_path):
-    """Messages in both columns, as of LUFFY's set, and several right answers, as of Natural Questions."""
-    traces = [
-        {"prompt": [{"role": "system", "content": "Think."}, {"role": "user", "content": "1+1=?"}], "target": target}
-        for target in ([{"role": "assistant", "content": "2"}], [], [{"role": "assistant", "content": None}])
-    ]
-    facts = [{"question": "7", "answer": ["8", "9"]}, {"question": "7", "answer": []}]
-    sets = {"traces": (traces, "prompt", "target"), "facts": (facts, "question", "answer")}
-    found = {}
-    for name, (rows, prompt, answer) in sets.items():
-        file = tmp_path / f"{name}.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        dataset = DatasetConfig(path=str(file), prompt_column=prompt, answer_column=answer, max_broken=0.7)
-        assert found.setdefault(name, read(dataset))
-        examples = Examples.load(prepare(dataset, TrainConfig(), TOKENIZER, "{problem}>", tmp_path))
-        assert (len(examples), examples.report["broken"]) == (1, len(rows) - 1)
-        found[name] = TOKENIZER.decode(examples.tokens)
-    assert found == {"traces": "1+1=?>2<|end|>", "facts": "7>8<|end|>"}
-
-
 def test_the_embedded_data_set_is_one_of_two():
-    rows = read(DatasetConfig(path="embedded", split="corpus", rows=2, seed=4))
+    rows = read(DatasetConfig(path="embedded", split="corpus", rows=2, seed=4)).usable
     made = toy_task.corpus(2, 4)
-    assert rows == {1: (made[0]["problem"], made[0]["solution"]), 2: (made[1]["problem"], made[1]["solution"])}
+    assert {number: (row.prompt, *row.answers) for number, row in rows.items()} == {
+        number: (row["problem"], row["solution"]) for number, row in enumerate(made, start=1)
+    }
     with pytest.raises(ValueError, match="dataset.split=train does not exist: set it to one of corpus, demonstrations"):
         read(DatasetConfig(path="embedded", split="train", rows=2))
+
+
+@pytest.mark.parametrize(
+    ("split", "digest"),
+    {"demonstrations": "b0dc90e03f6b520f", "corpus": "be2775f0759964c8", "traces": "bd7f5c33264bf7e3",
+     "facts": "a3b78184db7aa599"}.items(),
+)  # fmt: skip
+def test_the_embedded_examples_are_the_same_token_for_token(split, digest, tmp_path):
+    """Those of the records of the demo and of the toy suite, as the first version made them."""
+    dataset = DatasetConfig(path="embedded", split=split, rows=3000, seed=1)
+    examples = Examples.load(prepare(dataset, TrainConfig(), ModelConfig(), TOKENIZER, tmp_path))
+    arrays = (examples.tokens, examples.offsets, examples.prompts)
+    assert hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16] == digest
+    assert examples.trained is None
 
 
 def test_schedule_sees_every_example_once_an_epoch():

@@ -212,6 +212,17 @@ def test_commands_of_evaluation_run_or_compose(command, place, capsys):
         assert capsys.readouterr().out
 
 
+@of("data")
+def test_commands_on_data_run_or_compose(command, place, capsys):
+    _, *words = command.of_losslab
+    if command.needs:
+        own = ("row=", "ids=", "full=", "show=")
+        composed([real(word, place) for word in words if not word.startswith(own)])
+    else:
+        main(["data", *words])
+        assert "rows, " in capsys.readouterr().out
+
+
 @of("table", "status", "report", "push", "env")
 def test_commands_on_records_run(command, place, capsys):
     if any(word.startswith(("cancel=", "retry=")) for word in command.words):

@@ -96,8 +96,8 @@ def test_questions_are_the_different_ones_with_a_gold(tmp_path):
     assert [p.gold for p in by_column.problems] == ["2", "1/2"]
     with pytest.raises(ValueError, match=r"has no column 'gold' but .*: set dataset.gold_column"):
         questions(DatasetConfig(path=str(file), gold_column="gold"))
-    with pytest.raises(ValueError, match=r"no row of .* has a gold answer in a box of problem: set dataset.gold_col"):
-        questions(DatasetConfig(path=str(file), answer_column="problem"))
+    with pytest.raises(ValueError, match=r"no row of .* has a gold answer in a box of answer: set dataset.gold_col"):
+        questions(DatasetConfig(path=str(file), answer_column="answer"))
 
 
 def test_golds_of_the_embedded_world_are_true_where_its_demonstrations_are_not():
@@ -187,7 +187,7 @@ def test_sampled_answers_are_data_sets_of_their_methods(undisturbed, place):
     units = {}
     for method in ("rft", "dft_offline", "iw_sft_offline", "dpo", "nft"):
         config = make(f"method={method}", "dataset.source=asked", *own)
-        data = prepare(config.dataset, config.train, toy_task.tokenizer(), "chat", undisturbed / "cache")
+        data = prepare(config.dataset, config.train, config.model, toy_task.tokenizer(), undisturbed / "cache")
         units[method] = read_json(data / "about.json")["report"]["examples"]
     assert units["rft"] == units["dft_offline"] == units["iw_sft_offline"] == report["rows_correct"]
     assert (units["dpo"], units["nft"]) == (2 * report["rows_pairs"], report["rows_graded"])

@@ -82,7 +82,7 @@ def test_of_pairs_the_chosen_answers_are_measured():
     assert target_probabilities.sample(examples, 99).tolist() == [0, 2, 4]
     chosen = target_probabilities.sample(examples, 2)
     assert len(chosen) == 2 and not (chosen % 2).any()
-    assert target_probabilities.targets(examples, np.array([0, 4])).tolist() == [3, 4, *range(29, 35)]
+    assert examples.targets(np.array([0, 4])).tolist() == [3, 4, *range(29, 35)]
 
 
 def record(counts: dict[float, int], lowest: list, highest: list) -> dict:

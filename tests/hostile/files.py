@@ -102,8 +102,8 @@ def data_cases(count: int, model: Path) -> list[Case]:
         from losslab.data.examples import prepare
         from losslab.models.loading import load_tokenizer
 
-        tokenizer = load_tokenizer(ModelConfig(path=str(model)))
-        prepare(DatasetConfig(path="rows.jsonl"), TrainConfig(), tokenizer, "{problem}", Path("results/cache"))
+        about = ModelConfig(path=str(model), train_prompt="{problem}")
+        prepare(DatasetConfig(path="rows.jsonl"), TrainConfig(), about, load_tokenizer(about), Path("results/cache"))
 
     return [
         Case("data file", title, call(prepare_rows), ("rows.jsonl", "dataset."), at("rows.jsonl", writer))

@@ -18,8 +18,8 @@ from losslab.cells.memory import GIB, Devices, on_device, room
 from losslab.cells.sizing import resolve
 from losslab.config.messages import first_line
 from losslab.config.schema import Config, MachineConfig, Recompute
-from losslab.data.examples import local_files, unanswered
 from losslab.data.schedule import Schedule
+from losslab.data.table import count, unanswered
 from losslab.records.record import Cell
 
 ROWS = 100  # of the table that shows a plan; the cells beyond are counted
@@ -122,18 +122,8 @@ def rows_of(config: Config) -> int | None:
     dataset = config.dataset
     if unanswered(dataset):
         return None
-    if not (files := local_files(dataset)):
-        return dataset.rows
-    rows = 0
-    for file in files:
-        if file.endswith(".parquet"):
-            import pyarrow.parquet as parquet
-
-            rows += parquet.ParquetFile(file).metadata.num_rows
-        else:
-            with Path(file).open("rb") as stream:
-                rows += sum(1 for line in stream if line.strip())
-    return rows if dataset.rows is None else min(rows, dataset.rows)
+    rows = count(dataset)
+    return rows if rows is None or dataset.rows is None else min(rows, dataset.rows)
 
 
 def warn(configs: list[Config]) -> str | None:

@@ -204,14 +204,21 @@ def train_model(config: Config, folder: Path) -> None:
             lora.check(structure(config.model), config.adapter)
         if online:
             data, report, steps = questions.prepare(config, tokenizer, cache)
+            notes: list[str] = []
         else:
-            data = prepare(config.dataset, config.train, tokenizer, config.train_prompt, cache)
+            model = replace(config.model, train_prompt=config.train_prompt)
+            data = prepare(config.dataset, config.train, model, tokenizer, cache)
             examples = Examples.load(data)
-            report, steps = examples.report, Schedule.of(config.train, config.seed, examples).steps
+            report, notes = examples.report, examples.notes
+            steps = Schedule.of(config.train, config.seed, examples).steps
         if steps == 0:
             raise ValueError("the rows do not fill one batch: lower train.batch_size or take more of them")
-        write_json(folder / "data.json", report | {"version": RECORD_VERSION, "steps": steps})
-        print(f"{config.names.dataset}: " + ", ".join(f"{v:,} {k}" for k, v in report.items()), flush=True)
+        write_json(
+            folder / "data.json",
+            report | {"version": RECORD_VERSION, "steps": steps} | ({"notes": notes} if notes else {}),
+        )
+        for line in (", ".join(f"{v:,} {k}" for k, v in report.items()), *notes):
+            print(f"{config.names.dataset}: {line}", flush=True)
         return str(data)
 
     data = decide_on_main(config.machine, prepared)

@@ -20,7 +20,7 @@ from losslab.cells.scoring import find
 from losslab.composition.checks import check_device
 from losslab.composition.record_file import read_record
 from losslab.config.schema import Config, ModelConfig
-from losslab.data.examples import is_text
+from losslab.data.messages import is_text
 from losslab.distributed.signals import REQUEUE, Interrupted, ignore_stop_signals, raise_on_stop
 from losslab.evaluation import engines
 from losslab.evaluation.evaluate import answer
@@ -74,9 +74,12 @@ def as_trained(model: ModelConfig) -> ModelConfig:
     cell = find(model.path)
     if cell is None:
         return model
-    own = read_record(cell.folder / "config.yaml")
-    prompt = own.get("dataset", {}).get("template") or own.model.train_prompt
-    return replace(model, train_prompt=prompt, eval_prompt=own.model.eval_prompt, stop=list(own.model.stop))
+    record = read_record(cell.folder / "config.yaml")
+    own = record.model
+    prompt = record.get("dataset", {}).get("template") or own.train_prompt
+    arguments = dict(own.get("template_arguments", {}))
+    prompts = {"train_prompt": prompt, "eval_prompt": own.eval_prompt, "template_arguments": arguments}
+    return replace(model, **prompts, stop=list(own.stop))
 
 
 def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from losslab.composition.compose import recorded
 from losslab.config.schema import EMBEDDED, Config
-from losslab.data.examples import read
+from losslab.data.rows import texts
 from losslab.evaluation.contamination import Corpus
 from losslab.evaluation.evaluate import evaluate, show
 from losslab.files import content
@@ -38,7 +38,7 @@ def corpus(config: Config) -> Corpus | None:
         return None
     about = asdict(config.dataset) | {"path": content(config.dataset.path)}
     key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-    return Corpus(key, lambda: read(config.dataset).values())
+    return Corpus(key, lambda: texts(config.dataset))
 
 
 def find(path: str) -> Cell | None:

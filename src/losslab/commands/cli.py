@@ -16,10 +16,10 @@ from losslab.config.errors import exit_on_error
 from losslab.config.paths import CONF, EXPERIMENTS
 
 VERBS = (
-    "train", "plan", "sample", "evaluate", "regrade", "compare",
+    "data", "train", "plan", "sample", "evaluate", "regrade", "compare",
     "table", "report", "status", "forget", "push", "toy-suite", "env",
 )  # fmt: skip
-HYDRA = ("train", "plan", "sample", "evaluate")  # these take the keys of conf/, completed by Hydra
+HYDRA = ("data", "train", "plan", "sample", "evaluate")  # these take the keys of conf/, completed by Hydra
 COMPLETION = ("-sc", "--shell-completion")
 HELP = ("-h", "--help")
 

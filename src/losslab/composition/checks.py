@@ -21,7 +21,7 @@ from losslab.config.schema import (
     SweepConfig,
     TrackerName,
 )
-from losslab.data.examples import local_files, unanswered
+from losslab.data.table import local_files, unanswered
 from losslab.distributed import gpus
 from losslab.objectives.online import Online
 

@@ -148,3 +148,14 @@ def any_model(argument: str) -> list[str]:
 
 def _shipped(name: str) -> bool:
     return (CONF / "model" / f"{name}.yaml").exists()
+
+
+def composed(overrides: list[str]) -> Config:
+    """The configuration of a command line, typed but not checked. Raises ValueError for what does not compose."""
+    arguments = [part for argument in overrides for part in any_model(argument)]
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            whole = hydra.compose("config", arguments, return_hydra_config=True)
+            return typed(whole, whole.hydra.runtime.choices)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(sentence(error)) from None

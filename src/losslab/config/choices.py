@@ -12,6 +12,17 @@ class Selection(Choice):
     first = "first"
 
 
+class Turns(Choice):
+    all = "all"
+    last = "last"
+    each = "each"
+
+
+class AnswerEnd(Choice):
+    eos = "eos"
+    turn = "turn"
+
+
 class Overlong(Choice):
     drop = "drop"
     truncate = "truncate"

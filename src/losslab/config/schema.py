@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from losslab.config.choices import (
+    AnswerEnd,
     Decay,
     Device,
     End,
@@ -28,6 +29,7 @@ from losslab.config.choices import (
     Stage,
     TrackerMode,
     TrackerName,
+    Turns,
     VerdictName,
 )
 from losslab.config.keys import key, seed_key
@@ -49,6 +51,7 @@ class ModelConfig:
     trust_remote_code: bool = key(False, "run the code that the hub has beside the weights")
     train_prompt: str = key("chat", "`chat` = the tokenizer's chat template, else a text with {problem}")
     eval_prompt: str = key("chat", "likewise, of the evaluation")
+    template_arguments: dict[str, Any] = key(dict, "of the chat template, as in {enable_thinking: false}")
     stop: list[str] = key(list, "texts that end an answer, besides the tokenizer's EOS")
     architecture: dict[str, Any] = key(dict, "the hub's config.json, so that `plan` loads nothing")
     learning_rate: float = key(5e-5, "of the paper's recipe for this model; `optimizer.lr` reads it", low=0, high=1000)
@@ -65,13 +68,16 @@ class ModelConfig:
 
 @dataclass
 class DatasetConfig:
-    path: str = key(MISSING, "hub id, .jsonl/.json/.parquet file (or glob), or `embedded`")
+    path: str = key(MISSING, "hub id, file or pattern of files, folder of save_to_disk (docs/data.md), or `embedded`")
     revision: str | None = key(None, "commit or tag on the hub")
     split: str = key("train", "on the hub; of a file there is one")
-    prompt_column: str = key("problem", "the question; of a chat the user's last message")
-    answer_column: str = key(
-        "solution", "what is learned; of a chat the assistant's last message, of a list the first text"
-    )
+    messages_column: str | None = key(None, "whole conversations; null = recognised by their shape")
+    prompt_column: str = key("problem", "the question, or the messages before the answer")
+    answer_column: str = key("solution", "what is learned: a text, of several the first one, or messages")
+    prompt: str | None = key(None, 'in place of `prompt_column`, a text with columns in it: "{instruction}\\n{input}"')
+    answer: str | None = key(None, "likewise, in place of `answer_column`")
+    turns: Turns = key(Turns.all, "of a conversation: all of the assistant's, the last, or each in its own example")
+    answer_end: AnswerEnd = key(AnswerEnd.eos, "of answers that are texts: EOS, or the chat template's end of a turn")
     rejected_column: str | None = key(None, "for pairs: `answer_column` is then the chosen answer")
     reward_column: str | None = key(None, "for answers that are right or wrong: 1 or 0")
     success_rate_column: str = key("success_rate", "read beside the reward: the share of right answers to the question")

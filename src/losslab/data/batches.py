@@ -82,11 +82,15 @@ def collate(examples: Examples, group: np.ndarray) -> Batch:
     if not len(group):
         none, zeros = torch.zeros(0, dtype=torch.int64), torch.zeros(1, 2, dtype=torch.int64)
         return Batch(zeros, zeros, Packing.of([2]), none, none, none)
-    lengths, prompts = examples.lengths[group], examples.prompts[group]
+    lengths = examples.lengths[group]
     tokens = np.concatenate([examples.tokens[examples.offsets[i] : examples.offsets[i + 1]] for i in group])
     positions = np.concatenate([np.arange(length) for length in lengths])
-    answers = np.flatnonzero(positions >= np.repeat(prompts, lengths))
-    sequence = np.repeat(np.arange(len(group)), lengths - prompts)
+    if examples.trained is None:
+        trained = positions >= np.repeat(examples.prompts[group], lengths)
+    else:
+        trained = np.concatenate([examples.is_trained(i) for i in group])
+    answers = np.flatnonzero(trained)
+    sequence = np.repeat(np.arange(len(group)), examples.answers[group])
     row, place, predictors, targets, owner = (
         torch.from_numpy(np.asarray(array, dtype=np.int64))
         for array in (tokens, positions, answers - 1, tokens[answers], sequence)

@@ -1,22 +1,26 @@
-"""From a problem to the text that a model is given: one rule for training and for evaluation."""
+"""From a problem to the text that a model is given, and to its tokens: one rule for training and for evaluation."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import TemplateError
 
 from losslab.config.limits import time_limit
 from losslab.config.messages import first_line
+from losslab.data.row_templates import with_breaks
 
 TEMPLATE_SECONDS = 10  # for one prompt
+FAULTS = (TemplateError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError, MemoryError)
 
 
-def render(template: str, problem: str, tokenizer: Any) -> str:
+def render(template: str, problem: str, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> str:
     """The prompt of a problem: the tokenizer's own chat template for `chat`, else `template` with {problem} filled in.
 
-    Braces elsewhere, as in \\boxed{}, stay as they are. Raises ValueError for `chat` without a chat template.
+    `arguments` are those of the chat template. Braces elsewhere, as in \\boxed{}, stay as they are. Raises ValueError
+    for `chat` without a chat template.
     """
     if template != "chat":
-        return template.replace("{problem}", problem)
+        return with_breaks(template).replace("{problem}", problem)
     if not tokenizer.chat_template:
         raise ValueError(
             "the tokenizer has no chat template: set model.train_prompt and model.eval_prompt to a text with {problem}"
@@ -24,8 +28,9 @@ def render(template: str, problem: str, tokenizer: Any) -> str:
     messages = [{"role": "user", "content": problem}]
     with time_limit(TEMPLATE_SECONDS, f"the chat template takes more than {TEMPLATE_SECONDS} s for a prompt: mend it"):
         try:
-            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError) as error:
+            given = {"tokenize": False, "add_generation_prompt": True, **(arguments or {})}
+            return tokenizer.apply_chat_template(messages, **given)
+        except FAULTS as error:
             reason = first_line(error)
             raise ValueError(f"the chat template of the tokenizer cannot write a prompt ({reason}): mend it") from None
 
@@ -36,7 +41,20 @@ def check_tokenizer(tokenizer: Any, path: str) -> None:
         raise ValueError(f"{path} has no tokenizer: copy that of the model it was made from into the folder")
 
 
+def opening(texts: list[str], tokenizer: Any) -> list[int]:
+    """Token ids that the tokenizer puts before texts of these, such as BOS; none where they spell it out themselves.
+
+    What it puts behind a text, as some do with EOS, is left out: an answer follows.
+    """
+    if tokenizer.bos_token and all(text.startswith(tokenizer.bos_token) for text in texts):
+        return []
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    starts = (i for i in range(len(whole) - len(plain) + 1) if whole[i : i + len(plain)] == plain)
+    return whole[: next(starts, 0)]
+
+
 def encode(prompts: list[str], tokenizer: Any) -> list[list[int]]:
     """Token ids of rendered prompts, with the tokenizer's own BOS where a prompt does not spell it out."""
-    spelled = bool(tokenizer.bos_token) and all(prompt.startswith(tokenizer.bos_token) for prompt in prompts)
-    return tokenizer(prompts, add_special_tokens=not spelled)["input_ids"]
+    first = opening(prompts, tokenizer)
+    return [[*first, *ids] for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"]]

@@ -58,8 +58,9 @@ def answer(
     seen, notes = _seen(config, corpus, chosen)
     folder.mkdir(parents=True, exist_ok=True)
     protocol = protocols.agree(folder / "protocol.yaml", protocols.describe(config, model, tokenizer, engine, chosen))
+    template, arguments = config.model.eval_prompt, config.model.template_arguments
     prompts = {
-        (b.name, p.index): render(b.prompt or config.model.eval_prompt, p.question, tokenizer)
+        (b.name, p.index): render(b.prompt or template, p.question, tokenizer, arguments)
         for b in chosen
         for p in b.problems
     }

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from losslab.config.schema import Config, Engine
+from losslab.data.chat_templates import ChatTemplate
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.files import content, write
 
@@ -15,12 +16,14 @@ def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen:
     """All that shapes the samples."""
     cfg = config.eval
     texts, ids = stops(config, model, tokenizer)
+    arguments = config.model.template_arguments
     return {
         "model": model,
         "revision": source(config, model)["revision"],
         "weights": content(model) if Path(model).is_dir() else None,
         "engine": str(engine),
         "prompt": config.model.eval_prompt,
+        **({"template_arguments": arguments} if arguments else {}),
         "stop": texts,
         "stop_ids": ids,
         "temperature": cfg.temperature,
@@ -39,7 +42,9 @@ def source(config: Config, model: str) -> dict[str, Any]:
 
 
 def stops(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[int]]:
-    """Texts and tokens that end a sample: the tokenizer's EOS, the checkpoint's own, and the model's stops."""
+    """Texts and tokens that end a sample: the tokenizer's EOS, the checkpoint's own, the model's stops, and the token
+    by which the chat template ends a turn, where that makes the prompts: a conversation trains it.
+    """
     from transformers import GenerationConfig
 
     texts, tokens = split_stops(config.model.stop, tokenizer)
@@ -49,6 +54,9 @@ def stops(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[i
     except OSError:  # not every checkpoint has one
         generation = None
     ids |= set(generation) if isinstance(generation, list) else {generation}
+    if "chat" in (config.model.train_prompt, config.model.eval_prompt) and tokenizer.chat_template:
+        _, turn_ends = split_stops([str(ChatTemplate(tokenizer, config.model.template_arguments).end)], tokenizer)
+        ids |= set(turn_ends)
     return list(texts), sorted(ids - {None})
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from losslab.config.schema import BenchmarkConfig, DatasetConfig, Rules
-from losslab.data.examples import is_text, read
+from losslab.data.rows import asked
 from losslab.evaluation.benchmarks import Benchmark, Problem
 from losslab.grading import corrected_text, official_text
 
@@ -16,11 +16,11 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
     The gold is the content of `gold_column`, else the last box of the solution.
     """
     golds: dict[str, str] = {}
-    without = repeated = 0
-    rows = read(dataset, [dataset.prompt_column, dataset.gold_column or dataset.answer_column])
-    for question, value in rows.values():
+    rows = without = repeated = 0
+    for question, value in asked(dataset):
+        rows += 1
         gold = gold_of(value, boxed=dataset.gold_column is None)
-        if not is_text(question) or gold is None:
+        if question is None or gold is None:
             without += 1
         elif question.strip() in golds:
             repeated += 1
@@ -33,7 +33,7 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
         Problem(i, question, official_text.gold(Rules.general, {"answer": gold}), gold)
         for i, (question, gold) in enumerate(golds.items())
     ]
-    counts = {"rows": len(rows), "without_gold": without, "repeated_questions": repeated, "questions": len(problems)}
+    counts = {"rows": rows, "without_gold": without, "repeated_questions": repeated, "questions": len(problems)}
     return Benchmark.of(NAME, problems, BenchmarkConfig()), counts
 
 

@@ -110,7 +110,7 @@ def warnings(subject: Subject, rows: dict[str, dict[str, Any]]) -> list[str]:
     if cfg.full_samples and cfg.samples < cfg.full_samples:
         found.append(f"{cfg.samples} samples of each problem in place of the protocol's {cfg.full_samples}")
     if tokenizer.chat_template:
-        opening = render("chat", "PROBLEM", tokenizer).split("PROBLEM")[-1]
+        opening = render("chat", "PROBLEM", tokenizer, subject.config.model.template_arguments).split("PROBLEM")[-1]
         if opening and not all(prompt.endswith(opening) for prompt in subject.prompts.values()):
             found.append("the prompt does not end as the model's own chat template does")
     return found

@@ -29,7 +29,7 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
     about = [
         {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},
-        [vocabulary, tokenizer.chat_template, template, room],
+        [vocabulary, tokenizer.chat_template, template, config.model.template_arguments, room],
     ]
     folder = cache / "questions" / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     with lock(folder.with_name(f"{folder.name}.lock")):  # the cells of a sweep may start together
@@ -46,8 +46,9 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
 
 def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, str]], dict[str, int]]:
     """Rows {prompt, gold} of a data set, and how many there are and why others are not."""
+    template, arguments = config.train_prompt, config.model.template_arguments
     asked, report = questions.questions(config.dataset)
-    prompts = [render(config.train_prompt, problem.question, tokenizer) for problem in asked.problems]
+    prompts = [render(template, problem.question, tokenizer, arguments) for problem in asked.problems]
     tokens = encode(prompts, tokenizer)
     if tokenizer(prompts[0])["input_ids"] != tokens[0]:  # TRL's tokenisation adds a BOS that the prompt spells out
         prompts = [prompt.removeprefix(tokenizer.bos_token) for prompt in prompts]

@@ -75,7 +75,8 @@ def protocol(config: Config) -> str:
         science.pop(key)
     science["seed"] = 0 if science["seed"] is None else f"fixed {science['seed']}"
     science["data"] = content(science["data"]) if science["data"] else None
-    return _sha256([science, config.model.eval_prompt, config.model.stop])
+    arguments = [config.model.template_arguments] if config.model.template_arguments else []
+    return _sha256([science, config.model.eval_prompt, config.model.stop, *arguments])
 
 
 @cache

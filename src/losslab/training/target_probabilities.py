@@ -43,7 +43,8 @@ def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
 
     def examples() -> str:
         tokenizer = load_tokenizer(base)
-        return str(prepare(config.dataset, config.train, tokenizer, config.train_prompt, cache))
+        model = replace(base, train_prompt=config.train_prompt)
+        return str(prepare(config.dataset, config.train, model, tokenizer, cache))
 
     data = decide_on_main(config.machine, examples)
     asked = config.machine.probabilities
@@ -71,7 +72,7 @@ def measure(config: Config, data: str, file: str) -> None:
     title = "probabilities of the targets"
     logp = answer_logp(policy, examples, chosen, tokens, device, title)
     if dist.get_rank() == 0:
-        write_json(Path(file), summary(logp, targets(examples, chosen), load_tokenizer(config.model)))
+        write_json(Path(file), summary(logp, examples.targets(chosen), load_tokenizer(config.model)))
     dist.barrier()
 
 
@@ -80,12 +81,6 @@ def sample(examples: Examples, count: int) -> np.ndarray:
     units = len(examples) // examples.unit
     drawn = np.random.default_rng(SEED).permutation(units)[:count]
     return np.sort(drawn) * examples.unit
-
-
-def targets(examples: Examples, chosen: np.ndarray) -> np.ndarray:
-    """(N,) token ids of the answers of some examples, in their order."""
-    ends, begins = examples.offsets[chosen + 1], examples.offsets[chosen] + examples.prompts[chosen]
-    return np.concatenate([examples.tokens[begin:end] for begin, end in zip(begins, ends, strict=True)])
 
 
 def summary(logp: np.ndarray, tokens: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -1,0 +1,181 @@
+"""Look at a data set before training: rows as the model will see them, lengths, turns, and what is left out.
+
+losslab data dataset=file dataset.path=rows.jsonl model=Qwen/Qwen3-0.6B     the keys are those of losslab train
+  show=3        how many rows to print, from all over the data set
+  row=17        this row alone, by its number in the data set
+  full=true     long rows whole
+  ids=true      with the id of every token
+losslab data formats     the layouts of rows and kinds of files that are read, and those that are refused
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+OPTIONS = ("show", "row", "full", "ids")
+SHOWN = 3
+HEAD, TAIL = 9, 3  # lines of a long part that are shown
+WIDTH = 32  # of the bars
+PLACES = 5  # that are named for each reason
+EIGHTHS = " ▏▎▍▌▋▊▉"
+TRAINED, SEEN = "▌", "│"
+BREAK = "↵"
+
+
+def main(arguments: list[str]) -> None:
+    if arguments == ["formats"]:
+        from losslab.data import formats
+
+        print(formats.markdown(), end="")
+        return
+    options = dict(argument.split("=", 1) for argument in arguments if argument.partition("=")[0] in OPTIONS)
+    overrides = [argument for argument in arguments if argument.partition("=")[0] not in OPTIONS]
+    flags = {key: _flag(options, key) for key in ("full", "ids")}
+    show, row = _number(options, "show", SHOWN), _number(options, "row", None)
+
+    from rich.console import Console
+
+    from losslab.composition.compose import composed
+    from losslab.data.examples import collect, notes
+    from losslab.data.rows import read
+    from losslab.data.tokenise import Tokeniser
+    from losslab.models.loading import load_tokenizer
+
+    config = composed(overrides)
+    tokenizer = load_tokenizer(config.model)
+    rows = read(config.dataset)
+    tokeniser = Tokeniser(config.model, config.dataset, tokenizer)
+    collected = collect(rows, config.train, tokeniser)
+    console = Console(highlight=False)
+    summary(console, rows, collected, notes(rows, tokeniser))
+    unit = len(rows.layout.answers)
+    for first in chosen(collected, unit, show, row):
+        for i in range(first, first + unit):
+            example(console, rows, collected, i, tokenizer, **flags)
+    if (share := len(collected.broken) / len(rows)) > config.dataset.max_broken:
+        console.print(
+            f"{share:.1%} of the rows cannot be used, more than dataset.max_broken={config.dataset.max_broken}: "
+            "training would stop here",
+            style="bold red",
+            soft_wrap=True,
+        )
+
+
+def chosen(collected: Any, unit: int, show: int, row: int | None) -> list[int]:
+    """The first example of each row to print. Raises ValueError for a row that has none."""
+    firsts = list(range(0, len(collected.tokens), unit))
+    if row is None:
+        return (
+            [firsts[i * len(firsts) // show] for i in range(min(show, len(firsts)))] if show <= len(firsts) else firsts
+        )
+    if row in collected.broken:
+        raise ValueError(f"row {row} cannot be used: it {collected.broken[row]}")
+    those = [i for i in firsts if collected.numbers[i] == row]
+    if not those:
+        raise ValueError(f"row={row} is not among the examples: it is too long, was not selected, or does not exist")
+    return those
+
+
+def summary(console: Any, rows: Any, collected: Any, sentences: list[str]) -> None:
+    """The data set in numbers."""
+    from rich.text import Text
+
+    from losslab.data import preview
+
+    count, lengths = len(collected.tokens), [len(ids) for ids in collected.tokens]
+    console.print()
+    console.print(f"[bold]{rows.table.path}[/]  {len(rows):,} rows, {count:,} examples", soft_wrap=True)
+    for sentence in sentences:
+        console.print(f"  {sentence}", soft_wrap=True, markup=False)
+    console.print()
+    facts: list[tuple[int, str]] = []
+    trained = [sum(stop - start for start, stop in spans) for spans in collected.spans]
+    if count:
+        share = sum(trained) / sum(lengths)
+        facts.append((sum(lengths), f"tokens, of which {sum(trained):,} are trained ({share:.0%})"))
+        whole, prompts = preview.repeated(collected)
+        facts += [(whole, "examples that repeat another one token for token")]
+        facts += [(prompts, "examples whose prompt others have too")]
+    for reason, places in preview.left_out(rows, collected):
+        named = ", ".join(places[:PLACES]) + (", …" if len(places) > PLACES else "")
+        facts.append((len(places), f"left out: each {reason} ({named})"))
+    if collected.truncated:
+        facts.append((len(collected.truncated), f"cut to train.max_length={collected.limit}"))
+    for number, sentence in facts:
+        style = "red" if sentence.startswith("left out") else ""
+        console.print(Text(f"{number:>11,}  {sentence}", style=style), soft_wrap=True)
+    if count:
+        bars(console, "tokens of an example", [*lengths, *(n for _, n in collected.overlong)], collected.limit)
+        bars(console, "trained tokens", trained)
+        if max(turns := preview.turns(collected)) > 1:
+            bars(console, "trained turns", turns)
+
+
+def bars(console: Any, title: str, values: Sequence[int], limit: int | None = None) -> None:
+    """A histogram; what lies beyond `limit` is in red."""
+    from losslab.data import preview
+
+    bins = preview.histogram(values)
+    ordered = sorted(values)
+    console.print(f"\n[bold]{title}[/]  median {ordered[len(ordered) // 2]:,}, most {ordered[-1]:,}")
+    most, wide = max(part.count for part in bins), len(f"{max(part.stop or part.start for part in bins):,}")
+    for part in bins:
+        eighths = round(8 * WIDTH * part.count / most) or int(part.count > 0)
+        drawn = ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).strip()
+        alone = part.stop is not None and part.stop - part.start == 1
+        until = (
+            " " * (wide + 3) if alone else " –" + ("…" if part.stop is None else f"{part.stop - 1:,}").rjust(wide + 1)
+        )
+        beyond = limit is not None and part.start > limit
+        colour = "red" if beyond else "green"
+        console.print(f"  {part.start:>{wide},}{until}  [{colour}]{drawn}[/] {part.count:,}", soft_wrap=True)
+
+
+def example(console: Any, rows: Any, collected: Any, i: int, tokenizer: Any, full: bool, ids: bool) -> None:
+    """One example, its trained parts with a bar and in green."""
+    from rich.text import Text
+
+    from losslab.data import preview
+
+    parts = preview.segments(collected, i, tokenizer)
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    trained = sum(len(part.ids) for part in parts if part.trained)
+    which = f", {('chosen', 'rejected')[i % 2]}" if len(rows.layout.answers) == 2 else ""
+    number = collected.numbers[i]
+    console.print()
+    title = f"{rows.table.place(number)}{which}  {len(collected.tokens[i]):,} tokens, {trained:,} trained"
+    console.print(Text(f"{title}   {TRAINED} trained  {SEEN} not", style="bold"), soft_wrap=True)
+    for part in parts:
+        lines = tokens(part.ids, tokenizer) if ids else part.text.split("\n")
+        if not ids:
+            lines = [line + BREAK for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+        if not full and len(lines) > HEAD + TAIL + 1:
+            rest = len(lines) - HEAD - TAIL
+            lines = [*lines[:HEAD], f"… {rest} lines more; full=true row={number} shows them …", *lines[-TAIL:]]
+        for line in lines:
+            shown = Text(f"{TRAINED if part.trained else SEEN} {line}", style="green" if part.trained else "dim")
+            shown.highlight_words(special, "bold")
+            console.print(shown, soft_wrap=True)
+
+
+def tokens(ids: list[int], tokenizer: Any) -> list[str]:
+    """Tokens with their ids, a line for each line of the text."""
+    lines, line = [], ""
+    for token in ids:
+        text = tokenizer.decode([token])
+        line += f"{text!r}:{token} "
+        if "\n" in text:
+            lines.append(line.rstrip())
+            line = ""
+    return [*lines, line.rstrip()] if line else lines
+
+
+def _flag(options: dict[str, str], key: str) -> bool:
+    if (value := options.get(key, "false")) not in ("true", "false"):
+        raise ValueError(f"{key}={value} is neither true nor false")
+    return value == "true"
+
+
+def _number(options: dict[str, str], key: str, default: Any) -> Any:
+    if key in options and not options[key].isdigit():
+        raise ValueError(f"{key}={options[key]} is no whole number")
+    return int(options[key]) if key in options else default

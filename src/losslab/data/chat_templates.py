@@ -1,0 +1,190 @@
+"""Conversations as a tokenizer's chat template writes them, and which characters of the text are the assistant's.
+
+The template is applied once to a whole conversation. Where it has {% generation %} marks, they say what the assistant
+writes. Where it has none, a turn is what follows the template's own generation prompt, and that is verified: the prompt
+up to a turn, and the conversation up to its end, must both be beginnings of the whole text. A template that writes
+earlier turns anew once others follow, as those do that take out earlier reasoning, fails this, and is refused.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from losslab.config.limits import time_limit
+from losslab.config.messages import first_line
+from losslab.data.messages import REASONING, Message, Unusable, reasoning
+from losslab.data.prompts import FAULTS, TEMPLATE_SECONDS
+
+MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+Span = tuple[int, int]  # of characters: from, to
+
+
+class Rewritten(Exception):
+    """The template writes an earlier turn anew once others follow."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, with the parts of it that are trained."""
+
+    text: str
+    spans: tuple[Span, ...]  # ascending, and apart
+    closed: bool  # whether the last part ends in the token by which the template, or EOS, ends a turn
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The chat template of a tokenizer, with arguments such as enable_thinking."""
+
+    tokenizer: Any
+    arguments: Mapping[str, Any]
+
+    @cached_property
+    def source(self) -> str:
+        template = self.tokenizer.chat_template
+        return "\n".join(template.values()) if isinstance(template, dict) else str(template)
+
+    @cached_property
+    def marked(self) -> bool:
+        """Whether the template itself marks what the assistant writes."""
+        return bool(MARKS.search(self.source))
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """All added tokens, in one of which a turn may end."""
+        return tuple(str(token) for token in self.tokenizer.added_tokens_decoder.values())
+
+    @cached_property
+    def end(self) -> str | None:
+        """The token that ends an assistant's turn; None for a template that ends it without one."""
+        if not self.tokenizer.chat_template:
+            return None
+        try:
+            text = self.text([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+        except Unusable:
+            return None
+        rest = text[text.rindex("b") + 1 :].strip() if "b" in text else ""
+        return max((token for token in self.tokens if rest.startswith(token)), key=len, default=None)
+
+    def text(
+        self, messages: Sequence[Message], tools: list[Any] | None = None, generation: bool = False, **arguments: Any
+    ) -> str:
+        """A conversation as text, `generation` with the prompt for another answer. Raises Unusable."""
+        return self._render(messages, tools, generation, False, arguments)[0]
+
+    def locate(
+        self,
+        messages: Sequence[Message],
+        trained: Sequence[int],
+        tools: list[Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Rendered:
+        """A conversation whose messages of the indices `trained`, all of the assistant, are trained.
+
+        Raises Unusable for a conversation that the template does not take or of which it leaves something out, and
+        Rewritten where it is impossible to say what the turns are.
+        """
+        extra = dict(arguments or {})
+        text, marks = self._render(messages, tools, False, self.marked, extra)
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if marks and list(trained) != turns:
+            if len(marks) != len(turns):
+                raise Rewritten(f"it marks {len(marks)} parts in {len(turns)} turns, so that no turn can be left out")
+            marks = [mark for turn, mark in zip(turns, marks, strict=True) if turn in trained]
+        spans = marks or [self._turn(messages, i, text, tools, extra) for i in trained]
+        ended = [self._with_end(text, span) for span in spans]
+        self._check(messages, trained, text, [span for span, _ in ended])
+        return Rendered(text, tuple(span for span, _ in ended), ended[-1][1])
+
+    def _turn(
+        self, messages: Sequence[Message], i: int, text: str, tools: list[Any] | None, extra: dict[str, Any]
+    ) -> Span:
+        """The characters of turn i: between the prompt for it and its end, both verified."""
+        before = self.text(messages[:i], tools, True, **extra)
+        until = text if i == len(messages) - 1 else self.text(messages[: i + 1], tools, **extra)
+        if text.startswith(until) and until.startswith(before):
+            return len(before), len(until)
+        if until.startswith(before):
+            raise Rewritten(f"it writes turn {_ordinal(messages, i)} anew once others follow")
+        shown, there = before[_shared(before, until) :], until[_shared(before, until) :]
+        raise Rewritten(
+            f"it asks for turn {_ordinal(messages, i)} with {_short(shown)!r} where the turn then has {_short(there)!r}"
+        )
+
+    def _with_end(self, text: str, span: Span) -> tuple[Span, bool]:
+        """A turn up to and with its end token, without what follows that, and whether it has one."""
+        start, stop = span
+        body = text[start:stop].rstrip()
+        if body.endswith(self.tokens):
+            return (start, start + len(body)), True
+        for token in (self.end, self.tokenizer.eos_token):
+            if token and text.startswith(token, stop):
+                return (start, stop + len(token)), True
+        return span, False
+
+    def _check(self, messages: Sequence[Message], trained: Sequence[int], text: str, spans: list[Span]) -> None:
+        """Refuse a conversation of which the template leaves out what was said to the model, or what it shall say."""
+        for message in messages:
+            if message["role"] in ("system", "developer", "user") and message["content"].strip() not in text:
+                raise Unusable(f"has a {message['role']}'s message that the chat template leaves out")
+        said = "".join(text[start:stop] for start, stop in spans)
+        for i in trained:
+            if (thought := reasoning(messages[i]).strip()) and thought not in said:
+                if i == len(messages) - 1:
+                    raise Unusable("has reasoning that the chat template leaves out")
+                raise Rewritten(f"it leaves out the reasoning of turn {_ordinal(messages, i)}")
+            content = messages[i]["content"].strip()
+            if content not in said and "".join(content.split()) not in "".join(said.split()):
+                if i == len(messages) - 1:
+                    raise Unusable("has an answer of which the chat template leaves out a part")
+                raise Rewritten(f"it leaves out a part of turn {_ordinal(messages, i)}")
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: list[Any] | None,
+        generation: bool,
+        marks: bool,
+        extra: Mapping[str, Any],
+    ) -> tuple[str, list[Span]]:
+        told = f"the chat template takes more than {TEMPLATE_SECONDS} s for a conversation: mend it"
+        given = {**self.tokenizer.special_tokens_map, **self.arguments, **extra}
+        with time_limit(TEMPLATE_SECONDS, told):
+            try:
+                rendered: Any = render_jinja_template(
+                    [[self._named(message) for message in messages]],
+                    tools=tools,
+                    chat_template=self.tokenizer.get_chat_template(None, tools),
+                    return_assistant_tokens_mask=marks,
+                    add_generation_prompt=generation,
+                    **given,
+                )
+            except FAULTS as error:
+                raise Unusable(f"is not taken by the chat template ({first_line(error)})") from None
+        texts, indices = rendered
+        return texts[0], [(start, stop) for start, stop in (indices[0] if marks else [])]
+
+    def _named(self, message: Message) -> Message:
+        """A message with its reasoning under the name that the template reads."""
+        thought = reasoning(message)
+        names = [key for key in REASONING if key in self.source]
+        if not thought or not names or any(key in message for key in names):
+            return message
+        return {key: value for key, value in message.items() if key not in REASONING} | {names[0]: thought}
+
+
+def _ordinal(messages: Sequence[Message], i: int) -> int:
+    """The number of the assistant's turn at index i, from 1."""
+    return sum(message["role"] == "assistant" for message in messages[: i + 1])
+
+
+def _shared(a: str, b: str) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -1,0 +1,235 @@
+"""Which columns of a data set hold what, and what a row is then.
+
+Every layout that is read, and every one that is refused, stands in docs/data.md.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from losslab.data.messages import (
+    Message,
+    Unusable,
+    checked,
+    from_json,
+    looks_like_messages,
+    messages_of,
+    transcript,
+)
+from losslab.data.read_files import Raw
+from losslab.data.row_templates import fill, names_in
+
+SYSTEM, TOOLS, ARGUMENTS = "system", "tools", "chat_template_kwargs"  # columns that go along
+PYTHON = re.compile(r"\s*\[\s*\{'(role|content|from|value)'")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A question and its answer, or the chosen and the rejected one, to be put into the model's training prompt."""
+
+    prompt: str
+    answers: tuple[str, ...]
+    rewards: tuple[float, ...] = ()
+
+    def texts(self) -> list[str]:
+        """The question first, then the answers."""
+        return [self.prompt, *self.answers]
+
+    def question(self) -> str | None:
+        """The question."""
+        return self.prompt
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages for the chat template. The assistant's turns in an answer are trained, those in the prompt are not."""
+
+    prompt: list[Message]
+    answers: tuple[list[Message], ...]
+    rewards: tuple[float, ...] = ()
+    tools: list[Any] | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the chat template, for this row alone
+    cut: int = 0  # messages behind the last answer, which train nothing
+
+    @property
+    def messages(self) -> list[Message]:
+        """The messages of a row with one answer; of a pair those with the chosen one."""
+        return [*self.prompt, *self.answers[0]]
+
+    def texts(self) -> list[str]:
+        """The first question, then every message."""
+        messages = [*self.prompt, *(message for answer in self.answers for message in answer)]
+        asked = next((message["content"] for message in messages if message["role"] == "user"), "")
+        return [asked, *(message["content"] for message in messages)]
+
+    def question(self) -> str | None:
+        """The question, where it can be asked by itself: one user's turn, no system prompt, no tools; else None."""
+        asked = [message["content"] for message in self.messages if message["role"] == "user"]
+        plain = {message["role"] for message in self.messages} <= {"user", "assistant"}
+        return asked[0] if plain and len(asked) == 1 and not self.tools else None
+
+
+Row = Texts | Conversation
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a data set; a prompt or answer may also be a template that fills in several."""
+
+    prompt: str | None  # None for whole conversations
+    answers: tuple[str, ...]  # one, or chosen and rejected
+    templates: frozenset[str] = frozenset()  # which of these are templates
+    rewards: tuple[str, ...] = ()
+    system: str | None = None
+    tools: str | None = None
+    arguments: str | None = None
+    unread: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns that are read."""
+        sources = [*([self.prompt] if self.prompt else []), *self.answers]
+        names = [name for source in sources for name in (names_in(source) if source in self.templates else [source])]
+        extra = [name for name in (self.system, self.tools, self.arguments) if name]
+        return list(dict.fromkeys([*names, *self.rewards, *extra]))
+
+    def row(self, raw: Raw) -> Row:
+        """What a row trains. Raises Unusable."""
+        rewards = tuple(_number(raw.get(column), column) for column in self.rewards)
+        tools = _tools(raw.get(self.tools)) if self.tools else None
+        arguments = _arguments(raw.get(self.arguments)) if self.arguments else {}
+        prompt = None if self.prompt is None else self._side(self.prompt, raw, "user")
+        answers = [self._side(answer, raw, "assistant") for answer in self.answers]
+        system = raw.get(self.system) if self.system else None
+        briefed = isinstance(system, str) and bool(system.strip())
+        texts = [answer for answer in answers if isinstance(answer, str)]
+        if isinstance(prompt, str) and len(texts) == len(answers) and not tools and not briefed:
+            return Texts(prompt, tuple(texts), rewards)
+        context, turns = _conversations(prompt, answers, self.answers)
+        if briefed:
+            first = context or turns[0]
+            if first[0]["role"] == "system":
+                raise Unusable(f"has a system prompt in `{self.system}` and another in its messages")
+            first.insert(0, {"role": "system", "content": checked(str(system), str(self.system))})
+        kept = [_to_last_answer(context, answer, name) for answer, name in zip(turns, self.answers, strict=True)]
+        cut = sum(map(len, turns)) - sum(map(len, kept))
+        return Conversation(context, tuple(kept), rewards, tools, arguments, cut)
+
+    def question(self, raw: Raw) -> str | None:
+        """The question of a row, whatever its answer; None where it cannot be asked by itself. Raises Unusable."""
+        if self.prompt is None:
+            return self.row(raw).question()
+        prompt = self._side(self.prompt, raw, "user")
+        return prompt if isinstance(prompt, str) else Conversation(prompt, ([],)).question()
+
+    def answer(self, raw: Raw) -> str:
+        """The text of a row's answer, of a conversation the assistant's last. Raises Unusable."""
+        answer = self._side(self.answers[0], raw, "assistant")
+        if isinstance(answer, str):
+            return answer
+        return next((m["content"] for m in reversed(answer) if m["role"] == "assistant"), "")
+
+    def _side(self, source: str, raw: Raw, role: str) -> str | list[Message]:
+        """The text of a prompt or an answer, or its messages."""
+        if source in self.templates:
+            return checked(fill(source, raw), source)
+        value = from_json(raw.get(source))
+        if isinstance(value, list) and value and isinstance(value[0], str):
+            value = value[0]  # of several right answers the first
+        if isinstance(value, str) and value.strip():
+            if PYTHON.match(value):
+                raise Unusable(f"has messages in Python's spelling in `{source}`; write them as JSON")
+            return checked(value, source)
+        if isinstance(value, dict) or looks_like_messages(value):
+            return messages_of(value, source, role)
+        what = "no text" if value is None or isinstance(value, str) else f"a {type(value).__name__}, and no text,"
+        what = "an empty list" if value == [] else what
+        raise Unusable(f"has {what} in `{source}`")
+
+    def __str__(self) -> str:
+        if self.prompt is None and len(self.answers) == 1:
+            return f"conversations in `{self.answers[0]}`"
+        prompt = f"prompts in `{self.prompt!s}`" if self.prompt else "conversations"
+        names = " and ".join(f"`{answer}`" for answer in self.answers)
+        text = f"{prompt}, {'answers' if len(self.answers) == 1 else 'chosen and rejected answers'} in {names}"
+        return text.replace("\n", "\\n")
+
+
+def _conversations(
+    prompt: str | list[Message] | None, answers: Sequence[str | list[Message]], names: Sequence[str]
+) -> tuple[list[Message], list[list[Message]]]:
+    """The messages before the answers, and those of each answer. Raises Unusable."""
+    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    turns = []
+    for answer, name in zip(answers, names, strict=True):
+        if isinstance(answer, str):
+            spoken = transcript(answer) if asked is None else None
+            if asked is None and spoken is None:
+                raise Unusable(f"has a text in `{name}` in which no one asks")
+            turns.append(spoken or [{"role": "assistant", "content": answer}])
+        else:
+            turns.append(answer)
+    whole = [answer[0]["role"] in ("system", "developer", "user") for answer in turns]
+    if any(whole):
+        if not all(whole):
+            raise Unusable(f"has a whole conversation in one of {' and '.join(names)} and an answer in the other")
+        if isinstance(prompt, list) and any(answer[: len(prompt)] != prompt for answer in turns):
+            raise Unusable(f"has a conversation in `{names[0]}` that does not begin with its prompt")
+        said = [[m["content"].strip() for m in answer if m["role"] == "user"] for answer in turns]
+        if isinstance(prompt, str) and any(prompt.strip() not in texts for texts in said):
+            raise Unusable(f"has a conversation in `{names[0]}` that does not ask the question of its prompt")
+        shared = len(prompt) if isinstance(prompt, list) else 0
+        if len(turns) == 2:
+            pairs = list(zip(*turns, strict=False))
+            shared = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        return turns[0][:shared], [answer[shared:] for answer in turns]
+    if asked is None:
+        raise Unusable(f"begins with an answer in `{names[0]}`, and no one asks before it")
+    return list(asked), turns
+
+
+def _to_last_answer(context: list[Message], answer: list[Message], name: str) -> list[Message]:
+    """The messages of an answer up to the assistant's last one. Raises Unusable where nothing can be trained."""
+    last = max((i for i, message in enumerate(answer) if message["role"] == "assistant"), default=-1)
+    if last < 0:
+        raise Unusable(f"has no assistant's turn in `{name}`")
+    for message in answer[: last + 1]:
+        if message["role"] == "assistant" and not message["content"].strip() and not message.get("tool_calls"):
+            raise Unusable(f"has an empty assistant's turn in `{name}`")
+    if not context and answer[0]["role"] == "assistant":
+        raise Unusable(f"begins with an answer in `{name}`, and no one asks before it")
+    return answer[: last + 1]
+
+
+def _number(value: Any, column: str) -> float:
+    try:
+        number = float(value)  # of CSV it is a text
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise Unusable(f"has no number from 0 to 1 in `{column}`")
+    return number
+
+
+def _tools(value: Any) -> list[Any] | None:
+    try:
+        tools = json.loads(value) if isinstance(value, str) and value.strip() else value
+    except ValueError:
+        tools = value
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise Unusable(f"has no list of objects in `{TOOLS}`")
+    return tools
+
+
+def _arguments(value: Any) -> dict[str, Any]:
+    try:
+        arguments = json.loads(value) if isinstance(value, str) and value.strip() else value
+    except ValueError:
+        arguments = value
+    if arguments and not isinstance(arguments, dict):
+        raise Unusable(f"has no object in `{ARGUMENTS}`")
+    return arguments or {}

@@ -1,0 +1,87 @@
+"""What a data set is, in numbers to look at before it is trained on: lengths, turns, repetitions, what is left out."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+from typing import Any
+
+import numpy as np
+
+from losslab.data.examples import Collected
+from losslab.data.rows import Rows
+
+BINS = 10  # of a histogram, at most
+SHARE = 0.995  # of the values that have bins of their own; the last bin holds the rest
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring tokens of an example that are all trained, or all not."""
+
+    text: str
+    ids: list[int]
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Bin:
+    start: int
+    stop: int | None  # behind the last value; None for all from `start` on
+    count: int
+
+
+def segments(collected: Collected, i: int, tokenizer: Any) -> list[Segment]:
+    """Example i in parts, as the model will see it."""
+    ids = collected.tokens[i].tolist()
+    borders = [0, *(border for span in collected.spans[i] for border in span), len(ids)]
+    parts = zip(borders, borders[1:], strict=False)
+    return [
+        Segment(tokenizer.decode(ids[start:stop]), ids[start:stop], bool(number % 2))
+        for number, (start, stop) in enumerate(parts)
+        if start < stop
+    ]
+
+
+def turns(collected: Collected) -> list[int]:
+    """The trained turns of each example."""
+    return [len(spans) for spans in collected.spans]
+
+
+def repeated(collected: Collected) -> tuple[int, int]:
+    """How many examples are another one, token for token, and how many have a prompt that others have too."""
+    whole = Counter(ids.tobytes() for ids in collected.tokens)
+    prompts = [ids[: spans[0][0]].tobytes() for ids, spans in zip(collected.tokens, collected.spans, strict=True)]
+    counts = Counter(prompts)
+    return len(collected.tokens) - len(whole), sum(counts[prompt] > 1 for prompt in prompts)
+
+
+def left_out(rows: Rows, collected: Collected) -> list[tuple[str, list[str]]]:
+    """Why rows are left out, with the places of each reason, the most frequent reason first."""
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for number, reason in sorted(collected.broken.items()):
+        places[reason].append(rows.table.place(number))
+    for number, _ in collected.overlong:
+        places[f"is longer than train.max_length={collected.limit}"].append(rows.table.place(number))
+    return sorted(places.items(), key=lambda item: -len(item[1]))
+
+
+def histogram(values: Sequence[int]) -> list[Bin]:
+    """Counts of whole numbers in up to about ten bins of a round width; a long tail shares the last bin."""
+    array = np.asarray(values)
+    low, high = int(array.min()), int(np.quantile(array, SHARE, method="higher"))
+    width = _round_up(max(1, ceil((high - low + 1) / BINS)))
+    start = floor(low / width) * width
+    edges = list(range(start, high + width, width))
+    if edges[-1] <= high:
+        edges.append(edges[-1] + width)
+    counts = [int(((array >= a) & (array < b)).sum()) for a, b in zip(edges, edges[1:], strict=False)]
+    bins = [Bin(a, b, count) for a, b, count in zip(edges, edges[1:], counts, strict=False)]
+    rest = int((array >= edges[-1]).sum())
+    return [*bins, Bin(edges[-1], None, rest)] if rest else bins
+
+
+def _round_up(width: int) -> int:
+    """The next of 1, 2, 5, 10, 20, 50, ..."""
+    power = 10 ** floor(log10(width))
+    return next(int(step * power) for step in (1, 2, 5, 10) if step * power >= width)

@@ -1,0 +1,179 @@
+"""Rows from files: JSON lines, JSON, CSV, TSV, Parquet and Arrow, each also compressed; a fault names file and line."""
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import IO, Any
+
+LINES = (".jsonl", ".ndjson")
+BINARY = (".parquet", ".arrow")
+FORMATS = (*LINES, ".json", ".csv", ".tsv", *BINARY)
+COMPRESSIONS = (".gz", ".zst")
+NOT_TABLES = (".txt", ".md", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".xlsx", ".xls", ".yaml", ".yml", ".xml")
+LONGEST_LINE = 64 << 20  # bytes; a longer one is no row of text
+Raw = dict[str, Any]  # a row as the file has it
+
+
+def suffix(path: str) -> tuple[str, str]:
+    """The format and the compression of a file by its name, in lower case: rows.JSONL.gz -> ('.jsonl', '.gz')."""
+    endings = [ending.lower() for ending in Path(path).suffixes[-2:]]
+    compression = endings.pop() if endings and endings[-1] in COMPRESSIONS else ""
+    return (endings[-1] if endings else ""), compression
+
+
+def is_file_name(path: str) -> bool:
+    """Whether a path names files that can be read here; ValueError for a file of a kind that holds no rows."""
+    form, compression = suffix(path)
+    if form in FORMATS:
+        return True
+    if form in NOT_TABLES or compression or Path(path).is_file():
+        raise ValueError(
+            f"dataset.path={path} is no table: give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, each also "
+            "compressed (.gz, .zst), or a folder of save_to_disk"
+        )
+    return False
+
+
+def rows(path: Path) -> Iterator[tuple[int, Raw]]:
+    """The rows of a text file, each with its line (of a JSON array: its place in it), from 1.
+
+    Raises ValueError, with file and line, for what cannot be read.
+    """
+    form, _ = suffix(path.name)
+    if form in LINES or (form == ".json" and not _begins_with_bracket(path)):
+        return _json_lines(path)
+    return _json_array(path) if form == ".json" else _delimited(path, "," if form == ".csv" else "\t")
+
+
+def arrow(path: Path) -> Any:
+    """The pyarrow.Table of a Parquet or Arrow file. Raises ValueError for one that cannot be read."""
+    import pyarrow
+    from pyarrow import parquet
+
+    form, compression = suffix(path.name)
+    try:
+        with _bytes(path) as stream:
+            whole = pyarrow.BufferReader(stream.read()) if compression else pyarrow.memory_map(str(path))
+        if form == ".parquet":
+            return parquet.read_table(whole)
+        with whole as file:
+            try:
+                return pyarrow.ipc.open_stream(file).read_all()
+            except pyarrow.ArrowInvalid:
+                file.seek(0)
+                return pyarrow.ipc.open_file(file).read_all()
+    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
+        raise ValueError(f"{path} is damaged or no {form} file ({_reason(error)}): make it again") from None
+
+
+def _bytes(path: Path) -> IO[bytes]:
+    _, compression = suffix(path.name)
+    if compression == ".gz":
+        return gzip.open(path)  # type: ignore[return-value]
+    if compression == ".zst":
+        import pyarrow
+
+        return BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file in UTF-8, with their numbers."""
+    number = 0
+    with _bytes(path) as stream:
+        while True:
+            try:
+                line = stream.readline(LONGEST_LINE + 1)
+            except (OSError, EOFError, zlib.error) as error:
+                raise ValueError(
+                    f"{path}: the file is damaged or cut short after line {number} ({_reason(error)}): make it again"
+                ) from None
+            if not line:
+                return
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise ValueError(
+                    f"{path}:{number}: this line has more than {LONGEST_LINE >> 20} MiB, too long for a row: split it"
+                )
+            if number == 1:
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise ValueError(f"{path} is in UTF-16: convert it, as in iconv -f utf-16 -t utf-8")
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            try:
+                yield number, line.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}:{number}: byte {error.start + 1} of this line (0x{line[error.start]:02x}) is no UTF-8: "
+                    "convert the file, as in iconv -f latin1 -t utf-8"
+                ) from None
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Raw]]:
+    for number, line in _lines(path):
+        if not line.isspace():
+            yield number, _object(_parsed(line, f"{path}:{number}: this line"), f"{path}:{number}: this line")
+
+
+def _json_array(path: Path) -> Iterator[tuple[int, Raw]]:
+    text = "".join(line for _, line in _lines(path))
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: the file is not JSON from here ({error.msg}): mend it") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({_reason(error)}): mend it") from None
+    for number, value in enumerate(values, start=1):
+        yield number, _object(value, f"{path}: item {number} of the array")
+
+
+def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, Raw]]:
+    csv.field_size_limit(LONGEST_LINE)
+    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    while True:
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"{path}:{reader.line_num}: this line cannot be read ({error}): mend it") from None
+        if fields is None:
+            return
+        if not header:
+            header = fields
+            if len(set(header)) < len(header):
+                raise ValueError(f"{path}:1: the header names a column twice: rename one")
+        elif fields:
+            if len(fields) != len(header):
+                raise ValueError(
+                    f"{path}:{reader.line_num}: this row has {len(fields)} fields and the header {len(header)}: mend it"
+                )
+            yield reader.line_num, dict(zip(header, fields, strict=True))
+
+
+def _begins_with_bracket(path: Path) -> bool:
+    for _, line in _lines(path):
+        if text := line.strip():
+            return text[0] == "["
+    return False
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{place} is nested too deeply to be read: mend or remove it") from None
+    except ValueError as error:
+        raise ValueError(f"{place} is not JSON, mend or remove it ({_reason(error)})") from None
+
+
+def _object(value: Any, place: str) -> Raw:
+    if not isinstance(value, dict):
+        raise ValueError(f"{place} is no JSON object but a {type(value).__name__}: write one object for each row")
+    return value
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

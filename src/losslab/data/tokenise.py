@@ -1,0 +1,207 @@
+"""Rows as token ids, with what of them is trained.
+
+A prompt and an answer that are texts are tokenised apart and joined, so that the model is trained on exactly the token
+boundary at which it will be sampled; the answer ends in EOS. A conversation is tokenised as its chat template writes
+it; only where a token lies across the border of a trained turn is it tokenised in parts, for the same reason.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from losslab.config.choices import AnswerEnd, Turns
+from losslab.config.schema import DatasetConfig, ModelConfig
+from losslab.data.chat_templates import ChatTemplate, Rendered, Rewritten
+from losslab.data.layouts import Conversation, Row, Texts
+from losslab.data.messages import Message, Unusable, reasoning
+from losslab.data.prompts import encode, opening, render
+
+Span = tuple[int, int]  # of tokens: from, to
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens of one example, of which some are trained."""
+
+    ids: list[int]
+    spans: tuple[Span, ...]  # ascending and apart
+
+    @property
+    def prompt(self) -> int:
+        """Tokens before the first one that is trained."""
+        return self.spans[0][0]
+
+
+@dataclass(frozen=True)
+class Tokeniser:
+    """How a model's tokenizer turns rows of a data set into examples."""
+
+    model: ModelConfig
+    dataset: DatasetConfig
+    tokenizer: Any
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, self.model.template_arguments)
+
+    @cached_property
+    def end(self) -> str:
+        """The token behind an answer that is a text."""
+        if self.dataset.answer_end == AnswerEnd.eos:
+            return self.tokenizer.eos_token
+        if self.model.train_prompt != "chat" or not self.template.end:
+            raise ValueError(
+                "dataset.answer_end=turn needs a chat template that ends a turn with a token: set it to eos"
+            )
+        return self.template.end
+
+    @cached_property
+    def ends(self) -> tuple[str, ...]:
+        """The tokens in which an answer may end by itself."""
+        turn = self.template.end if self.model.train_prompt == "chat" else None
+        return tuple({self.end, self.tokenizer.eos_token, turn or self.end})
+
+    def __call__(self, rows: Sequence[Row]) -> Iterator[list[list[Encoded]] | Unusable]:
+        """The examples of each row, in groups that stay together: an answer, or a chosen and a rejected one.
+
+        One row has several groups where each turn of a conversation is an example of its own. Yields Unusable for a
+        row that the chat template does not take; raises Rewritten, with the place of the row in `rows` behind the
+        reason, for a template that writes earlier turns anew.
+        """
+        outcomes: dict[int, list[list[Encoded]] | Unusable] = {}
+        plain: dict[int, Texts] = {}
+        spoken: dict[int, list[list[Rendered]]] = {}
+        for i, row in enumerate(rows):
+            try:
+                if isinstance(row, Texts):
+                    plain[i] = row
+                elif self.model.train_prompt == "chat":
+                    spoken[i] = self._rendered(row)
+                else:
+                    plain[i] = _as_texts(row)
+            except Unusable as reason:
+                outcomes[i] = reason
+            except Rewritten as reason:
+                raise Rewritten(str(reason), i) from None
+        outcomes |= zip(plain, ([group] for group in self._of_texts(list(plain.values()))), strict=True)
+        encoded = iter(self._of_conversations([one for groups in spoken.values() for group in groups for one in group]))
+        for i, groups in spoken.items():
+            outcomes[i] = [[next(encoded) for _ in group] for group in groups]
+        for i in range(len(rows)):
+            yield outcomes[i]
+
+    def without_end(self, text: str) -> str:
+        """An answer without the end token that it spells out itself, so that it has it once."""
+        while (bare := text.rstrip()).endswith(self.ends):
+            text = bare.removesuffix(next(end for end in self.ends if bare.endswith(end)))
+        return text
+
+    def _of_texts(self, rows: list[Texts]) -> Iterator[list[Encoded]]:
+        if not rows:
+            return
+        arguments = self.model.template_arguments
+        prompts = [render(self.model.train_prompt, row.prompt, self.tokenizer, arguments) for row in rows]
+        heads = encode(prompts, self.tokenizer)
+        columns = zip(*(row.answers for row in rows), strict=True)
+        answers = [
+            self.tokenizer([self.without_end(text) for text in column], add_special_tokens=False)["input_ids"]
+            for column in columns
+        ]
+        end = self.tokenizer.convert_tokens_to_ids(self.end)
+        for head, *tails in zip(heads, *answers, strict=True):
+            if not head:
+                raise ValueError("the training prompt has no token: model.train_prompt must not be empty")
+            yield [Encoded([*head, *tail, end], ((len(head), len(head) + len(tail) + 1),)) for tail in tails]
+
+    def _rendered(self, row: Conversation) -> list[list[Rendered]]:
+        """A conversation as text: one group, or one for each turn."""
+        render("chat", "", self.tokenizer)  # refuses a tokenizer without a template
+        spoken = [[*row.prompt, *(self._bare(message) for message in answer)] for answer in row.answers]
+        trained = [
+            [
+                i
+                for i, message in enumerate(messages)
+                if i >= len(row.prompt) and message["role"] == "assistant" and message.get("weight", 1)
+            ]
+            for messages in spoken
+        ]
+        if not all(trained):
+            raise Unusable("has no turn of the assistant whose weight is not 0")
+        if self.dataset.turns == Turns.each:
+            return [[self._located(row, spoken[0][: i + 1], [i])] for i in trained[0]]
+        last = -1 if self.dataset.turns == Turns.last else 0
+        return [[self._located(row, messages, own[last:]) for messages, own in zip(spoken, trained, strict=True)]]
+
+    def _located(self, row: Conversation, messages: list[Message], trained: list[int]) -> Rendered:
+        plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
+        return self.template.locate(plain[: trained[-1] + 1], trained, row.tools, row.arguments)
+
+    def _bare(self, message: Message) -> Message:
+        if message["role"] != "assistant":
+            return message
+        return message | {"content": self.without_end(message["content"])}
+
+    def _of_conversations(self, rendered: list[Rendered]) -> Iterator[Encoded]:
+        """The tokens of each conversation up to the last one that is trained: what follows would change nothing."""
+        if not rendered:
+            return
+        if not self.tokenizer.is_fast:
+            raise ValueError("this tokenizer cannot say which characters a token stands for: use its fast version")
+        texts = [one.text[: one.spans[-1][1]] for one in rendered]
+        first = opening(texts, self.tokenizer)
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        for one, text, ids, offsets in zip(
+            rendered, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            spans = _token_spans(np.array(offsets), one.spans)
+            if spans is None:
+                ids, spans = self._in_parts(text, one.spans)
+            spans = [(start + len(first), stop + len(first)) for start, stop in spans]
+            ids = [*first, *ids]
+            if not one.closed:
+                ids.append(self.tokenizer.eos_token_id)
+                spans[-1] = (spans[-1][0], len(ids))
+            yield Encoded(ids, tuple(spans))
+
+    def _in_parts(self, text: str, spans: Sequence[Span]) -> tuple[list[int], list[Span]]:
+        """Tokens of a text whose trained parts are tokenised apart from the rest, and where they lie."""
+        ids: list[int] = []
+        there: list[Span] = []
+        end = 0
+        for start, stop in spans:
+            ids += self._plain(text[end:start])
+            begin = len(ids)
+            ids += self._plain(text[start:stop])
+            there.append((begin, len(ids)))
+            end = stop
+        return ids, there
+
+    def _plain(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+
+def _token_spans(offsets: np.ndarray, spans: Sequence[Span]) -> list[Span] | None:
+    """Where parts of a text (characters) lie among its tokens (T, 2); None where a token lies across a border."""
+    ends = np.maximum.accumulate(offsets[:, 1])
+    there = []
+    for start, stop in spans:
+        first, last = np.searchsorted(ends, (start, stop), side="right").tolist()
+        if (ends[first - 1] if first else 0) != start or (ends[last - 1] if last else 0) != stop:
+            return None
+        there.append((first, last))
+    return there
+
+
+def _as_texts(row: Conversation) -> Texts:
+    """A conversation of one question and its answer as texts, for a prompt that is no chat. Raises Unusable."""
+    question, answers = row.question(), [answer[-1] for answer in row.answers]
+    short = all(len(row.prompt) + len(answer) == 2 for answer in row.answers)
+    if question is None or not short or any(m.get("tool_calls") or reasoning(m) for m in answers):
+        raise Unusable(
+            "is a conversation of several turns, or with a system prompt or tools, which model.train_prompt as a text "
+            "does not hold: set model.train_prompt=chat"
+        )
+    return Texts(question, tuple(message["content"] for message in answers), row.rewards)
