@@ -34,7 +34,11 @@ from losslab.statistics.intervals import Estimate, paired
 
 NAMES = ("easy", "hard")
 PROBLEMS, SAMPLES, STEPS = 12, 4, 130
-TARGETS = {"sft": "losslab.objectives.sft.SFT", "dft": "losslab.objectives.dft.DFT", BASE: "losslab.objectives.base.Base"}
+TARGETS = {
+    "sft": "losslab.objectives.sft.SFT",
+    "dft": "losslab.objectives.dft.DFT",
+    BASE: "losslab.objectives.base.Base",
+}
 EASE = {BASE: 0.3, "sft": 0.5, "dft": 0.9}  # chance of a right sample
 HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'>"
 

@@ -50,7 +50,8 @@ class Architecture:
         )
         biases = [bool(facts.get(key, False)) for key in ("attention_bias", "mlp_bias")]
         sizes = [facts[size] for size in SIZES]
-        return cls(facts["model_type"], *sizes, facts["tie_word_embeddings"], head, *biases)
+        values = (facts["model_type"], *sizes, facts["tie_word_embeddings"], head, *biases)
+        return cls(*values)
 
     def get_text_config(self, **_: Any) -> "Architecture":
         """As of a configuration in transformers: the part that is the language model."""

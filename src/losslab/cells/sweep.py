@@ -5,7 +5,7 @@ machine, and a multirun whose cells run elsewhere.
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class Sweep(Callback):
         if job is None and (warning := plan.warn(list(self.cells.values()))):
             print(warning, flush=True)
 
-    def _reject(self, rejected: Mapping[str, Iterable[Cell]], cells: Mapping[Cell, Config]) -> None:
+    def _reject(self, rejected: Mapping[str, Collection[Cell]], cells: Mapping[Cell, Config]) -> None:
         """Name what is rejected, each reason once, and keep the others."""
         out = {cell for group in rejected.values() for cell in group}
         self.cells = {cell: config for cell, config in cells.items() if cell not in out}

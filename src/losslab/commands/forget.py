@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from losslab.config.messages import among
 from losslab.files import read_json
 from losslab.launchers.status import sweeps
+from losslab.records.cell_records import cell_records
 from losslab.records.record import Cell
 
 ABSENT = object()
@@ -28,10 +29,10 @@ def main(arguments: list[str]) -> None:
     if not names or names[0].startswith("-"):
         raise ValueError("name the sweep: losslab forget SWEEP [KEY=VALUE ...] [CELL ...]")
     sweep, *chosen = names
-    known = sweeps(results)
-    if sweep not in known:
-        raise ValueError(f"no record of the sweep {sweep} under {results}{among(sweep, known)}")
-    folders = {folder.name: folder for folder in known[sweep]}
+    members = sweeps(cell_records(results))
+    if sweep not in members:
+        raise ValueError(f"no record of the sweep {sweep} under {results}{among(sweep, members)}")
+    folders = {record.folder.name: record.folder for record in members[sweep]}
     for name in chosen:
         if Path(name).name not in folders:
             raise ValueError(f"{name} is no cell of {sweep}{among(Path(name).name, folders)}")
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> None:
     for folder in matching:
         Cell.at(folder).leave(sweep)
         print(f"{folder.name}: out of {sweep}" + ("" if folder.exists() else ", and gone, since it was never begun"))
-    print(f"{len(matching)} of {len(known[sweep])} cells taken out: losslab table {sweep} writes the table again")
+    print(f"{len(matching)} of {len(members[sweep])} cells taken out: losslab table {sweep} writes the table again")
 
 
 def matches(folder: Path, sweep: str, wanted: dict[str, str]) -> bool:

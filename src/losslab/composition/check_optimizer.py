@@ -58,7 +58,8 @@ def try_out(optimizer: OptimizerConfig) -> None:
         weight.grad = torch.ones_like(weight)
     groups = [{"params": [weight], "weight_decay": optimizer.weight_decay} for weight in weights]
     try:
-        cls(groups, lr=optimizer.lr, **optimizer.arguments).step()  # as in losslab.training.loop
+        make: Any = cls
+        make(groups, lr=optimizer.lr, **optimizer.arguments).step()  # as in losslab.training.loop
     except Exception as error:
         raise ValueError(
             f"optimizer._target_={target} cannot train with optimizer.arguments={optimizer.arguments} "

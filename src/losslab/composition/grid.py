@@ -20,8 +20,9 @@ SLOW = 50  # compositions, of which one takes a tenth of a second
 def overrides(config: DictConfig) -> list[list[str]]:
     """The overrides of each cell of a multirun: those that Hydra's own sweeper will take, and the search path."""
     # As they were written: what an interpolation in them refers to may differ between cells.
-    task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    declared = OmegaConf.to_container(config.hydra.sweeper, resolve=False).get("params") or {}
+    task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
+    declared = sweeper.get("params") or {}
     words = [*(f"{key}={value}" for key, value in declared.items()), *task]
     batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
     return [[*searchpath(config), *cell] for batch in batches for cell in batch]

@@ -67,6 +67,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(make_dataclass("Typed", [("value", hint)])), {"value": value})
         assert isinstance(merged, DictConfig)
-        return OmegaConf.to_container(merged)["value"]
+        plain: Any = OmegaConf.to_container(merged)
+        return plain["value"]
     except OmegaConfBaseException as error:
         raise ValueError(sentence(error).replace("value:", f"{key}:", 1)) from None

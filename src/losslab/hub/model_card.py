@@ -147,7 +147,7 @@ def ablations(cell: Cell) -> Iterator[str]:
             table = tables.build(SweepConfig(name=sweep), str(cell.folder.parent.parent))
         except ValueError:
             continue
-        yield table_formats.markdown(table_formats.scores(table), level=2).strip()
+        yield table_formats.markdown(table_formats.scores_sheet(table), level=2).strip()
 
 
 def provenance(cell: Cell) -> str:

@@ -90,7 +90,7 @@ def check_files(model: ModelConfig) -> None:
 def _from_files(model: ModelConfig, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model of a folder or of the hub in float32, and what transformers says of its loading."""
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             model.path,
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
@@ -102,6 +102,7 @@ def _from_files(model: ModelConfig, **options: Any) -> tuple[PreTrainedModel, di
         )
     except Exception as error:
         raise ValueError(f"the model model.path={model.path} cannot be loaded: {first_line(error)}") from error
+    return loaded
 
 
 def _check(report: dict[str, Any], path: str) -> None:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from losslab.config.schema import Config
 from losslab.files import content, syntax
@@ -40,7 +40,8 @@ def _science(config: Config) -> dict[str, Any]:
     from losslab.objectives.online import Online  # here, since it loads torch, which readers do not need
 
     defaults = asdict(Config())
-    objective, trains = config.objective, config.trains
+    objective: Any = config.objective
+    trains = config.trains
     groups = ["model", "dataset", "optimizer", "scheduler", "train"] if trains else ["model"]
     science: dict[str, Any] = {}
     for group in groups:
@@ -59,7 +60,7 @@ def _science(config: Config) -> dict[str, Any]:
     for group in {"model", "dataset"} & set(groups):
         science[group]["path"] = content(science[group]["path"])
     if trains:
-        science["loss"] = [type(objective).__qualname__, _code(type(objective))]
+        science["loss"] = [type(objective).__qualname__, _code(cast(Any, type(objective)))]
         parameters = {key: float(v) if type(v) is int else v for key, v in asdict(objective).items()}  # 2 is 2.0
         science["loss"].append(parameters)
     return science
@@ -80,7 +81,7 @@ def protocol(config: Config) -> str:
 
 
 @cache
-def _code(cls: type) -> str:
+def _code(cls: Any) -> str:
     """The code of a class; empty where its source cannot be had."""
     try:
         return syntax(textwrap.dedent(inspect.getsource(cls)))

@@ -134,8 +134,7 @@ def _check_value(path: Path, value: Any, wanted: Any, where: str) -> None:
     options = wanted if isinstance(wanted, tuple) else (wanted,)
     for option in options:
         if isinstance(option, type) and isinstance(value, option):
-            number = isinstance(value, float | int) and option is not bool
-            if not number or (kind is not bool and math.isfinite(value)):
+            if not isinstance(value, float | int) or option is bool or (kind is not bool and math.isfinite(value)):
                 return
         if isinstance(option, list) and isinstance(value, list):
             for i, part in enumerate(value):

@@ -144,7 +144,9 @@ class Cell:
         """Write down what is about to run, where and with which code; what trained a model stays beside it."""
         if not config.trains or not self.model.exists():
             write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
-            from losslab.distributed.launch import worker_count  # here, since it loads torch, which readers do not need
+            from losslab.distributed.worker_count import (
+                worker_count,  # here, since it loads torch, which readers do not need
+            )
 
             before, now = read_json(self.folder / "environment.json"), environment(worker_count(config.machine))
             steps = max((int(path.name[-8:]) for path in self.folder.glob("checkpoints/step-*")), default=0)
