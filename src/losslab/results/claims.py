@@ -6,6 +6,7 @@ the mean difference (Student t over seeds).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def _averages(table: Table, row: Row, step: int | None) -> dict[int, float]:
         return {entry.seed: entry.scores[AVERAGE].mean for entry in row.entries if AVERAGE in entry.scores}
     averages = {}
     for entry in row.entries:
-        by_step = table.attempt(lambda folder, entry=entry: _by_step(entry, folder), entry.folder, {})
+        by_step = table.attempt(partial(_by_step, entry), entry.folder, {})
         if step in by_step and (scores := values(by_step[step], table.benchmarks)):
             averages[entry.seed] = scores[AVERAGE]
     return averages

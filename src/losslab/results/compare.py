@@ -55,7 +55,7 @@ def compare(paths: tuple[str, str], verdict: str | None = None) -> str:
     lines = [
         f"A: {first}",
         f"B: {second}",
-        *_table(*(right_shares(f, s, verdict) for f, s in zip((first, second), scores, strict=True)), verdict),
+        *_table(right_shares(first, scores[0], verdict), right_shares(second, scores[1], verdict), verdict),
     ]
     for key in WORTH_KNOWING:
         if protocols[0][key] != protocols[1][key]:

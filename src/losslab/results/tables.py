@@ -78,7 +78,7 @@ class Table:
     grid: list[Config]  # what the sweep's file declares
     faults: list[str] = field(default_factory=list)  # a line for each file of a record that cannot be used
 
-    def attempt(self, read: Callable[[Path], T], path: Path, default: T) -> T:
+    def attempt(self, read: Callable[[Path], T], path: Path, default: Any) -> T:
         """What a reader of records returns for a path; `default`, and a line in `faults`, where it cannot be used."""
         try:
             return read(path)

@@ -135,7 +135,7 @@ def _parts(values: NDArray[np.float64]) -> _Parts:
 def _mean_over(benchmarks: Sequence[_Parts], level: float) -> Estimate:
     """The mean over benchmarks with the same seeds."""
     count = len(benchmarks)
-    seeds = sum(part.seeds for part in benchmarks) / count
+    seeds = np.mean([part.seeds for part in benchmarks], axis=0)
     mean = float(seeds.mean())
     problems = [(part.problems / count**2, part.degrees) for part in benchmarks if part.problems is not None]
     if len(problems) < count:
