@@ -243,7 +243,7 @@ def _views(names: list[str], results: str) -> Iterator[tuple[Table, bool]]:
 
 def retry(sweep: str, results: str) -> None:
     """Submit the cells that failed, were cancelled or fell silent again. ValueError when there is none."""
-    submissions = [submission for submission in submitted(sweep, results) if submission.submission.is_mine]
+    submissions = [one for one in submitted(sweep, results) if one.submission.is_mine]
     again = [row.folder.name for row in statuses(sweep, results) if row.state in ("failed", "cancelled", "silent")]
     overrides = {Path(cell).name: (cell, own) for one in submissions for cell, own in one.record["cells"].items()}
     cells = dict(overrides[name] for name in again if name in overrides)

@@ -134,7 +134,9 @@ def _check_value(path: Path, value: Any, wanted: Any, where: str) -> None:
     options = wanted if isinstance(wanted, tuple) else (wanted,)
     for option in options:
         if isinstance(option, type) and isinstance(value, option):
-            if not isinstance(value, float | int) or option is bool or (kind is not bool and math.isfinite(value)):
+            if option is bool or not isinstance(value, float | int):
+                return
+            if kind is int or (isinstance(value, float) and math.isfinite(value)):  # True is no number
                 return
         if isinstance(option, list) and isinstance(value, list):
             for i, part in enumerate(value):

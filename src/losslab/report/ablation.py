@@ -99,8 +99,8 @@ def _differences(
     if set(names) != set(table.benchmarks):  # the average is over these, as in the table: over fewer would not compare
         found.pop(AVERAGE, None)
         if set(table.benchmarks) <= set(names):
-            whole = [{name: of[name] for name in table.benchmarks} for of in (left, right)]
-            found[AVERAGE] = paired(whole[0], whole[1])[AVERAGE]
+            a_means, b_means = ({name: of[name] for name in table.benchmarks} for of in (left, right))
+            found[AVERAGE] = paired(a_means, b_means)[AVERAGE]
     return found
 
 

@@ -47,7 +47,7 @@ def _of_cell(record: CellRecord, sweep: str) -> Iterator[CellScores]:
     except DamagedRecord as damage:
         faults.append(str(damage))
         config = {"damaged": record.folder.name, "loss": names["loss"]}  # a row of its own
-    scored: list[tuple[Any, ...]] = []
+    scored: list[tuple[str | None, dict[str, Estimate], dict[str, int], str | None]] = []
     for path in score_files(record.folder):
         try:
             scored.append((path.parent.name, *_scores(path)))
