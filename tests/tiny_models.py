@@ -79,7 +79,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "gemma3n_text": WINDOWED | {"num_hidden_layers": 2, "intermediate_size": [48, 48], "num_kv_shared_layers": 0,
                      "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 97, "laurel_rank": 4,
                      "activation_sparsity_pattern": [0.5, 0.0], "final_logit_softcapping": 3.0},
-    "gemma4_text": WINDOWED | {"vocab_size_per_layer_input": 97, "hidden_size_per_layer_input": 8, "global_head_dim": 8},
+    "gemma4_text": WINDOWED
+    | {"vocab_size_per_layer_input": 97, "hidden_size_per_layer_input": 8, "global_head_dim": 8},
     "glm4_moe_lite": LATENT,
     "glm_moe_dsa": LATENT | {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 2},
     "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
@@ -104,7 +105,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "minimax": MIXED | {"block_size": 8},
     "mistral": {"sliding_window": WINDOW},
     "mixtral": {"sliding_window": WINDOW},
-    "nemotron_h": {"mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1, "moe_shared_expert_intermediate_size": 16},
+    "nemotron_h": {"mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1}
+    | {"moe_shared_expert_intermediate_size": 16},
     "olmo3": WINDOWED,
     "olmo_hybrid": MIXED,
     "openai-gpt": {"afn": "gelu"},
