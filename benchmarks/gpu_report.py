@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-OUT = Path(os.environ.get("OUT", Path(__file__).parents[1] / "results" / "benchmarks" / "gpu"))
+RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
+OUT = Path(os.environ.get("OUT", RESULTS / "gpu"))
 
 
 def say(**row: Any) -> None:
@@ -14,3 +16,50 @@ def say(**row: Any) -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     with (OUT / "measurements.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def write_page(card: str | None = None, versions: str | None = None) -> Path:
+    """Write gpu-<card>.md of what is measured; returns its path."""
+    if card is None:
+        import torch
+
+        card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        versions = f"torch {torch.__version__}"
+    lines = (OUT / "measurements.jsonl").read_text(encoding="utf-8").splitlines()
+    path = (OUT if card == "CPU" else RESULTS) / f"gpu-{re.sub('[^a-z0-9]+', '-', card.lower())}.md"
+    path.write_text(page([json.loads(line) for line in lines], card, str(versions)), encoding="utf-8")
+    return path
+
+
+def page(rows: list[dict[str, Any]], card: str, versions: str) -> str:
+    steps = [row for row in rows if row["section"] == "steps"]
+    peers = [row["answer_tokens_per_second"] for row in steps if row["name"].startswith("TRL") and "error" not in row]
+    best = max(peers, default=None)
+    lines = [
+        f"# Training on one {card}",
+        "",
+        f"`python benchmarks/gpu.py`, {versions}, one run.",
+        "Random weights in the shape of Qwen2.5-Math-1.5B, 64 sequences a step of log-normal lengths up to 2,048 with",
+        "three quarters answers, bfloat16 over float32 weights, fused AdamW; three steps after the third (of TRL's after",
+        "the second), so that differences of a few percent mean nothing. MFU counts no recomputation. The plan is the",
+        "estimate of memory that `losslab plan` shows.",
+        "",
+        "| whole step | answer tokens/s | beside the best of TRL | MFU | peak, GB | plan, GB | micro-batch tokens |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in steps:
+        if "error" in row:
+            lines.append(f"| {row['name']} | {row['error'][:60]} | | | | | |")
+            continue
+        speed = row["answer_tokens_per_second"]
+        cells = [
+            row["name"],
+            f"{speed:,.0f}",
+            f"{speed / best:.2f}×" if best else "",
+            f"{row['mfu']:.1%}" if row.get("mfu") else "",
+            f"{row['peak_gb']:.1f}",
+            f"{row['planned_gb']:.1f}" if "planned_gb" in row else "",
+            f"{row['micro_batch_tokens']:,}" if "micro_batch_tokens" in row else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,68 @@
+"""What one GPU does with losslab: the loss, whole steps beside TRL, a 7B with LoRA; a page of tables.
+
+python benchmarks/gpu.py                  all sections, each in a process of its own with a limit: 8 minutes
+python benchmarks/gpu.py only=steps,trl   some of them
+python benchmarks/gpu.py tiny=true        every section in small, on a CPU as well: a rehearsal
+
+The sections write results/benchmarks/gpu/<section>.log and measurements.jsonl (or $OUT), and the page
+results/benchmarks/gpu-<card>.md is made of them. A section that fails or exceeds its limit does not stop the others.
+The machine needs torch, transformers and what pyproject.toml lists; TRL and Liger where they are to be compared.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gpu_report
+
+ROOT = Path(__file__).parents[1]
+SECTIONS = {"steps": 220, "trl": 110, "loss": 60, "large": 90}  # seconds at most, in order of value
+
+
+def command(section: str, tiny: bool) -> list[str]:
+    if section == "loss":
+        return [sys.executable, str(ROOT / "benchmarks/loss.py"), *(["--shapes", "64x32x1024"] if tiny else [])]
+    return [sys.executable, "-c", f"import gpu_steps; gpu_steps.{section}({tiny})"]
+
+
+def run(section: str, tiny: bool) -> str:
+    """How a section ended. It is killed at its limit: a training process would take SIGTERM for a request to save."""
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
+    environment = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} | os.environ
+    environment |= {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    gpu_report.OUT.mkdir(parents=True, exist_ok=True)
+    with (gpu_report.OUT / f"{section}.log").open("w") as log:
+        process = subprocess.Popen(
+            command(section, tiny), env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            status = process.wait(SECTIONS[section] * (10 if tiny else 1))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return "over its limit"
+    return "done" if status == 0 else f"failed with status {status}"
+
+
+def main() -> None:
+    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    if unknown := set(options) - {"only", "tiny"}:
+        sys.exit(f"error: unknown option {unknown.pop()}: there are only= and tiny=true")
+    sections = options.get("only", ",".join(SECTIONS)).split(",")
+    if unknown := set(sections) - set(SECTIONS):
+        sys.exit(f"error: unknown section {unknown.pop()}: there are {', '.join(SECTIONS)}")
+    (gpu_report.OUT / "measurements.jsonl").unlink(missing_ok=True)
+    for section in sections:
+        began = time.monotonic()
+        outcome = run(section, options.get("tiny") == "true")
+        print(
+            f"{section}: {outcome} in {time.monotonic() - began:.0f} s, see {gpu_report.OUT / section}.log", flush=True
+        )
+    print(gpu_report.write_page())
+
+
+if __name__ == "__main__":
+    main()
