@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
-from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 from transformers import AutoModelForCausalLM
 
 from losslab.cells.run import train_model
@@ -101,7 +101,7 @@ def logprobs(model, row, column="solution") -> tuple[torch.Tensor, torch.Tensor]
 
 def first_gradient(checkpoint: Path) -> dict[str, torch.Tensor]:
     """The clipped gradient of each weight in the first step, which SGD's momentum is after it."""
-    reader = FileSystemReader(checkpoint)
+    reader = HuggingFaceStorageReader(str(checkpoint))
     about = reader.read_metadata().state_dict_metadata
     state = {name: torch.empty(about[name].size) for name in about if name.endswith(".momentum_buffer")}
     dcp.load(state, storage_reader=reader)

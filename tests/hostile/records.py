@@ -114,8 +114,11 @@ def with_value(content: Any, path: tuple, value: object, drop: bool) -> Any:
     if not path:
         return value
     copy = dict(content) if isinstance(content, dict) else list(content)
-    if drop and len(path) == 1:
-        del copy[path[0]]
+    if len(path) == 1:
+        if drop:
+            del copy[path[0]]
+        else:
+            copy[path[0]] = value
     else:
         copy[path[0]] = with_value(copy[path[0]], path[1:], value, drop)
     return copy
@@ -217,7 +220,7 @@ def make(title: str, name: str, damage: Callable[[Path], None], reader: str, res
     if reader == "compare":
         run = command("compare", f"results/cells/{good}", f"results/cells/{cell}")
     elif reader == "push":
-        run = command("push", f"cell=results/cells/{cell}", "repo=user/name", "license=apache-2.0", "dry_run=true")
+        run = command("push", f"results/cells/{cell}", "repo=user/name", "license=apache-2.0", "dry_run=true")
     else:
         run = command(*READERS[reader])
 

@@ -38,6 +38,8 @@ def entry(task: str, arguments: list[str]) -> None:
     A user's mistake is raised before anything is loaded. Help and shell completion import no torch.
     """
     arguments = [part for argument in arguments for part in any_model(argument)]
+    for argument in arguments:
+        check_group(argument)
     flags, unknown = get_args_parser().parse_known_args(arguments)
     if unknown := [argument for argument in unknown if argument.startswith("-")]:
         raise ValueError(f"{unknown[0]} is no option: options are written key=value, as in plan=true")
@@ -121,6 +123,14 @@ def recorded(record: Path, overrides: list[str]) -> Config:
 
     check_bounds(config)
     return config
+
+
+def check_group(argument: str) -> None:
+    """Raise ValueError for a group without a name of one of its files, of which Hydra's message names no group."""
+    group, _, name = argument.partition("=")
+    needed = (CONF / group).is_dir() and group not in ("experiment", "method")  # which can be left out
+    if needed and (name == "null" or name.startswith("${")):
+        raise ValueError(f"{argument} names no file: write {group}=NAME with one of conf/{group}")
 
 
 def any_model(argument: str) -> list[str]:
