@@ -13,7 +13,6 @@ from losslab.cells import cost
 from losslab.cells.architecture import count_parameters, describe
 from losslab.cells.memory import GIB, Devices, on_device, room
 from losslab.config.schema import AUTO, Config, MachineConfig, Recompute
-from losslab.distributed.process_group import decide_on_main
 
 CPU_LAYOUT = (4096, Recompute.none, True)  # micro-batch tokens, recompute, reshard
 GPU_TOKENS = (16_384, 12_288, 8192)  # products of matrices run no faster with more: results/benchmarks
@@ -76,6 +75,8 @@ def sized(config: Config, tokens: int | None = None) -> Config:
     def decide() -> dict[str, Any]:
         devices = Devices.of(config.machine)
         return settings(resolve(config, devices, room(devices.gpu) if devices.gpu else None, tokens))
+
+    from losslab.distributed.process_group import decide_on_main  # torch, which a plan does without
 
     decided = decide_on_main(config.machine, decide)
     decided["recompute"] = Recompute(decided["recompute"])

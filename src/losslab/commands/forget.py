@@ -14,9 +14,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from losslab.config.messages import among
-from losslab.files import read_json
 from losslab.launchers.status import sweeps
-from losslab.records.cell_records import cell_records
+from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.record import Cell
 
 ABSENT = object()
@@ -32,32 +31,34 @@ def main(arguments: list[str]) -> None:
     members = sweeps(cell_records(results))
     if sweep not in members:
         raise ValueError(f"no record of the sweep {sweep} under {results}{among(sweep, members)}")
-    folders = {record.folder.name: record.folder for record in members[sweep]}
+    records = {record.folder.name: record for record in members[sweep]}
     for name in chosen:
-        if Path(name).name not in folders:
-            raise ValueError(f"{name} is no cell of {sweep}{among(Path(name).name, folders)}")
-    if chosen:
-        folders = {Path(name).name: folders[Path(name).name] for name in chosen}
-    matching = [folder for folder in folders.values() if matches(folder, sweep, wanted)]
+        if Path(name).name not in records:
+            raise ValueError(f"{name} is no cell of {sweep}{among(Path(name).name, records)}")
+    candidates = [records[Path(name).name] for name in chosen] or list(records.values())
+    matching = [record for record in candidates if matches(record, sweep, wanted)]
     if not matching:
         asked = " ".join(f"{key}={value}" for key, value in wanted.items())
         raise ValueError(f"no cell of {sweep} has {asked}: `losslab status {sweep}` lists its cells")
-    for folder in matching:
-        Cell.at(folder).leave(sweep)
-        print(f"{folder.name}: out of {sweep}" + ("" if folder.exists() else ", and gone, since it was never begun"))
-    print(f"{len(matching)} of {len(members[sweep])} cells taken out: losslab table {sweep} writes the table again")
+    for record in matching:
+        Cell(record.folder, str(record.state.get("identity"))).leave(sweep)
+        gone = "" if record.folder.exists() else ", and gone, since it was never begun"
+        print(f"{record.folder.name}: out of {sweep}{gone}")
+    print(f"{len(matching)} of {len(records)} cells taken out: losslab table {sweep} writes the table again")
 
 
-def matches(folder: Path, sweep: str, wanted: dict[str, str]) -> bool:
-    """Whether a cell has all of these values. Raises ValueError for a key that no configuration has."""
-    record, config = read_json(folder / "cell.json"), OmegaConf.load(folder / "config.yaml")
-    values: dict[str, Any] = {**record["names"], "seed": record["seed"], "state": record.get("state", "waiting")}
-    values["method"] = record.get("methods", {}).get(sweep)
+def matches(record: CellRecord, sweep: str, wanted: dict[str, str]) -> bool:
+    """Whether a cell has all of these values. Raises ValueError for a key that its configuration does not have."""
+    state = record.state
+    values: dict[str, Any] = {**state["names"], "seed": state["seed"], "state": state.get("state", "waiting")}
+    values["method"] = state.get("methods", {}).get(sweep)
     for key, value in wanted.items():
-        if key not in values and OmegaConf.select(config, key, default=ABSENT) is ABSENT:
+        if key not in values:
+            values[key] = OmegaConf.select(OmegaConf.create(record.config), key, default=ABSENT)
+        if values[key] is ABSENT:
+            del values[key]
             raise ValueError(f"unknown key {key}{among(key, values)}, and the keys of docs/configuration.md")
-        mine = values[key] if key in values else OmegaConf.select(config, key)
-        if mine != yaml.safe_load(value) and str(mine) != value and not same_number(mine, value):
+        if values[key] != yaml.safe_load(value) and not same_number(values[key], value):
             return False
     return True
 
