@@ -27,8 +27,8 @@ have sliding windows shorter than their sequences, caps, sinks and multipliers w
 
 - **packed**: exact with sequences one after another in a row, which is fastest.
 - **one length at a time**: packed rows are not exact, which the check at the start of every training finds out, says
-  and writes to the cell's `packing.json`. Sequences of one length are then taken together and others alone, which
-  is exact and slower. With few tokens in a pass a GPU is not busy.
+  and writes to the cell's `packing.json`. Sequences of one length are then taken together and others by themselves,
+  which is exact and slower. With few tokens in a pass a GPU is not busy.
 - **refused**: before anything is trained, with the sentence that is shown.
 
 The same check runs on your model, your data and your precision at the start of every training, whatever its family.

@@ -4,7 +4,9 @@ import json
 from copy import deepcopy
 
 import numpy as np
+import pytest
 import torch
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
@@ -45,3 +47,93 @@ def test_packed_row_equals_each_sequence_alone_under_the_librarys_attention(tmp_
     expected.square().sum().backward()
     for (name, ours), theirs in zip(packed.named_parameters(), library.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12, msg=name)
+
+
+LENGTHS = [5, 12, 12, 1, 9]
+KINDS = {
+    "plain": {},
+    "window": {"sliding_window": 4},
+    "softcap": {"softcap": 1.5},
+    "sinks": {"s_aux": torch.linspace(-1, 2, 4).double()},
+    "all": {"sliding_window": 4, "softcap": 1.5, "s_aux": torch.linspace(-1, 2, 4).double()},
+}
+
+
+def inputs() -> list[Tensor]:
+    """Queries of 4 heads, keys and values of 2, the values narrower: a row of the sequences of LENGTHS."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 8), (2, 8), (2, 6)]
+    total = sum(LENGTHS)
+    return [
+        torch.randn(1, heads, total, width, generator=generator, dtype=torch.float64).requires_grad_()
+        for heads, width in shapes
+    ]
+
+
+def naive(query: Tensor, key: Tensor, value: Tensor, sliding_window=None, softcap=None, s_aux=None) -> Tensor:
+    """(1, T, H, E), one score after another."""
+    rows, start = [], 0
+    for length in LENGTHS:
+        for i in range(length):
+            first = start if sliding_window is None else max(start, start + i - sliding_window + 1)
+            seen = slice(first, start + i + 1)
+            heads = []
+            for head in range(4):
+                scores = key[0, head // 2, seen] @ query[0, head, start + i] / 8**0.5
+                scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+                weights = scores.exp() / (scores.exp().sum() + (0 if s_aux is None else s_aux[head].exp()))
+                heads.append(weights @ value[0, head // 2, seen])
+            rows.append(torch.stack(heads))
+        start += length
+    return torch.stack(rows)[None]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_scores_equals_the_naive_version(kind):
+    tensors, packing = inputs(), Packing.of(LENGTHS)
+    expected = naive(*tensors, **KINDS[kind])
+    direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = torch.autograd.grad((expected * direction).sum(), tensors)
+    got, _ = attention.packed_attention(nn.Identity(), *tensors, None, packing, scaling=8**-0.5, **KINDS[kind])
+    # The softmax of soft caps and sinks is float32, as in transformers.
+    precise = {"rtol": 0, "atol": 1e-12} if kind in ("plain", "window") else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(got, expected, **precise)
+    for ours, theirs in zip(torch.autograd.grad((got * direction).sum(), tensors), gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, **precise)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_of_a_row_equal_its_runs(kind):
+    """What a GPU computes for soft caps and sinks, without its compiler; a CPU has no gradients of it."""
+    query, key, value = (tensor.detach().float() for tensor in inputs())
+    tensors = query, key, torch.nn.functional.pad(value, (0, 2))
+    chosen, packing = KINDS[kind], Packing.of(LENGTHS)
+    sinks = chosen["s_aux"].float() if "s_aux" in chosen else None
+    scores = attention.Scores(8**-0.5, chosen.get("sliding_window"), chosen.get("softcap"), sinks)
+    expected, got = (way(*tensors, packing, scores) for way in (attention.by_runs, attention.by_blocks))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"position_bias": torch.zeros(1)}, "has position_bias, which"),
+        ({"indices": torch.zeros(1), "block_indices": torch.zeros(1)}, "has indices, block_indices, which"),
+        ({"is_causal": False}, "looks ahead"),
+        ({"dropout": 0.1}, "has dropout"),
+        ({"attention_mask": torch.zeros(1, 1, 39, 39)}, "has a mask of its own"),
+        ({"packing": None}, "is not told where the sequences of a row lie"),
+    ],
+)
+def test_what_packed_rows_do_not_compute_is_refused(keywords, message):
+    chosen = {"attention_mask": None, "packing": Packing.of(LENGTHS)} | keywords
+    with pytest.raises(ValueError, match=f"^the attention of Identity {message}"):
+        attention.packed_attention(nn.Identity(), *inputs(), **chosen)
+
+
+def test_keywords_that_say_nothing_about_scores_are_taken():
+    neutral = {"position_ids": torch.zeros(1, 39), "use_cache": False, "indices": None, "output_router_logits": True}
+    packing = Packing.of(LENGTHS)
+    got, _ = attention.packed_attention(nn.Identity(), *inputs(), None, packing, **neutral)
+    expected, _ = attention.packed_attention(nn.Identity(), *inputs(), None, packing, scaling=8**-0.5)
+    assert torch.equal(got, expected)

@@ -105,8 +105,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "minimax": MIXED | {"block_size": 8},
     "mistral": {"sliding_window": WINDOW},
     "mixtral": {"sliding_window": WINDOW},
-    "nemotron_h": {"mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1}
-    | {"moe_shared_expert_intermediate_size": 16},
+    "nemotron_h": {"mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1,
+                   "moe_shared_expert_intermediate_size": 16},
     "olmo3": WINDOWED,
     "olmo_hybrid": MIXED,
     "openai-gpt": {"afn": "gelu"},

@@ -52,24 +52,30 @@ class Devices:
         return self.nodes * self.each
 
 
-def on_device(config: Config, architecture: Any, parameters: int, devices: Devices | None = None) -> float:
+def on_device(config: Config, architecture: Any, parameters: int, devices: Devices | None = None) -> float | None:
     """Estimated peak bytes on each device: weights, gradients and Adam's two moments, sharded over the workers;
     the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
-    Online training shards nothing, and what generates the answers takes memory that is not counted.
+    None for an architecture whose layers are not those of a transformer. Online training shards nothing, and what
+    generates the answers takes memory that is not counted.
 
     On a CPU also what the interpreter and its libraries take, and the copy of weights and moments that is written as a
     checkpoint; training gives freed memory back there (`trim_malloc`).
     """
     machine, train = config.machine, config.train
     devices = devices or Devices.of(machine)
-    width, layers, inner = architecture.hidden_size, architecture.num_hidden_layers, architecture.intermediate_size
-    heads = architecture.num_attention_heads
+    architecture = architecture.get_text_config(decoder=True)
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    width, layers, heads, vocabulary = (getattr(architecture, name, None) for name in names)
+    if not (width and layers and heads and vocabulary):
+        return None
+    inner = getattr(architecture, "intermediate_size", None) or 4 * width  # what GPT-2 and its kin take
+    inner = max(inner) if isinstance(inner, list) else inner
     kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)
     computed, held = (2 if precision == Precision.bf16 else 4 for precision in (train.precision, train.weights))
     # Trained: weight, gradient and Adam's two moments. With adapters the weights are frozen, and little is trained.
     state = 0 if machine.cpu_offload else parameters * (computed if config.adapter.rank else 4 * held)
     tied = getattr(architecture, "tie_word_embeddings", False)
-    outer = architecture.vocab_size * width * (1 if tied else 2)
+    outer = vocabulary * width * (1 if tied else 2)
     layer = (parameters - outer) / layers
     sharded = devices.count > 1 or devices.gpu
     gathered = computed * (outer + 2 * layer if sharded and machine.reshard else parameters)
@@ -92,8 +98,8 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     tokens = max(machine.micro_batch_tokens, train.max_length)
     if train.micro_batch is not None:
         tokens = train.micro_batch * train.max_length
-    rows = chunk_tokens(tokens, architecture.vocab_size, computed, "cuda" if devices.gpu else "cpu")
-    logits = computed * rows * architecture.vocab_size + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
+    rows = chunk_tokens(tokens, vocabulary, computed, "cuda" if devices.gpu else "cpu")
+    logits = computed * rows * vocabulary + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
     head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
     if "reference_distribution" in config.objective.needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy
@@ -101,7 +107,7 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     if online := cost.online(config):  # every worker holds all: the policy, a value model, a reference
         shards = 1
         state += (computed * parameters if online.kl else 0) + 4 * held * parameters * isinstance(online, PPO)
-        head = 3 * 4 * tokens * architecture.vocab_size  # logits, their logarithms and their gradient
+        head = 3 * 4 * tokens * vocabulary  # logits, their logarithms and their gradient
     if not devices.gpu:  # where what is copied for a checkpoint takes the same memory, and so does the process
         learned = parameters * (2 if isinstance(online, PPO) else 1)
         copied = 0 if config.adapter.rank else 3 * held * learned / shards

@@ -33,7 +33,7 @@ class Plan:
     tokens: int | None  # an upper bound: rows of the full length
     parameters: int
     machine: MachineConfig  # without `auto`
-    memory: float  # bytes on each device at the peak of training
+    memory: float | None  # bytes on each device at the peak of training; None where it is not known
     hours: float | None  # of training and scoring on its devices, were they H100s
 
 
@@ -135,7 +135,7 @@ def warn(configs: list[Config]) -> str | None:
     for config in distinct:
         architecture = describe(config)
         laid_out = replace(config, machine=resolve(config, devices, available))
-        needed.append(on_device(laid_out, architecture, count_parameters(architecture), devices))
+        needed.append(on_device(laid_out, architecture, count_parameters(architecture), devices) or 0.0)
     return shortage(max(needed), devices)
 
 
@@ -171,7 +171,7 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
     for plan in plans[:ROWS]:
         table.add_row(
             plan.cell.folder.name, plan.state, number(plan.steps), number(plan.tokens), number(plan.parameters),
-            f"{plan.memory / GIB:.1f} GiB",
+            "unknown" if plan.memory is None else f"{plan.memory / GIB:.1f} GiB",
             "–" if not devices.gpu else "?" if plan.hours is None else f"{plan.hours:.1f}",
         )  # fmt: skip
     console = Console()
@@ -181,7 +181,7 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
         console.print(f"and {len(rest):,} more: " + ", ".join(f"{count:,} {name}" for name, count in states.items()))
     for line in rejections(rejected):
         console.print(line, highlight=False)
-    needed = max((plan.memory for plan in plans if plan.tokens != 0), default=0.0)
+    needed = max((plan.memory or 0.0 for plan in plans if plan.tokens != 0), default=0.0)
     if job is None and (warning := shortage(needed, devices)):
         console.print(warning, highlight=False)
     unknown = sum(plan.tokens is None for plan in plans)

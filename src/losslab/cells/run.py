@@ -35,7 +35,7 @@ from losslab.distributed.worker_count import worker_count
 from losslab.evaluation.evaluate import check as check_scoring
 from losslab.files import RECORD_VERSION, content, lock, write_json
 from losslab.models import lora, merged_adapters
-from losslab.models.loading import load_tokenizer, structure
+from losslab.models.loading import check_checkpoint, check_tokens, load_tokenizer, structure
 from losslab.objectives.online import Online
 from losslab.online import questions
 from losslab.online.worker import train as train_online
@@ -146,6 +146,8 @@ def trained_model(config: Config, cell: Cell) -> str:
     """The path of the cell's model, trained now if it is not there, and measured where that is asked for."""
     base = base_model(config)
     if not config.trains:
+        if is_main_process():
+            check_checkpoint(base)
         return base.path
     if decide_on_main(config.machine, lambda: not cell.model.exists()):
         if is_main_process():
@@ -201,7 +203,7 @@ def train_model(config: Config, folder: Path) -> None:
     def prepared() -> str:
         tokenizer = load_tokenizer(config.model)
         if config.adapter.rank:
-            lora.check(structure(config.model), config.adapter)
+            lora.Targets.of(structure(config.model), config.adapter)
         if online:
             data, report, steps = questions.prepare(config, tokenizer, cache)
             notes: list[str] = []
@@ -209,6 +211,7 @@ def train_model(config: Config, folder: Path) -> None:
             model = replace(config.model, train_prompt=config.train_prompt)
             data = prepare(config.dataset, config.train, model, tokenizer, cache)
             examples = Examples.load(data)
+            check_tokens(int(examples.tokens.max()), tokenizer, config.model)
             report, notes = examples.report, examples.notes
             steps = Schedule.of(config.train, config.seed, examples).steps
         if steps == 0:

@@ -39,6 +39,8 @@ def resolve(config: Config, devices: Devices, available: float | None, tokens: i
     for layout in _layouts():
         candidate = _fill(machine, layout)
         needed = on_device(replace(config, machine=candidate), architecture, parameters, devices)
+        if needed is None:  # what its layers take is not known
+            return _fill(machine, CPU_LAYOUT)
         if needed <= SHARE * (available or UNKNOWN_ROOM):
             break
     return candidate  # the last one, which needs the least, where none fits: the plan warns of it
@@ -104,7 +106,10 @@ def of_node(config: Config, job: Mapping[str, Any]) -> float:
         written += cost.CHECKPOINT_BYTES * parameters / devices.nodes  # whose copy is kept from the first one on
     own = GPU_PROCESS
     if not devices.gpu:
-        own += on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters
+        training = on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters
+        if training is None:
+            raise ValueError(f"what {architecture.model_type} takes of memory is not known: set hydra.launcher.mem_gb")
+        own += training
     if config.machine.cpu_offload:
         own += OFFLOAD_BYTES * parameters / devices.count
     return HOST_SLACK * (devices.each * own + written)

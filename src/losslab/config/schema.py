@@ -96,7 +96,10 @@ class AdapterConfig:
 
     rank: int = key(0, "0 = all weights are trained", low=0)
     alpha: int = key(16, "their product is scaled by alpha / rank", low=1)
-    target_modules: list[str] = key(list, "names of linear layers")
+    target_modules: list[str] = key(
+        list, "names of linear layers, fused experts too; [all-linear] = all of the decoder"
+    )
+    modules_to_save: list[str] = key(list, "names of modules that are trained whole beside them, such as embed_tokens")
 
 
 @dataclass

@@ -69,15 +69,19 @@ def packed_attention(
     `s_aux` is transformers' name of the sinks. Raises ValueError for attention that it does not compute.
     """
     unknown = [
-        name for name, value in others.items() if name not in NEUTRAL and value is not None and value is not False
+        name for name, given in others.items() if name not in NEUTRAL and given is not None and given is not False
     ]
-    if attention_mask is not None or is_causal is False or dropout:
-        unknown.append(
-            "a mask of its own" if attention_mask is not None else "no causal order" if not dropout else "dropout"
-        )
-    if unknown or packing is None:
-        what = f"has {', '.join(unknown)}" if unknown else "is not told where the sequences of a row lie"
-        raise ValueError(f"the attention of {type(module).__name__} {what}, which packed rows do not compute")
+    obstacle = (
+        "is not told where the sequences of a row lie" if packing is None
+        else "has a mask of its own" if attention_mask is not None
+        else "looks ahead" if is_causal is False
+        else "has dropout" if dropout
+        else f"has {', '.join(unknown)}" if unknown
+        else None
+    )  # fmt: skip
+    if obstacle is not None:
+        raise ValueError(f"the attention of {type(module).__name__} {obstacle}, which packed rows do not compute")
+    assert packing is not None
     assert len(query) == 1
     window = sliding_window if sliding_window is not None and sliding_window < packing.longest else None
     scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, window, softcap, s_aux)

@@ -35,9 +35,20 @@ from losslab.models import attention
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub id or folder, or the embedded one. Raises ValueError when there is none."""
+    """The tokenizer of a hub id or folder, or the embedded one.
+
+    Raises ValueError when there is none, it has no end, or it belongs to another model.
+    """
     if model.path == EMBEDDED:
         return toy_task.tokenizer()
+    tokenizer = _tokenizer(model)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {model.path} has no EOS token, so no answer could ever end: set one")
+    check_tokens(tokenizer.eos_token_id, tokenizer, model)
+    return tokenizer
+
+
+def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     check_model(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -46,9 +57,29 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     except Exception as error:
         raise ValueError(f"no tokenizer can be loaded from model.path={model.path}: {first_line(error)}") from error
     check_tokenizer(tokenizer, model.path)
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {model.path} has no EOS token, so no answer could ever end: set one")
+    # Tokens that were added to it may stay unused, and so lie beyond the model's.
+    check_tokens(tokenizer.vocab_size - 1, tokenizer, model)
     return tokenizer
+
+
+def check_checkpoint(model: ModelConfig) -> None:
+    """Refuse, with ValueError, a checkpoint whose weights, or whose tokenizer, are not those of its architecture.
+
+    Of the weights that are read names and shapes alone are kept.
+    """
+    if model.path != EMBEDDED:
+        _tokenizer(model)
+        check_files(model)
+
+
+def check_tokens(highest: int, tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> None:
+    """Refuse, with ValueError, a token id of a tokenizer that the model has no embedding for."""
+    rows = getattr(load_config(model).get_text_config(decoder=True), "vocab_size", None)
+    if rows is not None and highest >= rows:
+        raise ValueError(
+            f"the tokenizer of {model.path} has the token {tokenizer.convert_ids_to_tokens(highest)!r} with the id "
+            f"{highest}, and the model has {rows} embeddings: take the tokenizer that belongs to the model"
+        )
 
 
 def load_config(model: ModelConfig) -> PretrainedConfig:
@@ -90,16 +121,17 @@ def check_files(model: ModelConfig) -> None:
 def _from_files(model: ModelConfig, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model of a folder or of the hub in float32, and what transformers says of its loading."""
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            model.path,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `_check` names them
-            **options,
-        )
+        with quiet():  # it would print a table of what `_check` says
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                model.path,
+                revision=model.revision,
+                trust_remote_code=model.trust_remote_code,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `_check` names them
+                **options,
+            )
     except Exception as error:
         raise ValueError(f"the model model.path={model.path} cannot be loaded: {first_line(error)}") from error
     return loaded

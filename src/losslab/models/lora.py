@@ -1,44 +1,97 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) by peft, inside the model that they adapt.
 
-The adapted weights are frozen and held in the dtype of the computation; only the adapters are trained. With the
-adapters switched off the model is the one before training, which makes it its own reference.
+The adapted weights are frozen and held in the dtype of the computation; only the adapters are trained, and what
+`modules_to_save` names. With the adapters switched off the model is the one before training, which makes it its own
+reference, unless other modules are trained beside them.
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from losslab.config.messages import among
 from losslab.config.schema import AdapterConfig
+from losslab.models.decoder import decoder
 
 NAME = "default"  # peft's for the one adapter there is
 BASE = ".base_layer"  # what peft puts into the name of an adapted weight
+ALL = "all-linear"  # as peft calls every linear layer of the decoder, experts included
+WRAPPED = "._checkpoint_wrapped_module"  # what activation checkpointing puts into names of modules
 
 
-def check(model: PreTrainedModel, config: AdapterConfig) -> None:
-    """Refuse, with ValueError, a name that is no linear layer of the decoder's blocks."""
-    layers = cast(nn.ModuleList, model.base_model.layers)
-    known = {name.split(".")[-1] for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
-    for name in config.target_modules:
-        if name not in known:
-            raise ValueError(
-                f"adapter.target_modules: {name} is no linear layer of a block{among(name, sorted(known))}"
-            )
+@dataclass(frozen=True)
+class Targets:
+    """What a configuration adapts in a model, by whole names: peft would look in a multimodal model's towers too."""
+
+    layers: list[str]  # linear layers
+    parameters: list[str]  # three-dimensional weights of experts that are fused into one
+    trained: list[str]  # modules that are trained whole beside the adapters
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, config: AdapterConfig) -> "Targets":
+        """Raises ValueError for a name that the model has no such part for."""
+        prefix = next(name for name, module in model.named_modules() if module is decoder(model))
+        inner = {f"{prefix}.{name}": module for name, module in decoder(model).named_modules() if name}
+        linear = [name for name, module in inner.items() if isinstance(module, nn.Linear | Conv1D)]
+        fused = [
+            f"{name}.{key}"
+            for name, module in inner.items()
+            for key, parameter in module.named_parameters(recurse=False)
+            if parameter.ndim == 3 and "experts" in name
+        ]
+        modules = [name for name, module in model.named_modules() if name and list(module.parameters())]
+        everything = ALL in config.target_modules
+        names = [] if everything else config.target_modules
+        known = [ALL, *_last([*linear, *fused])]
+        for name in names:
+            if not _matching([*linear, *fused], [name]):
+                raise ValueError(
+                    f"adapter.target_modules: {name} is no linear layer of the decoder{among(name, known)}"
+                )
+        for name in config.modules_to_save:
+            if not _matching(modules, [name]):
+                raise ValueError(f"adapter.modules_to_save: the model has no {name}{among(name, _last(modules))}")
+        trained = _matching(modules, config.modules_to_save)
+        return cls(
+            [name for name in (linear if everything else _matching(linear, names)) if name not in trained],
+            fused if everything else _matching(fused, names),
+            trained,
+        )
+
+
+def _matching(full: list[str], names: list[str]) -> list[str]:
+    """The full names that are one of `names` or end in one, as peft matches them."""
+    return [name for name in full if any(f".{name}".endswith(f".{end}") for end in names)]
+
+
+def _last(names: list[str]) -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in names} - {str(i) for i in range(1000)})
 
 
 def insert(model: PreTrainedModel, config: AdapterConfig) -> None:
     """Freeze a model and put adapters beside the linear layers that the configuration names."""
-    lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules))
+    targets = Targets.of(model, config)
+    whole = {f"{name}.{key}" for name in targets.trained for key, _ in model.get_submodule(name).named_parameters()}
+    for tied in model.all_tied_weights_keys.items():  # which are one weight, by either name
+        whole |= set(tied) if whole & set(tied) else set()
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=targets.layers,
+        target_parameters=targets.parameters or None,
+    )
     inject_adapter_in_model(lora, model, adapter_name=NAME)
     for name, parameter in model.named_parameters():
-        if ".lora_" in name:
+        if ".lora_" in name or name in whole:
+            parameter.requires_grad_(True)
             parameter.data = parameter.data.float()  # as masters are
 
 
@@ -68,12 +121,26 @@ def switched_off(model: PreTrainedModel) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def merged(state: dict[str, Tensor], config: AdapterConfig) -> dict[str, Tensor]:
-    """The state of the plain model: each adapted weight W becomes W + alpha / rank * B A, in float32."""
+def merged(state: dict[str, Tensor], model: PreTrainedModel, config: AdapterConfig) -> dict[str, Tensor]:
+    """The whole `state` of an adapted model as that of the plain one: W becomes W + alpha / rank * B A, in float32."""
     plain = {name.replace(BASE, ""): value for name, value in state.items() if ".lora_" not in name}
-    for name, down in state.items():
-        if ".lora_A." in name:
-            up = state[name.replace(".lora_A.", ".lora_B.")]
-            weight = name.split(".lora_A.")[0] + ".weight"
-            plain[weight] = plain[weight].float() + config.alpha / config.rank * (up.float() @ down.float())
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        path = name.replace(WRAPPED, "")
+        down, up = (state[f"{path}.lora_{side}.{NAME}.weight"].float() for side in "AB")
+        parameter = module.parameter_name if isinstance(module, ParamWrapper) else "weight"
+        weight = f"{path.replace(BASE, '')}.{parameter}"
+        plain[weight] = plain[weight].float() + config.alpha / config.rank * _product(module, down, up)
     return plain
+
+
+def _product(module: LoraLayer, down: Tensor, up: Tensor) -> Tensor:
+    """B A in the shape of the weight that a layer adapts."""
+    if not isinstance(module, ParamWrapper) or module.num_experts == 1:
+        product = up @ down
+        return product.T if getattr(module, "fan_in_fan_out", False) else product
+    experts = module.num_experts
+    product = torch.einsum("ore,eri->eoi", up.reshape(len(up), -1, experts), down.reshape(experts, -1, down.shape[1]))
+    swapped = getattr(module, "_did_swap_in_out_features", False)  # peft's word for weights (experts, out, in)
+    return product if swapped else product.transpose(1, 2)

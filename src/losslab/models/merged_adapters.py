@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 from losslab.config.messages import first_line
+from losslab.config.schema import ModelConfig
 from losslab.files import appear, check_weights, content, lock
 
-CONFIG = "adapter_config.json"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+EMBEDDINGS = {"embed_tokens", "lm_head", "wte"}  # modules that an adapter holds whole where it has tokens of its own
 
 
 def base(path: str) -> tuple[str, str | None] | None:
@@ -58,14 +60,30 @@ def merged(path: str, cache: Path, trust_remote_code: bool = False) -> str:
 
 def _merge(adapter: str, base: str, revision: str | None, target: Path, trust_remote_code: bool) -> None:
     import torch
-    from peft import PeftModel
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
 
+    from losslab.models.loading import load_config, load_model
+
+    model = ModelConfig(path=base, revision=revision, trust_remote_code=trust_remote_code)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
-    published = AutoConfig.from_pretrained(base, **source).dtype or torch.float32
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True, **source)
-    whole = PeftModel.from_pretrained(model, adapter).merge_and_unload()  # type: ignore[operator]
-    whole.to(published).save_pretrained(target)
+    published = load_config(model).dtype or torch.float32
     own = (Path(adapter) / "tokenizer_config.json").is_file()
     tokenizer = AutoTokenizer.from_pretrained(adapter) if own else AutoTokenizer.from_pretrained(base, **source)
+    whole, stored = load_model(model, packed=False), load_file(Path(adapter) / WEIGHTS)
+    embeddings = {name for name in stored if set(name.split(".")) & EMBEDDINGS and ".lora_" not in name}
+    rows = {len(stored[name]) for name in embeddings}
+    if len(rows) == 1:  # there may be tokens that were added for the adapter
+        whole.resize_token_embeddings(rows.pop())
+    adapted = PeftModel.from_pretrained(whole, adapter)
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    for problem, names in (
+        ("it lacks weights that its adapter_config.json asks for", expected - set(stored)),
+        ("it has weights that the base has no place for", set(stored) - expected - embeddings),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"{problem} ({min(names)}{more})")
+    adapted.merge_and_unload().to(published).save_pretrained(target)  # type: ignore[operator]
     tokenizer.save_pretrained(target)

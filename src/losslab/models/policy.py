@@ -77,7 +77,7 @@ class Policy(nn.Module):
     def reference(self, batch: Batch) -> tuple[Tensor, Head]:
         """Hidden states and head of the model before training: a frozen copy, or this one without its adapters."""
         model = self.frozen or self.model
-        with lora.switched_off(model) if self.adapters.rank else nullcontext():
+        with lora.switched_off(model) if model is self.model else nullcontext():
             return self.hidden(model, batch), self.output_form.head(model)
 
     def hidden(self, model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -148,7 +148,7 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
         parameter.data = parameter.data.to(torch.bfloat16 if held == Precision.bf16 else torch.float32)
     if adapters.rank:
         lora.insert(policy.model, adapters)
-    elif reference:
+    if reference and (not adapters.rank or adapters.modules_to_save):
         policy.frozen = load(model)
         for parameter in policy.frozen.requires_grad_(False).parameters():
             parameter.data = parameter.data.to(torch.bfloat16 if precision == Precision.bf16 else torch.float32)
@@ -199,7 +199,7 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
         temporary = folder.with_name(f".{folder.name}.writing")
         shutil.rmtree(temporary, ignore_errors=True)
         if policy.adapters.rank:
-            state = lora.merged(state, policy.adapters)
+            state = lora.merged(state, model, policy.adapters)
         names = {name.replace(lora.BASE, "") for name in own_names(model)}
         weights = {name: value.to(policy.published) for name, value in state.items() if name in names}
         try:

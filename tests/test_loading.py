@@ -1,0 +1,141 @@
+"""What is loaded is whole: weights, tokenizers and adapters that are not a model's are refused in one sentence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from test_training import make
+from transformers import AutoModelForCausalLM
+
+from losslab.cells.run import train_model
+from losslab.config.schema import ModelConfig
+from losslab.models import merged_adapters
+from losslab.models.loading import check_checkpoint, check_tokens, load_model, load_tokenizer, structure
+
+LOST = "model.layers.1.mlp.down_proj.weight"
+
+
+def edited(checkpoint: Path, folder: Path, edit) -> Path:
+    """A copy of a checkpoint whose weights `edit` has changed in place."""
+    shutil.copytree(checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+EDITS = {
+    f"lack weights of the model: {LOST}; take a whole": lambda w: w.pop(LOST),
+    f"lack weights of the model: {LOST} and 1 more": lambda w: (w.pop(LOST), w.pop(LOST.replace("1.mlp", "2.mlp"))),
+    "hold weights that the model has no place for: model.extra.weight": lambda w: w.update(
+        {"model.extra.weight": torch.ones(3)}
+    ),
+    "hold weights of other shapes than the model's: model.norm.weight": lambda w: w.update(
+        {"model.norm.weight": torch.ones(3)}
+    ),
+}
+
+
+@pytest.mark.parametrize("message", EDITS)
+def test_weights_that_are_not_the_models_are_refused(checkpoint, tmp_path, message):
+    model = ModelConfig(path=str(edited(checkpoint, tmp_path / "edited", EDITS[message])))
+    for read in (load_model, check_checkpoint):
+        with pytest.raises(ValueError, match=message) as caught:
+            read(model)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_tied_weight_may_be_there_twice(checkpoint, tmp_path):
+    def twice(weights: dict[str, torch.Tensor]) -> None:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+
+    model = ModelConfig(path=str(edited(checkpoint, tmp_path / "twice", twice)))
+    check_checkpoint(model)
+    expected = AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in load_model(model).state_dict().items())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_training_of_half_a_checkpoint_fails_before_its_first_step(checkpoint, rows, tmp_path, workers):
+    half = edited(checkpoint, tmp_path / "half", lambda weights: weights.pop(LOST))
+    with pytest.raises(Exception, match=f"lack weights of the model: {LOST}"):
+        train_model(make(half, rows, tmp_path, "sft", workers=workers), tmp_path / "cell")
+    assert not (tmp_path / "cell/metrics.jsonl").exists()
+
+
+def test_the_tokenizer_of_another_model_is_refused(checkpoint, rows, tmp_path):
+    small = edited(checkpoint, tmp_path / "small", lambda w: w.update(
+        {"model.embed_tokens.weight": w["model.embed_tokens.weight"][:20].clone()}
+    ))  # fmt: skip
+    about = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps(about | {"vocab_size": 20}))
+    for read in (load_tokenizer, check_checkpoint):
+        with pytest.raises(ValueError, match="and the model has 20 embeddings: take the tokenizer that belongs to"):
+            read(ModelConfig(path=str(small)))
+
+
+def test_an_added_token_that_the_data_do_not_use_is_no_mistake(checkpoint):
+    model = ModelConfig(path=str(checkpoint))
+    tokenizer = load_tokenizer(model)
+    rows = structure(model).get_input_embeddings().weight.shape[0]
+    tokenizer.add_tokens([f"<{i}>" for i in range(rows - len(tokenizer) + 1)])
+    check_tokens(rows - 1, tokenizer, model)
+    with pytest.raises(ValueError, match=f"with the id {rows}, and the model has {rows} embeddings"):
+        check_tokens(rows, tokenizer, model)
+
+
+@pytest.fixture(scope="module")
+def adapter(checkpoint, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(1)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(checkpoint), lora).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        (lambda name: name.replace("q_proj", "query"), "it lacks weights that its adapter_config.json asks for"),
+        (lambda name: name.replace("base_model.model.", ""), "it lacks weights .* and 11 more"),
+    ],
+)
+def test_an_adapter_whose_weights_match_nothing_is_refused(adapter, tmp_path, rename, message):
+    other = tmp_path / "other"
+    shutil.copytree(adapter, other)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file({rename(name): value for name, value in weights.items()}, other / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        merged_adapters.merged(str(other), tmp_path)
+    assert not list(tmp_path.glob("merged/*/*.safetensors"))
+
+
+def test_an_adapter_with_more_weights_than_its_configuration_is_refused(adapter, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(adapter, other)
+    about = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps(about | {"target_modules": ["q_proj"]}))
+    with pytest.raises(ValueError, match="it has weights that the base has no place for .*v_proj"):
+        merged_adapters.merged(str(other), tmp_path)
+
+
+def test_an_adapter_of_a_model_with_added_tokens_is_merged(checkpoint, tmp_path):
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_pretrained(checkpoint)
+    rows = base.get_input_embeddings().weight.shape[0] + 3
+    base.resize_token_embeddings(rows)
+    lora = LoraConfig(
+        r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens"], task_type="CAUSAL_LM", init_lora_weights=False
+    )
+    adapted = get_peft_model(base, lora)
+    adapted.save_pretrained(tmp_path / "adapter")
+    ids = torch.arange(rows - 9, rows)[None]
+    expected = adapted(ids).logits
+    folder = merged_adapters.merged(str(tmp_path / "adapter"), tmp_path)
+    got = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+    assert np.allclose(got.detach(), expected.detach(), atol=1e-4) and got.shape[-1] == rows
