@@ -87,7 +87,7 @@ def test_names_are_completed_by_bash(root, tmp_path, text, command):
         ("train --plan", "--plan is no option: options are written key=value, as in plan=true"),
         ("train loss=dtf", "loss=dtf does not exist; did you mean dft?; there are "),
         ("evalute", "there is no verb evalute; did you mean evaluate?"),
-        ("xyz", "there is no verb xyz; there are train, plan, "),
+        ("xyz", "there is no verb xyz; there are data, train, plan, "),
         ("table --all", "--all is no option: options are written key=value; --help lists them"),
         ("table result=here", "unknown option result; did you mean results?"),
         ("table demmo", "no record of the sweep demmo under results: run it first, or name another sweep"),

@@ -70,7 +70,8 @@ def real(shared) -> dict[str, list[str]]:
     questions = {}
     for path in sorted((shared / "data/benchmarks").glob("*.jsonl")):
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        questions[path.stem] = [row.get("problem", row.get("question")) for row in rows]
+        if "problem" in rows[0] or "question" in rows[0]:  # others are programs
+            questions[path.stem] = [row.get("problem", row.get("question")) for row in rows]
     return questions
 
 

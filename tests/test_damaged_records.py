@@ -19,7 +19,7 @@ from losslab.results.compare import compare
 from losslab.results.write_tables import write_tables
 
 sys.path.append(str(ROOT / "benchmarks"))
-import latency  # noqa: E402
+import latency_readers as latency  # noqa: E402
 
 OBJECTIVES = ("sft", "dft", "iw_sft", "power", "asft")
 

@@ -27,7 +27,7 @@ from losslab.records.record import Cell
 REAL = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(EXPERIMENTS.glob("*.yaml"))}
 REAL = {name: own for name, own in REAL.items() if name != "demo" and not own["sweep"].get("needs")}
 YAMLS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "model").glob("*.yaml"))}
-YAMLS = {name: own for name, own in YAMLS.items() if "architecture" in own}
+YAMLS = {name: own for name, own in YAMLS.items() if "architecture" in own and own["path"] != "embedded"}
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -111,6 +111,7 @@ def test_grpo_learns_the_answer_that_is_rewarded(whole, guesser):
     assert all(3.5 < row["completion_length"] < 4.5 and row["truncated"] < 0.1 for row in found)
     assert all(row["lr"] == 2e-3 and row["seconds"] > 0 for row in found) and found[0]["gradient_norm"] > 0
     assert json.loads((whole / "data.json").read_text()) == {
+        "version": 1,
         "rows": 65, "without_gold": 1, "repeated_questions": 0, "questions": 64, "overlong_dropped": 0,
         "prompts": 64, "steps": STEPS,
     }  # fmt: skip
@@ -252,7 +253,7 @@ def compose_cell(*overrides: str) -> Config:
     [
         (["loss=grpo", "loss.samples=1"], "loss.samples is 1: set it to 2 or more"),
         (["loss=grpo", "+loss.value_clip=1"], "unknown key loss.value_clip"),
-        (["loss=ppo", "loss.kl=-1"], "loss.kl is -1: set it to 0 or more"),
+        (["loss=ppo", "loss.kl=-1"], "loss.kl is -1.0: set it to 0 or more"),
         (
             ["loss=grpo", "loss.max_new_tokens=2048"],
             "leaves no room for a question: set it below train.max_length=2048",

@@ -151,7 +151,7 @@ def test_problems_in_the_rows_of_training_are_counted(made, models, tmp_path):
     (payload,) = re.findall(r'id="payload">(.*?)</script>', page)
     problems = json.loads(payload)["benchmarks"]["mine"]["problems"]
     assert [problem.get("seen", False) for problem in problems] == [True] * 3 + [False] * 5
-    assert corpus(replace(config, names=replace(config.names, loss="base"))) is None
+    assert corpus(replace(config, loss={"_target_": "losslab.objectives.base.Base"})) is None
     other = replace(config.dataset, rows=1)
     assert corpus(config).key == corpus(config).key != corpus(replace(config, dataset=other)).key
 

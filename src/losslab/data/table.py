@@ -21,6 +21,7 @@ MAKERS = {  # splits of the embedded data set
     "traces": toy_task.traces,
     "facts": toy_task.facts,
 }
+COLUMNS = ("problem", "solution", "answer")  # of the embedded data set
 SAVED = ("dataset_info.json", "dataset_dict.json")  # what a folder of save_to_disk holds
 BATCH = 1000  # rows of an Arrow table that are Python objects at once
 
@@ -73,6 +74,9 @@ def local_files(dataset: DatasetConfig) -> list[str]:
             raise ValueError(f"dataset.split={dataset.split} does not exist: set it to one of {', '.join(MAKERS)}")
         if dataset.rows is None:
             raise ValueError("dataset.rows has no value: the embedded data set is made on the spot, say how many rows")
+        for key in ("prompt_column", "answer_column", "rejected_column", "reward_column", "gold_column"):
+            if (column := getattr(dataset, key)) is not None and column not in COLUMNS:
+                raise ValueError(f"{EMBEDDED} has no column {column!r} but {list(COLUMNS)}: set dataset.{key}")
         return []
     if Path(path).is_dir() or not read_files.is_file_name(path):
         return []

@@ -75,9 +75,14 @@ def protocol(config: Config) -> str:
     for key in ("samples", "full_samples", "verdict"):
         science.pop(key)
     science["seed"] = 0 if science["seed"] is None else f"fixed {science['seed']}"
-    science["data"] = content(science["data"]) if science["data"] else None
+    science["data"] = _data(science["data"]) if science["data"] else None
     arguments = [config.model.template_arguments] if config.model.template_arguments else []
     return _sha256([science, config.model.eval_prompt, config.model.stop, *arguments])
+
+
+@cache  # so that a process has one name for a protocol, though results may be written into the folder
+def _data(folder: str) -> str:
+    return content(folder)
 
 
 @cache

@@ -41,6 +41,12 @@ class ShardWriter(HuggingFaceStorageWriter):
             for item in plan.items
             if item.tensor_data is not None
         }
+        storages: set[int] = set()
+        for name, piece in pieces.items():  # safetensors takes no two tensors of one storage, as some shards are
+            storage = piece.untyped_storage().data_ptr()
+            if storage in storages:
+                pieces[name] = piece.clone()
+            storages.add(storage)
         if pieces:
             file = Path(self.path) / f"rank-{plan.storage_data['shard_index'] - 1:05d}.safetensors"
             save_file(pieces, file, metadata={"format": "pt", "DCP_SHARDING_INFO": json.dumps(offsets)})
