@@ -17,6 +17,7 @@ from losslab.config.limits import check_open_files, time_limit
 from losslab.config.messages import of_the_disk
 from losslab.data import prompts
 from losslab.data.toy_task import tokenizer
+from losslab.models import merged_adapters
 from losslab.tracking.follow import reason
 
 OPEN = """
@@ -140,3 +141,23 @@ def test_a_wrong_key_of_the_tracker_is_one_line(tmp_path):
     said = reason(tmp_path / "tracker.log")
     assert said.startswith("wandb: ") and "permission denied" in said and "a" * 40 not in said
     assert reason(tmp_path / "cell.json").startswith('{"identity"')  # a log without an error
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ([], "names no base model"),
+        ({"base_model_name_or_path": "/"}, "the base model / has no config.json: correct base_model_name_or_path"),
+    ],
+)
+def test_an_adapter_of_no_model_is_refused_before_anything_is_read(tmp_path, about, message):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=message):
+        merged_adapters.merged(str(tmp_path), tmp_path / "cache")
+
+
+def test_a_tokenizer_whose_limit_is_no_number_is_refused():
+    odd = tokenizer()
+    odd.model_max_length = ".."
+    with pytest.raises(ValueError, match=r"^the tokenizer of x has model_max_length='\.\.': write a number$"):
+        prompts.check_tokenizer(odd, "x")

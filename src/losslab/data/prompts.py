@@ -37,6 +37,8 @@ def render(template: str, problem: str, tokenizer: Any, arguments: Mapping[str, 
 
 def check_tokenizer(tokenizer: Any, path: str) -> None:
     """Refuse the tokenizer of special tokens alone that transformers makes up for a checkpoint without one."""
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise ValueError(f"the tokenizer of {path} has model_max_length={tokenizer.model_max_length!r}: write a number")
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ValueError(f"{path} has no tokenizer: copy that of the model it was made from into the folder")
 

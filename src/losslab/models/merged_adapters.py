@@ -26,10 +26,12 @@ def base(path: str) -> tuple[str, str | None] | None:
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         name, revision = str(about["base_model_name_or_path"]), about.get("revision")
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{file} names no base model: add base_model_name_or_path") from None
     if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
         raise ValueError(f"{file}: the base model {name} is no folder: correct base_model_name_or_path")
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():  # before all that is in it is hashed
+        raise ValueError(f"{file}: the base model {name} has no config.json: correct base_model_name_or_path")
     return name, revision
 
 
