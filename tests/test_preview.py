@@ -4,6 +4,7 @@ import json
 
 import families
 import pytest
+from transformers import Qwen2Config
 
 from losslab.commands import data
 from losslab.data import formats
@@ -12,9 +13,11 @@ from losslab.data.preview import Bin, histogram
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A tokenizer in a folder, and rows: two alike, one more with their prompt, one too long, two broken."""
+    """A tokenizer in a model's folder, and rows: two alike, one more with their prompt, one too long, two broken."""
     folder = tmp_path_factory.mktemp("preview")
-    families.chatml(eos="<|endoftext|>").save_pretrained(folder / "model")
+    tokenizer = families.chatml(eos="<|endoftext|>")
+    tokenizer.save_pretrained(folder / "model")
+    Qwen2Config(vocab_size=len(tokenizer)).save_pretrained(folder / "model")  # no weights: none are loaded
     ask, say, more, then = formats.ASK, formats.SAY, formats.MORE, formats.THEN
     long = [ask, say | {"content": "\n".join("4" * 30)}, more, then]
     conversations = [
