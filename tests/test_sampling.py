@@ -209,7 +209,11 @@ def test_a_kill_in_the_middle_changes_nothing(root, place, undisturbed, tmp_path
 
 
 def test_what_is_there_is_not_asked_again_and_no_protocols_mix(undisturbed, place, capsys):
-    own = [part.removeprefix("samples=") for part in command(Path(), place)[len(LOSSLAB) + 1 :] if not part.startswith("samples=")]
+    own = [
+        part.removeprefix("samples=")
+        for part in command(Path(), place)[len(LOSSLAB) + 1 :]
+        if not part.startswith("samples=")
+    ]
     own = [part if not part.startswith("model=") else f"model.path={part[6:]}" for part in own]
     own = ["model=custom", "loss=base", "eval=sampling", *own, f"machine.results={undisturbed / 'results'}"]
     before, log = content(undisturbed), undisturbed / "results/sampled/tiny-asked/engine.log"
