@@ -15,6 +15,7 @@ from losslab.composition.grid import configurations, overrides
 from losslab.config.paths import CONF
 from losslab.config.schema import Config
 from losslab.launchers.status import sweeps
+from losslab.records.cell_records import cell_records
 from losslab.records.identity import identities, identity
 from losslab.records.record import Cell
 
@@ -121,15 +122,15 @@ def test_cells_leave_a_sweep(capsys):
     begun.update(state="failed", error="on purpose")
     main(["forget", "ablation", "loss=sft", "seed=1", "optimizer.lr=0.0001"])
     assert "1 of 6 cells taken out" in capsys.readouterr().out
-    left = {folder.name for folder in sweeps("results")["ablation"]}
+    left = {record.folder.name for record in sweeps(cell_records("results"))["ablation"]}
     assert left == {Cell.of(config).folder.name for config in configs} - {Cell.of(configs[3]).folder.name}
     assert not Cell.of(configs[3]).folder.exists()  # never begun, and in no other sweep
     main(["forget", "ablation", str(begun.folder)])
     assert begun.folder.exists() and begun.state()["sweeps"] == [] and begun.state()["state"] == "failed"
     main(["forget", "ablation", "state=waiting"])
-    assert "ablation" not in sweeps("results") and [path.name for path in Path("results/cells").iterdir()] == [
-        begun.folder.name
-    ]
+    assert "ablation" not in sweeps(cell_records("results")) and [
+        path.name for path in Path("results/cells").iterdir()
+    ] == [begun.folder.name]
 
 
 @pytest.mark.parametrize(
@@ -148,4 +149,4 @@ def test_a_mistake_in_what_to_forget_is_one_sentence(capsys, words, message):
     with pytest.raises(SystemExit) as ended:
         main(["forget", *words.split()])
     assert ended.value.code == 2 and capsys.readouterr().err.startswith(f"error: {message}")
-    assert len(sweeps("results")["ablation"]) == 1
+    assert len(sweeps(cell_records("results"))["ablation"]) == 1
