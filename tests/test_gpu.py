@@ -178,6 +178,7 @@ class Waits(TorchDispatchMode):
 
 
 def trainer(checkpoint, examples, folder, loss: str, precision=Precision.bf16, **machine) -> Trainer:
+    (folder / "data").mkdir()
     examples.save(folder / "data")
     config = Config(
         model=ModelConfig(path=str(checkpoint)),

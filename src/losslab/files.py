@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from losslab.config.log import log
 from losslab.config.masking import masked
 from losslab.config.schema import EMBEDDED
 
@@ -37,7 +38,7 @@ def lock(folder: Path, quiet: bool = False) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not quiet:
-                print(f"another process works on {folder.name}; waiting for it", flush=True)
+                log.info(f"another process works on {folder.name}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -79,6 +80,29 @@ def appear(temporary: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     flush(folder.parent)
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """The folder to write into in place of `folder`, whose name and place it takes when the block has ended well."""
+    temporary = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
+        raise
+    appear(temporary, folder)
+
+
+def cached(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache. The first process that asks for it calls `make` with the folder to fill; others wait."""
+    with lock(folder.with_name(f"{folder.name}.lock")):
+        if not folder.exists():
+            with whole(folder) as temporary:
+                make(temporary)
+    return folder
 
 
 def write_json(path: Path, value: Any, mode: int = 0o666) -> None:

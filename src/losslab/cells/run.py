@@ -13,6 +13,7 @@ from losslab.cells.scoring import score
 from losslab.cells.sizing import settings, sized
 from losslab.composition.record_file import read_record
 from losslab.config.errors import tell
+from losslab.config.log import log
 from losslab.config.messages import of_the_disk
 from losslab.config.schema import (
     EMBEDDED,
@@ -79,9 +80,7 @@ def run(config: Config) -> None:
             ignore_stop_signals()
             if is_main_process() and not cell.done(config):  # it may only have waited for its tracker
                 cell.update(state="interrupted")
-                print(
-                    f"{cell.folder.name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True
-                )
+                log.warning(f"{cell.folder.name}: interrupted; the same command goes on from here")
             sys.exit(REQUEUE)
         except Exception as error:
             if not is_main_process():
@@ -104,7 +103,7 @@ def busy(cell: Cell, held: ExitStack) -> bool:
     try:
         held.enter_context(cell_lock(cell.folder))
     except Busy as reason:
-        print(f"{cell.folder.name}: {reason}; nothing to do here", flush=True)
+        log.info(f"{cell.folder.name}: {reason}; nothing to do here")
         return True
     return False
 
@@ -119,13 +118,13 @@ def finished(config: Config, cell: Cell) -> bool:
         ended = "trained" if config.stage == Stage.train else "done"
         if cell.state().get("state") not in ("done", "failed", ended):  # what a kill left
             cell.update(state=ended, error=None)
-        print(f"{cell.folder.name}: already done, skipped (force=true runs it again)", flush=True)
+        log.info(f"{cell.folder.name}: already done, skipped (force=true runs it again)")
         return True
     tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
     if tries and slurm_restarts() >= tries:
         error = f"gave up after {tries} tries: raise hydra.launcher.tries"
         cell.give_up(config, error)
-        print(f"{cell.folder.name}: failed: {error}", file=sys.stderr, flush=True)
+        log.warning(f"{cell.folder.name}: failed: {error}")
         return True
     cell.begin(config, job=slurm_job(), attempt=slurm_restarts() + 1, tries=tries or None)
     check_scoring(config)  # a benchmark that cannot be read shows before the hours of training
@@ -221,7 +220,7 @@ def train_model(config: Config, folder: Path) -> None:
             report | {"version": RECORD_VERSION, "steps": steps} | ({"notes": notes} if notes else {}),
         )
         for line in (", ".join(f"{v:,} {k}" for k, v in report.items()), *notes):
-            print(f"{config.names.dataset}: {line}", flush=True)
+            log.info(f"{config.names.dataset}: {line}")
         return str(data)
 
     data = decide_on_main(config.machine, prepared)

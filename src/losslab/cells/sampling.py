@@ -19,6 +19,7 @@ from losslab.cells.run import base_model
 from losslab.cells.scoring import find
 from losslab.composition.checks import check_device
 from losslab.composition.record_file import read_record
+from losslab.config.log import log
 from losslab.config.schema import Config, ModelConfig
 from losslab.data.messages import is_text
 from losslab.distributed.signals import REQUEUE, Interrupted, ignore_stop_signals, raise_on_stop
@@ -42,7 +43,7 @@ def sample(config: Config) -> None:
     asked, counts = questions(config.dataset)
     name = f"{config.names.model}-{config.names.dataset}"
     folder = Path(config.machine.results) / "sampled" / name
-    print(f"{name}: {len(asked.problems):,} questions, {config.eval.samples} answers to each", flush=True)
+    log.info(f"{name}: {len(asked.problems):,} questions, {config.eval.samples} answers to each")
     if config.plan:
         return
     try:
@@ -58,15 +59,13 @@ def sample(config: Config) -> None:
             write_json(folder / "report.json", counts | tally | about)
     except (KeyboardInterrupt, Interrupted):
         ignore_stop_signals()
-        print(f"{name}: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        log.warning(f"{name}: interrupted; the same command goes on from here")
         sys.exit(REQUEUE)
     except RuntimeError as error:  # of a worker or an engine; what is there stays
-        print(f"{name}: failed: {error}", file=sys.stderr, flush=True)
+        log.warning(f"{name}: failed: {error}")
         sys.exit(1)
     sizes = ", ".join(f"{len(rows):,} in {file}.jsonl" for file, rows in sets.items())
-    print(
-        f"{tally['acceptance_rate']:.1%} of {tally['answers']:,} answers are right; rows: {sizes}\n{folder}", flush=True
-    )
+    log.info(f"{tally['acceptance_rate']:.1%} of {tally['answers']:,} answers are right; rows: {sizes}\n{folder}")
 
 
 def as_trained(model: ModelConfig) -> ModelConfig:

@@ -18,6 +18,7 @@ from losslab.composition.checks import check_device
 from losslab.composition.compose import read
 from losslab.composition.grid import configurations, searchpath
 from losslab.config.errors import exit_on_error, tell
+from losslab.config.log import log
 from losslab.config.messages import first_line
 from losslab.config.schema import Config
 from losslab.distributed.environment import is_main_process
@@ -81,9 +82,9 @@ class Sweep(Callback):
         if configs[0].force:
             start_again(list(self.cells))
         done = sum(cell.done(config) for cell, config in self.cells.items())
-        print(f"{configs[0].sweep.name}: {len(self.cells)} cells, {done} of them done", flush=True)
+        log.info(f"{configs[0].sweep.name}: {len(self.cells)} cells, {done} of them done")
         if job is None and (warning := plan.warn(list(self.cells.values()))):
-            print(warning, flush=True)
+            log.info(warning)
 
     def _reject(self, rejected: Mapping[str, Collection[Cell]], cells: Mapping[Cell, Config]) -> None:
         """Name what is rejected, each reason once, and keep the others."""
@@ -94,7 +95,7 @@ class Sweep(Callback):
             raise ValueError("; ".join(rejected))
         _over.update(cell.folder for cell in out)
         for line in plan.rejections(rejected):
-            print(line, file=sys.stderr, flush=True)
+            log.warning(line)
 
     def _end(self, told: bool = False) -> None:
         """Print the table and the failures, unless `told` already. The exit status is 1 where a cell failed or was
@@ -109,9 +110,9 @@ class Sweep(Callback):
         try:
             write_table(config.sweep, config.machine.results)
             if line := follow.hint(config):
-                print(line, flush=True)
+                log.info(line)
         except Exception as error:  # whatever it is, it must not hide what failed before
-            print(f"the table is not written: {first_line(error)}; losslab table does it again", file=sys.stderr)
+            log.warning(f"the table is not written: {first_line(error)}; losslab table does it again")
         if not told:
             _report(config)
         failures = {cell.folder: cell.failure(config) for cell, config in self.cells.items()}
@@ -119,10 +120,10 @@ class Sweep(Callback):
         for folder, failure in [] if told else failed.items():
             tell(f"failed: {folder.name}: {failure}\n        see {folder / 'error.txt'}")
         if failed:
-            print(f"{len(failed)} of {len(failures)} cells failed; the same command tries them again", file=sys.stderr)
+            log.warning(f"{len(failed)} of {len(failures)} cells failed; the same command tries them again")
         if self.rejected:
             total = len(failures) + self.rejected
-            print(f"{self.rejected} of {total} cells were rejected: see the first lines", file=sys.stderr)
+            log.warning(f"{self.rejected} of {total} cells were rejected: see the first lines")
         if failed or self.rejected:
             sys.exit(1)
 
@@ -132,9 +133,9 @@ def _report(config: Config) -> None:
     from losslab.report import page
 
     try:
-        print(f"report:  {page.write_report(config.sweep, config.machine.results)}", flush=True)
+        log.info(f"report:  {page.write_report(config.sweep, config.machine.results)}")
     except Exception as error:
-        print(f"the report is not written: {first_line(error)}; losslab report does it again", file=sys.stderr)
+        log.warning(f"the report is not written: {first_line(error)}; losslab report does it again")
 
 
 def on_slurm(config: DictConfig) -> bool:

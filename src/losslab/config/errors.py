@@ -6,15 +6,14 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from losslab.config.masking import masked
+from losslab.config.log import printable
 
 INTERRUPTED = 130  # what a shell calls a program that Ctrl-C ended
 
 
 def tell(text: str) -> None:
-    """Print a message on standard error, without secrets; control characters, which may be a file's, are spelt out."""
-    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in masked(text))
-    print(shown, file=sys.stderr, flush=True)
+    """Print a message on standard error, without secrets and control characters, which may be a file's."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 @contextmanager

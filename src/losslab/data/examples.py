@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from losslab.data.layouts import Conversation, Texts
 from losslab.data.messages import Unusable
 from losslab.data.rows import Rows, check_broken, describe, read
 from losslab.data.tokenise import Encoded, Span, Tokeniser
-from losslab.files import content, lock
+from losslab.files import cached, content
 from losslab.progress import bar
 
 CHUNK = 1000  # rows tokenised at once
@@ -80,17 +79,11 @@ class Examples:
         return cls(**arrays, **about)
 
     def save(self, folder: Path) -> None:
-        """Appears whole: written beside its place, then renamed."""
-        temporary = folder.with_name(f".{folder.name}.writing")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
         for name in ARRAYS:
             if (array := getattr(self, name)) is not None:
-                np.save(temporary / f"{name}.npy", array)
+                np.save(folder / f"{name}.npy", array)
         about = {name: getattr(self, name) for name in ("key", "report", "notes", "unit")}
-        (temporary / "about.json").write_text(json.dumps(about))
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        (folder / "about.json").write_text(json.dumps(about))
 
 
 def prepare(dataset: DatasetConfig, train: TrainConfig, model: ModelConfig, tokenizer: Any, cache: Path) -> Path:
@@ -105,11 +98,10 @@ def prepare(dataset: DatasetConfig, train: TrainConfig, model: ModelConfig, toke
         [VERSION, model.template_arguments, tokenizer.eos_token_id],
     ]
     key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
-    folder = cache / "data" / key[:16]
-    with lock(cache / "data" / f"{key[:16]}.lock"):  # the cells of a sweep may start together
-        if not folder.exists():
-            tokenise(read(dataset), train, Tokeniser(model, dataset, tokenizer), key).save(folder)
-    return folder
+    return cached(
+        cache / "data" / key[:16],
+        lambda folder: tokenise(read(dataset), train, Tokeniser(model, dataset, tokenizer), key).save(folder),
+    )
 
 
 def tokenise(rows: Rows, train: TrainConfig, tokeniser: Tokeniser, key: str = "") -> Examples:

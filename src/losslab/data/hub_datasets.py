@@ -5,7 +5,6 @@ Many clusters drop what their nodes send outside. The libraries would wait and a
 
 import os
 import re
-import sys
 import threading
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import huggingface_hub as hub  # which imports its parts at their first use
 
+from losslab.config.log import log
 from losslab.config.messages import first_line
 from losslab.config.schema import ModelConfig
 from losslab.files import check_weights
@@ -38,7 +38,7 @@ def silence() -> str | None:
         return None
     os.environ["HF_HUB_OFFLINE"] = "1"  # for what is started from here
     hub.constants.HF_HUB_OFFLINE = True
-    print(f"{hub.constants.ENDPOINT}: {failure}; only what was downloaded is used", file=sys.stderr)
+    log.warning(f"{hub.constants.ENDPOINT}: {failure}; only what was downloaded is used")
     return f"{hub.constants.ENDPOINT} does not answer"
 
 

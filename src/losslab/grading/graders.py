@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from losslab.config.choices import Rules
+from losslab.config.log import log
 from losslab.files import write
 from losslab.grading import corrected, corrected_text, exact_match, official, official_text
 from losslab.progress import bar
@@ -201,7 +202,7 @@ def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str]) -
     """
     rows = list(_rows(input))
     for name in sorted({row["benchmark"] for row in rows if "rules" not in row} - set(rules)):
-        print(f"benchmark {name} is not in conf/benchmark: graded by the general rules", flush=True)
+        log.info(f"benchmark {name} is not in conf/benchmark: graded by the general rules")
     output.parent.mkdir(parents=True, exist_ok=True)  # a bad path shows now and not after the work
     with Grader(workers) as grader:
         futures = [
@@ -219,7 +220,7 @@ def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str]) -
                 progress.update()
         graded = [{**row, **asdict(future.result())} for row, future in zip(rows, futures, strict=True)]
     write(output, "".join(json.dumps(row) + "\n" for row in graded))
-    print(f"{len(graded)} responses graded: {output}", flush=True)
+    log.info(f"{len(graded)} responses graded: {output}")
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

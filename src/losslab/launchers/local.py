@@ -33,14 +33,14 @@ def run(cells: dict[Path, list[str]], processes: int | None) -> None:
         command = [sys.executable, str(ROOT / "train.py"), *overrides, "hydra.mode=RUN"]
         log = cell / "logs" / "main.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
-        print(f"started: {cell.name}", flush=True)
+        log.info(f"started: {cell.name}")
         try:
             with log.open("a") as output:
                 process = subprocess.run(command, env=os.environ | slot, stdout=output, stderr=output, check=False)
         finally:
             slots.put(slot)  # for the next cell, whether or not this one succeeded
         outcome = {0: "done", REQUEUE: "interrupted"}.get(process.returncode, "failed")
-        print(f"{outcome}: {cell.name}; its output is in {log}", flush=True)
+        log.info(f"{outcome}: {cell.name}; its output is in {log}")
 
     with ThreadPoolExecutor(slots.qsize()) as pool:
         try:

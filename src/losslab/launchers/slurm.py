@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from losslab.config.log import log
 from losslab.files import read_json, write_json
 from losslab.records import code_snapshot
 
@@ -93,10 +94,9 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
     record = {"sweep": sweep, "jobs": jobs, "submitted": datetime.now(UTC).isoformat(timespec="seconds")}
     write_json(folder / RECORD, record | {"cells": cells, "launcher": parameters, "results": str(results)})
     at_once = min(len(cells), parameters["array_parallelism"])
-    print(
+    log.info(
         f"{sweep}: {len(cells)} cells submitted as job {' and '.join(jobs)}, {at_once} at a time\n"
-        f"follow: losslab status {sweep} watch=true\nrecord: {folder}",
-        flush=True,
+        f"follow: losslab status {sweep} watch=true\nrecord: {folder}"
     )
     return Submission(folder)
 

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 from losslab.config.messages import first_line
 from losslab.config.schema import ModelConfig
-from losslab.files import appear, check_weights, content, lock
+from losslab.files import cached, check_weights, content
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 EMBEDDINGS = {"embed_tokens", "lm_head", "wte"}  # modules that an adapter holds whole where it has tokens of its own
@@ -43,21 +42,18 @@ def merged(path: str, cache: Path, trust_remote_code: bool = False) -> str:
 
     Raises ValueError when the adapter or its base cannot be loaded, or is of a kind that cannot be merged.
     """
-    found = base(path)
-    if found is None:
+    source = base(path)
+    if source is None:
         return path
-    key = hashlib.sha256(json.dumps([content(path), content(found[0]), found[1]]).encode()).hexdigest()[:16]
-    folder = cache / "merged" / key
-    with lock(cache / "merged" / f"{key}.lock"):
-        if not folder.exists():
-            temporary = folder.with_name(f".{key}.writing")
-            shutil.rmtree(temporary, ignore_errors=True)
-            try:
-                _merge(path, *found, temporary, trust_remote_code)
-            except Exception as error:  # of many kinds, all of which mean this
-                raise ValueError(f"the adapter {path} cannot be merged into {found[0]}: {first_line(error)}") from error
-            appear(temporary, folder)
-    return str(folder)
+    key = hashlib.sha256(json.dumps([content(path), content(source[0]), source[1]]).encode()).hexdigest()[:16]
+
+    def make(folder: Path) -> None:
+        try:
+            _merge(path, *source, folder, trust_remote_code)
+        except Exception as error:  # of many kinds, all of which mean this
+            raise ValueError(f"the adapter {path} cannot be merged into {source[0]}: {first_line(error)}") from error
+
+    return str(cached(cache / "merged" / key, make))
 
 
 def _merge(adapter: str, base: str, revision: str | None, target: Path, trust_remote_code: bool) -> None:

@@ -1,7 +1,6 @@
 """The model under training: load, lay out, run to a loss, export."""
 
 import inspect
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from losslab.config.schema import AdapterConfig, Config, Precision
 from losslab.data.batches import Batch
-from losslab.files import appear
+from losslab.files import whole
 from losslab.models import attention, layout, lora
 from losslab.models.compute_weights import ComputeWeights
 from losslab.models.decoder import decoder, layers
@@ -196,19 +195,13 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
         model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
     if dist.get_rank() == 0:
-        temporary = folder.with_name(f".{folder.name}.writing")
-        shutil.rmtree(temporary, ignore_errors=True)
         if policy.adapters.rank:
             state = lora.merged(state, model, policy.adapters)
         names = {name.replace(lora.BASE, "") for name in own_names(model)}
         weights = {name: value.to(policy.published) for name, value in state.items() if name in names}
-        try:
+        with whole(folder) as temporary:
             model.save_pretrained(temporary, state_dict=weights)
             model.config.dtype = policy.published  # save_pretrained put down that of the masters
             model.config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-        except Exception:
-            shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
-            raise
-        appear(temporary, folder)
     dist.barrier()

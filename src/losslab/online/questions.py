@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from losslab.config.schema import Config
 from losslab.data.prompts import encode, render
 from losslab.data.schedule import Schedule
 from losslab.evaluation import questions
-from losslab.files import content, lock, read_json, write_json
+from losslab.files import cached, content, read_json, write_json
 from losslab.objectives.online import Online
 
 
@@ -31,15 +30,14 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
         {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},
         [vocabulary, tokenizer.chat_template, template, config.model.template_arguments, room],
     ]
-    folder = cache / "questions" / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    with lock(folder.with_name(f"{folder.name}.lock")):  # the cells of a sweep may start together
-        if not folder.exists():
-            rows, report = ask(config, room, tokenizer)
-            temporary = folder.with_name(f".{folder.name}.writing")
-            shutil.rmtree(temporary, ignore_errors=True)
-            Dataset.from_list(rows).save_to_disk(temporary)
-            write_json(temporary / "report.json", report)
-            temporary.rename(folder)
+
+    def make(folder: Path) -> None:
+        rows, report = ask(config, room, tokenizer)
+        Dataset.from_list(rows).save_to_disk(folder)
+        write_json(folder / "report.json", report)
+
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    folder = cached(cache / "questions" / key, make)
     kept = read_json(folder / "report.json")
     return folder, kept, Schedule.of_questions(config.train, config.seed, kept["prompts"]).steps
 

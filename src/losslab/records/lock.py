@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from losslab.config.log import log
 from losslab.files import RECORD_VERSION, read_json, write_json
 
 HEARTBEAT_SECONDS = 5.0
@@ -62,7 +63,7 @@ def cell_lock(folder: Path) -> Iterator[None]:
         if not _acquired(file):
             holder = read_json(folder / HOLDER)
             if this["job"] is None:
-                print(f"another process works on {folder.name}; waiting for it", flush=True)
+                log.info(f"another process works on {folder.name}; waiting for it")
                 fcntl.flock(file, fcntl.LOCK_EX)
             elif holder.get("job") == this["job"]:
                 _wait_for_predecessor(folder, file, this)

@@ -19,6 +19,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from losslab.config.log import log
 from losslab.config.schema import BASE, Config, Stage
 from losslab.files import RECORD_VERSION, read_json, read_lines, write, write_json
 from losslab.records import code_snapshot
@@ -212,7 +213,7 @@ def start_again(cells: list[Cell]) -> None:
         if state.get("force") == "asked" or (state.get("force") == "begun" and cell not in ended)
     ]
     if left:
-        print(f"force=true goes on where it was interrupted: {len(left)} of {len(cells)} cells are left", flush=True)
+        log.info(f"force=true goes on where it was interrupted: {len(left)} of {len(cells)} cells are left")
         return
     for cell in ended:
         cell.update(force="asked")

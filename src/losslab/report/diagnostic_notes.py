@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from losslab.config.schema import BASE
 from losslab.report.rows import ReportRow, Scores
 from losslab.report.training import ProbabilityChange
 
@@ -129,7 +128,7 @@ def _clipped(row: ReportRow) -> Iterator[Fact]:
 
 
 def _one_rate(rows: Sequence[ReportRow]) -> Iterator[Fact]:
-    trained = [row for row in rows if row.row.names["loss"] != BASE and "optimizer.lr" in row.row.config]
+    trained = [row for row in rows if row.row.trains and "optimizer.lr" in row.row.config]
     rates = {row.row.config["optimizer.lr"] for row in trained}
     if len({row.row.names["loss"] for row in trained}) > 1 and len(rates) == 1:
         (rate,) = rates

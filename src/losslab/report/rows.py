@@ -89,7 +89,7 @@ def report_rows(table: Table, records: Sequence[CellRecord]) -> list[ReportRow]:
         for entry in row.entries:
             folder = entry.folder
             cells.setdefault(folder, ReportCell(table, folder, entry.seed, states.get(folder, {})))
-        style = 0 if row.names["loss"] == BASE else labels.setdefault(row.label, len(labels) + 1)
+        style = labels.setdefault(row.label, len(labels) + 1) if row.trains else 0
         rows.append(ReportRow(row, style, [cells[entry.folder] for entry in row.entries]))
     return rows
 

@@ -31,6 +31,10 @@ class CellScores:
     touched: str = ""  # when the record was last written, as ISO 8601
     faults: tuple[str, ...] = ()  # a line for each file of the record that cannot be used
 
+    @property
+    def trains(self) -> bool:
+        return trains(self.names)
+
 
 def recorded(sweep: str, records: Iterable[CellRecord]) -> Iterator[CellScores]:
     """The cells of a sweep, in the order in which they were asked for, each once for each protocol of its scores."""
@@ -73,7 +77,7 @@ def _scores(path: Path) -> tuple[dict[str, Estimate], dict[str, int], str | None
 def promised(config: Config) -> CellScores:
     """A declared cell that has no record; its folder is that of the record, but for the hash at the end of its name."""
     names = config.names
-    parts = [names.model, BASE] if names.loss == BASE else [names.model, names.dataset, names.loss]
+    parts = [names.model, names.dataset, names.loss] if config.trains else [names.model, BASE]
     folder = Path(config.machine.results) / "cells" / "-".join([*parts, f"s{config.seed}"])
     return CellScores(folder, asdict(names), config.seed, science(asdict(config)), None, {})
 
@@ -84,12 +88,17 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
     Files under the results folder are named from there, so that records can be moved.
     """
     names, results = config["names"], config["machine"]["results"]
-    groups = ("model",) if names["loss"] == BASE else [key for key in config if key not in NOT_SCIENCE]
+    groups = [key for key in config if key not in NOT_SCIENCE] if trains(names) else ("model",)
     flat: dict[str, Any] = {}
     for key in groups:
         flat |= flatten(config.get(key), key)
     flat = {k: v.removeprefix(f"{results}/") if isinstance(v, str) else v for k, v in flat.items() if k not in INDIRECT}
-    return flat | ({} if names["loss"] == BASE else {"dataset": names["dataset"]}) | {"loss": names["loss"]}
+    return flat | ({"dataset": names["dataset"]} if trains(names) else {}) | {"loss": names["loss"]}
+
+
+def trains(names: Mapping[str, Any]) -> bool:
+    """Whether the cell of a record trains; a base is scored as it is."""
+    return names["loss"] != BASE
 
 
 def flatten(value: Any, name: str = "") -> dict[str, Any]:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from losslab.composition import experiment_files
-from losslab.config.schema import BASE, Config, SweepConfig
+from losslab.config.schema import Config, SweepConfig
 from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.reading import DamagedRecord
 from losslab.results.labels import canonical, labels
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.load_records import CellScores, promised, recorded
+from losslab.results.load_records import CellScores, promised, recorded, trains
 from losslab.statistics.intervals import Estimate, mean_of, over_seeds
 
 T = TypeVar("T")
@@ -54,6 +54,10 @@ class Row:
     def name(self) -> str:
         """The method where there is one, else the objective."""
         return self.names["method"] or self.names["loss"]
+
+    @property
+    def trains(self) -> bool:
+        return trains(self.names)
 
     @property
     def scored(self) -> list[CellScores]:
@@ -116,7 +120,7 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     scored = list(dict.fromkeys(name for entry in entries for name in entry.scores))
     benchmarks = list(dict.fromkeys(name for config in grid for name in config.benchmark)) or scored
     # Sweeps share the cell of a base, which other sweeps score on benchmarks of theirs.
-    trained = {name for entry in entries if entry.names["loss"] != BASE for name in entry.scores}
+    trained = {name for entry in entries if entry.trains for name in entry.scores}
     others = [name for name in scored if name not in benchmarks and (name in trained or not grid)]
     for entry in entries:
         if benchmarks and set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
@@ -127,7 +131,7 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     if sweep.paper:  # its rows in their order, then what was added
         rows.sort(key=lambda row: (order[row.names["model"]], not row.declared))
     else:
-        rows.sort(key=lambda row: (order[row.names["model"]], row.names["loss"] != BASE, _rank(row)))
+        rows.sort(key=lambda row: (order[row.names["model"]], row.trains, _rank(row)))
     faults = list(dict.fromkeys(fault for entry in entries for fault in entry.faults))
     return Table(sweep, benchmarks, others, rows, grid, faults)
 

@@ -9,7 +9,8 @@ import numpy as np
 from rich.console import Console
 
 from losslab.composition import experiment_files
-from losslab.config.schema import BASE, SweepConfig
+from losslab.config.log import log
+from losslab.config.schema import SweepConfig
 from losslab.data.probability_bins import EDGES
 from losslab.files import lock, write
 from losslab.records.cell_records import CellRecord, cell_records
@@ -140,12 +141,12 @@ def homeless(records: Sequence[CellRecord]) -> list[str]:
 def report_faults(faults: Sequence[str]) -> None:
     """Print one line for each file of a record that cannot be used."""
     for fault in faults:
-        print(f"damaged: {fault}", file=sys.stderr, flush=True)
+        log.warning(f"damaged: {fault}")
 
 
 def notes(table: Table, curves: Mapping[str, LearningCurve], measured: Sequence[BeforeAfter]) -> Iterator[str]:
     """What the sweep declares and its records lack, besides scores."""
-    trained = {_label(table, row): row for row in table.rows if row.names["loss"] != BASE}
+    trained = {_label(table, row): row for row in table.rows if row.trains}
     for label, row in trained.items():
         names = {name for entry in row.entries for name in changed_while_training(entry.folder)}
         if names:
@@ -186,7 +187,7 @@ def shown(table: Table, option: str, having: Collection[str]) -> bool:
         option: of the machine, which makes cells record it.
         having: labels of the rows that have it.
     """
-    scored = [_label(table, row) for row in table.rows if row.names["loss"] != BASE and row.scored]
+    scored = [_label(table, row) for row in table.rows if row.trains and row.scored]
     return bool(having) and (not table.grid or declares(table, option) or set(scored) <= set(having))
 
 
@@ -222,10 +223,10 @@ def curves_of(table: Table) -> dict[str, LearningCurve]:
     """Accuracy over steps of each row with scores of more than its finished model, from its base's score on."""
     bases: dict[tuple[str, Measure | None], LearningCurve] = {}
     curves: dict[str, LearningCurve] = {}
-    for row in sorted(table.rows, key=lambda row: row.names["loss"] != BASE):
+    for row in sorted(table.rows, key=lambda row: row.trains):
         curve: LearningCurve = {}
         for entry in row.scored:
-            if row.names["loss"] == BASE and not row.earlier and AVERAGE in entry.scores:
+            if not row.trains and not row.earlier and AVERAGE in entry.scores:
                 of_base = bases.setdefault((row.names["model"], row.measure), {}).setdefault(0, [])
                 of_base.append({name: score.mean for name, score in entry.scores.items()})
             for step, scores in _points(table, entry).items():

@@ -41,7 +41,7 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
         with (cell.folder / "tracker.log").open("a") as log:
             process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
     except OSError as error:
-        print(f"the tracker does not start: {error}", flush=True)
+        log.info(f"the tracker does not start: {error}")
         yield
         return
     patience = 1.0  # a run that has to leave does not wait
@@ -57,7 +57,7 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
             outcome = "did not finish"
         if outcome:
             path = cell.folder / "tracker.log"
-            print(f"the tracker {outcome} ({reason(path)}); the records are complete, see {path}", flush=True)
+            log.info(f"the tracker {outcome} ({reason(path)}); the records are complete, see {path}")
 
 
 def reason(log: Path) -> str:

@@ -7,7 +7,6 @@ of ranks. `checkpoint_files` has the format.
 """
 
 import shutil
-import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -24,6 +23,7 @@ from torch.distributed.checkpoint.staging import AsyncStager
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
+from losslab.config.log import log
 from losslab.distributed.load_state import last_line, load_state
 from losslab.files import appear, read_json
 from losslab.training import checkpoint_files
@@ -235,7 +235,7 @@ def set_random_state(kind: str, value: torch.Tensor) -> None:
 def set_aside(checkpoint: Path, reason: str) -> None:
     """Keep a checkpoint that is of no use under another name, in place of the one before it, for a look at it."""
     aside = checkpoint.with_name(DAMAGED + checkpoint.name)
-    print(f"{checkpoint} is set aside as {aside.name}: {reason}", file=sys.stderr, flush=True)
+    log.warning(f"{checkpoint} is set aside as {aside.name}: {reason}")
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
     for older in sorted(checkpoint.parent.glob(f"{DAMAGED}*"))[:-1]:  # the newest is the one worth a look

@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch.distributed as dist
 import transformers
 from torch import Tensor
 
+from losslab.config.log import log
 from losslab.config.schema import Config, NonFinite, Reduction
 from losslab.data.batches import Schedule
 from losslab.data.examples import Examples
@@ -174,7 +174,7 @@ class Trainer:
 
     def _halve(self, reason: str) -> None:
         tokens = self.loader.tokens // 2
-        print(f"{reason}\ntrying the step again with machine.micro_batch_tokens={tokens}", file=sys.stderr, flush=True)
+        log.warning(f"{reason}\ntrying the step again with machine.micro_batch_tokens={tokens}")
         self.loader.resize(tokens)
         layout.abandon_backward(self.policy)
         self.policy.end_backward()

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+from losslab.config.log import log
 from losslab.config.messages import first_line
 from losslab.config.schema import Precision
 from losslab.data.batches import Batch, collate
@@ -99,7 +100,7 @@ def run_exactly(policy: Policy, examples: Examples, device: torch.device, file: 
     result = check(policy, examples, device)
     if dist.get_rank() == 0:
         if sentence := result.sentence():
-            print(f"{type(policy.model).__name__}: {sentence}", flush=True)
+            log.info(f"{type(policy.model).__name__}: {sentence}")
         if file is not None:
             write_json(file, asdict(result))
 
