@@ -108,6 +108,9 @@ def place(tmp_path_factory) -> Path:
         (folder / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     rows = [{"problem": f"{i}-{i}+2=?", "solution": ANSWER, "short": "2"} for i in range(ROWS)]
+    for row in rows:  # the columns of another data set, which hold messages
+        row["prompt"] = [{"role": "system", "content": "Think."}, {"role": "user", "content": row["problem"]}]
+        row["target"] = [{"role": "assistant", "content": row["solution"]}]
     keep("rows.jsonl", rows)
     keep("benchmarks/math500.jsonl", rows[:2])
     samples = [
