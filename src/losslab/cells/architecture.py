@@ -82,8 +82,8 @@ def describe(config: Config) -> "Architecture | PretrainedConfig":
         path, revision = merged_adapters.base(config.model.path) or (config.model.path, config.model.revision)
         model = replace(config.model, path=path, revision=revision)
         return _local(model) or _loaded(model)
-    if known := Architecture.of(facts):
-        return known
+    if architecture := Architecture.of(facts):
+        return architecture
     from transformers import AutoConfig
 
     return AutoConfig.for_model(**facts)

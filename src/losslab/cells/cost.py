@@ -38,12 +38,12 @@ def of(configs: list[Config], sizes: list[tuple[int, int]]) -> Cost:
 
 
 def _of_cell(config: Config, parameters: int, tokens: int) -> Cost:
-    own, models = online(config), exported(config, tokens)
+    objective, models = online(config), exported(config, tokens)
     problems = sum(benchmark.rows or 0 for benchmark in config.benchmark.values())
     scored = max(1, models) * config.eval.samples * config.eval.max_new_tokens * problems
-    trained = 2 * tokens if isinstance(own, PPO) else tokens  # PPO trains a value model too
+    trained = 2 * tokens if isinstance(objective, PPO) else tokens  # PPO trains a value model too
     length = config.train.max_length
-    written = tokens * own.answer_tokens(length) / length if own else 0
+    written = tokens * objective.answer_tokens(length) / length if objective else 0
     return Cost(
         disk=EXPORTED_BYTES * parameters * models,
         checkpoints=CHECKPOINT_BYTES * parameters * (config.machine.keep_last + 1) if tokens else 0.0,
@@ -64,17 +64,17 @@ def _read(config: Config, tokens: int) -> float:
         "reference_logp": 1 / config.train.epochs,  # of the data, once
         "old_logp": 1 / config.train.updates,  # of each batch, once
     }
-    if own := online(config):  # TRL asks for the old policy where there are several updates alone
+    if objective := online(config):  # TRL asks for the old policy where there are several updates alone
         shares["old_logp"] *= config.train.updates > 1
-        return tokens * (shares["old_logp"] + bool(own.kl))
+        return tokens * (shares["old_logp"] + bool(objective.kl))
     return tokens * sum(shares.get(need, 0.0) for need in needs)
 
 
 def step_tokens(config: Config) -> int:
     """The most tokens of a step. A unit of the batch is a row, a pair, or a question with its sampled answers."""
     sequences = 1 if config.dataset.rejected_column is None else 2
-    if own := online(config):
-        sequences = own.samples
+    if objective := online(config):
+        sequences = objective.samples
     return config.train.batch_size * sequences * config.train.max_length
 
 

@@ -130,8 +130,8 @@ def room(gpu: bool, root: Path = Path("/")) -> float | None:
 def _left(root: Path) -> Iterator[float]:
     """What is left to the control group of this process and to those that this one is in."""
     top, lines = root / "sys/fs/cgroup", _lines(root / "proc/self/cgroup")
-    own = [top / line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")]
-    for folder in (folder for group in own for folder in (group, *group.parents) if folder.is_relative_to(top)):
+    groups = [top / line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")]
+    for folder in (folder for group in groups for folder in (group, *group.parents) if folder.is_relative_to(top)):
         limit, used = ("".join(_lines(folder / f"memory.{name}")) for name in ("max", "current"))
         if limit.isdecimal() and used.isdecimal():  # without a limit it says `max`
             dropped = _numbers(folder / "memory.stat").get("inactive_file", 0)  # when memory is short

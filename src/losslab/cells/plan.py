@@ -46,9 +46,9 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     tokens = steps and steps * cost.step_tokens(config)
     config = replace(config, machine=resolve(config, devices, room(devices.gpu) if job is None else None, tokens))
     peak = on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters
-    own = cost.of([config], [(parameters, tokens or 0)])
+    costs = cost.of([config], [(parameters, tokens or 0)])
     # Scoring takes one node.
-    hours = None if tokens is None else (own.training + own.rollouts) / devices.count + own.scoring / devices.each
+    hours = None if tokens is None else (costs.training + costs.rollouts) / devices.count + costs.scoring / devices.each
     return Plan(cell, state(cell, config), steps, tokens, parameters, config.machine, peak, hours)
 
 
@@ -69,13 +69,13 @@ def make_all(
     rejected: dict[str, list[Cell]] = {}
     folders = iter(cells)
     for group in _alike(list(cells.values())):
-        own = [next(folders) for _ in group]
+        members = [next(folders) for _ in group]
         try:
             first = make(group[0], job)
         except ValueError as error:
-            rejected.setdefault(first_line(error), []).extend(own)
+            rejected.setdefault(first_line(error), []).extend(members)
         else:
-            plans += [replace(first, cell=cell, state=state(cell, group[0])) for cell in own]
+            plans += [replace(first, cell=cell, state=state(cell, group[0])) for cell in members]
     return plans, rejected
 
 

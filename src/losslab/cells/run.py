@@ -158,10 +158,10 @@ def trained_model(config: Config, cell: Cell) -> str:
             cell.update(training_seconds=round(seconds, 1), devices=worker_count(config.machine))
     if decide_on_main(config.machine, lambda: not cell.measured(config)):
         models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
-        found = {when: target_probabilities.of(sized(config), base, model) for when, model in models.items()}
+        histograms = {when: target_probabilities.of(sized(config), base, model) for when, model in models.items()}
         if is_main_process():
             about = {"version": RECORD_VERSION, "examples": config.machine.probabilities}
-            write_json(cell.probabilities, about | found)
+            write_json(cell.probabilities, about | histograms)
     return str(cell.model)
 
 

@@ -74,11 +74,11 @@ def as_trained(model: ModelConfig) -> ModelConfig:
     if cell is None:
         return model
     record = read_record(cell.folder / "config.yaml")
-    own = record.model
-    prompt = record.get("dataset", {}).get("template") or own.train_prompt
-    arguments = dict(own.get("template_arguments", {}))
-    prompts = {"train_prompt": prompt, "eval_prompt": own.eval_prompt, "template_arguments": arguments}
-    return replace(model, **prompts, stop=list(own.stop))
+    published = record.model
+    prompt = record.get("dataset", {}).get("template") or published.train_prompt
+    arguments = dict(published.get("template_arguments", {}))
+    prompts = {"train_prompt": prompt, "eval_prompt": published.eval_prompt, "template_arguments": arguments}
+    return replace(model, **prompts, stop=list(published.stop))
 
 
 def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:
@@ -94,12 +94,12 @@ def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[
         problem, samples = record["question"], record["samples"][:count]
         right = [s["corrected"] and s["finish_reason"] == "stop" for s in samples]
         texts = {True: dict[str, None](), False: dict[str, None]()}  # ordered sets
-        for one, verdict in zip(samples, right, strict=True):
-            text = one["text"]
+        for sample, verdict in zip(samples, right, strict=True):
+            text = sample["text"]
             if is_text(text):  # nothing can be trained on an empty one
                 row = {"problem": problem, "solution": text}
                 sets["graded"].append(row | {"reward": int(verdict), "success_rate": sum(right) / len(right)})
-                if one["finish_reason"] == "stop":
+                if sample["finish_reason"] == "stop":
                     texts[verdict][text] = None
             else:
                 tally["empty"] += 1

@@ -104,12 +104,12 @@ def of_node(config: Config, job: Mapping[str, Any]) -> float:
     written = float(EXPORT_BYTES * parameters)
     if devices.gpu and config.trains and not config.adapter.rank:
         written += cost.CHECKPOINT_BYTES * parameters / devices.nodes  # whose copy is kept from the first one on
-    own = GPU_PROCESS
+    process = GPU_PROCESS
     if not devices.gpu:
         training = on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters
         if training is None:
             raise ValueError(f"what {architecture.model_type} takes of memory is not known: set hydra.launcher.mem_gb")
-        own += training
+        process += training
     if config.machine.cpu_offload:
-        own += OFFLOAD_BYTES * parameters / devices.count
-    return HOST_SLACK * (devices.each * own + written)
+        process += OFFLOAD_BYTES * parameters / devices.count
+    return HOST_SLACK * (devices.each * process + written)

@@ -22,18 +22,18 @@ def main(arguments: list[str]) -> None:
 
 def lines() -> dict[str, str]:
     """What to report, in order."""
-    own = environment()
-    changed = " with uncommitted changes" if own["dirty"] else ""
-    gpus = [f"{name}, {memory(i):.0f} GiB" for i, name in enumerate(own["gpus"])]
+    facts = environment()
+    changed = " with uncommitted changes" if facts["dirty"] else ""
+    gpus = [f"{name}, {memory(i):.0f} GiB" for i, name in enumerate(facts["gpus"])]
     ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     return {
-        "losslab": f"{__version__}, commit {own['commit'] or 'unknown'}{changed}",
-        "system": own["platform"],
-        "python": own["python"],
-        "cpu": f"{processor()}, {own['cpus']} cores, {ram:.0f} GiB",
+        "losslab": f"{__version__}, commit {facts['commit'] or 'unknown'}{changed}",
+        "system": facts["platform"],
+        "python": facts["python"],
+        "cpu": f"{processor()}, {facts['cpus']} cores, {ram:.0f} GiB",
         "gpu": "; ".join(gpus) or "none",
         "cuda": f"{torch.version.cuda} (torch's)" if torch.version.cuda else "none",
-        **own["versions"],
+        **facts["versions"],
         "engine": str(engines.choose(Engine.auto)),
         "W&B": f"{resolve(TrackerConfig())} by default",
         "hub": "offline (HF_HUB_OFFLINE)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("0", "") else "online",

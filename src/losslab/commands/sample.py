@@ -12,6 +12,6 @@ from losslab.composition.compose import entry
 
 
 def main(arguments: list[str]) -> None:
-    own = ["loss=base", "eval=sampling", "~hydra.callbacks.sweep"]
-    own += [f"eval.{argument}" if argument.startswith("samples=") else argument for argument in arguments]
-    entry("losslab.cells.sampling.sample", own)
+    overrides = ["loss=base", "eval=sampling", "~hydra.callbacks.sweep"]
+    overrides += [f"eval.{argument}" if argument.startswith("samples=") else argument for argument in arguments]
+    entry("losslab.cells.sampling.sample", overrides)

@@ -61,27 +61,29 @@ def main(arguments: list[str]) -> int:
     for name in twins:
         if name not in TWINS:
             raise ValueError(f"there is no twin {name}{did_you_mean(name, TWINS)}")
-    own = [argument for argument in arguments if argument.startswith(("loss=", "loss."))]
+    objective_overrides = [argument for argument in arguments if argument.startswith(("loss=", "loss."))]
     if "loss" in options:
         twins = [name for name in twins if name not in METHODS]
         if not twins:
             raise ValueError(f"the rows of {', '.join(METHODS)} name their objectives: leave loss= out")
     results = Path(options.get("machine.results", RESULTS))
-    given = [one for one in arguments if one not in own and one.split("=")[0] not in OWN]
+    given = [
+        argument for argument in arguments if argument not in objective_overrides and argument.split("=")[0] not in OWN
+    ]
     overrides = [*given, f"machine.results={results}"]
     seeds = options.get("seed", SEEDS).split(",")
-    if given or own:
-        check(twins[0], [f"seed={seeds[0]}", *overrides, *own])
-    done = run_all == "false" or run_twins(twins, seeds, overrides, own, results / "logs")
+    if given or objective_overrides:
+        check(twins[0], [f"seed={seeds[0]}", *overrides, *objective_overrides])
+    done = run_all == "false" or run_twins(twins, seeds, overrides, objective_overrides, results / "logs")
     sweeps = [f"toy_suite/{name}" for name in twins]
     write_tables(sweeps, str(results))
     studies = [tables.build(layout, str(results)) for layout in layouts(sweeps, str(results))]
     for objective in options["loss"].split(",") if "loss" in options else []:
-        found = compare_to_baselines.sheet(objective, studies)
-        Console().print(table_formats.terminal(found))
-        write(results / f"{objective}.md", table_formats.markdown(found))
+        sheet = compare_to_baselines.sheet(objective, studies)
+        Console().print(table_formats.terminal(sheet))
+        write(results / f"{objective}.md", table_formats.markdown(sheet))
         print(f"{objective}: {results}/{objective}.md")
-    changed = own or [one for one in given if not one.startswith("tracker")]
+    changed = objective_overrides or [argument for argument in given if not argument.startswith("tracker")]
     whole = [] if changed else [name for name, study in zip(twins, studies, strict=True) if complete(study)]
     for name in whole:
         collect(name, studies[twins.index(name)], results)
@@ -96,18 +98,24 @@ def main(arguments: list[str]) -> int:
     return int(not done)
 
 
-def run_twins(twins: list[str], seeds: list[str], overrides: list[str], own: list[str], logs: Path) -> bool:
+def run_twins(
+    twins: list[str], seeds: list[str], overrides: list[str], objective_overrides: list[str], logs: Path
+) -> bool:
     """Run what is not on record; returns whether all is done. `own` adds the rows of an objective to every twin."""
     logs.mkdir(parents=True, exist_ok=True)
 
     def sample() -> bool:
-        known = [argument for argument in overrides if argument.startswith(("machine.", "tracker"))]
-        return call(logs / "samples.txt", "sample", "experiment=toy_suite/samples", *known)
+        machine_overrides = [argument for argument in overrides if argument.startswith(("machine.", "tracker"))]
+        return call(logs / "samples.txt", "sample", "experiment=toy_suite/samples", *machine_overrides)
 
     def run(name: str, seed: str) -> bool:
         command = ["train", f"experiment=toy_suite/{name}", f"seed={seed}", *overrides]
         done = call(logs / f"{name}-s{seed}.txt", *command)
-        return call(logs / f"{name}-s{seed}-own.txt", *command, *own) & done if own else done
+        return (
+            call(logs / f"{name}-s{seed}-own.txt", *command, *objective_overrides) & done
+            if objective_overrides
+            else done
+        )
 
     done = True
     with ThreadPoolExecutor(processes()) as pool:
@@ -133,9 +141,9 @@ def check(twin: str, overrides: list[str]) -> None:
 
 def complete(study: Table) -> bool:
     """Whether every cell that a twin's file declares has its scores, and the table no objective but the file's."""
-    own = {config.names.loss for config in study.grid}
+    declared = {config.names.loss for config in study.grid}
     return all(
-        row.names["loss"] in own and not row.earlier and all(entry.scores for entry in row.entries if row.declared)
+        row.names["loss"] in declared and not row.earlier and all(entry.scores for entry in row.entries if row.declared)
         for row in study.rows
     )
 
@@ -175,10 +183,10 @@ def digest(study: Table) -> str:
     steps = any(config.machine.export_steps for config in study.grid)
     rows = []
     for entry in sorted((entry for row in study.rows for entry in row.entries), key=lambda entry: entry.folder):
-        samples, own = hashlib.sha256(), entry.folder / "scores" / str(entry.protocol)
-        files = [file for name in study.benchmarks for file in own.glob(f"{name}.jsonl")]
+        samples, folder = hashlib.sha256(), entry.folder / "scores" / str(entry.protocol)
+        files = [file for name in study.benchmarks for file in folder.glob(f"{name}.jsonl")]
         if steps:
-            files += [file for name in study.benchmarks for file in sorted(own.glob(f"steps/*/{name}.jsonl"))]
+            files += [file for name in study.benchmarks for file in sorted(folder.glob(f"steps/*/{name}.jsonl"))]
         for file in files:
             samples.update(file.read_bytes())
         identity = Cell.at(entry.folder).identity

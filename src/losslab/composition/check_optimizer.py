@@ -47,12 +47,12 @@ def try_out(optimizer: OptimizerConfig) -> None:
         raise ValueError(
             f"optimizer._target_={target} is no torch.optim.Optimizer: name one, or choose optimizer=adamw"
         )
-    known = set(inspect.signature(cls).parameters)
-    if optimizer.weight_decay and "weight_decay" not in known:
+    accepted = set(inspect.signature(cls).parameters)
+    if optimizer.weight_decay and "weight_decay" not in accepted:
         raise ValueError(f"optimizer._target_={target} has no weight decay: set optimizer.weight_decay=0")
-    known -= set(OURS)
-    for key in set(optimizer.arguments) - known:
-        raise ValueError(f"unknown key optimizer.arguments.{key}{among(key, sorted(known))}")
+    accepted -= set(OURS)
+    for key in set(optimizer.arguments) - accepted:
+        raise ValueError(f"unknown key optimizer.arguments.{key}{among(key, sorted(accepted))}")
     weights = [torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 2), (2,))]
     for weight in weights:
         weight.grad = torch.ones_like(weight)

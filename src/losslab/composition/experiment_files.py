@@ -39,7 +39,7 @@ def layout(sweep: str) -> SweepConfig | None:
 
 def find(sweep: str) -> str | None:
     """The experiment that declares a sweep, as in experiment=NAME."""
-    found = []
+    experiments = []
     for path in sorted(EXPERIMENTS.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
         if sweep not in text:  # to read YAML takes longer
@@ -49,10 +49,10 @@ def find(sweep: str) -> str | None:
         except yaml.YAMLError:
             continue  # who asks for this one is told by Hydra
         if (content.get("sweep") or {}).get("name") == sweep:
-            found.append(path.relative_to(EXPERIMENTS).with_suffix("").as_posix())
-    if len(found) > 1:
-        raise ValueError(f"experiments {' and '.join(found)} both declare the sweep {sweep}: rename one")
-    return found[0] if found else None
+            experiments.append(path.relative_to(EXPERIMENTS).with_suffix("").as_posix())
+    if len(experiments) > 1:
+        raise ValueError(f"experiments {' and '.join(experiments)} both declare the sweep {sweep}: rename one")
+    return experiments[0] if experiments else None
 
 
 @contextmanager

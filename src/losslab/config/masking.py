@@ -34,10 +34,10 @@ def _is_secret(name: str) -> bool:
 @cache
 def _values(variables: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
     """What is masked and the variable that it is from, longest first: one value may begin another."""
-    found = dict[str, str]()
+    names = dict[str, str]()
     for name, value in variables:
         for line in (value, *value.splitlines()):
             for text in (line, json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1]):
                 if len(text) >= SHORTEST:
-                    found[text] = name
-    return sorted(found.items(), key=lambda item: -len(item[0]))
+                    names[text] = name
+    return sorted(names.items(), key=lambda item: -len(item[0]))

@@ -20,10 +20,10 @@ def sentence(error: Exception) -> str:
     text = str(cause)
     if match := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", str(error)):
         group, name = match.groups()
-        known = re.findall(r"^\t(\S+)$", str(error), re.M) or sorted(
+        existing = re.findall(r"^\t(\S+)$", str(error), re.M) or sorted(
             path.stem for path in (CONF / group).glob("*.yaml")
         )
-        return f"{group}={name} does not exist{did_you_mean(name, known)}; there are {', '.join(known)}"
+        return f"{group}={name} does not exist{did_you_mean(name, existing)}; there are {', '.join(existing)}"
     if match := re.search(r"full_key: hydra\.runtime\.choices\.(\S+)", text):
         return f"{match[1]} takes one name: write {match[1]}=NAME"
     if match := re.search(r"Key '([^']+)' (?:is )?not in .*?full_key: (\S+)", f"{text} {error}", re.S):
@@ -59,14 +59,14 @@ def of_the_disk(error: OSError) -> str:
     return f"{error.filename or 'results'}: {error.strerror}: {advice}"
 
 
-def did_you_mean(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+def did_you_mean(word: str, names: Any) -> str:
+    close = difflib.get_close_matches(word, list(names), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def among(word: str, known: Any) -> str:
+def among(word: str, names: Any) -> str:
     """A suggestion, or all there is to choose from."""
-    return did_you_mean(word, known) or (f"; there are {', '.join(known)}" if known else "")
+    return did_you_mean(word, names) or (f"; there are {', '.join(names)}" if names else "")
 
 
 def _siblings(error: BaseException, full_key: str) -> list[str]:

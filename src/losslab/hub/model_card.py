@@ -65,8 +65,8 @@ def on_hub(cell: Cell, group: str) -> bool:
 
 def scored(cell: Cell) -> dict[str, dict[str, Any]]:
     """What scores.json holds, by the folder of the protocol, without the place of the model."""
-    found = {path.parent.name: read_json(path) for path in sorted(cell.folder.glob("scores/*/scores.json"))}
-    return {name: {key: value for key, value in part.items() if key != "model"} for name, part in found.items()}
+    scores = {path.parent.name: read_json(path) for path in sorted(cell.folder.glob("scores/*/scores.json"))}
+    return {name: {key: value for key, value in part.items() if key != "model"} for name, part in scores.items()}
 
 
 def results(config: dict[str, Any], scores: dict[str, Any]) -> Iterator[EvalResult]:

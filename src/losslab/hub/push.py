@@ -47,14 +47,14 @@ def stage(folder: Path, repo: str, licence: str) -> dict[str, Path]:
     cell = Cell.at(folder)
     if not cell.model.is_dir():
         raise ValueError(f"{folder.name} has no model: train it first, or name another cell")
-    own = folder / "hub"
-    shutil.rmtree(own, ignore_errors=True)  # what an earlier push left
-    write(own / "README.md", str(card(cell, repo, licence)))
-    write(own / "losslab/config.yaml", yaml.safe_dump(public(cell), sort_keys=False, allow_unicode=True))
+    staging = folder / "hub"
+    shutil.rmtree(staging, ignore_errors=True)  # what an earlier push left
+    write(staging / "README.md", str(card(cell, repo, licence)))
+    write(staging / "losslab/config.yaml", yaml.safe_dump(public(cell), sort_keys=False, allow_unicode=True))
     for protocol, scores in scored(cell).items():
-        write_json(own / f"losslab/scores/{protocol}.json", scores)
-    written = [own / "README.md", *sorted((own / "losslab").rglob("*.*"))]
-    files = {str(path.relative_to(own)): path for path in written if path.is_file()}
+        write_json(staging / f"losslab/scores/{protocol}.json", scores)
+    written = [staging / "README.md", *sorted((staging / "losslab").rglob("*.*"))]
+    files = {str(path.relative_to(staging)): path for path in written if path.is_file()}
     files |= {path.name: path for path in sorted(cell.model.iterdir()) if path.is_file()}
     if cell.metrics.exists():
         files["losslab/metrics.jsonl"] = cell.metrics

@@ -86,7 +86,7 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
             after = {"dependency": f"aftercorr:{jobs[-1]}", "kill_on_invalid_dep": "yes"} if jobs else {}
             nodes = 1 if stage == "score" else parameters["nodes"]
             executor = _executor(folder / "jobs", code, sweep, parameters | {"nodes": nodes}, after)
-            commands = [_command(code, own, stage) for own in cells.values()]
+            commands = [_command(code, overrides, stage) for overrides in cells.values()]
             submitted = executor.map_array(_become, [str(Path(cell) / "logs") for cell in cells], commands)
             jobs.append(submitted[0].job_id.split("_")[0])
     except (FailedJobError, FailedSubmissionError, RuntimeError) as error:
@@ -107,12 +107,12 @@ def cancel(sweep: str, results: str) -> int:
     if not jobs:
         raise ValueError(f"the sweep {sweep} was not submitted to SLURM from {results}: there is nothing to cancel")
     mine = _slurm("squeue", "--noheader", "--array", "--me", f"--name={job_name(sweep)}", "--format=%A %F %i")
-    found = [line.split()[2] for line in mine.splitlines() if line.split()[1] in jobs]
+    queued = [line.split()[2] for line in mine.splitlines() if line.split()[1] in jobs]
     for submission in Submission.of(sweep, results):  # before: what a cancelled job leaves is read in its light
         write_json(submission.folder / RECORD, submission.record | {"cancelled": datetime.now(UTC).isoformat()})
-    if found:
-        _slurm("scancel", *found)
-    return len(found)
+    if queued:
+        _slurm("scancel", *queued)
+    return len(queued)
 
 
 def job_name(sweep: str) -> str:

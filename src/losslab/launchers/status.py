@@ -90,7 +90,7 @@ def status_of(record: CellRecord, submissions: Sequence[Submitted]) -> CellStatu
     recent = RECENT_STEPS if holder else 1
     rows = attempt(lambda path: read_metrics(path, recent), folder / "metrics.jsonl", [])
     steps = attempt(lambda path: read_facts(path, {"steps": int}), folder / "data.json", {}).get("steps")
-    cell, mine = record.state, [one for one in submissions if folder.name in one.cells]
+    cell, mine = record.state, [submission for submission in submissions if folder.name in submission.cells]
     state = _state(folder, cell, mine)
     last = rows[-1] if rows else {}
     job, host = cell.get("job"), holder.get("node")
@@ -243,9 +243,13 @@ def _views(names: list[str], results: str) -> Iterator[tuple[Table, bool]]:
 
 def retry(sweep: str, results: str) -> None:
     """Submit the cells that failed, were cancelled or fell silent again. ValueError when there is none."""
-    submissions = [one for one in submitted(sweep, results) if one.submission.is_mine]
+    submissions = [submission for submission in submitted(sweep, results) if submission.submission.is_mine]
     again = [row.folder.name for row in statuses(sweep, results) if row.state in ("failed", "cancelled", "silent")]
-    overrides = {Path(cell).name: (cell, own) for one in submissions for cell, own in one.record["cells"].items()}
+    overrides = {
+        Path(cell).name: (cell, overrides_of_cell)
+        for submission in submissions
+        for cell, overrides_of_cell in submission.record["cells"].items()
+    }
     cells = dict(overrides[name] for name in again if name in overrides)
     if not cells:
         raise ValueError(f"no cell of {sweep} that was submitted to SLURM has failed: there is nothing to retry")

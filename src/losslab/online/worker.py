@@ -77,10 +77,10 @@ def train(config: Config, data: str, folder: str) -> None:
             factors.append(objective.value_lr)
 
     def publish(target: Path) -> None:
-        own = model.config, model.generation_config
+        trained_with = model.config, model.generation_config
         model.config, model.generation_config = deepcopy(exported)
         export(policy, load_tokenizer(config.model), target)
-        model.config, model.generation_config = own
+        model.config, model.generation_config = trained_with
 
     machine = config.machine
     kept = Checkpoints(Path(folder) / "checkpoints", learners, optimizer, device, machine.keep_last, machine.keep_every)
@@ -144,8 +144,7 @@ class AroundSteps(TrainerCallback):
         for group, factor in zip(optimizer.param_groups, self.factors, strict=True):
             group["lr"] = self.lr * factor
 
-    def on_log(self, args: Any, state: Any, control: Any, **found: Any) -> None:
-        logs = found["logs"]
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "loss" not in logs:  # the summary of the whole run
             return
         self.done += 1

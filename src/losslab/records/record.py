@@ -78,10 +78,10 @@ class Cell:
 
     def steps(self) -> dict[int, Path]:
         """Models exported on the way, by step; one of the last step would be the finished model again."""
-        found = {int(path.name): path for path in sorted(self.folder.glob("steps/" + 8 * "[0-9]"))}
+        models = {int(path.name): path for path in sorted(self.folder.glob("steps/" + 8 * "[0-9]"))}
         if self.model.exists() and (rows := read_lines(self.metrics)):
-            found.pop(rows[-1]["step"], None)
-        return found
+            models.pop(rows[-1]["step"], None)
+        return models
 
     def scores(self, config: Config, step: int | None = None) -> Path:
         """The folder of the scores of the finished model, or of a step."""
@@ -97,9 +97,9 @@ class Cell:
 
     def scored(self, config: Config, step: int | None = None) -> bool:
         """Whether every benchmark asked for has the samples and the verdict asked for."""
-        found = read_json(self.scores(config, step) / "scores.json")
-        samples = {name: row["samples"] for name, row in found.get("benchmarks", {}).items()}
-        return found.get("verdict") == config.eval.verdict and all(
+        scores = read_json(self.scores(config, step) / "scores.json")
+        samples = {name: row["samples"] for name, row in scores.get("benchmarks", {}).items()}
+        return scores.get("verdict") == config.eval.verdict and all(
             samples.get(name) == config.eval.samples for name in config.benchmark
         )
 

@@ -33,17 +33,17 @@ def entries(cell: Cell, scores: Path, benchmarks: list[str], after: int = -1) ->
         return
     last = rows[-1]["step"] if rows else 0
     models = {step: scores / "steps" / f"{step:08d}" for step in sorted(cell.steps())} | {last: scores}
-    found = {step: read_json(folder / "scores.json") for step, folder in models.items()}
-    if not all(set(benchmarks) <= set(one.get("benchmarks", {})) for one in found.values()):
+    scores_of = {step: read_json(folder / "scores.json") for step, folder in models.items()}
+    if not all(set(benchmarks) <= set(of_step.get("benchmarks", {})) for of_step in scores_of.values()):
         return
-    for number, (step, one) in enumerate(found.items(), start=last + 1):
+    for number, (step, of_step) in enumerate(scores_of.items(), start=last + 1):
         if number <= after:
             continue
         if step == last:
             histograms, tokens = _probabilities(cell)
-            yield Entry(number, step, values(one), histograms, tokens | samples(scores, one))
+            yield Entry(number, step, values(of_step), histograms, tokens | samples(scores, of_step))
         else:
-            yield Entry(number, step, values(one))
+            yield Entry(number, step, values(of_step))
 
 
 def _training(row: dict[str, Any]) -> Entry:
@@ -55,13 +55,15 @@ def _training(row: dict[str, Any]) -> Entry:
 def _probabilities(cell: Cell) -> tuple[dict[str, Histogram], dict[str, Table]]:
     """The probabilities of the training targets before and after, and the tokens at both ends; where they are known."""
     measured = read_json(cell.probabilities)
-    found = {when: measured[when] for when in ("before", "after") if when in measured}
-    histograms = {f"probabilities/{when}": (one["counts"], one["edges"]) for when, one in found.items()}
+    of_time = {when: measured[when] for when in ("before", "after") if when in measured}
+    histograms = {
+        f"probabilities/{when}": (histogram["counts"], histogram["edges"]) for when, histogram in of_time.items()
+    }
     rows = [
         [when, end, token, count]
-        for when, one in found.items()
+        for when, histogram in of_time.items()
         for end in ("lowest", "highest")
-        for token, count in one[end]
+        for token, count in histogram[end]
     ]
     tables = {"probabilities/tokens": Table(["training", "probability", "token", "count"], rows)} if rows else {}
     return histograms, tables
@@ -69,8 +71,8 @@ def _probabilities(cell: Cell) -> tuple[dict[str, Histogram], dict[str, Table]]:
 
 def values(scores: dict[str, Any]) -> dict[str, float]:
     """The content of scores.json as `scores/<benchmark>` and `scores/average`, percent."""
-    found = {f"scores/{name}": part["score"] for name, part in scores.get("benchmarks", {}).items()}
-    return found | ({"scores/average": scores["average"]["score"]} if scores.get("average") else {})
+    shown = {f"scores/{name}": part["score"] for name, part in scores.get("benchmarks", {}).items()}
+    return shown | ({"scores/average": scores["average"]["score"]} if scores.get("average") else {})
 
 
 def samples(folder: Path, scores: dict[str, Any]) -> dict[str, Table]:

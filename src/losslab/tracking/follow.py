@@ -78,10 +78,10 @@ def resolve(tracker: TrackerConfig) -> TrackerMode:
     if (wanted := os.environ.get("WANDB_MODE")) in ("online", "offline", "disabled"):
         return TrackerMode(wanted)
     try:
-        known = netrc.netrc().authenticators("api.wandb.ai") is not None
+        logged_in = netrc.netrc().authenticators("api.wandb.ai") is not None
     except (OSError, netrc.NetrcParseError):
-        known = False
-    return TrackerMode.online if known or os.environ.get("WANDB_API_KEY") else TrackerMode.offline
+        logged_in = False
+    return TrackerMode.online if logged_in or os.environ.get("WANDB_API_KEY") else TrackerMode.offline
 
 
 def hint(config: Config) -> str:
@@ -111,7 +111,7 @@ def order(config: Config, cell: Cell) -> dict[str, Any]:
         "mode": str(resolve(config.tracker)),
     }
     life = read_json(cell.folder / "tracker.json").get("life") or secrets.token_hex(4)
-    own = {
+    of_cell = {
         "folder": str(cell.folder),
         "part": scores.name,
         "id": f"{cell.identity[:8]}-{life}-{scores.name.rsplit('-', 1)[-1]}",
@@ -138,7 +138,7 @@ def order(config: Config, cell: Cell) -> dict[str, Any]:
         "checkpoints": config.tracker.checkpoints,
         "sweep": asdict(config.sweep),
         "results": str(results),
-        "cell": common | own,
+        "cell": common | of_cell,
         "table": common | of_sweep,
     }
 

@@ -24,20 +24,22 @@ class TensorBoard:
             file.unlink()
         self.end = []
         if about.config:
-            own = science(about.config) | {"seed": about.config["seed"]}
-            plain = {key: value if isinstance(value, int | float) else str(value) for key, value in own.items()}
+            hyperparameters = science(about.config) | {"seed": about.config["seed"]}
+            plain = {
+                key: value if isinstance(value, int | float) else str(value) for key, value in hyperparameters.items()
+            }
             # Of the scores it takes the names; their values are the last of the curves of these names.
             *begin, end = summary.hparams(plain, dict.fromkeys(about.scores, 0.0))
             self.end.append(end)
-            for one in begin:
-                self.writer.add_summary(one)
+            for part in begin:
+                self.writer.add_summary(part)
 
     def log(self, entry: Entry) -> None:
         shown = [summary.scalar(name, value) for name, value in entry.values.items()]
         shown += [_histogram(name, *both) for name, both in entry.histograms.items()]
         shown += [summary.text(name, markdown(table)) for name, table in entry.tables.items()]
-        for one in shown:
-            self.writer.add_summary(one, entry.step)
+        for part in shown:
+            self.writer.add_summary(part, entry.step)
         self.writer.flush()
 
     def checkpoint(self, folder: Path, about: dict[str, Any]) -> None:
@@ -45,8 +47,8 @@ class TensorBoard:
 
     def finish(self, told: dict[str, Any]) -> None:
         table = Table(["name", "value"], [*map(list, told.items())])
-        for one in [summary.text("summary", markdown(table)), *(self.end if told.get("state") in ENDED_WELL else [])]:
-            self.writer.add_summary(one)
+        for part in [summary.text("summary", markdown(table)), *(self.end if told.get("state") in ENDED_WELL else [])]:
+            self.writer.add_summary(part)
         self.writer.close()
 
 

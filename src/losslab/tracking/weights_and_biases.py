@@ -46,8 +46,8 @@ class WeightsAndBiases:
         for folder in set(earlier) - set(sent):
             shutil.rmtree(folder)
         self.last = Path(self.run.settings.sync_dir) / LAST
-        known = [int((folder / LAST).read_text() or -1) for folder in sent if (folder / LAST).exists()]
-        self.after = self.run.step - 1 if about.mode == "online" else max(known, default=-1)
+        last_steps = [int((folder / LAST).read_text() or -1) for folder in sent if (folder / LAST).exists()]
+        self.after = self.run.step - 1 if about.mode == "online" else max(last_steps, default=-1)
         self.run.define_metric("train/step", summary="max")
         for names in ("train/*", "scores/*", "probabilities/*"):
             self.run.define_metric(names, step_metric="train/step")

@@ -92,11 +92,11 @@ class Trainer:
         self.optimizer = make_optimizer(config.optimizer, self.policy)
         tokens = config.machine.micro_batch_tokens
         assert isinstance(tokens, int)
-        known = Reference.of(self.objective, reference, self.policy, examples, tokens, device)
+        reference_logps = Reference.of(self.objective, reference, self.policy, examples, tokens, device)
         self.loader = Loader(
             examples,
             self.schedule,
-            known.context,
+            reference_logps.context,
             tokens=tokens,
             rows=config.train.micro_batch,
             rank=self.rank,

@@ -93,9 +93,9 @@ def summary(logp: np.ndarray, tokens: np.ndarray, tokenizer: PreTrainedTokenizer
 
 
 def _frequent(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, int]]:
-    found, counts = np.unique(ids, return_counts=True)
-    order = np.lexsort((found, -counts))[:FREQUENT]
-    return [(text(int(found[i]), tokenizer), int(counts[i])) for i in order]
+    distinct, counts = np.unique(ids, return_counts=True)
+    order = np.lexsort((distinct, -counts))[:FREQUENT]
+    return [(text(int(distinct[i]), tokenizer), int(counts[i])) for i in order]
 
 
 def text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:

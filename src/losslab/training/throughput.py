@@ -97,7 +97,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAKS.items() if known in name), None)
+    return next((peak for card, peak in PEAKS.items() if card in name), None)
 
 
 def peak_memory(device: torch.device) -> int:
