@@ -15,7 +15,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import warm
 
 from losslab.files import read_json, read_lines
 
@@ -57,9 +58,9 @@ class Run:
     model: Path
     rows: Path
     began: float = 0.0
-    killed: list[subprocess.Popen] = field(default_factory=list)  # not waited for, as a parent that is busy does
+    killed: list[warm.Popen] = field(default_factory=list)  # not waited for, as a parent that is busy does
 
-    def start(self) -> subprocess.Popen:
+    def start(self) -> warm.Popen:
         command = [
             sys.executable,
             str(ROOT / "train.py"),
@@ -69,9 +70,8 @@ class Run:
             "machine.workers=2",
         ]
         self.folder.mkdir(exist_ok=True)
-        output = (self.folder / "output.txt").open("a")
         self.began = time.time()
-        return subprocess.Popen(command, cwd=self.folder, stdout=output, stderr=output, start_new_session=True)
+        return warm.Popen(command, self.folder, start_new_session=True, output=self.folder / "output.txt")
 
     def finish(self) -> float:
         """Run to the end; returns the seconds it took."""

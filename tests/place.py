@@ -1,9 +1,7 @@
 """A cluster, a working folder, the commands that are run there, and what SLURM and the records say of its sweeps."""
 
 import json
-import multiprocessing
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -13,15 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import warm
 from safetensors.torch import load_file
 
 from losslab.launchers import status
 
 LOSSLAB = [sys.executable, "-m", "losslab"]
-IMPORTED = multiprocessing.get_context("forkserver")
-IMPORTED.set_forkserver_preload(
-    ["losslab.cells.run", "losslab.cells.sweep", "losslab.cells.plan", "losslab.launchers.status"]
-)
 
 TINY = [
     "dataset=embedded",
@@ -78,19 +73,7 @@ class Broken(Objective):
 """,
 }
 HELD = ["loss=sft", "loss._target_=held.Held", "machine.checkpoint_steps=2"]
-PATIENCE = 600.0  # seconds for what takes some; nothing is asserted about how long
-
-
-def become(folder: Path, environment: dict[str, str], command: list[str], out: str, err: str) -> None:
-    """Turn into the command `losslab`."""
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.path[:0] = environment["PYTHONPATH"].split(":")
-    for stream, path in ((sys.stdout, out), (sys.stderr, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
-    sys.argv = command
-    runpy.run_module("losslab", run_name="__main__", alter_sys=True)
+PATIENCE = 900.0  # seconds for what takes some; nothing is asserted about how long
 
 
 @dataclass(frozen=True)
@@ -146,18 +129,12 @@ class Place:
         return [*LOSSLAB, verb, *arguments]
 
     def run(self, *arguments: str, verb: str = "train", prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-        command = [*prefix, *self.command(*arguments, verb=verb)]
-        return subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
-
-    def quick(self, *arguments: str, verb: str = "train") -> subprocess.CompletedProcess:
-        """As `run`, but in a process that is forked from one which has imported everything."""
-        command = ["losslab", verb, *arguments]
-        out, err = (str(self.folder / f"{name}.{time.monotonic_ns()}") for name in ("out", "err"))
-        process = IMPORTED.Process(target=become, args=(self.folder, self.environment, command, out, err))
-        process.start()
-        process.join()
-        texts = (Path(path).read_text() if Path(path).exists() else "" for path in (out, err))
-        return subprocess.CompletedProcess(command, process.exitcode, *texts)
+        command = self.command(*arguments, verb=verb)
+        if not prefix and self.code == Path(__file__).resolve().parents[1]:  # the code that is imported already
+            return warm.run(command, self.folder, self.environment)
+        return subprocess.run(
+            [*prefix, *command], cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
 
     def sweep(self, name: str, *arguments: str, **launcher: object) -> list[str]:
         """The arguments of a sweep of that name on SLURM."""
@@ -166,7 +143,7 @@ class Place:
         return ["-m", *TINY, "model=./checkpoint", f"sweep.name={name}", *arguments, "hydra/launcher=slurm", *settings]
 
     def submit(self, name: str, *arguments: str, **launcher: object) -> subprocess.CompletedProcess:
-        done = self.quick(*self.sweep(name, *arguments, **launcher))
+        done = self.run(*self.sweep(name, *arguments, **launcher))
         assert done.returncode == 0, done.stderr
         return done
 

@@ -100,7 +100,7 @@ def two_processes(code: str, *arguments: str) -> list:
         )
         for rank in range(2)
     ]  # fmt: skip
-    return [json.loads(process.communicate(timeout=300)[0]) for process in processes]
+    return [json.loads(process.communicate(timeout=900)[0]) for process in processes]
 
 
 def test_two_processes_agree_and_notice_that_they_differ():

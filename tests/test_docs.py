@@ -115,7 +115,7 @@ def tried(tmp_path_factory) -> Path:
     lines = [words + (quick if words[0] == "train" and "plan=true" not in words else []) for words in lines]
     done = subprocess.run(
         [sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(lines)],
-        cwd=project, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(project / "src")}, timeout=500,
+        cwd=project, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(project / "src")}, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (project / "printed.txt").write_text(done.stdout)

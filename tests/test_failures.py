@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import warm
 from datasets import DatasetInfo, Features, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.splits import SplitDict, SplitInfo
@@ -39,9 +40,7 @@ class Dying(Objective):
 
 def run(root: Path, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(root / "train.py"), *SETTINGS, "loss=sft", *arguments]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=os.environ | environment, timeout=300
-    )
+    return warm.run(command, folder, os.environ | environment)
 
 
 def state(folder: Path) -> dict:
@@ -118,7 +117,7 @@ def test_a_rank_that_hangs_ends_the_run(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = "1"
     command = [sys.executable, "stalled.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=900)
     assert done.stdout.strip() == (
         "rank 0: TimeoutError: no answer from another rank for 0.05 minutes: it hangs, or its machine does; see where, "
         "and start the same again to go on from the newest checkpoint"
@@ -223,7 +222,7 @@ def test_a_hub_that_does_not_answer_costs_one_wait_and_what_was_downloaded_is_us
         hub = f"http://127.0.0.1:{silent.getsockname()[1]}"
         environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path)}
         command = [sys.executable, "-P", "-c", SILENT]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
     *_, seconds = done.stderr.strip().splitlines()
     absent = f"not downloaded before: {hub} does not answer"
     assert done.stdout.splitlines() == [

@@ -49,7 +49,7 @@ def test_every_command_that_starts_processes_looks_at_the_limit(tmp_path):
     """Through the command line: before anything is composed."""
     done = subprocess.run(
         [sys.executable, "-m", "losslab", "plan", "experiment=demo"], cwd=tmp_path, capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60)), timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60)), timeout=900,
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == "error: this shell allows 60 open files, and a cell needs 256: raise ulimit -n\n"
@@ -135,7 +135,7 @@ def test_a_wrong_key_of_the_tracker_is_one_line(tmp_path):
     environment = os.environ | key | {"WANDB_DIR": str(tmp_path)}
     command = [sys.executable, "-P", "-m", "losslab.tracking.follow", str(tmp_path / "tracker.json")]
     with (tmp_path / "tracker.log").open("w") as log:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, timeout=120)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, timeout=900)
     server.shutdown()
     assert done.returncode == 1
     said = reason(tmp_path / "tracker.log")

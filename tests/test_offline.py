@@ -1,12 +1,12 @@
 """Real rows without a hub: train on worked solutions, score on the five real benchmarks, with vLLM where it is."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2Tokenizer
 
@@ -63,7 +63,7 @@ def test_real_rows_from_file_to_table(root, shared, checkpoint, tmp_path):
         "tracker=none",
         "sweep.name=offline",
     ]
-    done = subprocess.run([sys.executable, root / "train.py", *arguments], cwd=tmp_path, capture_output=True, text=True)
+    done = warm.run([sys.executable, str(root / "train.py"), *arguments], tmp_path)
     assert done.returncode == 0, done.stderr
     (cell,) = tmp_path.glob("results/cells/*")
     about = json.loads(next(tmp_path.glob("results/cache/data/*/about.json")).read_text())["report"]

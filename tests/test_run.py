@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from place import LOSSLAB
+import warm
+from place import LOSSLAB, PATIENCE
 from safetensors.torch import load_file
 
 from losslab.composition.compose import recorded
@@ -42,7 +43,7 @@ def command(root: Path, *arguments: str, script: str = "train.py") -> list[str]:
 
 
 def run(root: Path, folder: Path, *arguments: str, script: str = "train.py") -> subprocess.CompletedProcess:
-    return subprocess.run(command(root, *arguments, script=script), cwd=folder, capture_output=True, text=True)
+    return warm.run(command(root, *arguments, script=script), folder)
 
 
 def cells(folder: Path) -> dict[str, dict]:
@@ -61,7 +62,8 @@ def sweep(root, tmp_path_factory):
     targets = "loss._target_=broken.Broken,losslab.objectives.dft.DFT"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-        yield folder, run(root, folder, "-m", targets, "seed=0,1")
+        words = command(root, "-m", targets, "seed=0,1")
+        yield folder, subprocess.run(words, cwd=folder, capture_output=True, text=True)  # as a user's shell does
 
 
 def test_a_failing_cell_does_not_stop_the_others(sweep):
@@ -112,7 +114,7 @@ def test_finished_cells_are_skipped_and_tables_rebuilt(root, sweep):
     planned = run(root, folder, "-m", "seed=0,7", "plan=true")
     assert "done" in planned.stdout and "to run" in planned.stdout and len(cells(folder)) == 4
     (folder / "results/tables/ablation/table.md").unlink()
-    built = subprocess.run([*LOSSLAB, "table"], cwd=folder, capture_output=True, text=True)
+    built = warm.run([*LOSSLAB, "table"], folder)
     assert built.returncode == 0, built.stderr
     assert (folder / "results/tables/ablation/table.md").read_text() == before
 
@@ -122,10 +124,8 @@ def test_evaluate_scores_a_folder(root, sweep, tmp_path):
     name = next(name for name, state in cells(folder).items() if state["state"] == "done")
     shutil.copytree(folder / "results/cells" / name / "model", tmp_path / "model")  # a folder that is no cell's
     arguments = [a for a in TINY if not a.startswith(("model", "dataset"))]
-    scored = subprocess.run(
-        [*LOSSLAB, "evaluate", *arguments, f"model={tmp_path / 'model'}", "sweep.name=checkpoints"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+    words = [*LOSSLAB, "evaluate", *arguments, f"model={tmp_path / 'model'}", "sweep.name=checkpoints"]
+    scored = warm.run(words, tmp_path)
     assert scored.returncode == 0, scored.stderr
     (base,) = cells(tmp_path)
     own = json.loads(next(tmp_path.glob(f"results/cells/{base}/scores/*/scores.json")).read_text())
@@ -193,8 +193,8 @@ def scores_of(cell: Path) -> dict:
     return json.loads(next(cell.glob("scores/*/scores.json")).read_text())
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+def wait_for(condition: Callable[[], bool], process: warm.Popen) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
@@ -205,16 +205,16 @@ def test_an_interrupted_run_ends_with_the_same_weights(root, sweep, place, numbe
     folder, _ = sweep
     whole = next(folder.glob("results/cells/*dft-s0*/model/model.safetensors"))
     arguments = [DFT, "machine.checkpoint_steps=2"]
-    process = subprocess.Popen(command(root, *arguments), cwd=place, start_new_session=True)
+    process = warm.Popen(command(root, *arguments), cwd=place, start_new_session=True)
     cell = place / "results/cells" / whole.parent.parent.name
     wait_for(lambda: len(lines(cell, "metrics.jsonl")) >= 3, process)
     if number == signal.SIGTERM:
         process.terminate()
-        assert process.wait(60) == 75
+        assert process.wait(PATIENCE) == 75
         assert [state["state"] for state in cells(place).values()] == ["interrupted"]
     else:
         os.killpg(process.pid, number)
-        process.wait(60)
+        process.wait(PATIENCE)
     assert not (cell / "model").exists() and list(cell.glob("checkpoints/step-*"))
     done = run(root, place, *arguments)
     assert done.returncode == 0, done.stderr
@@ -228,13 +228,11 @@ def test_a_run_that_leaves_while_scoring_goes_on_from_its_samples(root, place):
     arguments = ["-m", "loss=base", "seed=0,1", "eval.samples=4", "eval.max_new_tokens=80"]
     samples, kept = "results/cells/*-s0-*/scores/*/tiny_add.samples.jsonl", []
     for number in (signal.SIGTERM, signal.SIGINT):
-        process = subprocess.Popen(
-            command(root, *arguments), cwd=place, start_new_session=True, stderr=subprocess.PIPE, text=True
-        )
+        process = warm.Popen(command(root, *arguments), cwd=place, start_new_session=True)
         before = kept
         wait_for(lambda known=before: len(lines(place, samples)) > len(known), process)
         os.kill(process.pid, number) if number == signal.SIGTERM else os.killpg(process.pid, number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 75 and "Traceback" not in errors, errors
         first, second = cells(place).values()
         assert first["state"] == "interrupted" and "state" not in second  # the next cell did not start
@@ -253,7 +251,7 @@ def test_a_run_that_leaves_while_scoring_goes_on_from_its_samples(root, place):
 
 def wait_for_the_end_of_all(group: int) -> None:
     """Engines and servers notice the end of a run and leave too."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             os.killpg(group, 0)
@@ -267,10 +265,10 @@ def test_force_runs_a_finished_cell_again_but_once(root, finished):
     before, weights = scores_of(finished), load_file(finished / "model/model.safetensors")
     arguments = [DFT, "force=true", "machine.checkpoint_steps=2"]
     place = finished.parents[2]
-    process = subprocess.Popen(command(root, *arguments), cwd=place, start_new_session=True)
+    process = warm.Popen(command(root, *arguments), cwd=place, start_new_session=True)
     wait_for(lambda: any(finished.glob("checkpoints/step-*")), process)  # a finished cell has none
     os.killpg(process.pid, signal.SIGKILL)  # it leaves no word that it was interrupted
-    process.wait(60)
+    process.wait(PATIENCE)
     assert not (finished / "model").exists() and not (finished / "scores").exists()
     saved = max(int(path.name.removeprefix("step-")) for path in finished.glob("checkpoints/step-*"))
     kept = lines(finished, "metrics.jsonl")[:saved]  # with the seconds of each step
@@ -313,39 +311,36 @@ def test_ranks_that_wait_leave_with_the_one_that_scores(root, place):
     arguments = command(root, "-m", "loss=base", "seed=0,1", "eval.samples=4", "eval.max_new_tokens=80")
     samples = "results/cells/*-s0-*/scores/*/tiny_add.samples.jsonl"
 
-    def start() -> list[subprocess.Popen]:
+    def start() -> list[warm.Popen]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
         pair = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         return [
-            subprocess.Popen(
-                arguments, cwd=place, stderr=subprocess.PIPE, text=True,
-                env=os.environ | pair | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            )
+            warm.Popen(arguments, place, os.environ | pair | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
             for rank in range(2)
-        ]  # fmt: skip
+        ]
 
     pair = start()
     wait_for(lambda: bool(lines(place, samples)), pair[0])
     for process in pair:
         process.terminate()
-    errors = [process.communicate(timeout=120)[1] for process in pair]
+    errors = [process.communicate(timeout=PATIENCE)[1] for process in pair]
     assert [process.returncode for process in pair] == [75, 75], errors
     first, second = cells(place).values()
     assert first["state"] == "interrupted" and "state" not in second
     pair = start()
-    errors = [process.communicate(timeout=300)[1] for process in pair]
+    errors = [process.communicate(timeout=PATIENCE)[1] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], errors
     assert [(state["state"], state["attempts"]) for state in cells(place).values()] == [("done", 2), ("done", 1)]
 
 
 def test_a_kill_between_training_and_the_measurement_of_its_probabilities(root, place):
     arguments = [DFT, "machine.probabilities=64"]
-    process = subprocess.Popen(command(root, *arguments), cwd=place, start_new_session=True)
+    process = warm.Popen(command(root, *arguments), cwd=place, start_new_session=True)
     wait_for(lambda: any(place.glob("results/cells/*/model")), process)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait(60)
+    process.wait(PATIENCE)
     (cell,) = place.glob("results/cells/*")
     trained = {file: file.stat().st_mtime_ns for file in [cell / "metrics.jsonl", *(cell / "model").iterdir()]}
     assert not (cell / "probabilities.json").exists()
@@ -363,11 +358,8 @@ def test_a_kill_between_training_and_the_measurement_of_its_probabilities(root, 
 
 
 def test_two_runs_at_once_make_one_cell(root, place):
-    runs = [
-        subprocess.Popen(command(root, DFT), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(2)
-    ]
-    printed = [process.communicate(timeout=300)[0] for process in runs]
+    runs = [warm.Popen(command(root, DFT), cwd=place) for _ in range(2)]
+    printed = ["".join(process.communicate(PATIENCE)) for process in runs]
     assert [process.returncode for process in runs] == [0, 0], printed
     assert sum("already done, skipped" in text for text in printed) == 1
     assert sum("10/10" in text for text in printed) == 1
@@ -396,10 +388,10 @@ def test_a_second_benchmark_leaves_the_first_one_alone(root, finished):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_request_before_the_first_step_ends_the_run_at_once(root, place, number):
     """Loading may take as long as a scheduler's patience, and there is nothing to save yet."""
-    process = subprocess.Popen(command(root, DFT), cwd=place, start_new_session=True)
+    process = warm.Popen(command(root, DFT), cwd=place, start_new_session=True)
     wait_for(lambda: any(state.get("state") == "training" for state in cells(place).values()), process)
     os.killpg(process.pid, number)  # to everybody, as SLURM and a terminal do
-    assert process.wait(60) == 75
+    assert process.wait(PATIENCE) == 75
     wait_for_the_end_of_all(process.pid)
     assert [state["state"] for state in cells(place).values()] == ["interrupted"]
     assert not lines(place, "results/cells/*/metrics.jsonl")
@@ -418,7 +410,7 @@ def test_two_processes_of_torchrun_make_the_same_cell(root, sweep, place):
     assert all((mine[name] - whole[name]).abs().max() < 1e-4 for name in whole)  # ten steps of AdamW apart
     for override in ("seed=0", "plan=true"):  # a finished cell and a plan end on every rank
         again = subprocess.run(
-            [*launcher, *arguments, override], cwd=place, capture_output=True, text=True, timeout=120
+            [*launcher, *arguments, override], cwd=place, capture_output=True, text=True, timeout=PATIENCE
         )
         assert again.returncode == 0, again.stderr
 
@@ -440,7 +432,7 @@ def test_two_nodes_with_copies_of_the_weights_make_the_same_cell(root, sweep, pl
         )
         for rank in range(2)
     ]  # fmt: skip
-    output = [agent.communicate(timeout=300)[0] for agent in agents]
+    output = [agent.communicate(timeout=PATIENCE)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], output
     whole = load_file(next(folder.glob("results/cells/*dft-s0*/model/model.safetensors")))
     mine = load_file(next(place.glob("results/cells/*/model/model.safetensors")))
@@ -459,9 +451,7 @@ def test_an_objective_is_one_file_and_one_yaml_anywhere(root, place):
     )
     path = os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")]))
     arguments = [f"hydra.searchpath=[file://{place}/conf]", "loss=mine", "loss.share=0.25"]
-    done = subprocess.run(
-        command(root, *arguments), cwd=place, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
-    )
+    done = warm.run(command(root, *arguments), place, os.environ | {"PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
     ((name, state),) = cells(place).items()
     assert state["state"] == "done" and "-mine-s0-" in name
@@ -469,8 +459,5 @@ def test_an_objective_is_one_file_and_one_yaml_anywhere(root, place):
     p = first["mean_weight"]  # share + (1 - share) p, on average
     assert 0.25 < p < 1
     assert any("| mine" in line for line in lines(place, "results/tables/ablation/table.md"))
-    mistaken = subprocess.run(
-        command(root, *arguments[:2], "loss.shere=1"), cwd=place, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": path},
-    )  # fmt: skip
+    mistaken = warm.run(command(root, *arguments[:2], "loss.shere=1"), place, os.environ | {"PYTHONPATH": path})
     assert mistaken.returncode == 2 and mistaken.stderr == "error: unknown key loss.shere; did you mean share?\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from hydra import compose, initialize_config_dir
 from place import LOSSLAB
@@ -158,9 +159,9 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def undisturbed(root, place, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = subprocess.run(command(root, place), cwd=folder, capture_output=True, text=True)
+    done = warm.run(command(root, place), folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("tiny-asked: 60 questions, 4 answers to each\n")
+    assert "tiny-asked: 60 questions, 4 answers to each\n" in done.stdout
     assert not (folder / "results/cells").exists() and not (folder / "results/tables").exists()  # it is no cell
     return folder
 
@@ -194,16 +195,16 @@ def test_sampled_answers_are_data_sets_of_their_methods(undisturbed, place):
 
 
 def test_a_kill_in_the_middle_changes_nothing(root, place, undisturbed, tmp_path):
-    process = subprocess.Popen(command(root, place), cwd=tmp_path, start_new_session=True)
+    process = warm.Popen(command(root, place), tmp_path, start_new_session=True)
     samples = tmp_path / "results/sampled/tiny-asked/questions.samples.jsonl"
-    deadline = time.monotonic() + 500
+    deadline = time.monotonic() + 900
     while not (samples.exists() and samples.read_text().count("\n") >= 20):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert 20 <= len(read_lines(samples)) < 240 and not (samples.parent / "correct.jsonl").exists()
-    done = subprocess.run(command(root, place), cwd=tmp_path, capture_output=True, text=True)
+    done = warm.run(command(root, place), tmp_path)
     assert done.returncode == 0, done.stderr
     assert content(tmp_path) == content(undisturbed)
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import warm
 import yaml
 from huggingface_hub import HfApi
 from place import LOSSLAB
@@ -105,7 +106,7 @@ def made(models, tmp_path_factory):
 
 
 def run(root: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([*LOSSLAB, *arguments], cwd=folder, capture_output=True, text=True)
+    return warm.run([*LOSSLAB, *arguments], folder)
 
 
 def test_every_step_is_scored_once_and_under_the_same_protocol(made):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import warm
 from place import HELD, LAUNCHER, TINY, Place, apart, copy, queue, record, steps, until
 
 from losslab.files import write_json
@@ -89,7 +90,7 @@ def test_an_error_on_the_other_node_shows_once_with_its_rank(place):
 def test_a_sweep_submitted_twice_at_once_runs_each_cell_once(place):
     place.hold()
     arguments = place.sweep("twice", *HELD, "stage=train")
-    both = [subprocess.Popen(place.command(*arguments), cwd=place.folder, env=place.environment) for _ in range(2)]
+    both = [warm.Popen(place.command(*arguments), place.folder, place.environment) for _ in range(2)]
     assert [one.wait() for one in both] == [0, 0] and len(queue("twice")) == 2
     until(lambda: len(queue("twice")) == 1, place)  # one job has left the cell to the other one
     place.release()
@@ -100,7 +101,7 @@ def test_a_sweep_submitted_twice_at_once_runs_each_cell_once(place):
 
 
 def test_nothing_is_submitted_when_one_cell_is_broken(place):
-    done = place.quick(*place.sweep("wrong", "loss=sft,dpo"))
+    done = place.run(*place.sweep("wrong", "loss=sft,dpo"))
     assert done.returncode == 2 and done.stderr.startswith("error: loss=dpo needs pairs of answers")
     assert not queue("wrong") and not (place.folder / "results").exists()
 
@@ -129,7 +130,7 @@ def test_a_job_that_dies_before_its_cell_begins(place):
     until(lambda: place.states("stillborn") == ["failed"], place)
     (row,) = place.status("stillborn")
     assert row.note.startswith("its job ended with status 1, see ")
-    refused = place.quick(*place.sweep("refused", "loss=sft", partition="nowhere"))
+    refused = place.run(*place.sweep("refused", "loss=sft", partition="nowhere"))
     assert refused.returncode == 2 and "invalid partition" in refused.stderr.splitlines()[-1], refused.stderr
 
 

@@ -46,7 +46,7 @@ def test_a_mistyped_objective_ends_before_anything_runs(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 @pytest.mark.skipif(os.environ.get("LOSSLAB_TOY_SUITE") != "required", reason="minutes: LOSSLAB_TOY_SUITE=required")
 def test_two_twins_in_short(tmp_path, root):
     """Noisy demonstrations and new facts, one seed: the signs of both, and the row of one more objective."""
