@@ -122,7 +122,9 @@ def test_a_model_that_a_cell_made_is_asked_as_in_its_record(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "cell.json").write_text("{}")
     recorded = {"path": "user/model", "train_prompt": "chat", "eval_prompt": "Q: {problem}", "stop": ["Q:"]}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": recorded}))
+    rest = {"loss": {"_target_": "losslab.objectives.sft.SFT"}, "seed": 0}
+    rest |= dict.fromkeys(("names", "machine", "sweep", "dataset", "benchmark", "eval"), {})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": recorded} | rest))
     (tmp_path / "cell.json").write_text('{"identity": "0"}')
     model = ModelConfig(path=str(tmp_path / "model"))
     assert vars(as_trained(model)) == vars(model) | {"eval_prompt": "Q: {problem}", "stop": ["Q:"]}

@@ -153,6 +153,7 @@ def test_cancel_and_retry(place):
 def test_a_trained_cell_is_at_its_end_unless_its_scoring_is_a_job_that_waits(tmp_path):
     cell = tmp_path / "cells/one"
     state = {"state": "trained", "attempts": 1, "declared": "now", "updated": "2026-01-02", "sweeps": ["halves"]}
+    state |= {"names": dict.fromkeys(("model", "dataset", "loss", "eval"), "one"), "seed": 0}
     write_json(cell / "cell.json", state)
     for separate, expected in ((None, "trained"), (False, "trained"), (True, "to score")):
         if separate is not None:

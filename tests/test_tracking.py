@@ -1,6 +1,7 @@
 """W&B's real offline files and TensorBoard's event files, read back; and a tracker that fails or hangs."""
 
 import json
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -254,7 +255,7 @@ def test_a_failing_tracker_is_a_remark(cell, monkeypatch, capsys):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with follow.follow(config, found):
         append_line(found.metrics, row(1))
-    assert "the tracker failed, the records are complete" in capsys.readouterr().out
+    assert re.search(r"the tracker failed \(.+\); the records are complete", capsys.readouterr().err)
 
 
 def test_a_tracker_that_cannot_start_is_a_remark(cell, monkeypatch, capsys):
@@ -262,7 +263,7 @@ def test_a_tracker_that_cannot_start_is_a_remark(cell, monkeypatch, capsys):
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with follow.follow(config, found):
         append_line(found.metrics, row(1))
-    assert "the tracker does not start: [Errno 2]" in capsys.readouterr().out
+    assert "the tracker does not start: [Errno 2]" in capsys.readouterr().err
 
 
 def test_a_hanging_tracker_is_left_behind(cell, monkeypatch, tmp_path, capsys):
@@ -274,7 +275,7 @@ def test_a_hanging_tracker_is_left_behind(cell, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(follow, "PATIENCE_SECONDS", 0.2)
     with follow.follow(config, found):
         pass
-    assert "the tracker did not finish, the records are complete" in capsys.readouterr().out
+    assert "the tracker did not finish (it says nothing); the records are complete" in capsys.readouterr().err
 
 
 def test_an_error_of_the_run_passes_through(cell):

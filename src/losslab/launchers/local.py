@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from losslab.config.log import log
 from losslab.config.paths import ROOT
 from losslab.distributed.gpus import free
 from losslab.distributed.signals import REQUEUE
@@ -31,16 +32,16 @@ def run(cells: dict[Path, list[str]], processes: int | None) -> None:
     def run_cell(cell: Path, overrides: list[str]) -> None:
         slot = slots.get()
         command = [sys.executable, str(ROOT / "train.py"), *overrides, "hydra.mode=RUN"]
-        log = cell / "logs" / "main.txt"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        file = cell / "logs" / "main.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
         log.info(f"started: {cell.name}")
         try:
-            with log.open("a") as output:
+            with file.open("a") as output:
                 process = subprocess.run(command, env=os.environ | slot, stdout=output, stderr=output, check=False)
         finally:
             slots.put(slot)  # for the next cell, whether or not this one succeeded
         outcome = {0: "done", REQUEUE: "interrupted"}.get(process.returncode, "failed")
-        log.info(f"{outcome}: {cell.name}; its output is in {log}")
+        log.info(f"{outcome}: {cell.name}; its output is in {file}")
 
     with ThreadPoolExecutor(slots.qsize()) as pool:
         try:

@@ -144,7 +144,8 @@ class AroundSteps(TrainerCallback):
         for group, factor in zip(optimizer.param_groups, self.factors, strict=True):
             group["lr"] = self.lr * factor
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        logs: dict[str, float] = given["logs"]
         if "loss" not in logs:  # the summary of the whole run
             return
         self.done += 1

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from losslab.config.log import log
 from losslab.config.masking import masked
 from losslab.config.messages import first_line
 from losslab.config.schema import Config, SweepConfig, TrackerConfig, TrackerMode, TrackerName
@@ -38,10 +39,12 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
     arguments = [sys.executable, "-P", "-m", "losslab.tracking.follow", str(cell.folder / "tracker.json")]
     try:
         write_json(cell.folder / "tracker.json", order(config, cell))
-        with (cell.folder / "tracker.log").open("a") as log:
-            process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+        with (cell.folder / "tracker.log").open("a") as file:
+            process = subprocess.Popen(
+                arguments, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True
+            )
     except OSError as error:
-        log.info(f"the tracker does not start: {error}")
+        log.warning(f"the tracker does not start: {error}")
         yield
         return
     patience = 1.0  # a run that has to leave does not wait
@@ -57,7 +60,7 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
             outcome = "did not finish"
         if outcome:
             path = cell.folder / "tracker.log"
-            log.info(f"the tracker {outcome} ({reason(path)}); the records are complete, see {path}")
+            log.warning(f"the tracker {outcome} ({reason(path)}); the records are complete, see {path}")
 
 
 def reason(log: Path) -> str:

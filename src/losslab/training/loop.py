@@ -50,17 +50,17 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
         steps = Steps(
             machine, trainer.schedule, Path(folder), checkpoints, lambda target: export(policy, tokenizer, target)
         )
-        log = StepLog(config, trainer.examples, Speed.of(policy, device, dist.get_world_size()), steps.record)
+        step_log = StepLog(config, trainer.examples, Speed.of(policy, device, dist.get_world_size()), steps.record)
         for step in steps.resume(same_ranks=config.train.reduction == Reduction.micro_batch):
             batch, sums = trainer.forward_backward(step)
             sums = sums.all_reduce(stop.asked)
             result = trainer.update(step, batch, sums)
-            log.add(result)  # on a GPU this reads the step before, whose numbers have arrived
-            if steps.due(step, log.asked):
-                log.flush()
-            with log.pause():
-                steps.end(step, log.asked)
-        log.flush()
+            step_log.add(result)  # on a GPU this reads the step before, whose numbers have arrived
+            if steps.due(step, step_log.asked):
+                step_log.flush()
+            with step_log.pause():
+                steps.end(step, step_log.asked)
+        step_log.flush()
         steps.finish()
 
 
