@@ -48,7 +48,9 @@ def naive(model: Path, rows: Path) -> tuple[np.ndarray, list[str]]:
     return np.array(p), [text.replace("Ġ", " ") for text in texts]
 
 
-@pytest.mark.parametrize("machine", [{}, {"workers": 2, "micro_batch_tokens": 64}], ids=["one rank", "two ranks"])
+@pytest.mark.parametrize(
+    "machine", [{"micro_batch_tokens": 4096}, {"workers": 2, "micro_batch_tokens": 64}], ids=["one rank", "two ranks"]
+)
 def test_counts_equal_those_of_full_softmax(peaked, rows, tmp_path, machine):
     config = make(peaked, rows, tmp_path, "dft", probabilities=ASKED, **machine)
     found = target_probabilities.of(config, config.model, config.model)
@@ -64,7 +66,7 @@ def test_counts_equal_those_of_full_softmax(peaked, rows, tmp_path, machine):
 
 
 def test_a_model_is_measured_once_whatever_trains_it(peaked, checkpoint, rows, tmp_path):
-    config = make(peaked, rows, tmp_path, "dft", probabilities=4)
+    config = make(peaked, rows, tmp_path, "dft", probabilities=4, micro_batch_tokens=4096)
     target_probabilities.of(config, config.model, config.model)
     (first,) = tmp_path.glob("cache/probabilities/*.json")
     first.write_text('{"kept": true}')
