@@ -192,7 +192,10 @@ def test_the_commands_of_the_guide(cluster, root, checkpoint, tmp_path):
         f'#!/bin/sh\nscript=$1; shift\n[ $script != train.py ] || set -- "$@" {" ".join(map(repr, tiny))} $LAUNCHER\n'
         f'exec {sys.executable} {code}/$script "$@"\n'
     )
-    python.chmod(0o755)
+    losslab = python.with_name("losslab")  # as pip installs it
+    losslab.write_text(f'#!/bin/sh\nexec {sys.executable} -m losslab "$@"\n')
+    for program in (python, losslab):
+        program.chmod(0o755)
     place.environment |= {"PATH": f"{python.parent}:{os.environ['PATH']}", "COLUMNS": "200"}
 
     def run(commands: str, **environment: str) -> str:
