@@ -263,6 +263,11 @@ def test_numbers_of_a_plan_are_short():
             ["dataset.rejected_column=bad"],
             "loss=dft does not know what to do with dataset.rejected_column: leave it out",
         ),
+        (["loss=token_weights"], "loss=token_weights needs a weight of each token: set dataset.weights_column"),
+        (
+            ["loss=dft", "dataset.weights_column=w"],
+            "loss=dft does not know what to do with dataset.weights_column: leave it out",
+        ),
         (["loss=nft"], "loss=nft needs answers with rewards: set dataset.reward_column, or dataset=self_graded"),
         (
             ["loss=nft", "dataset.reward_column=reward", "train.normaliser=weights"],

@@ -61,6 +61,7 @@ def _read(config: Config, tokens: int) -> float:
     shares = {
         "reference_distribution": 1.0,
         "batch_nll": 1.0,
+        "batch_p": 1.0,
         "reference_logp": 1 / config.train.epochs,  # of the data, once
         "old_logp": 1 / config.train.updates,  # of each batch, once
     }

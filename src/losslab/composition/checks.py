@@ -91,6 +91,12 @@ def check(config: Config) -> None:
             if "reward" in needs
             else f"loss={config.names.loss} does not know what to do with dataset.reward_column: leave it out"
         )
+    if ("token_weight" in needs) != (config.dataset.weights_column is not None):
+        raise ValueError(
+            f"loss={config.names.loss} needs a weight of each token: set dataset.weights_column"
+            if "token_weight" in needs
+            else f"loss={config.names.loss} does not know what to do with dataset.weights_column: leave it out"
+        )
     for what in needs & {"pairs", "reward"}:
         if train.normaliser == Normaliser.weights:
             raise ValueError(f"train.normaliser=weights does not go with {what}, whose weights cancel: choose another")

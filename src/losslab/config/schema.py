@@ -81,6 +81,7 @@ class DatasetConfig:
     rejected_column: str | None = key(None, "for pairs: `answer_column` is then the chosen answer")
     reward_column: str | None = key(None, "for answers that are right or wrong: 1 or 0")
     success_rate_column: str = key("success_rate", "read beside the reward: the share of right answers to the question")
+    weights_column: str | None = key(None, "of loss=token_weights: a list with a number for each trained token")
     gold_column: str | None = key(None, "of `losslab sample`: the true answer; null = the box of `answer_column`")
     template: str | None = key(None, "in place of model.train_prompt: `chat`, or a text with {problem}")
     source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")

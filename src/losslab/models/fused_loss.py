@@ -128,7 +128,8 @@ def _terms(objective: Objective, context: Context, logits: ChunkedLogits, part: 
     """The terms of some tokens, and the derivatives of their sum: -d/dlogp and d/dreference_kl of each token."""
     logp, kl = (values[part].detach().requires_grad_() for values in (logits.logp, logits.reference_kl))
     with torch.enable_grad():
-        t = Targets(**vars(context), logp=logp, statistic=logits.statistic[part], reference_kl=kl)
+        read = {"statistic": logits.statistic[part], "entropy": logits.entropy[part]}
+        t = Targets(**vars(context), **read, logp=logp, reference_kl=kl)
         terms = objective.loss(t)
         slope, kl_slope = torch.autograd.grad(terms.sum(), (logp, kl), materialize_grads=True)
     return terms.detach(), -slope, kl_slope

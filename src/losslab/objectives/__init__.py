@@ -34,7 +34,9 @@ else:
     torch = _Torch()
 
 Scope = Literal["token", "sequence", "batch"]
-Need = Literal["reference_logp", "reference_distribution", "old_logp", "batch_nll", "pairs", "reward"]
+Need = Literal[
+    "reference_logp", "reference_distribution", "old_logp", "batch_nll", "batch_p", "pairs", "reward", "token_weight"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +47,16 @@ class Context:
     sequences: int  # S
     reference_logp: Tensor | None = None  # (N,) float32, the same tokens under the frozen reference model
     old_logp: Tensor | None = None  # (N,) float32, under the policy at the start of the collected batch
+    token_weight: Tensor | None = None  # (N,) float32, what the data set says of each token, at least 0
     reward: Tensor | None = None  # (S,) float32, 1 for a right answer and 0 for a wrong one
     success_rate: Tensor | None = None  # (S,) float32, the share of right answers among those to the same question
     sequence_nll: Tensor | None = None  # (S,) float32, mean -log p of each sequence before this update, nats per token
     batch_nll: Tensor | None = None  # (B,) float32, the same for all sequences of the global batch, over ranks too
+    batch_p: Tensor | None = None  # () float32, mean p of the answer tokens of the global batch, before this update
 
     def tokens(self, part: slice) -> "Context":
         """The context of a contiguous part of the tokens; what belongs to sequences or to the batch stays whole."""
-        cut = {name: getattr(self, name) for name in ("sequence", "reference_logp", "old_logp")}
+        cut = {name: getattr(self, name) for name in ("sequence", "reference_logp", "old_logp", "token_weight")}
         return replace(self, **{name: value[part] for name, value in cut.items() if value is not None})
 
 
@@ -62,6 +66,7 @@ class Targets(Context):
 
     logp: Tensor  # (N,) float32 log-probability of the target token, at most 0
     statistic: Tensor  # (N,) float32, what `Objective.statistic` returned, detached; zeros without one
+    entropy: Tensor  # (N,) float32 entropy of the distribution over the vocabulary, nats, detached
     reference_kl: Tensor  # (N,) float32 KL(reference || policy) over the vocabulary, nats; zeros without a reference
 
     @property
