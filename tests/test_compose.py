@@ -24,6 +24,8 @@ GROUPS = {
 }
 NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": ["dataset.path=some/hub-id"]}
 NEEDED |= {"loss=dpo": ["dataset.rejected_column=rejected"], "loss=nft": ["dataset.reward_column=reward"]}
+NEEDED |= {f"loss={name}": ["dataset.rejected_column=rejected"] for name in ("simpo", "orpo")}
+NEEDED |= {"loss=token_weights": ["dataset.weights_column=weights"]}
 # What a model has not answered yet can be planned.
 NEEDED |= {f"method={name}": ["plan=true"] for name in GROUPS["method"]} | {"dataset=self_correct": ["plan=true"]}
 NEEDED |= {

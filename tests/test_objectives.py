@@ -440,6 +440,7 @@ def test_targets_pool_by_sequence() -> None:
         statistic=zeros,
         entropy=zeros,
         reference_kl=zeros,
+        row_term=zeros,
     )
     assert t.sequence_sum(t.logp).tolist() == [-4, 0, -11]
     assert t.sequence_mean(t.logp).tolist() == [-2, 0, -5.5]

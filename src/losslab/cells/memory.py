@@ -98,8 +98,9 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     tokens = max(machine.micro_batch_tokens, train.max_length)
     if train.micro_batch is not None:
         tokens = train.micro_batch * train.max_length
-    rows = chunk_tokens(tokens, vocabulary, computed, "cuda" if devices.gpu else "cpu")
-    logits = computed * rows * vocabulary + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
+    buffers = 2 if getattr(config.objective, "row_term", None) else 1  # an online objective has none
+    rows = chunk_tokens(tokens, vocabulary, computed, "cuda" if devices.gpu else "cpu", buffers)
+    logits = buffers * computed * rows * vocabulary + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
     head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
     if "reference_distribution" in config.objective.needs and not config.adapter.rank:
         state += computed * parameters  # a frozen copy

@@ -124,7 +124,7 @@ class Trainer:
         statistics = batch_nll(self.objective, self.policy, batch, self.device)
         if step % self.schedule.updates == 0:
             self.old = old_logp(self.objective, self.policy, batch, self.device)
-        sums = StepSums.zeros(self.device)
+        sums = StepSums.zeros(self.device, len(self.objective.metrics))
         for number, (micro, old) in enumerate(zip(batch.micro_batches, self.old, strict=True), start=1):
             layout.before_micro_batch(self.policy, self.config.machine, last=number == len(batch.micro_batches))
             sums += self._micro_batch(micro.to(self.device), statistics.context(micro) | old)
