@@ -1,7 +1,7 @@
 """What objectives that read whole distributions take beside SFT: forward and backward of the loss on a CPU.
 
     python benchmarks/row_terms.py                            # writes results/benchmarks/row-terms-cpu.md
-    python benchmarks/row_terms.py --shape 1024x1536x151936   # answer tokens x hidden width x vocabulary
+    python benchmarks/row_terms.py --shape 512x1536x151936    # answer tokens x hidden width x vocabulary
 
 One thread, CPU seconds, contestants in turns, the best turn of each: what else runs on the machine then counts little.
 An objective with a reference takes its logits too, so it stands beside SFT and one more product of a forward.
@@ -64,7 +64,7 @@ def seconds(objective: Objective | None, hidden: Tensor, weight: Tensor, targets
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="1024x384x151936")
+    parser.add_argument("--shape", default="128x384x151936")
     parser.add_argument("--turns", type=int, default=4)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -72,7 +72,7 @@ def main() -> None:
     tokens, width, vocabulary = map(int, args.shape.split("x"))
     weight = torch.empty(vocabulary, width).normal_(std=0.05).requires_grad_()
     teacher = Head(torch.empty(vocabulary, width).normal_(std=0.05))
-    hidden = torch.randn(tokens, width).bfloat16().requires_grad_()
+    hidden = torch.randn(tokens, width).requires_grad_()
     targets = torch.randint(vocabulary, (tokens,))
     contestants: dict[str, Objective | None] = OBJECTIVES | {FORWARD: None}
     times: dict[str, list[float]] = {name: [] for name in contestants}
@@ -83,8 +83,8 @@ def main() -> None:
     lines = [
         "# What whole distributions cost: forward and backward of the loss (cpu)",
         "",
-        f"{tokens} answer tokens, width {width}, vocabulary {vocabulary}, hidden states in bfloat16, float32 master "
-        f"weight; one thread, CPU milliseconds, best of {args.turns} turns. The last column is beside SFT, and for an "
+        f"{tokens} answer tokens, width {width}, vocabulary {vocabulary}, all in float32; "
+        f"one thread, CPU milliseconds, best of {args.turns} turns. The last column is beside SFT, and for an "
         "objective with a reference beside SFT and one forward of the reference's output layer.",
         "",
         "| objective | ms | against sft | against the passes it needs |",
