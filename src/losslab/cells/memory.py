@@ -103,9 +103,8 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     rows = chunk_tokens(tokens, vocabulary, computed, "cuda" if devices.gpu else "cpu", buffers)
     logits = buffers * computed * rows * vocabulary + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
     head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
-    other = reference_parameters(config)
-    if "reference_distribution" in config.objective.needs and (other is not None or not config.adapter.rank):
-        state += computed * (parameters if other is None else other)  # frozen
+    if "reference_distribution" in config.objective.needs and (config.reference.path or not config.adapter.rank):
+        state += computed * (reference_parameters(config) or parameters)  # frozen
     shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
     if online := cost.online(config):  # every worker holds all: the policy, a value model, a reference
         shards = 1

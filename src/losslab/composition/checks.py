@@ -78,6 +78,12 @@ def check(config: Config) -> None:
     check_optimizer(config.optimizer)
     if isinstance(config.objective, Online):
         check_online(config, config.objective)
+    check_objective(config)
+
+
+def check_objective(config: Config) -> None:
+    """Refuse an objective that lacks what it needs of the configuration, or that has what it does not read."""
+    train = config.train
     check_reference(config)
     needs = config.objective.needs
     whole = "reference_distribution" in needs or getattr(config.objective, "row_term", None)
