@@ -34,9 +34,8 @@ def weight(objective: Objective, p: torch.Tensor) -> torch.Tensor:
     """(N,) -d loss / d log p at each probability."""
     logp = p.log().requires_grad_()
     nothing = torch.zeros_like(p)  # these objectives read p alone
-    targets = Targets(
-        sequence=torch.arange(len(p)), sequences=len(p), logp=logp, statistic=nothing, reference_kl=nothing
-    )
+    read = {"statistic": nothing, "entropy": nothing, "reference_kl": nothing, "row_term": nothing}
+    targets = Targets(sequence=torch.arange(len(p)), sequences=len(p), logp=logp, **read)
     (gradient,) = torch.autograd.grad(objective.loss(targets).sum(), logp)
     return -gradient
 

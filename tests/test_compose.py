@@ -24,6 +24,9 @@ GROUPS = {
 }
 NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": ["dataset.path=some/hub-id"]}
 NEEDED |= {"loss=dpo": ["dataset.rejected_column=rejected"], "loss=nft": ["dataset.reward_column=reward"]}
+NEEDED |= {f"loss={name}": ["dataset.rejected_column=rejected"] for name in ("simpo", "orpo")}
+NEEDED |= {f"loss={name}": ["reference.path=some/hub-id"] for name in ("forward_kl", "reverse_kl", "jsd", "top_k_kl")}
+NEEDED |= {"loss=token_weights": ["dataset.weights_column=weights"]}
 # What a model has not answered yet can be planned.
 NEEDED |= {f"method={name}": ["plan=true"] for name in GROUPS["method"]} | {"dataset=self_correct": ["plan=true"]}
 NEEDED |= {
@@ -262,6 +265,22 @@ def test_numbers_of_a_plan_are_short():
         (
             ["dataset.rejected_column=bad"],
             "loss=dft does not know what to do with dataset.rejected_column: leave it out",
+        ),
+        (["loss=jsd"], "loss=jsd learns from another model: set reference.path to a teacher"),
+        (
+            ["loss=dft", "reference.path=some/hub-id"],
+            "loss=dft does not know what to do with reference.path: leave it out",
+        ),
+        (["loss=asft", "reference.path=/not/there"], "reference.path=/not/there is no folder: check the path"),
+        (["loss=asft", "reference.path=embedded"], "reference.path=embedded is the base of model=tiny: leave it out"),
+        (
+            ["loss=label_smoothing", "train.normaliser=kept_tokens"],
+            "train.normaliser=kept_tokens counts weights of target tokens, and loss=label_smoothing acts on others too",
+        ),
+        (["loss=token_weights"], "loss=token_weights needs a weight of each token: set dataset.weights_column"),
+        (
+            ["loss=dft", "dataset.weights_column=w"],
+            "loss=dft does not know what to do with dataset.weights_column: leave it out",
         ),
         (["loss=nft"], "loss=nft needs answers with rewards: set dataset.reward_column, or dataset=self_graded"),
         (

@@ -3,16 +3,17 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from losslab.config.choices import Overlong, Selection
+from losslab.config.choices import Overlong, Selection, Turns
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
 from losslab.data import toy_task
-from losslab.data.batches import Schedule, collate, micro_batches, rewards
+from losslab.data.batches import Schedule, collate, micro_batches, rewards, token_weights
 from losslab.data.examples import Examples, prepare, tokenise
 from losslab.data.layouts import Layout
 from losslab.data.messages import Unusable
@@ -27,9 +28,10 @@ FILE = DatasetConfig(path="rows.jsonl")
 def encode(pairs, template="{problem}>", dataset=FILE, **train) -> Examples:
     rejected = [] if dataset.rejected_column is None else [dataset.rejected_column]
     reward = [] if dataset.reward_column is None else [dataset.reward_column, dataset.success_rate_column]
-    names = ["problem", "solution", *rejected, *reward]
+    weights = dataset.weights_column
+    names = ["problem", "solution", *rejected, *reward, *([weights] if weights else [])]
     table = Table(dataset.path, names, np.arange(1, len(pairs) + 1), [])
-    rows = Rows(table, Layout("problem", ("solution", *rejected), rewards=tuple(reward)), {}, {})
+    rows = Rows(table, Layout("problem", ("solution", *rejected), rewards=tuple(reward), weights=weights), {}, {})
     for number, values in enumerate(pairs, start=1):
         try:
             rows.usable[number] = rows.layout.row(dict(zip(names, values, strict=True)))
@@ -138,6 +140,30 @@ def test_rewards_stay_with_their_answers(tmp_path):
     assert rewards(encode([("1", "2")]), np.array([0])) == {}
     with pytest.raises(ValueError, match=r"3 of 4 rows .* has no number from 0 to 1 in `reward`; so do row 3 of "):
         encode([*rows[:1], ("1", "2", None, 0.5), ("1", "2", 2, 0.5), ("1", "2", "x", 0.5)], dataset=dataset)
+
+
+def test_weights_stay_with_their_tokens(tmp_path):
+    dataset = DatasetConfig(path="rows.jsonl", weights_column="w", max_broken=0.5)
+    rows = [("1", "23", [0, 0.5, 2]), ("1", "3", [1]), ("1", "3456789", [*range(8)]), ("2", "3", "[3, 4]")]
+    examples = encode(rows, dataset=dataset, max_length=6, overlong=Overlong.truncate)
+    assert (examples.report["broken"], examples.report["truncated"]) == (1, 1)  # one weight for an answer and its end
+    examples.save(tmp_path / "data")
+    loaded = Examples.load(tmp_path / "data")
+    assert loaded.weights.tolist() == [0, 0.5, 2, 0, 1, 2, 3, 3, 4]
+    group = np.array([2, 0])
+    assert token_weights(loaded, group)["token_weight"].tolist() == [3, 4, 0, 0.5, 2]
+    assert TOKENIZER.decode(collate(loaded, group).targets) == "3<|end|>23<|end|>"
+    assert token_weights(loaded, np.array([], dtype=np.int64))["token_weight"].shape == (0,)
+    assert token_weights(encode([("1", "2")]), np.array([0])) == {}
+    message = r"has no list of numbers from 0 in `w`; so do rows? .*"
+    with pytest.raises(ValueError, match=message):
+        encode([("1", "2", weights) for weights in ([1, -1], [1, "x"], 1, [True, 1], None)], dataset=dataset)
+    with pytest.raises(ValueError, match="has 3 weights in `w` for 2 trained tokens"):
+        encode([("1", "2", [1, 1, 1])], dataset=dataset)
+    for keys in ({"rejected_column": "r"}, {"turns": Turns.each}):
+        values = ("1", "2", "3", [1, 1]) if "rejected_column" in keys else ("1", "2", [1, 1])
+        with pytest.raises(ValueError, match="weights"):
+            encode([values], dataset=replace(dataset, **keys))
 
 
 def test_prepare_keeps_tokens_and_notices_a_changed_file(tmp_path):

@@ -15,23 +15,34 @@ from torch import Tensor
 from losslab.models.fused_loss import Head, HeadOutput, objective_loss
 from losslab.objectives import Context, Objective, Targets
 from losslab.objectives.asft import ASFT
+from losslab.objectives.asft_k3 import ASFTK3
+from losslab.objectives.band import Band
 from losslab.objectives.cadft import CADFT
 from losslab.objectives.chord_phi import ChordPhi
 from losslab.objectives.deft import DEFT
+from losslab.objectives.deft_cayley import CayleyDEFT
 from losslab.objectives.dft import DFT
 from losslab.objectives.dft_sequence import SequenceDFT
 from losslab.objectives.dpo import DPO
 from losslab.objectives.eaft import EAFT
 from losslab.objectives.focal import Focal
+from losslab.objectives.gift import GIFT
+from losslab.objectives.idft import IDFT
+from losslab.objectives.infosft import InfoSFT
 from losslab.objectives.iw_sft import IWSFT
 from losslab.objectives.iw_sft_token import TokenIWSFT
+from losslab.objectives.luffy import LUFFY
 from losslab.objectives.nft import NFT
 from losslab.objectives.online import Online
+from losslab.objectives.orpo import ORPO
 from losslab.objectives.power import Power
 from losslab.objectives.psft import PSFT
 from losslab.objectives.sft import SFT
+from losslab.objectives.sft_kl import SFTKL
+from losslab.objectives.simpo import SimPO
 from losslab.objectives.talr import TALR
 from losslab.objectives.threshold import Threshold
+from losslab.objectives.token_weights import TokenWeights
 
 CONF = Path(__file__).parents[1] / "conf" / "loss"
 LN2 = math.log(2)
@@ -157,6 +168,83 @@ def test_asft() -> None:
     torch.testing.assert_close(run(ASFT(), reference=PROBABILITIES).terms, run(DFT()).terms, rtol=1e-5, atol=1e-7)
 
 
+def test_sft_kl() -> None:
+    out = run(SFTKL(kl_weight=0.1), reference=torch.full((4, 3), 1 / 3))  # the divergences of `test_asft`
+    check(out, [n + 0.1 * k for n, k in zip(NLL, [0.056633, 0.056633, 0.510826, 0.933663], strict=True)], [1] * 4)
+
+
+def test_asft_k3() -> None:
+    # r = 1/2, 2, 1 and 4; the weight of the anchor is r - 1, so that it pulls p towards p_ref from both sides.
+    reference = (P * torch.tensor([0.5, 2, 1, 4])).log().float()
+    dft, weight = weighted(P.tolist())
+    k3 = [-0.5 + LN2, 1 - LN2, 0, 3 - 2 * LN2]
+    slope = [-0.5, 1, 0, 3]
+    out = run(ASFTK3(kl_weight=0.2), reference_logp=reference)
+    check(
+        out,
+        [d + 0.2 * k for d, k in zip(dft, k3, strict=True)],
+        [w + 0.2 * s for w, s in zip(weight, slope, strict=True)],
+    )
+
+
+def test_infosft() -> None:
+    # Logits 0, -log 3, log 4, -log 19 of p over log 4, the logit of the ceiling 0.8: shares 1, 1.792481, 0, 3.123964.
+    check(run(InfoSFT(ceiling=0.8)), *weighted([0.5, 0.25 * 1.792481, 0, 0.05 * 3.123964]))
+    sure = torch.tensor([[200.0, 0, 0]])  # p is 1 in float32
+    context = Context(sequence=torch.zeros(1, dtype=torch.long), sequences=1)
+    out = objective_loss(InfoSFT(), sure, Head(torch.eye(3)), torch.zeros(1, dtype=torch.long), context)
+    assert out.loss.item() == 0 and out.weight.tolist() == [0]
+
+
+def test_idft() -> None:
+    # log p + H is log 2 / 2, -log 2 / 2, 0.415888 and -2.601334, whose exponential is clipped to 2.
+    exponent = [2**-0.5, 2**0.5, 0.659754, 2.0]
+    check(run(IDFT()), *weighted([p**e for p, e in zip(P.tolist(), exponent, strict=True)]))
+    check(run(IDFT(low=1.0, high=1.0)), *weighted(P.tolist()))
+
+
+def test_luffy() -> None:
+    check(run(LUFFY(gamma=0.25)), [-2 / 3, -0.5, -0.761905, -1 / 6], [2 / 9, 0.25, 0.181406, 0.138889])
+
+
+def test_band() -> None:
+    check(run(Band(0.1, 0.5)), *weighted([1, 1, 0, 0]))
+    check(run(Band(0.3, alpha=1.0)), [0.5, 0, 0.2, 0], [0.5, 0, 0.8, 0])
+    check(run(Band(alpha=-0.5)), [0.828427, 2, 0.236068, 6.944272], [2**0.5, 2, 1.118034, 4.472136])
+
+
+def test_deft_cayley() -> None:
+    # A mean p of 0.4 gives a = 0.2 + 0.8 p / (2 - p).
+    a = [0.466667, 0.314286, 0.733333, 0.220513]
+    terms = [(1 - p**x) / x for p, x in zip(P.tolist(), a, strict=True)]
+    assert terms[0] == pytest.approx(0.592211, rel=1e-5)
+    check(run(CayleyDEFT(), batch_p=torch.tensor(0.4)), terms, [p**x for p, x in zip(P.tolist(), a, strict=True)])
+
+
+def test_gift_is_the_cross_entropy_with_the_raised_reference() -> None:
+    q = torch.tensor([[0.1, 0.2, 0.7], [0.01, 0.5, 0.49], [0.6, 0.2, 0.2], [1e-4, 0.5, 0.4999]])
+    out = run(GIFT(beta=3.0), reference=q, reference_logp=q[:, 0].log())
+    logits = PROBABILITIES.log().double().requires_grad_()
+    target = (q.double().log() + torch.tensor([3.0, 0, 0])).softmax(-1)
+    terms = -(target * logits.log_softmax(-1)).sum(-1)
+    share = torch.tensor([0.656187, 0.160267, 0.919687, 0.001905]).double()  # 19.085537 q / (1 + 19.085537 q)
+    dropped = (1 - share) * torch.special.entr(q.double()).sum(-1)
+    torch.testing.assert_close(out.terms.double(), (terms - dropped).detach(), rtol=1e-4, atol=1e-5)
+    hidden = PROBABILITIES.log().requires_grad_()
+    context = Context(sequence=SEQUENCE, sequences=2, reference_logp=q[:, 0].log())
+    identity = Head(torch.eye(3))
+    anchor = (q.log(), identity)
+    targets = torch.zeros(4, dtype=torch.long)
+    objective_loss(GIFT(beta=3.0), hidden, identity, targets, context, reference=anchor).loss.backward()
+    terms.sum().backward()
+    assert hidden.grad is not None and logits.grad is not None
+    torch.testing.assert_close(hidden.grad.double(), logits.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_token_weights() -> None:
+    check(run(TokenWeights(), token_weight=torch.tensor([0.0, 1.0, 0.5, 2.0])), *weighted([0, 1, 0.5, 2]))
+
+
 def test_psft() -> None:
     old = (P / torch.tensor([1.0, 1.2, 1.3, 0.5])).log().float()
     check(run(PSFT(), old_logp=old), [-1, -1.2, -1.28, -0.5], [1, 1.2, 0, 0.5])
@@ -173,6 +261,23 @@ def test_dpo() -> None:
     out = run(DPO(beta=1.0), reference_logp=reference)
     check(out, [0.117783], [1 / 9, 1 / 9, -1 / 9, -1 / 9])
     assert run(DPO(), reference_logp=P.log().float()).terms.tolist() == [pytest.approx(LN2)]
+
+
+def test_simpo() -> None:
+    # Means of log p: -1.5 log 2 of the chosen, -1.609438 of the rejected; sigmoid(2 * 0.569717 - 0.5) = 0.654626.
+    check(run(SimPO()), [0.423692], [0.345374, 0.345374, -0.345374, -0.345374])
+
+
+def test_orpo() -> None:
+    # e^mean is 0.353553 and 0.2, odds 0.546918 and 0.25: the log of their ratio is 0.782840, its sigmoid 0.686294. The
+    # derivative of a logit by its mean is 1 / (1 - e^mean): 1.546918 and 1.25.
+    weight = [0.5 + 0.1 * 0.313706 * 0.5 * 1.546918] * 2 + [-0.1 * 0.313706 * 0.5 * 1.25] * 2
+    check(run(ORPO()), [1.5 * LN2 + 0.1 * 0.376449], weight)
+    sure = Context(sequence=torch.tensor([0, 1]), sequences=2)
+    hidden = torch.tensor([[200.0, 0], [200.0, 0]], requires_grad=True)
+    targets = torch.zeros(2, dtype=torch.long)
+    objective_loss(ORPO(), hidden, Head(torch.eye(2)), targets, sure).loss.backward()
+    assert hidden.grad is not None and hidden.grad.isfinite().all()
 
 
 def test_nft() -> None:
@@ -212,6 +317,12 @@ def test_nft_has_no_use_for_questions_of_one_kind_nor_for_ratios_beyond_all_boun
         (PSFT(), SFT()),
         (CADFT(beta=0.0), DFT()),
         (EAFT(alpha=0.0), SFT()),
+        (Band(), SFT()),
+        (Band(0.3), Threshold(0.3)),
+        (Band(alpha=2.0), Power(2.0)),
+        (CayleyDEFT(), DFT()),
+        (ASFTK3(), DFT()),
+        (TokenWeights(), SFT()),
     ],
 )
 def test_same_gradient(left: Objective, right: Objective) -> None:
@@ -219,6 +330,7 @@ def test_same_gradient(left: Objective, right: Objective) -> None:
     own = P.log().float()
     nll = torch.tensor([1.0, 2.0])
     context = {"reference_logp": own, "old_logp": own, "batch_nll": nll, "sequence_nll": nll}
+    context |= {"batch_p": torch.tensor(2.0), "token_weight": torch.ones(4)}
     torch.testing.assert_close(run(left, **context).weight, run(right, **context).weight, rtol=1e-5, atol=1e-6)
 
 
@@ -306,6 +418,11 @@ def test_shipped_configs(path: Path) -> None:
         (lambda: Focal(0.5), "at least 1"),
         (lambda: Power(0.0), "above 0"),
         (lambda: NFT(floor=0.0), "above 0"),
+        (lambda: InfoSFT(ceiling=0.5), "above 0.5 and below 1"),
+        (lambda: IDFT(beta=0.0), "other than 0"),
+        (lambda: LUFFY(gamma=0.0), "above 0"),
+        (lambda: GIFT(beta=0.0), "above 0"),
+        (lambda: Band(0.5, 0.5), "0 <= low < high <= 1"),
         (lambda: Threshold(0.1, "over"), "'above' or 'below'"),  # type: ignore[arg-type]
     ],
 )
@@ -321,7 +438,9 @@ def test_targets_pool_by_sequence() -> None:
         sequences=3,
         logp=torch.tensor([-1.0, -3.0, -5.0, -6.0]),
         statistic=zeros,
+        entropy=zeros,
         reference_kl=zeros,
+        row_term=zeros,
     )
     assert t.sequence_sum(t.logp).tolist() == [-4, 0, -11]
     assert t.sequence_mean(t.logp).tolist() == [-2, 0, -5.5]

@@ -21,12 +21,13 @@ def measure(
     batch = Batch(none, none, Packing.of([1]), none, torch.tensor(targets, dtype=torch.int64), none)
     out = {"loss": torch.tensor(loss), "terms": torch.zeros(terms), "logp": torch.tensor(p).log()}
     out |= {"weight": torch.tensor(weight), "entropy": torch.tensor(entropy)}
+    out |= {"metrics": torch.tensor([p, weight])}
     return step_metrics.measure(out, batch, EOS)
 
 
 @pytest.fixture
 def step() -> StepSums:
-    sums = StepSums.zeros(torch.device("cpu"))
+    sums = StepSums.zeros(torch.device("cpu"), 2)
     sums += measure(4.0, 3, [0.00005, 0.0005, 0.005, 0.055, 0.25], [0, 0, 0, 1, 2], [1, 1, 0, 0, 0.5], [1, 2, 3, 4, 5])
     sums += measure(2.0, 1, [0.555, 0.955, 1.0], [2, 0.5, 0.5], [0.5, 0.5, 0.5], [EOS, 6, EOS])
     sums += measure(0.0, 0, [], [], [], [])  # of a rank without work
@@ -34,7 +35,8 @@ def step() -> StepSums:
 
 
 def test_a_step_by_hand(step):
-    assert step_metrics.report(step, step_metrics.normaliser(step, Normaliser.natural)) == {
+    count = step_metrics.normaliser(step, Normaliser.natural)
+    assert step_metrics.report(step, count, ("own_p", "own_weight")) == {
         "loss": 6 / 4,
         "cross_entropy": pytest.approx(3.4655318, rel=1e-6),  # 27.7242544 / 8
         "mean_weight": 6 / 8,
@@ -47,6 +49,8 @@ def test_a_step_by_hand(step):
         #              below 1e-4, 1e-3, 0.01, 0.1, and tenths from 0.1 to 1
         "p_histogram": [1, 1, 1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 2],
         "answer_tokens": 8,
+        "own_p": pytest.approx(2.82055 / 8, rel=1e-6),
+        "own_weight": 6 / 8,
     }
     assert len(step_metrics.EDGES) == 14
 
@@ -56,7 +60,7 @@ def test_a_step_by_hand(step):
 )
 def test_what_a_step_is_divided_by(step, choice, expected):
     assert step_metrics.normaliser(step, Normaliser(choice)) == expected
-    assert step_metrics.report(step, expected)["loss"] == 6 / expected
+    assert step_metrics.report(step, expected, ("a", "b"))["loss"] == 6 / expected
 
 
 def test_a_step_that_keeps_nothing_is_divided_by_one():
@@ -64,7 +68,7 @@ def test_a_step_that_keeps_nothing_is_divided_by_one():
     assert (
         step_metrics.normaliser(sums, Normaliser.kept_tokens) == step_metrics.normaliser(sums, Normaliser.weights) == 1
     )
-    row = step_metrics.report(sums, 1.0)
+    row = step_metrics.report(sums, 1.0, ("a", "b"))
     assert (row["loss"], row["mean_weight"], row["effective_fraction"], row["eos_p"]) == (0, 0, 0, 0)
 
 

@@ -18,6 +18,8 @@ from losslab.objectives.asft import ASFT
 from losslab.objectives.deft import DEFT
 from losslab.objectives.dft import DFT
 from losslab.objectives.dft_sequence import SequenceDFT
+from losslab.objectives.jsd import JSD
+from losslab.objectives.label_smoothing import LabelSmoothing
 from losslab.objectives.sft import SFT
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of what lies between rows
@@ -61,6 +63,8 @@ CASES: dict[str, tuple[Objective, dict[str, float]]] = {
     "a reference": (ASFT(kl_weight=0.5), {"reference": True}),
     "a reference with all options": (ASFT(), {"reference": True, "bias": True, "softcap": 5.0, "scale": 1.7}),
     "a statistic of the row": (DEFT(), {}),
+    "a row term": (LabelSmoothing(0.3), {"softcap": 5.0, "scale": 0.7}),
+    "a row term with a reference": (JSD(), {"reference": True, "bias": True}),
     "tokens coupled": (SequenceDFT("geometric"), {}),
 }
 

@@ -110,6 +110,13 @@ def _loaded(model: ModelConfig) -> "PretrainedConfig":
     return load_config(model)
 
 
+def reference_parameters(config: Config) -> int | None:
+    """The parameters of `reference.path`; None where the reference is the base model."""
+    if config.reference.path is None:
+        return None
+    return count_parameters(describe(replace(config, model=config.reference_model)))
+
+
 def count_parameters(architecture: Any) -> int:
     """The parameters of a model, from its architecture alone."""
     if isinstance(architecture, Architecture):

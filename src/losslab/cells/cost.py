@@ -7,6 +7,7 @@ at once.
 
 from dataclasses import dataclass
 
+from losslab.cells.architecture import reference_parameters
 from losslab.config.schema import Config
 from losslab.objectives.online import PPO, Online
 
@@ -47,21 +48,26 @@ def _of_cell(config: Config, parameters: int, tokens: int) -> Cost:
     return Cost(
         disk=EXPORTED_BYTES * parameters * models,
         checkpoints=CHECKPOINT_BYTES * parameters * (config.machine.keep_last + 1) if tokens else 0.0,
-        training=parameters * (6.0 * trained + 2.0 * _read(config, tokens)) / TRAINING_SPEED / 3600,
+        training=parameters * (6.0 * trained + 2.0 * _read(config, parameters, tokens)) / TRAINING_SPEED / 3600,
         scoring=2.0 * parameters * scored / SAMPLING_SPEED / 3600,
         rollouts=2.0 * parameters * written / SAMPLING_SPEED / 3600,
     )
 
 
-def _read(config: Config, tokens: int) -> float:
-    """Tokens that an objective reads without gradients, beside those of training (`training.reference_logps`)."""
+def _read(config: Config, parameters: int, tokens: int) -> float:
+    """Tokens that an objective reads without gradients, beside those of training (`training.reference_logps`).
+
+    Those of a reference of another size count in proportion to its parameters.
+    """
     if not tokens:
         return 0.0
     needs = config.objective.needs
+    size = (reference_parameters(config) or parameters) / parameters
     shares = {
-        "reference_distribution": 1.0,
+        "reference_distribution": size,
         "batch_nll": 1.0,
-        "reference_logp": 1 / config.train.epochs,  # of the data, once
+        "batch_p": 1.0,
+        "reference_logp": size / config.train.epochs,  # of the data, once
         "old_logp": 1 / config.train.updates,  # of each batch, once
     }
     if objective := online(config):  # TRL asks for the old policy where there are several updates alone

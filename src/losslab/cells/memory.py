@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.cells import cost
+from losslab.cells.architecture import reference_parameters
 from losslab.config.schema import Config, Device, MachineConfig, Precision, Recompute, Sharding
 from losslab.distributed import gpus
 from losslab.distributed.environment import is_worker
@@ -98,11 +99,12 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     tokens = max(machine.micro_batch_tokens, train.max_length)
     if train.micro_batch is not None:
         tokens = train.micro_batch * train.max_length
-    rows = chunk_tokens(tokens, vocabulary, computed, "cuda" if devices.gpu else "cpu")
-    logits = computed * rows * vocabulary + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
+    buffers = 2 if getattr(config.objective, "row_term", None) else 1  # an online objective has none
+    rows = chunk_tokens(tokens, vocabulary, computed, "cuda" if devices.gpu else "cpu", buffers)
+    logits = buffers * computed * rows * vocabulary + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
     head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
-    if "reference_distribution" in config.objective.needs and not config.adapter.rank:
-        state += computed * parameters  # a frozen copy
+    if "reference_distribution" in config.objective.needs and (config.reference.path or not config.adapter.rank):
+        state += computed * (reference_parameters(config) or parameters)  # frozen
     shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
     if online := cost.online(config):  # every worker holds all: the policy, a value model, a reference
         shards = 1

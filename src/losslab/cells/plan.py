@@ -129,7 +129,7 @@ def rows_of(config: Config) -> int | None:
 def warn(configs: list[Config]) -> str | None:
     """The warning of `shortage` for those cells of a sweep on this machine that are still to be trained."""
     asked = [config for config in configs if config.trains and not Cell.of(config).trained(config)]
-    distinct = {repr([c.model, c.loss, c.train, c.adapter, c.machine]): c for c in asked}.values()
+    distinct = {repr([c.model, c.loss, c.train, c.reference, c.adapter, c.machine]): c for c in asked}.values()
     devices = Devices.of(configs[0].machine)
     available, needed = room(devices.gpu), [0.0]
     for config in distinct:

@@ -23,6 +23,7 @@ from losslab.config.schema import (
     Names,
     OptimizerConfig,
     Precision,
+    ReferenceConfig,
     Stage,
     TrainConfig,
 )
@@ -36,7 +37,8 @@ from losslab.distributed.worker_count import worker_count
 from losslab.evaluation.evaluate import check as check_scoring
 from losslab.files import RECORD_VERSION, content, lock, write_json
 from losslab.models import lora, merged_adapters
-from losslab.models.loading import check_checkpoint, check_tokens, load_tokenizer, structure
+from losslab.models.loading import check_checkpoint, check_tokens, check_vocabulary, load_tokenizer, structure
+from losslab.objectives import Objective
 from losslab.objectives.online import Online
 from losslab.online import questions
 from losslab.online.worker import train as train_online
@@ -46,7 +48,7 @@ from losslab.records.record import Cell
 from losslab.tracking import follow
 from losslab.training import target_probabilities
 from losslab.training.checkpoints import clear
-from losslab.training.loop import train
+from losslab.training.loop import measure_reference, train
 
 
 def run(config: Config) -> None:
@@ -152,7 +154,7 @@ def trained_model(config: Config, cell: Cell) -> str:
         if is_main_process():
             cell.update(state="training")
         began = time.monotonic()
-        train_model(replace(config, model=base), cell.folder)
+        train_model(replace(config, model=base, reference=merged_reference(config)), cell.folder)
         if is_main_process():
             seconds = cell.state().get("training_seconds", 0.0) + time.monotonic() - began
             cell.update(training_seconds=round(seconds, 1), devices=worker_count(config.machine))
@@ -194,6 +196,15 @@ def base_model(config: Config) -> ModelConfig:
     return replace(model, path=str(folder / "model"))
 
 
+def merged_reference(config: Config) -> ReferenceConfig:
+    """The reference as a whole checkpoint: an adapter is merged."""
+    path = config.reference.path
+    if path is None:
+        return config.reference
+    cache = Path(config.machine.results) / "cache"
+    return replace(config.reference, path=merged_adapters.merged(path, cache, config.model.trust_remote_code))
+
+
 def train_model(config: Config, folder: Path) -> None:
     """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
     cache = Path(config.machine.results) / "cache"
@@ -211,6 +222,8 @@ def train_model(config: Config, folder: Path) -> None:
             data = prepare(config.dataset, config.train, model, tokenizer, cache)
             examples = Examples.load(data)
             check_tokens(int(examples.tokens.max()), tokenizer, config.model)
+            if config.reference.path is not None:
+                check_vocabulary(config.model, config.reference_model)
             report, notes = examples.report, examples.notes
             steps = Schedule.of(config.train, config.seed, examples).steps
         if steps == 0:
@@ -230,6 +243,14 @@ def train_model(config: Config, folder: Path) -> None:
     if online:
         launch(train_online, config, data, str(folder), machine=config.machine, logs=folder / "logs")
         return
-    about = [content(config.model.path), config.model.revision, Path(data).name, str(config.train.precision)]
+    model = config.reference_model
+    about = [content(model.path), model.revision, Path(data).name, str(config.train.precision)]
     reference = cache / "reference" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.npy"
+    assert isinstance(config.objective, Objective)
+    if config.reference.path is not None and "reference_logp" in config.objective.needs:
+        with lock(reference.with_suffix(""), quiet=True) if is_main_process() else nullcontext():
+            if decide_on_main(config.machine, lambda: not reference.exists()):
+                # In processes of their own, which hold that model alone: beside what is trained there may be no room.
+                arguments = (measure_reference, config, data, str(reference))
+                launch(*arguments, machine=config.machine, logs=reference.with_suffix(""))
     launch(train, config, data, str(folder), str(reference), machine=config.machine, logs=folder / "logs")

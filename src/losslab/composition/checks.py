@@ -57,7 +57,7 @@ def check(config: Config) -> None:
         raise ValueError(
             f"tracker={config.tracker.name} keeps no models: leave tracker.checkpoints out, or set tracker=wandb"
         )
-    check_model(config.model.path)
+    check_model("model.path", config.model.path)
     check_machine(config.machine)
     if not config.trains:
         return
@@ -78,7 +78,20 @@ def check(config: Config) -> None:
     check_optimizer(config.optimizer)
     if isinstance(config.objective, Online):
         check_online(config, config.objective)
+    check_objective(config)
+
+
+def check_objective(config: Config) -> None:
+    """Refuse an objective that lacks what it needs of the configuration, or that has what it does not read."""
+    train = config.train
+    check_reference(config)
     needs = config.objective.needs
+    whole = "reference_distribution" in needs or getattr(config.objective, "row_term", None)
+    if whole and train.normaliser in (Normaliser.weights, Normaliser.kept_tokens):
+        raise ValueError(
+            f"train.normaliser={train.normaliser} counts weights of target tokens, and loss={config.names.loss} acts "
+            "on others too: choose natural or answer_tokens"
+        )
     if ("pairs" in needs) != (config.dataset.rejected_column is not None):
         raise ValueError(
             f"loss={config.names.loss} needs pairs of answers: set dataset.rejected_column"
@@ -90,6 +103,12 @@ def check(config: Config) -> None:
             f"loss={config.names.loss} needs answers with rewards: set dataset.reward_column, or dataset=self_graded"
             if "reward" in needs
             else f"loss={config.names.loss} does not know what to do with dataset.reward_column: leave it out"
+        )
+    if ("token_weight" in needs) != (config.dataset.weights_column is not None):
+        raise ValueError(
+            f"loss={config.names.loss} needs a weight of each token: set dataset.weights_column"
+            if "token_weight" in needs
+            else f"loss={config.names.loss} does not know what to do with dataset.weights_column: leave it out"
         )
     for what in needs & {"pairs", "reward"}:
         if train.normaliser == Normaliser.weights:
@@ -111,18 +130,32 @@ def check_prompts(config: Config) -> None:
             raise ValueError(f"benchmark.{name}: gold=any and rules=exact_match go together: set both or neither")
 
 
-def check_model(name: str) -> None:
+def check_reference(config: Config) -> None:
+    """Refuse a reference that the objective does not read, and one that is missing or cannot be had."""
+    loss, path, needs = config.names.loss, config.reference.path, config.objective.needs
+    if path is None:
+        if "teacher" in needs:
+            raise ValueError(f"loss={loss} learns from another model: set reference.path to a teacher")
+        return
+    if not needs & {"reference_logp", "reference_distribution"}:
+        raise ValueError(f"loss={loss} does not know what to do with reference.path: leave it out")
+    if path == EMBEDDED:
+        raise ValueError("reference.path=embedded is the base of model=tiny: leave it out, or name a folder")
+    check_model("reference.path", path)
+
+
+def check_model(key: str, name: str) -> None:
     """Refuse a folder that is not there or holds no checkpoint, before it is read for the identity of the cell."""
     if name == EMBEDDED:
         return
     if not name:
-        raise ValueError("model.path is empty: set it to a hub id or the folder of a checkpoint")
+        raise ValueError(f"{key} is empty: set it to a hub id or the folder of a checkpoint")
     path = Path(name)
     if not path.is_dir():
         if path.is_absolute() or name.startswith(".") or Path(path.parts[0]).is_dir():
-            raise ValueError(f"model.path={name} is no folder: check the path")
+            raise ValueError(f"{key}={name} is no folder: check the path")
     elif not any((path / file).is_file() for file in CHECKPOINT):
-        raise ValueError(f"model.path={name} holds no {' or '.join(CHECKPOINT)}: name the folder of a checkpoint")
+        raise ValueError(f"{key}={name} holds no {' or '.join(CHECKPOINT)}: name the folder of a checkpoint")
 
 
 def check_device(machine: MachineConfig) -> None:

@@ -4,7 +4,7 @@ Hydra composes YAML; `losslab.composition.compose` merges the result into `Confi
 refused before anything is loaded. This module imports nothing heavy.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
@@ -81,6 +81,7 @@ class DatasetConfig:
     rejected_column: str | None = key(None, "for pairs: `answer_column` is then the chosen answer")
     reward_column: str | None = key(None, "for answers that are right or wrong: 1 or 0")
     success_rate_column: str = key("success_rate", "read beside the reward: the share of right answers to the question")
+    weights_column: str | None = key(None, "of loss=token_weights: a list with a number for each trained token")
     gold_column: str | None = key(None, "of `losslab sample`: the true answer; null = the box of `answer_column`")
     template: str | None = key(None, "in place of model.train_prompt: `chat`, or a text with {problem}")
     source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")
@@ -88,6 +89,14 @@ class DatasetConfig:
     selection: Selection = key(Selection.random, "which rows, where there are more")
     seed: int = seed_key(0, "of the selection (and of the embedded rows); the order of training has the cell's seed")
     max_broken: float = key(0.01, "share of rows without usable text above which the run stops", low=0, high=1)
+
+
+@dataclass
+class ReferenceConfig:
+    """The model that objectives with a reference, or a teacher, compare the policy with; it is not trained."""
+
+    path: str | None = key(None, "hub id or folder of a checkpoint with the same vocabulary; null = the base model")
+    revision: str | None = key(None, "commit or tag on the hub")
 
 
 @dataclass
@@ -272,6 +281,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     loss: dict[str, Any] = key(dict, "`_target_` and the objective's parameters")
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
@@ -293,6 +303,13 @@ class Config:
         from losslab.config.objective import resolve
 
         return resolve(self.names.loss, self.loss)
+
+    @property
+    def reference_model(self) -> ModelConfig:
+        """What an objective with a reference compares with: `reference.path`, else the model before training."""
+        if self.reference.path is None:
+            return self.model
+        return replace(self.model, path=self.reference.path, revision=self.reference.revision, architecture={})
 
     @property
     def train_prompt(self) -> str:

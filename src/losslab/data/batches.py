@@ -74,6 +74,19 @@ def rewards(examples: Examples, group: np.ndarray) -> dict[str, Tensor]:
     return {"reward": reward, "success_rate": rate}
 
 
+def token_weights(examples: Examples, group: np.ndarray) -> dict[str, Tensor]:
+    """Keywords for `Context`: token_weight (N,) of the group's answer tokens; empty for data without weights."""
+    if examples.weights is None:
+        return {}
+    return {"token_weight": torch.from_numpy(of_answers(examples.weights, examples.answer_offsets, group))}
+
+
+def of_answers(values: np.ndarray, offsets: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(N,) float32 of a group's answer tokens, from the values of all, which lie at the examples' offsets."""
+    parts = [values[offsets[i] : offsets[i + 1]] for i in group]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+
 def collate(examples: Examples, group: np.ndarray) -> Batch:
     """The examples of a group in one row. An empty group gives two tokens without an answer.
 

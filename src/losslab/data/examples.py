@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from losslab.progress import bar
 
 CHUNK = 1000  # rows tokenised at once
 VERSION = 2  # of how rows become tokens: what an earlier one has left in the cache is not taken
-ARRAYS = ("tokens", "offsets", "prompts", "trained", "rewards")
+ARRAYS = ("tokens", "offsets", "prompts", "trained", "rewards", "weights")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Examples:
     notes: list[str] = field(default_factory=list)  # how they were read, and what of that may surprise
     unit: int = 1  # neighbours that stay together: 2 where each chosen answer is followed by the rejected one
     rewards: np.ndarray | None = None  # (examples, 2) float32: reward of the answer, success rate of its question
+    weights: np.ndarray | None = None  # (all answer tokens,) float32, example by example, where the rows have them
     # (sum of lengths,) bool: the tokens that are trained; None where they are those from `prompts[i]` on.
     trained: np.ndarray | None = None
 
@@ -52,6 +54,11 @@ class Examples:
         if self.trained is None:
             return self.lengths - self.prompts
         return np.add.reduceat(self.trained, self.offsets[:-1], dtype=np.int64)
+
+    @cached_property
+    def answer_offsets(self) -> np.ndarray:
+        """(examples + 1,) where the answer tokens of each example lie among those of all, example by example."""
+        return np.r_[0, self.answers.cumsum()]
 
     @property
     def units(self) -> np.ndarray:
@@ -126,12 +133,13 @@ class Collected:
     limit: int  # tokens
     tokens: list[np.ndarray] = field(default_factory=list)
     spans: list[tuple[Span, ...]] = field(default_factory=list)
+    weights: list[tuple[float, ...]] = field(default_factory=list)  # of the trained tokens that fit
     numbers: list[int] = field(default_factory=list)
     broken: dict[int, str] = field(default_factory=dict)  # why a row cannot be used
     overlong: list[tuple[int, int]] = field(default_factory=list)  # number and length of what was dropped
     truncated: list[int] = field(default_factory=list)  # numbers
 
-    def add(self, number: int, group: list[Encoded], drop: bool) -> None:
+    def add(self, number: int, group: list[Encoded], drop: bool, weights: tuple[float, ...] = ()) -> None:
         """Take examples that stay together, cut to the limit; or none of them, with `drop` or where nothing is left."""
         longest = max(len(one.ids) for one in group)
         if longest > self.limit:
@@ -141,8 +149,9 @@ class Collected:
             self.truncated.append(number)
         for one in group:
             self.tokens.append(np.array(one.ids[: self.limit], dtype=np.int32))
-            kept = ((start, min(stop, self.limit)) for start, stop in one.spans if start < self.limit)
-            self.spans.append(tuple(kept))
+            kept = tuple((start, min(stop, self.limit)) for start, stop in one.spans if start < self.limit)
+            self.spans.append(kept)
+            self.weights.append(weights[: _length(kept)])
             self.numbers.append(number)
 
     def examples(self, rows: Rows, sentences: list[str], key: str) -> Examples:
@@ -162,15 +171,22 @@ class Collected:
         rewards = None
         if rows.layout.rewards:
             rewards = np.array([rows.usable[number].rewards for number in self.numbers], dtype=np.float32)
-        unit = len(rows.layout.answers)
-        return Examples(np.concatenate(self.tokens), offsets, prompts, key, report, sentences, unit, rewards, trained)
+        weights = np.concatenate(self.weights).astype(np.float32) if rows.layout.weights else None
+        unit, tokens = len(rows.layout.answers), np.concatenate(self.tokens)
+        return Examples(tokens, offsets, prompts, key, report, sentences, unit, rewards, weights, trained)
+
+
+def _length(spans: Sequence[Span]) -> int:
+    return sum(stop - start for start, stop in spans)
 
 
 def collect(rows: Rows, train: TrainConfig, tokeniser: Tokeniser) -> Collected:
     """The examples of every usable row. Raises ValueError when the chat template cannot hold them."""
     layout, dataset = rows.layout, tokeniser.dataset
-    if dataset.turns == Turns.each and (len(layout.answers) == 2 or layout.rewards):
-        what = "rewards" if layout.rewards else "pairs"
+    if layout.weights and len(layout.answers) == 2:
+        raise ValueError("dataset.weights_column has the weights of one answer, and pairs have two: leave it out")
+    if dataset.turns == Turns.each and (len(layout.answers) == 2 or layout.rewards or layout.weights):
+        what = "rewards" if layout.rewards else "weights" if layout.weights else "pairs"
         raise ValueError(f"dataset.turns=each splits rows, which {what} hold together: set it to all or last")
     collected = Collected(train.max_length, broken=dict(rows.broken))
     numbers = list(rows.usable)
@@ -182,8 +198,13 @@ def collect(rows: Rows, train: TrainConfig, tokeniser: Tokeniser) -> Collected:
                     if isinstance(groups, Unusable):
                         collected.broken[number] = str(groups)
                         continue
+                    weights, trained = rows.usable[number].weights, sum(_length(one.spans) for one in groups[0])
+                    if layout.weights and len(weights) != trained:
+                        reason = f"has {len(weights)} weights in `{layout.weights}` for {trained} trained tokens"
+                        collected.broken[number] = reason
+                        continue
                     for group in groups:
-                        collected.add(number, group, train.overlong == Overlong.drop)
+                        collected.add(number, group, train.overlong == Overlong.drop, weights)
             except Rewritten as error:
                 reason, i = error.args
                 raise ValueError(

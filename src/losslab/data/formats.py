@@ -66,6 +66,8 @@ READ = (
            PAIRS, "user: 2+2?", ("4", "3")),
     Format("answers with rewards", {"problem": "2+2?", "solution": "4", "reward": 1, "success_rate": 0.5},
            ("reward_column=reward",), "user: 2+2?", ("4",)),
+    Format("weights of the answer's tokens", {"problem": "2+2?", "solution": "4", "weights": [1.0, 0.5]},
+           ("weights_column=weights",), "user: 2+2?", ("4",)),
 )  # fmt: skip
 REFUSED = (
     Format("messages beside question and answer", {"question": "2+2?", "answer": "4", "messages": [ASK, SAY]},

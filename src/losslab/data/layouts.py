@@ -4,6 +4,7 @@ Every layout that is read, and every one that is refused, stands in docs/data.md
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Texts:
     prompt: str
     answers: tuple[str, ...]
     rewards: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()  # of its trained tokens
 
     def texts(self) -> list[str]:
         """The question first, then the answers."""
@@ -49,6 +51,7 @@ class Conversation:
     prompt: list[Message]
     answers: tuple[list[Message], ...]
     rewards: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()  # of its trained tokens
     tools: list[Any] | None = None
     arguments: dict[str, Any] = field(default_factory=dict)  # of the chat template, for this row alone
     cut: int = 0  # messages behind the last answer, which train nothing
@@ -82,6 +85,7 @@ class Layout:
     answers: tuple[str, ...]  # one, or chosen and rejected
     templates: frozenset[str] = frozenset()  # which of these are templates
     rewards: tuple[str, ...] = ()
+    weights: str | None = None
     system: str | None = None
     tools: str | None = None
     arguments: str | None = None
@@ -92,12 +96,13 @@ class Layout:
         """All columns that are read."""
         sources = [*([self.prompt] if self.prompt else []), *self.answers]
         names = [name for source in sources for name in (names_in(source) if source in self.templates else [source])]
-        extra = [name for name in (self.system, self.tools, self.arguments) if name]
+        extra = [name for name in (self.weights, self.system, self.tools, self.arguments) if name]
         return list(dict.fromkeys([*names, *self.rewards, *extra]))
 
     def row(self, raw: Raw) -> Row:
         """What a row trains. Raises Unusable."""
         rewards = tuple(_number(raw.get(column), column) for column in self.rewards)
+        weights = _weights(raw.get(self.weights), self.weights) if self.weights else ()
         tools = _tools(raw.get(self.tools)) if self.tools else None
         arguments = _arguments(raw.get(self.arguments)) if self.arguments else {}
         prompt = None if self.prompt is None else self._side(self.prompt, raw, "user")
@@ -106,7 +111,7 @@ class Layout:
         briefed = isinstance(system, str) and bool(system.strip())
         texts = [answer for answer in answers if isinstance(answer, str)]
         if isinstance(prompt, str) and len(texts) == len(answers) and not tools and not briefed:
-            return Texts(prompt, tuple(texts), rewards)
+            return Texts(prompt, tuple(texts), rewards, weights)
         context, turns = _conversations(prompt, answers, self.answers)
         if briefed:
             first = context or turns[0]
@@ -115,7 +120,7 @@ class Layout:
             first.insert(0, {"role": "system", "content": checked(str(system), str(self.system))})
         kept = [_to_last_answer(context, answer, name) for answer, name in zip(turns, self.answers, strict=True)]
         cut = sum(map(len, turns)) - sum(map(len, kept))
-        return Conversation(context, tuple(kept), rewards, tools, arguments, cut)
+        return Conversation(context, tuple(kept), rewards, weights, tools, arguments, cut)
 
     def question(self, raw: Raw) -> str | None:
         """The question of a row, whatever its answer; None where it cannot be asked by itself. Raises Unusable."""
@@ -211,6 +216,16 @@ def _number(value: Any, column: str) -> float:
     if not 0 <= number <= 1:
         raise Unusable(f"has no number from 0 to 1 in `{column}`")
     return number
+
+
+def _weights(value: Any, column: str) -> tuple[float, ...]:
+    try:
+        numbers = json.loads(value) if isinstance(value, str) else value  # of CSV it is a text
+    except ValueError:
+        numbers = None
+    if not isinstance(numbers, list) or not all(type(n) in (int, float) and 0 <= n < math.inf for n in numbers):
+        raise Unusable(f"has no list of numbers from 0 in `{column}`")
+    return tuple(map(float, numbers))
 
 
 def _tools(value: Any) -> list[Any] | None:

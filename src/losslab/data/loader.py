@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from losslab.data.batches import Batch, Schedule, collate, micro_batches, micro_batches_of, rewards
+from losslab.data.batches import Batch, Schedule, collate, micro_batches, micro_batches_of, rewards, token_weights
 from losslab.data.examples import Examples
 
 
@@ -20,7 +20,9 @@ class MicroBatch:
 
     examples: np.ndarray  # (S,) indices
     batch: Batch
-    context: dict[str, Tensor]  # keywords for `Context` that are known before training: rewards, reference_logp
+    context: dict[
+        str, Tensor
+    ]  # keywords for `Context` that are known before training: rewards, weights, reference_logp
 
     def to(self, device: torch.device) -> "MicroBatch":
         """On a device; the host does not wait for the copy where the memory is pinned."""
@@ -97,6 +99,6 @@ class Loader:
         return StepBatch(self.examples.expand(units), groups, self.tokens)
 
     def _collate(self, group: np.ndarray) -> MicroBatch:
-        context = self.context(group) | rewards(self.examples, group)
+        context = self.context(group) | rewards(self.examples, group) | token_weights(self.examples, group)
         micro = MicroBatch(group, collate(self.examples, group), context)
         return micro.pin_memory() if self.pinned else micro

@@ -22,7 +22,7 @@ SAMPLE = 100  # rows whose shape decides
 def recognise(dataset: DatasetConfig, table: Table) -> Layout:
     """The layout of a data set. Raises ValueError where there is none, or more than one."""
     columns = table.columns
-    for key in ("messages_column", "rejected_column", "reward_column", "gold_column"):
+    for key in ("messages_column", "rejected_column", "reward_column", "weights_column", "gold_column"):
         _check_column(dataset, key, columns)
     conversations = _conversation_columns(table)
     if dataset.rejected_column is not None:
@@ -40,7 +40,7 @@ def recognise(dataset: DatasetConfig, table: Table) -> Layout:
     if dataset.reward_column is not None:
         _check_column(dataset, "success_rate_column", columns)
         rewards = (dataset.reward_column, dataset.success_rate_column)
-    layout = Layout(prompt, answers, templates, rewards)
+    layout = Layout(prompt, answers, templates, rewards, dataset.weights_column)
     system, tools, arguments = (
         name if name in columns and name not in layout.columns else None for name in (SYSTEM, TOOLS, ARGUMENTS)
     )

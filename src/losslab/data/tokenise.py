@@ -204,4 +204,4 @@ def _as_texts(row: Conversation) -> Texts:
             "is a conversation of several turns, or with a system prompt or tools, which model.train_prompt as a text "
             "does not hold: set model.train_prompt=chat"
         )
-    return Texts(question, tuple(message["content"] for message in answers), row.rewards)
+    return Texts(question, tuple(message["content"] for message in answers), row.rewards, row.weights)

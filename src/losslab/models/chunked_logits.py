@@ -7,7 +7,7 @@ Shapes: N answer tokens, D hidden width, V vocabulary, rows: tokens of a chunk.
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from losslab.models.chunk_size import FLOAT32_ELEMENTS, chunk_tokens
-from losslab.objectives import Objective
+from losslab.objectives import Distributions, Objective
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class ChunkedLogits:
         wanted: Sequence[bool],  # which gradients: of hidden, weight, bias
         chunk: int | None,
         reference: tuple[Tensor, Head] | None = None,
+        row_term: bool = False,  # whether the slopes of an objective's row term are wanted too
     ) -> None:
         pairs = [(hidden, head)] if reference is None else [(hidden, head), reference]
         self.hidden = [states.to(hidden.dtype) for states, _ in pairs]  # of the policy, and of the reference
@@ -50,13 +51,17 @@ class ChunkedLogits:
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.kernels = kernels(hidden.device) if self.dtype == torch.float32 else None
         tokens, vocabulary = len(hidden), len(head.weight)
-        chunk = chunk or chunk_tokens(tokens, vocabulary, hidden.itemsize, hidden.device.type, len(pairs))
+        chunk = chunk or chunk_tokens(tokens, vocabulary, hidden.itemsize, hidden.device.type, len(pairs) + row_term)
         self.chunks = _cut(tokens, chunk)
         self.block = _elements(hidden) // vocabulary or 1
         # For the kernel rows start at multiples of 64 elements: matrix units and wide loads need 16 bytes.
         padded = vocabulary if self.kernels is None else -(-vocabulary // 64) * 64
-        self.buffers = hidden.new_empty(len(pairs), min(chunk, tokens), padded)[..., :vocabulary]
-        self.logp, self.entropy, self.statistic, self.reference_kl = hidden.new_zeros(4, tokens, dtype=self.dtype)
+        self.buffers = hidden.new_empty(len(pairs) + row_term, min(chunk, tokens), padded)[..., :vocabulary]
+        self.logp, self.entropy, self.statistic, self.reference_kl, self.row_term = hidden.new_zeros(
+            5, tokens, dtype=self.dtype
+        )
+        # Of the derivatives by logp, reference_kl and row_term those that there are slopes for.
+        self.sloped = [0, *([1] if reference else []), *([2] if row_term else [])]
         # A sum over chunks is float32. What is one product is rounded once, to the dtype of the weight.
         once = torch.promote_types(head.weight.dtype, hidden.dtype)
         self.gradients = (
@@ -68,49 +73,75 @@ class ChunkedLogits:
     @cached_property
     def scratch(self) -> Tensor:
         """Logits and probabilities of a block of tokens in float32, for each head."""
-        buffers, rows, vocabulary = self.buffers.shape
-        return self.buffers.new_empty(2 * buffers, min(rows, self.block), vocabulary, dtype=self.dtype)
+        _, rows, vocabulary = self.buffers.shape
+        return self.buffers.new_empty(2 * len(self.heads), min(rows, self.block), vocabulary, dtype=self.dtype)
 
     def softmax(self, part: slice, objective: Objective | None = None, *, slopes: bool = True) -> Tensor:
-        """Writes what is known of each token of a chunk; returns its slopes (1 or 2, rows, V) with respect to logits.
+        """Writes what is known of each token of a chunk; returns its slopes (1 to 3, rows, V) with respect to logits.
 
-        The first are d(-logp) = softmax - onehot, the second d(reference_kl) = softmax - reference softmax. They take
-        the place of the logits, so whatever else reads those, as `Objective.statistic`, comes before.
+        The first are d(-logp) = softmax - onehot; then come d(reference_kl) = softmax - reference softmax, and those of
+        the objective's row term. They take the place of the logits, so whatever else reads those comes before.
         """
-        logits = self.buffers[:, : part.stop - part.start]
+        buffers = self.buffers[:, : part.stop - part.start]
+        logits = buffers[: len(self.heads)]
         for hidden, weight, product in zip(self.hidden, self.weights, logits, strict=True):
             torch.mm(hidden[part], weight.T, out=product)
-        statistic = None if objective is None else objective.statistic
-        blocks = _cut(logits.shape[1], self.block)
         slopes = slopes and self.wanted
-        if self.kernels is None:
-            for block in blocks:
-                rows = slice(part.start + block.start, part.start + block.stop)
-                self._softmax(logits[:, block], rows, statistic, slopes)
-            return logits
-        if statistic is not None:
-            for block in blocks:
-                x, p = self.scratch[:2, : block.stop - block.start]
-                _probabilities(logits[0, block], self.heads[0], x, p)
-                self.statistic[part][block] = statistic(p)
-        results = (self.logp[part], self.entropy[part], self.reference_kl[part])
-        self.kernels.softmax(logits, self.heads, self.targets[part], results, slopes)
-        return logits
+        reads = objective is not None and not (objective.statistic is None and objective.row_term is None)
+        for block in _cut(logits.shape[1], self.block) if reads or self.kernels is None else []:
+            rows = slice(part.start + block.start, part.start + block.stop)
+            seen = self._distributions(logits[:, block])
+            if reads:
+                assert objective is not None
+                self._read(objective, rows, seen, buffers[-1, block] if slopes else None)
+            if self.kernels is None:
+                self._softmax(logits[:, block], rows, seen, slopes)
+        if self.kernels is not None:
+            results = (self.logp[part], self.entropy[part], self.reference_kl[part])
+            self.kernels.softmax(logits, self.heads, self.targets[part], results, slopes)
+        return buffers
 
-    def _softmax(self, logits: Tensor, rows: slice, statistic: Callable[[Tensor], Tensor] | None, slopes: bool) -> None:
-        """What the kernel does, by operations of torch, and the statistic: for a block of tokens."""
-        x, p, *reference = self.scratch[:, : logits.shape[1]]
-        largest, logsumexp = _probabilities(logits[0], self.heads[0], x, p)
+    def _distributions(self, logits: Tensor) -> "list[_Distribution]":
+        """The distributions of a block of tokens, for each head, in `scratch`."""
+        scratch = self.scratch[:, : logits.shape[1]].unflatten(0, (-1, 2))
+        return [_Distribution.of(*each) for each in zip(logits, self.heads, scratch, strict=True)]
+
+    def _read(self, objective: Objective, rows: slice, seen: "Sequence[_Distribution]", slope: Tensor | None) -> None:
+        """What an objective reads of whole distributions, for a block of tokens.
+
+        Writes `slope`, where it is wanted, of the row term by the products: with g = d/dlogp and s = d/dlogsumexp that
+        by the logits is g + p (s - sum(g)).
+        """
+        policy, *reference = seen
+        if objective.statistic is not None:
+            self.statistic[rows] = objective.statistic(policy.probabilities)
+        if objective.row_term is None:
+            return
+        with torch.set_grad_enabled(slope is not None):
+            logp, logsumexp = (x.requires_grad_(slope is not None) for x in (policy.logp(), policy.logsumexp()))
+            known = reference[0].logp() if reference else None
+            read = Distributions(logp=logp, logsumexp=logsumexp, target=self.targets[rows], reference_logp=known)
+            term = objective.row_term(read)
+        self.row_term[rows] = term.detach()
+        if slope is not None:
+            ones = torch.ones_like(term)
+            by_logp, by_total = torch.autograd.grad(term, (logp, logsumexp), ones, materialize_grads=True)
+            gradient = torch.addcmul(by_logp, policy.probabilities, (by_total - by_logp.sum(-1))[:, None])
+            if self.heads[0].softcap is not None:
+                gradient *= 1 - (policy.logits / self.heads[0].softcap).square_()
+            slope.copy_(gradient)
+
+    def _softmax(self, logits: Tensor, rows: slice, seen: "Sequence[_Distribution]", slopes: bool) -> None:
+        """What the kernel does, by operations of torch, for a block of tokens; `seen` is overwritten."""
+        policy, *reference = seen
+        x, p = policy.logits, policy.probabilities
         target = self.targets[rows, None]
-        logp = (x.gather(1, target).squeeze(1) - largest - logsumexp).clamp_(max=0)
+        logp = (x.gather(1, target).squeeze(1) - policy.largest - policy.rest).clamp_(max=0)
         self.logp[rows] = logp
-        self.entropy[rows] = largest - torch.linalg.vecdot(p, x) + logsumexp
-        if statistic is not None:
-            self.statistic[rows] = statistic(p)
+        self.entropy[rows] = policy.largest - torch.linalg.vecdot(p, x) + policy.rest
         if reference:
-            y, q = reference
-            reference_largest, reference_logsumexp = _probabilities(logits[1], self.heads[1], y, q)
-            shift = largest - reference_largest + logsumexp - reference_logsumexp
+            y, q = reference[0].logits, reference[0].probabilities
+            shift = policy.largest - reference[0].largest + policy.rest - reference[0].rest
             self.reference_kl[rows] = torch.linalg.vecdot(q, y.sub_(x)) + shift
             q.neg_().add_(p)
         if slopes:
@@ -120,15 +151,17 @@ class ChunkedLogits:
                 gradients *= 1 - (x / self.heads[0].softcap).square_()
             logits.copy_(gradients)
 
-    def add_gradients(self, part: slice, slopes: Tensor, weight: Tensor, kl_weight: Tensor) -> None:
-        """Adds a chunk's gradients of sum(kl_weight * reference_kl - weight * logp), both weights (rows,)."""
+    def add_gradients(self, part: slice, slopes: Tensor, weights: Tensor) -> None:
+        """Adds a chunk's gradients of the sum of -logp, reference_kl and row_term, each times its weights (3, rows)."""
         if not self.wanted:
             return
         grad_hidden, grad_weight, grad_bias = self.gradients
-        slope = slopes[0]
+        slope, weight = slopes[0], weights[0]
         if len(slopes) > 1:
-            columns = torch.stack((weight, kl_weight)).to(slope.dtype)[:, :, None]
-            slope.mul_(columns[0]).addcmul_(slopes[1], columns[1])
+            columns = weights[self.sloped].to(slope.dtype)[:, :, None]
+            slope.mul_(columns[0])
+            for other, column in zip(slopes[1:], columns[1:], strict=True):
+                slope.addcmul_(other, column)
             weight = torch.ones_like(weight)
         # Row factors go on the narrow side, which saves a pass over (rows, V).
         row = weight[:, None] * self.heads[0].scale
@@ -141,20 +174,37 @@ class ChunkedLogits:
             _add_product(grad_weight, slope.T, (self.hidden[0][part] * row).to(slope.dtype), first=part.start == 0)
 
 
-def _probabilities(product: Tensor, head: Head, logits: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """Writes float32 logits and probabilities (rows, V) from the product hidden @ weight.T.
+@dataclass(frozen=True)
+class _Distribution:
+    """Distributions of a block of tokens under one head, float32: logits and probabilities (rows, V)."""
 
-    Returns the largest logit (rows,) and the logsumexp (rows,) of the logits less the largest.
-    """
-    logits.copy_(product)
-    if head.bias is not None:
-        logits += head.bias
-    if head.scale != 1:
-        logits *= head.scale
-    if head.softcap is not None:
-        logits.div_(head.softcap).tanh_().mul_(head.softcap)
-    torch.softmax(logits, -1, out=probabilities)
-    return logits.amax(-1), -probabilities.amax(-1).log()  # as exp(0) / sum is the largest probability
+    logits: Tensor
+    probabilities: Tensor
+    largest: Tensor  # (rows,) of the logits
+    rest: Tensor  # (rows,) logsumexp of the logits less the largest
+
+    @classmethod
+    def of(cls, product: Tensor, head: Head, scratch: Tensor) -> "_Distribution":
+        """From the product hidden @ weight.T (rows, V), in the place of `scratch` (2, rows, V)."""
+        logits, probabilities = scratch
+        logits.copy_(product)
+        if head.bias is not None:
+            logits += head.bias
+        if head.scale != 1:
+            logits *= head.scale
+        if head.softcap is not None:
+            logits.div_(head.softcap).tanh_().mul_(head.softcap)
+        torch.softmax(logits, -1, out=probabilities)
+        # as exp(0) / sum is the largest probability
+        return cls(logits, probabilities, logits.amax(-1), -probabilities.amax(-1).log())
+
+    def logsumexp(self) -> Tensor:
+        """(rows,) of the logits."""
+        return self.largest + self.rest
+
+    def logp(self) -> Tensor:
+        """(rows, V) log-probabilities."""
+        return self.logits - self.logsumexp()[:, None]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:

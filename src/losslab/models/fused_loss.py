@@ -33,6 +33,7 @@ class HeadOutput:
     logp: Tensor  # (N,) float32 log-probability of the target
     weight: Tensor  # (N,) float32 -dloss/dlogp: 1 for SFT, p for DFT
     entropy: Tensor  # (N,) float32 entropy of the distribution, nats
+    metrics: Tensor  # (M, N) float32, what the objective measures of each token
 
 
 class _Attach(torch.autograd.Function):
@@ -71,7 +72,7 @@ class _TargetLogprobs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             logits = ChunkedLogits(hidden, head, targets, ctx.needs_input_grad[:3], ctx.chunk)
             for part in logits.chunks:
-                logits.add_gradients(part, logits.softmax(part), -grad[part], logits.reference_kl[part])
+                logits.add_gradients(part, logits.softmax(part), -grad[None, part])
         grad_hidden, grad_weight, grad_bias = logits.gradients
         return grad_hidden, grad_weight, grad_bias, None, None, None
 
@@ -99,36 +100,45 @@ def objective_loss(
     Gradients are taken here, in the forward pass, and `out.loss.backward()` hands them on, once. Objectives that act
     token by token take one product (rows, D) x (D, V) for the logits and two for the gradients; those of scope
     "sequence" take the logits twice where a micro-batch does not fit one chunk. `reference` is the frozen model's own
-    hidden states and head, for an objective that needs its distribution. `chunk` as in `target_logprobs`.
+    hidden states and head, for an objective that needs its distribution. An objective's row term is differentiated
+    beside the softmax, by blocks of a chunk, and its gradient by the logits held for a chunk. `chunk` as in
+    `target_logprobs`.
     """
     inputs = (hidden, head.weight, head.bias)
     wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        logits = ChunkedLogits(hidden, head, targets, wanted, chunk, reference)
+        row_term = objective.row_term is not None
+        logits = ChunkedLogits(hidden, head, targets, wanted, chunk, reference, row_term)
         if objective.scope == "sequence" and len(logits.chunks) > 1:
             for part in logits.chunks:
                 logits.softmax(part, objective, slopes=False)
-            terms, weight, kl_weight = _terms(objective, context, logits, slice(None))
+            terms, weights, metrics = _terms(objective, context, logits, slice(None))
             for part in logits.chunks:
-                logits.add_gradients(part, logits.softmax(part), weight[part], kl_weight[part])
+                slopes = logits.softmax(part, objective if row_term else None)
+                logits.add_gradients(part, slopes, weights[:, part])
         else:
             pieces = []
             for part in logits.chunks:
                 slopes = logits.softmax(part, objective)
                 pieces.append(_terms(objective, context.tokens(part), logits, part))
-                logits.add_gradients(part, slopes, *pieces[-1][1:])
-            terms, weight, _ = (torch.cat(column) for column in zip(*pieces, strict=True))
+                logits.add_gradients(part, slopes, pieces[-1][1])
+            terms, weights, metrics = (torch.cat(column, -1) for column in zip(*pieces, strict=True))
         loss = terms.sum()
     if any(wanted):
         loss = _Attach.apply(loss, logits.gradients, *inputs)
-    return HeadOutput(loss, terms, logits.logp, weight, logits.entropy)
+    return HeadOutput(loss, terms, logits.logp, weights[0], logits.entropy, metrics)
 
 
 def _terms(objective: Objective, context: Context, logits: ChunkedLogits, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """The terms of some tokens, and the derivatives of their sum: -d/dlogp and d/dreference_kl of each token."""
-    logp, kl = (values[part].detach().requires_grad_() for values in (logits.logp, logits.reference_kl))
+    """The terms of some tokens; the derivatives of their sum, by -logp, reference_kl and row_term (3, N); metrics."""
+    leaves = [values[part].detach().requires_grad_() for values in (logits.logp, logits.reference_kl, logits.row_term)]
+    names = ("logp", "reference_kl", "row_term")
+    read = {"statistic": logits.statistic[part], "entropy": logits.entropy[part]}
+    t = Targets(**vars(context), **read, **dict(zip(names, leaves, strict=True)))
     with torch.enable_grad():
-        t = Targets(**vars(context), logp=logp, statistic=logits.statistic[part], reference_kl=kl)
         terms = objective.loss(t)
-        slope, kl_slope = torch.autograd.grad(terms.sum(), (logp, kl), materialize_grads=True)
-    return terms.detach(), -slope, kl_slope
+        slope, *others = torch.autograd.grad(terms.sum(), leaves, materialize_grads=True)
+    metrics = [values.detach() for values in objective.measure(t)]
+    assert len(metrics) == len(objective.metrics), f"{type(objective).__name__}.measure returns what `metrics` names"
+    empty = slope.new_empty(0, len(slope))
+    return terms.detach(), torch.stack((-slope, *others)), torch.stack(metrics) if metrics else empty

@@ -82,6 +82,31 @@ def check_tokens(highest: int, tokenizer: PreTrainedTokenizerBase, model: ModelC
         )
 
 
+def check_vocabulary(model: ModelConfig, reference: ModelConfig) -> None:
+    """Refuse, with ValueError, a reference whose distributions are not over the tokens of the model.
+
+    It must be of the same family too: what the check at the start of training finds of the model holds for it then.
+    """
+    tokens, others = load_tokenizer(model).get_vocab(), load_tokenizer(reference).get_vocab()
+    wrong = next((token for token, number in tokens.items() if others.get(token) != number), None)
+    if wrong is not None:
+        raise ValueError(
+            f"reference.path={reference.path} has another vocabulary than the model, such as for {wrong!r}: choose a "
+            "reference with the same tokenizer"
+        )
+    config, other = load_config(model), load_config(reference)
+    rows, more = (c.get_text_config(decoder=True).vocab_size for c in (config, other))
+    if more < rows:
+        raise ValueError(
+            f"reference.path={reference.path} has logits of {more} tokens and the model of {rows}: choose another"
+        )
+    if config.model_type != other.model_type:
+        raise ValueError(
+            f"reference.path={reference.path} is a {other.model_type} and the model a {config.model_type}: choose a "
+            "reference of the same family"
+        )
+
+
 def load_config(model: ModelConfig) -> PretrainedConfig:
     """The architecture, without weights. Raises ValueError when it cannot be had."""
     if model.path == EMBEDDED:

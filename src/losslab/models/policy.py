@@ -2,6 +2,7 @@
 
 import inspect
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ class Policy(nn.Module):
         self.published = published  # the dtype of the weights on disk, in which they are exported too
         self.adapters = adapters
         self.frozen: PreTrainedModel | None = None  # for objectives that need its distribution
-        self.output_form = OutputForm.of(model)
+        self.output_form = self.frozen_form = OutputForm.of(model)
+        self.vocabulary: int = model.get_output_embeddings().weight.shape[0]  # of the distributions
         self.packed = model.config._attn_implementation == attention.NAME  # else sequences of one length at a time
         self.compute_weights: ComputeWeights | None = None  # on one GPU that FSDP2 does not hold
 
@@ -48,7 +50,7 @@ class Policy(nn.Module):
         reference = None
         if objective is not None and "reference_distribution" in objective.needs:
             reference = self.reference(batch)
-        hidden, head = self.hidden(self.model, batch), self.output_form.head(self.model)
+        hidden, head = self.hidden(self.model, batch), self.head(self.model)
         if objective is None:
             return {"logp": target_logprobs(hidden, head, batch.targets)}
         full = Context(sequence=batch.sequence, sequences=len(batch.packing.lengths), **context)
@@ -74,10 +76,19 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def reference(self, batch: Batch) -> tuple[Tensor, Head]:
-        """Hidden states and head of the model before training: a frozen copy, or this one without its adapters."""
+        """Hidden states and head of the reference: a frozen model, or this one without its adapters."""
         model = self.frozen or self.model
         with lora.switched_off(model) if model is self.model else nullcontext():
-            return self.hidden(model, batch), self.output_form.head(model)
+            return self.hidden(model, batch), self.head(model)
+
+    def head(self, model: PreTrainedModel) -> Head:
+        """The output layer of the model or of the reference, over the policy's vocabulary."""
+        head = (self.output_form if model is self.model else self.frozen_form).head(model)
+        if head.weight.shape[0] == self.vocabulary:
+            return head
+        # The larger models of a family may be padded to more.
+        bias = None if head.bias is None else head.bias[: self.vocabulary]
+        return replace(head, weight=head.weight[: self.vocabulary], bias=bias)
 
     def hidden(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """(N, D) last hidden states at the positions that predict an answer token."""
@@ -129,7 +140,10 @@ def separate_states(decoder: nn.Module, batch: Batch) -> Tensor:
 
 
 def build(config: Config, device: torch.device, reference: bool) -> Policy:
-    """The policy on this rank, laid out over all of them; `reference` adds a frozen copy where adapters make none.
+    """The policy on this rank, laid out over all of them.
+
+    `reference` adds the reference model, frozen; without a `reference.path` it is the model before training, for which
+    adapters need no copy.
 
     It is in evaluation mode: with dropout the probability that weighs a token would be that of another policy, and what
     is computed twice would not be the same. Called on every rank.
@@ -147,8 +161,9 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
         parameter.data = parameter.data.to(torch.bfloat16 if held == Precision.bf16 else torch.float32)
     if adapters.rank:
         lora.insert(policy.model, adapters)
-    if reference and (not adapters.rank or adapters.modules_to_save):
-        policy.frozen = load(model)
+    if reference and (not adapters.rank or adapters.modules_to_save or config.reference.path is not None):
+        policy.frozen = load(config.reference_model)
+        policy.frozen_form = OutputForm.of(policy.frozen)
         for parameter in policy.frozen.requires_grad_(False).parameters():
             parameter.data = parameter.data.to(torch.bfloat16 if precision == Precision.bf16 else torch.float32)
     parts = [part for part in (policy.model, policy.frozen) if part is not None]
@@ -162,7 +177,8 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
             buffer.data = computed[name].to(device)
         for part in parts:
             part.tie_weights()
-            fill(part, {name: name.replace(lora.BASE, "") for name in own_names(part)}, model)
+            source = model if part is policy.model else config.reference_model
+            fill(part, {name: name.replace(lora.BASE, "") for name in own_names(part)}, source)
     if adapters.rank:
         set_model_state_dict(policy.model, first, options=StateDictOptions(full_state_dict=True, strict=False))
     if empty and not layout.sharded(config, device):

@@ -34,7 +34,10 @@ else:
     torch = _Torch()
 
 Scope = Literal["token", "sequence", "batch"]
-Need = Literal["reference_logp", "reference_distribution", "old_logp", "batch_nll", "pairs", "reward"]
+Need = Literal[
+    "reference_logp", "reference_distribution", "old_logp", "batch_nll", "batch_p", "pairs", "reward", "token_weight",
+    "teacher",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,24 +48,48 @@ class Context:
     sequences: int  # S
     reference_logp: Tensor | None = None  # (N,) float32, the same tokens under the frozen reference model
     old_logp: Tensor | None = None  # (N,) float32, under the policy at the start of the collected batch
+    token_weight: Tensor | None = None  # (N,) float32, what the data set says of each token, at least 0
     reward: Tensor | None = None  # (S,) float32, 1 for a right answer and 0 for a wrong one
     success_rate: Tensor | None = None  # (S,) float32, the share of right answers among those to the same question
     sequence_nll: Tensor | None = None  # (S,) float32, mean -log p of each sequence before this update, nats per token
     batch_nll: Tensor | None = None  # (B,) float32, the same for all sequences of the global batch, over ranks too
+    batch_p: Tensor | None = None  # () float32, mean p of the answer tokens of the global batch, before this update
 
     def tokens(self, part: slice) -> "Context":
         """The context of a contiguous part of the tokens; what belongs to sequences or to the batch stays whole."""
-        cut = {name: getattr(self, name) for name in ("sequence", "reference_logp", "old_logp")}
+        cut = {name: getattr(self, name) for name in ("sequence", "reference_logp", "old_logp", "token_weight")}
         return replace(self, **{name: value[part] for name, value in cut.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distributions:
+    """R answer tokens over the vocabulary of V. Only `logp` and `logsumexp` carry gradients; both are float32, or more.
+
+    The logits are logp + logsumexp[:, None].
+    """
+
+    logp: Tensor  # (R, V) log-probabilities of all tokens, nats
+    logsumexp: Tensor  # (R,) of the logits
+    target: Tensor  # (R,) int64
+    reference_logp: Tensor | None = None  # (R, V) likewise, under the reference, for an objective that needs it
+
+    def of_target(self, values: Tensor) -> Tensor:
+        """(R, V) -> (R,): the values at the target tokens."""
+        return values.gather(1, self.target[:, None]).squeeze(1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Targets(Context):
-    """The answer tokens of a micro-batch as an objective sees them. Only `logp` and `reference_kl` carry gradients."""
+    """The answer tokens of a micro-batch as an objective sees them.
+
+    Only `logp`, `reference_kl` and `row_term` carry gradients.
+    """
 
     logp: Tensor  # (N,) float32 log-probability of the target token, at most 0
     statistic: Tensor  # (N,) float32, what `Objective.statistic` returned, detached; zeros without one
+    entropy: Tensor  # (N,) float32 entropy of the distribution over the vocabulary, nats, detached
     reference_kl: Tensor  # (N,) float32 KL(reference || policy) over the vocabulary, nats; zeros without a reference
+    row_term: Tensor  # (N,) float32, what `Objective.row_term` returned; zeros without one
 
     @property
     def p(self) -> Tensor:
@@ -86,10 +113,27 @@ class Objective(ABC):
     # once the loop has measured statistics of the global batch. Both take loss and gradients in one pass.
     # "sequence": terms couple the tokens of a micro-batch, so log-probabilities come first and gradients second.
     scope: ClassVar[Scope] = "token"
-    needs: ClassVar[frozenset[Need]] = frozenset()  # what the loop must supply in the context
+    needs: ClassVar[frozenset[Need]] = (
+        frozenset()
+    )  # what the loop must supply; a teacher is a reference of another name
     # Set to a method (R, V) float32 probabilities -> (R,) where the loss reads the whole distribution of a token. Its
     # result arrives, detached, as `Targets.statistic`. It must neither keep nor change the probabilities.
     statistic: ClassVar[Callable[..., Tensor] | None] = None
+
+    # Set to a method `Distributions` -> (R,) where the loss moves probability among tokens that are not the target, as
+    # a divergence from a teacher does. It is called on blocks of tokens and differentiated there by all their logits,
+    # so it may take any functions of torch that act on each row alone; what is to be constant, it detaches. Its result
+    # arrives as `Targets.row_term`, and `loss` says how much of it is in the loss.
+    row_term: ClassVar[Callable[..., Tensor] | None] = None
+    # Names of what `measure` returns: they must not be those of other numbers in metrics.jsonl.
+    metrics: ClassVar[tuple[str, ...]] = ()
+
+    def measure(self, t: Targets) -> tuple[Tensor, ...]:
+        """(N,) for each of `metrics`, whose means over the answer tokens of the global batch are metrics of the step.
+
+        It is called without gradients.
+        """
+        return ()
 
     @abstractmethod
     def loss(self, t: Targets) -> Tensor:

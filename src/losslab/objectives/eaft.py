@@ -7,8 +7,10 @@ from losslab.objectives import Objective, Targets, Tensor, torch
 class EAFT(Objective):
     """Entropy-adaptive fine-tuning: -sg((H / 3)^alpha) log p, H = entropy of the renormalised top_k probabilities.
 
-    Source: arXiv 2601.02151; checked against the `eaft` loss of LLaMA-Factory, by its authors. 3 is about log 20, the
-    largest H. Tokens that the model is sure of count little, whether it is right or wrong.
+    Source: arXiv 2601.02151; checked against the `eaft` loss of LLaMA-Factory, by its authors: top_k 20, alpha 1 and
+    the constant 3, for whatever top_k. The paper's equation 3 divides by log(top_k), which is 2.996 for 20. The port in
+    axolotl does not divide, so that its weights are 3^alpha times these. Tokens that the model is sure of count little,
+    whether it is right or wrong.
     """
 
     alpha: float = 1.0

@@ -8,8 +8,9 @@ from losslab.objectives import Objective, Targets, Tensor
 class Threshold(Objective):
     """SFT on likely tokens: -1[p >= tau] log p; with direction "below", on unlikely ones: -1[p <= tau] log p.
 
-    Source: arXiv 2510.00526 (thresholded likelihood) and 2601.09195 (ProFit). Published codes differ in whether they
-    divide by the kept tokens or by all: that is the loop's normaliser, not part of this loss.
+    Source: arXiv 2601.09195 (ProFit), whose tau is 0.1 and whose code divides by all answer tokens, as is the default
+    of train.normaliser; arXiv 2510.00526 (thresholded likelihood), whose tau is 0.2 and whose code divides by the kept
+    tokens: set train.normaliser=kept_tokens. A middle band is `Band`.
     """
 
     tau: float = 0.1

@@ -48,6 +48,8 @@ def _science(config: Config) -> dict[str, Any]:
         science[group] = _changed(asdict(getattr(config, group)), defaults[group])
     if trains and (adapter := _changed(asdict(config.adapter), defaults["adapter"])):
         science["adapter"] = adapter
+    if trains and config.reference.path is not None:
+        science["reference"] = [content(config.reference.path), config.reference.revision]
     online = isinstance(objective, Online)
     if trains and config.dataset.template:  # in place of the model's
         science["model"]["train_prompt"] = science["dataset"].pop("template")

@@ -11,14 +11,14 @@ import transformers
 from torch import Tensor
 
 from losslab.config.log import log
-from losslab.config.schema import Config, NonFinite, Reduction
+from losslab.config.schema import AdapterConfig, Config, NonFinite, Reduction
 from losslab.data.batches import Schedule
 from losslab.data.examples import Examples
 from losslab.data.loader import Loader, MicroBatch, StepBatch
 from losslab.distributed.environment import available_cores
 from losslab.distributed.process_group import init_process_group
 from losslab.models import layout
-from losslab.models.loading import load_tokenizer
+from losslab.models.loading import load_config, load_tokenizer
 from losslab.models.policy import build, export
 from losslab.objectives import Objective
 from losslab.training.checkpoints import Checkpoints
@@ -62,6 +62,18 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
                 steps.end(step, step_log.asked)
         step_log.flush()
         steps.finish()
+
+
+def measure_reference(config: Config, data: str, file: str) -> None:
+    """Write to `file` the log-probabilities of all answer tokens under `config.reference_model`, on this rank."""
+    device, examples, tokens = start(config), Examples.load(Path(data)), config.machine.micro_batch_tokens
+    recipe = replace(config.train, weights=config.train.precision)  # what is not trained needs no master weights
+    plain = replace(config, model=config.reference_model, adapter=AdapterConfig(), train=recipe)
+    policy = build(plain, device, reference=False)
+    run_exactly(policy, examples, device)
+    policy.vocabulary = load_config(config.model).get_text_config(decoder=True).vocab_size
+    assert isinstance(config.objective, Objective) and isinstance(tokens, int)
+    Reference.of(config.objective, Path(file), policy, examples, tokens, device)
 
 
 def start(config: Config) -> torch.device:
@@ -124,7 +136,7 @@ class Trainer:
         statistics = batch_nll(self.objective, self.policy, batch, self.device)
         if step % self.schedule.updates == 0:
             self.old = old_logp(self.objective, self.policy, batch, self.device)
-        sums = StepSums.zeros(self.device)
+        sums = StepSums.zeros(self.device, len(self.objective.metrics))
         for number, (micro, old) in enumerate(zip(batch.micro_batches, self.old, strict=True), start=1):
             layout.before_micro_batch(self.policy, self.config.machine, last=number == len(batch.micro_batches))
             sums += self._micro_batch(micro.to(self.device), statistics.context(micro) | old)

@@ -1,7 +1,7 @@
 """What an objective needs to know before its gradients: passes over the data without any."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from losslab.data.batches import collate, micro_batches
+from losslab.data.batches import collate, micro_batches, of_answers
 from losslab.data.examples import Examples
 from losslab.data.loader import MicroBatch, StepBatch
 from losslab.models.policy import Policy
@@ -38,7 +38,7 @@ class Reference:
         """Read from `file`, or measured with `policy` as it is now and written there. Called on every rank."""
         if "reference_logp" not in objective.needs:
             return cls()
-        offsets = np.r_[0, examples.answers.cumsum()]
+        offsets = examples.answer_offsets
         there = torch.tensor(int(file.exists()), device=device)
         dist.broadcast(there, src=0)  # one view of the disk for all ranks
         if there:
@@ -57,25 +57,23 @@ class Reference:
         """Keywords for `Context`, on the host: reference_logp (N,) float32 of the group's answer tokens."""
         if self.values is None or self.offsets is None:
             return {}
-        parts = [self.values[self.offsets[i] : self.offsets[i + 1]] for i in group]
-        values = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
-        return {"reference_logp": torch.from_numpy(values)}
+        return {"reference_logp": torch.from_numpy(of_answers(self.values, self.offsets, group))}
 
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """Mean negative log-probability of each sequence of the global batch, before the update."""
+    """What the global batch is before the update: mean negative log-probability of each sequence, and mean p."""
 
     batch: np.ndarray | None = None  # (B,) examples of the batch, ascending
     nll: Tensor | None = None  # (B,) float32, in that order
+    p: Tensor | None = None  # () float32, over the answer tokens
 
     def context(self, micro: MicroBatch) -> dict[str, Tensor]:
-        """Keywords for `Context`: batch_nll (B,) of the batch and sequence_nll (S,) of the micro-batch's sequences."""
-        if self.batch is None or self.nll is None:
+        """Keywords for `Context`: batch_nll (B,) and batch_p () of the batch, sequence_nll (S,) of the micro-batch."""
+        if self.batch is None or self.nll is None or self.p is None:
             return {}
-        if not len(micro.examples):
-            return {"batch_nll": self.nll, "sequence_nll": self.nll.new_zeros(1)}
-        return {"batch_nll": self.nll, "sequence_nll": self.nll[self.places(micro)]}
+        own = self.nll[self.places(micro)] if len(micro.examples) else self.nll.new_zeros(1)
+        return {"batch_nll": self.nll, "sequence_nll": own, "batch_p": self.p}
 
     def places(self, micro: MicroBatch) -> Tensor:
         """(S,) where the sequences of a micro-batch stand in the batch."""
@@ -85,18 +83,21 @@ class BatchStatistics:
 
 def batch_nll(objective: Objective, policy: Policy, batch: StepBatch, device: torch.device) -> BatchStatistics:
     """Measure the global batch for an objective that needs its statistics. Called on every rank."""
-    if "batch_nll" not in objective.needs:
+    if not objective.needs & {"batch_nll", "batch_p"}:
         return BatchStatistics()
     statistics = BatchStatistics(np.sort(batch.examples), torch.zeros(len(batch.examples), device=device))
     assert statistics.nll is not None
+    total = torch.zeros(2, dtype=torch.float64, device=device)  # of p, and of answer tokens
     for micro in batch.micro_batches:
         moved = micro.batch.to(device)
         logp = policy.target_logp(moved)  # of an empty one too: ranks move in step
         sums = torch.zeros(2, len(micro.examples), dtype=torch.float64, device=device)
         sums.index_add_(1, moved.sequence, torch.stack([logp, torch.ones_like(logp)]).double())
         statistics.nll.index_copy_(0, statistics.places(micro), (-sums[0] / sums[1]).float())
+        total += torch.stack([logp.exp(), torch.ones_like(logp)]).double().sum(1)
     dist.all_reduce(statistics.nll)
-    return statistics
+    dist.all_reduce(total)
+    return replace(statistics, p=(total[0] / total[1].clamp(min=1)).float())
 
 
 def old_logp(objective: Objective, policy: Policy, batch: StepBatch, device: torch.device) -> list[dict[str, Tensor]]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from losslab.config.schema import Config, NonFinite, Reduction
 from losslab.data.examples import Examples
 from losslab.data.loader import StepBatch
+from losslab.objectives import Objective
 from losslab.training.step_metrics import StepSums, normaliser, report
 from losslab.training.throughput import Speed
 
@@ -86,6 +87,8 @@ class StepLog:
         self, config: Config, examples: Examples, speed: Speed, record: Callable[[dict[str, Any], str], None]
     ) -> None:
         self.config, self.lengths, self.speed, self.record = config, examples.lengths, speed, record
+        assert isinstance(config.objective, Objective)
+        self.measured = config.objective.metrics
         self.lag = 1 if speed.device.type == "cuda" else 0  # steps that are not waited for
         self.pending: deque[StepResult] = deque()
         self.asked = False  # whether a rank was asked to leave, by the newest step that was read
@@ -120,7 +123,8 @@ class StepLog:
         if recipe.non_finite == NonFinite.stop and not math.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {result.step + 1}: lower optimizer.lr")
         whole = recipe.reduction == Reduction.batch
-        row = report(sums, float(normaliser(sums, recipe.normaliser)) if whole else result.micro_batches)
+        count = float(normaliser(sums, recipe.normaliser)) if whole else result.micro_batches
+        row = report(sums, count, self.measured)
         row |= {"step": result.step + 1, "gradient_norm": norm, "lr": result.lr}
         row |= self.speed.measure(self.lengths[result.sequences], row["answer_tokens"], seconds)
         row |= {

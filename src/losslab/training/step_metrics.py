@@ -4,6 +4,7 @@ Every rank adds up one record over its micro-batches. One all-reduce carries all
 request to stop, which needs no message of its own. Nothing here makes the host wait for the device.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
@@ -35,21 +36,25 @@ class StepSums:
     eos_p: Tensor  # their probabilities
     stop: Tensor  # ranks that were asked to leave
     histogram: Tensor  # (len(FINE) - 1,): tokens by their probability, in bins with the edges FINE
+    measured: Tensor  # (M,): what the objective measures of each token
 
     @classmethod
-    def zeros(cls, device: torch.device) -> "StepSums":
-        return cls.unpack(torch.zeros(len(fields(cls)) - 1 + len(FINE) - 1, dtype=torch.float64, device=device))
+    def zeros(cls, device: torch.device, measured: int = 0) -> "StepSums":
+        """With so many numbers that the objective measures."""
+        length = len(fields(cls)) - 2 + len(FINE) - 1 + measured
+        return cls.unpack(torch.zeros(length, dtype=torch.float64, device=device))
 
     @classmethod
     def unpack(cls, packed: Tensor) -> "StepSums":
         """From the vector that `pack` makes."""
-        single = len(fields(cls)) - 1
-        return cls(*(*packed[:single].unbind(), packed[single:]))
+        single = len(fields(cls)) - 2
+        last = single + len(FINE) - 1
+        return cls(*(*packed[:single].unbind(), packed[single:last], packed[last:]))
 
     def pack(self) -> Tensor:
         """All fields, one after another, in one vector."""
-        *single, histogram = (getattr(self, field.name) for field in fields(self))
-        return torch.cat([torch.stack(single), histogram])
+        *single, histogram, measured = (getattr(self, field.name) for field in fields(self))
+        return torch.cat([torch.stack(single), histogram, measured])
 
     def __add__(self, other: "StepSums") -> "StepSums":
         return StepSums(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
@@ -84,7 +89,7 @@ def measure(out: dict[str, Tensor], batch: Batch, eos: int) -> StepSums:
     )
     # bincount would make the host wait for its number of bins.
     histogram.index_add_(0, bins, torch.ones_like(bins, dtype=torch.float64))
-    return StepSums(*(*(value.double() for value in single), histogram))
+    return StepSums(*(value.double() for value in single), histogram, out["metrics"].double().sum(1))
 
 
 def _number(value: float, device: torch.device) -> Tensor:
@@ -102,18 +107,20 @@ def normaliser(sums: StepSums, choice: Normaliser) -> Tensor:
     return torch.where(value[choice] == 0, 1.0, value[choice])
 
 
-def report(sums: StepSums, count: float) -> dict[str, Any]:
+def report(sums: StepSums, count: float, measured: Sequence[str] = ()) -> dict[str, Any]:
     """The metrics of a step from its sums on the host, its loss being the sum divided by `count`.
 
-    Per-token means are over the answer tokens of the global batch.
+    Per-token means are over the answer tokens of the global batch; so are those that the objective measures, under the
+    names of `measured`.
     """
-    seen = {field.name: float(getattr(sums, field.name)) for field in fields(sums)[:-1]}
+    seen = {field.name: float(getattr(sums, field.name)) for field in fields(sums)[:-2]}
     tokens = max(seen["tokens"], 1.0)
     cumulative = sums.histogram.cumsum(0) / tokens
     coarse = torch.bucketize(FINE[:-1], torch.tensor(EDGES[1:-1], dtype=torch.float64), right=True)
     histogram = torch.zeros(len(EDGES) - 1, dtype=torch.float64).index_add(0, coarse, sums.histogram)
     quantiles = {f"p{q}": float(FINE[1:][(cumulative >= q / 100).int().argmax()]) for q in (10, 50, 90)}
-    return {
+    own = {name: value / tokens for name, value in zip(measured, sums.measured.tolist(), strict=True)}
+    standard = {
         "loss": seen["loss"] / count,
         "cross_entropy": seen["nll"] / tokens,
         "mean_weight": seen["weight"] / tokens,
@@ -124,3 +131,5 @@ def report(sums: StepSums, count: float) -> dict[str, Any]:
         "p_histogram": histogram.int().tolist(),
         "answer_tokens": int(seen["tokens"]),
     }
+    assert not standard.keys() & own, "an objective's metrics have names of their own"
+    return standard | own

@@ -1,0 +1,1 @@
+"""Objectives in trainers of others."""

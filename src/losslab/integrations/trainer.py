@@ -1,0 +1,126 @@
+"""Every objective in the Trainer of transformers, with the fused loss: never the full logits.
+
+    trainer = ObjectiveTrainer(model, args, train_dataset=rows, objective=DFT())
+
+A loss is the sum over the labels of a step divided once by their number, over micro-batches and processes.
+"""
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
+
+from losslab.models.decoder import decoder
+from losslab.models.fused_loss import objective_loss
+from losslab.models.output_layer import OutputForm
+from losslab.objectives import Context, Objective
+
+IGNORED = -100  # the label of a token that is not trained
+_Base = Trainer if TYPE_CHECKING else object
+
+
+class ObjectiveLoss(_Base):  # type: ignore[misc, valid-type]
+    """What makes a trainer one of an objective: put it before a class that derives from transformers' Trainer."""
+
+    def __init__(self, *args: Any, objective: Objective, **kwargs: Any) -> None:
+        """Raises ValueError for what the loss cannot serve, in one sentence."""
+        if objective.needs:
+            needs = ", ".join(sorted(objective.needs))
+            raise ValueError(
+                f"{type(objective).__name__} needs {needs}, which a trainer does not have: train it with losslab train"
+            )
+        if kwargs.get("compute_metrics") or kwargs.get("compute_loss_func"):
+            raise ValueError("compute_metrics and compute_loss_func read logits, which are never there: leave them out")
+        super().__init__(*args, **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError("one process has several GPUs: start one for each, with torchrun or accelerate launch")
+        if self.args.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is an objective of its own: give LabelSmoothing and leave it out")
+        if getattr(self.accelerator, "parallelism_config", None) is not None:
+            raise ValueError("tensor, context and sequence parallelism are not supported: take DDP or FSDP")
+        self.objective = objective
+        add_objective(self.accelerator.unwrap_model(self.model))
+        # Trainer counts the labels of a step, and leaves the division to the loss.
+        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
+        self._sums: dict[bool, list[Tensor]] = {True: [], False: []}  # in training and in evaluation
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        if "labels" not in inputs:
+            raise ValueError("a batch has no labels: give a data collator that makes them")
+        out = model(**inputs, objective=self.objective, use_cache=False)
+        self._sums[self.model.training].append(out["sums"])
+        count = out["sums"][0] if num_items_in_batch is None else num_items_in_batch
+        loss = out["loss"] / torch.as_tensor(count, device=out["loss"].device).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # the count is of all processes, and DDP takes their mean
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds cross-entropy and entropy, in nats per label, which compare objectives as their losses do not."""
+        sums = self._sums[self.model.training]
+        if sums:
+            tokens, nll, entropy = self.accelerator.reduce(torch.stack(sums).sum(0), "sum").tolist()
+            prefix = "" if self.model.training else "eval_"
+            logs |= {f"{prefix}cross_entropy": nll / max(tokens, 1), f"{prefix}entropy": entropy / max(tokens, 1)}
+            sums.clear()
+        super().log(logs, *args, **kwargs)
+
+
+class ObjectiveTrainer(ObjectiveLoss, Trainer):
+    """transformers' Trainer with an objective of losslab. Labels are those of a causal language model, not shifted."""
+
+
+def add_objective(model: Any) -> None:
+    """Let the forward of a causal language model, or of one with peft adapters, take an `objective` beside `labels`.
+
+    It then returns {loss: (), sums: (3,) float64 labels, their -log p and entropy}; all else goes on as before. It is
+    in the forward, since wrappers such as DDP and FSDP act there. Raises ValueError for an output layer that cannot be
+    reproduced, or that has adapters.
+    """
+    causal: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(causal.get_output_embeddings(), nn.Linear):
+        raise ValueError("the output layer has adapters, which the fused loss does not see: leave lm_head as it is")
+    if getattr(causal.config, "output_router_logits", False):
+        raise ValueError("the auxiliary loss of routers is no part of an objective: set output_router_logits to false")
+    with torch.device("meta"):
+        twin = AutoModelForCausalLM.from_config(causal.config)
+    form = OutputForm.of(twin)
+    plain = causal.forward
+
+    @wraps(plain)
+    def forward(*args: Any, objective: Objective | None = None, **inputs: Any) -> Any:
+        if objective is None:
+            return plain(*args, **inputs)
+        assert not args, "a trainer names its inputs"
+        return _forward(causal, form, objective, **inputs)
+
+    causal.forward = forward  # type: ignore[method-assign]
+
+
+def _forward(
+    model: PreTrainedModel, form: OutputForm, objective: Objective, labels: Tensor, **inputs: Any
+) -> dict[str, Tensor]:
+    states = decoder(model)(**inputs).last_hidden_state[:, :-1]
+    starts = torch.zeros_like(labels, dtype=torch.bool)
+    starts[:, 0] = True
+    if inputs.get("position_ids") is not None:  # as of packed rows, whose sequences begin anew
+        starts |= inputs["position_ids"] == 0
+    sequence = starts.flatten().cumsum(0).view_as(labels) - 1
+    kept = (labels[:, 1:] != IGNORED) & ~starts[:, 1:]
+    hidden, head = states[kept], form.head(model)
+    if head.weight.numel() == 0:
+        raise ValueError("ZeRO-3 holds the output weight in parts, which the fused loss does not gather: take FSDP")
+    if torch.is_autocast_enabled(hidden.device.type):
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+    context = Context(sequence=sequence[:, 1:][kept], sequences=int(starts.sum()))
+    out = objective_loss(objective, hidden, head, labels[:, 1:][kept], context)
+    tokens = torch.full((), len(out.logp), device=out.loss.device)
+    return {"loss": out.loss, "sums": torch.stack((tokens, -out.logp.sum(), out.entropy.sum())).double()}

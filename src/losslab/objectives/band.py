@@ -1,0 +1,28 @@
+from dataclasses import dataclass
+
+from losslab.objectives import Objective, Targets, Tensor, torch
+
+
+@dataclass(frozen=True)
+class Band(Objective):
+    """The power loss on tokens within a band: 1[low <= p <= high] (1 - p^alpha) / alpha, and -log p at alpha 0.
+
+    The weight is p^alpha within the band. alpha may be negative: then unlikely tokens weigh more than in SFT, without
+    bound, so give `low` too where such tokens are noise.
+    Source: arXiv 2510.00526, whose code has any alpha and both kinds of limits ("GeneralFamily", "OnlyTopP",
+    "OnlyBottomP"; the paper's limit is 0.2) and divides by the kept tokens (train.normaliser=kept_tokens); arXiv
+    2601.09195 (ProFit), whose code has a middle band at alpha 0 and divides by all answer tokens, as is the default.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    alpha: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"A band needs 0 <= low < high <= 1, not low {self.low} and high {self.high}.")
+
+    def loss(self, t: Targets) -> Tensor:
+        kept = (t.p >= self.low) & (t.p <= self.high)
+        loss = -t.logp if self.alpha == 0 else -torch.expm1(self.alpha * t.logp) / self.alpha
+        return torch.where(kept, loss, 0.0)  # a product would make nan of what overflows outside of the band

@@ -1,0 +1,20 @@
+from dataclasses import dataclass
+
+from losslab.objectives import Distributions, Objective, Targets, Tensor
+
+
+@dataclass(frozen=True)
+class EntropyBonus(Objective):
+    """SFT that keeps distributions broad: -log p - entropy_weight H, H = entropy over the vocabulary.
+
+    Source: arXiv 1701.06548 (confidence penalty), equation 4, with its weight 0.1 for language modelling from memory.
+    Entropy terms of arXiv 2605.29303 (EKSFT) and 2602.07464 (SED-SFT) select tokens besides, which is not here.
+    """
+
+    entropy_weight: float = 0.1
+
+    def row_term(self, d: Distributions) -> Tensor:
+        return (d.logp.exp() * d.logp).sum(-1)
+
+    def loss(self, t: Targets) -> Tensor:
+        return -t.logp + self.entropy_weight * t.row_term

@@ -1,0 +1,28 @@
+from dataclasses import dataclass
+
+from losslab.objectives import Objective, Targets, Tensor
+
+
+@dataclass(frozen=True)
+class IDFT(Objective):
+    """In-distribution fine-tuning: -sg(p^g) log p, g = clip(exp(-(log p + H) / beta), low, high), H = entropy of the
+    whole distribution.
+
+    Near SFT for a token more likely than the distribution leads one to expect, beyond DFT for one less likely.
+    Source: arXiv 2602.12222; checked against the trainer that the official script runs (zhangmiaosen2000/
+    Towards-On-Policy-SFT, fsdp_polylog_trainer.py): beta 1, limits 0.1 and 2, no warm-up. Its entropy has 1e-10 within
+    the logarithm. The paper was not read.
+    """
+
+    beta: float = 1.0
+    low: float = 0.1
+    high: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.beta == 0:
+            raise ValueError("IDFT divides by beta: give a number other than 0.")
+
+    def loss(self, t: Targets) -> Tensor:
+        logp = t.logp.detach()
+        exponent = (-(logp + t.entropy) / self.beta).exp().clamp(self.low, self.high)
+        return -(exponent * logp).exp() * t.logp

@@ -1,0 +1,34 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+from losslab.objectives import Distributions, Need, Objective, Targets, Tensor, torch
+
+
+@dataclass(frozen=True)
+class TopKKL(Objective):
+    """Distillation on demonstrations: KL(teacher || policy) over the teacher's top_k tokens and all others as one.
+
+    The teacher is `reference.path`. With the others as one it is a divergence, at most the full one. Source: the
+    forward_kl_topk of verl with its k 32, which leaves the others out.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"reference_distribution", "teacher"})
+    top_k: int = 32
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"The teacher's top_k are at least 1, not {self.top_k}.")
+
+    def row_term(self, d: Distributions) -> Tensor:
+        assert d.reference_logp is not None
+        top = d.reference_logp.topk(min(self.top_k, d.logp.shape[1] - 1)).indices
+        teacher, policy = (torch.cat([x.gather(1, top), _rest(x, top)], 1) for x in (d.reference_logp, d.logp))
+        return (teacher.exp() * (teacher - policy)).sum(-1)
+
+    def loss(self, t: Targets) -> Tensor:
+        return t.row_term
+
+
+def _rest(logp: Tensor, top: Tensor) -> Tensor:
+    """(R, 1) log of what all tokens but `top` (R, k) have; 1 less their sum would be rounding where they have all."""
+    return logp.scatter(1, top, -torch.inf).logsumexp(-1, keepdim=True)

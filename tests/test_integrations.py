@@ -1,0 +1,163 @@
+"""Objectives in the trainers of transformers and TRL, in real training beside these trainers' own losses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+from losslab.data import toy_task
+from losslab.integrations.trainer import ObjectiveTrainer
+from losslab.objectives.cadft import CADFT
+from losslab.objectives.dft import DFT
+from losslab.objectives.dft_sequence import SequenceDFT
+from losslab.objectives.label_smoothing import LabelSmoothing
+from losslab.objectives.sft import SFT
+
+trl = pytest.importorskip("trl", reason="TRL is not installed")
+datasets = pytest.importorskip("datasets")
+from losslab.integrations.sft_trainer import ObjectiveSFTTrainer  # noqa: E402
+
+LENGTHS = [(9, 4), (17, 9), (12, 3), (6, 2), (14, 8), (8, 5), (11, 6), (16, 2)]  # tokens, of which the prompt has
+
+
+@pytest.fixture(scope="module")
+def rows() -> Any:
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(4, toy_task.model_config().vocab_size, (n,), generator=generator).tolist() for n, _ in LENGTHS]
+    labels = [[-100] * prompt + row[prompt:] for row, (_, prompt) in zip(ids, LENGTHS, strict=True)]
+    return datasets.Dataset.from_dict({"input_ids": ids, "labels": labels})
+
+
+def collate(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+    """Padded on the right."""
+    width = max(len(row["input_ids"]) for row in rows)
+
+    def pad(values: list[int], value: int) -> list[int]:
+        return values + [value] * (width - len(values))
+
+    columns = {"input_ids": 0, "labels": -100}
+    batch = {name: torch.tensor([pad(row[name], value) for row in rows]) for name, value in columns.items()}
+    return batch | {"attention_mask": torch.tensor([pad([1] * len(row["input_ids"]), 0) for row in rows])}
+
+
+OPTIONS: dict[str, Any] = {
+    "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 2, "learning_rate": 1e-2,
+    "logging_steps": 1, "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "seed": 3,
+    "per_device_eval_batch_size": 4, "max_grad_norm": 0.5, "optim": "sgd",
+}  # fmt: skip
+
+
+def trained(trainer: Any) -> tuple[list[dict[str, float]], list[Tensor]]:
+    """The logs of the steps, and the weights at the end."""
+    trainer.train()
+    logs = [row for row in trainer.state.log_history if "grad_norm" in row]
+    return logs, [p.detach().clone() for p in trainer.model.parameters()]
+
+
+def model(checkpoint: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+
+
+def same(ours: Any, theirs: Any) -> list[dict[str, float]]:
+    (logs, weights), (other_logs, other_weights) = trained(ours), trained(theirs)
+    assert len(logs) == len(other_logs) == 2
+    for key in ("loss", "grad_norm"):
+        assert [row[key] for row in logs] == pytest.approx([row[key] for row in other_logs], rel=1e-4)
+    torch.testing.assert_close(weights, other_weights, rtol=1e-4, atol=1e-6)
+    return logs
+
+
+@pytest.mark.parametrize(("smoothing", "objective"), [(0.0, SFT()), (0.1, LabelSmoothing(0.1))])
+def test_the_trainer_of_transformers(checkpoint, rows, tmp_path, smoothing, objective):
+    """Steps of two micro-batches with different numbers of labels, beside its own cross-entropy and smoothing."""
+    options = OPTIONS | {"output_dir": str(tmp_path)}
+    plain = TrainingArguments(**options, label_smoothing_factor=smoothing)
+    arguments = {"train_dataset": rows, "eval_dataset": rows, "data_collator": collate}
+    trainer = ObjectiveTrainer(model(checkpoint), TrainingArguments(**options), objective=objective, **arguments)
+    logs = same(trainer, Trainer(model(checkpoint), plain, **arguments))
+    if not smoothing:
+        assert [row["cross_entropy"] for row in logs] == pytest.approx([row["loss"] for row in logs], rel=1e-3)
+    evaluated = trainer.evaluate()
+    table = [trainer.model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1].log_softmax(-1) for row in rows]
+    nll = torch.cat(
+        [-t[range(p - 1, n - 1), row["input_ids"][p:]] for t, row, (n, p) in zip(table, rows, LENGTHS, strict=True)]
+    )
+    assert evaluated["eval_cross_entropy"] == pytest.approx(nll.mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "objective"), [("nll", SFT()), ("dft", DFT())])
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_sft_trainer_of_trl(checkpoint, rows, tmp_path, kind, objective, packing):
+    """With its own data collator, padded and packed, beside its own fused losses."""
+    options = OPTIONS | {"output_dir": str(tmp_path), "packing": packing, "max_length": 20, "bf16": False}
+    options |= {"padding_free": packing, "gradient_checkpointing": False}
+    arguments = {"train_dataset": rows, "processing_class": toy_task.tokenizer()}
+    ours = ObjectiveSFTTrainer(model(checkpoint), trl.SFTConfig(**options), objective=objective, **arguments)
+    theirs = trl.SFTTrainer(model(checkpoint), trl.SFTConfig(**options, loss_type=kind), **arguments)
+    same(ours, theirs)
+
+
+def test_sequences_are_told_apart(checkpoint, rows, tmp_path):
+    """An objective that couples the tokens of a sequence, in a padded batch and in a packed row."""
+    trainer = ObjectiveTrainer(
+        model(checkpoint), TrainingArguments(**OPTIONS, output_dir=str(tmp_path)), objective=SequenceDFT("geometric")
+    )
+    picked = [rows[i] for i in (0, 3, 5)]
+    padded = collate(picked)
+    expected = 0.0
+    for row in picked:
+        ids = torch.tensor(row["input_ids"])
+        logp = trainer.model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+        logp = logp[torch.tensor(row["labels"])[1:] != -100].detach()
+        expected -= float(logp.mean().exp() * logp.sum())
+    loss = trainer.compute_loss(trainer.model, padded, num_items_in_batch=1)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    ids, labels = (torch.tensor([sum((row[name] for row in picked), [])]) for name in ("input_ids", "labels"))
+    positions = torch.cat([torch.arange(len(row["input_ids"])) for row in picked])[None]
+    packed = {"input_ids": ids, "labels": labels, "position_ids": positions}
+    assert trainer.compute_loss(trainer.model, packed, num_items_in_batch=1).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_adapters_train_and_an_adapted_output_layer_is_refused(checkpoint, rows, tmp_path):
+    peft = pytest.importorskip("peft")
+    options = trl.SFTConfig(**OPTIONS, output_dir=str(tmp_path), bf16=False)
+    arguments: dict[str, Any] = {"train_dataset": rows, "processing_class": toy_task.tokenizer(), "objective": DFT()}
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    trainer = ObjectiveSFTTrainer(model(checkpoint), options, peft_config=lora, **arguments)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    logs, _ = trained(trainer)
+    moved = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert len(logs) == 2 and moved and all(".lora_" in name for name in moved)
+    whole = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    with pytest.raises(ValueError, match="output layer has adapters"):
+        ObjectiveSFTTrainer(model(checkpoint), options, peft_config=whole, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("objective", "options", "arguments", "message"),
+    [
+        (CADFT(), {}, {}, "CADFT needs batch_nll, which a trainer does not have: train it with losslab train"),
+        (DFT(), {}, {"compute_metrics": lambda _: {}}, "read logits, which are never there: leave them out"),
+        (DFT(), {"label_smoothing_factor": 0.1}, {}, "give LabelSmoothing and leave it out"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(checkpoint, tmp_path, objective, options, arguments, message):
+    settings = TrainingArguments(**OPTIONS, output_dir=str(tmp_path), **options)
+    with pytest.raises(ValueError, match=message):
+        ObjectiveTrainer(model(checkpoint), settings, objective=objective, **arguments)
+
+
+def test_a_batch_without_labels_is_refused_and_one_without_trained_tokens_is_zero(checkpoint, rows, tmp_path):
+    settings = TrainingArguments(**OPTIONS, output_dir=str(tmp_path))
+    trainer = ObjectiveTrainer(model(checkpoint), settings, objective=DFT())
+    batch = collate([rows[0], rows[1]])
+    with pytest.raises(ValueError, match="a batch has no labels"):
+        trainer.compute_loss(trainer.model, {"input_ids": batch["input_ids"]})
+    loss = trainer.compute_loss(trainer.model, batch | {"labels": torch.full_like(batch["labels"], -100)})
+    loss.backward()
+    assert loss.item() == 0
+    logits = trainer.model(input_ids=batch["input_ids"]).logits  # its own forward is as before
+    assert logits.shape == (*batch["input_ids"].shape, toy_task.model_config().vocab_size)

@@ -1,0 +1,179 @@
+"""What is known of a batch beside the policy: statistics, and a reference, by tiny models in this process."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from test_training import make
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from losslab.cells import cost
+from losslab.cells.architecture import describe
+from losslab.cells.memory import FRAGMENTS, on_device
+from losslab.config.schema import AdapterConfig, Config, Precision, Recompute, ReferenceConfig
+from losslab.data import toy_task
+from losslab.data.batches import collate
+from losslab.data.examples import Examples, prepare
+from losslab.data.loader import MicroBatch, StepBatch
+from losslab.models import attention
+from losslab.models.loading import check_vocabulary
+from losslab.models.policy import Policy, build
+from losslab.objectives.deft_cayley import CayleyDEFT
+from losslab.objectives.forward_kl import ForwardKL
+from losslab.objectives.iw_sft import IWSFT
+from losslab.objectives.reverse_kl import ReverseKL
+from losslab.objectives.sft import SFT
+from losslab.records.identity import identity
+from losslab.training import loop
+from losslab.training.reference_logps import Reference, batch_nll
+
+CPU = torch.device("cpu")
+SFT_LOSS = {"_target_": "losslab.objectives.sft.SFT"}
+
+
+@pytest.fixture
+def policy() -> Policy:
+    model = tiny_models.make("qwen2")
+    model.set_attn_implementation(attention.NAME)
+    return Policy(model, Precision.fp32, torch.float32, AdapterConfig()).eval()
+
+
+def answer_logp(examples: Examples, i: int, family: str = "qwen2") -> Tensor:
+    """(N,) log-probabilities of the answer tokens of an example, by the model's own forward over it alone."""
+    model = tiny_models.make(family)
+    ids = torch.from_numpy(examples.tokens[examples.offsets[i] : examples.offsets[i + 1]].astype(np.int64))
+    logp = model(input_ids=ids[None]).logits[0, :-1].double().log_softmax(-1)
+    return logp[range(len(ids) - 1), ids[1:]][int(examples.prompts[i]) - 1 :].detach()
+
+
+def test_statistics_of_the_global_batch(policy, one_rank):
+    examples = tiny_models.examples()
+    groups = [np.array([3, 0]), np.array([4]), np.array([], dtype=np.int64)]
+    micro = [MicroBatch(group, collate(examples, group), {}) for group in groups]
+    statistics = batch_nll(CayleyDEFT(), policy, StepBatch(np.array([4, 0, 3]), micro, 99), CPU)
+    logps = {i: answer_logp(examples, i) for i in (0, 3, 4)}
+    context = statistics.context(micro[0])
+    assert context["batch_p"].item() == pytest.approx(torch.cat(list(logps.values())).exp().mean().item(), rel=1e-5)
+    assert context["batch_nll"].tolist() == pytest.approx([-logp.mean().item() for logp in logps.values()], rel=1e-5)
+    assert context["sequence_nll"].tolist() == pytest.approx([-logps[i].mean().item() for i in (3, 0)], rel=1e-5)
+    assert statistics.context(micro[2])["sequence_nll"].tolist() == [0]
+    assert batch_nll(SFT(), policy, StepBatch(np.array([4]), micro, 99), CPU).context(micro[0]) == {}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wider Qwen2 over the same tokens, whose output layer is padded to eight more."""
+    folder = tmp_path_factory.mktemp("teacher")
+    config = toy_task.model_config()
+    config.update({"hidden_size": 2 * config.hidden_size, "vocab_size": config.vocab_size + 8})
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    toy_task.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def with_teacher(checkpoint: Path, rows: Path, teacher: Path, tmp_path: Path, **keys) -> Config:
+    config = make(checkpoint, rows, tmp_path, "iw_sft", micro_batch_tokens=64)
+    return replace(config, reference=ReferenceConfig(str(teacher)), **keys)
+
+
+def logits(model: PreTrainedModel, examples: Examples, i: int) -> tuple[Tensor, Tensor]:
+    """(N, V) float64 logits over the tokenizer's tokens that predict the answer of an example, and (N,) its tokens."""
+    ids = torch.from_numpy(examples.tokens[examples.offsets[i] : examples.offsets[i + 1]].astype(np.int64))
+    start = int(examples.prompts[i])
+    whole = model(input_ids=ids[None]).logits[0, start - 1 : -1].double()
+    return whole[:, : toy_task.model_config().vocab_size], ids[start:]
+
+
+@pytest.fixture
+def examples(checkpoint: Path, rows: Path, tmp_path: Path) -> Examples:
+    config = make(checkpoint, rows, tmp_path, "sft")
+    tokenizer = toy_task.tokenizer()
+    return Examples.load(prepare(config.dataset, config.train, config.model, tokenizer, tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_teacher_of_another_size(checkpoint, rows, teacher, examples, tmp_path, one_rank, rank):
+    """With all weights trained and with adapters, beside full logits of both models."""
+    adapter = AdapterConfig(rank=rank, target_modules=["q_proj"] if rank else [])
+    config = with_teacher(checkpoint, rows, teacher, tmp_path, adapter=adapter)
+    policy = build(config, CPU, reference=True)
+    group = np.array([2, 0, 5])
+    batch = collate(examples, group)
+    student, larger = (AutoModelForCausalLM.from_pretrained(path).double() for path in (checkpoint, teacher))
+    logp, logq = (
+        torch.cat([logits(model, examples, i)[0] for i in group]).log_softmax(-1).detach()
+        for model in (student, larger)
+    )
+    for objective, terms in (
+        (ForwardKL(), (logq.exp() * (logq - logp)).sum(-1)),
+        (ReverseKL(), (logp.exp() * (logp - logq)).sum(-1)),
+    ):
+        out = policy(batch, objective, {})
+        torch.testing.assert_close(out["terms"].double(), terms, rtol=1e-4, atol=1e-5)
+        out["loss"].backward()
+    assert all(p.grad is None for p in policy.frozen.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in policy.model.parameters())
+
+
+def test_log_probabilities_of_another_reference_are_measured_alone(
+    checkpoint, rows, teacher, examples, tmp_path, one_rank, monkeypatch
+):
+    monkeypatch.setattr(loop, "start", lambda config: CPU)  # this process is the worker
+    config = with_teacher(checkpoint, rows, teacher, tmp_path)
+    examples.save(tmp_path / "data")
+    file = tmp_path / "reference.npy"
+    loop.measure_reference(config, str(tmp_path / "data"), str(file))
+    trainer = loop.Trainer(config, examples, tmp_path, file, CPU)
+    assert trainer.policy.frozen is None
+    known = Reference.of(IWSFT(), file, trainer.policy, examples, 64, CPU).context(np.array([3, 1]))
+    larger = AutoModelForCausalLM.from_pretrained(teacher).double()
+    pairs = [logits(larger, examples, i) for i in (3, 1)]
+    expected = torch.cat([z.log_softmax(-1)[range(len(ids)), ids] for z, ids in pairs]).detach()
+    torch.testing.assert_close(known["reference_logp"].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_reference_with_other_tokens_or_of_another_family_is_refused(checkpoint, rows, teacher, tmp_path):
+    config = with_teacher(checkpoint, rows, teacher, tmp_path)
+    check_vocabulary(config.model, config.reference_model)
+    with pytest.raises(ValueError, match="has logits of [0-9]+ tokens and the model of [0-9]+: choose another"):
+        check_vocabulary(config.reference_model, config.model)
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    about = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(about | {"model_type": "llama"}))
+    with pytest.raises(ValueError, match="is a llama and the model a qwen2: choose a reference of the same family"):
+        check_vocabulary(config.model, replace(config.reference_model, path=str(other)))
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["1"], vocabulary["2"] = vocabulary["2"], vocabulary["1"]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match="has another vocabulary than the model, such as for '[12]'"):
+        check_vocabulary(config.model, replace(config.reference_model, path=str(other)))
+
+
+def test_a_reference_is_part_of_the_identity_by_its_content(checkpoint, rows, teacher, tmp_path):
+    config = with_teacher(checkpoint, rows, teacher, tmp_path)
+    moved = tmp_path / "moved"
+    shutil.copytree(teacher, moved)
+    names = {identity(replace(config, reference=ReferenceConfig(path))) for path in (None, str(teacher), str(moved))}
+    assert len(names) == 2
+
+
+def test_the_plan_counts_a_teacher_by_its_size(checkpoint, rows, teacher, tmp_path):
+    config = with_teacher(checkpoint, rows, teacher, tmp_path, loss={"_target_": "losslab.objectives.jsd.JSD"})
+    small, large = (AutoModelForCausalLM.from_pretrained(path).num_parameters() for path in (checkpoint, teacher))
+    parts = [cost.of([replace(config, loss=loss)], [(small, 1000)]).training for loss in (SFT_LOSS, config.loss)]
+    assert parts[1] / parts[0] == pytest.approx((6 * small + 2 * large) / (6 * small))
+    architecture = describe(config)
+    own = replace(config, loss={"_target_": "losslab.objectives.asft.ASFT"}, reference=ReferenceConfig())
+    own = replace(own, machine=replace(own.machine, recompute=Recompute.none))
+    other = replace(own, reference=config.reference)
+    difference = on_device(other, architecture, small) - on_device(own, architecture, small)
+    assert difference == pytest.approx(FRAGMENTS * 4 * (large - small))
