@@ -47,6 +47,9 @@ def main(arguments: list[str]) -> None:
     collected = collect(rows, config.train, tokeniser)
     console = Console(highlight=False)
     summary(console, rows, collected, notes(rows, tokeniser))
+    if config.dataset.validation is not None and collected.tokens:
+        held_out = read(config.dataset, held_out=True)
+        console.print(held_out_sentence(rows, collected, held_out, collect(held_out, config.train, tokeniser)))
     unit = len(rows.layout.answers)
     for first in chosen(collected, unit, show, row):
         for i in range(first, first + unit):
@@ -108,6 +111,19 @@ def summary(console: Any, rows: Any, collected: Any, sentences: list[str]) -> No
         bars(console, "trained tokens", trained)
         if max(turns := preview.turns(collected)) > 1:
             bars(console, "trained turns", turns)
+
+
+def held_out_sentence(rows: Any, collected: Any, held_out: Any, others: Any) -> str:
+    """How many rows are held out, and what of them is trained too."""
+    from losslab.data.examples import shared
+
+    if not others.tokens:
+        return f"\nheld out: {len(held_out):,} rows of {held_out.table.path}, none of which can be used"
+    repeated, asked = shared(collected.examples(rows, [], ""), others.examples(held_out, [], ""))
+    return (
+        f"\nheld out: {len(held_out):,} rows of {held_out.table.path}, {len(others.tokens):,} examples, of which "
+        f"{asked:,} have a prompt that is trained on, and {repeated:,} are trained token for token"
+    )
 
 
 def bars(console: Any, title: str, values: Sequence[int], limit: int | None = None) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from losslab.data.chat_templates import Rewritten
 from losslab.data.layouts import Conversation, Texts
 from losslab.data.messages import Unusable
 from losslab.data.rows import Rows, check_broken, describe, read
+from losslab.data.table import held_out_file
 from losslab.data.tokenise import Encoded, Span, Tokeniser
 from losslab.files import content, lock
 from losslab.progress import bar
@@ -93,23 +94,48 @@ class Examples:
         temporary.rename(folder)
 
 
-def prepare(dataset: DatasetConfig, train: TrainConfig, model: ModelConfig, tokenizer: Any, cache: Path) -> Path:
-    """Tokenise a data set once and keep it; returns the folder of the `Examples`.
+def prepare(
+    dataset: DatasetConfig,
+    train: TrainConfig,
+    model: ModelConfig,
+    tokenizer: Any,
+    cache: Path,
+    held_out: bool = False,
+) -> Path:
+    """Tokenise the rows of a data set that are trained, or those that are held out, once, and keep them.
 
-    Raises ValueError when the file, a column or too many rows are unusable.
+    Returns the folder of the `Examples`. Raises ValueError when the file, a column or too many rows are unusable.
     """
+    if elsewhere := held_out_file(dataset):  # which is no part of what is trained
+        dataset = elsewhere if held_out else replace(dataset, validation=None)
+        held_out = False
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
     about = [
         {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},
         [vocabulary, tokenizer.chat_template, model.train_prompt, train.max_length, str(train.overlong)],
-        [VERSION, model.template_arguments, tokenizer.eos_token_id],
+        [VERSION, model.template_arguments, tokenizer.eos_token_id, held_out],
     ]
     key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
     folder = cache / "data" / key[:16]
     with lock(cache / "data" / f"{key[:16]}.lock"):  # the cells of a sweep may start together
         if not folder.exists():
-            tokenise(read(dataset), train, Tokeniser(model, dataset, tokenizer), key).save(folder)
+            tokenise(read(dataset, held_out), train, Tokeniser(model, dataset, tokenizer), key).save(folder)
     return folder
+
+
+def shared(training: Examples, held_out: Examples) -> tuple[int, int]:
+    """How many held-out examples are trained token for token, and how many have a prompt that is trained on."""
+    whole, prompts = set(), set()
+    for i in range(len(training)):
+        ids = training.tokens[training.offsets[i] : training.offsets[i + 1]]
+        whole.add(ids.tobytes())
+        prompts.add(ids[: training.prompts[i]].tobytes())
+    repeated = asked = 0
+    for i in range(len(held_out)):
+        ids = held_out.tokens[held_out.offsets[i] : held_out.offsets[i + 1]]
+        repeated += ids.tobytes() in whole
+        asked += ids[: held_out.prompts[i]].tobytes() in prompts
+    return repeated, asked
 
 
 def tokenise(rows: Rows, train: TrainConfig, tokeniser: Tokeniser, key: str = "") -> Examples:

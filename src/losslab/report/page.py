@@ -138,6 +138,7 @@ def _curves(table: Table, drawn: Sequence[ReportRow], scores: Scores) -> dict[st
             + training.accuracy(of_model, curves, [AVERAGE, *table.benchmarks]),
             "diagnostics": training.metrics(of_model, training.DIAGNOSTICS),
             "changes": changes[model],
+            "ends": training.ends(of_model),
             "hints": diagnostic_notes(of_model, changes[model], scores),
         }
         for model, of_model in by_model(drawn)

@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,15 +31,16 @@ from losslab.training.step_metrics import StepSums, measure, normaliser
 from losslab.training.steps import Steps, StopSignal
 from losslab.training.throughput import Speed
 from losslab.training.trim_malloc import trim_malloc
+from losslab.training.validation import Validation
 
 
-def train(config: Config, data: str, folder: str, reference: str) -> None:
+def train(config: Config, data: str, folder: str, reference: str, held_out: tuple[str, str] | None = None) -> None:
     """Train one cell on this rank, to the exported model.
 
     `data` is a folder of `Examples`, `folder` the cell's, `reference` the file of the reference's log-probabilities,
-    made where the objective needs it. Goes on from the newest checkpoint. Raises Interrupted, with a checkpoint behind
-    it, when asked to leave, FloatingPointError on a gradient that is not finite, and ValueError on a checkpoint of
-    another number of ranks where the gradient depends on it.
+    made where the objective needs it; `held_out` are both for the held-out rows. Goes on from the newest checkpoint.
+    Raises Interrupted, with a checkpoint behind it, when asked to leave, FloatingPointError on a gradient that is not
+    finite, and ValueError on a checkpoint of another number of ranks where the gradient depends on it.
     """
     device, machine = start(config), config.machine
     trainer = Trainer(config, Examples.load(Path(data)), Path(folder), Path(reference), device)
@@ -46,18 +48,31 @@ def train(config: Config, data: str, folder: str, reference: str) -> None:
     kept = Checkpoints(
         Path(folder) / "checkpoints", policy, trainer.optimizer, device, machine.keep_last, machine.keep_every
     )
-    with kept as checkpoints, trainer.loader, StopSignal() as stop:
+    validation = None
+    if held_out is not None:
+        rows, known = map(Path, held_out)
+        validation = Validation(
+            config, policy, device, Examples.load(rows), Path(folder), known, trainer.schedule.steps
+        )
+    with kept as checkpoints, trainer.loader, validation or nullcontext(), StopSignal() as stop:
         steps = Steps(
             machine, trainer.schedule, Path(folder), checkpoints, lambda target: export(policy, tokenizer, target)
         )
         log = StepLog(config, trainer.examples, Speed.of(policy, device, dist.get_world_size()), steps.record)
-        for step in steps.resume(same_ranks=config.train.reduction == Reduction.micro_batch):
+        todo = steps.resume(same_ranks=config.train.reduction == Reduction.micro_batch)
+        if validation is not None:
+            validation.begin(todo.start)
+        for step in todo:
             batch, sums = trainer.forward_backward(step)
             sums = sums.all_reduce(stop.asked)
             result = trainer.update(step, batch, sums)
             log.add(result)  # on a GPU this reads the step before, whose numbers have arrived
             if steps.due(step, log.asked):
                 log.flush()
+            if validation is not None and validation.due(step + 1):
+                log.flush()
+                with log.pause():
+                    validation.measure(step + 1)
             with log.pause():
                 steps.end(step, log.asked)
         log.flush()
