@@ -50,6 +50,8 @@ def check(config: Config) -> None:
     """Refuse, with one sentence, what composes but cannot run."""
     check_sweep(config.sweep)
     check_bounds(config)
+    if config.check and not config.plan:
+        raise ValueError("check=true is for a plan, as in losslab plan check=true: a training checks by itself")
     check_prompts(config)
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: name at least one, as in benchmark=[math500]")

@@ -294,6 +294,7 @@ class Config:
     seed: int = seed_key(0, "of the order of rows, and of sampling")
     stage: Stage = key(Stage.all, "`train` or `score`: one half of the cell, for two jobs")
     plan: bool = key(False, "print what would run and what it needs, and stop")
+    check: bool = key(False, "with `plan`: load each model and compare how it would be trained with its own forward")
     force: bool = key(False, "run finished cells again")
 
     @property
