@@ -22,7 +22,7 @@ from losslab.files import content, lock
 from losslab.progress import bar
 
 CHUNK = 1000  # rows tokenised at once
-VERSION = 2  # of how rows become tokens: what an earlier one has left in the cache is not taken
+VERSION = 3  # of how rows become tokens: what an earlier one has left in the cache is not taken
 ARRAYS = ("tokens", "offsets", "prompts", "trained", "rewards")
 
 
@@ -40,6 +40,7 @@ class Examples:
     rewards: np.ndarray | None = None  # (examples, 2) float32: reward of the answer, success rate of its question
     # (sum of lengths,) bool: the tokens that are trained; None where they are those from `prompts[i]` on.
     trained: np.ndarray | None = None
+    ends: list[int] = field(default_factory=list)  # the special tokens in which what is trained ends, ascending
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -88,7 +89,7 @@ class Examples:
         for name in ARRAYS:
             if (array := getattr(self, name)) is not None:
                 np.save(temporary / f"{name}.npy", array)
-        about = {name: getattr(self, name) for name in ("key", "report", "notes", "unit")}
+        about = {name: getattr(self, name) for name in ("key", "report", "notes", "ends", "unit")}
         (temporary / "about.json").write_text(json.dumps(about))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
@@ -150,7 +151,8 @@ def tokenise(rows: Rows, train: TrainConfig, tokeniser: Tokeniser, key: str = ""
     check_broken(collected.broken, len(rows), dataset, rows.table.place)
     if not collected.tokens:
         raise ValueError(f"no row of {dataset.path} fits train.max_length={train.max_length}: raise it")
-    return collected.examples(rows, notes(rows, tokeniser), key)
+    examples = collected.examples(rows, notes(rows, tokeniser), key)
+    return replace(examples, ends=sorted(collected.ends & tokeniser.special))
 
 
 @dataclass
@@ -164,6 +166,7 @@ class Collected:
     broken: dict[int, str] = field(default_factory=dict)  # why a row cannot be used
     overlong: list[tuple[int, int]] = field(default_factory=list)  # number and length of what was dropped
     truncated: list[int] = field(default_factory=list)  # numbers
+    ends: set[int] = field(default_factory=set)  # the last tokens of what is trained, where it is not cut
 
     def add(self, number: int, group: list[Encoded], drop: bool) -> None:
         """Take examples that stay together, cut to the limit; or none of them, with `drop` or where nothing is left."""
@@ -178,6 +181,7 @@ class Collected:
             kept = ((start, min(stop, self.limit)) for start, stop in one.spans if start < self.limit)
             self.spans.append(tuple(kept))
             self.numbers.append(number)
+            self.ends |= {one.ids[stop - 1] for _, stop in one.spans if stop <= self.limit}
 
     def examples(self, rows: Rows, sentences: list[str], key: str) -> Examples:
         lengths = np.array([len(ids) for ids in self.tokens])

@@ -85,7 +85,7 @@ def train(config: Config, data: str, folder: str) -> None:
     def publish(target: Path) -> None:
         own = model.config, model.generation_config
         model.config, model.generation_config = deepcopy(exported)
-        export(policy, load_tokenizer(config.model), target)
+        export(policy, load_tokenizer(config.model), target, ends)
         model.config, model.generation_config = own
 
     machine = config.machine

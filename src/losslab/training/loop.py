@@ -44,7 +44,7 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
     """
     device, machine = start(config), config.machine
     trainer = Trainer(config, Examples.load(Path(data)), Path(folder), Path(reference), device)
-    policy, tokenizer = trainer.policy, load_tokenizer(config.model)
+    policy, tokenizer, ends = trainer.policy, load_tokenizer(config.model), trainer.examples.ends
     kept = Checkpoints(
         Path(folder) / "checkpoints", policy, trainer.optimizer, device, machine.keep_last, machine.keep_every
     )
@@ -56,7 +56,7 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
         )
     with kept as checkpoints, trainer.loader, validation or nullcontext(), StopSignal() as stop:
         steps = Steps(
-            machine, trainer.schedule, Path(folder), checkpoints, lambda target: export(policy, tokenizer, target)
+            machine, trainer.schedule, Path(folder), checkpoints, lambda target: export(policy, tokenizer, target, ends)
         )
         log = StepLog(config, trainer.examples, Speed.of(policy, device, dist.get_world_size()), steps.record)
         todo = steps.resume(same_ranks=config.train.reduction == Reduction.micro_batch)
