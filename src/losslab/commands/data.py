@@ -5,6 +5,8 @@ losslab data dataset=file dataset.path=rows.jsonl model=Qwen/Qwen3-0.6B     the 
   row=17        this row alone, by its number in the data set
   full=true     long rows whole
   ids=true      with the id of every token
+losslab data results/cells/CELL     after training: some examples, each token coloured by its probability
+  by=weight                         or by its weight under the objective
 losslab data formats     the layouts of rows and kinds of files that are read, and those that are refused
 """
 
@@ -26,6 +28,9 @@ def main(arguments: list[str]) -> None:
         from losslab.data import formats
 
         print(formats.markdown(), end="")
+        return
+    if len(names := [argument for argument in arguments if "=" not in argument]) == 1:
+        after_training(names[0], [argument for argument in arguments if "=" in argument])
         return
     options = dict(argument.split("=", 1) for argument in arguments if argument.partition("=")[0] in OPTIONS)
     overrides = [argument for argument in arguments if argument.partition("=")[0] not in OPTIONS]
@@ -61,6 +66,26 @@ def main(arguments: list[str]) -> None:
             style="bold red",
             soft_wrap=True,
         )
+
+
+def after_training(folder: str, options: list[str]) -> None:
+    """Show what training made of some examples of a cell. Raises ValueError where its record does not have them."""
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from losslab.commands import data_cell
+    from losslab.commands.cli import parse
+    from losslab.records.tokens import FILE, read_examples
+
+    _, values = parse(options, ("by",))
+    if (by := values.get("by", "probability")) not in ("probability", "weight"):
+        raise ValueError(f"by={by} does not exist: set it to probability or weight")
+    if not (Path(folder) / "cell.json").is_file():
+        raise ValueError(f"{folder} is no folder of a cell: name one of results/cells")
+    if not (examples := read_examples(Path(folder))):
+        raise ValueError(f"{folder} has no {FILE}: it is written at the end of a training on demonstrations")
+    data_cell.show(Console(highlight=False), Path(folder).name, examples, by)
 
 
 def chosen(collected: Any, unit: int, show: int, row: int | None) -> list[int]:

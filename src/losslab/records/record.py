@@ -1,8 +1,9 @@
 """What is kept of a cell: one folder with its configuration, environment, metrics, model and scores.
 
     results/cells/<model>-<dataset>-<loss>-s<seed>-<identity>/
-        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl  validation.jsonl  probabilities.json
-        checkpoints/  steps/<step>/  model/  scores/<protocol>-<identity>/  scores/<protocol>-<identity>/steps/<step>/
+        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl  validation.jsonl  tokens.json
+        probabilities.json  checkpoints/  steps/<step>/  model/
+        scores/<protocol>-<identity>/  scores/<protocol>-<identity>/steps/<step>/
 
 A kill leaves the old file or the whole new one.
 """

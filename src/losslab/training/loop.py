@@ -30,6 +30,7 @@ from losslab.training.step_log import StepLog, StepResult
 from losslab.training.step_metrics import StepSums, measure, normaliser
 from losslab.training.steps import Steps, StopSignal
 from losslab.training.throughput import Speed
+from losslab.training.token_view import TokenView
 from losslab.training.trim_malloc import trim_malloc
 from losslab.training.validation import Validation
 
@@ -48,6 +49,7 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
     kept = Checkpoints(
         Path(folder) / "checkpoints", policy, trainer.optimizer, device, machine.keep_last, machine.keep_every
     )
+    view = TokenView(config, policy, device, trainer.examples, trainer.reference, Path(folder), tokenizer)
     validation = None
     if held_out is not None:
         rows, known = map(Path, held_out)
@@ -60,6 +62,8 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
         )
         log = StepLog(config, trainer.examples, Speed.of(policy, device, dist.get_world_size()), steps.record)
         todo = steps.resume(same_ranks=config.train.reduction == Reduction.micro_batch)
+        if not todo.start:
+            view.measure("before")
         if validation is not None:
             validation.begin(todo.start)
         for step in todo:
@@ -76,6 +80,7 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
             with log.pause():
                 steps.end(step, log.asked)
         log.flush()
+        view.measure("after")
         steps.finish()
 
 
@@ -107,7 +112,7 @@ class Trainer:
         self.optimizer = make_optimizer(config.optimizer, self.policy)
         tokens = config.machine.micro_batch_tokens
         assert isinstance(tokens, int)
-        known = Reference.of(self.objective, reference, self.policy, examples, tokens, device)
+        known = self.reference = Reference.of(self.objective, reference, self.policy, examples, tokens, device)
         self.loader = Loader(
             examples,
             self.schedule,

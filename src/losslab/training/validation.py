@@ -5,7 +5,6 @@ writes to metrics.jsonl of its batch, this writes to validation.jsonl of all of 
 with an old policy finds it equal to the new one.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,16 @@ import torch.distributed as dist
 
 from losslab.config.schema import Config
 from losslab.data.examples import Examples
-from losslab.data.loader import Loader, StepBatch
 from losslab.files import append_line, read_lines, write_lines
 from losslab.models.loading import load_tokenizer
 from losslab.models.policy import Policy
 from losslab.objectives import Objective
-from losslab.training.reference_logps import Reference, batch_nll, old_logp
+from losslab.training.passes import loader, outputs
+from losslab.training.reference_logps import Reference
 from losslab.training.step_metrics import StepSums, measure, normaliser, report
 
 FILE = "validation.jsonl"
 TIMES = 10  # over a run, where the configuration does not say
-
-
-@dataclass(frozen=True)
-class InOrder:
-    """Units of data in batches, in their order."""
-
-    units: int
-    batch_size: int
-
-    @property
-    def steps(self) -> int:
-        return -(-self.units // self.batch_size)
-
-    def batch(self, step: int) -> np.ndarray:
-        """Indices of the units of a batch, counted from 0."""
-        return np.arange(step * self.batch_size, min((step + 1) * self.batch_size, self.units))
 
 
 class Validation:
@@ -64,17 +47,8 @@ class Validation:
         self.eos = load_tokenizer(config.model).eos_token_id
         self.every = config.machine.validation_steps or -(-steps // TIMES)
         known = Reference.of(self.objective, reference, policy, examples, tokens, device)
-        self.batches = InOrder(len(examples) // examples.unit, config.train.batch_size)
-        self.loader = Loader(
-            examples,
-            self.batches,
-            known.context,
-            tokens=tokens,
-            rows=config.train.micro_batch,
-            rank=dist.get_rank(),
-            ranks=dist.get_world_size(),
-            pinned=device.type == "cuda",
-        )
+        units = np.arange(len(examples) // examples.unit)
+        self.loader = loader(config, examples, units, config.train.batch_size, known, device)
 
     def __enter__(self) -> "Validation":
         self.loader.__enter__()
@@ -94,23 +68,13 @@ class Validation:
         """Whether the rows are measured after so many steps."""
         return done % self.every == 0 or done == self.steps
 
-    @torch.no_grad()
     def measure(self, done: int) -> None:
         """Write down what the model makes of the rows after so many steps."""
         sums = StepSums.zeros(self.device)
-        for number in range(self.batches.steps):
-            sums += self._sums(self.loader.take(number))
+        for number in range(self.loader.schedule.steps):
+            for micro, out in outputs(self.policy, self.objective, self.loader.take(number), self.device):
+                sums += measure(out, micro.batch, self.eos)
         sums = sums.all_reduce(asked=False)
         if dist.get_rank() == 0:
             count = float(normaliser(sums, self.normaliser))
             append_line(self.file, {"step": done} | report(sums, count))
-
-    def _sums(self, batch: StepBatch) -> StepSums:
-        statistics = batch_nll(self.objective, self.policy, batch, self.device)
-        old = old_logp(self.objective, self.policy, batch, self.device)
-        sums = StepSums.zeros(self.device)
-        for micro, known in zip((micro.to(self.device) for micro in batch.micro_batches), old, strict=True):
-            out = self.policy(micro.batch, self.objective, micro.context | statistics.context(micro) | known)
-            sums += measure(out, micro.batch, self.eos)
-        self.policy.end_backward()
-        return sums
