@@ -194,7 +194,7 @@ def test_commands_of_training_compose(command, place, capsys, monkeypatch):
     if verb == "sample":
         composed([re.sub("^samples=", "eval.samples=", one) for one in overrides], "loss=base", "eval=sampling")
         return
-    composed([one for one in overrides if one != "job"])
+    composed([*(one for one in overrides if one != "job"), *["plan=true"] * (verb == "plan")])
     looks = {"--cfg", "plan=true"} & set(words) or verb == "plan"
     tiny = any(word.startswith(("experiment=demo", "experiment=toy_suite", "model=tiny")) for word in command.words)
     assert looks or tiny or {"gpu", "cluster"} & command.needs, "it trains a large model: say so before its block"

@@ -110,6 +110,8 @@ def test_grpo_learns_the_answer_that_is_rewarded(whole, guesser):
     assert 0.05 < found[0]["reward"] < 0.5 and found[-1]["reward"] > 0.9
     assert all(3.5 < row["completion_length"] < 4.5 and row["truncated"] < 0.1 for row in found)
     assert all(row["lr"] == 2e-3 and row["seconds"] > 0 for row in found) and found[0]["gradient_norm"] > 0
+    padding = json.loads((whole / "padding.json").read_text())  # the check that it began with
+    assert padding["logp"] < 1e-6 and padding["tokens"] > 0
     assert json.loads((whole / "data.json").read_text()) == {
         "version": 1,
         "rows": 65, "without_gold": 1, "repeated_questions": 0, "questions": 64, "overlong_dropped": 0,

@@ -10,6 +10,8 @@ from losslab.commands import data
 from losslab.data import formats
 from losslab.data.preview import Bin, histogram
 
+SAID = (formats.SAY, formats.WRONG)
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
@@ -69,6 +71,15 @@ def test_a_data_set_in_numbers_and_rows(place, capsys):
         "│ <|im_start|>user↵", "│ +1?<|im_end|>↵", "│ <|im_start|>assistant↵", "▌ 5<|im_end|>",
     ]  # fmt: skip
     assert "\x1b" not in out  # plain where it is no terminal
+
+
+def test_rows_that_are_held_out_are_counted_beside_those_of_training(place, capsys):
+    (place / "held.jsonl").write_text("".join(json.dumps({"messages": [formats.ASK, say]}) + "\n" for say in SAID))
+    out = " ".join(look(place, capsys, f"dataset.validation={place / 'held.jsonl'}").split())
+    assert (
+        "held out: 2 rows of held.jsonl, 2 examples, of which 2 have a prompt that is trained on, and 1 are trained"
+        in out
+    )
 
 
 def test_one_row_with_its_ids(place, capsys):

@@ -15,7 +15,7 @@ from losslab.data import toy_task
 from losslab.data.examples import Examples
 from losslab.results import plots, probability_plots
 from losslab.results.probability_plots import BeforeAfter, Histogram
-from losslab.training import target_probabilities
+from losslab.training import target_probabilities, target_text
 from losslab.training.step_metrics import EDGES
 
 ASKED = 17  # of 22 rows
@@ -125,7 +125,7 @@ def test_the_table_the_numbers_and_the_figure(tmp_path):
 
 def test_a_token_that_is_a_part_of_a_character_keeps_its_raw_form():
     tokenizer = toy_task.tokenizer()
-    assert target_probabilities.text(tokenizer.convert_tokens_to_ids("Ġ"), tokenizer) == " "
-    assert target_probabilities.text(tokenizer.convert_tokens_to_ids("7"), tokenizer) == "7"
+    assert target_text.text(tokenizer.convert_tokens_to_ids("Ġ"), tokenizer) == " "
+    assert target_text.text(tokenizer.convert_tokens_to_ids("7"), tokenizer) == "7"
     tokenizer.add_tokens(["\N{REPLACEMENT CHARACTER}"])
-    assert json.dumps(target_probabilities.text(len(tokenizer) - 1, tokenizer)) == '"\\ufffd"'
+    assert json.dumps(target_text.text(len(tokenizer) - 1, tokenizer)) == '"\\ufffd"'

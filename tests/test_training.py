@@ -33,6 +33,7 @@ from losslab.config.schema import (
 from losslab.data import toy_task
 from losslab.data.batches import Schedule
 from losslab.distributed.process_group import WorkerError
+from losslab.files import read_json, read_lines, write_lines
 from losslab.models.loading import load_model
 from losslab.models.policy import Policy
 from losslab.objectives import Objective, Targets
@@ -188,9 +189,13 @@ def naive(
     ],
 )
 def test_three_steps_equal_the_naive_version(checkpoint, rows, tmp_path, loss, normaliser, machine):
-    config = make(checkpoint, rows, tmp_path, loss, checkpoint_steps=1, keep_every=1, **machine)
+    config = make(checkpoint, rows, tmp_path, loss, checkpoint_steps=1, keep_every=1, validation_steps=2, **machine)
     config.train.normaliser = Normaliser(normaliser)
+    held_out = data_rows(rows)[:2] + [data_rows(rows)[2] | {"problem": "1+2=?"}]
+    config.dataset.validation = str(tmp_path / "held.jsonl")
+    write_lines(tmp_path / "held.jsonl", held_out)
     weights, metrics = trained(config, tmp_path / "cell")
+    check_held_out(tmp_path / "cell", held_out, "solution" if loss != "dpo" else "wrong")
     expected, gradient, losses, norms = naive(checkpoint, rows, loss, config.train.normaliser)
     assert len(metrics) == STEPS
     np.testing.assert_allclose([row["loss"] for row in metrics], losses, rtol=1e-6, atol=1e-7)  # NFT begins at 0
@@ -202,6 +207,20 @@ def test_three_steps_equal_the_naive_version(checkpoint, rows, tmp_path, loss, n
         assert apart < 1e-6 * torch.stack([tensor.norm() for tensor in gradient.values()]).norm()
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor.double(), expected[name], rtol=0, atol=1e-6, msg=name)
+
+
+def check_held_out(folder: Path, rows: list[dict], other: str) -> None:
+    """Held-out rows are measured on the way, at the end with the exported model, and those seen are counted."""
+    measured, about = read_lines(folder / "validation.jsonl"), read_json(folder / "data.json")["validation"]
+    assert [row["step"] for row in measured] == [0, 2, STEPS]  # every second step, and the last
+    count = 2 if other == "solution" else 4  # of a pair both answers are examples
+    assert (about["rows"], about["prompts_trained"], about["repeated"]) == (3, count, count)
+    model = AutoModelForCausalLM.from_pretrained(folder / "model").double()
+    columns = dict.fromkeys(("solution", other))
+    with torch.no_grad():
+        nll = -torch.cat([logprobs(model, row, column)[0] for row in rows for column in columns])
+    assert measured[-1]["cross_entropy"] == pytest.approx(float(nll.mean()), rel=1e-6)
+    assert measured[-1]["answer_tokens"] == len(nll)
 
 
 @pytest.mark.parametrize("loss", ["dft", "talr", "asft", "dpo"])

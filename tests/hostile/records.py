@@ -23,7 +23,8 @@ SWEEP, BENCHMARK, PROBLEMS = "good", "tiny_add", 6
 LOSSES = ("sft", "dft")  # the good cell's, and that of the one that is damaged
 READERS = {"table": ("table", SWEEP), "report": ("report", SWEEP), "status": ("status", SWEEP), "all": ("status",)}
 FILES = ("cell.json", "config.yaml", "metrics.jsonl", "environment.json", "holder.json", "scores.json",
-         f"{BENCHMARK}.jsonl", "protocol.yaml", "data.json", "probabilities.json")  # fmt: skip
+         f"{BENCHMARK}.jsonl", "protocol.yaml", "data.json", "probabilities.json",
+         "validation.jsonl", "tokens.json")  # fmt: skip
 
 
 def template(results: Path) -> None:
@@ -54,6 +55,10 @@ def template(results: Path) -> None:
             yaml.safe_dump(protocol | {"prompt": "chat", "stop": [], "engine": "x", "seeds": 0}),
         )
         write_lines(cell.metrics, [step(i) for i in (1, 2)])
+        numbers = {"p": [0.5], "weight": [1.0]}
+        example = {"number": 1, "tokens": ["1+1=?", "2"], "trained": [0, 1], "before": numbers, "after": numbers}
+        write_json(cell.folder / "tokens.json", {"of": 6, "examples": [example]})
+        write_lines(cell.validation, [{"step": 0, "loss": 1.5, "p_histogram": [1] * 13}])
         (cell.folder / "logs").mkdir()
         cell.update(state="done", training_seconds=1.0, scoring_seconds=1.0, devices=1)
 

@@ -19,7 +19,7 @@ from losslab.cells.sizing import resolve
 from losslab.config.messages import first_line
 from losslab.config.schema import Config, MachineConfig, Recompute
 from losslab.data.schedule import Schedule
-from losslab.data.table import count, unanswered
+from losslab.data.table import count, held_out_count, unanswered
 from losslab.records.record import Cell
 
 ROWS = 100  # of the table that shows a plan; the cells beyond are counted
@@ -122,8 +122,10 @@ def rows_of(config: Config) -> int | None:
     dataset = config.dataset
     if unanswered(dataset):
         return None
-    rows = count(dataset)
-    return rows if rows is None or dataset.rows is None else min(rows, dataset.rows)
+    if (rows := count(dataset)) is None:
+        return None
+    rows = rows if dataset.rows is None else min(rows, dataset.rows)
+    return rows - held_out_count(dataset, rows)
 
 
 def warn(configs: list[Config]) -> str | None:

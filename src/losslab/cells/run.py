@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from losslab.cells.scoring import score
 from losslab.cells.sizing import settings, sized
@@ -27,7 +28,7 @@ from losslab.config.schema import (
     Stage,
     TrainConfig,
 )
-from losslab.data.examples import Examples, prepare
+from losslab.data.examples import Examples, prepare, shared
 from losslab.data.schedule import Schedule
 from losslab.distributed.environment import is_main_process, is_worker, node_count
 from losslab.distributed.launch import launch
@@ -121,6 +122,8 @@ def finished(config: Config, cell: Cell) -> bool:
         if cell.state().get("state") not in ("done", "failed", ended):  # what a kill left
             cell.update(state=ended, error=None)
         log.info(f"{cell.folder.name}: already done, skipped (force=true runs it again)")
+        if config.trains and config.dataset.validation is not None and not cell.validation.exists():
+            log.info(f"{cell.folder.name}: trained without held-out rows; only force=true measures them")
         return True
     tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
     if tries and slurm_restarts() >= tries:
@@ -207,50 +210,84 @@ def merged_reference(config: Config) -> ReferenceConfig:
 
 def train_model(config: Config, folder: Path) -> None:
     """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
-    cache = Path(config.machine.results) / "cache"
     online = isinstance(config.objective, Online)
-
-    def prepared() -> str:
-        tokenizer = load_tokenizer(config.model)
-        if config.adapter.rank:
-            lora.Targets.of(structure(config.model), config.adapter)
-        if online:
-            data, report, steps = questions.prepare(config, tokenizer, cache)
-            notes: list[str] = []
-        else:
-            model = replace(config.model, train_prompt=config.train_prompt)
-            data = prepare(config.dataset, config.train, model, tokenizer, cache)
-            examples = Examples.load(data)
-            check_tokens(int(examples.tokens.max()), tokenizer, config.model)
-            if config.reference.path is not None:
-                check_vocabulary(config.model, config.reference_model)
-            report, notes = examples.report, examples.notes
-            steps = Schedule.of(config.train, config.seed, examples).steps
-        if steps == 0:
-            raise ValueError("the rows do not fill one batch: lower train.batch_size or take more of them")
-        write_json(
-            folder / "data.json",
-            report | {"version": RECORD_VERSION, "steps": steps} | ({"notes": notes} if notes else {}),
-        )
-        for line in (", ".join(f"{v:,} {k}" for k, v in report.items()), *notes):
-            log.info(f"{config.names.dataset}: {line}")
-        return str(data)
-
-    data = decide_on_main(config.machine, prepared)
+    data, held_out = decide_on_main(config.machine, lambda: prepared(config, folder))
     config = sized(config, None if online else Examples.load(Path(data)).report["tokens"] * config.train.epochs)
     if is_main_process():
         write_json(folder / "layout.json", settings(config.machine))
     if online:
         launch(train_online, config, data, str(folder), machine=config.machine, logs=folder / "logs")
         return
+    rows = (held_out, _reference(config, held_out)) if held_out else None
+    arguments = (config, data, str(folder), _reference(config, data), rows)
+    launch(train, *arguments, machine=config.machine, logs=folder / "logs")
+
+
+def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
+    """The folders of what is trained and of what is held out, made where they are not there; data.json tells of them.
+
+    Raises ValueError for data that cannot be trained.
+    """
+    cache, about = Path(config.machine.results) / "cache", dict[str, Any]()
+    tokenizer, held_out = load_tokenizer(config.model), None
+    if config.adapter.rank:
+        lora.Targets.of(structure(config.model), config.adapter)
+    if isinstance(config.objective, Online):
+        data, report, steps = questions.prepare(config, tokenizer, cache)
+        lines: list[str] = []
+    else:
+        model = replace(config.model, train_prompt=config.train_prompt)
+        data = prepare(config.dataset, config.train, model, tokenizer, cache)
+        examples = Examples.load(data)
+        check_tokens(int(examples.tokens.max()), tokenizer, config.model)
+        if config.reference.path is not None:
+            check_vocabulary(config.model, config.reference_model)
+        report, lines = examples.report, examples.notes
+        about |= {"notes": lines} if lines else {}
+        steps = Schedule.of(config.train, config.seed, examples).steps
+        if config.dataset.validation is not None:
+            held_out = prepare(config.dataset, config.train, model, tokenizer, cache, held_out=True)
+            about["validation"], sentences = _held_out(Examples.load(held_out), examples)
+            lines = [*lines, *sentences]
+    if steps == 0:
+        raise ValueError("the rows do not fill one batch: lower train.batch_size or take more of them")
+    write_json(folder / "data.json", report | {"version": RECORD_VERSION, "steps": steps} | about)
+    for line in (", ".join(f"{v:,} {k}" for k, v in report.items()), *lines):
+        log.info(f"{config.names.dataset}: {line}")
+    return str(data), str(held_out) if held_out else None
+
+
+def _held_out(rows: Examples, training: Examples) -> tuple[dict[str, Any], list[str]]:
+    """What the record and what the terminal say of held-out rows."""
+    repeated, asked = shared(training, rows)
+    about = (
+        rows.report | {"repeated": repeated, "prompts_trained": asked} | ({"notes": rows.notes} if rows.notes else {})
+    )
+    lines = [f"held out: {', '.join(f'{v:,} {k}' for k, v in rows.report.items())}"]
+    if rows.notes[:1] != training.notes[:1]:
+        lines += [f"held out: {line}" for line in rows.notes]
+    if asked:
+        lines.append(
+            f"{asked:,} of the {len(rows):,} held-out examples have a prompt that is trained on, and {repeated:,} are "
+            "trained token for token"
+        )
+    return about, lines
+
+
+def _reference(config: Config, data: str) -> str:
+    """The file of the reference's log-probabilities of some examples.
+
+    Those of the model before training are measured by the training itself. Another reference is measured here, in
+    processes that hold that model alone: beside what is trained there may be no room.
+    """
     model = config.reference_model
     about = [content(model.path), model.revision, Path(data).name, str(config.train.precision)]
-    reference = cache / "reference" / f"{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.npy"
+    name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    file = Path(config.machine.results) / "cache" / "reference" / f"{name}.npy"
     assert isinstance(config.objective, Objective)
     if config.reference.path is not None and "reference_logp" in config.objective.needs:
-        with lock(reference.with_suffix(""), quiet=True) if is_main_process() else nullcontext():
-            if decide_on_main(config.machine, lambda: not reference.exists()):
-                # In processes of their own, which hold that model alone: beside what is trained there may be no room.
-                arguments = (measure_reference, config, data, str(reference))
-                launch(*arguments, machine=config.machine, logs=reference.with_suffix(""))
-    launch(train, config, data, str(folder), str(reference), machine=config.machine, logs=folder / "logs")
+        with lock(file.with_suffix(""), quiet=True) if is_main_process() else nullcontext():
+            if decide_on_main(config.machine, lambda: not file.exists()):
+                arguments = (measure_reference, config, data, str(file))
+                launch(*arguments, machine=config.machine, logs=file.with_suffix(""))
+    return str(file)

@@ -38,6 +38,16 @@ def run(config: Config) -> None:
     run_cell(config)
 
 
+def _plan(configs: list[Config], job: Any) -> int:
+    """Print the plan of a sweep, with `check=true` after a check of its models; returns the exit status."""
+    status = plan.show(configs, job)
+    if configs[0].check:
+        from losslab.cells import plan_check  # torch, which a plan does without
+
+        status |= plan_check.show(configs)
+    return status
+
+
 class Sweep(Callback):
     def __init__(self) -> None:
         self.cells: dict[Cell, Config] = {}  # those that passed all checks
@@ -71,7 +81,7 @@ class Sweep(Callback):
         if job is None:
             check_device(configs[0].machine)
         if configs[0].plan:
-            sys.exit(plan.show(configs, job) if is_main_process() else 0)
+            sys.exit(_plan(configs, job) if is_main_process() else 0)
         if not is_main_process():
             return
         cells = plan.cells(configs)

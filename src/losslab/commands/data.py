@@ -5,6 +5,8 @@ losslab data dataset=file dataset.path=rows.jsonl model=Qwen/Qwen3-0.6B     the 
   row=17        this row alone, by its number in the data set
   full=true     long rows whole
   ids=true      with the id of every token
+losslab data results/cells/CELL     after training: some examples, each token coloured by its probability
+  by=weight                         or by its weight under the objective
 losslab data formats     the layouts of rows and kinds of files that are read, and those that are refused
 """
 
@@ -27,6 +29,9 @@ def main(arguments: list[str]) -> None:
 
         print(formats.markdown(), end="")
         return
+    if len(names := [argument for argument in arguments if "=" not in argument]) == 1:
+        after_training(names[0], [argument for argument in arguments if "=" in argument])
+        return
     options = dict(argument.split("=", 1) for argument in arguments if argument.partition("=")[0] in OPTIONS)
     overrides = [argument for argument in arguments if argument.partition("=")[0] not in OPTIONS]
     flags = {key: _flag(options, key) for key in ("full", "ids")}
@@ -47,6 +52,9 @@ def main(arguments: list[str]) -> None:
     collected = collect(rows, config.train, tokeniser)
     console = Console(highlight=False)
     summary(console, rows, collected, notes(rows, tokeniser))
+    if config.dataset.validation is not None and collected.tokens:
+        held_out = read(config.dataset, held_out=True)
+        console.print(held_out_sentence(rows, collected, held_out, collect(held_out, config.train, tokeniser)))
     unit = len(rows.layout.answers)
     for first in chosen(collected, unit, show, row):
         for i in range(first, first + unit):
@@ -58,6 +66,26 @@ def main(arguments: list[str]) -> None:
             style="bold red",
             soft_wrap=True,
         )
+
+
+def after_training(folder: str, options: list[str]) -> None:
+    """Show what training made of some examples of a cell. Raises ValueError where its record does not have them."""
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from losslab.commands import data_cell
+    from losslab.commands.cli import parse
+    from losslab.records.tokens import FILE, read_examples
+
+    _, values = parse(options, ("by",))
+    if (by := values.get("by", "probability")) not in ("probability", "weight"):
+        raise ValueError(f"by={by} does not exist: set it to probability or weight")
+    if not (Path(folder) / "cell.json").is_file():
+        raise ValueError(f"{folder} is no folder of a cell: name one of results/cells")
+    if not (examples := read_examples(Path(folder))):
+        raise ValueError(f"{folder} has no {FILE}: it is written at the end of a training on demonstrations")
+    data_cell.show(Console(highlight=False), Path(folder).name, examples, by)
 
 
 def chosen(collected: Any, unit: int, show: int, row: int | None) -> list[int]:
@@ -108,6 +136,19 @@ def summary(console: Any, rows: Any, collected: Any, sentences: list[str]) -> No
         bars(console, "trained tokens", trained)
         if max(turns := preview.turns(collected)) > 1:
             bars(console, "trained turns", turns)
+
+
+def held_out_sentence(rows: Any, collected: Any, held_out: Any, others: Any) -> str:
+    """How many rows are held out, and what of them is trained too."""
+    from losslab.data.examples import shared
+
+    if not others.tokens:
+        return f"\nheld out: {len(held_out):,} rows of {held_out.table.path}, none of which can be used"
+    repeated, asked = shared(collected.examples(rows, [], ""), others.examples(held_out, [], ""))
+    return (
+        f"\nheld out: {len(held_out):,} rows of {held_out.table.path}, {len(others.tokens):,} examples, of which "
+        f"{asked:,} have a prompt that is trained on, and {repeated:,} are trained token for token"
+    )
 
 
 def bars(console: Any, title: str, values: Sequence[int], limit: int | None = None) -> None:

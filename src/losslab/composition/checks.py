@@ -21,7 +21,7 @@ from losslab.config.schema import (
     SweepConfig,
     TrackerName,
 )
-from losslab.data.table import local_files, unanswered
+from losslab.data.table import held_out_file, local_files, unanswered
 from losslab.distributed import gpus
 from losslab.objectives.online import Online
 
@@ -50,6 +50,8 @@ def check(config: Config) -> None:
     """Refuse, with one sentence, what composes but cannot run."""
     check_sweep(config.sweep)
     check_bounds(config)
+    if config.check and not config.plan:
+        raise ValueError("check=true is for a plan, as in losslab plan check=true: a training checks by itself")
     check_prompts(config)
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: name at least one, as in benchmark=[math500]")
@@ -164,6 +166,30 @@ def check_device(machine: MachineConfig) -> None:
         raise ValueError("machine.device=cuda, but no GPU is visible here: set machine.device=auto or cpu")
 
 
+def check_held_out(config: Config) -> None:
+    """Refuse held-out rows that are not there, that nothing would measure, or that are those of training."""
+    dataset = config.dataset
+    if dataset.validation is None:
+        return
+    if isinstance(config.objective, Online):
+        raise ValueError(
+            f"loss={config.names.loss} learns from answers that it samples, and has no loss of held-out rows: leave "
+            "dataset.validation out"
+        )
+    if (elsewhere := held_out_file(dataset)) is None:
+        return
+    if elsewhere.path in (EMBEDDED, ""):
+        raise ValueError(f"dataset.validation={elsewhere.path}: set it to a share of the rows, as 0.1, or to a file")
+    if elsewhere.path == dataset.path:
+        raise ValueError(
+            "dataset.validation and dataset.path are the same: set a share of the rows, as 0.1, or another file"
+        )
+    try:
+        local_files(elsewhere)
+    except ValueError as error:
+        raise ValueError(str(error).replace("dataset.path", "dataset.validation")) from None
+
+
 def check_data(config: Config) -> None:
     """Refuse a data set whose local files are not there; a plan may be made before the model's own answers are."""
     dataset, names = config.dataset, config.names
@@ -171,6 +197,7 @@ def check_data(config: Config) -> None:
         raise ValueError("dataset.path is empty: set it to a hub id, a file, or a folder of data")
     if Path.cwd().is_relative_to(Path(dataset.path).absolute()) and Path(dataset.path).is_dir():
         raise ValueError(f"dataset.path={dataset.path} holds all of this folder: name the folder of the data alone")
+    check_held_out(config)
     if not unanswered(dataset):
         local_files(dataset)
     elif not config.plan:

@@ -87,6 +87,12 @@ class DatasetConfig:
     source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")
     rows: int | None = key(None, "how many rows to take; null = all", low=1)
     selection: Selection = key(Selection.random, "which rows, where there are more")
+    validation: float | str | None = key(
+        None,
+        "rows that are held out: a share of the rows, or another file or data set; null = none",
+        low=1e-6,
+        high=0.9,
+    )
     seed: int = seed_key(0, "of the selection (and of the embedded rows); the order of training has the cell's seed")
     max_broken: float = key(0.01, "share of rows without usable text above which the run stops", low=0, high=1)
 
@@ -228,6 +234,9 @@ class MachineConfig:
     keep_last: int = key(2, "how many checkpoints stay while a run goes on; 2, since one may be damaged", low=1)
     keep_every: int | None = key(None, "steps whose multiples' checkpoints stay for good", low=1)
     export_steps: int | None = key(None, "every so many steps the model is exported to <cell>/steps too", low=1)
+    validation_steps: int | None = key(
+        None, "steps between two measurements of the held-out rows; null = ten over a run", low=1
+    )
     probabilities: int | None = key(
         None, "training examples on which the base and the trained model are compared", low=1
     )
@@ -295,6 +304,7 @@ class Config:
     seed: int = seed_key(0, "of the order of rows, and of sampling")
     stage: Stage = key(Stage.all, "`train` or `score`: one half of the cell, for two jobs")
     plan: bool = key(False, "print what would run and what it needs, and stop")
+    check: bool = key(False, "with `plan`: load each model and compare how it would be trained with its own forward")
     force: bool = key(False, "run finished cells again")
 
     @property

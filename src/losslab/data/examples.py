@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from losslab.data.chat_templates import Rewritten
 from losslab.data.layouts import Conversation, Texts
 from losslab.data.messages import Unusable
 from losslab.data.rows import Rows, check_broken, describe, read
+from losslab.data.table import held_out_file
 from losslab.data.tokenise import Encoded, Span, Tokeniser
 from losslab.files import cached, content
 from losslab.progress import bar
 
 CHUNK = 1000  # rows tokenised at once
-VERSION = 2  # of how rows become tokens: what an earlier one has left in the cache is not taken
+VERSION = 3  # of how rows become tokens: what an earlier one has left in the cache is not taken
 ARRAYS = ("tokens", "offsets", "prompts", "trained", "rewards", "weights")
 
 
@@ -40,6 +41,7 @@ class Examples:
     weights: np.ndarray | None = None  # (all answer tokens,) float32, example by example, where the rows have them
     # (sum of lengths,) bool: the tokens that are trained; None where they are those from `prompts[i]` on.
     trained: np.ndarray | None = None
+    ends: list[int] = field(default_factory=list)  # the special tokens in which what is trained ends, ascending
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -89,26 +91,52 @@ class Examples:
         for name in ARRAYS:
             if (array := getattr(self, name)) is not None:
                 np.save(folder / f"{name}.npy", array)
-        about = {name: getattr(self, name) for name in ("key", "report", "notes", "unit")}
+        about = {name: getattr(self, name) for name in ("key", "report", "notes", "ends", "unit")}
         (folder / "about.json").write_text(json.dumps(about))
 
 
-def prepare(dataset: DatasetConfig, train: TrainConfig, model: ModelConfig, tokenizer: Any, cache: Path) -> Path:
-    """Tokenise a data set once and keep it; returns the folder of the `Examples`.
+def prepare(
+    dataset: DatasetConfig,
+    train: TrainConfig,
+    model: ModelConfig,
+    tokenizer: Any,
+    cache: Path,
+    held_out: bool = False,
+) -> Path:
+    """Tokenise the rows of a data set that are trained, or those that are held out, once, and keep them.
 
-    Raises ValueError when the file, a column or too many rows are unusable.
+    Returns the folder of the `Examples`. Raises ValueError when the file, a column or too many rows are unusable.
     """
+    if elsewhere := held_out_file(dataset):  # which is no part of what is trained
+        dataset = elsewhere if held_out else replace(dataset, validation=None)
+        held_out = False
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
     about = [
         {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},
         [vocabulary, tokenizer.chat_template, model.train_prompt, train.max_length, str(train.overlong)],
-        [VERSION, model.template_arguments, tokenizer.eos_token_id],
+        [VERSION, model.template_arguments, tokenizer.eos_token_id, held_out],
     ]
     key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
-    return cached(
-        cache / "data" / key[:16],
-        lambda folder: tokenise(read(dataset), train, Tokeniser(model, dataset, tokenizer), key).save(folder),
-    )
+
+    def make(folder: Path) -> None:
+        tokenise(read(dataset, held_out), train, Tokeniser(model, dataset, tokenizer), key).save(folder)
+
+    return cached(cache / "data" / key[:16], make)
+
+
+def shared(training: Examples, held_out: Examples) -> tuple[int, int]:
+    """How many held-out examples are trained token for token, and how many have a prompt that is trained on."""
+    whole, prompts = set(), set()
+    for i in range(len(training)):
+        ids = training.tokens[training.offsets[i] : training.offsets[i + 1]]
+        whole.add(ids.tobytes())
+        prompts.add(ids[: training.prompts[i]].tobytes())
+    repeated = asked = 0
+    for i in range(len(held_out)):
+        ids = held_out.tokens[held_out.offsets[i] : held_out.offsets[i + 1]]
+        repeated += ids.tobytes() in whole
+        asked += ids[: held_out.prompts[i]].tobytes() in prompts
+    return repeated, asked
 
 
 def tokenise(rows: Rows, train: TrainConfig, tokeniser: Tokeniser, key: str = "") -> Examples:
@@ -123,7 +151,8 @@ def tokenise(rows: Rows, train: TrainConfig, tokeniser: Tokeniser, key: str = ""
     check_broken(collected.broken, len(rows), dataset, rows.table.place)
     if not collected.tokens:
         raise ValueError(f"no row of {dataset.path} fits train.max_length={train.max_length}: raise it")
-    return collected.examples(rows, notes(rows, tokeniser), key)
+    examples = collected.examples(rows, notes(rows, tokeniser), key)
+    return replace(examples, ends=sorted(collected.ends & tokeniser.special))
 
 
 @dataclass
@@ -138,6 +167,7 @@ class Collected:
     broken: dict[int, str] = field(default_factory=dict)  # why a row cannot be used
     overlong: list[tuple[int, int]] = field(default_factory=list)  # number and length of what was dropped
     truncated: list[int] = field(default_factory=list)  # numbers
+    ends: set[int] = field(default_factory=set)  # the last tokens of what is trained, where it is not cut
 
     def add(self, number: int, group: list[Encoded], drop: bool, weights: tuple[float, ...] = ()) -> None:
         """Take examples that stay together, cut to the limit; or none of them, with `drop` or where nothing is left."""
@@ -153,6 +183,7 @@ class Collected:
             self.spans.append(kept)
             self.weights.append(weights[: _length(kept)])
             self.numbers.append(number)
+            self.ends |= {one.ids[stop - 1] for _, stop in one.spans if stop <= self.limit}
 
     def examples(self, rows: Rows, sentences: list[str], key: str) -> Examples:
         lengths = np.array([len(ids) for ids in self.tokens])

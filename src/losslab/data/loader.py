@@ -5,12 +5,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from losslab.data.batches import Batch, Schedule, collate, micro_batches, micro_batches_of, rewards, token_weights
+from losslab.data.batches import Batch, collate, micro_batches, micro_batches_of, rewards, token_weights
 from losslab.data.examples import Examples
 
 
@@ -44,13 +45,22 @@ class StepBatch:
     waited: float = 0.0  # seconds until they were there
 
 
+class Batches(Protocol):
+    """Which units of data each step takes, as `Schedule` says for training."""
+
+    @property
+    def steps(self) -> int: ...
+
+    def batch(self, step: int) -> np.ndarray: ...
+
+
 class Loader:
     """Hands out the data of each step; `tokens` is the size of a micro-batch, unless `rows` says how many it takes."""
 
     def __init__(
         self,
         examples: Examples,
-        schedule: Schedule,
+        schedule: Batches,
         context: Callable[[np.ndarray], dict[str, Tensor]],
         *,
         tokens: int,

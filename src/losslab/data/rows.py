@@ -28,9 +28,12 @@ class Rows:
         return len(self.usable) + len(self.broken)
 
 
-def read(dataset: DatasetConfig) -> Rows:
-    """The rows of a data set. Raises ValueError when it cannot be read, or not in one way alone."""
-    table = load(dataset)
+def read(dataset: DatasetConfig, held_out: bool = False) -> Rows:
+    """The rows of a data set that are trained, or those that are held out.
+
+    Raises ValueError when it cannot be read, or not in one way alone.
+    """
+    table = load(dataset, held_out)
     layout = recognise(dataset, table)
     usable: dict[int, Row] = {}
     broken: dict[int, str] = {}

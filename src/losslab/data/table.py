@@ -23,6 +23,7 @@ MAKERS = {  # splits of the embedded data set
 }
 COLUMNS = ("problem", "solution", "answer")  # of the embedded data set
 SAVED = ("dataset_info.json", "dataset_dict.json")  # what a folder of save_to_disk holds
+HELD_OUT = 1  # of the seed of a draw
 BATCH = 1000  # rows of an Arrow table that are Python objects at once
 
 
@@ -86,6 +87,27 @@ def local_files(dataset: DatasetConfig) -> list[str]:
     return files
 
 
+def held_out_file(dataset: DatasetConfig) -> DatasetConfig | None:
+    """The data set of the held-out rows, where they are not a share of the rows but lie elsewhere."""
+    if not isinstance(dataset.validation, str):
+        return None
+    split = "train" if dataset.path == EMBEDDED else dataset.split
+    return replace(dataset, path=dataset.validation, split=split, revision=None, rows=None, validation=None)
+
+
+def held_out_count(dataset: DatasetConfig, rows: int) -> int:
+    """How many of a number of rows are held out. Raises ValueError where none would be left to train on."""
+    if not isinstance(dataset.validation, float):
+        return 0
+    count = max(1, round(dataset.validation * rows))
+    if count >= rows:
+        raise ValueError(
+            f"dataset.validation={dataset.validation:g} of {rows} row{'s' * (rows > 1)} leaves none to train on: "
+            "lower it"
+        )
+    return count
+
+
 def unanswered(dataset: DatasetConfig) -> bool:
     """Whether a data set consists of a model's own answers that are not there yet."""
     return dataset.source is not None and dataset.path.endswith(".jsonl") and not named(dataset.path)
@@ -109,17 +131,27 @@ def count(dataset: DatasetConfig) -> int | None:
     return total
 
 
-def load(dataset: DatasetConfig) -> Table:
-    """The rows of a data set after their selection. Raises ValueError when it is missing, empty or unreadable."""
+def load(dataset: DatasetConfig, held_out: bool = False) -> Table:
+    """The rows of a data set after their selection: those that are trained, or those that are held out.
+
+    Which are held out depends on `dataset.seed` alone, so that all cells of a sweep hold out the same. Raises
+    ValueError when the data set is missing, empty or unreadable.
+    """
+    if held_out and (elsewhere := held_out_file(dataset)):
+        return load(elsewhere)
     table = _whole(dataset)
     if not len(table):
         raise ValueError(f"{dataset.path} has no rows: check the file")
-    if dataset.path == EMBEDDED or dataset.rows is None or dataset.rows >= len(table):
-        return table
     chosen = np.arange(len(table))
-    if dataset.selection == Selection.random:
-        chosen = np.random.default_rng(dataset.seed).permutation(len(table))
-    chosen = np.sort(chosen[: dataset.rows])
+    if dataset.rows is not None and dataset.rows < len(table):
+        if dataset.selection == Selection.random:
+            chosen = np.random.default_rng(dataset.seed).permutation(len(table))
+        chosen = np.sort(chosen[: dataset.rows])
+    if count := held_out_count(dataset, len(chosen)):
+        order = np.random.default_rng([dataset.seed, HELD_OUT]).permutation(chosen)
+        chosen = np.sort(order[:count] if held_out else order[count:])
+    if len(chosen) == len(table):
+        return table
     data = [table.data[i] for i in chosen] if isinstance(table.data, list) else table.data.select(chosen)
     return replace(table, data=data, numbers=chosen + 1)
 

@@ -59,6 +59,11 @@ class Tokeniser:
         return self.template.end
 
     @cached_property
+    def special(self) -> set[int]:
+        """The ids of EOS and of all added tokens, one of which may end a turn."""
+        return {self.tokenizer.eos_token_id, *self.tokenizer.added_tokens_decoder}
+
+    @cached_property
     def ends(self) -> tuple[str, ...]:
         """The tokens in which an answer may end by itself."""
         turn = self.template.end if self.model.train_prompt == "chat" else None

@@ -7,6 +7,7 @@ requests to leave are those of the loop for demonstrations.
 import math
 import time
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from losslab.config.schema import Config
 from losslab.data.schedule import Schedule
 from losslab.evaluation.engine_interface import request_seed
 from losslab.evaluation.protocol import stops
+from losslab.files import write_json
 from losslab.grading.graders import Grader
 from losslab.models import lora
 from losslab.models.loading import load_config, load_model, load_tokenizer
 from losslab.models.policy import Policy, export
 from losslab.objectives.online import PPO, Online
+from losslab.online.padding_check import FILE, check, two_prompts
 from losslab.online.trainers import Parts, trainer, value_model
 from losslab.online.verifier import Verifier
 from losslab.training.checkpoints import Checkpoints
@@ -67,8 +70,11 @@ def train(config: Config, data: str, folder: str) -> None:
     model.generation_config = GenerationConfig(
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=ends
     )
-    policy = Policy(model, config.train.precision, published, config.adapter)
-    optimizer = make_optimizer(config.optimizer, policy.to(device))
+    policy = Policy(model, config.train.precision, published, config.adapter).to(device).eval()
+    padding = check(model, two_prompts(questions["prompt"], tokenizer))
+    if dist.get_rank() == 0:
+        write_json(Path(folder) / FILE, asdict(padding))
+    optimizer = make_optimizer(config.optimizer, policy)
     learners, factors = nn.ModuleDict({"policy": policy}), [1.0] * len(optimizer.param_groups)
     if isinstance(objective, PPO):
         learners["value"] = value_model(config.model).to(device)
@@ -79,7 +85,7 @@ def train(config: Config, data: str, folder: str) -> None:
     def publish(target: Path) -> None:
         trained_with = model.config, model.generation_config
         model.config, model.generation_config = deepcopy(exported)
-        export(policy, load_tokenizer(config.model), target)
+        export(policy, load_tokenizer(config.model), target, ends)
         model.config, model.generation_config = trained_with
 
     machine = config.machine

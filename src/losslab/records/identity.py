@@ -59,6 +59,8 @@ def _science(config: Config) -> dict[str, Any]:
         science["model"].pop("stop", None)
     for key in ("source",) if online else ("gold_column", "source"):  # of sampling; what came of it is in a file
         science.get("dataset", {}).pop(key, None)
+    if isinstance(config.dataset.validation, str):  # a share takes rows from training, and another file none
+        science.get("dataset", {}).pop("validation", None)
     for group in {"model", "dataset"} & set(groups):
         science[group]["path"] = content(science[group]["path"])
     if trains:

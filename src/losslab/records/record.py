@@ -1,8 +1,9 @@
 """What is kept of a cell: one folder with its configuration, environment, metrics, model and scores.
 
     results/cells/<model>-<dataset>-<loss>-s<seed>-<identity>/
-        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl  probabilities.json
-        checkpoints/  steps/<step>/  model/  scores/<protocol>-<identity>/  scores/<protocol>-<identity>/steps/<step>/
+        config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl  validation.jsonl  tokens.json
+        probabilities.json  checkpoints/  steps/<step>/  model/
+        scores/<protocol>-<identity>/  scores/<protocol>-<identity>/steps/<step>/
 
 A kill leaves the old file or the whole new one.
 """
@@ -27,6 +28,7 @@ from losslab.records.environment import environment, succeed
 from losslab.records.identity import identities, protocol, recipe
 
 PROBABILITIES = "probabilities.json"
+VALIDATION = "validation.jsonl"
 ENDED = ("done", "failed", "trained")  # the states of a cell that nothing is on its way with
 KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
 
@@ -70,6 +72,11 @@ class Cell:
     @property
     def metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
+
+    @property
+    def validation(self) -> Path:
+        """Where the held-out rows are measured over the steps of training, where there are such rows."""
+        return self.folder / VALIDATION
 
     @property
     def probabilities(self) -> Path:

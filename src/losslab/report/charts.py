@@ -28,6 +28,7 @@ class ChartLine:
     points: list[Point]
     parts: list[list[Point]] = field(default_factory=list)
     band: list[tuple[float, float, float]] = field(default_factory=list)
+    held_out: bool = False  # of rows that are not trained on
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ def lines(
             )
     for curve in curves:
         marks = f'data-x="{_numbers(s for s, _ in curve.points)}" data-v="{_numbers(v for _, v in curve.points)}"'
-        label = escape(curve.label)
+        label, kind = escape(curve.label), "line held" if curve.held_out else "line"
         parts.append(
-            f'<polyline class="line {colour(curve.style)}" data-row="{curve.style}" data-label="{label}" {marks} '
+            f'<polyline class="{kind} {colour(curve.style)}" data-row="{curve.style}" data-label="{label}" {marks} '
             f'points="{_path(curve.points, x, y)}"><title>{label}</title></polyline>'
         )
     ends = "; ".join(f"{c.label} from {c.points[0][1]:.3g} to {c.points[-1][1]:.3g}" for c in curves if c.points)

@@ -17,6 +17,7 @@ from losslab.report.ablation import ComparedRow
 from losslab.report.cell_states import absent_line, cell_line
 from losslab.report.diagnostic_notes import diagnostic_notes
 from losslab.report.rows import DRAWN, ReportRow, Scores, by_model, choose_reference, drawn_rows, report_rows
+from losslab.report.token_views import token_views
 from losslab.results import claims, paper, probability_plots, table_formats, tables
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.tables import Table
@@ -138,6 +139,8 @@ def _curves(table: Table, drawn: Sequence[ReportRow], scores: Scores) -> dict[st
             + training.accuracy(of_model, curves, [AVERAGE, *table.benchmarks]),
             "diagnostics": training.metrics(of_model, training.DIAGNOSTICS),
             "changes": changes[model],
+            "ends": training.ends(of_model),
+            "views": token_views(table, of_model),
             "hints": diagnostic_notes(of_model, changes[model], scores),
         }
         for model, of_model in by_model(drawn)

@@ -10,6 +10,7 @@ from typing import Any
 from losslab.config.schema import BASE
 from losslab.records.cell_records import CellRecord
 from losslab.records.reading import DamagedRecord, read_facts, read_metrics, read_scores, read_yaml
+from losslab.records.record import VALIDATION
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores
 from losslab.results.probability_plots import read_probabilities
@@ -32,6 +33,11 @@ class ReportCell:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         return self.table.attempt(read_metrics, self.folder / "metrics.jsonl", [])
+
+    @cached_property
+    def validation(self) -> list[dict[str, Any]]:
+        """The metrics of the held-out rows over the steps, before the first one too; none where there are no rows."""
+        return self.table.attempt(read_metrics, self.folder / VALIDATION, [])
 
     @cached_property
     def config(self) -> dict[str, Any]:

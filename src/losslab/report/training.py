@@ -1,7 +1,8 @@
 """What happened over the steps of training: curves of every metric, and probabilities before and after."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ from markupsafe import Markup
 from losslab.data.probability_bins import EDGES
 from losslab.report import charts
 from losslab.report.charts import ChartLine, Point
-from losslab.report.rows import ReportCell, ReportRow
+from losslab.report.rows import ReportRow
 from losslab.results import learning_curves, setting_curves
 from losslab.results.learning_curves import LearningCurve
 from losslab.results.tables import Table
 
 LOGARITHMIC = ("loss", "gradient_norm")  # metrics whose size differs between objectives
 MOST_PARTS = 100  # cells in a chart, each with a thin line behind that of its row
+LOW, HIGH = np.array(EDGES[1:]) <= 0.01, np.array(EDGES[:-1]) >= 0.9  # bins of the histogram of a step
 POINTS = 100  # of a curve; more steps than that are drawn as means of neighbours
 
 # Metrics of a step with what a reader has to know of them, in the order of the page.
@@ -50,15 +52,35 @@ def metrics(rows: Sequence[ReportRow], notes: Mapping[str, str]) -> list[Chart]:
     """A chart for each metric that any cell of these rows has on record; a curve for each row, its cells behind it."""
     found = []
     for key, note in notes.items():
-        lines = []
-        for row in rows:
-            parts = [points for cell in row.trained if (points := smooth(cell, key))]
-            if parts:
-                lines.append(ChartLine(row.style, row.label, mean_of(parts), parts if len(parts) > 1 else []))
-        if lines:
+        if lines := _curves(rows, partial(smooth, key)):
             name = key.replace("_", " ")
             found.append(Chart(name, note, charts.lines(name, _thinned(lines), log=key in LOGARITHMIC)))
     return found
+
+
+def ends(rows: Sequence[ReportRow]) -> list[Chart]:
+    """The shares of improbable and of probable target tokens over the steps, of the batches and of held-out rows."""
+    found = []
+    for name, note, inside in (
+        ("targets with p < 0.01", "percent of the answer tokens", LOW),
+        ("targets with p ≥ 0.9", "percent of the answer tokens", HIGH),
+    ):
+        if lines := _curves(rows, partial(_shares, inside)):
+            found.append(Chart(name, note, charts.lines(name, _thinned(lines))))
+    return found
+
+
+def _curves(rows: Sequence[ReportRow], points_of: Callable[[list[dict[str, Any]]], list[Point]]) -> list[ChartLine]:
+    """The curve of each row, and that of its held-out rows behind it."""
+    lines = []
+    for row in rows:
+        for held_out in (False, True):
+            steps = [cell.validation if held_out else cell.metrics for cell in row.trained]
+            if parts := [points for each in steps if (points := points_of(each))]:
+                label = f"{row.label}, held out" if held_out else row.label
+                cells = parts if len(parts) > 1 and not held_out else []
+                lines.append(ChartLine(row.style, label, mean_of(parts), cells, held_out=held_out))
+    return lines
 
 
 def _thinned(lines: Sequence[ChartLine]) -> list[ChartLine]:
@@ -68,12 +90,22 @@ def _thinned(lines: Sequence[ChartLine]) -> list[ChartLine]:
     return [replace(line, parts=[]) for line in lines]
 
 
-def smooth(cell: ReportCell, key: str) -> list[Point]:
-    """(last step, mean) of equal stretches of a cell's steps, POINTS at most."""
-    steps = [(row["step"], row[key]) for row in cell.metrics if isinstance(row.get(key), int | float)]
-    width = -(-len(steps) // POINTS) or 1
-    pieces = [steps[i : i + width] for i in range(0, len(steps), width)]
+def smooth(key: str, steps: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """A metric over steps, as POINTS at most."""
+    return _mean([(row["step"], row[key]) for row in steps if isinstance(row.get(key), int | float)])
+
+
+def _mean(points: Sequence[Point]) -> list[Point]:
+    """(last step, mean) of equal stretches, POINTS at most."""
+    width = -(-len(points) // POINTS) or 1
+    pieces = [points[i : i + width] for i in range(0, len(points), width)]
     return [(piece[-1][0], sum(value for _, value in piece) / len(piece)) for piece in pieces]
+
+
+def _shares(inside: np.ndarray, steps: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Percent of a step's target tokens in some bins, as POINTS at most."""
+    counts = [(row["step"], np.array(row["p_histogram"])) for row in steps if _bins(row) == len(inside)]
+    return _mean([(step, float(100 * bins[inside].sum() / bins.sum())) for step, bins in counts if bins.sum()])
 
 
 def mean_of(parts: Sequence[list[Point]]) -> list[Point]:
@@ -132,12 +164,15 @@ class ProbabilityChange:
 
 
 def probabilities(rows: Sequence[ReportRow]) -> list[ProbabilityChange]:
-    """Over the training set where that was measured, else in the first and last batch; the cells of a row together."""
-    return [change for row in rows if (change := _change(row))]
+    """Over the training set where that was measured, else in the first and last batch; the cells of a row together.
+
+    Behind each over its held-out rows, where there are some.
+    """
+    return [change for row in rows for held_out in (False, True) if (change := _change(row, held_out))]
 
 
-def _change(row: ReportRow) -> ProbabilityChange | None:
-    measured = [cell.probabilities for cell in row.cells if cell.probabilities]
+def _change(row: ReportRow, held_out: bool) -> ProbabilityChange | None:
+    measured = [] if held_out else [cell.probabilities for cell in row.cells if cell.probabilities]
     if measured:
         edges = list(measured[0]["after"]["edges"])
         alike = [one for one in measured if list(one["after"]["edges"]) == edges == list(one["before"]["edges"])]
@@ -146,17 +181,20 @@ def _change(row: ReportRow) -> ProbabilityChange | None:
         tokens = measured[0]["after"]
     else:
         bins = len(EDGES) - 1
-        recorded = [[step["p_histogram"] for step in cell.metrics if _bins(step) == bins] for cell in row.trained]
+        steps = [cell.validation if held_out else cell.metrics for cell in row.trained]
+        recorded = [[step["p_histogram"] for step in each if _bins(step) == bins] for each in steps]
         if not (histograms := [steps for steps in recorded if steps]):
             return None
-        edges, source, tokens = list(EDGES), "first and last batch", None
+        edges, tokens = list(EDGES), None
+        source = "before and after training" if held_out else "first and last batch"
         counts = [np.sum([steps[i] for steps in histograms], axis=0) for i in (0, -1)]
     before, after = (100 * np.array(one, float) / max(1, sum(one)) for one in counts)
     low, high = (np.array(edges[1:]) <= 0.01 + 1e-12), (np.array(edges[:-1]) >= 0.9 - 1e-12)
-    name = f"probabilities of target tokens, {row.label}, {source}"
+    label = f"{row.label}, held out" if held_out else row.label
+    name = f"probabilities of target tokens, {label}, {source}"
     svg = charts.histogram(name, edges, before.tolist(), after.tolist(), row.style)
     below, above = ((float(before[chosen].sum()), float(after[chosen].sum())) for chosen in (low, high))
-    return ProbabilityChange(row.label, row.style, svg, source, below, above, tokens)
+    return ProbabilityChange(label, row.style, svg, source, below, above, tokens)
 
 
 def _bins(step: Mapping[str, Any]) -> int:

@@ -18,17 +18,20 @@ SAMPLES = 50  # problems of each benchmark in the table of samples
 def entries(cell: Cell, scores: Path, benchmarks: list[str], after: int = -1) -> Iterator[Entry]:
     """What the records of a cell hold beyond entry `after`, each entry whole.
 
-    A step of training has its own number. The scores go on from there when all of them are made, by step of training:
-    a curve of the tracker runs from left to right, and the finished model is scored first but comes last.
+    A step of training has its own number, and its entry holds what the held-out rows gave after it: of a cell with
+    such rows, the newest step waits for the next one or for the model. The scores go on from there when all of them are
+    made, by step of training: a curve of the tracker runs from left to right, and the finished model is scored first
+    but comes last.
 
     Args:
         scores: the folder of the cell's scores under one protocol.
         benchmarks: those that scores must have before they are shown.
     """
-    rows = read_lines(cell.metrics)
-    for row in rows:
+    rows, held_out = read_lines(cell.metrics), {row["step"]: row for row in read_lines(cell.validation)}
+    ready = rows[:-1] if held_out and not cell.model.exists() else rows
+    for row in ([{"step": 0}] if 0 in held_out else []) + ready:
         if row["step"] > after:
-            yield _training(row)
+            yield _training(row, held_out.get(row["step"], {}))
     if not cell.model.exists() and cell.state().get("names", {}).get("loss") != BASE:
         return
     last = rows[-1]["step"] if rows else 0
@@ -46,10 +49,15 @@ def entries(cell: Cell, scores: Path, benchmarks: list[str], after: int = -1) ->
             yield Entry(number, step, values(of_step))
 
 
-def _training(row: dict[str, Any]) -> Entry:
-    counts = row.get("p_histogram")
-    numbers = {f"train/{key}": value for key, value in row.items() if isinstance(value, int | float)}
-    return Entry(row["step"], row["step"], numbers, {"train/p": (counts, list(EDGES))} if counts else {})
+def _training(row: dict[str, Any], held_out: dict[str, Any]) -> Entry:
+    numbers: dict[str, Any] = {}
+    histograms: dict[str, Histogram] = {}
+    measured = {key: value for key, value in held_out.items() if key != "step"}
+    for name, part in (("train", row), ("validation", measured)):
+        numbers |= {f"{name}/{key}": value for key, value in part.items() if isinstance(value, int | float)}
+        if counts := part.get("p_histogram"):
+            histograms[f"{name}/p"] = counts, list(EDGES)
+    return Entry(row["step"], row["step"], numbers, histograms)
 
 
 def _probabilities(cell: Cell) -> tuple[dict[str, Histogram], dict[str, Table]]:
@@ -93,8 +101,8 @@ def summary(cell: Cell, scores: Path) -> dict[str, Any]:
     """What a cell came to: its state, costs, last step of training and scores."""
     state = cell.state()
     told = {key: state[key] for key in ("state", "attempts", "training_seconds", "scoring_seconds") if key in state}
-    rows = read_lines(cell.metrics)
-    last = _training(rows[-1]).values if rows else {}
+    rows, held_out = read_lines(cell.metrics), read_lines(cell.validation)
+    last = _training(rows[-1], held_out[-1] if held_out else {}).values if rows else {}
     return told | last | values(read_json(scores / "scores.json"))
 
 

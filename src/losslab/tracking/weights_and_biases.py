@@ -49,7 +49,7 @@ class WeightsAndBiases:
         last_steps = [int((folder / LAST).read_text() or -1) for folder in sent if (folder / LAST).exists()]
         self.after = self.run.step - 1 if about.mode == "online" else max(last_steps, default=-1)
         self.run.define_metric("train/step", summary="max")
-        for names in ("train/*", "scores/*", "probabilities/*"):
+        for names in ("train/*", "validation/*", "scores/*", "probabilities/*"):
             self.run.define_metric(names, step_metric="train/step")
 
     def log(self, entry: Entry) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,38 +30,57 @@ from losslab.training.step_log import StepLog, StepResult
 from losslab.training.step_metrics import StepSums, measure, normaliser
 from losslab.training.steps import Steps, StopSignal
 from losslab.training.throughput import Speed
+from losslab.training.token_view import TokenView
 from losslab.training.trim_malloc import trim_malloc
+from losslab.training.validation import Validation
 
 
-def train(config: Config, data: str, folder: str, reference: str) -> None:
+def train(config: Config, data: str, folder: str, reference: str, held_out: tuple[str, str] | None = None) -> None:
     """Train one cell on this rank, to the exported model.
 
     `data` is a folder of `Examples`, `folder` the cell's, `reference` the file of the reference's log-probabilities,
-    made where the objective needs it. Goes on from the newest checkpoint. Raises Interrupted, with a checkpoint behind
-    it, when asked to leave, FloatingPointError on a gradient that is not finite, and ValueError on a checkpoint of
-    another number of ranks where the gradient depends on it.
+    made where the objective needs it; `held_out` are both for the held-out rows. Goes on from the newest checkpoint.
+    Raises Interrupted, with a checkpoint behind it, when asked to leave, FloatingPointError on a gradient that is not
+    finite, and ValueError on a checkpoint of another number of ranks where the gradient depends on it.
     """
     device, machine = start(config), config.machine
     trainer = Trainer(config, Examples.load(Path(data)), Path(folder), Path(reference), device)
-    policy, tokenizer = trainer.policy, load_tokenizer(config.model)
+    policy, tokenizer, ends = trainer.policy, load_tokenizer(config.model), trainer.examples.ends
     kept = Checkpoints(
         Path(folder) / "checkpoints", policy, trainer.optimizer, device, machine.keep_last, machine.keep_every
     )
-    with kept as checkpoints, trainer.loader, StopSignal() as stop:
+    view = TokenView(config, policy, device, trainer.examples, trainer.reference, Path(folder), tokenizer)
+    validation = None
+    if held_out is not None:
+        rows, logps = map(Path, held_out)
+        validation = Validation(
+            config, policy, device, Examples.load(rows), Path(folder), logps, trainer.schedule.steps
+        )
+    with kept as checkpoints, trainer.loader, validation or nullcontext(), StopSignal() as stop:
         steps = Steps(
-            machine, trainer.schedule, Path(folder), checkpoints, lambda target: export(policy, tokenizer, target)
+            machine, trainer.schedule, Path(folder), checkpoints, lambda target: export(policy, tokenizer, target, ends)
         )
         step_log = StepLog(config, trainer.examples, Speed.of(policy, device, dist.get_world_size()), steps.record)
-        for step in steps.resume(same_ranks=config.train.reduction == Reduction.micro_batch):
+        todo = steps.resume(same_ranks=config.train.reduction == Reduction.micro_batch)
+        if not todo.start:
+            view.measure("before")
+        if validation is not None:
+            validation.begin(todo.start)
+        for step in todo:
             batch, sums = trainer.forward_backward(step)
             sums = sums.all_reduce(stop.asked)
             result = trainer.update(step, batch, sums)
             step_log.add(result)  # on a GPU this reads the step before, whose numbers have arrived
             if steps.due(step, step_log.asked):
                 step_log.flush()
+            if validation is not None and validation.due(step + 1):
+                step_log.flush()
+                with step_log.pause():
+                    validation.measure(step + 1)
             with step_log.pause():
                 steps.end(step, step_log.asked)
         step_log.flush()
+        view.measure("after")
         steps.finish()
 
 
@@ -104,11 +124,11 @@ class Trainer:
         self.optimizer = make_optimizer(config.optimizer, self.policy)
         tokens = config.machine.micro_batch_tokens
         assert isinstance(tokens, int)
-        reference_logps = Reference.of(self.objective, reference, self.policy, examples, tokens, device)
+        self.reference = Reference.of(self.objective, reference, self.policy, examples, tokens, device)
         self.loader = Loader(
             examples,
             self.schedule,
-            reference_logps.context,
+            self.reference.context,
             tokens=tokens,
             rows=config.train.micro_batch,
             rank=self.rank,

@@ -27,6 +27,7 @@ from losslab.models.policy import build
 from losslab.training.loop import start
 from losslab.training.packing_check import run_exactly
 from losslab.training.reference_logps import answer_logp
+from losslab.training.target_text import text
 
 FREQUENT = 20  # tokens that are named for each end
 SEED = 0  # of the choice of examples, the same for all cells, so that they can be compared
@@ -96,10 +97,3 @@ def _frequent(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[tuple
     distinct, counts = np.unique(ids, return_counts=True)
     order = np.lexsort((distinct, -counts))[:FREQUENT]
     return [(text(int(distinct[i]), tokenizer), int(counts[i])) for i in order]
-
-
-def text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a token reads as; its raw form where it is a part of a character."""
-    decoded = tokenizer.decode([token])
-    whole = decoded and "\N{REPLACEMENT CHARACTER}" not in decoded
-    return str(decoded if whole else tokenizer.convert_ids_to_tokens(token))

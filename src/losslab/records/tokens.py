@@ -1,0 +1,66 @@
+"""The tokens.json of a cell: some examples token by token, as `losslab.training.token_view` wrote them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from losslab.records.reading import DamagedRecord, check_form, read_facts
+
+FILE = "tokens.json"
+NUMBERS = {"p": [(int, float)], "weight": [(int, float)]}
+EXAMPLE = {"number": int, "tokens": [str], "trained": [int], "before": NUMBERS, "after": NUMBERS}
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token as it reads; of one that is trained also how probable it is and how much it is weighed."""
+
+    text: str
+    trained: bool
+    before: float = 0.0  # its probability before training
+    after: float = 0.0
+    weight: float = 0.0  # -dloss/dlogp after training
+
+    @property
+    def change(self) -> float:
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class ShownExample:
+    number: int  # of the example among those that are trained, from 1
+    of: int  # how many there are
+    tokens: list[Token]
+
+    @property
+    def heaviest(self) -> float:
+        """The largest weight, whatever its sign; 1 where there is none."""
+        return max((abs(token.weight) for token in self.tokens), default=0.0) or 1.0
+
+
+def read_examples(folder: Path) -> list[ShownExample]:
+    """The examples of a cell that is trained to its end; none of another. Raises DamagedRecord."""
+    path = folder / FILE
+    content = read_facts(path, {"of": int, "examples": [dict]})
+    found = []
+    for example in content.get("examples", []):
+        if "after" not in example:
+            return []
+        _check(path, example)
+        found.append(ShownExample(example["number"], content.get("of", 0), [*_tokens(example)]))
+    return found
+
+
+def _check(path: Path, example: dict[str, Any]) -> None:
+    check_form(path, example, EXAMPLE, where="examples")
+    trained = sum(map(bool, example["trained"]))
+    sizes = {len(example[when][key]) for when in ("before", "after") for key in NUMBERS}
+    if len(example["tokens"]) != len(example["trained"]) or sizes != {trained}:
+        raise DamagedRecord(path, "its tokens and numbers do not match")
+
+
+def _tokens(example: dict[str, Any]) -> Iterator[Token]:
+    numbers = zip(example["before"]["p"], example["after"]["p"], example["after"]["weight"], strict=True)
+    for text, trained in zip(example["tokens"], example["trained"], strict=True):
+        yield Token(text, True, *next(numbers)) if trained else Token(text, False)

@@ -1,0 +1,77 @@
+"""Some examples token by token, before and after training: how probable each is, and how much the objective weighs it.
+
+Written to tokens.json of a cell, for `losslab data CELL` and the report. An objective that reads statistics of a batch
+finds those of the examples that are shown.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from transformers import PreTrainedTokenizerBase
+
+from losslab.config.schema import Config
+from losslab.data.examples import Examples
+from losslab.files import RECORD_VERSION, read_json, write_json
+from losslab.models.policy import Policy
+from losslab.objectives import Objective
+from losslab.training.passes import loader, outputs
+from losslab.training.reference_logps import Reference
+from losslab.training.target_text import text
+
+FILE = "tokens.json"
+SHOWN = 3  # rows, from all over the data set
+DIGITS = 4
+
+
+class TokenView:
+    """The examples of a cell that are shown. `measure` is called on every rank."""
+
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        device: torch.device,
+        examples: Examples,
+        reference: Reference,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        assert isinstance(config.objective, Objective)
+        self.policy, self.device, self.objective, self.examples = policy, device, config.objective, examples
+        self.file, self.tokenizer = folder / FILE, tokenizer
+        units, shown = len(examples) // examples.unit, min(SHOWN, len(examples) // examples.unit)
+        self.units = np.arange(shown) * units // shown
+        self.config, self.reference = config, reference
+
+    def measure(self, when: str) -> None:
+        """Write down probabilities and weights as they are now, as those `before` or `after` training."""
+        chosen = self.examples.expand(self.units)
+        counts = self.examples.answers[chosen]
+        starts = dict(zip(chosen.tolist(), np.r_[0, counts.cumsum()].tolist(), strict=False))
+        values = torch.zeros(2, int(counts.sum()), device=self.device)
+        with loader(self.config, self.examples, self.units, len(self.units), self.reference, self.device) as data:
+            for micro, out in outputs(self.policy, self.objective, data.take(0), self.device):
+                ranges = [np.arange(starts[i], starts[i] + self.examples.answers[i]) for i in micro.examples.tolist()]
+                places = torch.from_numpy(np.concatenate(ranges or [np.zeros(0, np.int64)])).to(self.device)
+                values.index_copy_(1, places, torch.stack([out["logp"].exp(), out["weight"]]).float())
+        dist.all_reduce(values)
+        if dist.get_rank() == 0:
+            parts = [
+                part.tolist() for part in np.split(values.double().cpu().numpy().round(DIGITS), counts.cumsum()[:-1], 1)
+            ]
+            self._write(chosen, [{"p": p, "weight": weight} for p, weight in parts], when)
+
+    def _write(self, chosen: np.ndarray, measured: list[dict[str, list[float]]], when: str) -> None:
+        earlier = (
+            read_json(self.file).get("examples", [{} for _ in chosen]) if when == "after" else [{} for _ in chosen]
+        )
+        shown: list[dict[str, Any]] = []
+        for i, numbers, known in zip(chosen.tolist(), measured, earlier, strict=True):
+            ids = self.examples.tokens[self.examples.offsets[i] : self.examples.offsets[i + 1]]
+            about = {"number": i + 1, "tokens": [text(int(token), self.tokenizer) for token in ids]}
+            about["trained"] = self.examples.is_trained(i).astype(int).tolist()
+            shown.append(known | about | {when: numbers})
+        write_json(self.file, {"version": RECORD_VERSION, "of": len(self.examples), "examples": shown})

@@ -1,0 +1,80 @@
+"""What the model makes of rows that it is not trained on, over the steps of training.
+
+Held-out rows are taken in batches of the size of training's, without gradients and in their order. What a training step
+writes to metrics.jsonl of its batch, this writes to validation.jsonl of all of them, under the same names; an objective
+with an old policy finds it equal to the new one.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from losslab.config.schema import Config
+from losslab.data.examples import Examples
+from losslab.files import append_line, read_lines, write_lines
+from losslab.models.loading import load_tokenizer
+from losslab.models.policy import Policy
+from losslab.objectives import Objective
+from losslab.training.passes import loader, outputs
+from losslab.training.reference_logps import Reference
+from losslab.training.step_metrics import StepSums, measure, normaliser, report
+
+FILE = "validation.jsonl"
+TIMES = 10  # over a run, where the configuration does not say
+
+
+class Validation:
+    """The held-out rows of a cell and where their numbers go. Its methods are called on every rank."""
+
+    def __init__(
+        self,
+        config: Config,
+        policy: Policy,
+        device: torch.device,
+        examples: Examples,
+        folder: Path,
+        reference: Path,
+        steps: int,
+    ) -> None:
+        """Args: `folder` is the cell's, `reference` as in `Reference.of`, `steps` those of the whole training."""
+        tokens = config.machine.micro_batch_tokens
+        assert isinstance(config.objective, Objective) and isinstance(tokens, int)
+        self.objective, self.policy, self.device, self.steps = config.objective, policy, device, steps
+        self.file, self.normaliser = folder / FILE, config.train.normaliser
+        self.eos = load_tokenizer(config.model).eos_token_id
+        self.every = config.machine.validation_steps or -(-steps // TIMES)
+        known = Reference.of(self.objective, reference, policy, examples, tokens, device)
+        units = np.arange(len(examples) // examples.unit)
+        self.loader = loader(config, examples, units, config.train.batch_size, known, device)
+
+    def __enter__(self) -> "Validation":
+        self.loader.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.loader.__exit__(*error)
+
+    def begin(self, done: int) -> None:
+        """Measure the model before its first step, or go on behind `done` steps; rows of later ones are removed."""
+        if dist.get_rank() == 0:
+            write_lines(self.file, [row for row in read_lines(self.file) if row["step"] <= done] if done else [])
+        if not done:
+            self.measure(0)
+
+    def due(self, done: int) -> bool:
+        """Whether the rows are measured after so many steps."""
+        return done % self.every == 0 or done == self.steps
+
+    def measure(self, done: int) -> None:
+        """Write down what the model makes of the rows after so many steps."""
+        sums = StepSums.zeros(self.device)
+        for number in range(self.loader.schedule.steps):
+            for micro, out in outputs(self.policy, self.objective, self.loader.take(number), self.device):
+                sums += measure(out, micro.batch, self.eos)
+        sums = sums.all_reduce(asked=False)
+        if dist.get_rank() == 0:
+            count = float(normaliser(sums, self.normaliser))
+            append_line(self.file, {"step": done} | report(sums, count))

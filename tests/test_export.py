@@ -1,0 +1,67 @@
+"""A trained model on disk ends its answers where training ended them, for whoever loads it."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import families
+import pytest
+import torch
+from test_conversations import FIRST, ONE, SECOND, TWO, examples
+from test_training import make
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from losslab.config.choices import AnswerEnd, Overlong, Turns
+from losslab.config.schema import TrainConfig
+from losslab.data import toy_task
+from losslab.models.policy import build, export
+
+TEXTS = [{"question": "2+2?", "answer": "4"}]
+TURNS = [{"messages": [FIRST, ONE, SECOND, TWO]}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "ends"),
+    [
+        (TEXTS, {}, ["<|endoftext|>"]),
+        (TEXTS, {"answer_end": AnswerEnd.turn}, ["<|im_end|>"]),
+        (TURNS, {}, ["<|im_end|>"]),
+        (TURNS, {"turns": Turns.last}, ["<|im_end|>"]),
+    ],
+)
+def test_the_tokens_in_which_trained_parts_end(tmp_path, rows, keys, ends):
+    tokenizer = families.chatml(eos="<|endoftext|>")
+    assert examples(rows, tokenizer, tmp_path, **keys).ends == tokenizer.convert_tokens_to_ids(ends)
+
+
+def test_a_cut_answer_has_no_end(tmp_path):
+    tokenizer, long = families.chatml(eos="<|endoftext|>"), [{"question": "2+2?", "answer": "4" * 50}]
+    cut = TrainConfig(max_length=40, overlong=Overlong.truncate)
+    assert examples(long, tokenizer, tmp_path, cut).ends == []
+
+
+def exported(checkpoint: Path, config, folder: Path, ends: list[int]) -> GenerationConfig:
+    config = replace(config, model=replace(config.model, path=str(checkpoint)))
+    export(build(config, torch.device("cpu"), reference=False), toy_task.tokenizer(), folder, ends)
+    return GenerationConfig.from_pretrained(folder)
+
+
+def test_they_are_stops_of_the_exported_model(checkpoint, rows, tmp_path, one_rank):
+    config = make(checkpoint, rows, tmp_path, "sft")
+    eos, seven = toy_task.tokenizer().convert_tokens_to_ids(["<|end|>", "7"])
+    assert exported(checkpoint, config, tmp_path / "same", [eos]).eos_token_id == eos
+    assert exported(checkpoint, config, tmp_path / "more", [seven, eos]).eos_token_id == [eos, seven]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "more")
+    prompt = AutoTokenizer.from_pretrained(tmp_path / "more")("1+1", return_tensors="pt")["input_ids"]
+    with torch.no_grad():  # it says nothing but 7
+        model.lm_head.weight[seven] = 1e3 * model.model(prompt).last_hidden_state[0, -1]
+    assert model.generate(prompt, max_new_tokens=5)[0].tolist() == [*prompt[0].tolist(), seven]
+
+
+def test_a_generation_config_that_transformers_would_not_save_is_kept(checkpoint, rows, tmp_path, one_rank):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    published = {"temperature": 0.6, "top_p": 0.9, "eos_token_id": 1}  # as of some models on the hub: no do_sample
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(published))
+    kept = exported(tmp_path / "model", make(checkpoint, rows, tmp_path, "sft"), tmp_path / "out", [1, 5])
+    assert (kept.temperature, kept.top_p, kept.do_sample, kept.eos_token_id) == (0.6, 0.9, None, [1, 5])

@@ -1,0 +1,56 @@
+"""`plan check=true`, and the check of padding that online training begins with."""
+
+from dataclasses import replace
+
+import pytest
+import tiny_models
+import torch
+from test_training import make
+
+from losslab.cells import plan_check
+from losslab.composition.checks import check
+from losslab.config.schema import BenchmarkConfig, Names
+from losslab.files import write_lines
+from losslab.online import padding_check
+
+PROMPTS = [[3, 4, 5], [*range(7, 21)]]
+
+
+def test_each_model_and_data_set_of_a_sweep_is_checked_once(checkpoint, rows, tmp_path, capsys):
+    write_lines(tmp_path / "empty.jsonl", [{"problem": "1+1=?", "solution": ""}])
+    config = replace(make(checkpoint, rows, tmp_path, "dft"), names=Names("tiny", "rows", "dft", ""))
+    seeds = [replace(config, seed=seed) for seed in (1, 2)]
+    broken = replace(config.dataset, path=str(tmp_path / "empty.jsonl"))
+    other = replace(config, dataset=broken, names=Names("tiny", "empty", "dft", ""))
+    assert plan_check.show([*seeds, other]) == 1
+    good, bad = (line for line in capsys.readouterr().out.splitlines() if line.startswith("check of "))
+    assert good.startswith("check of tiny on rows: exact, packed; log-probabilities differ by ")
+    assert bad.startswith(f"check of tiny on empty: refused: 1 of 1 rows of {broken.path} cannot be used")
+    assert not list(tmp_path.glob("cells/*"))
+
+
+def test_a_check_without_a_plan_is_refused(checkpoint, rows, tmp_path):
+    config = make(checkpoint, rows, tmp_path, "dft")
+    config.benchmark = {"tiny_add": BenchmarkConfig(path="embedded")}
+    with pytest.raises(ValueError, match="check=true is for a plan"):
+        check(replace(config, check=True))
+    check(replace(config, check=True, plan=True))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3_text", "jamba", "lfm2"])
+def test_padding_changes_nothing_of_models_that_leave_it_out(family):
+    result = padding_check.check(tiny_models.make(family).eval(), PROMPTS)
+    assert result.tokens == 17 and result.logp < 1e-6
+
+
+@pytest.mark.parametrize("family", ["gpt2", "recurrent_gemma"])  # learned positions; a recurrence
+def test_a_model_that_padding_changes_is_refused(family):
+    model = tiny_models.make(family).eval()
+    with pytest.raises(ValueError, match="cannot be trained online exactly: padded on the left"):
+        padding_check.check(model, PROMPTS)
+    equal = padding_check.check(model, [PROMPTS[0], PROMPTS[0]])  # and one without padding is not
+    assert equal.logp < 1e-6
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="differ by nan"):
+        padding_check.check(model, PROMPTS)
