@@ -176,6 +176,7 @@ class BenchmarkConfig:
     rules: Rules = key(Rules.general, "how answers are read and compared (docs/evaluation.md)")
     prompt: str | None = key(None, "in place of model.eval_prompt: `chat`, or a text with {problem}")
     stop: list[str] = key(list, "texts that end an answer to this benchmark, besides model.stop")
+    breakdown: list[str] = key(list, "columns, such as subject and level, by whose values the scores are broken down")
 
 
 @dataclass

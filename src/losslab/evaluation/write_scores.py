@@ -44,6 +44,7 @@ def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
                 "gold_official": p.gold_official,
                 "gold": p.gold,
                 "seen": None if found is None else [kind for kind, indices in found.items() if p.index in indices],
+                **({"groups": p.groups} if p.groups else {}),
                 "samples": samples.of(benchmark.name, p.index),
             }
             for p in benchmark.problems
@@ -93,6 +94,10 @@ def _others(folder: Path, rows: dict[str, dict[str, Any]], cfg: EvalConfig) -> d
 def warnings(subject: Subject, rows: dict[str, dict[str, Any]]) -> list[str]:
     """What would mislead a reader of the scores."""
     cfg, tokenizer, found = subject.config.eval, subject.tokenizer, []
+    for benchmark in subject.chosen:
+        for column in subject.config.benchmark[benchmark.name].breakdown:
+            if not any(column in problem.groups for problem in benchmark.problems):
+                found.append(f"{benchmark.name}: no row has the column {column}, so there is no breakdown by it")
     for name, row in rows.items():
         if row["cut_by_length"] > CUT_SHARE:
             share, limit = row["cut_by_length"], cfg.max_new_tokens
