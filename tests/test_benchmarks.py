@@ -47,6 +47,12 @@ def local(folder: Path, *rows: dict | str, **options) -> Benchmark:
     return load("mine", BenchmarkConfig(path=str(folder / "mine.jsonl"), **options))
 
 
+def test_every_file_of_the_group_is_one_benchmark(root):
+    for path in (root / "conf/benchmark").glob("*.yaml"):
+        about = config(root, path.stem)
+        assert about.rows or about.path == "embedded", path.name
+
+
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_real_benchmarks_have_all_their_rows(root, shared, name):
     cfg = config(root, name)
