@@ -1,5 +1,6 @@
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,12 @@ def local(folder: Path, *rows: dict | str, **options) -> Benchmark:
     return load("mine", BenchmarkConfig(path=str(folder / "mine.jsonl"), **options))
 
 
+def test_every_file_of_the_group_is_one_benchmark(root):
+    for path in (root / "conf/benchmark").glob("*.yaml"):
+        about = config(root, path.stem)
+        assert about.rows or about.path == "embedded", path.name
+
+
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_real_benchmarks_have_all_their_rows(root, shared, name):
     cfg = config(root, name)
@@ -53,6 +60,26 @@ def test_real_benchmarks_have_all_their_rows(root, shared, name):
     assert cfg.rows == len(benchmark.problems) == ROWS[name]
     assert [p.index for p in benchmark.problems] == list(range(ROWS[name]))
     assert all(p.gold for p in benchmark.problems)
+
+
+def test_problems_have_subjects_and_levels(root, shared):
+    counts = {}
+    for name in ("math500", "olympiadbench"):
+        cfg = config(root, name)
+        problems = load(name, cfg, shared / "data/benchmarks").problems
+        counts |= {(name, column): Counter(p.groups[column] for p in problems) for column in cfg.breakdown}
+    assert counts["math500", "level"] == {"1": 43, "2": 90, "3": 105, "4": 128, "5": 134}
+    assert counts["math500", "subject"]["Algebra"] == 124 and len(counts["math500", "subject"]) == 7
+    assert counts["olympiadbench", "subfield"] == {
+        "Algebra": 264, "Combinatorics": 154, "Geometry": 129, "Number Theory": 128
+    }  # fmt: skip
+
+
+def test_the_breakdown_is_no_part_of_the_hash(tmp_path):
+    row = {"problem": "1+1?", "answer": "2", "level": 3, "subject": None}
+    plain, broken_down = local(tmp_path, row), local(tmp_path, row, breakdown=["level", "subject", "other"])
+    assert broken_down.problems[0].groups == {"level": "3"} and plain.problems[0].groups == {}
+    assert plain.sha256 == broken_down.sha256
 
 
 @pytest.mark.parametrize("name", ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"])
@@ -171,6 +198,7 @@ good = {"problem": "1+1?", "answer": "2"}
         ([{"problem": "p", "answer": []}], {"gold": Gold.any}, "no list of right answers"),
         ([{"problem": "p", "answer": ["a", " "]}], {"gold": Gold.any}, "no list of right answers"),
         ([good], {"rows": 2}, "has 1 problems in place of 2"),
+        ([good | {"tags": ["a"]}], {"breakdown": ["tags"]}, "column 'tags' of the breakdown holds no text or number"),
         ([""], {}, "is empty"),
     ],
 )

@@ -37,14 +37,14 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(tmp_path, model) -> Config:
-    rows = [{"question": f"{i}+{i}=?", "answer": str(2 * i)} for i in range(5)]
+    rows = [{"question": f"{i}+{i}=?", "answer": str(2 * i), "size": i // 3} for i in range(5)]
     rows.append({"question": "1+" * 300 + "1=?", "answer": "301"})  # more tokens than the context has
     for name in ("one", "two"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Config(
         model=ModelConfig(path=str(model)),
         eval=EvalConfig(samples=3, max_new_tokens=16, full_samples=16),
-        benchmark={"one": BenchmarkConfig(path=str(tmp_path / "one.jsonl"))},
+        benchmark={"one": BenchmarkConfig(path=str(tmp_path / "one.jsonl"), breakdown=["size", "level"])},
         machine=MachineConfig(engine=Engine.transformers, device=Device.cpu, threads=1),
     )
 
@@ -89,6 +89,9 @@ def test_an_evaluation_writes_its_records(engine, config, model, tmp_path, capsy
     assert "cut by length (max_new_tokens=16)" in warnings
     assert "1 problems are longer than the model's context" in warnings
     assert "chat template" not in warnings
+    assert "one: no row has the column level, so there is no breakdown by it" in warnings
+    assert [row.get("groups") for row in rows[2:]] == [{"size": "0"}, {"size": "1"}, {"size": "1"}, None]
+    assert {value: part["problems"] for value, part in row["breakdown"]["size"].items()} == {"0": 3, "1": 2}
     show(result, folder)
     printed = capsys.readouterr()
     assert "| one avg@3 |" in printed.out and f"samples to read: {folder / 'samples.html'}" in printed.out

@@ -1,4 +1,4 @@
-"""Grading in killable processes: overlap, limits, hostile answers, and whole files."""
+"""Grading in killable processes: overlap, limits, hostile answers."""
 
 import json
 import os
@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from losslab.commands.regrade import rules
-from losslab.grading.graders import Grader, Verdict, regrade
+from losslab.grading.graders import Grader, Verdict
 
 SHARED = Path(os.environ.get("LOSSLAB_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared")) / "data"
 TOWER = "9^{9^{9^{9}}}"
@@ -128,59 +127,6 @@ def test_extraction_in_the_parent_is_linear(grader: Grader) -> None:
     start = time.perf_counter()
     grader.submit("tiny_sums", "7" * 10**6, "7").result()
     assert time.perf_counter() - start < 2
-
-
-def test_regrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [
-        {"benchmark": "aime24", "response": "\\boxed{2500}\u2028", "gold": "25", "mine": ["\ud800"]},
-        {"benchmark": "minerva_math", "prediction": "\\boxed{x+1}", "gold": "1+x"},
-        {"benchmark": "math500", "response": "\\boxed{east}", "gold": "", "gold_raw": "\\text{east}"},
-        {"benchmark": "aime24", "response": "\\boxed{2500}", "gold": "25"},
-    ]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    regrade(tmp_path / "in.jsonl", tmp_path / "out.jsonl", 1, {"minerva_math": "minerva_math", "aime24": "general"})
-    graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert graded == [
-        {**rows[0], "extracted": "2500", "official": True, "corrected": False, "timed_out": False},
-        {**rows[1], "extracted": "x+1", "official": True, "corrected": True, "timed_out": False},
-        {**rows[2], "extracted": "", "official": True, "corrected": True, "timed_out": False},
-        {**rows[3], "extracted": "2500", "official": True, "corrected": False, "timed_out": False},
-    ]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
-    guessed = "benchmark math500 is not in conf/benchmark: graded by the general rules\n"
-    assert capsys.readouterr().out.startswith(guessed)
-
-
-def test_regrade_by_the_rules_of_the_benchmark_or_of_the_row(tmp_path: Path) -> None:
-    row = {"benchmark": "minerva_math", "response": "\\boxed{0.5 m}", "gold": "0.5m"}
-    rows = [row, row | {"rules": "general"}]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    regrade(tmp_path / "in.jsonl", tmp_path / "out.jsonl", 1, rules())
-    graded = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [(row["extracted"], row["official"]) for row in graded] == [("0.5m", True), ("0.5", False)]
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{", "line 2: this is not JSON"),
-        ("[]", "line 2: a row must be a JSON object"),
-        ('{"benchmark": "x", "gold": "1"}', "line 2: a row needs a text in 'response'"),
-        ('{"benchmark": "x", "gold": 1, "response": ""}', "line 2: a row needs a text in 'gold'"),
-        ('{"benchmark": "x", "gold": "1", "prediction": null}', "line 2: a row needs a text in 'prediction'"),
-        ('{"benchmark": "x", "gold": "1", "response": "", "gold_raw": 1}', "line 2: 'gold_raw' must be a text"),
-        (
-            '{"benchmark": "x", "gold": "1", "response": "", "rules": "mine"}',
-            "line 2: rules='mine' does not exist; there",
-        ),
-    ],
-)
-def test_regrade_names_the_malformed_row(tmp_path: Path, line: str, message: str) -> None:
-    good = '{"benchmark": "x", "gold": "1", "response": "1"}\n'
-    (tmp_path / "in.jsonl").write_text(good + line + "\n")
-    with pytest.raises(ValueError, match=f"in.jsonl, {message}"):
-        regrade(tmp_path / "in.jsonl", tmp_path / "out.jsonl", 1, {"minerva_math": "minerva_math", "aime24": "general"})
-    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_open_pairs_in_any_order() -> None:

@@ -73,6 +73,7 @@ def record(results: Path, loss: str, seed: int) -> None:
                 "question": f"{name} question {i} {HOSTILE}",
                 "gold": str(i),
                 "seen": None,
+                "groups": {"level": "01"[i % 2]} if name == "easy" else {},
                 "samples": [
                     {
                         "text": f"{loss} says {i} {HOSTILE}" + "x" * (3 * LONGEST if i == j == 0 else 0),
@@ -141,6 +142,14 @@ def shares_of(folder: Path) -> dict[str, np.ndarray]:
 def test_the_page_says_what_the_records_say(results, page):
     text = page.read_text()
     assert text.count("<section") == text.count("</section>") == 8
+    assert "<h3>easy by level</h3>" in text and "hard by" not in text
+    level = np.mean(
+        [
+            read_json(p / "scores.json")["benchmarks"]["easy"]["breakdown"]["level"]["1"]["score"]
+            for p in results.glob("cells/tiny-embedded-sft-s*/scores/*")
+        ]
+    )
+    assert f'<td class="number">{level:.1f} ± ' in text
     cells = {loss: sorted(results.glob(f"cells/tiny-embedded-{loss}-s*/scores/*")) for loss in ("sft", "dft")}
     sft, dft = (np.stack([shares_of(one)["easy"] for one in cells[loss]]) for loss in cells)
     found = paired({"easy": sft}, {"easy": dft})["easy"]

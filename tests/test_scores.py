@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from losslab.evaluation import scores
 from losslab.evaluation.sample_page import sample_page
 from losslab.statistics.pass_at_k import majority_at, pass_at, rounded
+from losslab.tracking import content
 
 
 def payload(html: str) -> dict:
@@ -85,6 +86,35 @@ def test_the_score_without_problems_of_the_training_data():
     assert (row["score"], row["unseen"], row["seen_exact"], row["seen_words"]) == (62.5, 25.0, 1, 2)
     row = scores.summarise(records[:1], 2, "official")
     assert (row["unseen"], row["seen_exact"], row["seen_words"]) == (None, 1, 1)
+
+
+def test_scores_by_subject_and_level_by_hand():
+    records = [record(i, [answer, "2"], "2") for i, answer in enumerate(["2", "3", "3", "2"])]
+    for one, groups in zip(records, [("b", "10"), ("a", "9"), ("b", "9"), None], strict=True):
+        one |= {"groups": dict(zip(("subject", "level"), groups, strict=True))} if groups else {}
+    records[1]["samples"][0] |= {"corrected": True}
+    row = scores.summarise(records, 2, "official")
+    half = 12.7062 * 35.35534 / 2**0.5  # t(1), and the deviation of 50 and 100
+    assert row["breakdown"]["subject"]["b"] == {
+        "problems": 2, "score": 75.0, "official": 75.0, "corrected": 75.0,
+        "interval": pytest.approx([75 - half, 75 + half], rel=1e-5),
+    }  # fmt: skip
+    assert row["breakdown"]["subject"]["a"] == {
+        "problems": 1, "score": 50.0, "official": 50.0, "corrected": 100.0, "interval": None
+    }  # fmt: skip
+    assert list(row["breakdown"]["level"]) == ["9", "10"] and list(row["breakdown"]["subject"]) == ["a", "b"]
+    assert row["breakdown"]["level"]["9"]["score"] == 50
+    result = {"verdict": "official", "benchmarks": {"x": row}, "average": scores.average({"x": row}), "warnings": []}
+    assert scores.markdown(result).splitlines()[-5:] == [
+        "",
+        "| x by level | problems | score | 95% interval | official | corrected |",
+        "|---|---:|---:|---:|---:|---:|",
+        "| 9 | 2 | 50.00 | 50.0 to 50.0 | 50.0 | 75.0 |",
+        "| 10 | 1 | 100.00 | – | 100.0 | 100.0 |",
+    ]
+    assert '<td>10</td><td class="number">1</td>' in sample_page("m", result, {"x": records})
+    values = content.values(result)
+    assert values["breakdown/x/subject/b"] == 75 and values["scores/x"] == row["score"]
 
 
 def test_only_the_first_samples_count():

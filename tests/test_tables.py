@@ -69,6 +69,33 @@ def test_seeds_make_a_student_interval_and_one_seed_has_its_own(tmp_path):
     ]
 
 
+def test_scores_by_level_are_tables_of_their_own(tmp_path, capsys):
+    for loss, seed, easy, hard in (("sft", 0, 60.0, 10.0), ("sft", 1, 64.0, 20.0), ("dft", 0, 70.0, None)):
+        file = cell(tmp_path, loss, seed, {"math500": 50.0}).folder / "scores"
+        (path,) = file.glob("*/scores.json")
+        values = {"1": easy, "5": hard} if hard is not None else {"1": easy}
+        rows = {value: {"problems": 9, "score": s, "interval": [s - 2, s + 2]} for value, s in values.items()}
+        content = read_json(path)
+        content["benchmarks"]["math500"]["breakdown"] = {"level": rows}
+        write_json(path, content)
+    write_tables(["study"], str(tmp_path))
+    folder = tmp_path / "tables/study"
+    assert folder.joinpath("table.md").read_text().split("## math500 by level\n")[1].splitlines()[1:5] == [
+        "| model | objective | 1 | 5 |",
+        "|---|---|---:|---:|",
+        "| tiny | sft | 62.0 ± 25.4 | 15.0 ± 63.5 |",  # t(0.975, 1) = 12.706, times 2 and 5
+        "| tiny | dft | **70.0 ± 2.0** | – |",
+    ]
+    rows = list(csv.reader(io.StringIO(folder.joinpath("breakdown.csv").read_text())))
+    assert rows[0] == ["model", "objective", "benchmark", "column", "value", "mean", "half"]
+    assert [row[1:6] for row in rows[1:]] == [
+        ["sft", "math500", "level", "1", "62.0"],
+        ["sft", "math500", "level", "5", "15.0"],
+        ["dft", "math500", "level", "1", "70.0"],
+    ]
+    assert "breakdown.csv, and in table.md by level" in capsys.readouterr().out
+
+
 def test_missing_cells_are_shown(tmp_path):
     cell(tmp_path, "sft", 0, {"math500": 50.0})
     cell(tmp_path, "sft", 1, None)

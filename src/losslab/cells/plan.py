@@ -40,7 +40,10 @@ class Plan:
 def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     """The plan of one cell, on this machine or in a job. ValueError when its data or architecture cannot be found."""
     devices = Devices.of(config.machine, job)
-    cell, architecture = Cell.of(config), describe(config)
+    cell = Cell.of(config)
+    if config.served:  # nothing of it need be known here
+        return Plan(cell, state(cell, config), 0, 0, 0, config.machine, None, 0.0)
+    architecture = describe(config)
     parameters = count_parameters(architecture)
     steps = steps_of(config)
     tokens = steps and steps * cost.step_tokens(config)

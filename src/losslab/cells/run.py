@@ -148,6 +148,8 @@ def tidy(cell: Cell) -> None:
 
 def trained_model(config: Config, cell: Cell) -> str:
     """The path of the cell's model, trained now if it is not there, and measured where that is asked for."""
+    if config.served:
+        return config.model.path
     base = base_model(config)
     if not config.trains:
         if is_main_process():

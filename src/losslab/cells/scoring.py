@@ -68,5 +68,7 @@ def score_again(path: str, overrides: list[str]) -> None:
         models = {step: model for step, model in models.items() if Path(model).resolve() == Path(path).resolve()}
     if not models:
         raise ValueError(f"{path} holds no model: name a cell's folder, its model, or its steps")
+    if config.served and len(models) > 1:
+        raise ValueError(f"an endpoint serves one model: name {cell.model}, or one of the steps")
     with cell_lock(cell.folder):
         score(config, cell, models)

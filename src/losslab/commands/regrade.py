@@ -2,9 +2,13 @@
 
 losslab regrade IN.jsonl OUT.jsonl
 
-A row of IN has benchmark, response (or prediction) and gold, and gold_raw where the gold was cleaned up. It is graded
-by the rules of conf/benchmark/<benchmark>.yaml, or those in its column rules. OUT has the same rows with extracted,
-official, corrected and timed_out.
+A row of IN has the columns
+  benchmark   it is graded by the rules of conf/benchmark/<benchmark>.yaml, or those in its column rules
+  response    the whole text of the model; or prediction
+  gold        the right answer as the official evaluation cleaned it, a text or a number; the official verdict's
+  gold_raw    where there is one, the right answer as its authors wrote it: the corrected verdict compares with it
+OUT has the same rows with extracted, official, corrected and timed_out; the accuracy of each benchmark by both verdicts
+is printed. After an interruption the same command grades the rest.
 """
 
 import os
@@ -23,7 +27,7 @@ def main(arguments: list[str]) -> None:
     if len(files) != 2:
         raise ValueError("regrading takes two files: losslab regrade IN.jsonl OUT.jsonl")
     with exit_on_error(RuntimeError):  # of a grading process that does not start
-        from losslab.grading.graders import regrade
+        from losslab.grading.regrade import regrade
 
         regrade(Path(files[0]), Path(files[1]), os.cpu_count() or 1, rules())
 

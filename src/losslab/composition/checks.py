@@ -1,5 +1,6 @@
 """What composes but cannot run is refused here, before anything is loaded."""
 
+import re
 from pathlib import Path
 
 from losslab.composition.check_online import check_online
@@ -12,6 +13,7 @@ from losslab.config.schema import (
     EMBEDDED,
     Config,
     Device,
+    Engine,
     Gold,
     MachineConfig,
     Normaliser,
@@ -38,12 +40,31 @@ def check_sweep(sweep: SweepConfig) -> None:
 
 def check_machine(machine: MachineConfig) -> None:
     """Refuse other words than `auto` where a key takes that, or a number or truth value."""
+    check_endpoint(machine)
     tokens = machine.micro_batch_tokens
     if isinstance(tokens, bool) or (isinstance(tokens, str) and tokens != AUTO):
         raise ValueError(f"machine.micro_batch_tokens is {tokens}: set it to auto or a whole number")
     for key in ("compile", "reshard"):
         if isinstance(value := getattr(machine, key), str) and value != AUTO:
             raise ValueError(f"machine.{key} is {value}: set it to auto, true or false")
+
+
+def check_endpoint(machine: MachineConfig) -> None:
+    """Refuse an endpoint without an address, one with a secret in it, and keys of one that is not asked for."""
+    if machine.engine != Engine.api:
+        for name in ("url", "model", "prices"):
+            if getattr(machine, f"api_{name}"):
+                raise ValueError(f"machine.api_{name} is for an endpoint: set machine.engine=api too, or leave it out")
+        return
+    if not machine.api_url:
+        raise ValueError("machine.engine=api needs an address: set machine.api_url=http://localhost:8000/v1 or another")
+    if not re.fullmatch(r"https?://[^@?#\s]+", machine.api_url):
+        raise ValueError(
+            "machine.api_url must begin with http:// or https:// and hold no user, key or query: it stands in records, "
+            "and the key is taken from the environment variable OPENAI_API_KEY"
+        )
+    if len(machine.api_prices) not in (0, 2) or min(machine.api_prices, default=0) < 0:
+        raise ValueError("machine.api_prices are two prices, of prompts and of answers: write [0.25,2.0], or []")
 
 
 def check(config: Config) -> None:
@@ -63,6 +84,10 @@ def check(config: Config) -> None:
     check_machine(config.machine)
     if not config.trains:
         return
+    if config.served:
+        raise ValueError(
+            "machine.engine=api scores a served model, not one trained here: leave it out, or set loss=base"
+        )
     if config.names.loss == BASE:
         raise ValueError("loss=base trains nothing: choose another loss, or leave loss._target_ out")
     check_data(config)

@@ -119,9 +119,10 @@ def recorded(record: Path, overrides: list[str]) -> Config:
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from None
     assert isinstance(config, Config)
-    from losslab.composition.checks import check_bounds
+    from losslab.composition.checks import check_bounds, check_endpoint
 
     check_bounds(config)
+    check_endpoint(config.machine)
     return config
 
 

@@ -83,6 +83,7 @@ class Engine(Choice):
     auto = "auto"
     vllm = "vllm"
     transformers = "transformers"
+    api = "api"
 
 
 class Device(Choice):

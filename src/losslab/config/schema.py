@@ -191,6 +191,7 @@ class BenchmarkConfig:
     rules: Rules = key(Rules.general, "how answers are read and compared (docs/evaluation.md)")
     prompt: str | None = key(None, "in place of model.eval_prompt: `chat`, or a text with {problem}")
     stop: list[str] = key(list, "texts that end an answer to this benchmark, besides model.stop")
+    breakdown: list[str] = key(list, "columns, such as subject and level, by whose values the scores are broken down")
 
 
 @dataclass
@@ -243,6 +244,15 @@ class MachineConfig:
     engine: Engine = key(Engine.auto, "auto = vLLM where it is installed")
     tensor_parallel: int = key(1, "GPUs that share one vLLM engine, for a model that one cannot hold", low=1)
     grading_seconds: float = key(3.0, "limit for the verdict on one answer", low=0.1, high=3600)
+    api_url: str | None = key(
+        None,
+        "of the OpenAI-compatible endpoint, such as http://localhost:8000/v1",
+        heading="Of engine=api; the key of the endpoint is taken from the environment alone, OPENAI_API_KEY:",
+    )
+    api_model: str | None = key(None, "the model's name there; null = model.path")
+    api_concurrency: int = key(32, "requests at once", low=1, high=4096)
+    api_retries: int = key(8, "of a request that fails for a while, each after a longer wait", low=0, high=100)
+    api_prices: list[float] = key(list, "dollars for a million tokens of prompts and of answers: [0.25, 2.0]")
 
 
 @dataclass
@@ -325,6 +335,11 @@ class Config:
     def train_prompt(self) -> str:
         """The prompt of training: `chat`, or a text with {problem}."""
         return self.dataset.template or self.model.train_prompt
+
+    @property
+    def served(self) -> bool:
+        """Whether the model is behind an endpoint: its weights and tokenizer may be nowhere here."""
+        return self.machine.engine == Engine.api
 
     @property
     def trains(self) -> bool:

@@ -9,6 +9,7 @@ from losslab.config.limits import time_limit
 from losslab.config.messages import first_line
 from losslab.data.row_templates import with_breaks
 
+CHAT = "chat"  # the prompt that is the tokenizer's own chat template
 TEMPLATE_SECONDS = 10  # for one prompt
 FAULTS = (TemplateError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError, MemoryError)
 
@@ -19,7 +20,7 @@ def render(template: str, problem: str, tokenizer: Any, arguments: Mapping[str, 
     `arguments` are those of the chat template. Braces elsewhere, as in \\boxed{}, stay as they are. Raises ValueError
     for `chat` without a chat template.
     """
-    if template != "chat":
+    if template != CHAT:
         return with_breaks(template).replace("{problem}", problem)
     if not tokenizer.chat_template:
         raise ValueError(

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Problem:
     question: str
     gold_official: str  # as the official evaluation scores it, its faults included; empty for one MATH500 problem
     gold: str  # as the authors meant it; for exact match, a line for each right answer
+    groups: dict[str, str] = field(default_factory=dict, hash=False)  # its value of each column of the breakdown
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
             if identifier in places:
                 raise ValueError(f"{place}: {identifier} is also that of {places[identifier]}; remove one of the two")
             places[identifier] = place
-        problems.append(_problem(len(problems), place, row, cfg))
+        problem = _problem(len(problems), place, row, cfg)
+        problems.append(replace(problem, groups=_groups(place, row, cfg.breakdown)))
     if not problems:
         raise ValueError(f"benchmark {name} is empty")
     if cfg.rows is not None and len(problems) != cfg.rows:
@@ -87,6 +89,15 @@ def _problem(index: int, place: str, row: dict[str, Any], cfg: BenchmarkConfig) 
     if Counter(gold)["{"] != Counter(gold)["}"]:
         raise ValueError(f"{place}: the gold answer {gold!r} does not parse: its braces do not match")
     return Problem(index, question.strip(), gold_official, gold)
+
+
+def _groups(place: str, row: dict[str, Any], columns: list[str]) -> dict[str, str]:
+    """The row's values of those columns that it has."""
+    values = {column: row[column] for column in columns if row.get(column) is not None}
+    for column, value in values.items():
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"{place}: the column {column!r} of the breakdown holds no text or number")
+    return {column: f"{value:g}" if isinstance(value, float) else str(value) for column, value in values.items()}
 
 
 def _right_answers(place: str, answers: Any, cfg: BenchmarkConfig) -> str:

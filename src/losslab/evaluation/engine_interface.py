@@ -1,12 +1,14 @@
 """What is asked of an engine, and what comes back."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from losslab.config.schema import Device
+
+TOO_LONG = "too_long"  # the finish reason of a problem that does not fit the context
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Request:
     seed: int | None = None
     stop: tuple[str, ...] = ()  # besides those of all samples
     stop_ids: tuple[int, ...] = ()
+    text: str = ""  # the prompt of an endpoint, in place of token ids
+    chat: bool = False  # it is a user's message, which the endpoint puts into the model's chat template
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,20 @@ class Completion:
     key: int
     text: str
     tokens: int  # the one that ended it is counted
-    finish_reason: str  # stop | length
+    finish_reason: str  # stop | length, or what else an endpoint says
+    prompt_tokens: int | None = None  # as an endpoint counts them; None of other engines
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible endpoint and what is asked of it."""
+
+    url: str
+    model: str  # its name there
+    concurrency: int  # requests at once
+    retries: int  # of a request that fails for a while
+    key: str = field(repr=False)  # no record and no message has it
+    template_arguments: dict[str, Any] = field(default_factory=dict)  # of the chat template
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,7 @@ class Job:
     threads: int | None = None  # CPU threads of an engine; None = all
     device: Device = Device.auto
     tensor_parallel: int = 1  # GPUs that share one vLLM engine
+    endpoint: Endpoint | None = None  # of engine=api
 
 
 def request_seed(*parts: int | str) -> int:

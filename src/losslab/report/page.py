@@ -18,7 +18,7 @@ from losslab.report.cell_states import absent_line, cell_line
 from losslab.report.diagnostic_notes import diagnostic_notes
 from losslab.report.rows import DRAWN, ReportRow, Scores, by_model, choose_reference, drawn_rows, report_rows
 from losslab.report.token_views import token_views
-from losslab.results import claims, paper, probability_plots, table_formats, tables
+from losslab.results import breakdown, claims, paper, probability_plots, table_formats, tables
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.tables import Table
 from losslab.results.write_tables import curves_of, homeless, layouts, notes, report_faults
@@ -76,7 +76,6 @@ def _page(sweep: SweepConfig, results: str, against: str | None, place: Path, re
         built=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         commits=_commits(rows),
-        numbers={*table.columns, "difference", "seeds"},
         average=AVERAGE,
         ordered=not sweep.paper,
         labels=offered,
@@ -105,7 +104,7 @@ def _numbers(
     reference: str | None,
 ) -> dict[str, Any]:
     """What the template shows in tables, by the name that it has there."""
-    comparison = paper.compare(table)
+    comparison, by_part = paper.compare(table), list(breakdown.sheets(table))
     of_cells = {cell.folder: costs.cell_cost(cell, scores) for row in rows for cell in row.cells}
     return {
         "sweep": table.name,
@@ -115,7 +114,9 @@ def _numbers(
         "sheets": [
             *([table_formats.paper_sheet(table, comparison)] if comparison else []),
             *([claims.sheet(table)] if table.sweep.directions else []),
+            *by_part,
         ],
+        "numbers": {*table.columns, "difference", "seeds", *(head for sheet in by_part for head in sheet.head[2:])},
         "rows": [_row(line, table.columns, reference) for line in lines],
         "legend": list(dict.fromkeys((row.style, row.label) for row in drawn if row.trained)),
         "headlines": _headlines(lines, reference),

@@ -15,6 +15,9 @@ INDIRECT = {"model.learning_rate", "model.architecture", "model.trust_remote_cod
 NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "stage", "plan", "force", "benchmark", "eval"}
 
 
+Part = tuple[str, str, str]  # benchmark, a column of its rows such as `level`, and a value there
+
+
 @dataclass(frozen=True)
 class CellScores:
     """A cell under one protocol of its scores; one that has no score yet, or that nobody has begun."""
@@ -30,6 +33,7 @@ class CellScores:
     recipe: str | None = None  # the same for all seeds of one configuration, objective's code and data
     touched: str = ""  # when the record was last written, as ISO 8601
     faults: tuple[str, ...] = ()  # a line for each file of the record that cannot be used
+    breakdown: dict[Part, Estimate] = field(default_factory=dict)  # as `scores`, of the problems with one value
 
     @property
     def trains(self) -> bool:
@@ -51,27 +55,35 @@ def _of_cell(record: CellRecord, sweep: str) -> Iterator[CellScores]:
     except DamagedRecord as damage:
         faults.append(str(damage))
         config = {"damaged": record.folder.name, "loss": names["loss"]}  # a row of its own
-    scored: list[tuple[str | None, dict[str, Estimate], dict[str, int], str | None]] = []
+    scored: list[dict[str, Any]] = []
     for path in score_files(record.folder):
         try:
-            scored.append((path.parent.name, *_scores(path)))
+            scored.append({"protocol": path.parent.name, **_scores(path)})
         except DamagedRecord as damage:
             faults.append(str(damage))
     common = {"recipe": state.get("recipe"), "touched": state["updated"], "faults": tuple(faults)}
-    for protocol, scores, samples, verdict in scored or [(None, {}, {}, None)]:
-        yield CellScores(
-            record.folder, names, state["seed"], config, protocol, scores, samples, verdict=verdict, **common
-        )
+    for of_protocol in scored or [{"protocol": None, "scores": {}}]:
+        yield CellScores(record.folder, names, state["seed"], config, **of_protocol, **common)
 
 
-def _scores(path: Path) -> tuple[dict[str, Estimate], dict[str, int], str | None]:
+def _scores(path: Path) -> dict[str, Any]:
+    """What a scores.json holds, by the fields of `CellScores`."""
     content = read_scores(path)
     for name, part in content["benchmarks"].items():
         if "samples" not in part or "interval" not in part:
             raise DamagedRecord(path, f"lacks the samples or the interval of {name}")
     parts = content["benchmarks"].items()
-    scores = {name: Estimate.recorded(part["score"], part["interval"]) for name, part in parts}
-    return scores, {name: part["samples"] for name, part in parts}, content.get("verdict")
+    return {
+        "scores": {name: Estimate.recorded(part["score"], part["interval"]) for name, part in parts},
+        "samples": {name: part["samples"] for name, part in parts},
+        "verdict": content.get("verdict"),
+        "breakdown": {
+            (name, column, value): Estimate.recorded(row["score"], row["interval"])
+            for name, part in parts
+            for column, values in part.get("breakdown", {}).items()
+            for value, row in values.items()
+        },
+    }
 
 
 def promised(config: Config) -> CellScores:

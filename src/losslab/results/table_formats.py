@@ -55,7 +55,7 @@ def caption(table: Table) -> str:
 def scores_sheet(table: Table, notes: Sequence[str] = ()) -> Sheet:
     """Our scores: the best mean of a model is marked, and `1/3` seeds are one scored of three asked for."""
     values = [[row.value(column) for column in table.columns] for row in table.rows]
-    best = _best(table, values)
+    best = best_of_models(table, values)
     rows = []
     for row, of_row in zip(table.rows, values, strict=True):
         cells = [
@@ -69,7 +69,7 @@ def scores_sheet(table: Table, notes: Sequence[str] = ()) -> Sheet:
     return Sheet(table.name, table.question, head, rows, " ".join([caption(table), *notes]), [])
 
 
-def _best(table: Table, values: Sequence[Sequence[Estimate | None]]) -> dict[str, list[str | None]]:
+def best_of_models(table: Table, values: Sequence[Sequence[Estimate | None]]) -> dict[str, list[str | None]]:
     """Of each model and column, the text of the highest mean, where it is one of several."""
     best: dict[str, list[str | None]] = {}
     for model in table.models:

@@ -17,7 +17,7 @@ from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.reading import DamagedRecord
 from losslab.results.labels import canonical, labels
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.load_records import CellScores, promised, recorded, trains
+from losslab.results.load_records import CellScores, Part, promised, recorded, trains
 from losslab.statistics.intervals import Estimate, mean_of, over_seeds
 
 T = TypeVar("T")
@@ -65,12 +65,19 @@ class Row:
 
     def value(self, column: str) -> Estimate | None:
         """Mean over the seeds that have this column, with its interval; None where none has, or not all alike."""
-        having = [entry for entry in self.scored if column in entry.scores]
-        if len({entry.samples.get(column) for entry in having}) > 1:
+        return self._over_seeds(column, [(entry, entry.scores.get(column)) for entry in self.scored])
+
+    def part(self, part: Part) -> Estimate | None:
+        """As `value`, of the problems of a benchmark with one value in a column."""
+        return self._over_seeds(part[0], [(entry, entry.breakdown.get(part)) for entry in self.scored])
+
+    def _over_seeds(self, column: str, scores: Sequence[tuple[CellScores, Estimate | None]]) -> Estimate | None:
+        having = [(entry, score) for entry, score in scores if score is not None]
+        if len({entry.samples.get(column) for entry, _ in having}) > 1:
             return None
         if len(having) == 1:
-            return having[0].scores[column]
-        return over_seeds([entry.scores[column].mean for entry in having]) if having else None
+            return having[0][1]
+        return over_seeds([score.mean for _, score in having]) if having else None
 
 
 @dataclass(frozen=True)

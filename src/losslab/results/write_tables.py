@@ -15,7 +15,16 @@ from losslab.data.probability_bins import EDGES
 from losslab.files import lock, write
 from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.reading import DamagedRecord, read_facts, read_metrics
-from losslab.results import claims, learning_curves, paper, plots, probability_plots, setting_curves, table_formats
+from losslab.results import (
+    breakdown,
+    claims,
+    learning_curves,
+    paper,
+    plots,
+    probability_plots,
+    setting_curves,
+    table_formats,
+)
 from losslab.results.learning_curves import AVERAGE, LearningCurve, scores_by_step
 from losslab.results.load_records import CellScores
 from losslab.results.plots import BarRow
@@ -40,10 +49,17 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
         bars = bar_rows(table)
         # The first one comes last, since its notes name all records that cannot be read.
         sheets.insert(0, table_formats.scores_sheet(table, list(notes(table, curves, measured))))
-        write(folder / "table.md", "\n".join(table_formats.markdown(sheet, i + 1) for i, sheet in enumerate(sheets)))
-        write(folder / "table.tex", "\n".join(map(table_formats.latex, sheets)))
+        parts = list(breakdown.sheets(table))
+        texts = [table_formats.markdown(sheet, 1 if i == 0 else 2) for i, sheet in enumerate([*sheets, *parts])]
+        write(folder / "table.md", "\n".join(texts))
+        write(folder / "table.tex", "\n".join(map(table_formats.latex, [*sheets, *parts])))
         write(folder / "table.csv", table_formats.to_csv(table, comparison))
         written = {"table": "table.md, table.tex, table.csv"}
+        if parts:
+            write(folder / "breakdown.csv", breakdown.to_csv(table))
+            written["parts"] = "breakdown.csv, and in table.md by " + ", ".join(
+                dict.fromkeys(sheet.title.rpartition(" by ")[2] for sheet in parts)
+            )
         if sweep.directions:
             write(folder / "claims.csv", claims.to_csv(table))
         written = _figures(table, bars, curves, measured, folder, cache / "figures.json") | written

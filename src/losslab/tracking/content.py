@@ -78,8 +78,14 @@ def _probabilities(cell: Cell) -> tuple[dict[str, Histogram], dict[str, Table]]:
 
 
 def values(scores: dict[str, Any]) -> dict[str, float]:
-    """The content of scores.json as `scores/<benchmark>` and `scores/average`, percent."""
-    shown = {f"scores/{name}": part["score"] for name, part in scores.get("benchmarks", {}).items()}
+    """The content of scores.json, percent: `scores/<benchmark>`, `breakdown/<benchmark>/<column>/<value>` and
+    `scores/average`.
+    """
+    benchmarks = scores.get("benchmarks", {})
+    shown = {f"scores/{name}": part["score"] for name, part in benchmarks.items()}
+    for name, part in benchmarks.items():
+        for column, values in part.get("breakdown", {}).items():
+            shown |= {f"breakdown/{name}/{column}/{value}": row["score"] for value, row in values.items()}
     return shown | ({"scores/average": scores["average"]["score"]} if scores.get("average") else {})
 
 

@@ -1,0 +1,160 @@
+"""Grades a file of stored responses again, without a model."""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from losslab.config.choices import Rules, VerdictName
+from losslab.config.masking import masked
+from losslab.files import content, mend, read_lines, syntax, write
+from losslab.grading.graders import Grader, Verdict
+from losslab.progress import bar
+
+# What other programs call a response, for a hint.
+RESPONSES = ("completion", "generation", "output", "model_output", "generated_text", "text", "answer", "samples")
+GOLDS = ("ground_truth", "target", "reference", "expected_answer", "label", "solution", "answer")
+Row = dict[str, Any]
+
+
+def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str]) -> None:
+    """Grades a JSONL file of {benchmark, response (or prediction), gold} rows, each by the rules of its benchmark.
+
+    A row may name its rules in a column `rules`; a benchmark that `rules` lacks is graded by the general ones, with a
+    message. The same rows come out in the same order with extracted, official, corrected and timed_out added. A column
+    gold_raw, the gold before the official clean-up, is the gold of the corrected verdict where it is there. Both golds
+    may be numbers. The accuracy of each benchmark by both verdicts is printed.
+
+    Verdicts are kept beside the output as they are made: the same call after an interruption grades the rest.
+
+    Raises:
+        ValueError: a row is malformed; nothing is written then.
+    """
+    rows = list(_rows(input))
+    for name in sorted({row["benchmark"] for row in rows if "rules" not in row} - set(rules)):
+        print(f"benchmark {name} is not in conf/benchmark: graded by the general rules", flush=True)
+    output.parent.mkdir(parents=True, exist_ok=True)  # a bad path shows now and not after the work
+    partial = output.with_name(f".{output.name}.partial")
+    verdicts = _kept(partial, _key(input, rules))
+    if verdicts:
+        print(f"{len(verdicts)} of {len(rows)} responses were graded before: going on from there", flush=True)
+    with (
+        Grader(workers) as grader,
+        partial.open("a", encoding="utf-8") as file,
+        bar("grading", len(rows), "response", initial=len(verdicts)) as progress,
+    ):
+        for verdict in _verdicts(grader, rows[len(verdicts) :], rules):
+            verdicts.append(asdict(verdict))
+            file.write(masked(json.dumps(verdicts[-1]) + "\n"))
+            file.flush()
+            progress.update()
+    graded = [{**row, **verdict} for row, verdict in zip(rows, verdicts, strict=True)]
+    write(output, "".join(json.dumps(row) + "\n" for row in graded))
+    partial.unlink()
+    print(f"{summary(graded)}\n{len(graded)} responses graded: {output}", flush=True)
+
+
+def summary(graded: Sequence[Row]) -> str:
+    """The accuracy of each benchmark by both verdicts, in percent, as a Markdown table."""
+    lines = [
+        "| benchmark | responses | official | corrected | official alone | corrected alone | no answer | timed out |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in sorted({row["benchmark"] for row in graded}):
+        part = [row for row in graded if row["benchmark"] == name]
+        shares = [f"{100 * sum(row[verdict] for row in part) / len(part):.1f}" for verdict in VerdictName]
+        counts = [
+            sum(row["official"] and not row["corrected"] for row in part),
+            sum(row["corrected"] and not row["official"] for row in part),
+            sum(not row["extracted"] for row in part),
+            sum(row["timed_out"] for row in part),
+        ]
+        lines.append(f"| {' | '.join([name, str(len(part)), *shares, *map(str, counts)])} |")
+    return "\n".join(lines)
+
+
+def _verdicts(grader: Grader, rows: Sequence[Row], rules: Mapping[str, str]) -> Iterator[Verdict]:
+    """In the order of the rows, each as soon as it and those before it are there."""
+    waiting: deque[Future[Verdict]] = deque()
+    for row in rows:
+        raw = row.get("gold_raw")
+        named = row.get("rules", rules.get(row["benchmark"], Rules.general))
+        truth = None if raw is None else _text(raw)
+        waiting.append(grader.submit(named, row[_response(row)], _text(row["gold"]), truth))
+        while waiting and waiting[0].done():
+            yield waiting.popleft().result()
+    for verdict in waiting:
+        yield verdict.result()
+
+
+def _key(input: Path, rules: Mapping[str, str]) -> str:
+    """A hash of what decides the verdicts: the rows, the rules of benchmarks, and the code of the grader."""
+    code = [syntax(file.read_text(encoding="utf-8")) for file in sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(json.dumps([content(str(input)), dict(rules), code]).encode()).hexdigest()
+
+
+def _kept(partial: Path, key: str) -> list[Row]:
+    """The verdicts of an interrupted call on the same rows by the same grader; the file begins with their key."""
+    mend(partial)
+    lines = read_lines(partial)
+    if not lines or lines[0] != {"key": key}:
+        write(partial, json.dumps({"key": key}) + "\n")
+        return []
+    return lines[1:]
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    lines = path.read_text(encoding="utf-8").split("\n")
+    with bar("reading", len(lines), "line") as progress:
+        for number, line in enumerate(lines, start=1):
+            progress.update()
+            if line.strip():
+                yield _row(f"{path}, line {number}", line)
+
+
+def _row(place: str, line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise ValueError(f"{place}: this is not JSON; each line must be one JSON object") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: a row must be a JSON object")
+    for column, names in (("benchmark", ("task", "dataset", "source")), (_response(row), RESPONSES)):
+        if not isinstance(row.get(column), str):
+            raise ValueError(f"{place}: a row needs a text in {column!r}{_hint(row, column, names)}")
+    if not _is_gold(row.get("gold")):
+        raise ValueError(f"{place}: a row needs a text or a number in 'gold'{_hint(row, 'gold', GOLDS)}")
+    if not _is_gold(row.get("gold_raw", "")):
+        raise ValueError(f"{place}: 'gold_raw' must be a text or a number")
+    if row.get("rules", Rules.general) not in list(Rules):
+        raise ValueError(f"{place}: rules={row['rules']!r} does not exist; there are {', '.join(Rules)}")
+    return row
+
+
+def _hint(row: Row, column: str, names: Sequence[str]) -> str:
+    """What else may be meant, where the column is missing or holds a list."""
+    if isinstance(row.get(column), list):
+        return "; it has a list: write a row for each of its texts"
+    if column in row:
+        return ""
+    other = next((name for name in names if name in row), None)
+    return f"; rename {other!r} to {column!r}" if other else f"; it has {', '.join(map(repr, row)) or 'no columns'}"
+
+
+def _response(row: Row) -> str:
+    return "prediction" if "prediction" in row and "response" not in row else "response"
+
+
+def _is_gold(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value - value == 0
+    return number or isinstance(value, str)
+
+
+def _text(gold: str | int | float) -> str:
+    """A gold as text; a number without an exponent."""
+    return f"{Decimal(repr(gold)):f}" if isinstance(gold, float) else str(gold)
