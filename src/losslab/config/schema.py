@@ -4,7 +4,7 @@ Hydra composes YAML; `losslab.composition.compose` merges the result into `Confi
 refused before anything is loaded. This module imports nothing heavy.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
@@ -63,7 +63,9 @@ class ModelConfig:
     )
     pretrain_batch: int = key(64, "rows in a step", low=1)
     pretrain_learning_rate: float = key(1e-3, "peak learning rate", low=0, high=1000)
-    pretrain_seed: int = seed_key(0, "of the corpus and the order of its rows")
+    pretrain_seed: int | None = seed_key(
+        0, "of the corpus and the order of its rows; null = that of the cell, so that each seed has a base of its own"
+    )
 
 
 @dataclass
@@ -86,7 +88,9 @@ class DatasetConfig:
     source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")
     rows: int | None = key(None, "how many rows to take; null = all", low=1)
     selection: Selection = key(Selection.random, "which rows, where there are more")
-    seed: int = seed_key(0, "of the selection (and of the embedded rows); the order of training has the cell's seed")
+    seed: int | None = seed_key(
+        0, "of the selection (and of the embedded rows); null = that of the cell, which orders the rows in any case"
+    )
     max_broken: float = key(0.01, "share of rows without usable text above which the run stops", low=0, high=1)
 
 
@@ -293,6 +297,16 @@ class Config:
         from losslab.config.objective import resolve
 
         return resolve(self.names.loss, self.loss)
+
+    @property
+    def seeded(self) -> "Config":
+        """With the cell's seed in the place of each seed of data and model that is null."""
+        dataset, model = self.dataset, self.model
+        if dataset.seed is None:
+            dataset = replace(dataset, seed=self.seed)
+        if model.pretrain_seed is None:
+            model = replace(model, pretrain_seed=self.seed)
+        return replace(self, dataset=dataset, model=model)
 
     @property
     def train_prompt(self) -> str:

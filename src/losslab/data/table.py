@@ -118,6 +118,7 @@ def load(dataset: DatasetConfig) -> Table:
         return table
     chosen = np.arange(len(table))
     if dataset.selection == Selection.random:
+        assert dataset.seed is not None, "Config.seeded gives it one"
         chosen = np.random.default_rng(dataset.seed).permutation(len(table))
     chosen = np.sort(chosen[: dataset.rows])
     data = [table.data[i] for i in chosen] if isinstance(table.data, list) else table.data.select(chosen)
@@ -127,7 +128,7 @@ def load(dataset: DatasetConfig) -> Table:
 def _whole(dataset: DatasetConfig) -> Table:
     path, files = dataset.path, local_files(dataset)
     if path == EMBEDDED:
-        assert dataset.rows is not None
+        assert dataset.rows is not None and dataset.seed is not None
         return _table(path, MAKERS[dataset.split](dataset.rows, dataset.seed))
     binary = {read_files.suffix(file)[0] in read_files.BINARY for file in files}
     if len(binary) > 1:
