@@ -250,6 +250,12 @@ class SweepConfig:
     name: str = key("ablation", "tables of this sweep go to results/tables/<name>")
     question: str = key("", "above its table")
     next: str = key("", "a command to try after this sweep")
+    difference: float | None = key(
+        None,
+        "points of the average that it is to show: plan and conclusion say how many seeds that takes",
+        low=0.01,
+        high=100,
+    )
     paper: str | None = key(
         None,
         "the table of experiments/paper.csv that its figures are compared with",
