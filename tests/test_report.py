@@ -25,12 +25,13 @@ from losslab.report.charts import ChartLine
 from losslab.report.diagnostic_notes import diagnostic_notes
 from losslab.report.page import write_reports
 from losslab.report.row_samples import LONGEST, TEXTS
-from losslab.report.rows import ReportCell, ReportRow, Scores
+from losslab.report.rows import ReportCell, ReportRow
 from losslab.results.compare import right_shares
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores
+from losslab.results.problem_shares import Scores
 from losslab.results.tables import Row, Table
-from losslab.statistics.intervals import Estimate, paired
+from losslab.statistics.intervals import Estimate, paired, simultaneous_level
 
 NAMES = ("easy", "hard")
 PROBLEMS, SAMPLES, STEPS = 12, 4, 130
@@ -141,7 +142,7 @@ def shares_of(folder: Path) -> dict[str, np.ndarray]:
 
 def test_the_page_says_what_the_records_say(results, page):
     text = page.read_text()
-    assert text.count("<section") == text.count("</section>") == 8
+    assert text.count("<section") == text.count("</section>") == 9
     assert "<h3>easy by level</h3>" in text and "hard by" not in text
     level = np.mean(
         [
@@ -152,8 +153,9 @@ def test_the_page_says_what_the_records_say(results, page):
     assert f'<td class="number">{level:.1f} ± ' in text
     cells = {loss: sorted(results.glob(f"cells/tiny-embedded-{loss}-s*/scores/*")) for loss in ("sft", "dft")}
     sft, dft = (np.stack([shares_of(one)["easy"] for one in cells[loss]]) for loss in cells)
-    found = paired({"easy": sft}, {"easy": dft})["easy"]
+    found = paired({"easy": sft}, {"easy": dft}, simultaneous_level(2))["easy"]  # of dft and the base
     assert found.nonzero
+    assert text.index("<p><strong>dft is the best, with an average of ") < text.index('id="table"')
     assert f'<span class="difference better">{found.mean:+.1f} ± {found.half:.1f}</span>' in text
     assert f"{100 * dft.mean():.1f} <small>± " in text and "reference" in text
     assert "<b>9<small>/10</small></b>" in text and "1 failed" in text

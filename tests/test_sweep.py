@@ -1,23 +1,29 @@
 """A sweep as a whole: what it plans, what it rejects, what it declares, and how cells leave it."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from losslab.cells import plan, sweep
+from losslab.cells import plan, run, sweep
+from losslab.cells.scoring import corpus
 from losslab.cells.sweep import Sweep
 from losslab.commands.cli import main
 from losslab.composition.compose import read
 from losslab.composition.grid import configurations, overrides
 from losslab.config.paths import CONF
 from losslab.config.schema import Config
+from losslab.data.table import load
+from losslab.data.toy_task import demonstrations
 from losslab.launchers.status import sweeps
 from losslab.records.cell_records import cell_records
 from losslab.records.identity import identities, identity
 from losslab.records.record import Cell
+from losslab.results.labels import canonical
+from losslab.results.load_records import science
 
 TINY = ("model=tiny", "dataset=embedded", "benchmark=[tiny_add]", "machine.device=cpu", "tracker=none")
 
@@ -66,6 +72,33 @@ def test_seeds_are_composed_once_and_are_those_that_were_asked_for():
     assert identities(config, [7]) == [identity(config)] and Cell.of_seeds(config, [7]) == [Cell.of(config)]
     config.seed = 8
     assert identities(config, [7, 8])[1] == identity(config)
+
+
+def test_a_seed_that_is_null_is_that_of_the_cell(monkeypatch):
+    """Each seed has a base and demonstrations of its own, shared by its objectives; a table has one row of them."""
+    options = ("seed=0,1", "model.pretrain_seed=null", "dataset.seed=null", "dataset.rows=20", "model.pretrain_rows=64")
+    configs = of("loss=sft,dft,base", *options)
+    assert len({Cell.of(config).folder for config in configs}) == len(configs) == 6
+    assert {canonical(science(asdict(config))) for config in configs[:2]} == {canonical(science(asdict(configs[0])))}
+    made = []
+    monkeypatch.setattr(run, "train_model", lambda config, folder: made.append((config, folder)))
+    for config in configs:
+        if not config.trains:
+            monkeypatch.setattr(run, "check_checkpoint", lambda base: None)
+        run.trained_model(config, Cell.of(config))
+    bases = [(config.dataset.seed, config.seed, folder) for config, folder in made if config.dataset.split == "corpus"]
+    assert {(data, order) for data, order, _ in bases} == {(0, 0), (1, 1)} and len(
+        {folder for *_, folder in bases}
+    ) == 2
+    trained = [(config, config.model.path) for config, _ in made if config.dataset.split == "demonstrations"]
+    assert [(config.names.loss, config.dataset.seed) for config, _ in trained] == [
+        ("sft", 0), ("sft", 1), ("dft", 0), ("dft", 1)
+    ]  # fmt: skip
+    assert [path for _, path in trained[:2]] == [path for _, path in trained[2:]] != [trained[0][1]] * 2
+    assert [load(config.dataset).data[0] for config, _ in trained[:2]] == [
+        demonstrations(20, seed)[0] for seed in (0, 1)
+    ]
+    assert corpus(configs[0]).key == corpus(configs[2]).key != corpus(configs[1]).key
 
 
 def test_many_seeds_are_one_plan_and_a_short_table(capsys):

@@ -263,6 +263,7 @@ def test_spreadsheet_and_figure(tmp_path):
     write_tables([], str(tmp_path))
     folder = tmp_path / "tables" / "study"
     assert sorted(path.name for path in folder.iterdir()) == [
+        "conclusion.md",
         "figure.png",
         "figure.svg",
         "table.csv",

@@ -150,6 +150,7 @@ def trained_model(config: Config, cell: Cell) -> str:
     """The path of the cell's model, trained now if it is not there, and measured where that is asked for."""
     if config.served:
         return config.model.path
+    config = config.seeded
     base = base_model(config)
     if not config.trains:
         if is_main_process():
@@ -181,16 +182,18 @@ def base_model(config: Config) -> ModelConfig:
     if model.path != EMBEDDED:
         cache = Path(config.machine.results) / "cache"
         return replace(model, path=merged_adapters.merged(model.path, cache, model.trust_remote_code))
+    seed = model.pretrain_seed
+    assert seed is not None, "Config.seeded gives it one"
     adam = {"betas": [0.9, 0.95], "eps": 1e-8, "fused": True}
     recipe = Config(
         model=model,
-        dataset=DatasetConfig(path=EMBEDDED, split="corpus", rows=model.pretrain_rows, seed=model.pretrain_seed),
+        dataset=DatasetConfig(path=EMBEDDED, split="corpus", rows=model.pretrain_rows, seed=seed),
         loss={"_target_": "losslab.objectives.sft.SFT"},
         optimizer=OptimizerConfig("torch.optim.AdamW", model.pretrain_learning_rate, weight_decay=0.01, arguments=adam),
         train=TrainConfig(batch_size=model.pretrain_batch, precision=Precision.fp32),
         names=Names(model="embedded", dataset="corpus", loss="sft", eval=""),
         machine=replace(config.machine, export_steps=None, keep_every=None),
-        seed=model.pretrain_seed,
+        seed=seed,
     )
     folder = Path(config.machine.results) / "cache" / "models" / identity(recipe)[:16]
     with lock(folder) if is_main_process() else nullcontext():

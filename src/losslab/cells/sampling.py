@@ -39,6 +39,7 @@ def sample(config: Config) -> None:
     Raises ValueError for a data set without usable questions, and for answers made by another protocol.
     """
     check_device(config.machine)
+    config = config.seeded
     engine = engines.choose(config.machine.engine)
     asked, counts = questions(config.dataset)
     name = f"{config.names.model}-{config.names.dataset}"

@@ -36,9 +36,10 @@ def corpus(config: Config) -> Corpus | None:
     """The rows that a cell is trained on; None for the base."""
     if not config.trains:
         return None
-    about = asdict(config.dataset) | {"path": content(config.dataset.path)}
+    dataset = config.seeded.dataset
+    about = asdict(dataset) | {"path": content(dataset.path)}
     key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-    return Corpus(key, lambda: texts(config.dataset))
+    return Corpus(key, lambda: texts(dataset))
 
 
 def find(path: str) -> Cell | None:

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     from losslab.data.tokenise import Tokeniser
     from losslab.models.loading import load_tokenizer
 
-    config = composed(overrides)
+    config = composed(overrides).seeded
     tokenizer = load_tokenizer(config.model)
     rows = read(config.dataset)
     tokeniser = Tokeniser(config.model, config.dataset, tokenizer)

@@ -63,7 +63,9 @@ class ModelConfig:
     )
     pretrain_batch: int = key(64, "rows in a step", low=1)
     pretrain_learning_rate: float = key(1e-3, "peak learning rate", low=0, high=1000)
-    pretrain_seed: int = seed_key(0, "of the corpus and the order of its rows")
+    pretrain_seed: int | None = seed_key(
+        0, "of the corpus and the order of its rows; null = that of the cell, so that each seed has a base of its own"
+    )
 
 
 @dataclass
@@ -93,7 +95,9 @@ class DatasetConfig:
         low=1e-6,
         high=0.9,
     )
-    seed: int = seed_key(0, "of the selection (and of the embedded rows); the order of training has the cell's seed")
+    seed: int | None = seed_key(
+        0, "of the selection (and of the embedded rows); null = that of the cell, which orders the rows in any case"
+    )
     max_broken: float = key(0.01, "share of rows without usable text above which the run stops", low=0, high=1)
 
 
@@ -274,6 +278,12 @@ class SweepConfig:
     name: str = key("ablation", "tables of this sweep go to results/tables/<name>")
     question: str = key("", "above its table")
     next: str = key("", "a command to try after this sweep")
+    difference: float | None = key(
+        None,
+        "points of the average that it is to show: plan and conclusion say how many seeds that takes",
+        low=0.01,
+        high=100,
+    )
     paper: str | None = key(
         None,
         "the table of experiments/paper.csv that its figures are compared with",
@@ -330,6 +340,16 @@ class Config:
         if self.reference.path is None:
             return self.model
         return replace(self.model, path=self.reference.path, revision=self.reference.revision, architecture={})
+
+    @property
+    def seeded(self) -> "Config":
+        """With the cell's seed in the place of each seed of data and model that is null."""
+        dataset, model = self.dataset, self.model
+        if dataset.seed is None:
+            dataset = replace(dataset, seed=self.seed)
+        if model.pretrain_seed is None:
+            model = replace(model, pretrain_seed=self.seed)
+        return replace(self, dataset=dataset, model=model)
 
     @property
     def train_prompt(self) -> str:

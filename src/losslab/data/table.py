@@ -143,6 +143,7 @@ def load(dataset: DatasetConfig, held_out: bool = False) -> Table:
     if not len(table):
         raise ValueError(f"{dataset.path} has no rows: check the file")
     chosen = np.arange(len(table))
+    assert dataset.seed is not None, "Config.seeded gives it one"
     if dataset.rows is not None and dataset.rows < len(table):
         if dataset.selection == Selection.random:
             chosen = np.random.default_rng(dataset.seed).permutation(len(table))
@@ -159,7 +160,7 @@ def load(dataset: DatasetConfig, held_out: bool = False) -> Table:
 def _whole(dataset: DatasetConfig) -> Table:
     path, files = dataset.path, local_files(dataset)
     if path == EMBEDDED:
-        assert dataset.rows is not None
+        assert dataset.rows is not None and dataset.seed is not None
         return _table(path, MAKERS[dataset.split](dataset.rows, dataset.seed))
     binary = {read_files.suffix(file)[0] in read_files.BINARY for file in files}
     if len(binary) > 1:

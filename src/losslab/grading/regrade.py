@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.config.choices import Rules, VerdictName
+from losslab.config.log import log
 from losslab.config.masking import masked
 from losslab.files import content, mend, read_lines, syntax, write
 from losslab.grading.graders import Grader, Verdict
@@ -37,12 +38,12 @@ def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str]) -
     """
     rows = list(_rows(input))
     for name in sorted({row["benchmark"] for row in rows if "rules" not in row} - set(rules)):
-        print(f"benchmark {name} is not in conf/benchmark: graded by the general rules", flush=True)
+        log.info(f"benchmark {name} is not in conf/benchmark: graded by the general rules")
     output.parent.mkdir(parents=True, exist_ok=True)  # a bad path shows now and not after the work
     partial = output.with_name(f".{output.name}.partial")
     verdicts = _kept(partial, _key(input, rules))
     if verdicts:
-        print(f"{len(verdicts)} of {len(rows)} responses were graded before: going on from there", flush=True)
+        log.info(f"{len(verdicts)} of {len(rows)} responses were graded before: going on from there")
     with (
         Grader(workers) as grader,
         partial.open("a", encoding="utf-8") as file,

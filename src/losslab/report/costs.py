@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from losslab.records.reading import read_rows
-from losslab.report.rows import ReportCell, ReportRow, Scores
+from losslab.report.rows import ReportCell, ReportRow
+from losslab.results.problem_shares import Scores
 
 MISSING = "–"
 

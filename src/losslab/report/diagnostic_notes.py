@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from losslab.report.rows import ReportRow, Scores
+from losslab.report.rows import ReportRow
 from losslab.report.training import ProbabilityChange
+from losslab.results.problem_shares import Scores
 
 SMALL = 3.0  # times that a loss is smaller than cross-entropy before anyone wonders
 MOVED = 0.02  # share by which a quantity has to move to have risen or fallen

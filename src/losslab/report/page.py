@@ -16,10 +16,13 @@ from losslab.report import ablation, charts, costs, row_samples, training
 from losslab.report.ablation import ComparedRow
 from losslab.report.cell_states import absent_line, cell_line
 from losslab.report.diagnostic_notes import diagnostic_notes
-from losslab.report.rows import DRAWN, ReportRow, Scores, by_model, choose_reference, drawn_rows, report_rows
+from losslab.report.rows import DRAWN, ReportRow, by_model, choose_reference, drawn_rows, report_rows
 from losslab.report.token_views import token_views
 from losslab.results import breakdown, claims, paper, probability_plots, table_formats, tables
+from losslab.results.conclusion import conclude
+from losslab.results.conclusion_text import sentences
 from losslab.results.learning_curves import AVERAGE
+from losslab.results.problem_shares import ProblemShares, Scores
 from losslab.results.tables import Table
 from losslab.results.write_tables import curves_of, homeless, layouts, notes, report_faults
 
@@ -54,14 +57,10 @@ def _page(sweep: SweepConfig, results: str, against: str | None, place: Path, re
     cells += [absent_line(cell.folder) for row in rows for cell in row.cells if not cell.folder.exists()]
     reference = choose_reference(rows, against)
     drawn, scores = drawn_rows(rows, reference), Scores(table)
-    shares = {
-        (entry.folder, str(entry.protocol)): ablation.problem_shares(table, entry, scores)
-        for row in rows
-        for entry in row.row.scored
-    }
+    shares = ProblemShares(table, scores)
     offered = ablation.references(rows, drawn, reference)
     lines = ablation.compared_rows(rows, offered, table, shares)
-    parts = _numbers(table, rows, drawn, lines, scores, reference) | _curves(table, drawn, scores)
+    parts = _numbers(table, rows, drawn, lines, scores, shares, reference) | _curves(table, drawn, scores)
     samples = row_samples.row_samples(table, drawn, shares, scores, reference)
     left_out = len(rows) - len(drawn)
     limits = [f"{left_out} of {len(rows)} rows are not drawn: {DRAWN} of each model are."] if left_out else []
@@ -101,6 +100,7 @@ def _numbers(
     drawn: Sequence[ReportRow],
     lines: Sequence[ComparedRow],
     scores: Scores,
+    shares: ProblemShares,
     reference: str | None,
 ) -> dict[str, Any]:
     """What the template shows in tables, by the name that it has there."""
@@ -109,6 +109,7 @@ def _numbers(
     return {
         "sweep": table.name,
         "question": table.question,
+        "conclusions": [(conclusion.model, sentences(conclusion)) for conclusion in conclude(table, shares)],
         "columns": table.columns,
         "caption": table_formats.caption(table),
         "sheets": [
@@ -119,7 +120,7 @@ def _numbers(
         "numbers": {*table.columns, "difference", "seeds", *(head for sheet in by_part for head in sheet.head[2:])},
         "rows": [_row(line, table.columns, reference) for line in lines],
         "legend": list(dict.fromkeys((row.style, row.label) for row in drawn if row.trained)),
-        "headlines": _headlines(lines, reference),
+        "headlines": _headlines(lines),
         "settings": costs.settings(rows),
         "heads": [(row.model, row.label, row.style) for row in rows],
         "costs": costs.row_costs(rows, of_cells),
@@ -201,24 +202,18 @@ def _differences(
     return {label: [[_difference(line, label, column) for column in columns] for line in lines] for label in offered}
 
 
-def _headlines(lines: Sequence[ComparedRow], reference: str | None) -> list[dict[str, str]]:
-    """The best average of each model and by how much it is better than the reference."""
+def _headlines(lines: Sequence[ComparedRow]) -> list[dict[str, str]]:
+    """The best average of each model; the conclusion says whether it stands out."""
     headlines = []
     for model in dict.fromkeys(line.row.model for line in lines):
         averages = [
-            (value.mean, i)
-            for i, line in enumerate(lines)
+            (value.mean, line.row.label)
+            for line in lines
             if line.row.model == model and not line.row.row.earlier and (value := line.row.row.value(AVERAGE))
         ]
-        if not averages:
-            continue
-        mean, i = max(averages)
-        best = lines[i]
-        difference, text = best.differences.get(reference or "", {}).get(AVERAGE), ""
-        if difference is not None and difference.half is not None:
-            interval = f"{difference.low:+.1f} to {difference.high:+.1f}"
-            text = f"{difference.mean:+.1f} points over {reference} (95% interval {interval})".replace("-", "−")
-        headlines.append({"model": model, "label": best.row.label, "value": f"{mean:.1f}", "difference": text})
+        if averages:
+            mean, label = max(averages)
+            headlines.append({"model": model, "label": label, "value": f"{mean:.1f}"})
     return headlines
 
 

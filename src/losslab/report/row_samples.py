@@ -1,14 +1,14 @@
 """The samples of the page: one cell of each drawn row, with texts of the first problems."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from losslab.pages.samples import Json, answers, fitting, problem
 from losslab.records.reading import DamagedRecord, first_rows
-from losslab.report.ablation import ScoredProblems, same
-from losslab.report.rows import ReportRow, Scores, score_folder
+from losslab.report.rows import ReportRow
 from losslab.results.learning_curves import AVERAGE
+from losslab.results.problem_shares import ProblemShares, ScoredProblems, Scores, same, score_folder
 from losslab.results.tables import Table
 
 ROOM = 6_000_000  # characters of samples on a page
@@ -37,7 +37,7 @@ class RowSamples:
 def row_samples(
     table: Table,
     rows: Sequence[ReportRow],
-    shares: Mapping[tuple[Path, str], ScoredProblems],
+    shares: ProblemShares,
     scores: Scores,
     reference: str | None,
     room: int = ROOM,
@@ -82,7 +82,7 @@ def _start(cells: Sequence[CellSamples], reference: str | None) -> list[int]:
 def _of_row(
     table: Table,
     row: ReportRow,
-    shares: Mapping[tuple[Path, str], ScoredProblems],
+    shares: ProblemShares,
     scores: Scores,
     several: bool,
 ) -> CellSamples | None:
@@ -90,7 +90,7 @@ def _of_row(
         folder, content = score_folder(entry), scores.of(entry)
         problems: dict[str, list[Json]] = {}
         shown: dict[str, list[Json]] = {}
-        for name in shares[entry.folder, str(entry.protocol)].shares:
+        for name in shares.of(entry).shares:
             count = content["benchmarks"][name]["samples"]
 
             def read(path: Path, count: int = count, verdict: str = content["verdict"]) -> list[tuple[Json, Json]]:
@@ -100,7 +100,7 @@ def _of_row(
                 problems[name], shown[name] = map(list, zip(*found, strict=True))
         if problems:
             label = f"{row.model} {row.label}" if several else row.label
-            scored = shares[entry.folder, str(entry.protocol)]
+            scored = shares.of(entry)
             return CellSamples(row, f"{label}, seed {entry.seed}", scored, problems, shown)
     return None
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from losslab.config.schema import BASE
 from losslab.records.cell_records import CellRecord
-from losslab.records.reading import DamagedRecord, read_facts, read_metrics, read_scores, read_yaml
+from losslab.records.reading import DamagedRecord, read_facts, read_metrics, read_yaml
 from losslab.records.record import VALIDATION
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.load_records import CellScores
 from losslab.results.probability_plots import read_probabilities
 from losslab.results.tables import Row, Table
 
@@ -137,25 +136,3 @@ def drawn_rows(rows: Sequence[ReportRow], reference: str | None) -> list[ReportR
 
         chosen |= {id(row) for row in sorted(of_model, key=rank)[:DRAWN]}
     return [row for row in rows if id(row) in chosen]
-
-
-class Scores:
-    """The scores.json of cells, each read once. One that cannot be used counts as empty."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-        self.contents: dict[Path, dict[str, Any]] = {}
-
-    def at(self, folder: Path) -> dict[str, Any]:
-        """That of a folder of scores."""
-        if folder not in self.contents:
-            content = self.table.attempt(read_scores, folder / "scores.json", {})
-            self.contents[folder] = {"benchmarks": {}, "warnings": [], "verdict": "official"} | content
-        return self.contents[folder]
-
-    def of(self, entry: CellScores) -> dict[str, Any]:
-        return self.at(score_folder(entry))
-
-
-def score_folder(entry: CellScores) -> Path:
-    return entry.folder / "scores" / str(entry.protocol)

@@ -25,7 +25,8 @@ from losslab.statistics.intervals import Estimate, over_seeds
 
 CAPTION = (
     "Differences in percentage points of the average, or of the answer tokens, paired by seed, with 95% intervals. "
-    "A claim holds where the interval is above zero, and is open where zero lies inside."
+    "A claim holds where the interval is above zero, and is open where zero lies inside. The intervals cover other "
+    "seeds on these very problems, and are not corrected for the number of claims."
 )
 RARE, SURE = 1e-2, 0.9  # below and from which on a probability is in one of the two ends of the histogram
 

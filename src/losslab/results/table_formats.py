@@ -11,7 +11,7 @@ from rich.text import Text
 from losslab.files import csv_text
 from losslab.records.reading import printable
 from losslab.results.paper import Comparison, PaperDifference
-from losslab.results.tables import Table
+from losslab.results.tables import Table, varies
 from losslab.statistics.intervals import Estimate
 
 MISSING = "–"
@@ -45,11 +45,24 @@ def caption(table: Table) -> str:
     """What the numbers of the table are."""
     verdicts = {row.measure.verdict for row in table.rows if row.measure}
     by = f" by the {verdicts.pop()} verdict" if len(verdicts) == 1 else ""
-    earlier = " Rows with `earlier` are of code or data that has changed since."
-    return (
-        f"Accuracy in percent{by} ± half of the 95% interval (over seeds where there are several, else over problems)."
-        + (earlier if any(row.earlier for row in table.rows) else "")
+    of_rows = [len(row.scored) for row in table.rows if row.scored]
+    covers = []
+    if max(of_rows, default=1) > 1:
+        covers.append(f"of several seeds, over seeds, another {and_(varies(table.rows))}, on these very problems")
+    if min(of_rows, default=1) == 1:
+        covers.append("of one seed, over problems, other problems and answers, and not another training")
+    earlier = (
+        " Rows with `earlier` are of code or data that has changed since." if any(r.earlier for r in table.rows) else ""
     )
+    return (
+        f"Accuracy in percent{by} ± half of the 95% interval. It covers {'; '.join(covers)}; and not another model, "
+        f"data set or recipe.{earlier}"
+    )
+
+
+def and_(parts: Sequence[str]) -> str:
+    """Parts as in a sentence: `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def scores_sheet(table: Table, notes: Sequence[str] = ()) -> Sheet:

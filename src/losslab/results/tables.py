@@ -143,6 +143,14 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     return Table(sweep, benchmarks, others, rows, grid, faults)
 
 
+def varies(rows: Sequence[Row]) -> list[str]:
+    """What changes with the seed of these rows' cells, and so is covered by an interval over seeds."""
+    trained = [row for row in rows if row.trains]
+    parts = ["base model"] if any(row.config.get("model.pretrain_seed", 0) is None for row in rows) else []
+    parts += ["choice of training rows"] if any(row.config.get("dataset.seed", 0) is None for row in trained) else []
+    return [*parts, *(["order of training"] if trained else []), "sampling of answers"]
+
+
 def _grouped(grid: Sequence[Config], entries: Sequence[CellScores], benchmarks: Collection[str]) -> list[Row]:
     """The rows of what is declared, in its order, and then of what was added."""
     found: dict[str, list[Row]] = {}

@@ -18,6 +18,7 @@ from losslab.records.reading import DamagedRecord, read_facts, read_metrics
 from losslab.results import (
     breakdown,
     claims,
+    conclusion_text,
     learning_curves,
     paper,
     plots,
@@ -25,6 +26,7 @@ from losslab.results import (
     setting_curves,
     table_formats,
 )
+from losslab.results.conclusion import conclude
 from losslab.results.learning_curves import AVERAGE, LearningCurve, scores_by_step
 from losslab.results.load_records import CellScores
 from losslab.results.plots import BarRow
@@ -42,7 +44,7 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
     # Of cells that end together, the last one to write has seen them all.
     with lock(cache, quiet=True):
         table = build(sweep, results, records)
-        comparison = paper.compare(table)
+        comparison, conclusions = paper.compare(table), conclude(table)
         curves, measured = curves_of(table), probability_plots.measured_rows(table)
         sheets = [table_formats.paper_sheet(table, comparison)] if comparison else []
         sheets += [claims.sheet(table)] if sweep.directions else []
@@ -60,10 +62,15 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
             written["parts"] = "breakdown.csv, and in table.md by " + ", ".join(
                 dict.fromkeys(sheet.title.rpartition(" by ")[2] for sheet in parts)
             )
+        if conclusions:
+            write(folder / "conclusion.md", conclusion_text.markdown(conclusions))
+            written["answer"] = "conclusion.md"
         if sweep.directions:
             write(folder / "claims.csv", claims.to_csv(table))
         written = _figures(table, bars, curves, measured, folder, cache / "figures.json") | written
     console = Console()
+    if conclusions:
+        console.print(conclusion_text.text(conclusions) + "\n", highlight=False, markup=False)
     for sheet in sheets:
         console.print(table_formats.terminal(sheet))
     for name, files in written.items():

@@ -169,7 +169,8 @@ def report(order: dict[str, Any], finished: Callable[[], bool]) -> None:
 
 def report_table(order: dict[str, Any]) -> None:
     """Show the table of the cell's sweep as it is now, in a run of its own that stays the same."""
-    from losslab.results import tables
+    from losslab.results import conclusion_text, tables
+    from losslab.results.conclusion import conclude
     from losslab.tracking import About, Entry, content, start
 
     folder = Path(order["table"]["folder"])
@@ -182,7 +183,9 @@ def report_table(order: dict[str, Any]) -> None:
         tracker.log(Entry(number, number, tables={"table": content.ablation(table)}))
         cells = [entry for row in table.rows for entry in row.entries]
         scored = sum(bool(entry.scores) for entry in cells)
-        tracker.finish({"question": table.question, "cells": len(cells), "scored": scored})
+        conclusion = conclusion_text.text(conclude(table))
+        about = {"question": table.question, "cells": len(cells), "scored": scored}
+        tracker.finish(about | ({"conclusion": conclusion} if conclusion else {}))
 
 
 def main() -> None:

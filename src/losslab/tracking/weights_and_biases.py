@@ -68,4 +68,6 @@ class WeightsAndBiases:
 
     def finish(self, told: dict[str, Any]) -> None:
         self.run.summary.update(told)
+        if "conclusion" in told:
+            self.run.notes = told["conclusion"]  # which its page shows first
         self.run.finish()

@@ -1,0 +1,94 @@
+"""What a sweep will be able to show, said in its plan: `losslab.statistics.power` with the numbers of its cells."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from losslab.config.schema import BASE, EMBEDDED, Config
+from losslab.data.toy_task import PROBLEMS
+from losslab.records.reading import DamagedRecord, read_scores
+from losslab.records.record import Cell
+from losslab.results.compare import right_shares
+from losslab.statistics.intervals import simultaneous_level
+from losslab.statistics.power import (
+    BETWEEN_RUNS,
+    CORRELATION,
+    MOST_SEEDS,
+    Floats,
+    assumed,
+    detectable,
+    seeds_for,
+    true_chances,
+    uniform_chances,
+)
+
+MORE_SEEDS = 5
+MOST_SAMPLES = 256
+
+
+def sentence(groups: Sequence[Sequence[Config]]) -> str:
+    """The smallest differences that a sweep shows with a chance of 80%, and what `sweep.difference` takes.
+
+    `groups` are its cells by row, those of a row differing in their seeds. Empty where no two rows compare.
+    """
+    rows = [group for group in groups if group[0].trains]
+    models = Counter(group[0].names.model for group in rows)
+    if not rows or max(models.values()) < 2:
+        return ""
+    config, seeds = rows[0][0], min(len(group) for group in rows)
+    problems = {name: PROBLEMS if about.path == EMBEDDED else about.rows for name, about in config.benchmark.items()}
+    if missing := [name for name, count in problems.items() if count is None]:
+        return (
+            f"power: not known before the problems of {', '.join(missing)} are read; benchmark.NAME.rows says how many"
+        )
+    compared = max(Counter(group[0].names.model for group in groups).values())
+    level, samples = simultaneous_level(compared * (compared - 1) // 2), config.eval.samples
+    known = scored_base(config)
+    chances = known or {name: uniform_chances(count) for name, count in problems.items() if count}
+    average = assumed([*chances.values()], samples)
+
+    def points(count: int) -> str:
+        each = ", ".join(f"{name} {detectable(assumed([p], samples), count, level):.1f}" for name, p in chances.items())
+        return f"{detectable(average, count, level):.1f} points of the average ({each})"
+
+    more = MORE_SEEDS if seeds < MORE_SEEDS else 2 * seeds
+    of_seeds = f"{seeds} seeds show {points(seeds)}" if seeds > 1 else "one seed each shows no difference"
+    found = [f"power: between two of {compared} rows {of_seeds}, and {more} seeds {points(more)}, with a chance of 80%"]
+    if (asked := config.sweep.difference) is not None:
+        found.append(f"sweep.difference={asked:g}: {_needed(asked, [*chances.values()], samples, seeds, level)}")
+    of_base = "problems are as hard as for the base" if known else "the chances of problems spread evenly from 0 to 1"
+    found.append(
+        f"assumed: {of_base}, correlate by {CORRELATION} between two models, and runs of one recipe differ by "
+        f"{BETWEEN_RUNS} points on the average of five benchmarks (losslab.statistics.power)"
+    )
+    return "\n".join(found)
+
+
+def _needed(asked: float, chances: list[Floats], samples: int, seeds: int, level: float) -> str:
+    """The seeds, or else the samples, that a difference of the average takes."""
+    needed = seeds_for(asked, assumed(chances, samples), level)
+    ways = [f"{needed} seeds" if needed else f"more than {MOST_SEEDS} seeds, so other or more problems"]
+    if needed and seeds < needed:
+        counts = [count for i in range(1, 9) if (count := samples * 2**i) <= MOST_SAMPLES]
+        for count in counts:
+            if (smallest := detectable(assumed(chances, count), seeds, level)) is not None and smallest <= asked:
+                ways.append(f"{count} samples of each problem")
+                break
+    return " or ".join(ways)
+
+
+def scored_base(config: Config) -> dict[str, Floats] | None:
+    """The chances of the base on each benchmark's problems, where it is scored under this protocol; else None."""
+    loss = {"_target_": "losslab.objectives.base.Base"}
+    base = replace(config, loss=loss, names=replace(config.names, loss=BASE, method=None))
+    folder = Cell.of(base).scores(base)
+    if not (folder / "scores.json").is_file():
+        return None
+    try:
+        content = read_scores(folder / "scores.json")
+        shares = right_shares(folder, content, str(config.eval.verdict))
+    except DamagedRecord:
+        return None
+    if not set(config.benchmark) <= set(shares):
+        return None
+    return {name: true_chances(shares[name], content["benchmarks"][name]["samples"]) for name in config.benchmark}

@@ -1,0 +1,244 @@
+"""What a sweep says of its question: which objective, by how much, how sure, what is open, and what that would take.
+
+Compared are the averages of the rows of one model and measure, paired by seed and problem. The intervals of all pairs
+of rows hold together with 95%, since the highest row is picked after the scores are seen, and each might have been. A
+row is better than another where the interval leaves zero out and both have several seeds; of one seed each, the trained
+models may differ, and nothing is said of their objectives. `losslab.results.conclusion_text` puts it into sentences.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from losslab.config.schema import BASE
+from losslab.results.learning_curves import AVERAGE
+from losslab.results.problem_shares import ProblemShares
+from losslab.results.tables import Measure, Row, Table, varies
+from losslab.statistics.intervals import Estimate, Variances, simultaneous_level, variances
+from losslab.statistics.power import between_runs, detectable, seeds_for
+
+REFERENCES = ("sft", BASE)  # that each row is compared with, besides the best
+MORE_SEEDS = 5  # of which the smallest difference is named, where fewer were run
+CUT = 5.0  # percent of answers cut by length from which on they are named
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row with a higher and one with a lower average."""
+
+    higher: str
+    lower: str
+    difference: Estimate  # points of the average, 0 or more; its interval is one of a family
+    seeds: int  # that both have
+    variances: Variances | None  # of the difference; None where a benchmark has one problem
+
+    @property
+    def decided(self) -> bool:
+        """Whether one objective is better than the other, and not a trained model of it alone."""
+        return self.seeds > 1 and self.difference.nonzero
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much the difference of two trained rows varies."""
+
+    variances: Variances
+    seeds: int  # of the pair that has the fewest
+    assumed: bool  # whether the variance between seeds is that of the literature
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the seeds that are there can show with a chance of 80%, and what more seeds would."""
+
+    seeds: int
+    smallest: float | None  # points; None for one seed
+    more_seeds: int
+    with_more: float | None
+    asked_seeds: int | None  # that the difference which the sweep is to show takes; None where over a hundred
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What the rows of one model say, each by its label; the best is the one with the highest average."""
+
+    model: str
+    averages: dict[str, Estimate]  # of the compared rows, highest first
+    bases: list[str]  # of these, the rows that are not trained
+    references: list[str]  # rows that are compared with each other one, besides the best: bases first
+    pairs: list[Pair]  # each row with the best and with these
+    benchmarks: list[str]
+    problems: int
+    samples: tuple[int, ...]
+    seeds: tuple[int, int]  # fewest and most of a row
+    family: int  # pairs whose intervals hold together
+    spread: Spread | None  # None where no trained rows compare
+    asked: float | None = None  # points that the sweep is to show
+    left_out: list[str] = field(default_factory=list)  # rows that are not compared, and why
+    rates: list[str] = field(default_factory=list)  # learning rates of the trained rows
+    varies: list[str] = field(default_factory=list)  # what another seed changes
+    cut: tuple[str, str, float] | None = None  # row and benchmark with the largest share of answers cut by length
+    # The benchmark with the most problems in the training data, how many, and of how many.
+    seen: tuple[str, int, int] | None | Literal["unknown"] = None
+
+    @property
+    def best(self) -> str:
+        return next(iter(self.averages))
+
+    @property
+    def power(self) -> Power | None:
+        if self.spread is None:
+            return None
+        parts, seeds, level = self.spread.variances, self.spread.seeds, simultaneous_level(self.family)
+        more = MORE_SEEDS if seeds < MORE_SEEDS else 2 * seeds
+        smallest, with_more = (detectable(parts, count, level) for count in (seeds, more))
+        asked = None if self.asked is None else seeds_for(self.asked, parts, level)
+        return Power(seeds, smallest, more, with_more, asked)
+
+    def against(self, label: str) -> list[Pair]:
+        """The pairs of a row with every other."""
+        return [pair for pair in self.pairs if label in (pair.higher, pair.lower)]
+
+    @property
+    def rivals(self) -> list[Pair]:
+        """The pairs of the best row in which it is not better than the other."""
+        return [pair for pair in self.against(self.best) if not (pair.decided and pair.higher == self.best)]
+
+    @property
+    def decided(self) -> bool:
+        """Whether the best row is better than every other."""
+        return len(self.averages) > 1 and not self.rivals
+
+
+def conclude(table: Table, shares: ProblemShares | None = None) -> list[Conclusion]:
+    """The conclusion of each model that has a row with scores on all benchmarks of the table.
+
+    Samples that are gone are no fault of a table, whose numbers do without them: their rows are not compared.
+    """
+    shares = shares or ProblemShares(replace(table, faults=[]))
+    found = (_of_model(table, model, shares) for model in table.models)
+    return [conclusion for conclusion in found if conclusion]
+
+
+def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | None:
+    own = [row for row in table.rows if row.names["model"] == model]
+    scored = [(row, value) for row in own if (value := row.value(AVERAGE)) and not row.earlier and row.measure]
+    if not scored:
+        return None
+    measure = Counter(row.measure for row, _ in scored).most_common(1)[0][0]
+    assert measure is not None
+    ranked = sorted((each for each in scored if each[0].measure == measure), key=lambda each: -each[1].mean)
+    best, family = ranked[0][0], len(ranked) * (len(ranked) - 1) // 2
+    level = simultaneous_level(family)
+    of_best = [(row, _pair(best, row, shares, level)) for row, _ in ranked[1:]]
+    rows = [best, *(row for row, pair in of_best if pair)]
+    pairs = [pair for _, pair in of_best if pair]
+    references = sorted((row for row in rows[1:] if row.name in REFERENCES), key=lambda row: row.name != BASE)
+    pairs += [pair for two in _with_references(rows[1:], references) if (pair := _pair(*two, shares, level))]
+    trained = [row for row in rows if row.names["loss"] != BASE]
+    counts = [len(row.scored) for row in rows]
+    first = shares.of(best.scored[0]).shares
+    return Conclusion(
+        model=model,
+        averages={row.label: value for row, value in ranked if row in rows},
+        bases=[row.label for row in rows if row not in trained],
+        references=[row.label for row in references],
+        pairs=pairs,
+        benchmarks=table.benchmarks,
+        problems=sum(len(first.get(name, ())) for name in table.benchmarks),
+        samples=measure.samples,
+        seeds=(min(counts), max(counts)),
+        family=family,
+        spread=_spread(pairs, {row.label for row in trained}),
+        asked=table.sweep.difference,
+        left_out=_left_out(own, rows, measure),
+        rates=sorted({f"{row.config['optimizer.lr']:g}" for row in trained if "optimizer.lr" in row.config}),
+        varies=varies(rows),
+        cut=_cut(rows, table.benchmarks, shares),
+        seen=_seen(trained, table.benchmarks, shares),
+    )
+
+
+def _with_references(rows: Sequence[Row], references: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """The pairs of a reference with another row, each once."""
+    return [
+        (reference, row)
+        for i, reference in enumerate(references)
+        for row in rows
+        if row is not reference and row not in references[:i]
+    ]
+
+
+def _pair(a: Row, b: Row, shares: ProblemShares, level: float) -> Pair | None:
+    """None where the rows have no seed, or not all problems, in common."""
+    difference = shares.difference(a, b, level)
+    if difference is None or (average := difference.columns.get(AVERAGE)) is None:
+        return None
+    higher, lower = (b, a) if average.mean > 0 else (a, b)
+    parts = variances(list(difference.points.values()))
+    return Pair(higher.label, lower.label, Estimate(abs(average.mean), average.half), len(difference.seeds), parts)
+
+
+def _spread(pairs: Sequence[Pair], trained: set[str]) -> Spread | None:
+    """Of the pairs of trained rows on average; None where there is no such pair."""
+    own = [pair for pair in pairs if {pair.higher, pair.lower} <= trained and pair.variances]
+    parts = [pair.variances for pair in own if pair.variances]
+    if not parts:
+        return None
+    several = [pair.variances.between_seeds for pair in own if pair.variances and pair.seeds > 1]
+    between = float(np.mean(several)) if several else between_runs(len(parts[0].problems))
+    columns = zip(*(part.problems for part in parts), strict=True)
+    problems = tuple((float(np.mean([v for v, _ in column])), column[0][1]) for column in columns)
+    return Spread(Variances(between, problems), min(pair.seeds for pair in own), assumed=not several)
+
+
+def _left_out(own: Sequence[Row], rows: Sequence[Row], measure: Measure) -> list[str]:
+    """The rows of a model that are not compared, and the seeds that compared rows lack, each with the reason."""
+    found = []
+    for row in own:
+        missing = len(row.entries) - len(row.scored)
+        if row in rows:
+            found += [f"{row.label} lacks {missing} of its {len(row.entries)} seeds"] if missing else []
+        elif row.earlier:
+            found.append(f"{row.label} is of code or data that has changed since")
+        elif not row.scored:
+            found.append(f"{row.label} has no score")
+        elif row.measure != measure:
+            found.append(f"{row.label} is scored by another protocol, verdict or number of samples")
+        elif row.value(AVERAGE) is None:
+            found.append(f"{row.label} is not scored on all benchmarks")
+        else:
+            found.append(f"{row.label} has no seed, or not all problems, in common with the best")
+    return found
+
+
+def _cut(rows: Sequence[Row], benchmarks: Sequence[str], shares: ProblemShares) -> tuple[str, str, float] | None:
+    """The row and benchmark with the largest share of answers cut by length, in percent, where it is not small."""
+    found = []
+    for row in rows:
+        contents = [shares.scores.of(entry)["benchmarks"] for entry in row.scored]
+        for name in benchmarks:
+            parts = [content[name].get("cut_by_length", 0.0) for content in contents if name in content]
+            found.append((float(np.mean(parts)) if parts else 0.0, row.label, name))
+    share, label, name = max(found)
+    return (label, name, share) if share >= CUT else None
+
+
+def _seen(
+    trained: Sequence[Row], benchmarks: Sequence[str], shares: ProblemShares
+) -> tuple[str, int, int] | None | Literal["unknown"]:
+    """The benchmark with the most problems whose question the training data holds: its name, these, and all of it."""
+    found, unknown = [], False
+    for entry in (entry for row in trained for entry in row.scored):
+        content = shares.scores.of(entry)["benchmarks"]
+        for name in benchmarks:
+            exact = content.get(name, {}).get("seen_exact")
+            unknown |= exact is None
+            found += [(exact, content[name]["problems"], name)] if exact else []
+    if found:
+        count, problems, name = max(found)
+        return name, count, problems
+    return "unknown" if unknown else None

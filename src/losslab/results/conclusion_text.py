@@ -1,0 +1,146 @@
+"""The conclusion of a sweep in sentences: for the terminal, the report, the files of a table and the trackers."""
+
+from collections.abc import Iterable, Sequence
+
+from losslab.results.conclusion import Conclusion, Pair
+from losslab.results.table_formats import and_
+from losslab.statistics.power import BETWEEN_RUNS, MOST_SEEDS
+
+LISTED = 6  # rows that a sentence names; the others are counted
+
+
+def sentences(conclusion: Conclusion) -> list[str]:
+    """What is decided and what is not, on what grounds, and what speaks against it; the first one is the answer."""
+    parts = [_answer(conclusion)]
+    if len(conclusion.averages) > 1:
+        parts += _against(conclusion)
+        parts.append(_grounds(conclusion))
+        parts += _power(conclusion)
+    if conclusion.left_out:
+        parts.append(f"Not compared: {_listed(conclusion.left_out, '; ')}.")
+    return [*parts, *(_threats(conclusion) if len(conclusion.averages) > 1 else [])]
+
+
+def text(conclusions: Sequence[Conclusion]) -> str:
+    """Of all models as plain text, a line for each sentence; of several each under its name."""
+    several = len(conclusions) > 1
+    blocks = ["\n".join(([f"{c.model}:"] if several else []) + sentences(c)) for c in conclusions]
+    return "\n\n".join(blocks)
+
+
+def markdown(conclusions: Sequence[Conclusion]) -> str:
+    """Likewise as Markdown: the answer in bold, the rest as a list."""
+    blocks = ["# Conclusion"]
+    for conclusion in conclusions:
+        answer, *rest = sentences(conclusion)
+        blocks += [f"## {conclusion.model}"] if len(conclusions) > 1 else []
+        blocks += [f"**{answer}**", "\n".join(f"- {sentence}" for sentence in rest)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _answer(c: Conclusion) -> str:
+    average = f"{c.averages[c.best].mean:.1f}%"
+    if len(c.averages) == 1:
+        return f"Nothing to compare with {c.best} ({average}): no other row has scores of the same problems and seeds."
+    better = [pair for pair in c.against(c.best) if pair not in c.rivals]
+    over = _listed(f"{pair.lower} ({_points(pair)})" for pair in better)
+    if c.decided and c.best in c.bases:
+        return f"No objective improves the model: {c.best}, with an average of {average}, is better than {over}."
+    if c.decided:
+        return f"{c.best} is the best, with an average of {average}: better than {over}."
+    others = _listed(f"{_other(pair, c.best)} ({_points(pair)})" for pair in c.rivals)
+    if all(pair.seeds == 1 for pair in c.rivals) and not better:
+        return (
+            f"Undecided: one seed each tells trained models apart, and not their objectives. The model of {c.best} has "
+            f"the highest average, {average}, above {others}."
+        )
+    rest = f" It is better than {over}." if better else ""
+    return f"Undecided: {c.best} has the highest average, {average}, which does not set it apart from {others}.{rest}"
+
+
+def _against(c: Conclusion) -> list[str]:
+    """Which rows besides the best one are better or worse than a base, and than SFT; each pair once."""
+    said = {c.best}
+    found = []
+    for reference in c.references:
+        groups: dict[str, list[str]] = {}
+        for pair in c.against(reference):
+            if (other := _other(pair, reference)) not in said:
+                higher = other == pair.higher
+                kind = "undecided" if not pair.decided else "better" if higher else "worse"
+                groups.setdefault(kind, []).append(f"{other} ({'+' if higher else '−'}{_points(pair)})")
+        order = [kind for kind in ("better", "worse", "undecided") if kind in groups]
+        found += [f"Against {reference}: " + "; ".join(f"{kind}: {_listed(groups[kind])}" for kind in order)] * bool(
+            order
+        )
+        said.add(reference)
+    return [sentence + "." for sentence in found]
+
+
+def _grounds(c: Conclusion) -> str:
+    fewest, most = c.seeds
+    seeds = f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' * (most > 1)}"
+    samples = ", ".join(map(str, c.samples))
+    pairs = "" if c.family == 1 else f" that hold together for all {c.family} pairs of rows (Šidák)"
+    return (
+        f"In brackets: 95% intervals{pairs}, paired by seed and problem, over {seeds} and {c.problems:,} problems of "
+        f"{', '.join(c.benchmarks)} with {samples} samples each. They cover other problems of these kinds"
+        + (
+            f", and with another seed another {and_(c.varies)}."
+            if most > 1
+            else " and other samples, not another training."
+        )
+    )
+
+
+def _power(c: Conclusion) -> list[str]:
+    power = c.power
+    if power is None or c.spread is None:
+        return []
+    more = f"{power.more_seeds} seeds would show one of {power.with_more:.1f}"
+    if power.smallest is None:
+        found = f"One seed each shows no difference between objectives; {more} points with a chance of 80%"
+    else:
+        found = (
+            f"{power.seeds} seeds show a difference between two objectives of {power.smallest:.1f} points with a "
+            f"chance of 80%; {more}"
+        )
+    if c.spread.assumed:
+        found += f", if runs of one recipe differ by {BETWEEN_RUNS} points (standard deviation; arXiv 2508.05629)"
+    if c.asked is not None:
+        never = f"other problems too, since {MOST_SEEDS} seeds do not do"
+        needed = f"{power.asked_seeds} seeds" if power.asked_seeds else never
+        found += f"; the {c.asked:g} points of sweep.difference take {needed}"
+    return [found + "."]
+
+
+def _threats(c: Conclusion) -> list[str]:
+    found = [f"This is one model, {c.model}, one recipe and one prompt: another of these may order the rows otherwise."]
+    if len(c.rates) == 1:
+        found.append(f"All objectives have the learning rate {c.rates[0]}; none has one that was chosen for it.")
+    if c.cut:
+        label, benchmark, share = c.cut
+        found.append(f"{share:.0f}% of the answers of {label} to {benchmark} are cut by length and count as wrong.")
+    if c.seen == "unknown":
+        found.append("Whether the training rows hold problems of the benchmarks is not known of all rows.")
+    elif c.seen:
+        benchmark, count, problems = c.seen
+        found.append(f"The training rows hold the question of {count} of the {problems} problems of {benchmark}.")
+    return found
+
+
+def _points(pair: Pair) -> str:
+    """The difference and its interval; no interval where a benchmark has one problem."""
+    difference = pair.difference
+    interval = "" if difference.half is None else f", {difference.low:.1f} to {difference.high:.1f}"
+    return f"{difference.mean:.1f} points{interval}{', one seed' * (pair.seeds == 1)}".replace("-", "−")
+
+
+def _other(pair: Pair, label: str) -> str:
+    return pair.lower if pair.higher == label else pair.higher
+
+
+def _listed(parts: Iterable[str], separator: str = ", ") -> str:
+    parts = list(parts)
+    rest = [f"and {len(parts) - LISTED} more"] if len(parts) > LISTED else []
+    return separator.join([*parts[:LISTED], *rest])

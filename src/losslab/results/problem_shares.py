@@ -1,0 +1,109 @@
+"""The rows of a table problem by problem: how much better one is than another, over the seeds that both have."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from losslab.records.reading import read_scores, read_yaml
+from losslab.results.compare import right_shares
+from losslab.results.learning_curves import AVERAGE
+from losslab.results.load_records import CellScores
+from losslab.results.tables import Row, Table
+from losslab.statistics.intervals import LEVEL, Estimate, paired
+
+
+@dataclass(frozen=True)
+class ScoredProblems:
+    """The samples of one cell under one protocol, problem by problem."""
+
+    problems: dict[str, str]  # the hash of each benchmark's problems
+    shares: dict[str, NDArray[np.float64]]  # of right samples of each problem, by benchmark
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better a row is than another, in points of percent, paired by seed and problem."""
+
+    seeds: list[int]  # that both have
+    columns: dict[str, Estimate]  # by the names of the table's columns, where their problems are the same
+    points: dict[str, NDArray[np.float64]]  # (seeds, problems) of each benchmark of the average
+
+
+class Scores:
+    """The scores.json of cells, each read once. One that cannot be used counts as empty."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.contents: dict[Path, dict[str, Any]] = {}
+
+    def at(self, folder: Path) -> dict[str, Any]:
+        """That of a folder of scores."""
+        if folder not in self.contents:
+            content = self.table.attempt(read_scores, folder / "scores.json", {})
+            self.contents[folder] = {"benchmarks": {}, "warnings": [], "verdict": "official"} | content
+        return self.contents[folder]
+
+    def of(self, entry: CellScores) -> dict[str, Any]:
+        return self.at(score_folder(entry))
+
+
+def score_folder(entry: CellScores) -> Path:
+    return entry.folder / "scores" / str(entry.protocol)
+
+
+class ProblemShares:
+    """The share of right samples of each problem, of each cell of a table; read once."""
+
+    def __init__(self, table: Table, scores: Scores | None = None) -> None:
+        self.table, self.scores = table, scores or Scores(table)
+        self.cells: dict[tuple[Path, str], ScoredProblems] = {}
+
+    def of(self, entry: CellScores) -> ScoredProblems:
+        """Those of a cell; nothing without scores or, in older records, without the samples."""
+        key = entry.folder, str(entry.protocol)
+        if key not in self.cells:
+            folder, content = score_folder(entry), self.scores.of(entry)
+
+            def read(_: Path) -> ScoredProblems:
+                shares = right_shares(folder, content, content["verdict"])
+                protocol: dict[str, Any] = read_yaml(folder / "protocol.yaml").get("benchmarks") or {}
+                return ScoredProblems({name: str(protocol.get(name, "")) for name in shares}, shares)
+
+            self.cells[key] = self.table.attempt(read, folder, ScoredProblems({}, {}))
+        return self.cells[key]
+
+    def difference(self, a: Row, b: Row, level: float = LEVEL) -> Difference | None:
+        """How much better row b is than a, with intervals of this level; None without a seed or a column in common.
+
+        The average is over the table's benchmarks, and is left out where one of them has other problems.
+        """
+        cells = [{entry.seed: self.of(entry) for entry in row.scored} for row in (a, b)]
+        seeds = sorted(set(cells[0]) & set(cells[1]))
+        if not seeds:
+            return None
+        first = cells[0][seeds[0]]
+        names = [n for n in self.table.columns if all(same(of[seed], first, n) for of in cells for seed in seeds)]
+        left, right = ({name: np.stack([of[seed].shares[name] for seed in seeds]) for name in names} for of in cells)
+        benchmarks = self.table.benchmarks if set(self.table.benchmarks) <= set(names) else []
+        columns = paired(left, right, level) if names else {}
+        if set(names) != set(benchmarks):  # the average is over the table's benchmarks alone
+            columns.pop(AVERAGE, None)
+            a_means, b_means = ({name: of[name] for name in benchmarks} for of in (left, right))
+            columns |= {AVERAGE: paired(a_means, b_means, level)[AVERAGE]} if benchmarks else {}
+        if not columns:
+            return None
+        return Difference(seeds, columns, {name: 100 * (right[name] - left[name]) for name in benchmarks})
+
+
+def comparable(a: Row, b: Row) -> bool:
+    """Whether two rows are scores of one measure of one model."""
+    return a is not b and a.measure is not None and (a.names["model"], a.measure) == (b.names["model"], b.measure)
+
+
+def same(a: ScoredProblems, b: ScoredProblems, name: str) -> bool:
+    """Whether both have the same problems of a benchmark."""
+    both = name in a.shares and name in b.shares
+    return both and a.problems[name] == b.problems[name] and len(a.shares[name]) == len(b.shares[name])

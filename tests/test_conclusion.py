@@ -1,0 +1,159 @@
+"""The conclusion of a sweep: its sentences, and how often they are right where the truth is chosen."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_tables import cell
+
+from losslab.config.schema import SweepConfig
+from losslab.files import read_json, write_json
+from losslab.results import tables
+from losslab.results.conclusion import Conclusion, conclude
+from losslab.results.conclusion_text import markdown, sentences, text
+from losslab.results.load_records import CellScores
+from losslab.results.problem_shares import ProblemShares, ScoredProblems
+from losslab.results.tables import Measure, Row, Table
+from losslab.results.write_tables import write_tables
+from losslab.statistics.intervals import Estimate, over_seeds_and_problems, simultaneous_level
+from losslab.statistics.power import BETWEEN_RUNS, detectable, seeds_for
+
+MEASURE = Measure("paper-1", "official", (16,))
+OBJECTIVES = ("base", "sft", "dft", "iw_sft")
+
+
+def concluded(scores: dict[str, dict[str, np.ndarray]], **sweep) -> Conclusion:
+    """Of rows with (seeds, problems) shares of right samples on each benchmark, in memory."""
+    rows, cells, contents = [], {}, {}
+    benchmarks = list(next(iter(scores.values())))
+    for loss, of in scores.items():
+        entries = []
+        names = {"model": "tiny", "loss": loss, "method": None}
+        for seed in range(len(next(iter(of.values())))):
+            folder = Path(f"{loss}-{seed}")
+            means = {name: Estimate(100 * float(values[seed].mean())) for name, values in of.items()}
+            means["average"] = Estimate(float(np.mean([mean.mean for mean in means.values()])))
+            entries.append(CellScores(folder, names, seed, {}, "paper-1", means, dict.fromkeys(of, 16), "official"))
+            shares = {name: values[seed] for name, values in of.items()}
+            cells[folder, "paper-1"] = ScoredProblems(dict.fromkeys(of, "hash"), shares)
+            contents[folder / "scores" / "paper-1"] = {"benchmarks": {}}
+        config = {} if loss == "base" else {"optimizer.lr": 1e-4}
+        rows.append(Row(names, config, MEASURE, entries, loss))
+    table = Table(SweepConfig(name="study", **sweep), benchmarks, [], rows, [])
+    shares = ProblemShares(table)
+    shares.cells, shares.scores.contents = cells, contents
+    (found,) = conclude(table, shares)
+    return found
+
+
+def simulated(rng: np.random.Generator, gains: dict[str, float], seeds: int) -> dict[str, dict[str, np.ndarray]]:
+    """Scores of objectives on new problems: a chance for each problem, and what problem and seed do to an objective."""
+    chances = {"a": rng.uniform(0.2, 0.8, 60), "b": rng.uniform(0.2, 0.8, 30)}
+    scores = {}
+    for loss, gain in gains.items():
+        of_seed = rng.normal(0, 0.02, (seeds, 1))
+        scores[loss] = {
+            name: rng.binomial(16, np.clip(p + gain + rng.normal(0, 0.05, len(p)) + of_seed, 0, 1)) / 16
+            for name, p in chances.items()
+        }
+    return scores
+
+
+@pytest.mark.parametrize(("seeds", "studies"), [(1, 5), (2, 100), (3, 100)])
+def test_where_nothing_differs_it_says_undecided(seeds, studies):
+    """In 95 of 100 studies at least no row is said to be better than another, base, SFT and best included."""
+    rng, wrong = np.random.default_rng(0), 0
+    for i in range(studies):
+        found = concluded(simulated(rng, dict.fromkeys(OBJECTIVES, 0.0), seeds))
+        claimed = any(pair.decided for pair in found.pairs)
+        wrong += claimed
+        if claimed or i < 3:  # each of its sentences costs time
+            said = " ".join(sentences(found))
+            assert ("better" in said or "worse" in said) == claimed
+            assert said.startswith("Undecided") == bool(found.rivals)
+    assert wrong <= (0 if seeds == 1 else 0.05 * studies)
+
+
+def test_where_one_objective_is_better_it_is_named_and_no_other():
+    rng, named, wrong = np.random.default_rng(0), 0, 0
+    gains = {"base": -0.1, "sft": 0.0, "dft": 0.2, "iw_sft": 0.0}
+    for _ in range(20):
+        found = concluded(simulated(rng, gains, 5))
+        named += found.decided and found.best == "dft"
+        wrong += any(pair.decided and gains[pair.higher] <= gains[pair.lower] for pair in found.pairs)
+    assert named >= 18 and wrong <= 1
+    assert sentences(found)[0].startswith("dft is the best")
+
+
+def test_by_hand():
+    """Three rows of two seeds on four problems; the intervals are those of three pairs."""
+    base = np.array([[0.0, 0.25, 0.5, 0.25], [0.25, 0.25, 0.25, 0.25]])
+    steps = np.array([[0.0, 0.0, 0.25, -0.25], [0.0, 0.0, 0.0, 0.0]])
+    scores = {"base": base, "sft": base + 0.01 * steps, "dft": base + 0.5 + 0.01 * steps[::-1]}
+    found = concluded({loss: {"x": values} for loss, values in scores.items()}, difference=0.5)
+    level = simultaneous_level(3)
+    assert (found.best, found.family, found.problems, found.seeds) == ("dft", 3, 4, (2, 2))
+    pairs = {(pair.higher, pair.lower): pair for pair in found.pairs}
+    assert set(pairs) == {("dft", "base"), ("dft", "sft"), ("base", "sft")}
+    expected = over_seeds_and_problems([100 * (scores["dft"] - scores["sft"])], level)
+    assert pairs["dft", "sft"].difference == expected
+    said = sentences(found)
+    assert said[0].startswith("dft is the best, with an average of 75.0%: better than base (50.0 points, ")
+    assert said[1].startswith("Against base: undecided: sft (−0.0 points, ")
+    assert "95% intervals that hold together for all 3 pairs of rows" in said[2]
+    assert "over 2 seeds and 4 problems of x with 16 samples each" in said[2]
+    assert said[-2:] == [
+        "All objectives have the learning rate 0.0001; none has one that was chosen for it.",
+        "Whether the training rows hold problems of the benchmarks is not known of all rows.",
+    ]
+
+
+def test_one_seed_each_decides_nothing_and_says_what_would():
+    rng = np.random.default_rng(0)
+    found = concluded(simulated(rng, {"sft": 0.0, "dft": 0.3}, 1), difference=3.0)
+    said = sentences(found)
+    assert said[0].startswith("Undecided: one seed each tells trained models apart, and not their objectives.")
+    assert found.power.smallest is None and found.spread.assumed
+    assert f"if runs of one recipe differ by {BETWEEN_RUNS} points" in said[2]
+    between = 2 * BETWEEN_RUNS**2 * 5 / 2
+    (parts,) = [pair.variances for pair in found.pairs]
+    assert found.power.with_more == pytest.approx(detectable(type(parts)(between, parts.problems), 5))
+    assert "the 3 points of sweep.difference take other problems too, since 100 seeds do not do" in said[2]
+    assert (
+        f"10 points of sweep.difference take {seeds_for(10.0, type(parts)(between, parts.problems))} seeds"
+        in sentences(replace(found, asked=10.0))[2]
+    )
+
+
+def test_a_base_that_nothing_improves():
+    rng = np.random.default_rng(0)
+    said = sentences(concluded(simulated(rng, {"base": 0.0, "sft": -0.2, "dft": -0.2}, 5)))
+    assert said[0].startswith("No objective improves the model: base, with an average of ")
+
+
+def scored(results: Path, loss: str, seed: int, right: list[int], **facts) -> None:
+    """A record of 4 samples of each problem of math500; `facts` are of its scores."""
+    made = cell(results, loss, seed, {"math500": 25 * float(np.mean(right))}, samples=4)
+    (folder,) = (made.folder / "scores").iterdir()
+    content = read_json(folder / "scores.json")
+    content["benchmarks"]["math500"] |= {"right": {"official": right}, "problems": len(right), **facts}
+    write_json(folder / "scores.json", content)
+    (folder / "protocol.yaml").write_text("benchmarks: {math500: hash}\n")
+
+
+def test_from_records_to_the_terminal_the_files_and_what_was_not_compared(tmp_path, capsys):
+    for seed in range(3):
+        scored(tmp_path, "sft", seed, [0, 1, 2, 1, 0], seen_exact=0)
+        scored(tmp_path, "dft", seed, [2, 3, 4, 3, 2], cut_by_length=30.0, seen_exact=2)
+    cell(tmp_path, "iw_sft", 0, None)
+    write_tables(["study"], str(tmp_path))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.startswith("dft is the best, with an average of 70.0%: better than sft (50.0 points, 50.0 to 50.0).")
+    assert printed.index("dft is the best") < printed.index("study: Which?")
+    (found,) = conclude(tables.build(SweepConfig(name="study"), str(tmp_path)))
+    assert markdown([found]) == (tmp_path / "tables/study/conclusion.md").read_text()
+    said = text([found]).splitlines()
+    assert "Not compared: iw_sft has no score." in said
+    assert "30% of the answers of dft to math500 are cut by length and count as wrong." in said
+    assert "The training rows hold the question of 2 of the 5 problems of math500." in said
