@@ -138,7 +138,7 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
     pairs = [pair for _, pair in of_best if pair]
     references = sorted((row for row in rows[1:] if row.name in REFERENCES), key=lambda row: row.name != BASE)
     pairs += [pair for two in _with_references(rows[1:], references) if (pair := _pair(*two, shares, level))]
-    trained = [row for row in rows if row.names["loss"] != BASE]
+    trained = [row for row in rows if row.trains]
     counts = [len(row.scored) for row in rows]
     first = shares.of(best.scored[0]).shares
     return Conclusion(
