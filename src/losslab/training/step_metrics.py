@@ -89,8 +89,8 @@ def measure(out: dict[str, Tensor], batch: Batch, eos: int) -> StepSums:
     )
     # bincount would make the host wait for its number of bins.
     histogram.index_add_(0, bins, torch.ones_like(bins, dtype=torch.float64))
-    measured = out["metrics"].double().sum(1)
-    return StepSums(*(value.double() for value in single), histogram=histogram, measured=measured)
+    numbers = torch.stack([value.double() for value in single])
+    return StepSums.unpack(torch.cat([numbers, histogram, out["metrics"].double().sum(1)]))
 
 
 def _number(value: float, device: torch.device) -> Tensor:
