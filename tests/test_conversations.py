@@ -9,6 +9,7 @@ import pytest
 
 from losslab.config.choices import AnswerEnd, Overlong, Turns
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
+from losslab.data import toy_task
 from losslab.data.batches import collate
 from losslab.data.examples import Examples, prepare
 
@@ -148,6 +149,13 @@ def test_what_a_template_leaves_out_is_not_lost_in_silence(tmp_path):
         examples([{"messages": [SYSTEM, FIRST, ONE]}], families.gemma(), tmp_path)
     with pytest.raises(ValueError, match="Only user and assistant roles are supported!"):
         examples([{"messages": [SYSTEM, FIRST, ONE]}], families.mistral(), tmp_path)
+
+
+def test_a_call_of_a_tool_is_not_lost_in_silence(tmp_path):
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}
+    rows = [{"messages": [FIRST, call, {"role": "tool", "content": "4"}, ONE]}]
+    with pytest.raises(ValueError, match="has a call of a tool that the chat template leaves out"):
+        examples(rows, toy_task.tokenizer(), tmp_path)  # whose template writes an empty turn for it
 
 
 def test_system_prompts_tools_and_arguments_reach_the_template(tmp_path):

@@ -82,6 +82,12 @@ def test_rows_that_are_held_out_are_counted_beside_those_of_training(place, caps
     )
 
 
+def test_a_share_that_is_none_is_refused(place, capsys):
+    for share in ("0", "0.0", "1", "nan"):
+        with pytest.raises(ValueError, match=f"dataset.validation is {share}: set it between 0.0001 and 0.9"):
+            look(place, capsys, f"dataset.validation={share}")
+
+
 def test_one_row_with_its_ids(place, capsys):
     out = look(place, capsys, "row=3", "ids=true")
     vocabulary = families.chatml().get_vocab()

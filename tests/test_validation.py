@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from losslab.cells.plan import rows_of
 from losslab.composition.checks import check_held_out
-from losslab.config.schema import SweepConfig
+from losslab.config.schema import DatasetConfig, SweepConfig
 from losslab.data.examples import Examples, prepare, shared
 from losslab.data.table import load
 from losslab.files import append_line, read_lines, write_json, write_lines
@@ -82,6 +82,12 @@ def test_what_cannot_be_held_out_is_refused(checkpoint, rows, tmp_path, validati
     online = replace(config, loss={"_target_": "losslab.objectives.online.GRPO"})
     with pytest.raises(ValueError, match="has no loss of held-out rows"):
         check_held_out(replace(online, dataset=replace(config.dataset, validation=0.1)))
+
+
+def test_a_fault_of_the_held_out_rows_names_their_key(tmp_path):
+    dataset = DatasetConfig(path="embedded", rows=4, validation=str(tmp_path))
+    with pytest.raises(ValueError, match=r"cannot be read .*: check dataset.validation"):
+        load(dataset, held_out=True)
 
 
 def test_what_training_has_too_is_counted():

@@ -39,13 +39,17 @@ def main(arguments: list[str]) -> None:
 
     from rich.console import Console
 
+    from losslab.composition.checks import check_held_out
     from losslab.composition.compose import composed
+    from losslab.config.keys import check_bounds
     from losslab.data.examples import collect, notes
     from losslab.data.rows import read
     from losslab.data.tokenise import Tokeniser
     from losslab.models.loading import load_tokenizer
 
     config = composed(overrides).seeded
+    check_bounds(config)
+    check_held_out(config)
     tokenizer = load_tokenizer(config.model)
     rows = read(config.dataset)
     tokeniser = Tokeniser(config.model, config.dataset, tokenizer)

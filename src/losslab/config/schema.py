@@ -89,10 +89,10 @@ class DatasetConfig:
     source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")
     rows: int | None = key(None, "how many rows to take; null = all", low=1)
     selection: Selection = key(Selection.random, "which rows, where there are more")
-    validation: float | str | None = key(
+    validation: float | int | str | None = key(
         None,
         "rows that are held out: a share of the rows, or another file or data set; null = none",
-        low=1e-6,
+        low=1e-4,
         high=0.9,
     )
     seed: int | None = seed_key(

@@ -133,6 +133,9 @@ class ChatTemplate:
                 raise Unusable(f"has a {message['role']}'s message that the chat template leaves out")
         said = "".join(text[start:stop] for start, stop in spans)
         for i in trained:
+            for call in messages[i].get("tool_calls") or ():
+                if str(call.get("function", call).get("name")) not in said:
+                    raise Unusable("has a call of a tool that the chat template leaves out")
             if (thought := reasoning(messages[i]).strip()) and thought not in said:
                 if i == len(messages) - 1:
                     raise Unusable("has reasoning that the chat template leaves out")

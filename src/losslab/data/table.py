@@ -138,7 +138,10 @@ def load(dataset: DatasetConfig, held_out: bool = False) -> Table:
     ValueError when the data set is missing, empty or unreadable.
     """
     if held_out and (elsewhere := held_out_file(dataset)):
-        return load(elsewhere)
+        try:
+            return load(elsewhere)
+        except ValueError as error:
+            raise ValueError(str(error).replace("dataset.path", "dataset.validation")) from error
     table = _whole(dataset)
     if not len(table):
         raise ValueError(f"{dataset.path} has no rows: check the file")
