@@ -48,15 +48,15 @@ def caption(table: Table) -> str:
     of_rows = [len(row.scored) for row in table.rows if row.scored]
     covers = []
     if max(of_rows, default=1) > 1:
-        covers.append(f"of several seeds, over seeds, another {and_(varies(table.rows))}, on these very problems")
+        covers.append(f"over several seeds it covers another {and_(varies(table.rows))}, on these very problems")
     if min(of_rows, default=1) == 1:
-        covers.append("of one seed, over problems, other problems and answers, and not another training")
+        covers.append("over one seed it covers other problems and answers, and not another training")
     earlier = (
         " Rows with `earlier` are of code or data that has changed since." if any(r.earlier for r in table.rows) else ""
     )
     return (
-        f"Accuracy in percent{by} ± half of the 95% interval. It covers {'; '.join(covers)}; and not another model, "
-        f"data set or recipe.{earlier}"
+        f"Accuracy in percent{by} ± half of the 95% interval: {'; '.join(covers)}; never another model, data set or "
+        f"recipe.{earlier}"
     )
 
 
