@@ -47,10 +47,13 @@ def local(folder: Path, *rows: dict | str, **options) -> Benchmark:
     return load("mine", BenchmarkConfig(path=str(folder / "mine.jsonl"), **options))
 
 
-def test_every_file_of_the_group_is_one_benchmark(root):
+def test_every_file_of_the_group_is_one_benchmark_or_a_group_of_tasks(root):
     for path in (root / "conf/benchmark").glob("*.yaml"):
-        about = config(root, path.stem)
-        assert about.rows or about.path == "embedded", path.name
+        content = yaml.safe_load(path.read_text())
+        kinds = OmegaConf.structured(BenchmarkConfig)
+        found = {name: OmegaConf.to_object(OmegaConf.merge(kinds, keys)) for name, keys in content.items()}
+        assert list(found) == [path.stem] or all(about.task for about in found.values()), path.name
+        assert all(about.rows or about.path == "embedded" for about in found.values()), path.name
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))

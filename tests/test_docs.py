@@ -28,7 +28,7 @@ from omegaconf import OmegaConf
 
 from losslab.cells import plan
 from losslab.commands.cli import VERBS, main
-from losslab.composition.compose import any_model, read, recorded
+from losslab.composition.compose import any_group, read, recorded
 from losslab.composition.grid import overrides as grid
 from losslab.config.paths import CONF
 from losslab.objectives import Targets
@@ -166,7 +166,7 @@ def real(word: str, place: Path) -> str:
 
 def composed(overrides: list[str], *before: str) -> None:
     """Compose the cells of a command, the first and the last one checked as a run would."""
-    arguments = [*before, *(part for override in overrides for part in any_model(override))]
+    arguments = [*before, *(part for override in overrides for part in any_group(override))]
     arguments.append("plan=true")  # what `losslab sample` makes need not be there
     with initialize_config_dir(str(CONF), version_base="1.3"):
         plain = [one for one in arguments if one.startswith(("experiment=", "hydra"))]

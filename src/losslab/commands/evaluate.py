@@ -2,7 +2,7 @@
 
 losslab evaluate model=MODEL
   eval=paper          the protocol: paper (16 samples), greedy, or quick; eval.samples=4 and so on change it
-  'benchmark=[math500,aime24]'                        what to score on
+  'benchmark=[math500,aime24,lm_eval:ifeval]'         what to score on; lm_eval: is any task of lm-evaluation-harness
   eval.data=FOLDER    FOLDER/<benchmark>.jsonl in place of the hub
   machine.engine=     vllm or transformers; as many GPUs as there are, machine.tensor_parallel=2 for large models
   machine.engine=api machine.api_url=http://localhost:8000/v1             a model that is served (OPENAI_API_KEY)

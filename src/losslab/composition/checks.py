@@ -153,6 +153,12 @@ def check_prompts(config: Config) -> None:
         if template != "chat" and "{problem}" not in template:
             raise ValueError(f"{key} must be `chat` or a text that contains {{problem}}")
     for name, about in config.benchmark.items():
+        if about.task is not None and config.served:
+            raise ValueError(
+                f"benchmark {name} is a task of lm_eval, which needs the model itself: leave engine=api out"
+            )
+        if about.metric and about.task is None:
+            raise ValueError(f"benchmark.{name}.metric is for tasks of lm_eval: leave it out")
         if (about.gold == Gold.any) != (about.rules == Rules.exact_match):
             raise ValueError(f"benchmark.{name}: gold=any and rules=exact_match go together: set both or neither")
 

@@ -24,8 +24,9 @@ from losslab.config.errors import exit_on_error
 from losslab.config.limits import check_open_files
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF
-from losslab.config.schema import BASE, Config
+from losslab.config.schema import BASE, HARNESS, Config
 
+TASKS = "lm_eval"  # the key of a composed configuration that holds tasks named among benchmarks
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
 SCORING = ("eval", "benchmark", "machine", "tracker")  # what may be set for a cell that is trained
 
@@ -37,7 +38,7 @@ def entry(task: str, arguments: list[str]) -> None:
 
     A user's mistake is raised before anything is loaded. Help and shell completion import no torch.
     """
-    arguments = [part for argument in arguments for part in any_model(argument)]
+    arguments = [part for argument in arguments for part in any_group(argument)]
     for argument in arguments:
         check_group(argument)
     flags, unknown = get_args_parser().parse_known_args(arguments)
@@ -82,8 +83,9 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     names = {"model": model, "dataset": dataset, "loss": choices["loss"], "eval": choices["eval"]}
     names["method"] = choices["method"] and Path(choices["method"]).name  # embedded/grpo is GRPO
     try:
-        plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
-        merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names})
+        keys = [str(key) for key in cfg if key not in ("hydra", TASKS)]
+        plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names, "benchmark": with_tasks(cfg)})
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise ValueError(sentence(error)) from None
@@ -99,11 +101,13 @@ def recorded(record: Path, overrides: list[str]) -> Config:
     Raises ValueError for overrides that are wrong, or of something else than scoring.
     """
     own = read_record(record)
+    overrides = [part for override in overrides for part in any_group(override)]
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra.compose("config", [f"seed={own.seed}", *overrides], return_hydra_config=True)
         for override in OverridesParser.create().parse_overrides(overrides):
             group, _, key = override.key_or_group.partition(".")
+            group = "benchmark" if group == TASKS else group
             if group not in SCORING and override.key_or_group != "model.trust_remote_code":
                 raise ValueError(
                     f"a trained cell is scored as it was trained: leave {override.key_or_group} out; "
@@ -112,7 +116,7 @@ def recorded(record: Path, overrides: list[str]) -> Config:
             if key:
                 OmegaConf.update(own, f"{group}.{key}", OmegaConf.select(composed, f"{group}.{key}"))
             else:
-                own[group] = composed[group]
+                own[group] = with_tasks(composed) if group == "benchmark" else composed[group]
                 own.names.eval = composed.hydra.runtime.choices.eval if group == "eval" else own.names.eval
         own.machine = composed.machine
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), own))
@@ -132,6 +136,41 @@ def check_group(argument: str) -> None:
     needed = (CONF / group).is_dir() and group not in ("experiment", "method")  # which can be left out
     if needed and (name == "null" or name.startswith("${")):
         raise ValueError(f"{argument} names no file: write {group}=NAME with one of conf/{group}")
+
+
+def any_group(argument: str) -> list[str]:
+    """What is named without a file of its own: models by `any_model`, and tasks among benchmarks."""
+    return any_task(argument) if argument.startswith("benchmark=") else any_model(argument)
+
+
+def any_task(argument: str) -> list[str]:
+    """`benchmark=[math500,lm_eval:ifeval]` as Hydra takes it: `with_tasks` brings the two kinds together again.
+
+    Raises ValueError for a task in a sweep over benchmarks.
+    """
+    if HARNESS not in argument:
+        return [argument]
+    names = argument.removeprefix("benchmark=").removeprefix("[").removesuffix("]").split(",")
+    if any(bracket in name for name in names for bracket in "[]"):
+        raise ValueError(f"{argument} sweeps over tasks of lm_eval: write a YAML for each, as in conf/benchmark")
+    tasks = [f"'{name.strip()}'" for name in names if name.strip().startswith(HARNESS)]
+    files = [name for name in names if not name.strip().startswith(HARNESS)]
+    return [f"benchmark=[{','.join(files)}]", f"+{TASKS}=[{','.join(tasks)}]"]
+
+
+def with_tasks(cfg: DictConfig) -> dict[str, Any]:
+    """The benchmarks of a composed configuration and the tasks that its command line names, each called after itself.
+
+    Raises ValueError for two of one name.
+    """
+    chosen: dict[str, Any] = dict(cfg.benchmark or {})
+    for path in cfg.get(TASKS, []):
+        task = path.removeprefix(HARNESS)
+        name = re.sub(r"\W", "_", Path(task).stem if task.endswith(".yaml") else task)
+        if name in chosen:
+            raise ValueError(f"two benchmarks are called {name}: leave one of them out")
+        chosen[name] = {"path": path}
+    return chosen
 
 
 def any_model(argument: str) -> list[str]:
@@ -163,7 +202,7 @@ def _shipped(name: str) -> bool:
 
 def composed(overrides: list[str]) -> Config:
     """The configuration of a command line, typed but not checked. Raises ValueError for what does not compose."""
-    arguments = [part for argument in overrides for part in any_model(argument)]
+    arguments = [part for argument in overrides for part in any_group(argument)]
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             whole = hydra.compose("config", arguments, return_hydra_config=True)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 BASE = "base"  # the name of the loss in the records of cells that are scored without training
 AUTO = "auto"  # a value of the machine that `losslab.cells.sizing` decides before the workers start
+HARNESS = "lm_eval:"  # begins the path of a benchmark that is a task of lm-evaluation-harness
 EMBEDDED = "embedded"  # the path of a model, data set or benchmark that is made on the spot (losslab.data.toy_task)
 
 
@@ -182,7 +183,7 @@ class EvalConfig:
 
 @dataclass
 class BenchmarkConfig:
-    path: str = key(MISSING, "hub id, .jsonl/.parquet file, or `embedded`")
+    path: str = key(MISSING, "hub id, .jsonl/.parquet file, `embedded`, or lm_eval:TASK (docs/evaluation.md)")
     revision: str | None = key(None, "commit or tag on the hub")
     subset: str | None = key(None, "the hub's configuration name")
     split: str = key("test", "on the hub")
@@ -195,7 +196,13 @@ class BenchmarkConfig:
     rules: Rules = key(Rules.general, "how answers are read and compared (docs/evaluation.md)")
     prompt: str | None = key(None, "in place of model.eval_prompt: `chat`, or a text with {problem}")
     stop: list[str] = key(list, "texts that end an answer to this benchmark, besides model.stop")
+    metric: str | None = key(None, "of an lm_eval task: the one that makes the score; null = its first")
     breakdown: list[str] = key(list, "columns, such as subject and level, by whose values the scores are broken down")
+
+    @property
+    def task(self) -> str | None:
+        """The task of lm-evaluation-harness that this benchmark is; None for our own."""
+        return self.path.removeprefix(HARNESS) if self.path.startswith(HARNESS) else None
 
 
 @dataclass

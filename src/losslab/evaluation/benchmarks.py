@@ -33,6 +33,7 @@ class Benchmark:
     rules: Rules = Rules.general  # how answers are read and compared
     prompt: str | None = None  # in place of the model's
     stop: tuple[str, ...] = ()  # besides the model's
+    task: str | None = None  # of lm-evaluation-harness, which then asks and judges
 
     @classmethod
     def of(cls, name: str, problems: list[Problem], about: BenchmarkConfig) -> "Benchmark":

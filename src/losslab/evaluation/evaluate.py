@@ -14,13 +14,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from losslab.config.schema import Config, Engine
 from losslab.data.prompts import CHAT, check_tokenizer, encode, render
 from losslab.distributed.environment import available_cores
-from losslab.evaluation import benchmarks, contamination, engines, scores
+from losslab.evaluation import benchmarks, contamination, engines, harness, scores
 from losslab.evaluation import protocol as protocols
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.contamination import Corpus, Seen
@@ -35,6 +36,7 @@ from losslab.evaluation.engine_interface import (
     request_seed,
 )
 from losslab.evaluation.engines import Generation
+from losslab.evaluation.harness import TaskRequest
 from losslab.evaluation.samples import Key, Samples
 from losslab.evaluation.write_scores import Subject, publish
 from losslab.files import check_weights
@@ -75,11 +77,13 @@ def answer(
         else render(b.prompt or template, p.question, tokenizer, arguments)
         for b in chosen
         for p in b.problems
+        if b.task is None
     }
     subject = Subject(config, model, tokenizer, protocol, chosen, prompts, seen, notes)
     workers = min(16, max(1, available_cores() // 2))
     with Grader(workers, config.machine.grading_seconds) as grader, Samples(folder, chosen, grader) as samples:
         generation = _generate(subject, samples)
+        _run_tasks(subject, samples)
         start = time.perf_counter()
         samples.finish()
         generation["seconds_of_grading_alone"] = round(time.perf_counter() - start, 2)
@@ -91,7 +95,10 @@ def check(config: Config) -> list[Benchmark]:
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: set benchmark=[math500,...]")
     engines.choose(config.machine.engine)
-    return [benchmarks.load(name, cfg, config.eval.data) for name, cfg in config.benchmark.items()]
+    return [
+        harness.load(name, cfg) if cfg.task is not None else benchmarks.load(name, cfg, config.eval.data)
+        for name, cfg in config.benchmark.items()
+    ]
 
 
 def show(result: dict[str, Any], folder: Path) -> None:
@@ -127,8 +134,7 @@ def _tokenizer(config: Config, model: str) -> Any:
 
 def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
     """Generate what is missing; returns what it took."""
-    model, protocol, prompts = subject.model, subject.protocol, subject.prompts
-    cfg, machine = subject.config.eval, subject.config.machine
+    cfg, protocol, prompts = subject.config.eval, subject.protocol, subject.prompts
     wanted = [(*problem, j) for problem in prompts for j in range(cfg.samples)]
     missing = [key for key in wanted if key not in samples.known]
     if not missing:
@@ -147,15 +153,7 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
         # Another one for each continuation: the same stream again would repeat samples that are there.
         seed=request_seed(seed, "engine", len(missing)),
     )
-    job = Job(
-        model,
-        sampling,
-        threads=machine.threads,
-        device=machine.device,
-        tensor_parallel=machine.tensor_parallel,
-        endpoint=_endpoint(subject.config, model) if subject.tokenizer is None else None,
-        **protocols.source(subject.config, model),
-    )
+    job = _job(subject, sampling)
     tokens, begin = 0, time.perf_counter()
     with (
         bar(f"starting {protocol['engine']}", len(wanted), "sample", initial=len(wanted) - len(asked)) as progress,
@@ -175,6 +173,52 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
         "seconds_of_start": round(generation.start_seconds, 2),
         "tokens_per_second": round(tokens / max(seconds - generation.start_seconds, 1e-9)),
     }
+
+
+def _run_tasks(subject: Subject, samples: Samples) -> None:
+    """Run the tasks of lm-evaluation-harness of which an answer is missing, on transformers whatever the engine is."""
+    tasks = [b for b in subject.chosen if b.task is not None]
+    missing = [b for b in tasks if any((b.name, p.index, 0) not in samples.known for p in b.problems)]
+    requests = [
+        TaskRequest(
+            b.name,
+            str(b.task),
+            subject.config.benchmark[b.name].metric,
+            subject.config.model.eval_prompt == CHAT,
+            samples.folder / f"{b.name}.cache",
+        )
+        for b in missing
+    ]
+    if requests:
+        job = replace(_job(subject, Sampling(0.0, 1.0, subject.config.eval.max_new_tokens)), tensor_parallel=1)
+        log = samples.folder / "engine.log"
+        module = "losslab.evaluation.harness_engine"
+        with (
+            bar("tasks of lm_eval", len(requests), "task") as progress,
+            Generation(Engine.transformers, job, requests, log, module) as answers,
+        ):
+            for rows in answers:
+                for name, index, sample in rows:
+                    samples.keep((name, index, 0), sample)
+                for name in {row[0] for row in rows}:
+                    (samples.folder / f"{name}.cache").unlink(missing_ok=True)
+                progress.update(bool(rows))
+    for b in tasks:
+        for p in b.problems:
+            subject.prompts[b.name, p.index] = samples.known[b.name, p.index, 0]["prompt"]
+
+
+def _job(subject: Subject, sampling: Sampling) -> Job:
+    machine = subject.config.machine
+    return Job(
+        subject.model,
+        sampling,
+        threads=machine.threads,
+        device=machine.device,
+        tensor_parallel=machine.tensor_parallel,
+        endpoint=_endpoint(subject.config, subject.model) if subject.tokenizer is None else None,
+        **protocols.source(subject.config, subject.model),
+    )
 
 
 def _to_model(subject: Subject, missing: Sequence[Key], seeds: Sequence[int | None]) -> list[Request]:

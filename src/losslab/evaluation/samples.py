@@ -48,13 +48,16 @@ class Samples:
 
     def add(self, key: Key, completion: Completion, seed: int | None) -> None:
         text, tokens, reason = completion.text, completion.tokens, completion.finish_reason
-        self.known[key] = {"text": text, "finish_reason": reason, "tokens": tokens, "seed": seed}
-        if completion.prompt_tokens is not None:
-            self.known[key]["prompt_tokens"] = completion.prompt_tokens
-        row = {"index": key[1], "sample": key[2], **self.known[key]}
+        counted = {} if completion.prompt_tokens is None else {"prompt_tokens": completion.prompt_tokens}
+        self.keep(key, {"text": text, "finish_reason": reason, "tokens": tokens, "seed": seed, **counted})
+        self._grade(key)
+
+    def keep(self, key: Key, sample: Sample) -> None:
+        """A sample that others judge, or that is graded afterwards."""
+        self.known[key] = sample
+        row = {"index": key[1], "sample": key[2], **sample}
         self._files[key[0]].write(masked(json.dumps(row, ensure_ascii=False) + "\n"))
         self._files[key[0]].flush()
-        self._grade(key)
 
     def _grade(self, key: Key) -> None:
         problem, text = self.problems[key[:2]], self.known[key]["text"]

@@ -65,18 +65,18 @@ def _breakdown(
     records: Sequence[Mapping[str, Any]], right: Mapping[str, NDArray[np.float64]], correct: NDArray[np.float64]
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """The scores by column and value of the problems' groups, numbers in their order; `interval` is over problems."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    parts: dict[str, dict[str, dict[str, Any]]] = {}
     for column in dict.fromkeys(column for record in records for column in record.get("groups", {})):
         values = [record.get("groups", {}).get(column) for record in records]
         for value in sorted({value for value in values if value is not None}, key=_in_order):
             members = [other == value for other in values]
-            found.setdefault(column, {})[value] = {
+            parts.setdefault(column, {})[value] = {
                 "problems": sum(members),
                 "score": 100 * float(correct[members].mean()),
                 "interval": _interval(over_problems(100 * correct[members].mean(1))),
                 **{name: 100 * float(marks[members].mean()) for name, marks in right.items()},
             }
-    return found
+    return parts
 
 
 def _in_order(value: str) -> tuple[bool, float, str]:

@@ -14,15 +14,9 @@ BATCH = 64  # sequences that transformers runs at once
 
 def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Completion]]:
     """Yields an empty list when ready, then the samples of a batch of requests of similar length."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LogitsProcessorList
+    from transformers import GenerationConfig, LogitsProcessorList
 
-    if job.threads and not on_gpu:
-        torch.set_num_threads(job.threads)
-    options: dict[str, Any] = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(job.model, **options)
-    options |= {"dtype": dtype_of(job, on_gpu), "use_safetensors": True}  # pickled weights can run code
-    model: Any = AutoModelForCausalLM.from_pretrained(job.model, **options)
-    model.eval().to("cuda" if on_gpu else "cpu")
+    model, tokenizer = load_model(job, on_gpu)
     sampling = job.sampling
     room = model.config.get_text_config().max_position_embeddings
     yield []
@@ -49,6 +43,19 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
             )
         rows = output[:, width:].tolist()
         yield [_finished(request.key, row, stop, ends, tokenizer) for request, row in zip(batch, rows, strict=True)]
+
+
+def load_model(job: Job, on_gpu: bool) -> tuple[Any, Any]:
+    """The model of a job, ready to run, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if job.threads and not on_gpu:
+        torch.set_num_threads(job.threads)
+    options: dict[str, Any] = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(job.model, **options)
+    options |= {"dtype": dtype_of(job, on_gpu), "use_safetensors": True}  # pickled weights can run code
+    model: Any = AutoModelForCausalLM.from_pretrained(job.model, **options)
+    return model.eval().to("cuda" if on_gpu else "cpu"), tokenizer
 
 
 def batches(requests: list[Request]) -> Iterator[list[Request]]:

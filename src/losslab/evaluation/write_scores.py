@@ -47,6 +47,7 @@ def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
                 "gold": p.gold,
                 "seen": None if found is None else [kind for kind, indices in found.items() if p.index in indices],
                 **({"groups": p.groups} if p.groups else {}),
+                **({"task": benchmark.task} if benchmark.task is not None else {}),
                 "samples": samples.of(benchmark.name, p.index),
             }
             for p in benchmark.problems
@@ -61,7 +62,8 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
     """Write the records, the page and the scores, in this order; returns the scores."""
     cfg, protocol, folder = subject.config.eval, subject.protocol, samples.folder
     records = keep(subject, samples)
-    rows = {name: scores.summarise(own, cfg.samples, str(cfg.verdict)) for name, own in records.items()}
+    counts = {b.name: 1 if b.task is not None else cfg.samples for b in subject.chosen}
+    rows = {name: scores.summarise(own, counts[name], str(cfg.verdict)) for name, own in records.items()}
     engine = Engine(protocol["engine"])
     everything = _others(folder, rows, cfg) | rows
     if "samples" not in generation:  # none was missing: what is known of an earlier call stays
@@ -94,8 +96,9 @@ def _others(folder: Path, rows: dict[str, dict[str, Any]], cfg: EvalConfig) -> d
     found = {}
     for path in sorted(folder.glob("*.jsonl")):
         records = [] if path.stem in rows or path.name.endswith(".samples.jsonl") else list(read_lines(path))
-        if records and min(len(record["samples"]) for record in records) >= cfg.samples:
-            found[path.stem] = scores.summarise(records, cfg.samples, str(cfg.verdict))
+        count = 1 if records and "task" in records[0] else cfg.samples  # lm_eval asks once
+        if records and min(len(record["samples"]) for record in records) >= count:
+            found[path.stem] = scores.summarise(records, count, str(cfg.verdict))
     return found
 
 
@@ -130,11 +133,16 @@ def warnings(subject: Subject, rows: dict[str, dict[str, Any]], records: dict[st
             )
     if cfg.full_samples and cfg.samples < cfg.full_samples:
         found.append(f"{cfg.samples} samples of each problem in place of the protocol's {cfg.full_samples}")
-    ends = Counter(s["finish_reason"] for row in records.values() for record in row for s in record["samples"])
+    ends = (
+        {}
+        if not subject.config.served
+        else Counter(s["finish_reason"] for row in records.values() for record in row for s in record["samples"])
+    )
     for reason in set(ends) - {"stop", "length", TOO_LONG}:
         found.append(f"{ends[reason]} samples ended by {reason}")
     if tokenizer is not None and tokenizer.chat_template:
         opening = render("chat", "PROBLEM", tokenizer, subject.config.model.template_arguments).split("PROBLEM")[-1]
-        if opening and not all(prompt.endswith(opening) for prompt in subject.prompts.values()):
+        own = {benchmark.name for benchmark in subject.chosen if benchmark.task is None}
+        if opening and not all(prompt.endswith(opening) for key, prompt in subject.prompts.items() if key[0] in own):
             found.append("the prompt does not end as the model's own chat template does")
     return found

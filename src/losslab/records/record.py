@@ -107,7 +107,8 @@ class Cell:
         scores = read_json(self.scores(config, step) / "scores.json")
         samples = {name: row["samples"] for name, row in scores.get("benchmarks", {}).items()}
         return scores.get("verdict") == config.eval.verdict and all(
-            samples.get(name) == config.eval.samples for name in config.benchmark
+            samples.get(name) == (config.eval.samples if benchmark.task is None else 1)
+            for name, benchmark in config.benchmark.items()
         )
 
     def measured(self, config: Config) -> bool:

@@ -1,0 +1,87 @@
+"""Runs tasks of lm-evaluation-harness on a model that transformers runs, in the process of an engine."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from losslab.evaluation import harness
+from losslab.evaluation.engine_interface import Job
+from losslab.evaluation.harness import TaskRequest
+from losslab.evaluation.transformers_engine import load_model
+
+BATCH = 16  # sequences that the library runs at once
+
+Sample = dict[str, Any]
+
+
+def run(job: Job, requests: list[TaskRequest], on_gpu: bool) -> Iterator[list[tuple[str, int, Sample]]]:
+    """Yields an empty list when the model is there, then the samples of each task: benchmark, problem, sample.
+
+    Raises:
+        RuntimeError: a task's score is no mean of right and wrong answers.
+    """
+    from lm_eval import evaluator
+    from lm_eval.api.model import CachingLM
+    from lm_eval.models.huggingface import HFLM
+
+    model, tokenizer = load_model(job, on_gpu)
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
+    yield []
+    for request in requests:
+        loaded = harness.tasks(request.name, request.task)
+        results = evaluator.evaluate(
+            CachingLM(lm, str(request.cache)),
+            {"tasks": loaded},
+            bootstrap_iters=0,
+            apply_chat_template=request.chat,
+            fewshot_as_multiturn=request.chat,
+        )
+        first, rows = 0, []
+        for name, task in loaded.items():
+            metric = harness.metric_of(request.name, task, request.metric)
+            logged = _of_first_filter(results["samples"][name])
+            values = [_verdict(name, metric, row[metric]) for row in logged]
+            total = results["results"][name][f"{metric},{logged[0]['filter']}"]
+            if abs(sum(values) / len(values) - total) > 1e-9:
+                raise RuntimeError(f"the score {metric} of {name} is no mean over its problems: set another metric")
+            rows += [
+                (request.name, first + row["doc_id"], _sample(row, value, tokenizer))
+                for row, value in zip(logged, values, strict=True)
+            ]
+            first += len(logged)
+        yield rows
+
+
+def _of_first_filter(logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each document; a task may read each answer in several ways."""
+    return [row for row in logged if row["filter"] == logged[0]["filter"]]
+
+
+def _verdict(task: str, metric: str, value: Any) -> bool:
+    if not isinstance(value, bool | int | float) or value not in (0, 1):
+        raise RuntimeError(
+            f"{metric} of {task} is {value!r} for a problem, neither right nor wrong: set another metric"
+        )
+    return bool(value)
+
+
+def _sample(row: dict[str, Any], right: bool, tokenizer: Any) -> Sample:
+    """A sample as records have it. Of a choice, the text is each continuation after its log-probability."""
+    contexts, answers = zip(*(arguments[:2] for arguments in row["arguments"]), strict=True)
+    first = row["resps"][0][0]
+    if isinstance(first, str):
+        text, extracted, tokens = first, row["filtered_resps"][0], len(tokenizer(first)["input_ids"])
+    else:
+        chances = [response[0][0] for response in row["resps"]]
+        text = "\n".join(f"{chance:.3f} {answer}" for chance, answer in zip(chances, answers, strict=True))
+        extracted, tokens = answers[chances.index(max(chances))], 0
+    return {
+        "text": text,
+        "finish_reason": "unknown",  # the library does not say
+        "tokens": tokens,
+        "seed": None,
+        "prompt": contexts[0],
+        "extracted": str(extracted).strip(),
+        "official": right,
+        "corrected": right,
+        "timed_out": False,
+    }

@@ -1,0 +1,194 @@
+"""Tasks of lm-evaluation-harness as benchmarks: real tasks of the library's own format, on data of a file."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from losslab.composition.checks import check_prompts
+from losslab.composition.compose import any_group, composed
+from losslab.config.schema import BenchmarkConfig, Config, Device, Engine, EvalConfig, MachineConfig, ModelConfig, Names
+from losslab.evaluation import harness
+from losslab.evaluation.evaluate import evaluate
+from losslab.records.record import Cell
+
+installed = pytest.mark.skipif(not importlib.util.find_spec("lm_eval"), reason="pip install losslab[lm-eval]")
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+doc_to_text: "{{{{question}}}}"
+metadata: {{version: 1.0}}
+"""
+CHOICE = """
+output_type: multiple_choice
+doc_to_choice: choices
+doc_to_target: gold
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+"""
+WRITE = """
+output_type: generate_until
+doc_to_target: "{{choices[gold]}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 4, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+PERPLEXITY = """
+output_type: loglikelihood_rolling
+doc_to_target: "{{question}}"
+metric_list: [{metric: word_perplexity}]
+"""
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    """The library's YAML files: of choices, of answers that are written, one that runs code, and perplexity."""
+    rows = [
+        {"question": f"{i}+{i}=", "choices": [str(2 * i), str(2 * i + 1), str(7 * i)], "gold": i % 3} for i in range(9)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kinds = {"pick": CHOICE, "tell": WRITE, "code": WRITE + "unsafe_code: true\n", "measure": PERPLEXITY}
+    for name, kind in kinds.items():
+        (tmp_path / f"{name}.yaml").write_text(TASK.format(name=name, rows=tmp_path / "rows.jsonl") + kind)
+    return tmp_path
+
+
+def task(place: Path, name: str, **options) -> BenchmarkConfig:
+    return BenchmarkConfig(path=f"lm_eval:{place / name}.yaml", **options)
+
+
+def config(place: Path, model: Path, **benchmarks: BenchmarkConfig) -> Config:
+    return Config(
+        model=ModelConfig(path=str(model), eval_prompt="{problem}"),
+        eval=EvalConfig(samples=2, max_new_tokens=4),
+        benchmark=benchmarks,
+        machine=MachineConfig(engine=Engine.transformers, device=Device.cpu, threads=1, results=str(place)),
+        names=Names(model="tiny", dataset="embedded", loss="base", eval="quick"),
+        loss={"_target_": "losslab.objectives.base.Base"},
+    )
+
+
+def records(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def picked(model: Path, question: str, choices: list[str]) -> int:
+    """The most probable continuation, after a space as the library has it, by the model's own forward."""
+    tokenizer, own = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    sums = []
+    for choice in choices:
+        first = len(tokenizer(question, add_special_tokens=False)["input_ids"])
+        ids = tokenizer(f"{question} {choice}", return_tensors="pt", add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            logp = own(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])
+        sums.append(float(logp[first - 1 :].sum()))
+    return max(range(len(choices)), key=sums.__getitem__)
+
+
+@installed
+def test_tasks_are_scored_beside_our_own_benchmarks(place, checkpoint):
+    (place / "own.jsonl").write_text(json.dumps({"problem": "1+1=?", "answer": "2"}) + "\n")
+    own = BenchmarkConfig(path=str(place / "own.jsonl"))
+    cfg = config(place, checkpoint, own=own, pick=task(place, "pick"), tell=task(place, "tell", rows=9))
+    folder = Cell.of(cfg).scores(cfg)
+    result = evaluate(cfg, str(checkpoint), folder)
+    assert {name: (row["problems"], row["samples"]) for name, row in result["benchmarks"].items()} == {
+        "own": (1, 2), "pick": (9, 1), "tell": (9, 1),
+    }  # fmt: skip
+    rows = [json.loads(line) for line in (place / "rows.jsonl").read_text().splitlines()]
+    expected = [picked(checkpoint, row["question"], row["choices"]) for row in rows]
+    kept = records(folder, "pick")
+    assert [record["samples"][0]["extracted"] for record in kept] == [
+        row["choices"][choice] for row, choice in zip(rows, expected, strict=True)
+    ]
+    right = [choice == row["gold"] for row, choice in zip(rows, expected, strict=True)]
+    assert result["benchmarks"]["pick"]["score"] == pytest.approx(100 * sum(right) / 9)
+    assert result["benchmarks"]["pick"]["right"]["official"] == [int(one) for one in right]
+    assert result["benchmarks"]["pick"]["interval"] is not None
+    assert [record["gold"] for record in kept] == [row["choices"][row["gold"]] for row in rows]
+    told = records(folder, "tell")
+    assert (told[3]["question"], told[3]["prompt"], told[3]["gold"]) == ("3+3=", "3+3=", "6")
+    assert [r["samples"][0]["corrected"] for r in told] == [r["samples"][0]["text"] == r["gold"] for r in told]
+    assert not list(folder.glob("*.cache")) and Cell.of(cfg).scored(cfg)
+
+    log = (folder / "engine.log").stat().st_size
+    assert evaluate(cfg, str(checkpoint), folder) == result  # nothing is run again
+    assert (folder / "engine.log").stat().st_size == log
+    (folder / "tell.jsonl").unlink()
+    alone = replace(cfg, benchmark={"own": own})
+    assert set(evaluate(alone, str(checkpoint), folder)["benchmarks"]) == {"own", "pick"}
+    again = evaluate(cfg, str(checkpoint), folder)
+    assert again["benchmarks"] == result["benchmarks"] and records(folder, "tell") == told
+
+
+@installed
+def test_a_group_is_broken_down_by_task_and_prompts_follow_the_chat_template(place, checkpoint):
+    (place / "both.yaml").write_text("group: both\ntask: [pick, tell]\n")
+    cfg = config(place, checkpoint, both=task(place, "both"))
+    cfg.model.eval_prompt = "chat"
+    result = evaluate(cfg, str(checkpoint), place / "scores")
+    parts = result["benchmarks"]["both"]["breakdown"]["task"]
+    assert {name: part["problems"] for name, part in parts.items()} == {"pick": 9, "tell": 9}
+    prompts = [record["prompt"] for record in records(place / "scores", "both")]
+    assert prompts[2] == prompts[11] == "<|user|>2+2=<|end|><|assistant|>"
+    assert not any("chat template" in warning for warning in result["warnings"])
+
+
+@installed
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("pick", {"metric": "f1"}, r"benchmark.pick.metric=f1 is none of pick: there are acc, acc_norm"),
+        ("pick", {"rows": 8}, "has 9 problems in place of 8"),
+        ("code", {}, "the task code runs what a model writes, and losslab does not"),
+        ("measure", {}, "the task measure has no right answers, it measures perplexity"),
+    ],
+)
+def test_tasks_that_cannot_be_scored_are_refused(place, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        harness.load(name, task(place, name, **options))
+
+
+@installed
+def test_the_hash_follows_the_problems_and_the_metric(place):
+    first, again = (harness.load("pick", task(place, "pick")) for _ in range(2))
+    other = harness.load("pick", task(place, "pick", metric="acc_norm"))
+    assert first == again and first.sha256 != other.sha256
+    text = (place / "rows.jsonl").read_text().replace('"8+8="', '"9+9="')
+    (place / "rows.jsonl").write_text(text)
+    assert harness.load("pick", task(place, "pick")).sha256 != first.sha256
+
+
+def test_without_the_library_it_is_named(place, monkeypatch):
+    monkeypatch.setattr(harness.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="benchmark pick needs the package lm-eval: pip install lm-eval"):
+        harness.load("pick", task(place, "pick"))
+
+
+def test_tasks_are_named_among_benchmarks():
+    cfg = composed(["model=tiny", "loss=base", "benchmark=[aime24,lm_eval:ifeval,lm_eval:a/my-task.yaml]"])
+    assert {name: about.task for name, about in cfg.benchmark.items()} == {
+        "aime24": None, "ifeval": "ifeval", "my_task": "a/my-task.yaml",
+    }  # fmt: skip
+    cfg = composed(["model=tiny", "loss=base", "benchmark=forgetting"])
+    assert [about.task for about in cfg.benchmark.values()] == ["ifeval", "mmlu", "arc_challenge", "truthfulqa_mc1"]
+    assert any_group("benchmark=[aime24]") == ["benchmark=[aime24]"]
+    with pytest.raises(ValueError, match="sweeps over tasks of lm_eval"):
+        any_group("benchmark=[lm_eval:ifeval],[aime24]")
+    with pytest.raises(ValueError, match="two benchmarks are called ifeval"):
+        composed(["model=tiny", "loss=base", "benchmark=[forgetting,lm_eval:ifeval]"])
+
+
+def test_tasks_do_not_go_with_an_endpoint_and_metrics_not_with_our_own(place, checkpoint):
+    cfg = config(place, checkpoint, pick=task(place, "pick"))
+    cfg.machine = MachineConfig(engine=Engine.api, api_url="http://host/v1")
+    with pytest.raises(ValueError, match="pick is a task of lm_eval, which needs the model itself"):
+        check_prompts(cfg)
+    with pytest.raises(ValueError, match="benchmark.own.metric is for tasks of lm_eval"):
+        check_prompts(config(place, checkpoint, own=BenchmarkConfig(path="x", metric="acc")))
