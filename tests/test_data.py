@@ -130,6 +130,7 @@ def test_rewards_stay_with_their_answers(tmp_path):
     rows = [("1", "2", 1, 0.75), ("1", "3456789", 0, 0.75), ("2", "3", 0, 0.25)]
     examples = encode(rows, dataset=dataset, max_length=6)
     assert examples.unit == 1 and examples.report["overlong_dropped"] == 1
+    (tmp_path / "data").mkdir()
     examples.save(tmp_path / "data")
     loaded = Examples.load(tmp_path / "data")
     assert loaded.rewards.tolist() == [[1, 0.75], [0, 0.25]]
@@ -147,6 +148,7 @@ def test_weights_stay_with_their_tokens(tmp_path):
     rows = [("1", "23", [0, 0.5, 2]), ("1", "3", [1]), ("1", "3456789", [*range(8)]), ("2", "3", "[3, 4]")]
     examples = encode(rows, dataset=dataset, max_length=6, overlong=Overlong.truncate)
     assert (examples.report["broken"], examples.report["truncated"]) == (1, 1)  # one weight for an answer and its end
+    (tmp_path / "data").mkdir()
     examples.save(tmp_path / "data")
     loaded = Examples.load(tmp_path / "data")
     assert loaded.weights.tolist() == [0, 0.5, 2, 0, 1, 2, 3, 3, 4]

@@ -127,6 +127,7 @@ def test_log_probabilities_of_another_reference_are_measured_alone(
 ):
     monkeypatch.setattr(loop, "start", lambda config: CPU)  # this process is the worker
     config = with_teacher(checkpoint, rows, teacher, tmp_path)
+    (tmp_path / "data").mkdir()
     examples.save(tmp_path / "data")
     file = tmp_path / "reference.npy"
     loop.measure_reference(config, str(tmp_path / "data"), str(file))
