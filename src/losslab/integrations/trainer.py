@@ -24,6 +24,8 @@ _Base = Trainer if TYPE_CHECKING else object
 class ObjectiveLoss(_Base):  # type: ignore[misc, valid-type]
     """What makes a trainer one of an objective: put it before a class that derives from transformers' Trainer."""
 
+    loss_is_scaled_for_ga: bool | None = True  # Trainer does not divide by the number of micro-batches
+
     def __init__(self, *args: Any, objective: Objective, **kwargs: Any) -> None:
         """Raises ValueError for what the loss cannot serve, in one sentence."""
         if objective.needs:
@@ -40,10 +42,10 @@ class ObjectiveLoss(_Base):  # type: ignore[misc, valid-type]
             raise ValueError("label_smoothing_factor is an objective of its own: give LabelSmoothing and leave it out")
         if getattr(self.accelerator, "parallelism_config", None) is not None:
             raise ValueError("tensor, context and sequence parallelism are not supported: take DDP or FSDP")
-        self.objective = objective
+        self.loss_objective = objective  # `objective` is that of Trainer's search for hyperparameters
         add_objective(self.accelerator.unwrap_model(self.model))
         # Trainer counts the labels of a step, and leaves the division to the loss.
-        self.model_accepts_loss_kwargs = self.loss_is_scaled_for_ga = True
+        self.model_accepts_loss_kwargs = True
         self._sums: dict[bool, list[Tensor]] = {True: [], False: []}  # in training and in evaluation
 
     def compute_loss(
@@ -55,7 +57,7 @@ class ObjectiveLoss(_Base):  # type: ignore[misc, valid-type]
     ) -> Any:
         if "labels" not in inputs:
             raise ValueError("a batch has no labels: give a data collator that makes them")
-        out = model(**inputs, objective=self.objective, use_cache=False)
+        out = model(**inputs, objective=self.loss_objective, use_cache=False)
         self._sums[self.model.training].append(out["sums"])
         count = out["sums"][0] if num_items_in_batch is None else num_items_in_batch
         loss = out["loss"] / torch.as_tensor(count, device=out["loss"].device).clamp(min=1)
