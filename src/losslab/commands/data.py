@@ -78,7 +78,7 @@ def after_training(folder: str, options: list[str]) -> None:
 
     from rich.console import Console
 
-    from losslab.commands import data_cell
+    from losslab.cells import show_tokens
     from losslab.commands.cli import parse
     from losslab.records.tokens import FILE, read_examples
 
@@ -89,7 +89,7 @@ def after_training(folder: str, options: list[str]) -> None:
         raise ValueError(f"{folder} is no folder of a cell: name one of results/cells")
     if not (examples := read_examples(Path(folder))):
         raise ValueError(f"{folder} has no {FILE}: it is written at the end of a training on demonstrations")
-    data_cell.show(Console(highlight=False), Path(folder).name, examples, by)
+    show_tokens.show(Console(highlight=False), Path(folder).name, examples, by)
 
 
 def chosen(collected: Any, unit: int, show: int, row: int | None) -> list[int]:
