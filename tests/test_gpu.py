@@ -178,7 +178,7 @@ class Waits(TorchDispatchMode):
 
 
 def trainer(checkpoint, examples, folder, loss: str, precision=Precision.bf16, **machine) -> Trainer:
-    (folder / "data").mkdir()
+    (folder / "data").mkdir(parents=True)
     examples.save(folder / "data")
     config = Config(
         model=ModelConfig(path=str(checkpoint)),

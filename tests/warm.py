@@ -100,6 +100,7 @@ def run(command: Sequence[str], cwd: Path, env: Mapping[str, str] | None = None)
 
 def _become(arguments: list[str], folder: str, environment: dict[str, str], files: list[str], session: bool) -> None:
     """Turn into the command."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the server may be one that a training has started
     if session:
         os.setsid()
     os.chdir(folder)

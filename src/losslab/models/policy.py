@@ -56,7 +56,9 @@ class Policy(nn.Module):
         hidden, head = self.hidden(self.model, batch), self.head(self.model)
         if objective is None:
             return {"logp": target_logprobs(hidden, head, batch.targets)}
-        full = Context(sequence=batch.sequence, sequences=len(batch.packing.lengths), **context)
+        # A rank may have less to do than another: then its row holds no answer and is no sequence of the objective.
+        sequences = len(batch.packing.lengths) if len(batch.targets) else 0
+        full = Context(sequence=batch.sequence, sequences=sequences, **context)
         result: HeadOutput = objective_loss(objective, hidden, head, batch.targets, full, reference=reference)
         return vars(result)  # a dict, since FSDP looks for the tensors of an output in containers that it knows
 
