@@ -34,10 +34,21 @@ TINY = [
 ]
 LAUNCHER = {"gpus_per_node": "null", "cpus_per_task": 1, "mem_gb": 1, "timeout_min": 30}
 MODULES = {
+    # Tells a step of training from what is measured beside it.
+    "counted.py": """
+import sys
+
+def trains():
+    frame = sys._getframe()
+    while frame and frame.f_code.co_name != "forward_backward":
+        frame = frame.f_back
+    return frame is not None
+""",
     # Waits in its third step as long as the file `hold` is there and nobody asks it to leave: the middle of training.
     "held.py": """
 import os, signal, time
 from dataclasses import dataclass
+from counted import trains
 from losslab.objectives import Objective
 
 steps = 0
@@ -46,7 +57,7 @@ steps = 0
 class Held(Objective):
     def loss(self, t):
         global steps
-        steps += 1
+        steps += trains()
         stop = signal.getsignal(signal.SIGTERM).__self__
         while steps > 2 and os.path.exists("hold") and not stop.asked:
             time.sleep(0.1)
@@ -56,6 +67,7 @@ class Held(Objective):
     "broken.py": """
 import os
 from dataclasses import dataclass
+from counted import trains
 from losslab.objectives import Objective
 
 steps = 0
@@ -66,7 +78,7 @@ class Broken(Objective):
 
     def loss(self, t):
         global steps
-        steps += 1
+        steps += trains()
         if steps == 3 and int(os.environ["RANK"]) == self.rank and not os.path.exists("mended"):
             raise ArithmeticError("broken on purpose")
         return -t.logp

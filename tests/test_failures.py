@@ -33,7 +33,7 @@ class Dying(Objective):
         here = Path(__file__).with_name("ill")
         steps = Path(__file__).with_name(f"rank{dist.get_rank()}")
         steps.write_text(steps.read_text() + "." if steps.exists() else ".")
-        if here.exists() and dist.get_rank() == 1 and len(steps.read_text()) > 3:
+        if here.exists() and dist.get_rank() == 1 and len(steps.read_text()) > 4:  # the first time beside training
             os.kill(os.getpid(), 9)
         return -t.logp
 """
