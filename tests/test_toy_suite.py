@@ -32,7 +32,7 @@ def test_an_objective_beside_its_rivals(tmp_path):
     ).splitlines()
     # eaft - sft: 8, 12, 10, half of the interval t(0.975, 2) 2 / sqrt(3); eaft - dft: -2, 0, -4, the same
     assert lines[2:6] == [
-        "| study | setting | eaft | sft | dft |",
+        "| sweep | setting | eaft | sft | dft |",
         "|---|---|---:|---:|---:|",
         "| study | optimizer.lr=0.1 | 20.0 ± 3.0 | – | – |",
         "| study | optimizer.lr=0.001 | 50.0 ± 22.8 | 40.0 ± 24.8 (+10.0 ± 5.0, better) "
