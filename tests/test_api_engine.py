@@ -17,9 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from transformers import AutoModelForCausalLM
+from tiny_models import random_toy_model
 
 from losslab.cells.run import run
 from losslab.composition.checks import check
@@ -35,7 +34,6 @@ from losslab.config.schema import (
     TrackerConfig,
     TrackerName,
 )
-from losslab.data import toy_task
 from losslab.evaluation.evaluate import evaluate
 from losslab.files import read_json
 from losslab.records.record import Cell
@@ -48,13 +46,7 @@ pytestmark = pytest.mark.skipif(not find_spec("vllm"), reason="vLLM is not insta
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = toy_task.model_config()
-    config.initializer_range = 0.3
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    toy_task.tokenizer().save_pretrained(folder)
-    return folder
+    return random_toy_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from transformers import AutoModelForCausalLM
+from tiny_models import random_toy_model
 
 from losslab.config.schema import BenchmarkConfig, Config, Device, Engine, EvalConfig, MachineConfig, ModelConfig
-from losslab.data import toy_task
 from losslab.evaluation import engine_interface, engines, scores
 from losslab.evaluation.evaluate import evaluate, show
 from losslab.results.compare import right_shares
@@ -26,13 +24,7 @@ ENGINES = [Engine.vllm, Engine.transformers] if find_spec("vllm") else [Engine.t
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = toy_task.model_config()
-    config.initializer_range = 0.3
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    toy_task.tokenizer().save_pretrained(folder)
-    return folder
+    return random_toy_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

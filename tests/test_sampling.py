@@ -9,12 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 import warm
 import yaml
 from hydra import compose, initialize_config_dir
 from place import LOSSLAB
-from transformers import AutoModelForCausalLM
+from tiny_models import random_toy_model
 
 from losslab.cells.sampling import as_trained, build, questions, sample
 from losslab.composition.compose import read
@@ -135,11 +134,7 @@ def test_a_model_that_a_cell_made_is_asked_as_in_its_record(tmp_path):
 def place(tmp_path_factory) -> Path:
     """A random model that ends its answers at any vowel, and questions whose gold it meets now and then."""
     folder = tmp_path_factory.mktemp("place")
-    torch.manual_seed(0)
-    config = toy_task.model_config()
-    config.initializer_range = 0.3
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model/tiny")
-    toy_task.tokenizer().save_pretrained(folder / "model/tiny")
+    random_toy_model(folder / "model/tiny")
     rows = [{"problem": f"{i}+{i * i}=?", "gold": str(i % 10)} for i in range(60)]
     (folder / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

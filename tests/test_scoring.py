@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import HfApi
 from place import LOSSLAB
 from safetensors.torch import load_file
+from tiny_models import random_toy_model
 from transformers import AutoModelForCausalLM
 
 from losslab.cells.architecture import describe
@@ -33,7 +34,7 @@ from losslab.config.schema import (
     OptimizerConfig,
     VerdictName,
 )
-from losslab.data import hub_datasets, toy_task
+from losslab.data import hub_datasets
 from losslab.evaluation import evaluate as run_module
 from losslab.evaluation import transformers_engine
 from losslab.evaluation.engine_interface import Job, Sampling
@@ -49,19 +50,9 @@ from losslab.statistics.intervals import paired
 HERE = ["machine.engine=transformers", "machine.device=cpu", "machine.threads=1"]
 
 
-def save(folder: Path, seed: int) -> Path:
-    """A tiny random model whose texts differ from prompt to prompt."""
-    torch.manual_seed(seed)
-    config = toy_task.model_config()
-    config.initializer_range = 0.3
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    toy_task.tokenizer().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[Path]:
-    return [save(tmp_path_factory.mktemp("models") / str(seed), seed) for seed in range(3)]
+    return [random_toy_model(tmp_path_factory.mktemp("models") / str(seed), seed) for seed in range(3)]
 
 
 def make(folder: Path, models: list[Path], questions: list[str], **scoring) -> tuple[Config, Cell]:

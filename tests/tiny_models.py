@@ -5,6 +5,7 @@ each sequence alone, unpadded, eager attention, full logits, float32.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from losslab.config.schema import AdapterConfig, Precision
+from losslab.data import toy_task
 from losslab.data.batches import collate
 from losslab.data.examples import Examples
 from losslab.models import attention
@@ -209,3 +211,13 @@ def _gradient_norm(model: PreTrainedModel, loss: torch.Tensor) -> float:
 def examples() -> Examples:
     tokens = np.random.default_rng(0).integers(3, VOCABULARY, sum(LENGTHS)).astype(np.int32)
     return Examples(tokens, np.r_[0, np.cumsum(LENGTHS)], np.array(PROMPTS), "", {})
+
+
+def random_toy_model(folder: Path, seed: int = 0) -> Path:
+    """A checkpoint of the toy task's model with random weights, whose texts differ from prompt to prompt."""
+    torch.manual_seed(seed)
+    config = toy_task.model_config()
+    config.initializer_range = 0.3
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    toy_task.tokenizer().save_pretrained(folder)
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -26,7 +27,7 @@ RELATIONS = frozenset(
 ENDS = frozenset("\\} \\\\ \\rfloor \\rceil \\cdot \\times \\div \\choose \\over \\end \\|".split())
 
 
-class Arithmetic:
+class Arithmetic(ABC):
     """Recursive descent without backtracking, one pass over the tokens; commands and names are left to a subclass."""
 
     def __init__(self, text: str) -> None:
@@ -204,8 +205,10 @@ class Arithmetic:
             return self.bracket(self.take())
         return self.atom()
 
+    @abstractmethod
     def command(self, token: str) -> Tree:
-        raise NotImplementedError
+        """What a command stands for, with its arguments, which follow."""
 
+    @abstractmethod
     def name(self, name: str) -> Tree:
-        raise NotImplementedError
+        """What a letter or word stands for."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from losslab.files import csv_text
 from losslab.results.load_records import Part
-from losslab.results.table_formats import MISSING, Sheet, SheetCell, best_of_models
+from losslab.results.table_formats import Sheet, SheetCell, best_of_models, score_cells
 from losslab.results.tables import Table
 
 CAPTION = "Accuracy in percent ± half of the 95% interval, on the problems with this {column} alone."
@@ -19,10 +19,7 @@ def sheets(table: Table) -> Iterator[Sheet]:
         best = best_of_models(table, values)
         rows = []
         for row, of_row in zip(table.rows, values, strict=True):
-            cells = [
-                SheetCell(str(value) if value else MISSING, value is not None and f"{value.mean:.1f}" == highest)
-                for value, highest in zip(of_row, best[row.names["model"]], strict=True)
-            ]
+            cells = score_cells(of_row, best[row.names["model"]])
             rows.append([SheetCell(row.names["model"]), SheetCell(row.label), *cells])
         head = ["model", "objective", *(part[2] for part in of_column)]
         yield Sheet(f"{name} by {column}", "", head, rows, CAPTION.format(column=column), [])

@@ -65,16 +65,21 @@ def and_(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
+def score_cells(values: Sequence[Estimate | None], best: Sequence[str | None]) -> list[SheetCell]:
+    """A row's scores, marked where they are the `best` of their column."""
+    return [
+        SheetCell(str(value) if value else MISSING, value is not None and f"{value.mean:.1f}" == highest)
+        for value, highest in zip(values, best, strict=True)
+    ]
+
+
 def scores_sheet(table: Table, notes: Sequence[str] = ()) -> Sheet:
     """Our scores: the best mean of a model is marked, and `1/3` seeds are one scored of three asked for."""
     values = [[row.value(column) for column in table.columns] for row in table.rows]
     best = best_of_models(table, values)
     rows = []
     for row, of_row in zip(table.rows, values, strict=True):
-        cells = [
-            SheetCell(str(value) if value else MISSING, value is not None and f"{value.mean:.1f}" == highest)
-            for value, highest in zip(of_row, best[row.names["model"]], strict=True)
-        ]
+        cells = score_cells(of_row, best[row.names["model"]])
         scored, asked = len(row.scored), len(row.entries)
         seeds = str(scored) if scored == asked else f"{scored}/{asked}"
         rows.append([SheetCell(row.names["model"]), SheetCell(row.label), *cells, SheetCell(seeds)])
