@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from step import make_model
 
-from losslab.config.schema import Config, Device, MachineConfig, ModelConfig, OptimizerConfig, TrainConfig
+from losslab.config.choices import Device
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import Config, ModelConfig, OptimizerConfig, TrainConfig
 from losslab.data.examples import Examples
 from losslab.training.loop import train
 

@@ -19,7 +19,9 @@ from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
-from losslab.config.schema import BenchmarkConfig, Config, Device, Engine, EvalConfig, MachineConfig, ModelConfig
+from losslab.config.choices import Device
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig
 from losslab.evaluation import engines, vllm_engine  # noqa: E402
 from losslab.evaluation.engine_interface import Job, Request, Sampling  # noqa: E402
 from losslab.evaluation.engines import Generation  # noqa: E402

@@ -16,7 +16,8 @@ from gpu_report import say
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from losslab.cells import memory, sizing
-from losslab.config.schema import AdapterConfig, Config, MachineConfig, ModelConfig, OptimizerConfig, TrainConfig
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import AdapterConfig, Config, ModelConfig, OptimizerConfig, TrainConfig
 from losslab.data import toy_task
 from losslab.data.examples import Examples
 from losslab.training import loop

@@ -73,7 +73,8 @@ def make_model(folder: Path, vocabulary: int) -> None:
 
 def run_losslab(options: dict, folder: Path, found: list[tuple[list[int], int]]) -> list[tuple[float, int]]:
     """(seconds, answer tokens) of each measured step."""
-    from losslab.config.schema import Config, MachineConfig, ModelConfig, OptimizerConfig, TrainConfig
+    from losslab.config.machine import MachineConfig
+    from losslab.config.schema import Config, ModelConfig, OptimizerConfig, TrainConfig
     from losslab.data.examples import Examples
     from losslab.training.loop import train
 

@@ -22,18 +22,9 @@ from tiny_models import random_toy_model
 
 from losslab.cells.run import run
 from losslab.composition.checks import check
-from losslab.config.schema import (
-    BenchmarkConfig,
-    Config,
-    Device,
-    Engine,
-    EvalConfig,
-    MachineConfig,
-    ModelConfig,
-    Names,
-    TrackerConfig,
-    TrackerName,
-)
+from losslab.config.choices import Device, TrackerName
+from losslab.config.machine import MachineConfig, TrackerConfig
+from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig, Names
 from losslab.evaluation.evaluate import evaluate
 from losslab.files import read_json
 from losslab.records.record import Cell

@@ -7,7 +7,8 @@ from test_tables import cell
 
 from losslab.commands import toy_suite
 from losslab.composition.experiment_files import declared
-from losslab.config.schema import DirectionConfig, End, SweepConfig
+from losslab.config.choices import End
+from losslab.config.sweep import DirectionConfig, SweepConfig
 from losslab.data.probability_bins import EDGES
 from losslab.files import read_json, write_json, write_lines
 from losslab.records.record import Cell

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_tables import cell
 
-from losslab.config.schema import SweepConfig
+from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write_json
 from losslab.results import tables
 from losslab.results.conclusion import Conclusion, conclude

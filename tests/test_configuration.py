@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from losslab.composition.check_optimizer import _shipped, try_out
 from losslab.composition.compose import any_model, read
-from losslab.config import schema
+from losslab.config import sweep
 from losslab.config.keys import LARGEST, LARGEST_SEED, check_bounds
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF
@@ -106,7 +106,7 @@ def test_bounds_hold_inside_of_dictionaries_and_lists():
     config = Config(benchmark={"mine": BenchmarkConfig(rows=0)})
     with pytest.raises(ValueError, match=r"^benchmark\.mine\.rows is 0: set it to 1 or more$"):
         check_bounds(config)
-    config = Config(sweep=schema.SweepConfig(directions=[schema.DirectionConfig(step=-1)]))
+    config = Config(sweep=sweep.SweepConfig(directions=[sweep.DirectionConfig(step=-1)]))
     with pytest.raises(ValueError, match=r"^sweep\.directions\.0\.step is -1: set it to 1 or more$"):
         check_bounds(config)
     config = Config(optimizer=OptimizerConfig(arguments={"betas": [0.9, math.nan]}))

@@ -10,7 +10,7 @@ from conftest import ROOT
 from rich.console import Console
 
 from losslab.composition.checks import check_sweep
-from losslab.config.schema import SweepConfig
+from losslab.config.sweep import SweepConfig
 from losslab.launchers import status
 from losslab.records.reading import DamagedRecord, last_rows, printable, read_cell, read_rows, read_scores, read_yaml
 from losslab.report.page import write_reports

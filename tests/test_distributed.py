@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from losslab.config.schema import Device, MachineConfig
+from losslab.config.choices import Device
+from losslab.config.machine import MachineConfig
 from losslab.distributed import environment, process_group
 
 STEP = {
@@ -74,7 +75,7 @@ def test_cores_are_those_that_a_process_was_given():
 
 TALK = """
 import json, sys
-from losslab.config.schema import MachineConfig
+from losslab.config.machine import MachineConfig
 from losslab.distributed.process_group import WorkerError, all_equal, decide_on_main
 here = MachineConfig(device="cpu")
 decision = decide_on_main(here, lambda: ["é", None, 1.5, {"a": True}])
@@ -113,7 +114,7 @@ SLOW = """
 import json, time
 from datetime import timedelta
 import torch.distributed as dist
-from losslab.config.schema import MachineConfig
+from losslab.config.machine import MachineConfig
 from losslab.distributed.environment import is_main_process
 from losslab.distributed.process_group import barrier_at_end, init_process_group
 init_process_group(MachineConfig(device="cpu"))
@@ -141,7 +142,8 @@ import json, sys
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
-from losslab.config.schema import Config, MachineConfig, ModelConfig
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import Config, ModelConfig
 from losslab.distributed.process_group import init_process_group
 from losslab.models import loading, policy
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from losslab.config.schema import Device, Engine
+from losslab.config.choices import Device
+from losslab.config.schema import Engine
 from losslab.data import toy_task
 from losslab.evaluation import engine_interface, engines
 from losslab.evaluation.engine_interface import Completion, Job, Request, Sampling

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from losslab.config.schema import Config, EvalConfig, MachineConfig, Names
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import Config, EvalConfig, Names
 from losslab.files import read_json, write_json
 from losslab.records import record
 from losslab.records.environment import difference, environment, succeed

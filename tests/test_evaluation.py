@@ -14,7 +14,9 @@ import pytest
 import yaml
 from tiny_models import random_toy_model
 
-from losslab.config.schema import BenchmarkConfig, Config, Device, Engine, EvalConfig, MachineConfig, ModelConfig
+from losslab.config.choices import Device
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig
 from losslab.evaluation import engine_interface, engines, scores
 from losslab.evaluation.evaluate import evaluate, show
 from losslab.results.compare import right_shares

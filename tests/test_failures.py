@@ -87,7 +87,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from losslab.config.schema import Device, MachineConfig
+from losslab.config.machine import MachineConfig
+from losslab.config.choices import Device
 from losslab.distributed import process_group
 from losslab.distributed.launch import launch
 

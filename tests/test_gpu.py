@@ -13,16 +13,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from losslab.config.schema import (
-    AdapterConfig,
-    Config,
-    MachineConfig,
-    ModelConfig,
-    OptimizerConfig,
-    Precision,
-    Recompute,
-    TrainConfig,
-)
+from losslab.config.choices import Recompute
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import AdapterConfig, Config, ModelConfig, OptimizerConfig, Precision, TrainConfig
 from losslab.data.batches import collate
 from losslab.data.examples import Examples
 from losslab.data.packing import Packing

@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from losslab.composition.checks import check_prompts
 from losslab.composition.compose import any_group, composed
-from losslab.config.schema import BenchmarkConfig, Config, Device, Engine, EvalConfig, MachineConfig, ModelConfig, Names
+from losslab.config.choices import Device
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig, Names
 from losslab.evaluation import harness
 from losslab.evaluation.evaluate import evaluate
 from losslab.records.record import Cell

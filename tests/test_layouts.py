@@ -9,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 from test_training import LR, MOMENTUM, STEPS, data_rows, make, sequence, trained
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from losslab.config.schema import AdapterConfig, Normaliser, Recompute, Sharding
+from losslab.config.choices import Recompute, Sharding
+from losslab.config.schema import AdapterConfig, Normaliser
 from losslab.data import toy_task
 from losslab.data.batches import Schedule
 

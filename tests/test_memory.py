@@ -10,7 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
 from losslab.cells import memory
 from losslab.cells.architecture import Architecture, count_parameters
-from losslab.config.schema import MachineConfig, OptimizerConfig, Precision, Recompute
+from losslab.config.choices import Recompute
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import OptimizerConfig, Precision
 from losslab.data import toy_task
 
 ROW = {"problem": "12+30=?", "solution": "2+0+0=2, " * 100 + "\\boxed{42}"}

@@ -19,12 +19,12 @@ from transformers import AutoModelForCausalLM
 from losslab.cells import memory, plan
 from losslab.cells.run import train_model
 from losslab.composition.compose import read
+from losslab.config.machine import MachineConfig
 from losslab.config.paths import CONF
 from losslab.config.schema import (
     AdapterConfig,
     Config,
     DatasetConfig,
-    MachineConfig,
     ModelConfig,
     Names,
     OptimizerConfig,

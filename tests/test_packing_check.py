@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from test_training import make, trained
 
-from losslab.config.schema import AdapterConfig, Precision, Recompute
+from losslab.config.choices import Recompute
+from losslab.config.schema import AdapterConfig, Precision
 from losslab.data import toy_task
 from losslab.data.examples import Examples
 from losslab.models import attention

@@ -8,15 +8,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from losslab.commands.cli import main
-from losslab.config.schema import (
-    BenchmarkConfig,
-    Config,
-    EvalConfig,
-    MachineConfig,
-    Names,
-    OptimizerConfig,
-    SweepConfig,
-)
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import BenchmarkConfig, Config, EvalConfig, Names, OptimizerConfig
+from losslab.config.sweep import SweepConfig
 from losslab.files import write_json, write_lines
 from losslab.hub import push
 from losslab.records.record import Cell

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from losslab.cells import cost
 from losslab.cells.architecture import describe
 from losslab.cells.memory import FRAGMENTS, on_device
-from losslab.config.schema import AdapterConfig, Config, Precision, Recompute, ReferenceConfig
+from losslab.config.choices import Recompute
+from losslab.config.schema import AdapterConfig, Config, Precision, ReferenceConfig
 from losslab.data import toy_task
 from losslab.data.batches import collate
 from losslab.data.examples import Examples, prepare

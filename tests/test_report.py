@@ -16,7 +16,9 @@ import pytest
 import yaml
 from place import LOSSLAB
 
-from losslab.config.schema import BASE, Config, MachineConfig, Names, OptimizerConfig, SweepConfig, TrainConfig
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import BASE, Config, Names, OptimizerConfig, TrainConfig
+from losslab.config.sweep import SweepConfig
 from losslab.evaluation import scores
 from losslab.files import read_json, write, write_json, write_lines
 from losslab.records.record import Cell

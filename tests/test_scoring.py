@@ -21,14 +21,14 @@ from transformers import AutoModelForCausalLM
 from losslab.cells.architecture import describe
 from losslab.cells.scoring import corpus, find, score, score_again
 from losslab.composition.compose import recorded
+from losslab.config.choices import Device
+from losslab.config.machine import MachineConfig
 from losslab.config.schema import (
     BenchmarkConfig,
     Config,
     DatasetConfig,
-    Device,
     Engine,
     EvalConfig,
-    MachineConfig,
     ModelConfig,
     Names,
     OptimizerConfig,

@@ -5,7 +5,8 @@ from rich.console import Console
 from test_tables import cell
 
 from losslab.cells.run import finished
-from losslab.config.schema import BASE, BenchmarkConfig, Config, EvalConfig, MachineConfig, Names
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import BASE, BenchmarkConfig, Config, EvalConfig, Names
 from losslab.files import read_json, write_json, write_lines
 from losslab.launchers import slurm, status
 from losslab.records.record import Cell

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from losslab.composition.experiment_files import declared
-from losslab.config.schema import Config, MachineConfig, Names, OptimizerConfig, SweepConfig
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import Config, Names, OptimizerConfig
+from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import compare_to_baselines, labels, plots, table_formats, tables

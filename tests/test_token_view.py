@@ -11,7 +11,7 @@ from test_training import data_rows, logprobs, make
 from transformers import AutoModelForCausalLM
 
 from losslab.commands import data
-from losslab.config.schema import SweepConfig
+from losslab.config.sweep import SweepConfig
 from losslab.data.examples import Examples, prepare
 from losslab.files import read_json, write_json, write_lines
 from losslab.models.loading import load_tokenizer

@@ -13,7 +13,7 @@ from test_tables import cell
 
 from losslab.commands import toy_suite
 from losslab.composition.experiment_files import declared, layout
-from losslab.config.schema import SweepConfig
+from losslab.config.sweep import SweepConfig
 from losslab.files import write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import compare_to_baselines, tables

@@ -12,7 +12,9 @@ import pytest
 from wandb.proto import wandb_internal_pb2
 
 from losslab.composition.checks import check
-from losslab.config.schema import BenchmarkConfig, Config, MachineConfig, Names, TrackerConfig, TrackerMode, TrackerName
+from losslab.config.choices import TrackerMode, TrackerName
+from losslab.config.machine import MachineConfig, TrackerConfig
+from losslab.config.schema import BenchmarkConfig, Config, Names
 from losslab.data.probability_bins import EDGES
 from losslab.files import append_line, write_json, write_lines
 from losslab.records.record import Cell

@@ -15,12 +15,12 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from transformers import AutoModelForCausalLM
 
 from losslab.cells.run import train_model
+from losslab.config.machine import MachineConfig
 from losslab.config.schema import (
     AdapterConfig,
     Config,
     DatasetConfig,
     Decay,
-    MachineConfig,
     ModelConfig,
     NonFinite,
     Normaliser,

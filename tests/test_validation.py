@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from losslab.cells.plan import rows_of
 from losslab.composition.checks import check_held_out
-from losslab.config.schema import DatasetConfig, SweepConfig
+from losslab.config.schema import DatasetConfig
+from losslab.config.sweep import SweepConfig
 from losslab.data.examples import Examples, prepare, shared
 from losslab.data.table import load
 from losslab.files import append_line, read_lines, write_json, write_lines

@@ -13,7 +13,9 @@ from hostile.case import CODE, Case
 from hostile.entry import command
 from hostile.files import as_bytes, as_text, link, missing
 from hostile.values import LONG, SHELL, TEXTS, draw, json_values
-from losslab.config.schema import Config, MachineConfig, Names, OptimizerConfig, SweepConfig
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import Config, Names, OptimizerConfig
+from losslab.config.sweep import SweepConfig
 from losslab.data.probability_bins import EDGES
 from losslab.evaluation import scores
 from losslab.files import write, write_json, write_lines

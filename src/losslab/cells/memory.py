@@ -11,7 +11,9 @@ from typing import Any
 
 from losslab.cells import cost
 from losslab.cells.architecture import reference_parameters
-from losslab.config.schema import Config, Device, MachineConfig, Precision, Recompute, Sharding
+from losslab.config.choices import Device, Recompute, Sharding
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import Config, Precision
 from losslab.distributed import gpus
 from losslab.distributed.environment import is_worker
 from losslab.distributed.worker_count import worker_count, workers_per_node

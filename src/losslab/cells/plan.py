@@ -16,8 +16,10 @@ from losslab.cells import cost, plan_power
 from losslab.cells.architecture import count_parameters, describe
 from losslab.cells.memory import GIB, Devices, on_device, room
 from losslab.cells.sizing import resolve
+from losslab.config.choices import Recompute
+from losslab.config.machine import MachineConfig
 from losslab.config.messages import first_line
-from losslab.config.schema import Config, MachineConfig, Recompute
+from losslab.config.schema import Config
 from losslab.data.schedule import Schedule
 from losslab.data.table import count, held_out_count, unanswered
 from losslab.records.record import Cell

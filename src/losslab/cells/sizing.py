@@ -12,7 +12,9 @@ from typing import Any
 from losslab.cells import cost
 from losslab.cells.architecture import count_parameters, describe
 from losslab.cells.memory import GIB, Devices, on_device, room
-from losslab.config.schema import AUTO, Config, MachineConfig, Recompute
+from losslab.config.choices import Recompute
+from losslab.config.machine import AUTO, MachineConfig
+from losslab.config.schema import Config
 
 CPU_LAYOUT = (4096, Recompute.none, True)  # micro-batch tokens, recompute, reshard
 GPU_TOKENS = (16_384, 12_288, 8192)  # products of matrices run no faster with more: results/benchmarks

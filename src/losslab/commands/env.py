@@ -6,7 +6,8 @@ import torch
 
 from losslab import __version__
 from losslab.commands.cli import parse
-from losslab.config.schema import Engine, TrackerConfig
+from losslab.config.machine import TrackerConfig
+from losslab.config.schema import Engine
 from losslab.evaluation import engines
 from losslab.records.environment import environment, processor
 from losslab.tracking.follow import resolve

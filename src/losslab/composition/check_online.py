@@ -2,7 +2,8 @@
 
 import importlib.util
 
-from losslab.config.schema import AUTO, Config
+from losslab.config.machine import AUTO
+from losslab.config.schema import Config
 from losslab.objectives.online import Online
 
 

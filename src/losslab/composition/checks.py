@@ -5,24 +5,12 @@ from pathlib import Path
 
 from losslab.composition.check_online import check_online
 from losslab.composition.check_optimizer import check_optimizer
+from losslab.config.choices import Device, TrackerName
 from losslab.config.keys import check_bounds
+from losslab.config.machine import AUTO, MachineConfig
 from losslab.config.paths import CONF, names_folder
-from losslab.config.schema import (
-    AUTO,
-    BASE,
-    EMBEDDED,
-    Config,
-    Device,
-    Engine,
-    Gold,
-    MachineConfig,
-    Normaliser,
-    Precision,
-    Reduction,
-    Rules,
-    SweepConfig,
-    TrackerName,
-)
+from losslab.config.schema import BASE, EMBEDDED, Config, Engine, Gold, Normaliser, Precision, Reduction, Rules
+from losslab.config.sweep import SweepConfig
 from losslab.data.table import held_out_file, local_files, unanswered
 from losslab.distributed import gpus
 from losslab.objectives.online import Online

@@ -13,7 +13,8 @@ from losslab.composition.compose import typed
 from losslab.composition.grid import configurations
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF, EXPERIMENTS
-from losslab.config.schema import Config, SweepConfig
+from losslab.config.schema import Config
+from losslab.config.sweep import SweepConfig
 
 
 def declared(sweep: str, results: str) -> list[Config]:

@@ -12,27 +12,23 @@ from omegaconf import MISSING
 from losslab.config.choices import (
     AnswerEnd,
     Decay,
-    Device,
-    End,
     Engine,
     Gold,
     NonFinite,
     Normaliser,
     Overlong,
     Precision,
-    Recompute,
     Reduction,
     Rules,
     Selection,
     Shape,
-    Sharding,
     Stage,
-    TrackerMode,
-    TrackerName,
     Turns,
     VerdictName,
 )
 from losslab.config.keys import key, seed_key
+from losslab.config.machine import MachineConfig, TrackerConfig
+from losslab.config.sweep import SweepConfig
 
 if TYPE_CHECKING:
     from losslab.objectives import Objective
@@ -40,7 +36,6 @@ if TYPE_CHECKING:
     from losslab.objectives.online import Online
 
 BASE = "base"  # the name of the loss in the records of cells that are scored without training
-AUTO = "auto"  # a value of the machine that `losslab.cells.sizing` decides before the workers start
 HARNESS = "lm_eval:"  # begins the path of a benchmark that is a task of lm-evaluation-harness
 EMBEDDED = "embedded"  # the path of a model, data set or benchmark that is made on the spot (losslab.data.toy_task)
 
@@ -203,102 +198,6 @@ class BenchmarkConfig:
     def task(self) -> str | None:
         """The task of lm-evaluation-harness that this benchmark is; None for our own."""
         return self.path.removeprefix(HARNESS) if self.path.startswith(HARNESS) else None
-
-
-@dataclass
-class TrackerConfig:
-    """Where a cell is shown while it runs; all but the name is for W&B."""
-
-    name: TrackerName = key(TrackerName.wandb, "which tracker")
-    mode: TrackerMode = key(TrackerMode.auto, "auto = online with a login, offline without")
-    project: str = key("losslab", "of W&B")
-    entity: str | None = key(None, "user or team; null = the login's own")
-    checkpoints: bool = key(False, "keep the trained model of each cell as an artifact too")
-
-
-@dataclass
-class MachineConfig:
-    """Where and how a cell runs. Nothing here changes its identity."""
-
-    results: str = key("results", "the folder of all records; on a cluster one that all nodes share")
-    device: Device = key(Device.auto, "auto = GPUs where there are any")
-    workers: int | None = key(None, "processes on this machine; null = one per GPU, 1 on CPU", low=1)
-    threads: int | None = key(None, "CPU threads per worker; null = cores / workers", low=1)
-    micro_batch_tokens: int | str = key(
-        AUTO, "tokens that one worker takes at once; auto = what fits a GPU, 4096 on a CPU", low=1
-    )
-    recompute: Recompute = key(
-        Recompute.auto,
-        "activation checkpointing: what backward computes again to save memory; auto = where it is short on a GPU",
-    )
-    compile: bool | str = key(
-        AUTO, "torch.compile of every decoder layer; auto = on a GPU, where training takes a minute or more"
-    )
-    reshard: bool | str = key(
-        AUTO,
-        "shard weights and reduce gradients between the micro-batches of a step too; auto = where a GPU is short of "
-        "memory, and on a CPU",
-    )
-    deterministic: bool = key(False, "the same run gives the same bits on a GPU too, and takes longer")
-    sharding: Sharding = key(Sharding.full, "hybrid = weights are sharded within a node and copied between nodes")
-    cpu_offload: bool = key(False, "weights, gradients and optimizer state live in host memory")
-    checkpoint_steps: int = key(50, "steps between two checkpoints", low=1)
-    keep_last: int = key(2, "how many checkpoints stay while a run goes on; 2, since one may be damaged", low=1)
-    keep_every: int | None = key(None, "steps whose multiples' checkpoints stay for good", low=1)
-    export_steps: int | None = key(None, "every so many steps the model is exported to <cell>/steps too", low=1)
-    validation_steps: int | None = key(
-        None, "steps between two measurements of the held-out rows; null = ten over a run", low=1
-    )
-    probabilities: int | None = key(
-        None, "training examples on which the base and the trained model are compared", low=1
-    )
-    engine: Engine = key(Engine.auto, "auto = vLLM where it is installed")
-    tensor_parallel: int = key(1, "GPUs that share one vLLM engine, for a model that one cannot hold", low=1)
-    grading_seconds: float = key(3.0, "limit for the verdict on one answer", low=0.1, high=3600)
-    api_url: str | None = key(
-        None,
-        "of the OpenAI-compatible endpoint, such as http://localhost:8000/v1",
-        heading="Of engine=api; the key of the endpoint is taken from the environment alone, OPENAI_API_KEY:",
-    )
-    api_model: str | None = key(None, "the model's name there; null = model.path")
-    api_concurrency: int = key(32, "requests at once", low=1, high=4096)
-    api_retries: int = key(8, "of a request that fails for a while, each after a longer wait", low=0, high=100)
-    api_prices: list[float] = key(list, "dollars for a million tokens of prompts and of answers: [0.25, 2.0]")
-
-
-@dataclass
-class DirectionConfig:
-    """What a sweep is expected to show of two of its rows, each named by keys that its cells have (results.claims).
-
-    A key is one of the configuration, such as `optimizer.lr`, or `loss`, `dataset`, `method`.
-    """
-
-    claim: str = key(MISSING, "what is expected, in words")
-    higher: dict[str, Any] = key(dict, "keys of the row that is expected to be higher")
-    lower: dict[str, Any] = key(dict, "keys of the row that is expected to be lower")
-    step: int | None = key(None, "after so many steps, of which there are exports, in place of at the end", low=1)
-    grows: End | None = key(None, "in place of `lower`: the end of the histogram of target probabilities that grows")
-
-
-@dataclass
-class SweepConfig:
-    name: str = key("ablation", "tables of this sweep go to results/tables/<name>")
-    question: str = key("", "above its table")
-    next: str = key("", "a command to try after this sweep")
-    difference: float | None = key(
-        None,
-        "points of the average that it is to show: plan and conclusion say how many seeds that takes",
-        low=0.01,
-        high=100,
-    )
-    paper: str | None = key(
-        None,
-        "the table of experiments/paper.csv that its figures are compared with",
-        heading="Of a sweep that a file of experiments/ declares (docs/experiments.md):",
-    )
-    against: list[str] = key(list, "keys with a panel each: the score against the key's values")
-    needs: str | None = key(None, "what losslab lacks for it: it is declared, and cannot be run")
-    directions: list[DirectionConfig] = key(list, "differences that are expected, each judged by the records")
 
 
 @dataclass

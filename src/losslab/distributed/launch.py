@@ -25,7 +25,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, LogsDest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from losslab.config.schema import Device, MachineConfig
+from losslab.config.choices import Device
+from losslab.config.machine import MachineConfig
 from losslab.distributed.environment import first_host, is_worker, node_count, node_rank
 from losslab.distributed.process_group import WorkerError, decide_on_main, gather_from_nodes, release_memory, store
 from losslab.distributed.signals import REQUEUE, STOP_SIGNALS, WORKER_STOP_SIGNALS, Interrupted, stop_signals_blocked

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from losslab.config.schema import Device, MachineConfig
+from losslab.config.choices import Device
+from losslab.config.machine import MachineConfig
 from losslab.distributed.environment import first_host, is_main_process, is_worker, node_count, node_rank, step_port
 
 STEP_TIMEOUT = timedelta(minutes=30)  # of a collective in a training step, and of the first meeting of the nodes

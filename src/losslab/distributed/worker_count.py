@@ -2,7 +2,8 @@
 
 import os
 
-from losslab.config.schema import Device, MachineConfig
+from losslab.config.choices import Device
+from losslab.config.machine import MachineConfig
 from losslab.distributed import gpus
 from losslab.distributed.environment import is_worker, node_count
 

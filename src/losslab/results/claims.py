@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from losslab.config.schema import DirectionConfig, End
+from losslab.config.choices import End
+from losslab.config.sweep import DirectionConfig
 from losslab.data.probability_bins import EDGES
 from losslab.files import csv_text
 from losslab.records.record import protocol_name

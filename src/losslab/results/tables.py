@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from losslab.composition import experiment_files
-from losslab.config.schema import Config, SweepConfig
+from losslab.config.schema import Config
+from losslab.config.sweep import SweepConfig
 from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.reading import DamagedRecord
 from losslab.results.labels import canonical, labels

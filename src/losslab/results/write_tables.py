@@ -10,7 +10,7 @@ from rich.console import Console
 
 from losslab.composition import experiment_files
 from losslab.config.log import log, printable
-from losslab.config.schema import SweepConfig
+from losslab.config.sweep import SweepConfig
 from losslab.data.probability_bins import EDGES
 from losslab.files import lock, write
 from losslab.records.cell_records import CellRecord, cell_records

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from losslab.config.schema import TrackerName
+from losslab.config.choices import TrackerName
 
 Histogram = tuple[list[int], list[float]]  # n counts and n + 1 edges
 

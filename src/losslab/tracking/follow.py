@@ -18,10 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from losslab.config.choices import TrackerMode, TrackerName
 from losslab.config.log import log
+from losslab.config.machine import TrackerConfig
 from losslab.config.masking import masked
 from losslab.config.messages import first_line
-from losslab.config.schema import Config, SweepConfig, TrackerConfig, TrackerMode, TrackerName
+from losslab.config.schema import Config
+from losslab.config.sweep import SweepConfig
 from losslab.files import lock, read_json, write_json
 from losslab.records.record import Cell
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from losslab.config.schema import MachineConfig
+from losslab.config.machine import MachineConfig
 from losslab.data.batches import Schedule
 from losslab.distributed.signals import WORKER_STOP_SIGNALS, Interrupted
 from losslab.files import append_line, read_lines, write_lines
