@@ -173,7 +173,9 @@ def test_mistakes_are_one_clear_sentence(config, model, tmp_path, monkeypatch):
 KILLED = """
 import sys
 from pathlib import Path
-from losslab.config.schema import *
+from losslab.config.choices import Device, Engine
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import BenchmarkConfig, Config, EvalConfig, ModelConfig
 from losslab.evaluation.evaluate import evaluate
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from datasets import DatasetInfo, Features, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.splits import SplitDict, SplitInfo
 from kill import SETTINGS, harness
+from place import MODULES
 
 DYING = """
 import os
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
+from counted import trains
 
 from losslab.objectives import Objective
 
@@ -30,10 +32,12 @@ from losslab.objectives import Objective
 @dataclass(frozen=True)
 class Dying(Objective):
     def loss(self, t):
+        if not trains():
+            return -t.logp
         here = Path(__file__).with_name("ill")
         steps = Path(__file__).with_name(f"rank{dist.get_rank()}")
         steps.write_text(steps.read_text() + "." if steps.exists() else ".")
-        if here.exists() and dist.get_rank() == 1 and len(steps.read_text()) > 4:  # the first time beside training
+        if here.exists() and dist.get_rank() == 1 and len(steps.read_text()) > 3:
             os.kill(os.getpid(), 9)
         return -t.logp
 """
@@ -59,6 +63,7 @@ def test_kills_change_nothing_and_lose_no_step_behind_a_checkpoint(checkpoint, r
 
 def test_a_rank_that_dies_is_named_and_the_run_goes_on_later(root, checkpoint, rows, tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
+    (tmp_path / "counted.py").write_text(MODULES["counted.py"])
     (tmp_path / "ill").touch()
     arguments = [f"model={checkpoint}", f"dataset.path={rows}", "loss._target_=dying.Dying", "machine.workers=2"]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
