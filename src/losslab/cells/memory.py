@@ -6,6 +6,7 @@ Sizes come from the architecture in the model's YAML or the hub's small config.j
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from losslab.objectives.online import PPO
 
 GIB = 2**30
 PROCESS = 3.3e8  # bytes of Python with torch and transformers
+SKLEARN = 1.0e8  # bytes of scikit-learn, which transformers imports where it is installed
 FRAGMENTS = 1.05  # of what is in use on a CPU, the allocator's share of it included
 
 
@@ -115,7 +117,8 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     if not devices.gpu:  # where what is copied for a checkpoint takes the same memory, and so does the process
         learned = parameters * (2 if isinstance(online, PPO) else 1)
         copied = 0 if config.adapter.rank else 3 * held * learned / shards
-        return FRAGMENTS * (state / shards + gathered + per_token * tokens + head + copied + PROCESS)
+        process = PROCESS + (SKLEARN if find_spec("sklearn") else 0)
+        return FRAGMENTS * (state / shards + gathered + per_token * tokens + head + copied + process)
     return state / shards + gathered + per_token * tokens + head
 
 

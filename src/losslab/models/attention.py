@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface
 
 from losslab.data.packing import Packing
+from losslab.models.cpu_products import computes_in_float32
 
 NAME = "packed"
 FLASH_WIDTH = 256  # of a head, at most, in flash attention
@@ -123,9 +124,11 @@ def by_runs(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores:
         )
         if scores.softcap is None and scores.sinks is None:
             mask = _visible(length, scores.window, query.device)
+            if computes_in_float32(q):
+                q, k, v = q.float(), k.float(), v.float()
             out = F.scaled_dot_product_attention(
                 q, k, v, mask, is_causal=mask is None, scale=scores.scaling, enable_gqa=query.shape[1] != key.shape[1]
-            )
+            ).to(value.dtype)
         else:
             out = _explicit(q, k, v, scores)
         parts.append(out.transpose(1, 2).flatten(0, 1))  # (count * length, H, E)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from losslab.models.chunk_size import FLOAT32_ELEMENTS, chunk_tokens
+from losslab.models.cpu_products import computes_in_float32, multiply
 from losslab.objectives import Distributions, Objective
 
 
@@ -85,7 +86,7 @@ class ChunkedLogits:
         buffers = self.buffers[:, : part.stop - part.start]
         logits = buffers[: len(self.heads)]
         for hidden, weight, product in zip(self.hidden, self.weights, logits, strict=True):
-            torch.mm(hidden[part], weight.T, out=product)
+            multiply(hidden[part], weight.T, product, _tile(weight))
         slopes = slopes and self.wanted
         reads = objective is not None and not (objective.statistic is None and objective.row_term is None)
         for block in _cut(logits.shape[1], self.block) if reads or self.kernels is None else []:
@@ -166,7 +167,7 @@ class ChunkedLogits:
         # Row factors go on the narrow side, which saves a pass over (rows, V).
         row = weight[:, None] * self.heads[0].scale
         if grad_hidden is not None:
-            torch.mm(slope, self.weights[0], out=grad_hidden[part])
+            multiply(slope, self.weights[0], grad_hidden[part], _tile(self.weights[0]))
             grad_hidden[part] *= row
         if grad_bias is not None:
             grad_bias += row[:, 0].to(slope.dtype) @ slope
@@ -209,12 +210,17 @@ class _Distribution:
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
     """total (V, D) += a (V, rows) @ b (rows, D). The first writes: zeros would cost a pass over (V, D)."""
-    if total.dtype == a.dtype:
+    if computes_in_float32(a):
+        write = Tensor.copy_ if first else Tensor.add_
+        b = b.float()
+        for tile in _cut(len(total), _tile(total)):
+            write(total[tile], a[tile].float() @ b)
+    elif total.dtype == a.dtype:
         total.addmm_(a, b, beta=0 if first else 1)
     elif not has_float32_products(a.device, a.dtype):
         # Rounded once per chunk. By tiles of the vocabulary, so that the product meets its sum in cache.
         write = Tensor.copy_ if first else Tensor.add_
-        for tile in _cut(len(total), _elements(a) // total.shape[1] or 1):
+        for tile in _cut(len(total), _tile(total)):
             write(total[tile], a[tile] @ b)
     elif first:
         torch.mm(a, b, out_dtype=total.dtype, out=total)
@@ -253,6 +259,11 @@ def has_float32_products(device: torch.device, dtype: torch.dtype) -> bool:
 def _cut(length: int, size: int) -> list[slice]:
     """Contiguous parts of `size`, the last may be shorter; one empty part for nothing."""
     return [slice(start, min(start + size, length)) for start in range(0, max(1, length), size)]
+
+
+def _tile(weight: Tensor) -> int:
+    """Rows of a weight (V, D) that fit a cache in float32."""
+    return _elements(weight) // weight.shape[1] or 1
 
 
 def _elements(values: Tensor) -> int:

@@ -20,6 +20,7 @@ from losslab.data.batches import Batch
 from losslab.files import whole
 from losslab.models import attention, layout, lora
 from losslab.models.compute_weights import ComputeWeights
+from losslab.models.cpu_products import install as install_cpu_products
 from losslab.models.decoder import decoder, layers
 from losslab.models.fused_loss import Head, HeadOutput, objective_loss, target_logprobs
 from losslab.models.loading import fill, load_config, load_model, quiet, structure
@@ -156,6 +157,8 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
     model, precision, adapters = config.model, config.train.precision, config.adapter
     published = load_config(model).dtype or torch.float32
     assert isinstance(published, torch.dtype)
+    if device.type == "cpu" and precision == Precision.bf16:
+        install_cpu_products()
     empty = device.type != "cpu" or layout.sharded(config, device)  # filled where it is laid out
     load = structure if empty else load_model
     # What is frozen needs no master weights.

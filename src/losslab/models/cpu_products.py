@@ -1,0 +1,109 @@
+"""Products of bfloat16 matrices on a CPU that has no instructions for them: computed in float32, then rounded.
+
+Most laptops and older servers (AVX2 alone) have none. torch then multiplies element by element: a step in bfloat16 took
+70 times as long as one in float32, where its result is the same but for the last bit of some elements.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIZE = 128  # of the matrices that are measured
+REPEATS = 5
+MARGIN = (
+    2.0  # times that float32 must be faster: far from what a busy machine changes, so that every start decides alike
+)
+
+
+@cache
+def slow() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices more slowly than float32 ones with their conversion."""
+    a, b = torch.ones(2, SIZE, SIZE, dtype=torch.bfloat16)
+    native = _fastest(lambda: (a @ b, a @ b.T, a.T @ b))
+    return native > MARGIN * _fastest(lambda: (_rounded(a, b), _rounded(a, b.T), _rounded(a.T, b)))
+
+
+def computes_in_float32(values: Tensor) -> bool:
+    """Whether products of such values are computed in float32 and rounded."""
+    return values.dtype == torch.bfloat16 and values.device.type == "cpu" and slow()
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor, tile: int) -> None:
+    """out (M, N) = a (M, K) @ b (K, N), all of one dtype. Of the wider of b's sides `tile` rows or columns are taken at
+    a time where they are converted."""
+    if not computes_in_float32(a):
+        torch.mm(a, b, out=out)
+    elif b.shape[1] >= b.shape[0]:
+        wide = a.float()
+        for part in _parts(b.shape[1], tile):
+            out[:, part] = wide @ b[:, part].float()
+    else:
+        total = torch.zeros(out.shape)
+        for part in _parts(b.shape[0], tile):
+            total.addmm_(a[:, part].float(), b[part].float())
+        out.copy_(total)
+
+
+@cache
+def install() -> None:
+    """Let autocast compute linear layers so, in this process. Does nothing where bfloat16 products are fast."""
+    if not slow():
+        return
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that autocast's own is replaced, which is meant
+        library.impl("linear", _linear, "AutocastCPU", allow_override=True)
+    _kept.append(library)  # the replacement ends with it
+
+
+_kept: list[torch.library.Library] = []
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    dtype = torch.get_autocast_dtype("cpu")
+    with torch.autocast("cpu", enabled=False):
+        inputs = (x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+        return _Linear.apply(*inputs) if dtype == torch.bfloat16 else F.linear(*inputs)
+
+
+class _Linear(torch.autograd.Function):
+    """x (..., K) @ weight (N, K).T + bias (N,) in bfloat16, the products in float32."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, weight)
+        return F.linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        x, weight = ctx.saved_tensors
+        by_x, by_weight, by_bias = ctx.needs_input_grad
+        wide = gradient.float()
+        rows = wide.flatten(0, -2)
+        return (
+            (wide @ weight.float()).to(x.dtype) if by_x else None,
+            (rows.T @ x.float().flatten(0, -2)).to(weight.dtype) if by_weight else None,
+            rows.sum(0).to(weight.dtype) if by_bias else None,
+        )
+
+
+def _rounded(a: Tensor, b: Tensor) -> Tensor:
+    return (a.float() @ b.float()).bfloat16()
+
+
+def _parts(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def _fastest(compute: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        compute()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

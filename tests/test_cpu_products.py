@@ -1,0 +1,77 @@
+"""bfloat16 products on a CPU without instructions for them: the values of `train.precision`, whatever computes them."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from losslab.models import cpu_products
+
+
+@pytest.fixture
+def without_instructions(monkeypatch):
+    monkeypatch.setattr(cpu_products, "slow", lambda: True)
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).bfloat16()
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(5, 3, 11), (5, 11, 3), (1, 1, 1)])
+def test_a_product_is_the_exact_one_rounded_once(without_instructions, rows, inner, columns):
+    a, b, out = normal(rows, inner), normal(inner, columns), torch.empty(rows, columns, dtype=torch.bfloat16)
+    cpu_products.multiply(a, b, out, tile=4)
+    assert torch.equal(out, (a.double() @ b.double()).float().bfloat16())
+
+
+def test_only_bfloat16_is_converted(without_instructions):
+    a, out = torch.full((2, 2), 1 / 3), torch.empty(2, 2)
+    cpu_products.multiply(a, a, out, tile=1)
+    assert torch.equal(out, a @ a)
+    assert not cpu_products.computes_in_float32(a) and cpu_products.computes_in_float32(a.bfloat16())
+
+
+def test_a_linear_layer_under_autocast_has_the_values_and_gradients_of_rounded_operands():
+    x, weight, bias = (normal(*shape).float().requires_grad_() for shape in ((2, 3, 8), (5, 8), (5,)))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = cpu_products._linear(x, weight, bias)
+    slope = normal(2, 3, 5)
+    y.backward(slope)
+    exact = x.detach().double() @ weight.detach().double().T + bias.detach().double()
+    assert y.dtype == torch.bfloat16 and torch.equal(y, exact.float().bfloat16())
+    rows = slope.double().flatten(0, 1)
+    for gradient, value in (
+        (x.grad, (rows @ weight.detach().double()).view(2, 3, 8)),
+        (weight.grad, rows.T @ x.detach().double().flatten(0, 1)),
+        (bias.grad, rows.sum(0)),
+    ):
+        assert gradient.dtype == torch.float32 and torch.equal(gradient, value.float().bfloat16().float())
+
+
+def test_a_layer_that_is_frozen_has_no_gradient_of_its_weight():
+    x, weight = normal(3, 4).float().requires_grad_(), normal(2, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        cpu_products._linear(x, weight).sum().backward()
+    assert weight.grad is None and x.grad is not None
+
+
+def test_autocast_computes_every_linear_layer_so_where_it_is_faster(tmp_path):
+    """In a process of its own, since the change is the process's."""
+
+    script = """
+import torch
+from losslab.models import cpu_products
+cpu_products.slow = lambda: True
+cpu_products.install()
+seen = []
+apply, cpu_products._Linear.apply = cpu_products._Linear.apply, lambda *values: seen.append(1) or apply(*values)
+layer = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4, bias=False))
+layer(torch.ones(1, 4))
+assert not seen
+with torch.autocast("cpu", torch.bfloat16):
+    out = layer(torch.ones(1, 4))
+assert len(seen) == 2 and out.dtype == torch.bfloat16
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
