@@ -319,6 +319,11 @@ def test_numbers_of_a_plan_are_short():
         (["loss=[dft]"], "loss takes one name: write loss=NAME"),
         (["plan"], "plan cannot be read: write key=value"),
         (
+            ["dataset.path=a,b.csv"],
+            "dataset.path=a,b.csv has several values: add -m to run a cell for each, or quote one with commas, as in "
+            "'dataset.path=\"a,b.csv\"'",
+        ),
+        (
             ["loss._target_=losslab.objectives.dft.DTF"],
             "loss=dft: losslab.objectives.dft has no DTF; did",
         ),

@@ -94,7 +94,7 @@ def delimited(sign: str) -> str:
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n\n" for row in SPOKEN)
 FILES = {
     "rows.jsonl": LINES, "rows.JSONL": LINES, "rows.ndjson": LINES, "rows.json": json.dumps(SPOKEN, indent=1),
-    "lines.json": LINES, "rows.csv": delimited(","), "rows.TSV": delimited("\t"),
+    "lines.json": LINES, "rows.csv": delimited(","), "semicolons.csv": delimited(";"), "rows.TSV": delimited("\t"),
         "marked.csv": "\ufeff" + delimited(","),
 }  # fmt: skip
 BINARY = ["rows.parquet", "rows.arrow", "file.arrow", "saved", "split"]

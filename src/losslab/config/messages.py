@@ -32,7 +32,9 @@ def sentence(error: Exception) -> str:
     if match := re.search(r"Could not override '([^']+)'", str(error)):
         return f"unknown key {match[1]}{among(match[1].split('.')[-1], _siblings(cause, match[1]))}"
     if match := re.search(r"Ambiguous value for argument '([^']+)'", str(error)):
-        return f"{match[1]} has several values: add -m to run a cell for each"
+        key, _, value = match[1].partition("=")
+        quoted = f"'{key}=\"{value}\"'"
+        return f"{match[1]} has several values: add -m to run a cell for each, or quote one with commas, as in {quoted}"
     if override := getattr(error, "override", None):  # of Hydra's grammar
         key, equals, value = override.partition("=")
         if not equals:
