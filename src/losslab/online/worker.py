@@ -128,7 +128,7 @@ class AroundSteps(TrainerCallback):
         self.began = time.perf_counter()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Begin in a random state of its own, so that a resumed run draws what the undisturbed one would."""
+        """Seed the random state by the step, so that a resumed run samples what an uninterrupted one would."""
         self.began = time.perf_counter()
         set_seed(request_seed(self.config.seed, "step", self.done, dist.get_rank()))
 
