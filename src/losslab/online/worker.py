@@ -74,13 +74,7 @@ def train(config: Config, data: str, folder: str) -> None:
     padding = check(model, two_prompts(questions["prompt"], tokenizer))
     if dist.get_rank() == 0:
         write_json(Path(folder) / FILE, asdict(padding))
-    optimizer = make_optimizer(config.optimizer, policy)
-    learners, factors = nn.ModuleDict({"policy": policy}), [1.0] * len(optimizer.param_groups)
-    if isinstance(objective, PPO):
-        learners["value"] = value_model(config.model).to(device)
-        for group in make_optimizer(config.optimizer, learners["value"]).param_groups:
-            optimizer.add_param_group(group)
-            factors.append(objective.value_lr)
+    optimizer, learners, factors = _learners(config, policy, device)
 
     def publish(target: Path) -> None:
         trained_with = model.config, model.generation_config
@@ -105,6 +99,20 @@ def train(config: Config, data: str, folder: str) -> None:
             [around],
         ).train()  # fmt: skip
         steps.finish()
+
+
+def _learners(config: Config, policy: Policy, device: torch.device) -> tuple[Optimizer, nn.ModuleDict, list[float]]:
+    """The optimizer of the policy, and of a value model where the objective has one; these models by name; and the
+    factor of each parameter group on the learning rate.
+    """
+    optimizer = make_optimizer(config.optimizer, policy)
+    learners, factors = nn.ModuleDict({"policy": policy}), [1.0] * len(optimizer.param_groups)
+    if isinstance(config.objective, PPO):
+        learners["value"] = value_model(config.model).to(device)
+        for group in make_optimizer(config.optimizer, learners["value"]).param_groups:
+            optimizer.add_param_group(group)
+            factors.append(config.objective.value_lr)
+    return optimizer, learners, factors
 
 
 class AroundSteps(TrainerCallback):
