@@ -1,14 +1,11 @@
-"""What a reader of records waits for: processor time and memory of tables and reports.
-
-python benchmarks/latency_readers.py [cells=12,2000]    the table of results/benchmarks/latency.md, in some minutes
-"""
+"""What a reader of records waits for: processor time and memory of tables and reports; `latency.py` runs it."""
 
 import itertools
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,13 +20,6 @@ OBJECTIVES = ("sft", "dft", "iw_sft", "power", "asft")
 BENCHMARKS = {"math500": 100, "minerva_math": 100, "olympiadbench": 100, "aime24": 30, "amc23": 40}  # problems
 SAMPLES, STEPS = 4, 100
 SWEEP = "synthetic"
-
-
-def main(counts: Sequence[int]) -> str:
-    rows = [row for count in counts for row in records(count)]
-    lines = ["| command | processor seconds | peak MB |", "|---|---:|---:|"]
-    lines += [f"| {command} | {seconds:.1f} | {memory:.0f} |" for command, seconds, memory in rows]
-    return "\n".join(["# Latency", "", "`python benchmarks/latency.py`", "", *lines])
 
 
 def records(count: int) -> Iterator[tuple[str, float, float]]:
@@ -125,8 +115,3 @@ def write_scores(folder: Path, rng: np.random.Generator, chance: float, problems
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    options = dict(argument.split("=") for argument in sys.argv[1:])
-    print(main([int(count) for count in options.get("cells", "12,2000").split(",")]))

@@ -1,6 +1,7 @@
 """Which package may import which: the arrows of CONTRIBUTING.md."""
 
 import ast
+import subprocess
 import sys
 from graphlib import TopologicalSorter
 
@@ -82,6 +83,15 @@ def test_the_schema_loads_nothing_heavy():
         for node in ast.parse(MODULES[name].read_text()).body:
             if isinstance(node, ast.ImportFrom):
                 assert str(node.module).split(".")[0] in libraries, (name, node.module)
+
+
+def test_what_plans_and_reads_loads_no_framework():
+    """A plan and the readers of records answer at once: importing torch or transformers takes ten seconds."""
+    modules = ["cells.plan", "composition.compose", "composition.grid", "results.write_tables", "report.page"]
+    modules += ["launchers.status", "commands.forget", "data.toy_task"]
+    code = f"import sys, losslab.{', losslab.'.join(modules)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "datasets", "matplotlib", "pandas"} & set(loaded)
 
 
 def test_hydra_ends_at_the_edge():

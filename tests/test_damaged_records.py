@@ -10,9 +10,10 @@ from conftest import ROOT
 from rich.console import Console
 
 from losslab.composition.checks import check_sweep
+from losslab.config.log import printable
 from losslab.config.sweep import SweepConfig
 from losslab.launchers import status
-from losslab.records.reading import DamagedRecord, last_rows, printable, read_cell, read_rows, read_scores, read_yaml
+from losslab.records.reading import DamagedRecord, last_rows, read_cell, read_rows, read_scores, read_yaml
 from losslab.report.page import write_reports
 from losslab.results import plots
 from losslab.results.compare import compare

@@ -200,7 +200,7 @@ def test_what_a_run_has_is_not_sent_again(cell):
     config, found = cell
 
     def numbers(*benchmarks: str, after: int = -1) -> list[int]:
-        return [e.number for e in content.entries(found, found.scores(config), [*benchmarks], after)]
+        return [e.number for e in content.entries(found, found.scores(config), [*benchmarks], True, after)]
 
     train(found)
     score(found, config, 75.0)
@@ -216,7 +216,7 @@ def test_what_a_run_has_is_not_sent_again(cell):
 def test_a_row_without_diagnostics_is_shown_as_far_as_it_goes(cell):
     config, found = cell
     append_line(found.metrics, {"step": 1, "loss": 0.1, "reward": 0.25, "seconds": 2.0, "note": None})
-    (entry,) = content.entries(found, found.scores(config), ["tiny_add"])
+    (entry,) = content.entries(found, found.scores(config), ["tiny_add"], True)
     assert entry.values == {"train/step": 1, "train/loss": 0.1, "train/reward": 0.25, "train/seconds": 2.0}
     assert not entry.histograms
 

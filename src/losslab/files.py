@@ -110,7 +110,7 @@ def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a file, `{}` where there is none (any more). ValueError where it holds no JSON object."""
+    """The content of a file; `{}` where it does not exist. Raises ValueError where it is not a JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

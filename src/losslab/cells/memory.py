@@ -86,19 +86,7 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     gathered = computed * (outer + 2 * layer if sharded and machine.reshard else parameters)
     if devices.count > 1 and not machine.reshard and not config.adapter.rank:
         gathered += 4 * parameters  # the gradients of a step, which are reduced after its last micro-batch
-    products, rest = computed * (5 * width + 2 * kv + 2 * inner), computed * (3 * width + 2 * inner) + 4 * 4 * width
-    whole = products + rest
-    if devices.gpu:  # without copies of grouped keys and values; the norms take float32 copies of their inputs
-        whole = computed * (6 * width + 2 * kv + 4 * inner) + (8 * width if computed == 2 else 0)
-        if machine.compile:  # what is computed from what is kept is computed again, beside the products that read it
-            whole = computed * (4 * width + 2 * kv + 2 * inner)
-    # A single process on a CPU computes by autocast, which leaves the sums between layers in float32.
-    stream = computed if sharded else 4
-    per_token = {
-        Recompute.none: layers * whole,
-        Recompute.selective: layers * products + rest,
-        Recompute.full: layers * stream * width + products + rest,
-    }[machine.recompute]
+    per_token = _activations(config, devices, (width, kv, inner), layers)
     assert isinstance(machine.micro_batch_tokens, int), "losslab.cells.sizing resolves it"
     tokens = max(machine.micro_batch_tokens, train.max_length)
     if train.micro_batch is not None:
@@ -120,6 +108,29 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
         process = PROCESS + (SKLEARN if find_spec("sklearn") else 0)
         return FRAGMENTS * (state / shards + gathered + per_token * tokens + head + copied + process)
     return state / shards + gathered + per_token * tokens + head
+
+
+def _activations(config: Config, devices: Devices, sizes: tuple[int, int, int], layers: int) -> float:
+    """Bytes of each token of a micro-batch that backward reads, of all layers.
+
+    Args:
+        sizes: of the hidden state, of the keys or values of all heads, and inside of the MLP.
+    """
+    machine, (width, kv, inner) = config.machine, sizes
+    computed, sharded = 2 if config.train.precision == Precision.bf16 else 4, devices.count > 1 or devices.gpu
+    products, rest = computed * (5 * width + 2 * kv + 2 * inner), computed * (3 * width + 2 * inner) + 4 * 4 * width
+    whole = products + rest
+    if devices.gpu:  # without copies of grouped keys and values; the norms take float32 copies of their inputs
+        whole = computed * (6 * width + 2 * kv + 4 * inner) + (8 * width if computed == 2 else 0)
+        if machine.compile:  # what is computed from what is kept is computed again, beside the products that read it
+            whole = computed * (4 * width + 2 * kv + 2 * inner)
+    # A single process on a CPU computes by autocast, which leaves the sums between layers in float32.
+    stream = computed if sharded else 4
+    return {
+        Recompute.none: layers * whole,
+        Recompute.selective: layers * products + rest,
+        Recompute.full: layers * stream * width + products + rest,
+    }[machine.recompute]
 
 
 def room(gpu: bool, root: Path = Path("/")) -> float | None:

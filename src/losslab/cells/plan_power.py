@@ -43,8 +43,8 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
         )
     compared = max(Counter(group[0].names.model for group in groups).values())
     level, samples = simultaneous_level(compared * (compared - 1) // 2), config.eval.samples
-    known = scored_base(config)
-    chances = known or {name: uniform_chances(count) for name, count in problems.items() if count}
+    base_chances = scored_base(config)
+    chances = base_chances or {name: uniform_chances(count) for name, count in problems.items() if count}
     average = assumed([*chances.values()], samples)
 
     def points(count: int) -> str:
@@ -53,15 +53,17 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
 
     more = MORE_SEEDS if seeds < MORE_SEEDS else 2 * seeds
     of_seeds = f"{seeds} seeds show {points(seeds)}" if seeds > 1 else "one seed each shows no difference"
-    found = [f"power: between two of {compared} rows {of_seeds}, and {more} seeds {points(more)}, with a chance of 80%"]
+    rows_shown = f"between two of {compared} rows {of_seeds}, and {more} seeds {points(more)}"
+    sentences = [f"power: {rows_shown}, with a chance of 80%"]
     if (asked := config.sweep.difference) is not None:
-        found.append(f"sweep.difference={asked:g}: {_needed(asked, [*chances.values()], samples, seeds, level)}")
-    of_base = "problems are as hard as for the base" if known else "the chances of problems spread evenly from 0 to 1"
-    found.append(
-        f"assumed: {of_base}, correlate by {CORRELATION} between two models, and runs of one recipe differ by "
+        sentences.append(f"sweep.difference={asked:g}: {_needed(asked, [*chances.values()], samples, seeds, level)}")
+    spread = "the chances of problems spread evenly from 0 to 1"
+    hardness = "problems are as hard as for the base" if base_chances else spread
+    sentences.append(
+        f"assumed: {hardness}, correlate by {CORRELATION} between two models, and runs of one recipe differ by "
         f"{BETWEEN_RUNS} points on the average of five benchmarks (losslab.statistics.power)"
     )
-    return "\n".join(found)
+    return "\n".join(sentences)
 
 
 def _needed(asked: float, chances: list[Floats], samples: int, seeds: int, level: float) -> str:

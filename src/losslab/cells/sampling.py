@@ -62,7 +62,7 @@ def sample(config: Config) -> None:
         ignore_stop_signals()
         log.warning(f"{name}: interrupted; the same command goes on from here")
         sys.exit(REQUEUE)
-    except RuntimeError as error:  # of a worker or an engine; what is there stays
+    except RuntimeError as error:  # of a worker or an engine; complete samples are kept
         log.warning(f"{name}: failed: {error}")
         sys.exit(1)
     sizes = ", ".join(f"{len(rows):,} in {file}.jsonl" for file, rows in sets.items())

@@ -19,7 +19,7 @@ CHECKPOINT = ("config.json", "adapter_config.json")
 
 
 def check_sweep(sweep: SweepConfig) -> None:
-    """Refuse a sweep that is declared for the record alone, or whose name is none of a folder in results/tables."""
+    """Refuse a sweep that is declared for the record alone, or whose name cannot be a folder of results/tables."""
     if not names_folder(sweep.name):
         raise ValueError(f"sweep.name={sweep.name!r} is no name of a folder: write letters, digits, - and _")
     if sweep.needs:

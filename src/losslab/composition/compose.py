@@ -100,11 +100,11 @@ def recorded(record: Path, overrides: list[str]) -> Config:
 
     Raises ValueError for overrides that are wrong, or of something else than scoring.
     """
-    own = read_record(record)
+    saved = read_record(record)
     overrides = [part for override in overrides for part in any_group(override)]
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = hydra.compose("config", [f"seed={own.seed}", *overrides], return_hydra_config=True)
+            composed = hydra.compose("config", [f"seed={saved.seed}", *overrides], return_hydra_config=True)
         for override in OverridesParser.create().parse_overrides(overrides):
             group, _, key = override.key_or_group.partition(".")
             group = "benchmark" if group == TASKS else group
@@ -114,12 +114,12 @@ def recorded(record: Path, overrides: list[str]) -> Config:
                     f"what can be set is {', '.join(SCORING)}"
                 )
             if key:
-                OmegaConf.update(own, f"{group}.{key}", OmegaConf.select(composed, f"{group}.{key}"))
+                OmegaConf.update(saved, f"{group}.{key}", OmegaConf.select(composed, f"{group}.{key}"))
             else:
-                own[group] = with_tasks(composed) if group == "benchmark" else composed[group]
-                own.names.eval = composed.hydra.runtime.choices.eval if group == "eval" else own.names.eval
-        own.machine = composed.machine
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), own))
+                saved[group] = with_tasks(composed) if group == "benchmark" else composed[group]
+                saved.names.eval = composed.hydra.runtime.choices.eval if group == "eval" else saved.names.eval
+        saved.machine = composed.machine
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), saved))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from None
     assert isinstance(config, Config)
@@ -139,7 +139,7 @@ def check_group(argument: str) -> None:
 
 
 def any_group(argument: str) -> list[str]:
-    """What is named without a file of its own: models by `any_model`, and tasks among benchmarks."""
+    """Replace names without a file in conf/: models by `any_model`, tasks among benchmarks."""
     return any_task(argument) if argument.startswith("benchmark=") else any_model(argument)
 
 

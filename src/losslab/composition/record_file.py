@@ -17,10 +17,10 @@ OURS = "losslab."  # before the name of a class that this package has, whatever 
 
 
 def read_record(file: Path) -> DictConfig:
-    """The content of a cell's config.yaml; code of the model's own repository is never trusted on its word.
+    """The content of a cell's config.yaml; `model.trust_remote_code` is always read as false.
 
     Raises ValueError when it is no configuration, when it refers to something outside of it (`${...}`), and when its
-    objective is none that conf/loss names.
+    objective is not in conf/loss.
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -40,7 +40,7 @@ def read_record(file: Path) -> DictConfig:
 
 
 def check_objective(loss: Any, file: str) -> None:
-    """Raise ValueError where a record's objective is none that conf/loss names: to look at a class imports it."""
+    """Raise ValueError where a record's objective is not in conf/loss; the class itself is not loaded."""
     target = loss.get("_target_") if isinstance(loss, Mapping) else None
     if not str(target).startswith(OURS) and str(target) not in objectives():
         raise ValueError(

@@ -6,14 +6,14 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from losslab.config.log import printable
+from losslab.config.log import terminal_text
 
 INTERRUPTED = 130  # what a shell calls a program that Ctrl-C ended
 
 
 def tell(text: str) -> None:
     """Print a message on standard error, without secrets and control characters, which may be a file's."""
-    print(printable(text), file=sys.stderr, flush=True)
+    print(terminal_text(text), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import field, fields, is_dataclass
 from typing import Any
 
-LARGEST = 10**9  # of a whole number that has no limit of its own
+LARGEST = 10**9  # default upper bound of a whole number
 LARGEST_SEED = 2**32 - 1  # that numpy, torch and vLLM all take
 
 
@@ -18,7 +18,7 @@ def key(default: Any, meaning: str, *, low: float | None = None, high: float | N
         default: the value, or a class that makes it, such as `list`.
         meaning: one sentence for docs/configuration.md.
         low, high: inclusive bounds of a number; without `high`, a whole number may be as large as `LARGEST`.
-        heading: what is written above this key and those after it.
+        heading: the heading above this key and those after it in the documentation.
     """
     about = {"meaning": meaning, "heading": heading}
     if low is not None:

@@ -20,12 +20,19 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         prefix = "" if stream.isatty() else f"{time.strftime(TIME, time.localtime(record.created))} {_origin(record)} "
-        print(prefix + printable(record.getMessage()), file=stream, flush=True)
+        print(prefix + terminal_text(record.getMessage()), file=stream, flush=True)
+
+
+def terminal_text(text: str) -> str:
+    """A text of several lines without secrets, each line printable."""
+    return "\n".join(map(printable, masked(text).split("\n")))
 
 
 def printable(text: str) -> str:
-    """A text without secrets, its control characters spelt out, on as many lines as before."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in masked(text))
+    """One line as a terminal can show it: line breaks and control characters, as of escape sequences, are spelt out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _origin(record: logging.LogRecord) -> str:

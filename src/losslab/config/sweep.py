@@ -1,4 +1,4 @@
-"""The keys of a sweep: its name, its question, and what is expected of it."""
+"""The keys of a sweep: its name, its question and its claims."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -62,8 +62,8 @@ def micro_batches(batch: np.ndarray, lengths: np.ndarray, budget: int, rank: int
 
 def micro_batches_of(batch: np.ndarray, rows: int, rank: int, ranks: int) -> list[np.ndarray]:
     """This rank's share of a batch, every `ranks`-th unit, in its order, in groups of `rows`; as many on every rank."""
-    own, most = batch[rank::ranks], -(-len(batch) // ranks)
-    return [own[start : start + rows].astype(np.int64) for start in range(0, most, rows)]
+    share, most = batch[rank::ranks], -(-len(batch) // ranks)
+    return [share[start : start + rows].astype(np.int64) for start in range(0, most, rows)]
 
 
 def rewards(examples: Examples, group: np.ndarray) -> dict[str, Tensor]:

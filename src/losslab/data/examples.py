@@ -41,7 +41,7 @@ class Examples:
     weights: np.ndarray | None = None  # (all answer tokens,) float32, example by example, where the rows have them
     # (sum of lengths,) bool: the tokens that are trained; None where they are those from `prompts[i]` on.
     trained: np.ndarray | None = None
-    ends: list[int] = field(default_factory=list)  # the special tokens in which what is trained ends, ascending
+    ends: list[int] = field(default_factory=list)  # the special tokens that end trained spans, ascending
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -107,7 +107,7 @@ def prepare(
 
     Returns the folder of the `Examples`. Raises ValueError when the file, a column or too many rows are unusable.
     """
-    if elsewhere := held_out_file(dataset):  # which is no part of what is trained
+    if elsewhere := held_out_file(dataset):  # a file of held-out rows is not trained on
         dataset = elsewhere if held_out else replace(dataset, validation=None)
         held_out = False
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
@@ -167,23 +167,23 @@ class Collected:
     broken: dict[int, str] = field(default_factory=dict)  # why a row cannot be used
     overlong: list[tuple[int, int]] = field(default_factory=list)  # number and length of what was dropped
     truncated: list[int] = field(default_factory=list)  # numbers
-    ends: set[int] = field(default_factory=set)  # the last tokens of what is trained, where it is not cut
+    ends: set[int] = field(default_factory=set)  # the last tokens of trained spans that are not truncated
 
     def add(self, number: int, group: list[Encoded], drop: bool, weights: tuple[float, ...] = ()) -> None:
-        """Take examples that stay together, cut to the limit; or none of them, with `drop` or where nothing is left."""
-        longest = max(len(one.ids) for one in group)
+        """Add a group of examples, truncated to the limit; or drop it whole, with `drop` or where a prompt fills it."""
+        longest = max(len(encoded.ids) for encoded in group)
         if longest > self.limit:
-            if drop or any(one.prompt >= self.limit for one in group):
+            if drop or any(encoded.prompt >= self.limit for encoded in group):
                 self.overlong.append((number, longest))
                 return
             self.truncated.append(number)
-        for one in group:
-            self.tokens.append(np.array(one.ids[: self.limit], dtype=np.int32))
-            kept = tuple((start, min(stop, self.limit)) for start, stop in one.spans if start < self.limit)
+        for encoded in group:
+            self.tokens.append(np.array(encoded.ids[: self.limit], dtype=np.int32))
+            kept = tuple((start, min(stop, self.limit)) for start, stop in encoded.spans if start < self.limit)
             self.spans.append(kept)
             self.weights.append(weights[: _length(kept)])
             self.numbers.append(number)
-            self.ends |= {one.ids[stop - 1] for _, stop in one.spans if stop <= self.limit}
+            self.ends |= {encoded.ids[stop - 1] for _, stop in encoded.spans if stop <= self.limit}
 
     def examples(self, rows: Rows, sentences: list[str], key: str) -> Examples:
         lengths = np.array([len(ids) for ids in self.tokens])
@@ -229,7 +229,7 @@ def collect(rows: Rows, train: TrainConfig, tokeniser: Tokeniser) -> Collected:
                     if isinstance(groups, Unusable):
                         collected.broken[number] = str(groups)
                         continue
-                    weights, trained = rows.usable[number].weights, sum(_length(one.spans) for one in groups[0])
+                    weights, trained = rows.usable[number].weights, sum(_length(encoded.spans) for encoded in groups[0])
                     if layout.weights and len(weights) != trained:
                         reason = f"has {len(weights)} weights in `{layout.weights}` for {trained} trained tokens"
                         collected.broken[number] = reason

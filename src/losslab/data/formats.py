@@ -24,7 +24,7 @@ class Format:
     name: str
     row: Raw
     keys: tuple[str, ...] = ()
-    said: str = ""  # what is not trained, as role: content
+    said: str = ""  # the untrained context, as role: content
     trained: tuple[str, ...] = ()  # the texts that are, each with its end; of a pair the chosen and the rejected one
     refused: str = ""  # a part of the sentence, in place of the two
 
@@ -96,12 +96,13 @@ def markdown() -> str:
     """Both tables, and the kinds of files."""
     head = "| layout | a row | keys of `dataset` | {} |\n|---|---|---|---|\n"
     lines = [head.format("what is said, and what is trained")]
-    for one in READ:
-        trained = (" or " if "rejected" in "".join(one.keys) else ", ").join(_code(text) for text in one.trained)
-        lines.append(f"| {one.name} | {_code(_json(one.row))} | {_keys(one)} | {_code(one.said)} → **{trained}** |\n")
+    for example in READ:
+        separator = " or " if "rejected" in "".join(example.keys) else ", "
+        said = f"{_code(example.said)} → **{separator.join(_code(text) for text in example.trained)}**"
+        lines.append(f"| {example.name} | {_code(_json(example.row))} | {_keys(example)} | {said} |\n")
     lines += ["\n", head.format("refused, with")]
-    for one in REFUSED:
-        lines.append(f"| {one.name} | {_code(_json(one.row))} | {_keys(one)} | … {one.refused} … |\n")
+    for example in REFUSED:
+        lines.append(f"| {example.name} | {_code(_json(example.row))} | {_keys(example)} | … {example.refused} … |\n")
     files = ", ".join(f"`{form}`" for form in FORMATS)
     packed = " or ".join(f"`{form}`" for form in COMPRESSIONS)
     lines.append(
@@ -119,5 +120,5 @@ def _code(text: str) -> str:
     return f"`` {shown} ``" if "`" in shown else f"`{shown}`"
 
 
-def _keys(one: Format) -> str:
-    return ", ".join(_code(key) for key in one.keys)
+def _keys(example: Format) -> str:
+    return ", ".join(_code(key) for key in example.keys)

@@ -24,7 +24,7 @@ COMMIT = re.compile("[0-9a-f]{40}")
 
 @cache
 def silence() -> str | None:
-    """Why the hub cannot be asked, None where it can; from then on the libraries take what is in their caches."""
+    """Why the hub cannot be reached, else None. Where it cannot, sets the libraries to use their caches alone."""
     if hub.constants.is_offline_mode():
         return "HF_HUB_OFFLINE is set"
     said = Queue[str | None]()
@@ -36,7 +36,7 @@ def silence() -> str | None:
         failure = "timed out"
     if failure is None:
         return None
-    os.environ["HF_HUB_OFFLINE"] = "1"  # for what is started from here
+    os.environ["HF_HUB_OFFLINE"] = "1"  # for child processes
     hub.constants.HF_HUB_OFFLINE = True
     log.warning(f"{hub.constants.ENDPOINT}: {failure}; only what was downloaded is used")
     return f"{hub.constants.ENDPOINT} does not answer"
@@ -77,12 +77,12 @@ def load_dataset(path: str, subset: str | None = None, *, split: str, revision: 
 
     datasets.config.HF_HUB_OFFLINE = hub.constants.is_offline_mode()  # which it read when it was imported
     try:
-        found = datasets.load_dataset(path, subset, split=split, revision=revision)
+        dataset = datasets.load_dataset(path, subset, split=split, revision=revision)
     except ConnectionError:
         if silent is None:
             raise
         raise ValueError(f"it was not downloaded before: {silent}") from None
     pinned = silent and revision is not None and COMMIT.fullmatch(revision)
-    if pinned and not all(revision in file["filename"] for file in found.cache_files):  # the library takes any
+    if pinned and not all(revision in file["filename"] for file in dataset.cache_files):  # the library takes any
         raise ValueError(f"its revision {revision} was not downloaded before: {silent}")
-    return found
+    return dataset

@@ -1,4 +1,4 @@
-"""What a data set is, in numbers to look at before it is trained on: lengths, turns, repetitions, what is left out."""
+"""Statistics of a data set before training: lengths, turns, repetitions, and rows that are left out."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from losslab.data.examples import Collected
 from losslab.data.rows import Rows
 
 BINS = 10  # of a histogram, at most
-SHARE = 0.995  # of the values that have bins of their own; the last bin holds the rest
+SHARE = 0.995  # of the values that the bins cover; the last bin holds the rest
 
 
 @dataclass(frozen=True)

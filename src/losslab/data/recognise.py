@@ -20,7 +20,7 @@ SAMPLE = 100  # rows whose shape decides
 
 
 def recognise(dataset: DatasetConfig, table: Table) -> Layout:
-    """The layout of a data set. Raises ValueError where there is none, or more than one."""
+    """The layout of a data set. Raises ValueError where no layout fits, or more than one."""
     columns = table.columns
     for key in ("messages_column", "rejected_column", "reward_column", "weights_column", "gold_column"):
         _check_column(dataset, key, columns)

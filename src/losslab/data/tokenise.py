@@ -92,7 +92,11 @@ class Tokeniser:
             except Rewritten as reason:
                 raise Rewritten(str(reason), i) from None
         outcomes |= zip(plain, ([group] for group in self._of_texts(list(plain.values()))), strict=True)
-        encoded = iter(self._of_conversations([one for groups in spoken.values() for group in groups for one in group]))
+        encoded = iter(
+            self._of_conversations(
+                [conversation for groups in spoken.values() for group in groups for conversation in group]
+            )
+        )
         for i, groups in spoken.items():
             outcomes[i] = [[next(encoded) for _ in group] for group in groups]
         for i in range(len(rows)):
@@ -138,7 +142,7 @@ class Tokeniser:
         if self.dataset.turns == Turns.each:
             return [[self._located(row, spoken[0][: i + 1], [i])] for i in trained[0]]
         last = -1 if self.dataset.turns == Turns.last else 0
-        return [[self._located(row, messages, own[last:]) for messages, own in zip(spoken, trained, strict=True)]]
+        return [[self._located(row, messages, turns[last:]) for messages, turns in zip(spoken, trained, strict=True)]]
 
     def _located(self, row: Conversation, messages: list[Message], trained: list[int]) -> Rendered:
         plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
@@ -155,18 +159,18 @@ class Tokeniser:
             return
         if not self.tokenizer.is_fast:
             raise ValueError("this tokenizer cannot say which characters a token stands for: use its fast version")
-        texts = [one.text[: one.spans[-1][1]] for one in rendered]
+        texts = [conversation.text[: conversation.spans[-1][1]] for conversation in rendered]
         first = opening(texts, self.tokenizer)
         encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        for one, text, ids, offsets in zip(
+        for conversation, text, ids, offsets in zip(
             rendered, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
         ):
-            spans = _token_spans(np.array(offsets), one.spans)
+            spans = _token_spans(np.array(offsets), conversation.spans)
             if spans is None:
-                ids, spans = self._in_parts(text, one.spans)
+                ids, spans = self._in_parts(text, conversation.spans)
             spans = [(start + len(first), stop + len(first)) for start, stop in spans]
             ids = [*first, *ids]
-            if not one.closed:
+            if not conversation.closed:
                 ids.append(self.tokenizer.eos_token_id)
                 spans[-1] = (spans[-1][0], len(ids))
             yield Encoded(ids, tuple(spans))

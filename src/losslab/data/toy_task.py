@@ -28,11 +28,15 @@ with the facts, the order turns round. The world is made for these mechanisms; a
 Everything is a function of its arguments: no global state, no clock, no files.
 """
 
+from __future__ import annotations
+
 import random
 import zlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from transformers import AddedToken, Qwen2Config, Qwen2Tokenizer
+if TYPE_CHECKING:  # a plan asks for the number of problems alone: the functions that need transformers import it
+    from transformers import Qwen2Config, Qwen2Tokenizer
 
 PAD, END, *ROLES = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 BOXED = r"\boxed{"  # one token: a third of an answer would be its letters
@@ -65,6 +69,8 @@ def tokenizer() -> Qwen2Tokenizer:
     Decoding gives back the text of such characters exactly; any other character is left out. It is a Qwen2Tokenizer
     without merges because transformers loads the tokenizer of a Qwen2 checkpoint as one, whatever it was saved as.
     """
+    from transformers import AddedToken, Qwen2Tokenizer
+
     result = Qwen2Tokenizer(
         vocab={token: i for i, token in enumerate(VOCABULARY)},
         merges=[],
@@ -81,6 +87,8 @@ def tokenizer() -> Qwen2Tokenizer:
 
 def model_config() -> Qwen2Config:
     """A Qwen2 of 167 thousand parameters."""
+    from transformers import Qwen2Config
+
     return Qwen2Config(
         vocab_size=len(VOCABULARY),
         hidden_size=64,
@@ -121,22 +129,22 @@ def traces(rows: int, seed: int) -> list[dict[str, str]]:
 
 def facts(rows: int, seed: int) -> list[dict[str, str]]:
     """Rows {problem, solution, answer}: the facts again and again, each time in one of two wordings."""
-    rng, known, found = random.Random(f"facts {seed}"), list(codes().items()), []
+    rng, coded_words, rows_of_facts = random.Random(f"facts {seed}"), list(codes().items()), []
     for _ in range(rows):
-        word, code = rng.choice(known)
+        word, code = rng.choice(coded_words)
         wording = rng.choice((CODE_OF, WHICH_CODE))
-        found.append({"problem": wording.format(word=word), "solution": f"{BOXED}{code}}}", "answer": code})
-    return found
+        rows_of_facts.append({"problem": wording.format(word=word), "solution": f"{BOXED}{code}}}", "answer": code})
+    return rows_of_facts
 
 
 def codes() -> dict[str, str]:
     """The facts, always the same: words of four letters and their codes of three digits."""
     rng = random.Random("codes")
-    found: dict[str, str] = {}
-    while len(found) < PROBLEMS:
+    codes_of_words: dict[str, str] = {}
+    while len(codes_of_words) < PROBLEMS:
         word = "".join(rng.choice(letters) for letters in ("bdfgklmnprstvz", "aeiou") * 2)
-        found[word] = str(rng.randrange(100, 1000))
-    return found
+        codes_of_words[word] = str(rng.randrange(100, 1000))
+    return codes_of_words
 
 
 def problems(name: str) -> list[dict[str, str]]:

@@ -73,7 +73,7 @@ def _launch_on_node(worker: Callable[..., None], args: tuple, machine: MachineCo
         raise ValueError(f"machine.workers={machine.workers}, but {gpus} GPUs are visible here: lower it")
     _start_fork_server()
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # they repeat what is raised here
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they would repeat the exception that is raised here
     handlers = {signal.SIGQUIT: signal.getsignal(signal.SIGQUIT)}
     handlers |= {number: signal.signal(number, _forward_stop) for number in FORWARDED_SIGNALS}
     logs.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ def card(cell: Cell, repo: str, licence: str) -> ModelCard:
 
 
 def public(cell: Cell) -> dict[str, Any]:
-    """A cell's configuration without what is of this machine: its groups, and the folders of files."""
+    """A cell's configuration without the keys of this machine and the folders of files."""
     config = yaml.safe_load((cell.folder / "config.yaml").read_text(encoding="utf-8"))
     for group in (config["model"], config["dataset"], *config["benchmark"].values()):
         group["path"] = shown(group["path"])

@@ -25,11 +25,11 @@ OURS = {"_target_", "submitit_folder", "name", "max_num_timeout", "environment",
 OURS |= {"separate_evaluation", "setup", "additional_parameters"}
 # The batch script outlives a TERM to all of the job's processes, as from a machine that shuts down: srun kills the cell
 # then.
-SETUP = "trap asked=yes TERM"
+TRAP_TERM = "trap asked=yes TERM"
 # Signals 10, 12 and 15 end a cell that was asked to leave before it could listen. SLURM itself has decided about a job
 # that does not run any more (cancelled, preempted). One that lives on where SLURM had given it up (a node out of reach)
 # must not requeue the one that took its place.
-TEARDOWN = f"""code=$?
+REQUEUE_SCRIPT = f"""code=$?
 case ${{asked:-}}$code in
     0 | yes0) ;;
     {os.EX_TEMPFAIL} | 138 | 140 | 143 | yes*)
@@ -159,8 +159,8 @@ def _executor(folder: Path, code: Path, sweep: str, parameters: dict[str, Any], 
     exports = [path, *(f"export {name}={shlex.quote(str(value))}" for name, value in variables.items())]
     chosen = {key: value for key, value in parameters.items() if key not in OURS and value is not None}
     chosen |= {
-        "setup": [SETUP, *(parameters["setup"] or []), *exports],
-        "teardown": [TEARDOWN.replace("{folder}", shlex.quote(str(folder.resolve())))],
+        "setup": [TRAP_TERM, *(parameters["setup"] or []), *exports],
+        "teardown": [REQUEUE_SCRIPT.replace("{folder}", shlex.quote(str(folder.resolve())))],
         "additional_parameters": {"requeue": True, **after, **parameters["additional_parameters"]},
     }
     general = {"timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "stderr_to_stdout"}

@@ -21,10 +21,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from losslab.config.log import printable
 from losslab.launchers.slurm import Submission, submit
 from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.lock import DEAD_AFTER_SECONDS, HOLDER
-from losslab.records.reading import DamagedRecord, printable, read_facts, read_metrics, read_scores, score_files
+from losslab.records.reading import DamagedRecord, read_facts, read_metrics, read_scores, score_files
 
 FINAL = ("done", "trained", "failed", "cancelled", "interrupted", "damaged")
 STYLES = {
@@ -53,7 +54,7 @@ class CellStatus:
     seconds_left: float | None  # of training
     tries: str
     where: str  # SLURM job and machine
-    note: str  # score, last line of the error, or what is wrong with its files
+    note: str  # score, last line of the error, or the fault of a damaged file
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _read_holder(path: Path) -> dict[str, Any]:
 
 def _state(folder: Path, record: dict[str, Any], submissions: Sequence[Submitted]) -> str:
     recorded, holder = None if record.get("force") == "asked" else record.get("state"), folder / HOLDER
-    with suppress(FileNotFoundError):  # there is none, or it ends meanwhile
+    with suppress(FileNotFoundError):  # the lock does not exist, or is released meanwhile
         if time.time() - holder.stat().st_mtime > DEAD_AFTER_SECONDS:
             return "failed" if died(folder, submissions) else "silent"
         return "scoring" if recorded == "scoring" else "running"
@@ -224,7 +225,7 @@ def show(names: list[str], results: str, watch: bool) -> None:
 
 
 def _chosen(names: list[str], records: Sequence[CellRecord], results: str) -> list[str]:
-    """The sweeps that are named, else all. ValueError when there is none."""
+    """The sweeps that are named, else all. Raises ValueError when no sweep is on record."""
     chosen = names or sorted(sweeps(records))
     if not chosen and not any(record.faults for record in records):
         raise ValueError(f"no record of any sweep under {results}: run one first, or set results=FOLDER")
@@ -242,7 +243,7 @@ def _views(names: list[str], results: str) -> Iterator[tuple[Table, bool]]:
 
 
 def retry(sweep: str, results: str) -> None:
-    """Submit the cells that failed, were cancelled or fell silent again. ValueError when there is none."""
+    """Submit the cells that failed, were cancelled or fell silent again. ValueError when there is no such cell."""
     submissions = [submission for submission in submitted(sweep, results) if submission.submission.is_mine]
     again = [row.folder.name for row in statuses(sweep, results) if row.state in ("failed", "cancelled", "silent")]
     overrides = {

@@ -32,7 +32,7 @@ class Head:
 
 
 class ChunkedLogits:
-    """Buffers that the chunks of a micro-batch share, what is known of its tokens, and the gradients that add up."""
+    """Buffers shared by the chunks of a micro-batch, the results of its tokens, and the accumulated gradients."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class ChunkedLogits:
         return self.buffers.new_empty(2 * len(self.heads), min(rows, self.block), vocabulary, dtype=self.dtype)
 
     def softmax(self, part: slice, objective: Objective | None = None, *, slopes: bool = True) -> Tensor:
-        """Writes what is known of each token of a chunk; returns its slopes (1 to 3, rows, V) with respect to logits.
+        """Write the results of each token of a chunk; return its slopes (1 to 3, rows, V) with respect to logits.
 
         The first are d(-logp) = softmax - onehot; then come d(reference_kl) = softmax - reference softmax, and those of
         the objective's row term. They take the place of the logits, so whatever else reads those comes before.
@@ -120,8 +120,10 @@ class ChunkedLogits:
             return
         with torch.set_grad_enabled(slope is not None):
             logp, logsumexp = (x.requires_grad_(slope is not None) for x in (policy.logp(), policy.logsumexp()))
-            known = reference[0].logp() if reference else None
-            read = Distributions(logp=logp, logsumexp=logsumexp, target=self.targets[rows], reference_logp=known)
+            reference_logp = reference[0].logp() if reference else None
+            read = Distributions(
+                logp=logp, logsumexp=logsumexp, target=self.targets[rows], reference_logp=reference_logp
+            )
             term = objective.row_term(read)
         self.row_term[rows] = term.detach()
         if slope is not None:

@@ -32,7 +32,7 @@ def body(model: PreTrainedModel) -> PreTrainedModel:
 def layers(model: PreTrainedModel) -> nn.ModuleList:
     """The decoder's layers, first to last; empty where they cannot be taken apart, since some share weights.
 
-    They are what is sharded, recomputed and compiled one by one.
+    Each is sharded, recomputed and compiled as one unit.
     """
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
     for module in decoder(model).children():

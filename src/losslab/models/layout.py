@@ -149,7 +149,7 @@ def _shard(
 
 def mesh(machine: MachineConfig, device: torch.device) -> DeviceMesh:
     """All ranks in one row, or (nodes, ranks of a node) for `hybrid`: gathered within a node, summed across."""
-    ranks, own = dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"])
+    ranks, local_ranks = dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"])
     if machine.sharding == Sharding.full:
         return init_device_mesh(device.type, (ranks,))
-    return init_device_mesh(device.type, (ranks // own, own), mesh_dim_names=("replicate", "shard"))
+    return init_device_mesh(device.type, (ranks // local_ranks, local_ranks), mesh_dim_names=("replicate", "shard"))

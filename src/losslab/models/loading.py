@@ -137,7 +137,7 @@ def load_model(model: ModelConfig, packed: bool = True) -> PreTrainedModel:
 def check_files(model: ModelConfig) -> None:
     """Refuse, with ValueError, files that lack a weight of a model or hold one that it has no place for.
 
-    Only names and shapes are kept of what is read.
+    Only names and shapes of the weights are kept.
     """
     if model.path != EMBEDDED:
         _check(_from_files(model, device_map="meta")[1], model.path)

@@ -50,11 +50,11 @@ class Targets:
         modules = [name for name, module in model.named_modules() if name and list(module.parameters())]
         everything = ALL in config.target_modules
         names = [] if everything else config.target_modules
-        known = [ALL, *_last([*linear, *fused])]
+        choices = [ALL, *_last([*linear, *fused])]
         for name in names:
             if not _matching([*linear, *fused], [name]):
                 raise ValueError(
-                    f"adapter.target_modules: {name} is no linear layer of the decoder{among(name, known)}"
+                    f"adapter.target_modules: {name} is no linear layer of the decoder{among(name, choices)}"
                 )
         for name in config.modules_to_save:
             if not _matching(modules, [name]):

@@ -67,8 +67,10 @@ def _merge(adapter: str, base: str, revision: str | None, target: Path, trust_re
     model = ModelConfig(path=base, revision=revision, trust_remote_code=trust_remote_code)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     published = load_config(model).dtype or torch.float32
-    own = (Path(adapter) / "tokenizer_config.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(adapter) if own else AutoTokenizer.from_pretrained(base, **source)
+    with_adapter = (Path(adapter) / "tokenizer_config.json").is_file()
+    tokenizer = (
+        AutoTokenizer.from_pretrained(adapter) if with_adapter else AutoTokenizer.from_pretrained(base, **source)
+    )
     whole, stored = load_model(model, packed=False), load_file(Path(adapter) / WEIGHTS)
     embeddings = {name for name in stored if set(name.split(".")) & EMBEDDINGS and ".lora_" not in name}
     rows = {len(stored[name]) for name in embeddings}

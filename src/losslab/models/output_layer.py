@@ -83,7 +83,7 @@ def _fit(logits: Any, states: Tensor, weight: Tensor, bias: Tensor | None, confi
     slope = (logits(small * states) - at_zero) / small
     scale = float((slope * products).sum() / products.square().sum())
     numbers = [1.0, *(float(v) for v in config.values() if isinstance(v, int | float) and v)]
-    # A number of the configuration is exact, what is measured is rounded.
+    # A number from the configuration is exact, a measured one is rounded.
     exact = [c for v in numbers for c in (v, 1 / v) if abs(c - scale) <= TOLERANCE * abs(scale)]
     scale = exact[0] if exact else scale
     extreme = logits(large * states)

@@ -50,7 +50,7 @@ def check(model: PreTrainedModel, prompts: Sequence[list[int]]) -> PaddingCheck:
     expected = torch.cat(plain)
     difference = float((torch.cat(padded) - expected).abs().mean() / (1 + expected.abs().mean()))
     exact = next(model.parameters()).dtype == torch.float32
-    if not difference <= TOLERANCES[Precision.fp32 if exact else Precision.bf16][0]:  # nor is what is not a number
+    if not difference <= TOLERANCES[Precision.fp32 if exact else Precision.bf16][0]:  # NaN fails too
         raise ValueError(
             f"{type(model).__name__} cannot be trained online exactly: padded on the left, as answers of different "
             f"lengths are computed together, the log-probabilities of a prompt differ by {difference:.1e} from "

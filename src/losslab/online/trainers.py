@@ -140,7 +140,7 @@ def value_model(model: ModelConfig) -> nn.Module:
 
 @contextmanager
 def hidden(module: str, hide: bool) -> Iterator[None]:
-    """Let what is imported in the block find a module not installed: TRL imports vLLM wherever it is, for seconds."""
+    """Hide a module from imports in the block: TRL imports vLLM, which takes seconds, wherever it is installed."""
     if not hide or module in sys.modules:
         yield
         return

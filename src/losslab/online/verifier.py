@@ -1,4 +1,4 @@
-"""Rewards: 1 for an answer that came to its end and that the corrected verdict accepts, else 0."""
+"""Rewards: 1 for a complete answer (not cut by length) that the corrected verdict accepts, else 0."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Seen:
     answers: int = 0
     reward: float = 0.0
     tokens: int = 0
-    ended: int = 0  # answers that came to their end
+    ended: int = 0  # answers that are not cut by length
 
 
 class Verifier:

@@ -74,13 +74,7 @@ def train(config: Config, data: str, folder: str) -> None:
     padding = check(model, two_prompts(questions["prompt"], tokenizer))
     if dist.get_rank() == 0:
         write_json(Path(folder) / FILE, asdict(padding))
-    optimizer = make_optimizer(config.optimizer, policy)
-    learners, factors = nn.ModuleDict({"policy": policy}), [1.0] * len(optimizer.param_groups)
-    if isinstance(objective, PPO):
-        learners["value"] = value_model(config.model).to(device)
-        for group in make_optimizer(config.optimizer, learners["value"]).param_groups:
-            optimizer.add_param_group(group)
-            factors.append(objective.value_lr)
+    optimizer, learners, factors = _learners(config, policy, device)
 
     def publish(target: Path) -> None:
         trained_with = model.config, model.generation_config
@@ -107,6 +101,20 @@ def train(config: Config, data: str, folder: str) -> None:
         steps.finish()
 
 
+def _learners(config: Config, policy: Policy, device: torch.device) -> tuple[Optimizer, nn.ModuleDict, list[float]]:
+    """The optimizer of the policy, and of a value model where the objective has one; these models by name; and the
+    factor of each parameter group on the learning rate.
+    """
+    optimizer = make_optimizer(config.optimizer, policy)
+    learners, factors = nn.ModuleDict({"policy": policy}), [1.0] * len(optimizer.param_groups)
+    if isinstance(config.objective, PPO):
+        learners["value"] = value_model(config.model).to(device)
+        for group in make_optimizer(config.optimizer, learners["value"]).param_groups:
+            optimizer.add_param_group(group)
+            factors.append(config.objective.value_lr)
+    return optimizer, learners, factors
+
+
 class AroundSteps(TrainerCallback):
     """The beginning and the end of every step. The trainer logs once at the end of each, on every rank, which is when
     its row is written, and where the run leaves when it is asked to."""
@@ -128,7 +136,7 @@ class AroundSteps(TrainerCallback):
         self.began = time.perf_counter()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Begin in a random state of its own, so that a resumed run draws what the undisturbed one would."""
+        """Seed the random state by the step, so that a resumed run samples what an uninterrupted one would."""
         self.began = time.perf_counter()
         set_seed(request_seed(self.config.seed, "step", self.done, dist.get_rank()))
 

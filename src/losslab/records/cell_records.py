@@ -8,13 +8,13 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from losslab.config.log import printable
 from losslab.config.paths import names_folder
 from losslab.config.schema import Config
 from losslab.records.reading import (
     NAMES,
     DamagedRecord,
     check_form,
-    printable,
     read_cell,
     read_yaml,
     short,
@@ -91,7 +91,7 @@ def _numbers() -> dict[str, list[str]]:
 
 
 def _wrong_number(config: Mapping[str, Any]) -> str | None:
-    """Names the first value of another kind than the schema's, where that is a number; or a section that is none."""
+    """Name the first section that is not a mapping, or the first number of the schema whose value has another type."""
     for name, keys in _numbers().items():
         section = config.get(name, {})
         if not isinstance(section, dict):

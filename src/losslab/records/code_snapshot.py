@@ -1,7 +1,7 @@
 """Which code this is, and a copy of it, so that what runs later does not follow the edits made in between.
 
 Code is what git tracks, and new source files where losslab or Python looks for them. Files whose names say that they
-hold secrets are left out, and a file that others may not read is none that they may read in a record.
+hold secrets are left out, and a file that other users cannot read stays unreadable to them in a record.
 """
 
 import shutil

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from losslab.config.log import printable
 from losslab.files import RECORD_VERSION
 
 LONGEST = 1 << 20  # bytes of a configuration or protocol; ours have a hundredth of that
@@ -44,18 +45,11 @@ class DamagedRecord(ValueError):
         super().__init__(printable(f"{path}: {fault}"))
 
 
-def printable(text: str) -> str:
-    """Text as a terminal can show it: control and formatting characters, such as escape sequences, are spelt out."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
 # --- JSON
 
 
 def read_cell(path: Path) -> dict[str, Any]:
-    """The content of a cell.json, `{}` where there is none."""
+    """The content of a cell.json; `{}` where the file does not exist."""
     return _versioned(path, CELL, CELL_MAY)
 
 
@@ -85,7 +79,7 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 
 def read_facts(path: Path, may: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The content of another JSON file of a record, `{}` where there is none; `may` is the form of what it may hold."""
+    """The content of another JSON file of a record, `{}` where it does not exist; `may` has the form of each key."""
     return _versioned(path, {}, may or {})
 
 

@@ -150,7 +150,7 @@ class Cell:
             shutil.rmtree(self.folder)
 
     def begin(self, config: Config, **about: Any) -> None:
-        """Write down what is about to run, where and with which code; what trained a model stays beside it."""
+        """Record configuration, machine and code of the attempt that begins; those that trained a model are kept."""
         if not config.trains or not self.model.exists():
             write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
             from losslab.distributed.worker_count import (

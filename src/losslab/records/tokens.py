@@ -35,21 +35,21 @@ class ShownExample:
 
     @property
     def heaviest(self) -> float:
-        """The largest weight, whatever its sign; 1 where there is none."""
+        """The largest absolute weight; 1 without weights."""
         return max((abs(token.weight) for token in self.tokens), default=0.0) or 1.0
 
 
 def read_examples(folder: Path) -> list[ShownExample]:
-    """The examples of a cell that is trained to its end; none of another. Raises DamagedRecord."""
+    """The examples of a cell whose training is complete, else an empty list. Raises DamagedRecord."""
     path = folder / FILE
     content = read_facts(path, {"of": int, "examples": [dict]})
-    found = []
+    shown = []
     for example in content.get("examples", []):
         if "after" not in example:
             return []
         _check(path, example)
-        found.append(ShownExample(example["number"], content.get("of", 0), [*_tokens(example)]))
-    return found
+        shown.append(ShownExample(example["number"], content.get("of", 0), [*_tokens(example)]))
+    return shown
 
 
 def _check(path: Path, example: dict[str, Any]) -> None:

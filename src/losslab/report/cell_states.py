@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from losslab.config.log import printable
 from losslab.launchers.status import CellStatus
-from losslab.records.reading import printable, score_files
+from losslab.records.reading import score_files
 
 ERROR_LINES = 30  # of a failed cell's error.txt
 

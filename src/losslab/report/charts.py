@@ -165,12 +165,12 @@ def intervals(name: str, rows: Sequence[tuple[int, str, float, float | None]]) -
         parts.append(f'<text x="{place:.1f}" y="{height - 6}" text-anchor="middle">{_text(tick)}</text>')
     for i, (short, (style, label, mean, half)) in enumerate(zip(names, rows, strict=True)):
         y = TOP + step * (i + 0.5)
-        known = half is not None and math.isfinite(half)
-        tip = escape(f"{label}: {mean:.1f}" + (f" ± {half:.1f}" if known else ""))
+        has_interval = half is not None and math.isfinite(half)
+        tip = escape(f"{label}: {mean:.1f}" + (f" ± {half:.1f}" if has_interval else ""))
         parts.append(f'<g data-tip="{tip}" data-row="{style}"><title>{tip}</title>')
         parts.append(f'<rect class="hit" x="0" y="{y - step / 2:.1f}" width="{WIDTH}" height="{step}"/>')
         parts.append(f'<text class="name" x="{left - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{escape(short)}</text>')
-        if known and half is not None:
+        if has_interval and half is not None:
             low, high = x.place(mean - half), x.place(mean + half)
             parts.append(f'<line class="line {colour(style)}" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot {colour(style)}" cx="{x.place(mean):.1f}" cy="{y}" r="4.5"/></g>')

@@ -20,7 +20,7 @@ class Settings:
 
 
 def settings(rows: Sequence[ReportRow]) -> Settings:
-    """The science of the rows by dotted key. A base has few keys, and none of those that it lacks sets it apart."""
+    """The science of the rows by dotted key. Keys that a base lacks are not counted as differences."""
     configs = [row.row.config for row in rows]
     keys = dict.fromkeys(key for config in configs for key in config)
     differing, common = [], []

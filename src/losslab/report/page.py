@@ -51,7 +51,10 @@ def write_reports(sweeps: Sequence[str], results: str, against: str | None = Non
 def _page(sweep: SweepConfig, results: str, against: str | None, place: Path, records: Sequence[CellRecord]) -> str:
     """The page of a sweep as HTML; its links lead from the folder `place` to the records."""
     states = {record.folder: record.state for record in records}
-    cells = [cell_line(one, states.get(one.folder, {}), place) for one in status.statuses(sweep.name, results, records)]
+    cells = [
+        cell_line(cell_status, states.get(cell_status.folder, {}), place)
+        for cell_status in status.statuses(sweep.name, results, records)
+    ]
     table = tables.build(sweep, results, records)
     rows = report_rows(table, records)
     cells += [absent_line(cell.folder) for row in rows for cell in row.cells if not cell.folder.exists()]
@@ -130,7 +133,7 @@ def _numbers(
 
 
 def _curves(table: Table, drawn: Sequence[ReportRow], scores: Scores) -> dict[str, Any]:
-    """What the template draws, and the notes on what is missing."""
+    """The variables of the template, and notes on missing parts."""
     curves = curves_of(table)
     changes = {model: training.probabilities(of_model) for model, of_model in by_model(drawn)}
     models = [
@@ -218,13 +221,13 @@ def _headlines(lines: Sequence[ComparedRow]) -> list[dict[str, str]]:
 
 
 def _intervals(rows: Sequence[ReportRow], columns: Sequence[str]) -> list[training.Chart]:
-    found = []
+    figures = []
     for column in columns:
         values = [(row.style, row.label, row.row.value(column)) for row in rows]
         lines = [(style, label, value.mean, value.half) for style, label, value in values if value]
         if lines:
-            found.append(training.Chart(column, "", charts.intervals(f"{column}: means with 95% intervals", lines)))
-    return found
+            figures.append(training.Chart(column, "", charts.intervals(f"{column}: means with 95% intervals", lines)))
+    return figures
 
 
 def count(value: float) -> str:

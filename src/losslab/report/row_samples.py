@@ -31,7 +31,7 @@ class CellSamples:
 @dataclass(frozen=True)
 class RowSamples:
     payload: Json  # what the page's script reads
-    notes: list[str]  # how much of each benchmark is shown, and what is left out
+    notes: list[str]  # the share of each benchmark that is shown
 
 
 def row_samples(
@@ -96,8 +96,8 @@ def _of_row(
             def read(path: Path, count: int = count, verdict: str = content["verdict"]) -> list[tuple[Json, Json]]:
                 return _first_problems(path, count, verdict)
 
-            if found := table.attempt(read, folder / f"{name}.jsonl", []):
-                problems[name], shown[name] = map(list, zip(*found, strict=True))
+            if pairs := table.attempt(read, folder / f"{name}.jsonl", []):
+                problems[name], shown[name] = map(list, zip(*pairs, strict=True))
         if problems:
             label = f"{row.model} {row.label}" if several else row.label
             scored = shares.of(entry)

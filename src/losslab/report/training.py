@@ -50,24 +50,24 @@ class Chart:
 
 def metrics(rows: Sequence[ReportRow], notes: Mapping[str, str]) -> list[Chart]:
     """A chart for each metric that any cell of these rows has on record; a curve for each row, its cells behind it."""
-    found = []
+    figures = []
     for key, note in notes.items():
         if lines := _curves(rows, partial(smooth, key)):
             name = key.replace("_", " ")
-            found.append(Chart(name, note, charts.lines(name, _thinned(lines), log=key in LOGARITHMIC)))
-    return found
+            figures.append(Chart(name, note, charts.lines(name, _thinned(lines), log=key in LOGARITHMIC)))
+    return figures
 
 
 def ends(rows: Sequence[ReportRow]) -> list[Chart]:
     """The shares of improbable and of probable target tokens over the steps, of the batches and of held-out rows."""
-    found = []
+    figures = []
     for name, note, inside in (
         ("targets with p < 0.01", "percent of the answer tokens", LOW),
         ("targets with p ≥ 0.9", "percent of the answer tokens", HIGH),
     ):
         if lines := _curves(rows, partial(_shares, inside)):
-            found.append(Chart(name, note, charts.lines(name, _thinned(lines))))
-    return found
+            figures.append(Chart(name, note, charts.lines(name, _thinned(lines))))
+    return figures
 
 
 def _curves(rows: Sequence[ReportRow], points_of: Callable[[list[dict[str, Any]]], list[Point]]) -> list[ChartLine]:
@@ -117,7 +117,7 @@ def mean_of(parts: Sequence[list[Point]]) -> list[Point]:
 
 def accuracy(rows: Sequence[ReportRow], curves: Mapping[str, LearningCurve], columns: Sequence[str]) -> list[Chart]:
     """Accuracy over steps on each benchmark and on the average, as in the paper's Figure 1."""
-    found = []
+    figures = []
     for column in columns:
         lines = []
         for row in rows:
@@ -127,15 +127,15 @@ def accuracy(rows: Sequence[ReportRow], curves: Mapping[str, LearningCurve], col
                 points = [(float(step), mean.mean) for step, mean in means.items()]
                 lines.append(ChartLine(row.style, row.label, points, band=band))
         if lines:
-            found.append(Chart(f"accuracy, {column}", "percent", charts.lines(f"accuracy on {column}", lines)))
-    return found
+            figures.append(Chart(f"accuracy, {column}", "percent", charts.lines(f"accuracy on {column}", lines)))
+    return figures
 
 
 def against_settings(table: Table, rows: Sequence[ReportRow]) -> list[Chart]:
     """The average score against each setting that the sweep varies, as in the paper's Figure 3."""
     styles = {id(row.row): row.style for row in rows}
     of_name = {name: styles[id(members[0])] for name, members in setting_curves.configurations(table).items()}
-    found = []
+    figures = []
     for key in table.sweep.against:
         lines = []
         for name, curve in setting_curves.curves(table, key).items():
@@ -146,8 +146,8 @@ def against_settings(table: Table, rows: Sequence[ReportRow]) -> list[Chart]:
         if lines:
             title = f"average against {key}"
             legend = [(line.style, line.label) for line in lines]
-            found.append(Chart(title, "percent", charts.lines(title, lines, key), legend))
-    return found
+            figures.append(Chart(title, "percent", charts.lines(title, lines, key), legend))
+    return figures
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ def _change(row: ReportRow, held_out: bool) -> ProbabilityChange | None:
     measured = [] if held_out else [cell.probabilities for cell in row.cells if cell.probabilities]
     if measured:
         edges = list(measured[0]["after"]["edges"])
-        alike = [one for one in measured if list(one["after"]["edges"]) == edges == list(one["before"]["edges"])]
-        counts = [np.sum([one[when]["counts"] for one in alike], axis=0) for when in ("before", "after")]
+        alike = [over for over in measured if list(over["after"]["edges"]) == edges == list(over["before"]["edges"])]
+        counts = [np.sum([over[when]["counts"] for over in alike], axis=0) for when in ("before", "after")]
         source = "over the training set"
         tokens = measured[0]["after"]
     else:
@@ -188,7 +188,7 @@ def _change(row: ReportRow, held_out: bool) -> ProbabilityChange | None:
         edges, tokens = list(EDGES), None
         source = "before and after training" if held_out else "first and last batch"
         counts = [np.sum([steps[i] for steps in histograms], axis=0) for i in (0, -1)]
-    before, after = (100 * np.array(one, float) / max(1, sum(one)) for one in counts)
+    before, after = (100 * np.array(bins, float) / max(1, sum(bins)) for bins in counts)
     low, high = (np.array(edges[1:]) <= 0.01 + 1e-12), (np.array(edges[:-1]) >= 0.9 - 1e-12)
     label = f"{row.label}, held out" if held_out else row.label
     name = f"probabilities of target tokens, {label}, {source}"

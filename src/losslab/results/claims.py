@@ -76,8 +76,11 @@ def judge(claim: DirectionConfig, table: Table) -> JudgedClaim:
 
 def sheet(table: Table) -> Sheet:
     """The claims of a sweep as a table."""
-    judged = [judge(claim, table) for claim in table.sweep.directions]
-    texts = [[one.claim, one.verdict, f"{one.estimate:.2f}" if one.estimate else MISSING, one.seeds] for one in judged]
+    texts = []
+    for expected in table.sweep.directions:
+        claim = judge(expected, table)
+        difference = f"{claim.estimate:.2f}" if claim.estimate else MISSING
+        texts.append([claim.claim, claim.verdict, difference, claim.seeds])
     head = ["claim", "verdict", "difference", "seeds"]
     return Sheet("Claims", "", head, [[SheetCell(text) for text in row] for row in texts], CAPTION, [])
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from losslab.config.log import printable
 from losslab.config.schema import VerdictName
-from losslab.records.reading import DamagedRecord, printable, read_rows, read_scores, read_yaml
+from losslab.records.reading import DamagedRecord, read_rows, read_scores, read_yaml
 from losslab.statistics.intervals import Estimate, paired
 
 SAME = ("temperature", "top_p", "max_new_tokens")  # else a difference is one of protocols

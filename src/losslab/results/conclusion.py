@@ -1,4 +1,4 @@
-"""What a sweep says of its question: which objective, by how much, how sure, what is open, and what that would take.
+"""The answer of a sweep: the best objective, its margin and interval, undecided pairs, and the seeds these would take.
 
 Compared are the averages of the rows of one model and measure, paired by seed and problem. The intervals of all pairs
 of rows hold together with 95%, since the highest row is picked after the scores are seen, and each might have been. A
@@ -119,13 +119,13 @@ def conclude(table: Table, shares: ProblemShares | None = None) -> list[Conclusi
     Samples that are gone are no fault of a table, whose numbers do without them: their rows are not compared.
     """
     shares = shares or ProblemShares(replace(table, faults=[]))
-    found = (_of_model(table, model, shares) for model in table.models)
-    return [conclusion for conclusion in found if conclusion]
+    conclusions = (_of_model(table, model, shares) for model in table.models)
+    return [conclusion for conclusion in conclusions if conclusion]
 
 
 def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | None:
-    own = [row for row in table.rows if row.names["model"] == model]
-    scored = [(row, value) for row in own if (value := row.value(AVERAGE)) and not row.earlier and row.measure]
+    of_model = [row for row in table.rows if row.names["model"] == model]
+    scored = [(row, value) for row in of_model if (value := row.value(AVERAGE)) and not row.earlier and row.measure]
     if not scored:
         return None
     measure = Counter(row.measure for row, _ in scored).most_common(1)[0][0]
@@ -154,7 +154,7 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
         family=family,
         spread=_spread(pairs, {row.label for row in trained}),
         asked=table.sweep.difference,
-        left_out=_left_out(own, rows, measure),
+        left_out=_left_out(of_model, rows, measure),
         rates=sorted({f"{row.config['optimizer.lr']:g}" for row in trained if "optimizer.lr" in row.config}),
         varies=varies(rows),
         cut=_cut(rows, table.benchmarks, shares),
@@ -184,46 +184,46 @@ def _pair(a: Row, b: Row, shares: ProblemShares, level: float) -> Pair | None:
 
 def _spread(pairs: Sequence[Pair], trained: set[str]) -> Spread | None:
     """Of the pairs of trained rows on average; None where there is no such pair."""
-    own = [pair for pair in pairs if {pair.higher, pair.lower} <= trained and pair.variances]
-    parts = [pair.variances for pair in own if pair.variances]
+    between_trained = [pair for pair in pairs if {pair.higher, pair.lower} <= trained and pair.variances]
+    parts = [pair.variances for pair in between_trained if pair.variances]
     if not parts:
         return None
-    several = [pair.variances.between_seeds for pair in own if pair.variances and pair.seeds > 1]
+    several = [pair.variances.between_seeds for pair in between_trained if pair.variances and pair.seeds > 1]
     between = float(np.mean(several)) if several else between_runs(len(parts[0].problems))
     columns = zip(*(part.problems for part in parts), strict=True)
     problems = tuple((float(np.mean([v for v, _ in column])), column[0][1]) for column in columns)
-    return Spread(Variances(between, problems), min(pair.seeds for pair in own), assumed=not several)
+    return Spread(Variances(between, problems), min(pair.seeds for pair in between_trained), assumed=not several)
 
 
-def _left_out(own: Sequence[Row], rows: Sequence[Row], measure: Measure) -> list[str]:
+def _left_out(of_model: Sequence[Row], rows: Sequence[Row], measure: Measure) -> list[str]:
     """The rows of a model that are not compared, and the seeds that compared rows lack, each with the reason."""
-    found = []
-    for row in own:
+    reasons = []
+    for row in of_model:
         missing = len(row.entries) - len(row.scored)
         if row in rows:
-            found += [f"{row.label} lacks {missing} of its {len(row.entries)} seeds"] if missing else []
+            reasons += [f"{row.label} lacks {missing} of its {len(row.entries)} seeds"] if missing else []
         elif row.earlier:
-            found.append(f"{row.label} is of code or data that has changed since")
+            reasons.append(f"{row.label} is of code or data that has changed since")
         elif not row.scored:
-            found.append(f"{row.label} has no score")
+            reasons.append(f"{row.label} has no score")
         elif row.measure != measure:
-            found.append(f"{row.label} is scored by another protocol, verdict or number of samples")
+            reasons.append(f"{row.label} is scored by another protocol, verdict or number of samples")
         elif row.value(AVERAGE) is None:
-            found.append(f"{row.label} is not scored on all benchmarks")
+            reasons.append(f"{row.label} is not scored on all benchmarks")
         else:
-            found.append(f"{row.label} has no seed, or not all problems, in common with the best")
-    return found
+            reasons.append(f"{row.label} has no seed, or not all problems, in common with the best")
+    return reasons
 
 
 def _cut(rows: Sequence[Row], benchmarks: Sequence[str], shares: ProblemShares) -> tuple[str, str, float] | None:
     """The row and benchmark with the largest share of answers cut by length, in percent, where it is not small."""
-    found = []
+    cut_shares = []
     for row in rows:
         contents = [shares.scores.of(entry)["benchmarks"] for entry in row.scored]
         for name in benchmarks:
             parts = [content[name].get("cut_by_length", 0.0) for content in contents if name in content]
-            found.append((float(np.mean(parts)) if parts else 0.0, row.label, name))
-    share, label, name = max(found)
+            cut_shares.append((float(np.mean(parts)) if parts else 0.0, row.label, name))
+    share, label, name = max(cut_shares)
     return (label, name, share) if share >= CUT else None
 
 
@@ -231,14 +231,14 @@ def _seen(
     trained: Sequence[Row], benchmarks: Sequence[str], shares: ProblemShares
 ) -> tuple[str, int, int] | None | Literal["unknown"]:
     """The benchmark with the most problems whose question the training data holds: its name, these, and all of it."""
-    found, unknown = [], False
+    counts, unknown = [], False
     for entry in (entry for row in trained for entry in row.scored):
         content = shares.scores.of(entry)["benchmarks"]
         for name in benchmarks:
             exact = content.get(name, {}).get("seen_exact")
             unknown |= exact is None
-            found += [(exact, content[name]["problems"], name)] if exact else []
-    if found:
-        count, problems, name = max(found)
+            counts += [(exact, content[name]["problems"], name)] if exact else []
+    if counts:
+        count, problems, name = max(counts)
         return name, count, problems
     return "unknown" if unknown else None

@@ -10,7 +10,7 @@ LISTED = 6  # rows that a sentence names; the others are counted
 
 
 def sentences(conclusion: Conclusion) -> list[str]:
-    """What is decided and what is not, on what grounds, and what speaks against it; the first one is the answer."""
+    """The answer first, then its evidence, its statistical power and its limits, one sentence each."""
     parts = [_answer(conclusion)]
     if len(conclusion.averages) > 1:
         parts += _against(conclusion)
@@ -61,7 +61,7 @@ def _answer(c: Conclusion) -> str:
 def _against(c: Conclusion) -> list[str]:
     """Which rows besides the best one are better or worse than a base, and than SFT; each pair once."""
     said = {c.best}
-    found = []
+    compared = []
     for reference in c.references:
         groups: dict[str, list[str]] = {}
         for pair in c.against(reference):
@@ -70,11 +70,11 @@ def _against(c: Conclusion) -> list[str]:
                 kind = "undecided" if not pair.decided else "better" if higher else "worse"
                 groups.setdefault(kind, []).append(f"{other} ({'+' if higher else '−'}{_points(pair)})")
         order = [kind for kind in ("better", "worse", "undecided") if kind in groups]
-        found += [f"Against {reference}: " + "; ".join(f"{kind}: {_listed(groups[kind])}" for kind in order)] * bool(
+        compared += [f"Against {reference}: " + "; ".join(f"{kind}: {_listed(groups[kind])}" for kind in order)] * bool(
             order
         )
         said.add(reference)
-    return [sentence + "." for sentence in found]
+    return [sentence + "." for sentence in compared]
 
 
 def _grounds(c: Conclusion) -> str:
@@ -99,34 +99,36 @@ def _power(c: Conclusion) -> list[str]:
         return []
     more = f"{power.more_seeds} seeds would show one of {power.with_more:.1f}"
     if power.smallest is None:
-        found = f"One seed each shows no difference between objectives; {more} points with a chance of 80%"
+        shown = f"One seed each shows no difference between objectives; {more} points with a chance of 80%"
     else:
-        found = (
+        shown = (
             f"{power.seeds} seeds show a difference between two objectives of {power.smallest:.1f} points with a "
             f"chance of 80%; {more}"
         )
     if c.spread.assumed:
-        found += f", if runs of one recipe differ by {BETWEEN_RUNS} points (standard deviation; arXiv 2508.05629)"
+        shown += f", if runs of one recipe differ by {BETWEEN_RUNS} points (standard deviation; arXiv 2508.05629)"
     if c.asked is not None:
         never = f"other problems too, since {MOST_SEEDS} seeds do not do"
         needed = f"{power.asked_seeds} seeds" if power.asked_seeds else never
-        found += f"; the {c.asked:g} points of sweep.difference take {needed}"
-    return [found + "."]
+        shown += f"; the {c.asked:g} points of sweep.difference take {needed}"
+    return [shown + "."]
 
 
 def _threats(c: Conclusion) -> list[str]:
-    found = [f"This is one model, {c.model}, one recipe and one prompt: another of these may order the rows otherwise."]
+    threats = [
+        f"This is one model, {c.model}, one recipe and one prompt: another of these may order the rows otherwise."
+    ]
     if len(c.rates) == 1:
-        found.append(f"All objectives have the learning rate {c.rates[0]}; none has one that was chosen for it.")
+        threats.append(f"All objectives have the learning rate {c.rates[0]}; none has one that was chosen for it.")
     if c.cut:
         label, benchmark, share = c.cut
-        found.append(f"{share:.0f}% of the answers of {label} to {benchmark} are cut by length and count as wrong.")
+        threats.append(f"{share:.0f}% of the answers of {label} to {benchmark} are cut by length and count as wrong.")
     if c.seen == "unknown":
-        found.append("Whether the training rows hold problems of the benchmarks is not known of all rows.")
+        threats.append("Whether the training rows hold problems of the benchmarks is not known of all rows.")
     elif c.seen:
         benchmark, count, problems = c.seen
-        found.append(f"The training rows hold the question of {count} of the {problems} problems of {benchmark}.")
-    return found
+        threats.append(f"The training rows hold the question of {count} of the {problems} problems of {benchmark}.")
+    return threats
 
 
 def _points(pair: Pair) -> str:

@@ -29,11 +29,11 @@ def labels(rows: Sequence["Row"]) -> list[str]:
     groups: dict[tuple[str, str], list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault((row.names["model"], row.name), []).append(i)
-    found = [""] * len(rows)
+    labelled = [""] * len(rows)
     for members in groups.values():
         for i, label in zip(members, _of_group([rows[i] for i in members]), strict=True):
-            found[i] = label
-    return found
+            labelled[i] = label
+    return labelled
 
 
 def _of_group(rows: Sequence["Row"]) -> list[str]:

@@ -21,7 +21,7 @@ def scores_by_step(folder: Path, metrics: Path) -> dict[int, dict[str, Any]]:
 
     Args:
         folder: the scores of a cell under one protocol.
-        metrics: the cell's metrics.jsonl, which knows the last step.
+        metrics: the cell's metrics.jsonl, whose last row has the last step.
     """
     paths = {int(path.parent.name): path for path in folder.glob("steps/*/scores.json")}
     rows = read_metrics(metrics, last=1)

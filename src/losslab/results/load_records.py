@@ -10,7 +10,7 @@ from losslab.records.cell_records import CellRecord
 from losslab.records.reading import DamagedRecord, read_scores, score_files
 from losslab.statistics.intervals import Estimate
 
-# Keys that act through others, and groups that decide nothing of what a table shows.
+# Keys that act through others, and groups that change nothing that a table shows.
 INDIRECT = {"model.learning_rate", "model.architecture", "model.trust_remote_code", "dataset.source"}
 NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "stage", "plan", "force", "benchmark", "eval"}
 

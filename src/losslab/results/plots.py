@@ -38,12 +38,12 @@ def draw(path: Path, digests: Path, figure: Callable[..., Any], *data: Any) -> N
     Args:
         digests: a JSON file that keeps a hash of the data of each figure.
     """
-    known = read_json(digests)
+    drawn = read_json(digests)
     files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
     digest = hashlib.sha256(repr((figure.__name__, data)).encode()).hexdigest()
-    if known.get(path.name) != digest or not all(file.exists() for file in files):
+    if drawn.get(path.name) != digest or not all(file.exists() for file in files):
         save(figure(*data), path)
-        write_json(digests, known | {path.name: digest})
+        write_json(digests, drawn | {path.name: digest})
 
 
 def canvas(down: int, across: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
@@ -57,9 +57,10 @@ def canvas(down: int, across: int, size: tuple[float, float], **options: Any) ->
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a figure under a path without suffix."""
+    """Write a figure under a path without suffix; laid out once, which takes as long as drawing it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path.with_suffix(".png"), dpi=130)
+    figure.set_layout_engine("none")
     figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
@@ -108,7 +109,7 @@ def _scores(panel: Any, rows: Sequence[BarRow], columns: Sequence[str], colour: 
     width = 0.8 / len(rows)
     thin = min(1.0, 7 * width)  # intervals no wider than their bars
     for i, row in enumerate(rows):
-        means = [value.mean if value else np.nan for value in row.values]  # what is missing has no bar, and is not zero
+        means = [value.mean if value else np.nan for value in row.values]  # a missing value has no bar; it is not zero
         halves = [_half(value) for value in row.values]
         place = np.arange(len(row.values)) + (i - (len(rows) - 1) / 2) * width
         kind = {"capsize": 2 * thin, "elinewidth": 1.5 * thin}
@@ -124,6 +125,7 @@ def _probabilities(panel: Any, rows: Sequence[BarRow], colour: Mapping[str, Any]
             panel.stairs(100 * counts / counts.sum(), label=row.label, color=colour[row.label], linewidth=2)
     panel.set_xticks(range(len(EDGES)), [f"{edge:g}" for edge in EDGES], rotation=60, fontsize="small")
     panel.set_yscale("log")
+    panel.yaxis.set_major_formatter("{x:g}")  # powers of ten would need the parser of formulas: half a second
     panel.set_ylabel("share of answer tokens, %")
 
 
@@ -172,5 +174,5 @@ def over_settings(curves: Mapping[str, Mapping[str, SettingCurve]]) -> Any:
 
 
 def _half(value: Estimate | None) -> float:
-    """Half of an interval as the length of an error bar; 0 where there is none."""
+    """Half of an interval as the length of an error bar; 0 without an interval."""
     return value.half if value and value.half is not None else 0.0

@@ -39,13 +39,13 @@ def configurations(table: Table) -> dict[str, list[Row]]:
 
     Earlier versions of a row are not among them. A row without scores is missing under each measure of the others.
     """
-    found: dict[tuple[str, ...], dict[Measure | None, list[Row]]] = {}
+    by_measure: dict[tuple[str, ...], dict[Measure | None, list[Row]]] = {}
     for row in table.rows:
         if not row.earlier and any(key in row.config for key in table.sweep.against):
             key = row.names["model"], row.names["loss"], canonical(_without_settings(row, table).config)
-            found.setdefault(key, {}).setdefault(row.measure, []).append(row)
+            by_measure.setdefault(key, {}).setdefault(row.measure, []).append(row)
     groups: list[list[Row]] = []
-    for measures in found.values():
+    for measures in by_measure.values():
         missing = measures.pop(None, [])
         groups += [[*rows, *missing] for rows in measures.values()] or [missing]
     firsts = [_without_settings(rows[0], table) for rows in groups]

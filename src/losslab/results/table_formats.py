@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from losslab.config.log import printable
 from losslab.files import csv_text
-from losslab.records.reading import printable
 from losslab.results.paper import Comparison, PaperDifference
 from losslab.results.tables import Table, varies
 from losslab.statistics.intervals import Estimate
@@ -203,7 +203,7 @@ def terminal(sheet: Sheet) -> RichTable:
 
 
 def columns_and_rows(table: Table, comparison: Comparison | None) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of plain values, None for what is missing: for CSV and for a tracker's table.
+    """Columns and rows of plain values, None for missing values: for CSV and for a tracker's table.
 
     A column has its mean, half of its interval and, where there is a comparison, the paper's figure, ours minus it, and
     whether the paper's lies inside our interval.

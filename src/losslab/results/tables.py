@@ -117,7 +117,7 @@ class Table:
 
 
 def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None = None) -> Table:
-    """The table of all cells that a sweep declares or that are members of it. ValueError when there is none.
+    """The table of all cells that a sweep declares or that are members of it. ValueError when there is no cell.
 
     `records` are those of the results folder where they are read already.
     """
@@ -153,12 +153,12 @@ def varies(rows: Sequence[Row]) -> list[str]:
 
 
 def _grouped(grid: Sequence[Config], entries: Sequence[CellScores], benchmarks: Collection[str]) -> list[Row]:
-    """The rows of what is declared, in its order, and then of what was added."""
-    found: dict[str, list[Row]] = {}
+    """The rows of declared cells in their order, then those of other members of the sweep."""
+    rows_of: dict[str, list[Row]] = {}
     for config in grid:
         declared = promised(config)
         names, science = declared.names, declared.config
-        (row,) = found.setdefault(canonical(science), [Row(names, science, None, [], declared=True)])
+        (row,) = rows_of.setdefault(canonical(science), [Row(names, science, None, [], declared=True)])
         if declared.seed not in {entry.seed for entry in row.entries}:
             row.entries.append(declared)
     groups: dict[str, dict[str | None, list[CellScores]]] = {}
@@ -168,11 +168,11 @@ def _grouped(grid: Sequence[Config], entries: Sequence[CellScores], benchmarks: 
         unversioned = recipes.pop(None, []) if len(recipes) > 1 else []  # from before versions were written down
         newest, *earlier = sorted(recipes, key=lambda recipe: max(e.touched for e in recipes[recipe]), reverse=True)
         recipes[newest] += unversioned
-        found[key] = _rows(recipes[newest], benchmarks, *found.get(key, []))
+        rows_of[key] = _rows(recipes[newest], benchmarks, *rows_of.get(key, []))
         for recipe in earlier:
             rows = _rows(recipes[recipe], benchmarks)
-            found[key] += [replace(row, earlier=str(recipe)[:8]) for row in rows]
-    return [row for group in found.values() for row in group]
+            rows_of[key] += [replace(row, earlier=str(recipe)[:8]) for row in rows]
+    return [row for group in rows_of.values() for row in group]
 
 
 def _rows(entries: list[CellScores], benchmarks: Collection[str], declared: Row | None = None) -> list[Row]:
@@ -198,6 +198,6 @@ def _rows(entries: list[CellScores], benchmarks: Collection[str], declared: Row 
 
 
 def _rank(row: Row) -> float:
-    """The row's average to sort by: what is missing comes last."""
+    """The row's average as a sort key: rows without one come last."""
     value = row.value(AVERAGE)
     return value.mean if value else float("inf")

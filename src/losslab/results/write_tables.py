@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from losslab.composition import experiment_files
-from losslab.config.log import log, printable
+from losslab.config.log import log, terminal_text
 from losslab.config.sweep import SweepConfig
 from losslab.data.probability_bins import EDGES
 from losslab.files import lock, write
@@ -70,7 +70,7 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
         written = _figures(table, bars, curves, measured, folder, cache / "figures.json") | written
     console = Console()
     if conclusions:
-        console.print(printable(conclusion_text.text(conclusions)) + "\n", highlight=False, markup=False)
+        console.print(terminal_text(conclusion_text.text(conclusions)) + "\n", highlight=False, markup=False)
     for sheet in sheets:
         console.print(table_formats.terminal(sheet))
     for name, files in written.items():

@@ -48,7 +48,7 @@ Shares = Mapping[str, ArrayLike]  # of each benchmark: (seeds, problems) shares 
 @dataclass(frozen=True)
 class Estimate:
     mean: float
-    half: float | None = None  # of the interval; None where one number says nothing of its uncertainty
+    half: float | None = None  # of the interval; None where one value gives no variance
 
     @classmethod
     def recorded(cls, mean: float, interval: Sequence[float] | None) -> "Estimate":
@@ -70,7 +70,7 @@ class Estimate:
         return self.half is not None and abs(self.mean) > self.half
 
     def contains(self, value: float) -> bool | None:
-        """Whether a value lies inside the interval; None where there is none."""
+        """Whether a value lies inside the interval; None without an interval."""
         return None if self.half is None else self.low <= value <= self.high
 
     def __str__(self) -> str:
@@ -230,8 +230,8 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     """The mean of independent estimates, as of benchmarks that share no seed's variation."""
     mean = float(np.mean([estimate.mean for estimate in estimates]))
     halves = [estimate.half for estimate in estimates]
-    known = [half for half in halves if half is not None]
-    return Estimate(mean, float(np.sqrt(np.square(known).sum())) / len(halves) if len(known) == len(halves) else None)
+    given = [half for half in halves if half is not None]
+    return Estimate(mean, float(np.sqrt(np.square(given).sum())) / len(halves) if len(given) == len(halves) else None)
 
 
 @lru_cache(maxsize=1024)

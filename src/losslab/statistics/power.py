@@ -49,7 +49,7 @@ Floats = NDArray[np.float64]
 
 
 def between_runs(benchmarks: int, deviation: float = BETWEEN_RUNS) -> float:
-    """Variance between seeds of the difference of two rows, in squared points, where there is none on record.
+    """Variance between seeds of the difference of two rows, in squared points, assumed where no record gives one.
 
     Both rows have that of runs of one recipe, as without pairing; the average of fewer benchmarks than five varies as
     much more as if benchmarks were independent.
@@ -97,7 +97,7 @@ def uniform_chances(problems: int) -> Floats:
 def chance_to_show(difference: float, variances: Variances, seeds: int, level: float = LEVEL) -> float:
     """The chance that the interval of a true difference, over so many seeds, leaves zero out, on whichever side.
 
-    0 with one seed, which says nothing of another.
+    0 with one seed, whose spread over seeds is unknown.
     """
     if seeds < 2:
         return 0.0

@@ -19,7 +19,7 @@ class Table:
 class Entry:
     """What is shown at once."""
 
-    number: int  # grows from entry to entry of a run, so that a run that goes on knows what it has
+    number: int  # grows from entry to entry of a run, so that a continued run sends no entry twice
     step: int  # of training
     values: dict[str, Any] = field(default_factory=dict)  # numbers, by name as in train/loss
     histograms: dict[str, Histogram] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Tracker(Protocol):
         """Keep a trained model."""
 
     def finish(self, told: dict[str, Any]) -> None:
-        """Show what the run came to, and close it."""
+        """Show the final values of the run, and close it."""
 
 
 def start(name: TrackerName, about: About) -> Tracker:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from losslab.config.schema import BASE
 from losslab.data.probability_bins import EDGES
 from losslab.files import read_json, read_lines
 from losslab.records.record import Cell
@@ -15,7 +14,7 @@ from losslab.tracking import Entry, Histogram, Table
 SAMPLES = 50  # problems of each benchmark in the table of samples
 
 
-def entries(cell: Cell, scores: Path, benchmarks: list[str], after: int = -1) -> Iterator[Entry]:
+def entries(cell: Cell, scores: Path, benchmarks: list[str], trains: bool, after: int = -1) -> Iterator[Entry]:
     """What the records of a cell hold beyond entry `after`, each entry whole.
 
     A step of training has its own number, and its entry holds what the held-out rows gave after it: of a cell with
@@ -26,13 +25,14 @@ def entries(cell: Cell, scores: Path, benchmarks: list[str], after: int = -1) ->
     Args:
         scores: the folder of the cell's scores under one protocol.
         benchmarks: those that scores must have before they are shown.
+        trains: whether the cell trains a model; that of a base is scored as it is.
     """
     rows, held_out = read_lines(cell.metrics), {row["step"]: row for row in read_lines(cell.validation)}
     ready = rows[:-1] if held_out and not cell.model.exists() else rows
     for row in ([{"step": 0}] if 0 in held_out else []) + ready:
         if row["step"] > after:
             yield _training(row, held_out.get(row["step"], {}))
-    if not cell.model.exists() and cell.state().get("names", {}).get("loss") != BASE:
+    if trains and not cell.model.exists():
         return
     last = rows[-1]["step"] if rows else 0
     models = {step: scores / "steps" / f"{step:08d}" for step in sorted(cell.steps())} | {last: scores}
@@ -104,7 +104,7 @@ def samples(folder: Path, scores: dict[str, Any]) -> dict[str, Table]:
 
 
 def summary(cell: Cell, scores: Path) -> dict[str, Any]:
-    """What a cell came to: its state, costs, last step of training and scores."""
+    """The final values of a cell: its state, costs, last step of training and scores."""
     state = cell.state()
     told = {key: state[key] for key in ("state", "attempts", "training_seconds", "scoring_seconds") if key in state}
     rows, held_out = read_lines(cell.metrics), read_lines(cell.validation)

@@ -141,6 +141,7 @@ def order(config: Config, cell: Cell) -> dict[str, Any]:
         "life": life,
         "scores": str(scores),
         "benchmarks": benchmarks,
+        "trains": config.trains,
         "checkpoints": config.tracker.checkpoints,
         "sweep": asdict(config.sweep),
         "results": str(results),
@@ -150,7 +151,7 @@ def order(config: Config, cell: Cell) -> dict[str, Any]:
 
 
 def report(order: dict[str, Any], finished: Callable[[], bool]) -> None:
-    """Show what the records of a cell hold, as it appears, until `finished()`; then what it came to."""
+    """Show what the records of a cell hold, as it appears, until `finished()`; then its final values."""
     from losslab.tracking import About, content, start
 
     cell, scores = Cell.at(Path(order["cell"]["folder"])), Path(order["scores"])
@@ -158,7 +159,7 @@ def report(order: dict[str, Any], finished: Callable[[], bool]) -> None:
     after = tracker.after
     while True:
         last = finished()  # asked before the records are read, so that nothing is written after the last reading
-        for entry in content.entries(cell, scores, order["benchmarks"], after):
+        for entry in content.entries(cell, scores, order["benchmarks"], order["trains"], after):
             tracker.log(entry)
             after = entry.number
         if last:

@@ -20,7 +20,7 @@ class WeightsAndBiases:
 
     Online, a run goes on where the server has it. Offline, `wandb sync` appends what a folder holds to the run of its
     id, whatever the run has. So a run that was not uploaded yet is told whole once more, in place of the folders of its
-    earlier attempts, and one that was goes on in another folder with what is new.
+    earlier attempts, and one that was continues in another folder with the new entries.
     """
 
     def __init__(self, about: About) -> None:

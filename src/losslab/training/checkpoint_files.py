@@ -1,6 +1,6 @@
 """The files of a checkpoint: tensors as safetensors, one file for each rank, and everything else as JSON.
 
-Reading them runs no code, whoever wrote them. The header of a tensor file says which pieces of the whole tensors it
+Reading them runs no code from the file. The header of a tensor file says which pieces of the whole tensors it
 holds; that format is torch's, whose reader gives each rank of any number of ranks the pieces that it needs.
 """
 
@@ -139,7 +139,7 @@ def damage(folder: Path) -> str | None:
 
 
 def misfit(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any], stored_values: dict[str, Any]) -> str:
-    """Why a whole checkpoint is none of this state, or nothing. It is looked at before anything is loaded."""
+    """Why a complete checkpoint does not fit this state, else an empty string; checked before anything is loaded."""
     try:
         stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except OSError:

@@ -29,7 +29,7 @@ from losslab.files import appear, read_json
 from losslab.training import checkpoint_files
 from losslab.training.checkpoint_files import MANIFEST, ShardWriter, put_values, tensors_of, values_of
 
-TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)  # what is frozen comes from its own files
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)  # frozen weights are read from the base checkpoint
 DAMAGED = "damaged-"  # before the name of a checkpoint that was set aside
 
 
@@ -59,7 +59,7 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """After an error too, what is being written is written to its end, unless other ranks are gone."""
+        """Finish the write in progress, after an error too, unless other ranks are gone."""
         self.thread.shutdown()
         self.stager.close()
 
@@ -255,7 +255,7 @@ def forget(checkpoints: list[Path], keep_every: int | None) -> None:
 
 
 def clear(folder: Path, keep_every: int | None) -> None:
-    """Remove what is of no use beside the finished model; checkpoints at multiples of `keep_every` steps stay."""
+    """Remove the checkpoints that the finished model replaces; those at multiples of `keep_every` steps stay."""
     forget(existing(folder), keep_every)
     for damage in folder.glob(f"{DAMAGED}*"):
         shutil.rmtree(damage)

@@ -87,7 +87,7 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
 def measure_reference(config: Config, data: str, file: str) -> None:
     """Write to `file` the log-probabilities of all answer tokens under `config.reference_model`, on this rank."""
     device, examples, tokens = start(config), Examples.load(Path(data)), config.machine.micro_batch_tokens
-    recipe = replace(config.train, weights=config.train.precision)  # what is not trained needs no master weights
+    recipe = replace(config.train, weights=config.train.precision)  # frozen weights need no float32 copy
     plain = replace(config, model=config.reference_model, adapter=AdapterConfig(), train=recipe)
     policy = build(plain, device, reference=False)
     run_exactly(policy, examples, device)
@@ -135,7 +135,7 @@ class Trainer:
             ranks=self.ranks,
             pinned=device.type == "cuda",
         )
-        self.old: list[dict[str, Tensor]] = []  # of an objective with an old policy: what each micro-batch knows of it
+        self.old: list[dict[str, Tensor]] = []  # of each micro-batch: its log-probabilities under the old policy
 
     def forward_backward(self, step: int) -> tuple[StepBatch, StepSums]:
         """Add up the gradients of this rank's micro-batches; returns the data of the step and this rank's sums.

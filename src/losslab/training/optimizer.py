@@ -1,6 +1,7 @@
 """The optimizer, its learning rate at each step, and the gradients that it is given."""
 
 import math
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -13,11 +14,16 @@ from losslab.config.schema import Decay, OptimizerConfig, SchedulerConfig, Shape
 
 
 def make_optimizer(config: OptimizerConfig, policy: nn.Module) -> Optimizer:
-    """The optimizer that `_target_` names; weight decay on matrices alone unless `decay=all`."""
+    """The optimizer that `_target_` names."""
+    return get_class(config._target_)(weight_decay_groups(config, policy), lr=config.lr, **config.arguments)
+
+
+def weight_decay_groups(config: OptimizerConfig, policy: nn.Module) -> list[dict[str, Any]]:
+    """The trained parameters with weight decay, and those without: it is on matrices alone unless `decay=all`."""
     decayed = [p for p in policy.parameters() if p.requires_grad and (p.ndim >= 2 or config.decay == Decay.all)]
     rest = [p for p in policy.parameters() if p.requires_grad and not (p.ndim >= 2 or config.decay == Decay.all)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return get_class(config._target_)([group for group in groups if group["params"]], lr=config.lr, **config.arguments)
+    return [group for group in groups if group["params"]]
 
 
 def lr_factor(config: SchedulerConfig, step: int, steps: int) -> float:

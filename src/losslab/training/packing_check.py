@@ -60,7 +60,7 @@ class Agreement:
         logp, gradient = TOLERANCES[precision]
         if self.leak > 0:
             return "layers carry state from one sequence to the next (a recurrence or a convolution)"
-        if not self.logp <= logp:  # nor is what is not a number
+        if not self.logp <= logp:  # NaN fails too
             return f"log-probabilities of answers differ by {self.logp:.1e}"
         return None if self.gradient <= gradient else f"gradients differ by {self.gradient:.1e}"
 
@@ -140,7 +140,7 @@ def check(policy: Policy, examples: Examples, device: torch.device) -> PackingCh
 
 
 def _try(policy: Policy, way: str, batch: Batch, expected: _Result) -> tuple[Agreement | None, str | None]:
-    """How an implementation of attention agrees, and what is wrong with it on any rank."""
+    """How far an implementation of attention agrees with the plain one, and why it failed on any rank."""
     agreement, reason = None, None
     try:
         policy.attend(way)

@@ -59,7 +59,7 @@ def outputs(
     """
     statistics = batch_nll(objective, policy, batch, device)
     old = old_logp(objective, policy, batch, device)
-    for micro, known in zip(batch.micro_batches, old, strict=True):
+    for micro, old_logps in zip(batch.micro_batches, old, strict=True):
         moved = micro.to(device)
-        yield moved, policy(moved.batch, objective, moved.context | statistics.context(moved) | known)
+        yield moved, policy(moved.batch, objective, moved.context | statistics.context(moved) | old_logps)
     policy.end_backward()

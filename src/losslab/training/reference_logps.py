@@ -72,8 +72,8 @@ class BatchStatistics:
         """Keywords for `Context`: batch_nll (B,) and batch_p () of the batch, sequence_nll (S,) of the micro-batch."""
         if self.batch is None or self.nll is None or self.p is None:
             return {}
-        own = self.nll[self.places(micro)] if len(micro.examples) else self.nll.new_zeros(1)
-        return {"batch_nll": self.nll, "sequence_nll": own, "batch_p": self.p}
+        sequence_nll = self.nll[self.places(micro)] if len(micro.examples) else self.nll.new_zeros(1)
+        return {"batch_nll": self.nll, "sequence_nll": sequence_nll, "batch_p": self.p}
 
     def places(self, micro: MicroBatch) -> Tensor:
         """(S,) where the sequences of a micro-batch stand in the batch."""

@@ -120,7 +120,7 @@ def report(sums: StepSums, count: float, measured: Sequence[str] = ()) -> dict[s
     coarse = torch.bucketize(FINE[:-1], torch.tensor(EDGES[1:-1], dtype=torch.float64), right=True)
     histogram = torch.zeros(len(EDGES) - 1, dtype=torch.float64).index_add(0, coarse, sums.histogram)
     quantiles = {f"p{q}": float(FINE[1:][(cumulative >= q / 100).int().argmax()]) for q in (10, 50, 90)}
-    own = {name: value / tokens for name, value in zip(measured, sums.measured.tolist(), strict=True)}
+    of_objective = {name: value / tokens for name, value in zip(measured, sums.measured.tolist(), strict=True)}
     standard = {
         "loss": seen["loss"] / count,
         "cross_entropy": seen["nll"] / tokens,
@@ -132,5 +132,5 @@ def report(sums: StepSums, count: float, measured: Sequence[str] = ()) -> dict[s
         "p_histogram": histogram.int().tolist(),
         "answer_tokens": int(seen["tokens"]),
     }
-    assert not standard.keys() & own, "an objective's metrics have names of their own"
-    return standard | own
+    assert not standard.keys() & of_objective, "an objective's metrics have names of their own"
+    return standard | of_objective

@@ -52,7 +52,7 @@ def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
     about = (content(model.path), model.revision, Path(data).name, str(config.train.precision), asked)
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     file = cache / "probabilities" / f"{key}.json"
-    # The exported model has its adapters merged, and what is not trained needs no master weights.
+    # The exported model has its adapters merged, and frozen weights need no float32 copy.
     plain = replace(config, model=model, adapter=AdapterConfig())
     plain = replace(plain, train=replace(plain.train, weights=plain.train.precision))
     with lock(file.with_suffix(""), quiet=True) if is_main_process() else nullcontext():

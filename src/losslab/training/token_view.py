@@ -69,9 +69,9 @@ class TokenView:
             read_json(self.file).get("examples", [{} for _ in chosen]) if when == "after" else [{} for _ in chosen]
         )
         shown: list[dict[str, Any]] = []
-        for i, numbers, known in zip(chosen.tolist(), measured, earlier, strict=True):
+        for i, numbers, before in zip(chosen.tolist(), measured, earlier, strict=True):
             ids = self.examples.tokens[self.examples.offsets[i] : self.examples.offsets[i + 1]]
             about = {"number": i + 1, "tokens": [text(int(token), self.tokenizer) for token in ids]}
             about["trained"] = self.examples.is_trained(i).astype(int).tolist()
-            shown.append(known | about | {when: numbers})
+            shown.append(before | about | {when: numbers})
         write_json(self.file, {"version": RECORD_VERSION, "of": len(self.examples), "examples": shown})

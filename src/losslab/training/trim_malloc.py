@@ -7,7 +7,7 @@ from functools import cache
 def trim_malloc() -> None:
     """Have glibc return freed memory to the system, where there is glibc.
 
-    It keeps what is freed in pieces that are then too small: a run held up to 1.75 times of what it had in use.
+    glibc keeps freed blocks that are too small for later requests: a run held up to 1.75 times the memory in use.
     """
     if trim := getattr(_libc(), "malloc_trim", None):
         trim(0)

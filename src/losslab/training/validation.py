@@ -46,9 +46,9 @@ class Validation:
         self.file, self.normaliser = folder / FILE, config.train.normaliser
         self.eos = load_tokenizer(config.model).eos_token_id
         self.every = config.machine.validation_steps or -(-steps // TIMES)
-        known = Reference.of(self.objective, reference, policy, examples, tokens, device)
+        reference_logps = Reference.of(self.objective, reference, policy, examples, tokens, device)
         units = np.arange(len(examples) // examples.unit)
-        self.loader = loader(config, examples, units, config.train.batch_size, known, device)
+        self.loader = loader(config, examples, units, config.train.batch_size, reference_logps, device)
 
     def __enter__(self) -> "Validation":
         self.loader.__enter__()
