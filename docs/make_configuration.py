@@ -28,7 +28,7 @@ Made from `src/losslab/config/schema.py` and `conf/` by `make docs`; a test fail
 A group is a folder of `conf/`, and `group=file` chooses one of its files; `group.key=value` changes one value. Defaults
 are those of `python train.py` without any option. `null` means none. A number has bounds, and a whole number without a
 limit of its own may be as large as 1,000,000,000. What is not in `machine`, `tracker`, `sweep`,
-`eval` or `benchmark` decides what is trained, and so it is part of a cell's identity ([results.md](results.md)).
+`eval`, `prompt` or `benchmark` decides what is trained, and so is part of a cell's identity ([results.md](results.md)).
 """
 
 

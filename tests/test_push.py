@@ -65,7 +65,8 @@ def test_a_dry_run_writes_the_card_and_says_what_would_go(cells, monkeypatch, ca
     names = {path.name for path in checkpoint.iterdir()}
     uploaded = {line.split()[0] for line in printed.splitlines() if line.startswith("  ")}
     expected = {"README.md", "losslab/config.yaml", "losslab/metrics.jsonl", *names}
-    assert expected < uploaded and len(uploaded - expected) == 1  # the scores under their protocol
+    assert expected < uploaded and ".eval_results/math500.yaml" in uploaded
+    assert len(uploaded - expected) == 2  # that, and the scores under their protocol
 
 
 def test_nothing_of_this_machine_is_uploaded(cells):

@@ -21,7 +21,7 @@ from losslab.data.toy_task import demonstrations
 from losslab.launchers.status import sweeps
 from losslab.records.cell_records import cell_records
 from losslab.records.identity import identities, identity
-from losslab.records.record import Cell
+from losslab.records.record import Cell, protocol_name
 from losslab.results.labels import canonical
 from losslab.results.load_records import science
 
@@ -55,7 +55,7 @@ def declared() -> set[str]:
 def test_a_cell_that_is_asked_for_twice_is_planned_once(capsys):
     configs = of("loss=dft,dft", "seed=0,0")
     assert len(overrides(multirun(*TINY, "loss=dft,dft", "seed=0,0"))) == 4 and len(configs) == 1
-    assert len(plan.cells(of("method=dft") + of("loss=dft"))) == 1  # a row and an objective: one cell
+    assert len(plan.by_protocol(of("method=dft") + of("loss=dft"))) == 1  # a row and an objective: one cell
     assert plan.show(configs) == 0
     assert "ablation: 1 cells" in capsys.readouterr().out
 
@@ -126,7 +126,9 @@ def test_a_cell_that_cannot_be_planned_stops_that_cell_alone(tmp_path, capsys, p
         whole._start(cells, multirun())
         assert whole.rejected == 3 and len(list(Path("results/cells").iterdir())) == 3
         assert {cell.folder.name.split("-")[0] for cell in whole.cells} == {"tiny"}
-        assert sweep._over == {Cell.of(config).folder for config in cells[3:]}  # which `run` leaves out
+        assert sweep._over == {
+            (Cell.of(config).folder, protocol_name(config)) for config in cells[3:]
+        }  # which `run` leaves out
         with pytest.raises(ValueError, match=f"^the model model.path={tmp_path}/bad cannot be loaded"):
             Sweep()._start(cells[3:], multirun())
     printed = capsys.readouterr()

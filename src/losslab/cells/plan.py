@@ -22,7 +22,7 @@ from losslab.config.messages import first_line
 from losslab.config.schema import Config
 from losslab.data.schedule import Schedule
 from losslab.data.table import count, held_out_count, unanswered
-from losslab.records.record import Cell
+from losslab.records.record import Cell, protocol_name
 
 ROWS = 100  # of the table that shows a plan; the cells beyond are counted
 
@@ -57,13 +57,15 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     return Plan(cell, state(cell, config), steps, tokens, parameters, config.machine, peak, hours)
 
 
-def cells(configs: list[Config]) -> dict[Cell, Config]:
-    """The cells of configurations, each once, in their order."""
-    return {
-        cell: config
-        for group in _alike(configs)
-        for cell, config in zip(Cell.of_seeds(group[0], [config.seed for config in group]), group, strict=True)
-    }
+def by_protocol(configs: list[Config]) -> dict[Cell, list[Config]]:
+    """The cells of configurations, each once, in their order: with a configuration for each protocol of its scores."""
+    found: dict[Cell, dict[str, Config]] = {}
+    for group in _alike(configs):
+        protocol = protocol_name(group[0])
+        cells = Cell.of_seeds(group[0], [config.seed for config in group])
+        for cell, config in zip(cells, group, strict=True):
+            found.setdefault(cell, {})[protocol] = config
+    return {cell: list(own.values()) for cell, own in found.items()}
 
 
 def make_all(
@@ -164,11 +166,12 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
 
     Returns the exit status: 1 where a cell is rejected.
     """
-    planned = cells(configs)
-    plans, rejected = make_all(planned, job)
+    planned = by_protocol(configs)
+    plans, rejected = make_all({cell: own[0] for cell, own in planned.items()}, job)
     if not plans:
         raise ValueError("; ".join(rejected))
-    configs = [planned[plan.cell] for plan in plans]
+    protocols = max(len(own) for own in planned.values())
+    configs = [planned[plan.cell][0] for plan in plans]
     config, devices = configs[0], Devices.of(configs[0].machine, job)
     table = Table(title=f"{config.sweep.name}: {len(plans)} cells", title_justify="left")
     for column in ("cell", "state"):
@@ -200,6 +203,7 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
         f"{' or '.join(sorted(laid_out))}\n"
         f"scoring: {config.names.eval}, {config.eval.samples} samples of each problem of "
         + ", ".join(f"{name} ({rows})" if rows else name for name, rows in samples.items())
+        + (f", {protocols} times, by other prompts or protocols (hours: of one)" if protocols > 1 else "")
         + "\n"
         + cost.sentence(cost.of(configs, [(plan.parameters, plan.tokens or 0) for plan in plans]))
         + (f"; not counted: the training of {unknown} cells whose rows are not known yet" if unknown else "")

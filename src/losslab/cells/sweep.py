@@ -22,17 +22,23 @@ from losslab.config.log import log
 from losslab.config.messages import first_line
 from losslab.config.schema import Config
 from losslab.distributed.environment import is_main_process
-from losslab.records.record import Cell, start_again
+from losslab.records.record import Cell, protocol_name, start_again
 
-_over: set[Path] = set()  # the folders of cells that this process has run, or does not run because they were rejected
+ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # Hydra's own, in this process
+
+# Folder of a cell and protocol of its scores: what this process has run, or does not run because it was rejected.
+_over: set[tuple[Path, str]] = set()
 
 
 def run(config: Config) -> None:
-    """Run a cell of a sweep, unless it was rejected, or is in the sweep twice and was run before."""
-    folder = Cell.of(config).folder
-    if folder in _over:
+    """Run a cell of a sweep, unless it was rejected, or is in the sweep twice and was run before.
+
+    A cell that is to be scored under several prompts, or other protocols, is run for each, and trained by the first.
+    """
+    asked = Cell.of(config).folder, protocol_name(config)
+    if asked in _over:
         return
-    _over.add(folder)
+    _over.add(asked)
     from losslab.cells.run import run as run_cell
 
     run_cell(config)
@@ -50,7 +56,7 @@ def _plan(configs: list[Config], job: Any) -> int:
 
 class Sweep(Callback):
     def __init__(self) -> None:
-        self.cells: dict[Cell, Config] = {}  # those that passed all checks
+        self.cells: dict[Cell, list[Config]] = {}  # those that passed all checks, with one for each protocol
         self.rejected = 0
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
@@ -84,26 +90,32 @@ class Sweep(Callback):
             sys.exit(_plan(configs, job) if is_main_process() else 0)
         if not is_main_process():
             return
-        cells = plan.cells(configs)
-        _, rejected = plan.make_all({cell: config for cell, config in cells.items() if not cell.done(config)}, job)
+        cells = plan.by_protocol(configs)
+        if sweep.hydra.launcher._target_ != ONE_BY_ONE and (several := _several(cells)):
+            raise ValueError(
+                f"{several.folder.name} is to be scored in {len(cells[several])} ways, and two jobs cannot have one "
+                "cell: leave hydra/launcher out, or give each prompt and eval a command of its own"
+            )
+        missing = {cell: own for cell, own in cells.items() if not _done(cell, own)}
+        _, rejected = plan.make_all({cell: own[0] for cell, own in missing.items()}, job)
         self._reject(rejected, cells)
-        for cell, config in self.cells.items():  # now, so that a table shows what is still missing
-            cell.declare(config)
+        for cell, own in self.cells.items():  # now, so that a table shows what is still missing
+            cell.declare(own[0])
         if configs[0].force:
             start_again(list(self.cells))
-        done = sum(cell.done(config) for cell, config in self.cells.items())
+        done = sum(_done(cell, own) for cell, own in self.cells.items())
         log.info(f"{configs[0].sweep.name}: {len(self.cells)} cells, {done} of them done")
-        if job is None and (warning := plan.warn(list(self.cells.values()))):
+        if job is None and (warning := plan.warn([own[0] for own in self.cells.values()])):
             log.info(warning)
 
-    def _reject(self, rejected: Mapping[str, Collection[Cell]], cells: Mapping[Cell, Config]) -> None:
+    def _reject(self, rejected: Mapping[str, Collection[Cell]], cells: Mapping[Cell, list[Config]]) -> None:
         """Name what is rejected, each reason once, and keep the others."""
         out = {cell for group in rejected.values() for cell in group}
-        self.cells = {cell: config for cell, config in cells.items() if cell not in out}
+        self.cells = {cell: own for cell, own in cells.items() if cell not in out}
         self.rejected = len(out)
         if not self.cells:
             raise ValueError("; ".join(rejected))
-        _over.update(cell.folder for cell in out)
+        _over.update((cell.folder, protocol_name(config)) for cell in out for config in cells[cell])
         for line in plan.rejections(rejected):
             log.warning(line)
 
@@ -116,7 +128,7 @@ class Sweep(Callback):
         from losslab.results.write_tables import write_table
         from losslab.tracking import follow
 
-        config = next(iter(self.cells.values()))
+        config = next(iter(self.cells.values()))[0]
         try:
             write_table(config.sweep, config.machine.results)
             if line := follow.hint(config):
@@ -125,7 +137,7 @@ class Sweep(Callback):
             log.warning(f"the table is not written: {first_line(error)}; losslab table does it again")
         if not told:
             _report(config)
-        failures = {cell.folder: cell.failure(config) for cell, config in self.cells.items()}
+        failures = {cell.folder: next(filter(None, map(cell.failure, own)), None) for cell, own in self.cells.items()}
         failed = {folder: failure for folder, failure in failures.items() if failure}
         for folder, failure in [] if told else failed.items():
             tell(f"failed: {folder.name}: {failure}\n        see {folder / 'error.txt'}")
@@ -148,6 +160,15 @@ def _report(config: Config) -> None:
         log.warning(f"the report is not written: {first_line(error)}; losslab report does it again")
 
 
+def _done(cell: Cell, configs: Sequence[Config]) -> bool:
+    return all(cell.done(config) for config in configs)
+
+
+def _several(cells: Mapping[Cell, list[Config]]) -> Cell | None:
+    """A cell that is scored under several protocols."""
+    return next((cell for cell, own in cells.items() if len(own) > 1), None)
+
+
 def on_slurm(config: DictConfig) -> bool:
     """Whether the cells of a multirun become jobs."""
     return config.hydra.launcher._target_.endswith(".SlurmLauncher")
@@ -164,6 +185,6 @@ def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[P
         composed = compose(config.hydra.job.config_name, words, True)
         cell_config = read(composed, composed.hydra.runtime.choices)
         cell = Cell.of(cell_config)
-        if not cell.done(cell_config) and cell.folder not in _over:
+        if not cell.done(cell_config) and (cell.folder, protocol_name(cell_config)) not in _over:
             cells[cell.folder] = cell_config, [word for word in words if not word.startswith("force=")]
     return cells

@@ -16,8 +16,8 @@ from losslab.config.errors import exit_on_error
 from losslab.config.paths import CONF, EXPERIMENTS
 
 VERBS = (
-    "data", "train", "plan", "sample", "evaluate", "regrade", "compare",
-    "table", "report", "status", "forget", "push", "toy-suite", "env",
+    "data", "train", "plan", "sample", "evaluate", "regrade", "judge", "compare",
+    "table", "report", "status", "forget", "export", "push", "toy-suite", "env",
 )  # fmt: skip
 HYDRA = ("data", "train", "plan", "sample", "evaluate")  # these take the keys of conf/, completed by Hydra
 COMPLETION = ("-sc", "--shell-completion")

@@ -6,6 +6,7 @@ losslab evaluate model=MODEL
   eval.data=FOLDER    FOLDER/<benchmark>.jsonl in place of the hub
   machine.engine=     vllm or transformers; as many GPUs as there are, machine.tensor_parallel=2 for large models
   machine.engine=api machine.api_url=http://localhost:8000/v1             a model that is served (OPENAI_API_KEY)
+  prompt=             a file of conf/prompt in place of the model's own prompt: minerva_4shot, boxed, question
   model.eval_prompt=, model.stop=                     for a model whose chat template is not the prompt you want
   and all others of `losslab train --help` that have to do with scoring.
 

@@ -9,6 +9,7 @@ from losslab.config.choices import Device, TrackerName
 from losslab.config.keys import check_bounds
 from losslab.config.machine import AUTO, MachineConfig
 from losslab.config.paths import CONF, names_folder
+from losslab.config.prompt import CHAT
 from losslab.config.schema import BASE, EMBEDDED, Config, Engine, Gold, Normaliser, Precision, Reduction, Rules
 from losslab.config.sweep import SweepConfig
 from losslab.data.table import held_out_file, local_files, unanswered
@@ -62,6 +63,7 @@ def check(config: Config) -> None:
     if config.check and not config.plan:
         raise ValueError("check=true is for a plan, as in losslab plan check=true: a training checks by itself")
     check_prompts(config)
+    check_examples(config)
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: name at least one, as in benchmark=[math500]")
     if config.tracker.checkpoints and config.tracker.name != TrackerName.wandb:
@@ -132,10 +134,27 @@ def check_objective(config: Config) -> None:
         raise ValueError(f"loss={config.names.loss} takes one step on each batch: leave train.updates at 1")
 
 
+def check_examples(config: Config) -> None:
+    """Refuse a prompt that leaves out a problem or an answer, and turns of a chat that is none."""
+    prompt, texts = config.prompt, {"prompt.question": ("{problem}",), "prompt.example": ("{problem}", "{answer}")}
+    for key, needed in texts.items():
+        if missing := [part for part in needed if part not in getattr(prompt, key.partition(".")[2])]:
+            raise ValueError(f"{key} must be a text that contains {' and '.join(missing)}")
+    if prompt.turns and not prompt.examples:
+        raise ValueError("prompt.turns=true is for worked examples: set prompt.examples, or leave it out")
+    if prompt.turns and config.scoring_template != CHAT:
+        raise ValueError("prompt.turns=true needs the chat template: set prompt.template=chat, or leave it out")
+    lists = {"prompt": prompt.examples} | {f"benchmark.{name}": b.examples for name, b in config.benchmark.items()}
+    for key, examples in lists.items():
+        for i, example in enumerate(examples):
+            if not (example.problem.strip() and example.answer.strip()):
+                raise ValueError(f"{key}.examples.{i} is empty: give it a problem and an answer, or leave it out")
+
+
 def check_prompts(config: Config) -> None:
     """Refuse a prompt without a place for the question, and a benchmark whose gold and rules do not go together."""
     prompts = {"model.train_prompt": config.model.train_prompt, "model.eval_prompt": config.model.eval_prompt}
-    prompts |= {"dataset.template": config.dataset.template or "chat"}
+    prompts |= {"dataset.template": config.dataset.template or "chat", "prompt.template": config.scoring_template}
     prompts |= {f"benchmark.{name}.prompt": about.prompt or "chat" for name, about in config.benchmark.items()}
     for key, template in prompts.items():
         if template != "chat" and "{problem}" not in template:
@@ -145,6 +164,8 @@ def check_prompts(config: Config) -> None:
             raise ValueError(
                 f"benchmark {name} is a task of lm_eval, which needs the model itself: leave engine=api out"
             )
+        if about.task is not None and (about.examples or about.prompt):
+            raise ValueError(f"benchmark {name} is a task of lm_eval, whose prompt is its own: leave yours out")
         if about.metric and about.task is None:
             raise ValueError(f"benchmark.{name}.metric is for tasks of lm_eval: leave it out")
         if (about.gold == Gold.any) != (about.rules == Rules.exact_match):

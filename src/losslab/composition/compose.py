@@ -28,7 +28,7 @@ from losslab.config.schema import BASE, HARNESS, Config
 
 TASKS = "lm_eval"  # the key of a composed configuration that holds tasks named among benchmarks
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
-SCORING = ("eval", "benchmark", "machine", "tracker")  # what may be set for a cell that is trained
+SCORING = ("eval", "prompt", "benchmark", "machine", "tracker")  # what may be set for a cell that is trained
 
 ConfigStore.instance().store("schema", Config)  # the first of conf/config.yaml's defaults, so every key has a type
 
@@ -81,6 +81,7 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
         dataset = Path(cfg.dataset.path).stem.replace("*", "")
     names = {"model": model, "dataset": dataset, "loss": choices["loss"], "eval": choices["eval"]}
+    names["prompt"] = choices["prompt"]
     names["method"] = choices["method"] and Path(choices["method"]).name  # embedded/grpo is GRPO
     try:
         keys = [str(key) for key in cfg if key not in ("hydra", TASKS)]
@@ -117,15 +118,18 @@ def recorded(record: Path, overrides: list[str]) -> Config:
                 OmegaConf.update(saved, f"{group}.{key}", OmegaConf.select(composed, f"{group}.{key}"))
             else:
                 saved[group] = with_tasks(composed) if group == "benchmark" else composed[group]
-                saved.names.eval = composed.hydra.runtime.choices.eval if group == "eval" else saved.names.eval
+                if group in ("eval", "prompt"):
+                    saved.names[group] = composed.hydra.runtime.choices[group]
         saved.machine = composed.machine
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), saved))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from None
     assert isinstance(config, Config)
-    from losslab.composition.checks import check_bounds, check_endpoint
+    from losslab.composition.checks import check_bounds, check_endpoint, check_examples, check_prompts
 
     check_bounds(config)
+    check_prompts(config)
+    check_examples(config)
     check_endpoint(config.machine)
     return config
 
@@ -133,7 +137,7 @@ def recorded(record: Path, overrides: list[str]) -> Config:
 def check_group(argument: str) -> None:
     """Raise ValueError for a group without a name of one of its files, of which Hydra's message names no group."""
     group, _, name = argument.partition("=")
-    needed = (CONF / group).is_dir() and group not in ("experiment", "method")  # which can be left out
+    needed = (CONF / group).is_dir() and group not in ("experiment", "method", "prompt")  # which can be left out
     if needed and (name == "null" or name.startswith("${")):
         raise ValueError(f"{argument} names no file: write {group}=NAME with one of conf/{group}")
 

@@ -28,6 +28,7 @@ from losslab.config.choices import (
 )
 from losslab.config.keys import key, seed_key
 from losslab.config.machine import MachineConfig, TrackerConfig
+from losslab.config.prompt import CHANGED_PROMPT, MODEL_PROMPT, ExampleConfig, PromptConfig
 from losslab.config.sweep import SweepConfig
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ class BenchmarkConfig:
     rows: int | None = key(None, "the number of problems that the benchmark must have", low=1)
     rules: Rules = key(Rules.general, "how answers are read and compared (docs/evaluation.md)")
     prompt: str | None = key(None, "in place of model.eval_prompt: `chat`, or a text with {problem}")
+    examples: list[ExampleConfig] = key(list, "worked examples before its questions, in place of those of `prompt`")
     stop: list[str] = key(list, "texts that end an answer to this benchmark, besides model.stop")
     metric: str | None = key(None, "of an lm_eval task: the one that makes the score; null = its first")
     breakdown: list[str] = key(list, "columns, such as subject and level, by whose values the scores are broken down")
@@ -208,6 +210,7 @@ class Names:
     dataset: str = key(MISSING, "")
     loss: str = key(MISSING, "")
     eval: str = key(MISSING, "")
+    prompt: str | None = key(None, "")
     method: str | None = key(None, "what a table calls a row that is more than an objective; no part of the identity")
 
 
@@ -222,6 +225,7 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     benchmark: dict[str, BenchmarkConfig] = key(dict, "")
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
@@ -261,6 +265,16 @@ class Config:
     def train_prompt(self) -> str:
         """The prompt of training: `chat`, or a text with {problem}."""
         return self.dataset.template or self.model.train_prompt
+
+    @property
+    def scoring_template(self) -> str:
+        """The prompt of the evaluation, where a benchmark has none of its own: `chat`, or a text with {problem}."""
+        return self.prompt.template or self.model.eval_prompt
+
+    @property
+    def prompt_name(self) -> str:
+        """What tables call the prompt of the evaluation: its file, `model` for the model's own, else `changed`."""
+        return self.names.prompt or (MODEL_PROMPT if self.prompt == PromptConfig() else CHANGED_PROMPT)
 
     @property
     def served(self) -> bool:

@@ -1,24 +1,30 @@
 """From a problem to the text that a model is given, and to its tokens: one rule for training and for evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
 from losslab.config.limits import time_limit
 from losslab.config.messages import first_line
+from losslab.config.prompt import CHAT
 from losslab.data.row_templates import with_breaks
 
-CHAT = "chat"  # the prompt that is the tokenizer's own chat template
 TEMPLATE_SECONDS = 10  # for one prompt
 FAULTS = (TemplateError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError, MemoryError)
 
 
-def render(template: str, problem: str, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> str:
+def render(
+    template: str,
+    problem: str,
+    tokenizer: Any,
+    arguments: Mapping[str, Any] | None = None,
+    turns: Sequence[Mapping[str, str]] = (),
+) -> str:
     """The prompt of a problem: the tokenizer's own chat template for `chat`, else `template` with {problem} filled in.
 
-    `arguments` are those of the chat template. Braces elsewhere, as in \\boxed{}, stay as they are. Raises ValueError
-    for `chat` without a chat template.
+    `arguments` are those of the chat template, `turns` its messages before the problem's. Braces elsewhere, as in
+    \\boxed{}, stay as they are. Raises ValueError for `chat` without a chat template.
     """
     if template != CHAT:
         return with_breaks(template).replace("{problem}", problem)
@@ -26,7 +32,7 @@ def render(template: str, problem: str, tokenizer: Any, arguments: Mapping[str, 
         raise ValueError(
             "the tokenizer has no chat template: set model.train_prompt and model.eval_prompt to a text with {problem}"
         )
-    messages = [{"role": "user", "content": problem}]
+    messages = [*turns, {"role": "user", "content": problem}]
     with time_limit(TEMPLATE_SECONDS, f"the chat template takes more than {TEMPLATE_SECONDS} s for a prompt: mend it"):
         try:
             given = {"tokenize": False, "add_generation_prompt": True, **(arguments or {})}

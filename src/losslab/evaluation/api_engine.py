@@ -94,7 +94,7 @@ def _ask(client: Any, job: Job, request: Request, limit: int) -> Completion:
     if request.chat:
         arguments = job.endpoint.template_arguments
         options |= {"extra_body": {"chat_template_kwargs": arguments}} if arguments else {}
-        messages = [{"role": "user", "content": request.text}]
+        messages: list[Any] = [*request.earlier, {"role": "user", "content": request.text}]
         answer = client.chat.completions.create(messages=messages, max_completion_tokens=limit, **options)
         text = answer.choices[0].message.content or ""
     else:

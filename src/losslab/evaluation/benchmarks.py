@@ -33,6 +33,7 @@ class Benchmark:
     rules: Rules = Rules.general  # how answers are read and compared
     prompt: str | None = None  # in place of the model's
     stop: tuple[str, ...] = ()  # besides the model's
+    examples: tuple[tuple[str, str], ...] = ()  # worked ones, problem and answer, in place of the prompt's
     task: str | None = None  # of lm-evaluation-harness, which then asks and judges
 
     @classmethod
@@ -41,11 +42,14 @@ class Benchmark:
         content: list[Any] = [[p.question, p.gold_official, p.gold, *exact] for p in problems]
         if about.prompt is not None or about.stop:
             content.append([about.prompt, about.stop])
+        examples = tuple((example.problem, example.answer) for example in about.examples)
+        if examples:
+            content.append({"examples": examples})
         named = name if name in set(Rules) else Rules.general  # the rules that earlier versions took
         if about.rules not in (named, Rules.exact_match):
             content.append(str(about.rules))
         sha256 = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        return cls(name, problems, sha256, about.rules, about.prompt, tuple(about.stop))
+        return cls(name, problems, sha256, about.rules, about.prompt, tuple(about.stop), examples)
 
 
 def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Benchmark:

@@ -32,6 +32,7 @@ class Request:
     stop_ids: tuple[int, ...] = ()
     text: str = ""  # the prompt of an endpoint, in place of token ids
     chat: bool = False  # it is a user's message, which the endpoint puts into the model's chat template
+    earlier: list[dict[str, str]] = field(default_factory=list)  # messages of the chat before it
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from losslab.config.log import log
+from losslab.config.prompt import CHAT
 from losslab.config.schema import Config, Engine
-from losslab.data.prompts import CHAT, check_tokenizer, encode, render
+from losslab.data.prompts import check_tokenizer, encode
 from losslab.distributed.environment import available_cores
-from losslab.evaluation import benchmarks, contamination, engines, harness, scores
+from losslab.evaluation import benchmarks, contamination, engines, harness, prompting, scores
 from losslab.evaluation import protocol as protocols
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.contamination import Corpus, Seen
@@ -37,6 +39,7 @@ from losslab.evaluation.engine_interface import (
 )
 from losslab.evaluation.engines import Generation
 from losslab.evaluation.harness import TaskRequest
+from losslab.evaluation.prompting import Prompt
 from losslab.evaluation.samples import Key, Samples
 from losslab.evaluation.write_scores import Subject, publish
 from losslab.files import check_weights
@@ -70,16 +73,19 @@ def answer(
     seen, notes = _seen(config, corpus, chosen)
     folder.mkdir(parents=True, exist_ok=True)
     protocol = protocols.agree(folder / "protocol.yaml", protocols.describe(config, model, tokenizer, engine, chosen))
-    template, arguments = config.model.eval_prompt, config.model.template_arguments
+    framed = {b.name: Prompt.of(config, b) for b in chosen if b.task is None}
+    if line := prompting.announced(framed, config.prompt_name):
+        log.info(line)
     prompts = {
-        (b.name, p.index): p.question
-        if tokenizer is None and (b.prompt or template) == CHAT
-        else render(b.prompt or template, p.question, tokenizer, arguments)
+        (b.name, p.index): framed[b.name].asked(p.question)
+        if tokenizer is None and framed[b.name].chat
+        else framed[b.name].text(p.question, tokenizer, config.model.template_arguments)
         for b in chosen
         for p in b.problems
         if b.task is None
     }
-    subject = Subject(config, model, tokenizer, protocol, chosen, prompts, seen, notes)
+    notes += prompting.notes(config, chosen, framed)
+    subject = Subject(config, model, tokenizer, protocol, chosen, framed, prompts, seen, notes)
     workers = min(16, max(1, available_cores() // 2))
     with Grader(workers, config.machine.grading_seconds) as grader, Samples(folder, chosen, grader) as samples:
         generation = _generate(subject, samples)
@@ -225,7 +231,7 @@ def _to_model(subject: Subject, missing: Sequence[Key], seeds: Sequence[int | No
     """What an engine is asked for the missing samples, but for those whose prompt fills the context."""
     room = context_length(subject.model, **protocols.source(subject.config, subject.model))
     ids = dict(zip(subject.prompts, encode(list(subject.prompts.values()), subject.tokenizer), strict=True))
-    stops = {b.name: protocols.split_stops(b.stop, subject.tokenizer) for b in subject.chosen}
+    stops = {name: protocols.split_stops(prompt.stop, subject.tokenizer) for name, prompt in subject.framed.items()}
     return [
         Request(i, ids[key[:2]], seeds[i], *stops[key[0]]) for i, key in enumerate(missing) if len(ids[key[:2]]) < room
     ]
@@ -233,13 +239,11 @@ def _to_model(subject: Subject, missing: Sequence[Key], seeds: Sequence[int | No
 
 def _to_endpoint(subject: Subject, missing: Sequence[Key], seeds: Sequence[int | None]) -> list[Request]:
     """What an endpoint is asked: an answer in a conversation where the prompt is the chat template's, else a text."""
-    template = subject.config.model.eval_prompt
-    chat = {b.name: (b.prompt or template) == CHAT for b in subject.chosen}
-    stops = {b.name: b.stop for b in subject.chosen}
-    return [
-        Request(i, [], seeds[i], tuple(stops[key[0]]), text=subject.prompts[key[:2]], chat=chat[key[0]])
-        for i, key in enumerate(missing)
-    ]
+    asked = []
+    for i, key in enumerate(missing):
+        prompt, text = subject.framed[key[0]], subject.prompts[key[:2]]
+        asked.append(Request(i, [], seeds[i], prompt.stop, text=text, chat=prompt.chat, earlier=prompt.earlier))
+    return asked
 
 
 def _endpoint(config: Config, model: str) -> Endpoint:

@@ -1,11 +1,13 @@
 """What every sample of a folder was made with, so that no two protocols meet in one score."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from losslab.config.prompt import PromptConfig
 from losslab.config.schema import Config, Engine
 from losslab.data.chat_templates import ChatTemplate
 from losslab.evaluation.benchmarks import Benchmark
@@ -17,12 +19,15 @@ def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen:
     cfg = config.eval
     texts, ids = stops(config, model, tokenizer) if tokenizer else (list(config.model.stop), [])
     arguments = config.model.template_arguments
+    default = asdict(PromptConfig())
+    asked = {k: v for k, v in asdict(config.prompt).items() if k != "template" and v != default[k]}
     return {
         "model": (config.machine.api_model or model) if config.served else model,
         "revision": source(config, model)["revision"],
         "weights": content(model) if Path(model).is_dir() and tokenizer else None,
         "engine": str(engine),
-        "prompt": config.model.eval_prompt,
+        "prompt": config.scoring_template,
+        **({"question_and_examples": asked} if asked else {}),
         **({"template_arguments": arguments} if arguments else {}),
         "stop": texts,
         "stop_ids": ids,
@@ -54,7 +59,7 @@ def stops(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[i
     except OSError:  # not every checkpoint has one
         generation = None
     ids |= set(generation) if isinstance(generation, list) else {generation}
-    if "chat" in (config.model.train_prompt, config.model.eval_prompt) and tokenizer.chat_template:
+    if "chat" in (config.model.train_prompt, config.scoring_template) and tokenizer.chat_template:
         _, turn_ends = split_stops([str(ChatTemplate(tokenizer, config.model.template_arguments).end)], tokenizer)
         ids |= set(turn_ends)
     return list(texts), sorted(ids - {None})
@@ -71,16 +76,17 @@ def agree(path: Path, protocol: dict[str, Any]) -> dict[str, Any]:
     """The protocol to write, when what the folder holds was made with the same; benchmarks may be added."""
     if path.exists():
         before = yaml.safe_load(path.read_text())
-        for name, value in protocol.items():
+        for name in before | protocol:
+            then, value = before.get(name), protocol.get(name)
             if name == "benchmarks":
-                same = all(before[name].get(key, sha) == sha for key, sha in value.items())
+                same = all(then.get(key, sha) == sha for key, sha in protocol[name].items())
             elif name == "model":
-                same = protocol["weights"] is not None or before[name] == value
+                same = protocol["weights"] is not None or then == value
             else:
-                same = before[name] == value
+                same = then == value
             if not same:
                 raise ValueError(
-                    f"{path.parent} holds samples of another protocol ({name}: {before[name]}, now {value}); "
+                    f"{path.parent} holds samples of another protocol ({name}: {then}, now {value}); "
                     "choose another folder or remove this one"
                 )
         protocol = {**protocol, "benchmarks": before["benchmarks"] | protocol["benchmarks"]}

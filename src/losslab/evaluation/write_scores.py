@@ -12,6 +12,7 @@ from losslab.evaluation import engines, scores
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.contamination import Seen
 from losslab.evaluation.engine_interface import TOO_LONG
+from losslab.evaluation.prompting import Prompt
 from losslab.evaluation.sample_page import sample_page
 from losslab.evaluation.samples import Samples
 from losslab.files import RECORD_VERSION, read_json, read_lines, write
@@ -28,6 +29,7 @@ class Subject:
     tokenizer: Any
     protocol: dict[str, Any]
     chosen: list[Benchmark]
+    framed: dict[str, Prompt]  # how each benchmark asks, but for tasks of lm_eval
     prompts: dict[tuple[str, int], str]  # of (benchmark, problem)
     seen: dict[str, Seen] | None  # problems that stand in the training data; None where that is not known
     notes: list[str]  # what went wrong before the first sample and could be done without
@@ -72,6 +74,8 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
         "version": RECORD_VERSION,
         "model": subject.model,
         "verdict": str(cfg.verdict),
+        "prompt": subject.config.prompt_name,
+        "examples": {name: len(prompt.examples) for name, prompt in subject.framed.items() if prompt.examples},
         "average": scores.average(everything),
         "benchmarks": everything,
         "engine": str(engine),

@@ -9,6 +9,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from losslab.config.messages import first_line
 from losslab.files import write, write_json
+from losslab.hub.eval_results import write_eval_results
 from losslab.hub.model_card import card, public, scored
 from losslab.records.record import Cell
 
@@ -53,7 +54,8 @@ def stage(folder: Path, repo: str, licence: str) -> dict[str, Path]:
     write(staging / "losslab/config.yaml", yaml.safe_dump(public(cell), sort_keys=False, allow_unicode=True))
     for protocol, scores in scored(cell).items():
         write_json(staging / f"losslab/scores/{protocol}.json", scores)
-    written = [staging / "README.md", *sorted((staging / "losslab").rglob("*.*"))]
+    results = write_eval_results(cell, staging, repo)
+    written = [staging / "README.md", *results, *sorted((staging / "losslab").rglob("*.*"))]
     files = {str(path.relative_to(staging)): path for path in written if path.is_file()}
     files |= {path.name: path for path in sorted(cell.model.iterdir()) if path.is_file()}
     if cell.metrics.exists():

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any, cast
 
+from losslab.config.prompt import PromptConfig
 from losslab.config.schema import Config
 from losslab.files import content, syntax
 
@@ -81,7 +82,10 @@ def protocol(config: Config) -> str:
     science["seed"] = 0 if science["seed"] is None else f"fixed {science['seed']}"
     science["data"] = _data(science["data"]) if science["data"] else None
     arguments = [config.model.template_arguments] if config.model.template_arguments else []
-    return _sha256([science, config.model.eval_prompt, config.model.stop, *arguments])
+    prompt = _changed(asdict(config.prompt), asdict(PromptConfig()))
+    return _sha256(
+        [science, config.model.eval_prompt, config.model.stop, *arguments, *([{"prompt": prompt}] if prompt else [])]
+    )
 
 
 @cache  # so that a process has one name for a protocol, though results may be written into the folder

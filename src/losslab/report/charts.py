@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
+from losslab.statistics.intervals import Estimate
+
 WIDTH = 360
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 20  # room around the plot
 NAME = 22  # characters of a row's label beside its interval
@@ -175,6 +177,33 @@ def intervals(name: str, rows: Sequence[tuple[int, str, float, float | None]]) -
             parts.append(f'<line class="line {colour(style)}" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot {colour(style)}" cx="{x.place(mean):.1f}" cy="{y}" r="4.5"/></g>')
     return _svg(name, height, parts, "intervals")
+
+
+def crosses(name: str, rows: Sequence[tuple[int, str, Estimate, Estimate]], across: str, height: int = 230) -> Markup:
+    """A point with an interval in both directions for each row, given as (style, label, x, y); the base is at zero."""
+    x = scale([0.0, *(edge for _, _, value, _ in rows for edge in _ends(value))], LEFT, WIDTH - RIGHT)
+    y = scale([0.0, *(edge for _, _, _, value in rows for edge in _ends(value))], height - BOTTOM, TOP)
+    parts = [_level(y.place(tick), _text(tick)) for tick in y.ticks(4)]
+    for tick in x.ticks(5):
+        place = x.place(tick)
+        parts.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
+        parts.append(f'<text x="{place:.1f}" y="{height - 5}" text-anchor="middle">{_text(tick)}</text>')
+    for style, label, loss, gain in [(0, "base", Estimate(0.0), Estimate(0.0)), *rows]:
+        tip = escape(f"{label}: gain {gain.mean:+.1f}, loss {loss.mean:+.1f}")
+        parts.append(f'<g data-tip="{tip}" data-row="{style}"><title>{tip}</title>')
+        left, right = map(x.place, _ends(loss))
+        low, high = map(y.place, _ends(gain))
+        cx, cy, kind = x.place(loss.mean), y.place(gain.mean), f'class="line {colour(style)}"'
+        parts.append(f'<line {kind} x1="{left:.1f}" x2="{right:.1f}" y1="{cy:.1f}" y2="{cy:.1f}"/>')
+        parts.append(f'<line {kind} x1="{cx:.1f}" x2="{cx:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        parts.append(f'<circle class="dot {colour(style)}" cx="{cx:.1f}" cy="{cy:.1f}" r="4.5"/></g>')
+    return _svg(name, height, parts, "intervals", across)
+
+
+def _ends(value: Estimate) -> tuple[float, float]:
+    """Of an interval; its mean where there is none."""
+    half = value.half or 0.0
+    return value.mean - half, value.mean + half
 
 
 def _level(y: float, text: str) -> str:

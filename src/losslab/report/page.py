@@ -18,7 +18,7 @@ from losslab.report.cell_states import absent_line, cell_line
 from losslab.report.diagnostic_notes import diagnostic_notes
 from losslab.report.rows import DRAWN, ReportRow, by_model, choose_reference, drawn_rows, report_rows
 from losslab.report.token_views import token_views
-from losslab.results import breakdown, claims, paper, probability_plots, table_formats, tables
+from losslab.results import breakdown, claims, gain_and_loss, paper, probability_plots, table_formats, tables
 from losslab.results.conclusion import conclude
 from losslab.results.conclusion_text import sentences
 from losslab.results.learning_curves import AVERAGE
@@ -63,7 +63,7 @@ def _page(sweep: SweepConfig, results: str, against: str | None, place: Path, re
     shares = ProblemShares(table, scores)
     offered = ablation.references(rows, drawn, reference)
     lines = ablation.compared_rows(rows, offered, table, shares)
-    parts = _numbers(table, rows, drawn, lines, scores, shares, reference) | _curves(table, drawn, scores)
+    parts = _numbers(table, rows, drawn, lines, scores, shares, reference) | _curves(table, drawn, scores, shares)
     samples = row_samples.row_samples(table, drawn, shares, scores, reference)
     left_out = len(rows) - len(drawn)
     limits = [f"{left_out} of {len(rows)} rows are not drawn: {DRAWN} of each model are."] if left_out else []
@@ -108,6 +108,7 @@ def _numbers(
 ) -> dict[str, Any]:
     """What the template shows in tables, by the name that it has there."""
     comparison, by_part = paper.compare(table), list(breakdown.sheets(table))
+    points = gain_and_loss.tradeoffs(table, shares)
     of_cells = {cell.folder: costs.cell_cost(cell, scores) for row in rows for cell in row.cells}
     return {
         "sweep": table.name,
@@ -118,9 +119,17 @@ def _numbers(
         "sheets": [
             *([table_formats.paper_sheet(table, comparison)] if comparison else []),
             *([claims.sheet(table)] if table.sweep.directions else []),
+            *([gain_and_loss.sheet(table, points)] if points else []),
             *by_part,
         ],
-        "numbers": {*table.columns, "difference", "seeds", *(head for sheet in by_part for head in sheet.head[2:])},
+        "numbers": {
+            *table.columns,
+            "difference",
+            "seeds",
+            "gain",
+            "loss",
+            *(head for sheet in by_part for head in sheet.head[2:]),
+        },
         "rows": [_row(line, table.columns, reference) for line in lines],
         "legend": list(dict.fromkeys((row.style, row.label) for row in drawn if row.trained)),
         "headlines": _headlines(lines),
@@ -132,7 +141,7 @@ def _numbers(
     }
 
 
-def _curves(table: Table, drawn: Sequence[ReportRow], scores: Scores) -> dict[str, Any]:
+def _curves(table: Table, drawn: Sequence[ReportRow], scores: Scores, shares: ProblemShares) -> dict[str, Any]:
     """The variables of the template, and notes on missing parts."""
     curves = curves_of(table)
     changes = {model: training.probabilities(of_model) for model, of_model in by_model(drawn)}
@@ -153,6 +162,7 @@ def _curves(table: Table, drawn: Sequence[ReportRow], scores: Scores) -> dict[st
     return {
         "models": models,
         "settings_charts": training.against_settings(table, drawn),
+        "tradeoff_charts": training.gain_against_loss(drawn, gain_and_loss.tradeoffs(table, shares)),
         "notes": list(notes(table, curves, probability_plots.measured_rows(table))),
     }
 

@@ -11,8 +11,9 @@ from markupsafe import Markup
 from losslab.data.probability_bins import EDGES
 from losslab.report import charts
 from losslab.report.charts import ChartLine, Point
-from losslab.report.rows import ReportRow
+from losslab.report.rows import ReportRow, by_model
 from losslab.results import learning_curves, setting_curves
+from losslab.results.gain_and_loss import Tradeoff
 from losslab.results.learning_curves import LearningCurve
 from losslab.results.tables import Table
 
@@ -200,3 +201,17 @@ def _change(row: ReportRow, held_out: bool) -> ProbabilityChange | None:
 def _bins(step: Mapping[str, Any]) -> int:
     counts = step.get("p_histogram")
     return len(counts) if isinstance(counts, list) else 0
+
+
+def gain_against_loss(rows: Sequence[ReportRow], points: Sequence[Tradeoff]) -> list[Chart]:
+    """A chart for each model with points: gain on mathematics over loss on the benchmarks of forgetting."""
+    found = []
+    for model, own in by_model(rows):
+        styled = [(row, point) for row in own for point in points if point.row is row.row]
+        if styled:
+            front = ", ".join(row.label for row, point in styled if point.front) or "the base alone"
+            title = f"{model}: gain against loss"
+            crosses = [(row.style, row.label, point.loss, point.gain) for row, point in styled]
+            name = f"points gained on mathematics over points lost on forgetting; on the Pareto front: {front}"
+            found.append(Chart(title, name, charts.crosses(f"{title}; {name}", crosses, "loss")))
+    return found

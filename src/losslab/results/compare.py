@@ -13,7 +13,13 @@ from losslab.records.reading import DamagedRecord, read_rows, read_scores, read_
 from losslab.statistics.intervals import Estimate, paired
 
 SAME = ("temperature", "top_p", "max_new_tokens")  # else a difference is one of protocols
-WORTH_KNOWING = ("prompt", "stop", "engine", "seeds")  # these may belong to the model, and are only named
+WORTH_KNOWING = (
+    "prompt",
+    "question_and_examples",
+    "stop",
+    "engine",
+    "seeds",
+)  # these may belong to the model, and are only named
 PROTOCOL = (*SAME, *WORTH_KNOWING, "benchmarks")
 
 Shares = dict[str, NDArray[np.float64]]  # of right samples of each problem, by benchmark

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from losslab.results.tables import Row
 
 IMPLIED = {"loss._target_", "model.path", "dataset.path"}  # by the names of the files that were chosen
-MEASURE_KEYS = {"protocol": "eval", "verdict": "eval.verdict", "samples": "eval.samples"}
+MEASURE_KEYS = {"prompt": "prompt", "protocol": "eval", "verdict": "eval.verdict", "samples": "eval.samples"}
 DEFAULTS = flatten(asdict(Config()))
 DAMAGED = "(damaged record)"
 
@@ -48,6 +48,8 @@ def _of_group(rows: Sequence["Row"]) -> list[str]:
     open_keys = {values: [key for key in _differing(apart, same) if key not in shown] for values, same in alike.items()}
     measured = [row.measure for row in rows if row.measure]
     mixed = [part for part in MEASURE_KEYS if len({getattr(measure, part) for measure in measured}) > 1]
+    if "prompt" in mixed and len({(m.prompt, m.protocol) for m in measured}) == len({m.prompt for m in measured}):
+        mixed.remove("protocol")  # each prompt has one
     return [
         _label(row, shown + open_keys[tuple(_value(row, key) for key in shown)], "loss" in apart, mixed) for row in rows
     ]

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from losslab.config.prompt import MODEL_PROMPT
 from losslab.config.schema import BASE, Config
 from losslab.records.cell_records import CellRecord
 from losslab.records.reading import DamagedRecord, read_scores, score_files
@@ -12,7 +13,7 @@ from losslab.statistics.intervals import Estimate
 
 # Keys that act through others, and groups that change nothing that a table shows.
 INDIRECT = {"model.learning_rate", "model.architecture", "model.trust_remote_code", "dataset.source"}
-NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "stage", "plan", "force", "benchmark", "eval"}
+NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "stage", "plan", "force", "benchmark", "eval", "prompt"}
 
 
 Part = tuple[str, str, str]  # benchmark, a column of its rows such as `level`, and a value there
@@ -30,6 +31,7 @@ class CellScores:
     scores: dict[str, Estimate]  # percent, by benchmark, with the interval over problems; empty where not scored
     samples: dict[str, int] = field(default_factory=dict)  # answers to each problem, by benchmark
     verdict: str | None = None  # of the scores
+    prompt: str = MODEL_PROMPT  # of the scores: the name of its file, or `model` for the model's own
     recipe: str | None = None  # the same for all seeds of one configuration, objective's code and data
     touched: str = ""  # when the record was last written, as ISO 8601
     faults: tuple[str, ...] = ()  # a line for each file of the record that cannot be used
@@ -77,6 +79,7 @@ def _scores(path: Path) -> dict[str, Any]:
         "scores": {name: Estimate.recorded(part["score"], part["interval"]) for name, part in parts},
         "samples": {name: part["samples"] for name, part in parts},
         "verdict": content.get("verdict"),
+        "prompt": content.get("prompt", MODEL_PROMPT),
         "breakdown": {
             (name, column, value): Estimate.recorded(row["score"], row["interval"])
             for name, part in parts

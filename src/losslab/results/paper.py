@@ -97,7 +97,8 @@ def compare(table: Table) -> Comparison | None:
     if not of_paper:
         raise ValueError(f"sweep.paper={table.sweep.paper} is no table of experiments/paper.csv: check it")
     measures = [
-        {"eval": config.names.eval} | {key: getattr(config.eval, key) for key in (*SAMPLING, "samples", "verdict")}
+        {"eval": config.names.eval, "prompt": config.prompt_name}
+        | {key: getattr(config.eval, key) for key in (*SAMPLING, "samples", "verdict")}
         for config in table.grid
     ]
     wanted = [row for row in table.rows if row.declared and (row.names["model"], row.name) in of_paper]
@@ -122,7 +123,8 @@ def _measure(table: Table, entry: CellScores) -> dict[str, Any]:
     """What the scores of a cell are of: settings of the evaluation, and the fewest samples that a benchmark has."""
     assert entry.protocol, "not scored"
     protocol = table.attempt(read_yaml, entry.folder / "scores" / entry.protocol / "protocol.yaml", {})
-    about = {"eval": entry.protocol.rpartition("-")[0], "samples": min(entry.samples.values())}
+    about = {"eval": entry.protocol.rpartition("-")[0], "prompt": entry.prompt}
+    about |= {"samples": min(entry.samples.values())}
     return about | {"verdict": entry.verdict} | {key: protocol.get(key) for key in SAMPLING}
 
 

@@ -1,5 +1,6 @@
 """The rows of a table problem by problem: how much better one is than another, over the seeds that both have."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,15 @@ class ProblemShares:
         if not columns:
             return None
         return Difference(seeds, columns, {name: 100 * (right[name] - left[name]) for name in benchmarks})
+
+    def mean_difference(self, a: Row, b: Row, names: Sequence[str], level: float = LEVEL) -> Estimate | None:
+        """How much better row b is than a on the mean of these benchmarks; None without a seed or one of them."""
+        cells = [{entry.seed: self.of(entry) for entry in row.scored} for row in (a, b)]
+        seeds = sorted(set(cells[0]) & set(cells[1]))
+        if not seeds or not all(same(of[s], cells[0][seeds[0]], name) for of in cells for s in seeds for name in names):
+            return None
+        left, right = ({name: np.stack([of[s].shares[name] for s in seeds]) for name in names} for of in cells)
+        return paired(left, right, level)[AVERAGE]
 
 
 def comparable(a: Row, b: Row) -> bool:

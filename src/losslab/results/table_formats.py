@@ -11,7 +11,7 @@ from rich.text import Text
 from losslab.config.log import printable
 from losslab.files import csv_text
 from losslab.results.paper import Comparison, PaperDifference
-from losslab.results.tables import Table, varies
+from losslab.results.tables import Row, Table, varies
 from losslab.statistics.intervals import Estimate
 
 MISSING = "–"
@@ -31,7 +31,7 @@ class SheetCell:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as texts: the first two columns name a row, as by its model and objective."""
+    """A table as texts: the first columns name a row, as by its model and objective."""
 
     title: str
     text: str  # before the table
@@ -39,6 +39,7 @@ class Sheet:
     rows: list[list[SheetCell]]
     caption: str
     notes: list[str]
+    naming: int = 2  # columns that name a row
 
 
 def caption(table: Table) -> str:
@@ -82,9 +83,18 @@ def scores_sheet(table: Table, notes: Sequence[str] = ()) -> Sheet:
         cells = score_cells(of_row, best[row.names["model"]])
         scored, asked = len(row.scored), len(row.entries)
         seeds = str(scored) if scored == asked else f"{scored}/{asked}"
-        rows.append([SheetCell(row.names["model"]), SheetCell(row.label), *cells, SheetCell(seeds)])
-    head = ["model", "objective", *table.columns, "seeds"]
-    return Sheet(table.name, table.question, head, rows, " ".join([caption(table), *notes]), [])
+        rows.append([*map(SheetCell, _naming(table, row)), *cells, SheetCell(seeds)])
+    naming = ["model", "objective", *(["prompt"] if len(table.prompts) > 1 else [])]
+    head = [*naming, *table.columns, "seeds"]
+    return Sheet(table.name, table.question, head, rows, " ".join([caption(table), *notes]), [], len(naming))
+
+
+def _naming(table: Table, row: Row) -> list[str]:
+    """Model and objective of a row and, in a table of several prompts, its prompt."""
+    if len(table.prompts) < 2:
+        return [row.names["model"], row.label]
+    prompt = row.measure.prompt if row.measure else MISSING
+    return [row.names["model"], row.label.replace(f" prompt={prompt}", ""), prompt]
 
 
 def best_of_models(table: Table, values: Sequence[Sequence[Estimate | None]]) -> dict[str, list[str | None]]:
@@ -125,7 +135,10 @@ def markdown(sheet: Sheet, level: int = 1) -> str:
         marked = f"**{inner}**" if cell.best else inner
         return marked if cell.note is None else f"{marked} [{cell.note}]"
 
-    lines = ["| " + " | ".join(sheet.head) + " |", "|" + "---|" * 2 + "---:|" * (len(sheet.head) - 2)]
+    lines = [
+        "| " + " | ".join(sheet.head) + " |",
+        "|" + "---|" * sheet.naming + "---:|" * (len(sheet.head) - sheet.naming),
+    ]
     lines += ["| " + " | ".join(map(text, row)) + " |" for row in sheet.rows]
     notes = [f"[{number}] {note}" for number, note in enumerate(sheet.notes, start=1)]
     before = ["", sheet.text] if sheet.text else []
@@ -168,7 +181,7 @@ def latex(sheet: Sheet) -> str:
         r"\centering",
         rf"\caption{{{escape(caption)}}}",
         rf"\label{{tab:{'-'.join(re.findall('[a-z0-9]+', sheet.title.lower()))}}}",
-        rf"\begin{{tabular}}{{ll{'r' * (len(sheet.head) - 2)}}}",
+        rf"\begin{{tabular}}{{{'l' * sheet.naming}{'r' * (len(sheet.head) - sheet.naming)}}}",
         r"\toprule",
         " & ".join(map(escape, sheet.head)) + r" \\",
         r"\midrule",
@@ -192,7 +205,7 @@ def terminal(sheet: Sheet) -> RichTable:
     caption = "\n".join(map(printable, [sheet.caption, *notes]))
     out = RichTable(title=Text(printable(title)), caption=Text(caption), title_justify="left", caption_justify="left")
     for i, name in enumerate(sheet.head[skipped:], start=skipped):
-        out.add_column(Text(printable(name)), justify="left" if i < 2 else "right", overflow="fold")
+        out.add_column(Text(printable(name)), justify="left" if i < sheet.naming else "right", overflow="fold")
     for i, row in enumerate(sheet.rows[:TERMINAL_ROWS]):
         texts = [printable(cell.text if cell.note is None else f"{cell.text} [{cell.note}]") for cell in row]
         lines = [text.replace(" ± ", "\n± ").replace(" (", "\n(") for text in texts]  # five benchmarks fit 80 columns
@@ -209,11 +222,14 @@ def columns_and_rows(table: Table, comparison: Comparison | None) -> tuple[list[
     whether the paper's lies inside our interval.
     """
     parts = ("", "_half") if comparison is None else ("", "_half", "_paper", "_difference", "_inside")
-    head = ["model", "objective", "seeds", "seeds_asked", *(f"{c}{part}" for c in table.columns for part in parts)]
+    several = len(table.prompts) > 1
+    naming = ["model", "objective", *(["prompt"] if several else [])]
+    head = [*naming, "seeds", "seeds_asked", *(f"{c}{part}" for c in table.columns for part in parts)]
     of_paper = {id(row): of_row for row, of_row in comparison.rows} if comparison else {}
     rows = []
     for row in table.rows:
-        line: list[Any] = [row.names["model"], row.label, len(row.scored), len(row.entries)]
+        line: list[Any] = [row.names["model"], row.label, *([row.measure and row.measure.prompt] if several else [])]
+        line += [len(row.scored), len(row.entries)]
         for column in table.columns:
             ours, paper = row.value(column), of_paper.get(id(row), {}).get(column)
             values = [ours and ours.mean, ours and ours.half]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from losslab.composition import experiment_files
+from losslab.config.prompt import MODEL_PROMPT
 from losslab.config.schema import Config
 from losslab.config.sweep import SweepConfig
 from losslab.records.cell_records import CellRecord, cell_records
@@ -31,6 +32,7 @@ class Measure:
     protocol: str  # name and hash
     verdict: str
     samples: tuple[int, ...]  # answers to each problem: one number, unless benchmarks differ
+    prompt: str = field(default=MODEL_PROMPT, compare=False)  # a name, which the protocol implies
 
     @classmethod
     def of(cls, entry: CellScores, benchmarks: Collection[str]) -> "Measure | None":
@@ -38,7 +40,7 @@ class Measure:
         if entry.protocol is None or entry.verdict is None:
             return None
         samples = {number for name, number in entry.samples.items() if name in benchmarks}
-        return cls(entry.protocol, entry.verdict, tuple(sorted(samples))) if samples else None
+        return cls(entry.protocol, entry.verdict, tuple(sorted(samples)), entry.prompt) if samples else None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ class Table:
     @property
     def columns(self) -> list[str]:
         return [*self.benchmarks, AVERAGE, *self.others]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The names of the prompts of its scores."""
+        return list(dict.fromkeys(row.measure.prompt for row in self.rows if row.measure))
 
     @property
     def models(self) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from losslab.results import (
     breakdown,
     claims,
     conclusion_text,
+    gain_and_loss,
     learning_curves,
     paper,
     plots,
@@ -31,6 +33,7 @@ from losslab.results.learning_curves import AVERAGE, LearningCurve, scores_by_st
 from losslab.results.load_records import CellScores
 from losslab.results.plots import BarRow
 from losslab.results.probability_plots import BeforeAfter
+from losslab.results.problem_shares import ProblemShares
 from losslab.results.tables import Measure, Row, Table, build
 
 
@@ -51,6 +54,8 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
         bars = bar_rows(table)
         # The first one comes last, since its notes name all records that cannot be read.
         sheets.insert(0, table_formats.scores_sheet(table, list(notes(table, curves, measured))))
+        points = gain_and_loss.tradeoffs(table, ProblemShares(replace(table, faults=[])))
+        sheets += [gain_and_loss.sheet(table, points)] if points else []
         parts = list(breakdown.sheets(table))
         texts = [table_formats.markdown(sheet, 1 if i == 0 else 2) for i, sheet in enumerate([*sheets, *parts])]
         write(folder / "table.md", "\n".join(texts))
@@ -67,6 +72,11 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
             written["answer"] = "conclusion.md"
         if sweep.directions:
             write(folder / "claims.csv", claims.to_csv(table))
+        if points:
+            write(folder / "gain_and_loss.csv", gain_and_loss.to_csv(points))
+            shown_points = gain_and_loss.drawn(points)
+            plots.draw(folder / "gain_and_loss", cache / "figures.json", gain_and_loss.figure, shown_points)
+            written["gain"] = "gain_and_loss.png, gain_and_loss.svg, gain_and_loss.csv"
         written = _figures(table, bars, curves, measured, folder, cache / "figures.json") | written
     console = Console()
     if conclusions:

@@ -1,0 +1,119 @@
+"""A third verdict, by a model as judge, on the samples of which the official and the corrected verdict differ.
+
+It decides no score. What a folder of scores holds afterwards:
+    judge.jsonl    a line for each different answer: benchmark, problem, the judge's reply and its verdict
+    judge.json     how often the judge agrees with either verdict, what it was asked with, tokens and dollars
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from losslab.evaluation import api_engine
+from losslab.evaluation.engine_interface import Endpoint, Job, Request, Sampling
+from losslab.files import append_line, mend, read_json, read_lines, write_json
+from losslab.progress import bar
+
+LINES, SUMMARY = "judge.jsonl", "judge.json"
+SHOWN = 2000  # characters of a response, from its end, where the answer is
+MOST_TOKENS = 2048  # of a reply, with the judge's reasoning
+WORD = re.compile(r"\b(RIGHT|WRONG)\b")
+PROMPT = """A student answered a question. Judge the final answer alone, not the way to it.
+
+Question:
+{question}
+
+Reference answer:
+{gold}
+
+End of the student's response:
+{response}
+
+Is the student's final answer mathematically the same as the reference answer, and the only one that is given? Think \
+briefly, then end with one word: RIGHT or WRONG."""
+
+
+@dataclass(frozen=True)
+class Disputed:
+    """An answer to a problem on which the two verdicts differ."""
+
+    benchmark: str
+    index: int
+    response: str
+    official: bool
+    prompt: str
+
+
+def disputed(folder: Path) -> Iterator[Disputed]:
+    """The samples of a folder of scores that count there and on which the two verdicts differ.
+
+    Raises ValueError where the folder holds no scores, or no samples of a benchmark.
+    """
+    scores = read_json(folder / "scores.json")
+    if not scores:
+        raise ValueError(f"{folder} holds no scores.json: name a folder of results/cells/CELL/scores")
+    for name, part in scores["benchmarks"].items():
+        records = read_lines(folder / f"{name}.jsonl")
+        if not records and part["only_official"] + part["only_corrected"]:
+            raise ValueError(f"{folder} has no samples of {name}: copy {name}.jsonl there, or score it again")
+        for record in records:
+            for sample in record["samples"][: part["samples"]]:
+                if sample["official"] != sample["corrected"]:
+                    end = sample["text"][-SHOWN:]
+                    prompt = PROMPT.format(question=record["question"], gold=record["gold"], response=end)
+                    yield Disputed(name, record["index"], sample["text"], sample["official"], prompt)
+
+
+def judge(folder: Path, endpoint: Endpoint, prices: Sequence[float] = ()) -> dict[str, Any]:
+    """Ask the judge about each different answer that it has not judged yet; returns what judge.json holds.
+
+    `prices` are dollars for a million tokens of prompts and of replies. Raises ValueError as `disputed` does, and where
+    the folder has replies of another judge; RuntimeError where the endpoint fails, after which the same goes on.
+    """
+    samples = list(disputed(folder))
+    mend(folder / LINES)
+    known = {line["prompt"]: line for line in read_lines(folder / LINES)}
+    if others := {line["judge"] for line in known.values()} - {endpoint.model}:
+        raise ValueError(f"{folder / LINES} has replies of {', '.join(sorted(others))}: remove it, or name that judge")
+    missing = list({sample.prompt: sample for sample in samples if sample.prompt not in known}.values())
+    requests = [Request(i, [], 0, text=sample.prompt, chat=True) for i, sample in enumerate(missing)]
+    job = Job(endpoint.model, Sampling(0.0, 1.0, MOST_TOKENS), endpoint=endpoint)
+    with bar("judging", len(missing), "answer") as progress:
+        for completions in api_engine.run(job, requests, False) if missing else ():
+            for reply in completions:
+                sample = missing[reply.key]
+                line = {"benchmark": sample.benchmark, "index": sample.index, "judge": endpoint.model}
+                line |= {"right": verdict(reply.text), "reply": reply.text, "prompt": sample.prompt}
+                line |= {"prompt_tokens": reply.prompt_tokens, "tokens": reply.tokens}
+                append_line(folder / LINES, line)
+                known[sample.prompt] = line
+            progress.update(len(completions))
+    result = {"judge": endpoint.model, "endpoint": endpoint.url, **_counts(samples, known), **_cost(known, prices)}
+    write_json(folder / SUMMARY, result)
+    return result
+
+
+def verdict(reply: str) -> bool | None:
+    """The last word of a judge's reply that is RIGHT or WRONG; None where there is none."""
+    words = WORD.findall(reply)
+    return words[-1] == "RIGHT" if words else None
+
+
+def _counts(samples: Sequence[Disputed], known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """For each benchmark, its disputed samples by whom the judge agrees with."""
+    counts: dict[str, Counter[str]] = {}
+    for sample in samples:
+        right = known[sample.prompt]["right"]
+        side = "undecided" if right is None else "agrees_official" if right == sample.official else "agrees_corrected"
+        counts.setdefault(sample.benchmark, Counter(disputed=0, agrees_official=0, agrees_corrected=0, undecided=0))
+        counts[sample.benchmark].update(["disputed", side])
+    return {"benchmarks": {name: dict(count) for name, count in counts.items()}}
+
+
+def _cost(known: Mapping[str, Mapping[str, Any]], prices: Sequence[float]) -> dict[str, Any]:
+    read, written = (sum(line[key] or 0 for line in known.values()) for key in ("prompt_tokens", "tokens"))
+    dollars = {"dollars": (prices[0] * read + prices[1] * written) / 1e6} if prices else {}
+    return {"answers": len(known), "prompt_tokens": read, "tokens": written, "prices": list(prices), **dollars}

@@ -1,0 +1,79 @@
+"""A cell's scores as the hub reads them: `.eval_results/<benchmark>.yaml`, which its pages and leaderboards show.
+
+The format is https://huggingface.co/docs/hub/eval-results, written by huggingface_hub.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+from losslab.config.paths import CONF
+from losslab.config.prompt import MODEL_PROMPT
+from losslab.config.schema import EMBEDDED, HARNESS
+from losslab.files import read_json, write
+from losslab.hub.model_card import interval, local, public, scored
+from losslab.records.reading import read_yaml
+from losslab.records.record import Cell
+
+FOLDER = ".eval_results"
+TASK = "default"  # of a data set with one configuration
+
+
+def write_eval_results(cell: Cell, folder: Path, repo: str | None = None) -> list[Path]:
+    """Write a file for each benchmark that is a data set of the hub, with an entry for each protocol of its scores.
+
+    `repo` is the model's repository, where the record lies that an entry names as its source. A benchmark from a file
+    of this machine, a task of lm_eval and the embedded task have no data set there, and get no file.
+    """
+    entries: dict[str, list[EvalResultEntry]] = {}
+    benchmarks = _shipped() | read_yaml(cell.folder / "config.yaml")["benchmark"]
+    for protocol, scores in scored(cell).items():
+        for name in scores["benchmarks"]:
+            about = benchmarks.get(name, {})
+            if on_hub(about.get("path", "")):
+                entries.setdefault(name, []).append(_entry(cell, protocol, scores, name, about, repo))
+    paths = []
+    for name, own in entries.items():
+        text = yaml.safe_dump(eval_result_entries_to_yaml(own), sort_keys=False, allow_unicode=True)
+        write(path := folder / FOLDER / f"{name}.yaml", text)
+        paths.append(path)
+    return paths
+
+
+def on_hub(path: str) -> bool:
+    """Whether the path of a benchmark is the id of a data set on the hub."""
+    return "/" in path and not local(path) and not path.startswith(HARNESS) and path != EMBEDDED
+
+
+def _shipped() -> dict[str, Any]:
+    """The benchmarks of conf/: a cell may be scored on more than its configuration names."""
+    files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((CONF / "benchmark").glob("*.yaml"))]
+    return {name: about for file in files for name, about in file.items()}
+
+
+def _entry(
+    cell: Cell, protocol: str, scores: dict[str, Any], name: str, about: dict[str, Any], repo: str | None
+) -> EvalResultEntry:
+    part, sampling = scores["benchmarks"][name], cell.folder / "scores" / protocol / "protocol.yaml"
+    examples = scores.get("examples", {}).get(name, 0)
+    notes = [
+        f"avg@{part['samples']} in percent",
+        *([f"temperature {read_yaml(sampling).get('temperature')}"] if sampling.is_file() else []),
+        f"{scores['verdict']} verdict",
+        f"95% interval {interval(part)}",
+        f"prompt {scores.get('prompt', MODEL_PROMPT)}" + (f" with {examples} worked examples" if examples else ""),
+        *(["problems from local files"] if public(cell)["eval"]["data"] else []),
+        f"losslab protocol {protocol}",
+    ]
+    return EvalResultEntry(
+        dataset_id=about["path"],
+        task_id=about.get("subset") or TASK,
+        value=round(part["score"], 2),
+        dataset_revision=about.get("revision"),
+        date=str(read_json(cell.folder / "cell.json")["updated"]),
+        source_url=f"https://huggingface.co/{repo}/blob/main/losslab/scores/{protocol}.json" if repo else None,
+        source_name="losslab record" if repo else None,
+        notes=", ".join(notes),
+    )

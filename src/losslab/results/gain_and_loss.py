@@ -1,0 +1,139 @@
+"""What each objective gains on mathematics, and what it loses on the benchmarks of forgetting, both against the base.
+
+Gain is the mean of the benchmarks of mathematics less that of the base, loss the mean of those of forgetting taken from
+the base's, in points of percent and paired by problem and seed. On the Pareto front is a row of which no other row, nor
+the base, has as much gain with as little loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from losslab.config.paths import CONF
+from losslab.files import csv_text
+from losslab.results import plots
+from losslab.results.problem_shares import ProblemShares, comparable
+from losslab.results.table_formats import Sheet, SheetCell
+from losslab.results.tables import Row, Table
+from losslab.statistics.intervals import Estimate, simultaneous_level
+
+FORGETTING = CONF / "benchmark" / "forgetting.yaml"
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """A trained row against the base of its model, in points of percent."""
+
+    row: Row
+    gain: Estimate  # on mathematics
+    loss: Estimate  # on the benchmarks of forgetting: more than 0 where the row is worse than the base
+    front: bool  # whether it is on the Pareto front, by these means
+
+
+@cache
+def forgetting() -> frozenset[str]:
+    """The names of the benchmarks in conf/benchmark/forgetting.yaml."""
+    return frozenset(yaml.safe_load(FORGETTING.read_text(encoding="utf-8")))
+
+
+def sides(table: Table) -> tuple[list[str], list[str]]:
+    """The benchmarks of mathematics of a table, which are all that are not of forgetting, and those of forgetting."""
+    names = [*table.benchmarks, *table.others]
+    return [name for name in names if name not in forgetting()], [name for name in names if name in forgetting()]
+
+
+def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
+    """Of each trained row that has a seed and all benchmarks in common with a base, in the order of the table.
+
+    The intervals of all gains and losses of a model hold together with 95%. None where the table has but one side.
+    """
+    mathematics, forgotten = sides(table)
+    if not mathematics or not forgotten:
+        return []
+    found: list[Tradeoff] = []
+    for model in table.models:
+        rows = [row for row in table.rows if row.names["model"] == model and row.scored and not row.earlier]
+        bases = [row for row in rows if not row.trains]
+        pairs = [(base, row) for row in rows if row.trains for base in bases if comparable(base, row)]
+        level = simultaneous_level(2 * len(pairs))
+        measured: list[tuple[Row, Estimate, Estimate]] = []
+        for base, row in pairs:
+            gain = shares.mean_difference(base, row, mathematics, level)
+            loss = shares.mean_difference(row, base, forgotten, level)
+            if gain and loss:
+                measured.append((row, gain, loss))
+        means = [(gain.mean, loss.mean) for _, gain, loss in measured]
+        found += [Tradeoff(row, gain, loss, _on_front((gain.mean, loss.mean), means)) for row, gain, loss in measured]
+    return found
+
+
+def _on_front(own: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
+    """Whether none of the others, nor the base at (0, 0), has no less gain and no more loss, and differs."""
+    return not any(gain >= own[0] and loss <= own[1] for gain, loss in [*others, (0.0, 0.0)] if (gain, loss) != own)
+
+
+def sheet(table: Table, points: Sequence[Tradeoff]) -> Sheet:
+    """Gain and loss of each row, and the rows of the Pareto front."""
+    mathematics, forgotten = sides(table)
+    rows = [
+        [
+            *(SheetCell(point.row.names["model"]), SheetCell(point.row.label)),
+            *(SheetCell(_signed(value)) for value in (point.gain, point.loss)),
+            SheetCell("yes" if point.front else "no"),
+        ]
+        for point in points
+    ]
+    missing = [row.label for row in table.rows if row.trains and row.scored and row not in [p.row for p in points]]
+    caption = (
+        "Points of percent against the base, ± half of the 95% interval; those of a model hold together (Šidák). Gain: "
+        f"the mean of {', '.join(mathematics)}. Loss: what the mean of {', '.join(forgotten)} fell by. On the Pareto "
+        "front, by the means: no other row, nor the base, has as much gain with as little loss."
+    )
+    if missing:
+        caption += f" Not shown, since they share no seed or not all benchmarks with a base: {', '.join(missing)}."
+    return Sheet("Gain against loss", "", ["model", "objective", "gain", "loss", "Pareto front"], rows, caption, [])
+
+
+def _signed(value: Estimate) -> str:
+    half = "" if value.half is None else f" ± {value.half:.1f}"
+    return f"{value.mean:+.1f}{half}".replace("-", "−")
+
+
+def to_csv(points: Sequence[Tradeoff]) -> str:
+    lines = [
+        [p.row.names["model"], p.row.label, p.gain.mean, p.gain.half, p.loss.mean, p.loss.half, p.front] for p in points
+    ]
+    return csv_text(["model", "objective", "gain", "gain_half", "loss", "loss_half", "pareto_front"], lines)
+
+
+Drawn = tuple[str, str, Estimate, Estimate, bool]  # model, label, gain, loss, front
+
+
+def drawn(points: Sequence[Tradeoff]) -> list[Drawn]:
+    """What the figure needs of them."""
+    return [(p.row.names["model"], p.row.label, p.gain, p.loss, p.front) for p in points]
+
+
+def figure(points: Sequence[Drawn]) -> Any:
+    """A panel for each model: gain over loss with their intervals, the base at zero, the Pareto front as a line."""
+    models = list(dict.fromkeys(model for model, *_ in points))
+    canvas, grid = plots.canvas(1, len(models), (1 + 4.5 * len(models), 4.2))
+    colour = plots.colours(label for _, label, *_ in points)
+    for panel, model in zip(grid[0], models, strict=True):
+        own = [point for point in points if point[0] == model]
+        for _, label, gain, loss, front in own:
+            bars = {"xerr": loss.half or 0.0, "yerr": gain.half or 0.0, "capsize": 3, "markersize": 8 if front else 5}
+            panel.errorbar(loss.mean, gain.mean, fmt="o", color=colour[label], label=label, **bars)
+        edge = sorted((loss.mean, gain.mean) for _, _, gain, loss, front in own if front)
+        panel.step([x for x, _ in edge], [y for _, y in edge], where="post", color="grey", linestyle=":", zorder=0)
+        panel.plot(0, 0, marker="+", color="black", markersize=10)
+        panel.axhline(0, color="grey", linewidth=0.5)
+        panel.axvline(0, color="grey", linewidth=0.5)
+        panel.set_title(f"{model}: gain against loss (+ base, ··· Pareto front)", fontsize="medium")
+        panel.set_xlabel("lost on the benchmarks of forgetting, points")
+    grid[0][0].set_ylabel("gained on mathematics, points")
+    plots.legend(canvas)
+    return canvas

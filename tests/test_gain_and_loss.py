@@ -1,0 +1,72 @@
+"""Gain on mathematics against what is forgotten, from records written by hand."""
+
+import csv
+
+import pytest
+from test_tables import cell
+
+from losslab.config.sweep import SweepConfig
+from losslab.files import read_json, write, write_json
+from losslab.report import page
+from losslab.results import gain_and_loss, tables
+from losslab.results.problem_shares import ProblemShares
+from losslab.results.write_tables import write_tables
+from losslab.statistics.intervals import student
+
+# Right samples of four, of each problem.
+RIGHT = {
+    "base": {"math500": [2, 2], "amc23": [0, 0], "ifeval": [4, 4, 0, 0], "mmlu": [4, 4]},
+    "sft": {"math500": [4, 2], "amc23": [0, 2], "ifeval": [4, 0, 0, 0], "mmlu": [4, 2]},
+    "dft": {"math500": [4, 2], "amc23": [0, 0], "ifeval": [4, 4, 0, 0], "mmlu": [4, 4]},
+    "nft": {"math500": [2, 2], "amc23": [0, 0], "ifeval": [4, 0, 0, 0], "mmlu": [4, 4]},
+}
+
+
+def records(results, seeds=(0,)):
+    for loss, right in RIGHT.items():
+        for seed in seeds:
+            scores = {name: 25.0 * sum(counts) / len(counts) for name, counts in right.items()}
+            found = cell(results, loss, seed, scores, samples=4)
+            (path,) = found.folder.glob("scores/*/scores.json")
+            content = read_json(path)
+            for name, counts in right.items():
+                content["benchmarks"][name]["right"] = {"official": counts, "corrected": counts}
+            write_json(path, content)
+            write(path.with_name("protocol.yaml"), "benchmarks:\n" + "".join(f"  {name}: hash\n" for name in right))
+
+
+def test_gain_and_loss_are_paired_with_the_base(tmp_path):
+    records(tmp_path)
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    assert gain_and_loss.sides(table) == (["math500", "amc23"], ["ifeval", "mmlu"])
+    points = {p.row.label: p for p in gain_and_loss.tradeoffs(table, ProblemShares(table))}
+    means = {label: (point.gain.mean, point.loss.mean, point.front) for label, point in points.items()}
+    assert means == {"sft": (25.0, 25.0, True), "dft": (12.5, 0.0, True), "nft": (0.0, 12.5, False)}
+    # math500 of dft: 50 and 0 points, whose mean has the variance 25 ** 2; amc23 does not differ; the mean of both has
+    # half of 25 as its standard error, with one degree of freedom. Of three rows, six intervals hold together.
+    assert points["dft"].gain.half == pytest.approx(12.5 * student(1, 0.95 ** (1 / 6)), rel=1e-6)
+    assert points["dft"].loss.half == 0.0
+
+
+def test_the_table_names_the_front_and_the_page_draws_it(tmp_path, capsys):
+    records(tmp_path, seeds=(0, 1))
+    write_tables(["study"], str(tmp_path))
+    folder = tmp_path / "tables/study"
+    text = (folder / "table.md").read_text().split("## Gain against loss\n")[1]
+    assert text.splitlines()[1:3] == ["| model | objective | gain | loss | Pareto front |", "|---|---|---:|---:|---:|"]
+    assert "| tiny | nft | +0.0 ± 0.0 | +12.5 ±" in text and "Gain: the mean of math500, amc23. Loss: what" in text
+    rows = list(csv.DictReader((folder / "gain_and_loss.csv").open()))
+    fronts = {row["objective"]: (float(row["gain"]), float(row["loss"]), row["pareto_front"]) for row in rows}
+    assert fronts == {"sft": (25.0, 25.0, "True"), "dft": (12.5, 0.0, "True"), "nft": (0.0, 12.5, "False")}
+    assert (folder / "gain_and_loss.png").stat().st_size > 5000
+    assert "gain_and_loss.png, gain_and_loss.svg, gain_and_loss.csv" in capsys.readouterr().out
+    html = page.write_report(SweepConfig(name="study"), str(tmp_path)).read_text()
+    assert "points gained on mathematics over points lost on forgetting" in html
+    assert "sft: gain +25.0, loss +25.0" in html and "base: gain +0.0, loss +0.0" in html
+
+
+def test_there_is_none_without_both_sides_or_without_a_base_of_the_same_seed(tmp_path):
+    cell(tmp_path, "sft", 0, {"math500": 50.0})
+    cell(tmp_path, "base", 0, {"math500": 40.0})
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    assert gain_and_loss.tradeoffs(table, ProblemShares(table)) == []

@@ -1,0 +1,133 @@
+"""A model as judge of the answers on which the verdicts differ: an endpoint of our own, and the real client."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from losslab.commands.cli import main
+from losslab.evaluation.judge import verdict
+from losslab.files import read_json, read_lines, write_json, write_lines
+
+ASKED: list[dict] = []
+
+
+class Judge(BaseHTTPRequestHandler):
+    """Says RIGHT where the response holds the reference, WRONG where it does not, and nothing of a hedge."""
+
+    def do_GET(self) -> None:
+        self._send({"object": "list", "data": [{"id": "judge", "object": "model", "created": 0, "owned_by": "us"}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        ASKED.append(body)
+        text = body["messages"][0]["content"]
+        gold = text.split("Reference answer:\n")[1].split("\n")[0]
+        response = text.split("response:\n")[1].split("\n\nIs the")[0]
+        said = (
+            "Hm." if "perhaps" in response else f"It is not WRONG at first.\n{'RIGHT' if gold in response else 'WRONG'}"
+        )
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        self._send(
+            {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "judge",
+                "choices": [choice],
+                "usage": usage,
+            }
+        )
+
+    def _send(self, content: dict) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    ASKED.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+def sample(text: str, official: bool, corrected: bool) -> dict:
+    return {"text": text, "official": official, "corrected": corrected}
+
+
+@pytest.fixture
+def scores(tmp_path) -> Path:
+    disputed = [sample("so 9", True, False), sample("so 900", True, False), sample("so 900", True, False)]
+    rows = [
+        {"index": 0, "question": "{gold}?", "gold": "900", "samples": [*disputed, sample("900", False, True)]},
+        {
+            "index": 1,
+            "question": "b",
+            "gold": "2",
+            "samples": [sample("2", True, True), sample("perhaps", False, True)],
+        },
+    ]
+    write_lines(tmp_path / "one.jsonl", rows)
+    part = {"samples": 3, "only_official": 3, "only_corrected": 1}
+    write_json(tmp_path / "scores.json", {"benchmarks": {"one": part}})
+    return tmp_path
+
+
+def test_only_what_is_disputed_is_asked_and_once(scores, url, capsys):
+    words = ["judge", str(scores), f"url={url}", "model=judge", "prices=1,2"]
+    main(words)
+    assert capsys.readouterr().out.splitlines() == [
+        "one: 4 disputed, 2 agrees official, 1 agrees corrected, 1 undecided",
+        "3 different answers, 300 + 30 tokens, 0.0004 dollars",
+    ]
+    assert len(ASKED) == 3 and {body["temperature"] for body in ASKED} == {0.0}
+    asked = sorted(body["messages"][0]["content"] for body in ASKED)
+    assert sum("Question:\n{gold}?\n\nReference answer:\n900\n" in text for text in asked) == 2
+    result = read_json(scores / "judge.json")
+    assert result["benchmarks"] == {"one": {"disputed": 4, "agrees_official": 2, "agrees_corrected": 1, "undecided": 1}}
+    assert result["dollars"] == pytest.approx(300e-6 + 2 * 30e-6) and result["judge"] == "judge"
+    lines = list(read_lines(scores / "judge.jsonl"))
+    (scores / "judge.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:2]) + "{torn")
+    main(words)
+    assert len(ASKED) == 4 and read_json(scores / "judge.json") == result
+
+
+def test_the_last_word_decides():
+    assert [verdict(text) for text in ("RIGHT ... WRONG", "WRONG. No: RIGHT", "right", "WRONGLY")] == [
+        False,
+        True,
+        None,
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"url": "localhost"}, "url must begin with http:// or https://"),
+        ({"model": ""}, "model has no value: losslab judge SCORES url="),
+        ({"prices": "1"}, "prices=1 are not two prices: write prices=0.25,2.0"),
+        ({"retries": "no"}, "retries=no is no number from 1 to 9999"),
+        ({"model": "other"}, "has no model other"),
+        ({"folder": "nowhere"}, "nowhere holds no scores.json: name a folder of results/cells/CELL/scores"),
+    ],
+)
+def test_mistakes_are_one_line(scores, url, capsys, change, message):
+    options = {"folder": str(scores), "url": url, "model": "judge"} | change
+    with pytest.raises(SystemExit) as ended:
+        main(["judge", options.pop("folder"), *(f"{key}={value}" for key, value in options.items())])
+    assert ended.value.code and message in capsys.readouterr().err.splitlines()[-1]
