@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> None:
         from losslab.evaluation.judge import judge
 
         key = os.environ.get("OPENAI_API_KEY") or "none"
-        limits = {name: int(value) for name, value in numbers.items()}
+        concurrency, retries = (int(numbers[name]) for name in ("concurrency", "retries"))
         result = judge(
             Path(folders[0]),
-            Endpoint(options["url"], options["model"], key=key, **limits),
+            Endpoint(options["url"], options["model"], concurrency, retries, key),
             [float(price) for price in prices.split(",") if price],
         )
     for name, counts in result["benchmarks"].items():

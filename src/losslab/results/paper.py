@@ -123,9 +123,13 @@ def _measure(table: Table, entry: CellScores) -> dict[str, Any]:
     """What the scores of a cell are of: settings of the evaluation, and the fewest samples that a benchmark has."""
     assert entry.protocol, "not scored"
     protocol = table.attempt(read_yaml, entry.folder / "scores" / entry.protocol / "protocol.yaml", {})
-    about = {"eval": entry.protocol.rpartition("-")[0], "prompt": entry.prompt}
-    about |= {"samples": min(entry.samples.values())}
-    return about | {"verdict": entry.verdict} | {key: protocol.get(key) for key in SAMPLING}
+    about = {
+        "eval": entry.protocol.rpartition("-")[0],
+        "prompt": entry.prompt,
+        "samples": min(entry.samples.values()),
+        "verdict": entry.verdict,
+    }
+    return about | {key: protocol.get(key) for key in SAMPLING}
 
 
 def slips(row: Printed, grid: list[Config]) -> Iterator[Slip]:
