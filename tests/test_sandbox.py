@@ -62,7 +62,7 @@ def test_a_fork_bomb_stays_small_and_nothing_of_it_is_left(box):
     counted = run(
         box,
         "import os, time\ncount = 0\nwhile True:\n    try:\n        if os.fork() == 0: time.sleep(60)\n"
-        "        count += 1\n    except OSError: break\nprint(count)\nos._exit(0)",
+        "        count += 1\n    except OSError: break\nprint(count, flush=True)\nos._exit(0)",
         processes=20,
     )
     assert 0 < int(counted.output) < 20

@@ -148,7 +148,7 @@ def verdict(toolchains: Toolchains, response: str, gold: str) -> CodeVerdict:
         ended = ended and official
     else:
         official = ended
-    report = run.stopped or (run.errors or run.output).strip()[-500:]
+    report = run.stopped or (run.errors or run.output).strip()[-500:] or f"exit status {run.status}"
     return CodeVerdict(completion, official, ended, bool(run.stopped), "" if official else report)
 
 
