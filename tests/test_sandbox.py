@@ -56,7 +56,7 @@ def test_a_program_runs_and_its_end_is_told(box):
 
 def test_a_fork_bomb_stays_small_and_nothing_of_it_is_left(box):
     bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"
-    ended = box.run([PYTHON, "-s", "program.py", "bomb-7261"], {"program.py": bomb}, Limits(seconds=3, processes=20))
+    ended = box.run([PYTHON, "-s", "program.py", "bomb-7261"], {"program.py": bomb}, Limits(clock=3, processes=20))
     assert ended.stopped == "time"
     assert gone("bomb-7261")
     counted = run(
@@ -69,10 +69,8 @@ def test_a_fork_bomb_stays_small_and_nothing_of_it_is_left(box):
 
 
 def test_sleeping_and_turning_in_a_loop_end_at_the_limit(box):
-    for program in ("import time; time.sleep(600)", "while True: pass"):
-        begin = time.monotonic()
-        assert run(box, program, seconds=1).stopped == "time"
-        assert time.monotonic() - begin < 60
+    assert run(box, "import time; time.sleep(600)", clock=2).stopped == "time"
+    assert run(box, "while True: pass", seconds=1, clock=600).stopped == "time"
 
 
 def test_what_is_started_in_the_background_ends_with_the_program(box):
@@ -132,7 +130,7 @@ def test_the_disk_cannot_be_filled(box):
         "        with open(place, 'wb', buffering=0) as file:\n            for _ in range(40): "
         "written += file.write(bytes(1 << 20)) \n    except OSError: pass\nprint(written >> 20)"
     )
-    assert int(run(box, fill, disk_mb=16, seconds=30).output) <= 17
+    assert int(run(box, fill, disk_mb=16).output) <= 17
 
 
 def test_memory_is_limited_for_one_process_and_for_all_together(box):
@@ -141,12 +139,12 @@ def test_memory_is_limited_for_one_process_and_for_all_together(box):
         "import mmap, os, time\nfor _ in range(8):\n    if os.fork() == 0:\n        break\n"
         "held = mmap.mmap(-1, 64 << 20)\nheld.write(bytes(64 << 20))\ntime.sleep(60)"
     )
-    assert run(box, many, memory_mb=256, seconds=50).stopped == "memory"
+    assert run(box, many, memory_mb=256).stopped == "memory"
     assert run(box, "import os; os.memfd_create('x')").status == 1  # memory that no limit counts
 
 
 def test_output_is_limited(box):
-    flood = run(box, "while True: print('x' * 1000)", output_bytes=10_000, seconds=30)
+    flood = run(box, "while True: print('x' * 1000)", output_bytes=10_000)
     assert (flood.stopped, len(flood.output)) == ("output", 10_000)
 
 
@@ -186,7 +184,7 @@ def test_several_run_at_once_and_know_nothing_of_each_other(box):
 def test_a_run_ends_with_the_process_that_started_it():
     code = (
         "import os, threading, time\nfrom losslab.programs.sandbox import Limits, Sandbox\n"
-        "threading.Timer(2, lambda: os._exit(0)).start()\nSandbox().run(['sleep', '7264'], {}, Limits(seconds=100))"
+        "threading.Timer(2, lambda: os._exit(0)).start()\nSandbox().run(['sleep', '7264'], {}, Limits(clock=100))"
     )
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, check=True)
     assert gone("sleep\x007264")
@@ -225,4 +223,4 @@ def test_a_machine_without_bubblewrap_is_refused_in_a_sentence(monkeypatch):
 def test_without_isolation_the_limits_still_hold():
     plain = Sandbox(isolated=False)
     assert plain.run(["cat", "a"], {"a": "text"}, Limits()) == Run(0, "text", "")
-    assert plain.run(["sleep", "60"], {}, Limits(seconds=0.5)).stopped == "time"
+    assert plain.run(["sleep", "60"], {}, Limits(clock=0.5)).stopped == "time"

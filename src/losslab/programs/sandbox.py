@@ -30,13 +30,15 @@ SCRATCH = "/scratch"
 # Of /etc, what programs and compilers read; nothing there is secret.
 SYSTEM = ("alternatives", "ld.so.cache", "mono", "php", "java-17-openjdk", "java-21-openjdk")
 NAMESPACES = ("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try")
+OUT_OF_TIME = (128 + signal.SIGXCPU, 128 + signal.SIGKILL)  # statuses of a process whose processor time is used up
 WATCH_SECONDS = 0.2  # between two looks at the memory of a run
 _runs = itertools.count()
 
 
 @dataclass(frozen=True)
 class Limits:
-    seconds: float = 10.0  # from the start to the end, by the clock
+    seconds: float = 10.0  # of processor time of each process, which a busy machine does not shorten
+    clock: float = 60.0  # seconds from the start to the end
     memory_mb: int = 2048  # of all processes together, and what each of them may write to
     processes: int = 96  # and threads
     output_bytes: int = 1 << 20  # of standard output and standard error together
@@ -191,7 +193,7 @@ def _in_memory(name: str, content: bytes, stack: ExitStack) -> int:
 def _limited(limits: Limits) -> list[str]:
     """`data` in place of `as`: JavaScript and Java reserve far more addresses than they write to."""
     return [
-        "prlimit", f"--cpu={int(limits.seconds) + 1}", f"--data={limits.memory_mb << 20}", "--core=0",
+        "prlimit", f"--cpu={max(1, round(limits.seconds))}", f"--data={limits.memory_mb << 20}", "--core=0",
         f"--nproc={limits.processes}", f"--fsize={limits.disk_mb << 20}", "--nofile=256", "--",
     ]  # fmt: skip
 
@@ -200,7 +202,7 @@ def _watched(process: subprocess.Popen[bytes], limits: Limits) -> Run:
     """Read what a process prints until it ends or overruns a limit."""
     assert process.stdout is not None and process.stderr is not None
     parts: dict[int, list[bytes]] = {process.stdout.fileno(): [], process.stderr.fileno(): []}
-    end = time.monotonic() + limits.seconds
+    end = time.monotonic() + limits.clock
     look, total, stopped = time.monotonic() + WATCH_SECONDS, 0, ""
     with selectors.DefaultSelector() as selector:
         for stream in parts:
@@ -228,8 +230,10 @@ def _watched(process: subprocess.Popen[bytes], limits: Limits) -> Run:
     if stopped:
         _end(process)
     output, errors = (b"".join(part)[: limits.output_bytes].decode("utf-8", "replace") for part in parts.values())
-    status = process.returncode
-    return Run(128 - status if status < 0 else status, output, errors, stopped)
+    status = 128 - process.returncode if process.returncode < 0 else process.returncode
+    if not stopped and status in OUT_OF_TIME:
+        stopped = "time"
+    return Run(status, output, errors, stopped)
 
 
 def _resident(root: int) -> int:
