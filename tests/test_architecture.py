@@ -16,8 +16,8 @@ MODULES = {
 # From the bottom to the top: a package imports only from those before it, inside of functions too.
 ORDER = [
     "__init__", "objectives", "config", "files", "progress", "statistics", "pages", "distributed", "data", "models",
-    "training", "integrations", "grading", "evaluation", "composition", "online", "records", "launchers", "results",
-    "report", "tracking", "hub", "cells", "commands", "__main__",
+    "training", "integrations", "programs", "grading", "evaluation", "composition", "online", "records", "launchers",
+    "results", "report", "tracking", "hub", "cells", "commands", "__main__",
 ]  # fmt: skip
 TRAINING = {"models", "training", "online", "cells"}
 

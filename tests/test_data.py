@@ -201,6 +201,22 @@ def test_read_selects_rows_and_names_a_missing_column(tmp_path):
         read(DatasetConfig(path=str(tmp_path / "none.jsonl")))
 
 
+def test_rows_are_kept_by_what_their_columns_say(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    kinds = ("Python code", "a poem", "python", "C++ code")
+    rows = [{"problem": f"{kinds[i % 4]} {i}", "solution": "a", "source": "x" if i < 20 else "y"} for i in range(40)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keep = {"problem": r"(?i)\b(python|java)\b|c\+\+", "source": "^x$"}
+    chosen = read(DatasetConfig(path=str(file), keep=keep)).usable
+    assert list(chosen) == [i + 1 for i in range(20) if i % 4 != 1]  # by their numbers in the whole
+    some = read(DatasetConfig(path=str(file), keep=keep, rows=5)).usable
+    assert len(some) == 5 and set(some) < set(chosen)
+    with pytest.raises(ValueError, match="has no column 'kind' but .*: set dataset.keep"):
+        read(DatasetConfig(path=str(file), keep={"kind": "x"}))
+    with pytest.raises(ValueError, match="dataset.keep keeps no row of .*: check its patterns"):
+        read(DatasetConfig(path=str(file), keep={"problem": "Rust"}))
+
+
 def test_the_embedded_data_set_is_one_of_two():
     rows = read(DatasetConfig(path="embedded", split="corpus", rows=2, seed=4)).usable
     made = toy_task.corpus(2, 4)

@@ -223,7 +223,7 @@ def test_commands_on_data_run_or_compose(command, place, capsys):
         assert "rows, " in capsys.readouterr().out
 
 
-@of("table", "status", "report", "export", "push", "env")
+@of("table", "status", "report", "export", "push", "code-toolchains", "env")
 def test_commands_on_records_run(command, place, capsys):
     if any(word.startswith(("cancel=", "retry=")) for word in command.words):
         return  # tests/test_slurm.py

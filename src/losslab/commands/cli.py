@@ -17,7 +17,7 @@ from losslab.config.paths import CONF, EXPERIMENTS
 
 VERBS = (
     "data", "train", "plan", "sample", "evaluate", "regrade", "judge", "compare",
-    "table", "report", "status", "forget", "export", "push", "toy-suite", "env",
+    "table", "report", "status", "forget", "export", "push", "toy-suite", "code-toolchains", "env",
 )  # fmt: skip
 HYDRA = ("data", "train", "plan", "sample", "evaluate")  # these take the keys of conf/, completed by Hydra
 COMPLETION = ("-sc", "--shell-completion")
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif verb in HELP:
             print(f"{docstring(Path(__file__))}\n")
             for name in VERBS:
-                print(f"  {name:10} {docstring(module(name)).splitlines()[0]}")
+                print(f"  {name:15} {docstring(module(name)).splitlines()[0]}")
         elif verb not in VERBS:
             from losslab.config.messages import among
 

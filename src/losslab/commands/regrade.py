@@ -7,6 +7,7 @@ A row of IN has the columns
   response    the whole text of the model; or prediction
   gold        the right answer as the official evaluation cleaned it, a text or a number; the official verdict's
   gold_raw    where there is one, the right answer as its authors wrote it: the corrected verdict compares with it
+The gold of code is a problem (docs/evaluation.md). It runs in a sandbox; machine.unsafe_code=true runs it without one.
 OUT has the same rows with extracted, official, corrected and timed_out; the accuracy of each benchmark by both verdicts
 is printed. After an interruption the same command grades the rest.
 """
@@ -16,20 +17,22 @@ from pathlib import Path
 
 import yaml
 
-from losslab.commands.cli import parse
+from losslab.commands.cli import flag, parse
 from losslab.config.choices import Rules
 from losslab.config.errors import exit_on_error
 from losslab.config.paths import CONF
 
+UNSAFE = "machine.unsafe_code"
+
 
 def main(arguments: list[str]) -> None:
-    files, _ = parse(arguments, [])
+    files, values = parse(arguments, [UNSAFE])
     if len(files) != 2:
         raise ValueError("regrading takes two files: losslab regrade IN.jsonl OUT.jsonl")
     with exit_on_error(RuntimeError):  # of a grading process that does not start
         from losslab.grading.regrade import regrade
 
-        regrade(Path(files[0]), Path(files[1]), os.cpu_count() or 1, rules())
+        regrade(Path(files[0]), Path(files[1]), os.cpu_count() or 1, rules(), flag(values, UNSAFE))
 
 
 def rules() -> dict[str, str]:

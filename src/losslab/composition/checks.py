@@ -235,6 +235,11 @@ def check_data(config: Config) -> None:
     dataset, names = config.dataset, config.names
     if not dataset.path:
         raise ValueError("dataset.path is empty: set it to a hub id, a file, or a folder of data")
+    for column, pattern in dataset.keep.items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"dataset.keep.{column} is no regular expression ({error}): mend it") from None
     if Path.cwd().is_relative_to(Path(dataset.path).absolute()) and Path(dataset.path).is_dir():
         raise ValueError(f"dataset.path={dataset.path} holds all of this folder: name the folder of the data alone")
     check_held_out(config)

@@ -125,6 +125,7 @@ class Rules(Choice):
     olympiadbench = "olympiadbench"
     gsm8k = "gsm8k"
     exact_match = "exact_match"
+    code = "code"
 
 
 class End(Choice):

@@ -65,6 +65,10 @@ class MachineConfig:
     engine: Engine = key(Engine.auto, "auto = vLLM where it is installed")
     tensor_parallel: int = key(1, "GPUs that share one vLLM engine, for a model that one cannot hold", low=1)
     grading_seconds: float = key(3.0, "limit for the verdict on one answer", low=0.1, high=3600)
+    unsafe_code: bool = key(
+        False,
+        "run the programs that a model writes without isolation: they may then read, change and send what you may",
+    )
     api_url: str | None = key(
         None,
         "of the OpenAI-compatible endpoint, such as http://localhost:8000/v1",

@@ -86,6 +86,9 @@ class DatasetConfig:
     source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")
     rows: int | None = key(None, "how many rows to take; null = all", low=1)
     selection: Selection = key(Selection.random, "which rows, where there are more")
+    keep: dict[str, str] = key(
+        dict, "only rows in whose column a regular expression finds something: {column: pattern}"
+    )
     validation: float | int | str | None = key(
         None,
         "rows that are held out: a share of the rows, or another file or data set; null = none",

@@ -1,5 +1,6 @@
 """The rows of a data set as they stand in it, wherever it lies: embedded, in files, or on the hub."""
 
+import re
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -145,11 +146,11 @@ def load(dataset: DatasetConfig, held_out: bool = False) -> Table:
     table = _whole(dataset)
     if not len(table):
         raise ValueError(f"{dataset.path} has no rows: check the file")
-    chosen = np.arange(len(table))
+    chosen = _kept(table, dataset)
     assert dataset.seed is not None, "Config.seeded gives it one"
-    if dataset.rows is not None and dataset.rows < len(table):
+    if dataset.rows is not None and dataset.rows < len(chosen):
         if dataset.selection == Selection.random:
-            chosen = np.random.default_rng(dataset.seed).permutation(len(table))
+            chosen = np.random.default_rng(dataset.seed).permutation(chosen)
         chosen = np.sort(chosen[: dataset.rows])
     if count := held_out_count(dataset, len(chosen)):
         order = np.random.default_rng([dataset.seed, HELD_OUT]).permutation(chosen)
@@ -158,6 +159,24 @@ def load(dataset: DatasetConfig, held_out: bool = False) -> Table:
         return table
     data = [table.data[i] for i in chosen] if isinstance(table.data, list) else table.data.select(chosen)
     return replace(table, data=data, numbers=chosen + 1)
+
+
+def _kept(table: Table, dataset: DatasetConfig) -> np.ndarray:
+    """The positions of the rows that `dataset.keep` keeps, (rows,) int64. Raises ValueError where there are none."""
+    chosen = np.arange(len(table))
+    if not dataset.keep:
+        return chosen
+    for column in dataset.keep:
+        if column not in table.columns:
+            raise ValueError(f"{dataset.path} has no column {column!r} but {table.columns}: set dataset.keep")
+    patterns = {column: re.compile(pattern) for column, pattern in dataset.keep.items()}
+    marks = [
+        all(pattern.search(str(row.get(column) or "")) for column, pattern in patterns.items())
+        for row in table.rows(list(patterns))
+    ]
+    if not any(marks):
+        raise ValueError(f"dataset.keep keeps no row of {dataset.path}: check its patterns")
+    return chosen[np.array(marks)]
 
 
 def _whole(dataset: DatasetConfig) -> Table:

@@ -11,6 +11,7 @@ from typing import Any
 from losslab.config.schema import EMBEDDED, BenchmarkConfig, Gold, Rules
 from losslab.data import hub_datasets
 from losslab.grading import corrected_text, official_text
+from losslab.programs import assembly
 
 QUESTIONS = ("question", "problem")  # the hub and the official files disagree on the name of the column
 IDENTIFIERS = ("unique_id", "id", "idx")
@@ -81,6 +82,12 @@ def _problem(index: int, place: str, row: dict[str, Any], cfg: BenchmarkConfig) 
     question = next((row[column] for column in (cfg.question, *QUESTIONS) if column in row), None)
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"{place}: no text in the column {cfg.question!r}; the row has {', '.join(row)}")
+    if cfg.rules == Rules.code:
+        try:
+            code = assembly.problem(row, cfg.stop)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        return Problem(index, question.strip(), code, code)
     if cfg.gold == Gold.any:
         answers = _right_answers(place, row.get(cfg.answer), cfg)
         return Problem(index, question.strip(), answers, answers)

@@ -40,6 +40,7 @@ from losslab.evaluation.engine_interface import (
 from losslab.evaluation.engines import Generation
 from losslab.evaluation.harness import TaskRequest
 from losslab.evaluation.prompting import Prompt
+from losslab.evaluation.runnable import runnable
 from losslab.evaluation.samples import Key, Samples
 from losslab.evaluation.write_scores import Subject, publish
 from losslab.files import check_weights
@@ -87,7 +88,11 @@ def answer(
     notes += prompting.notes(config, chosen, framed)
     subject = Subject(config, model, tokenizer, protocol, chosen, framed, prompts, seen, notes)
     workers = min(16, max(1, available_cores() // 2))
-    with Grader(workers, config.machine.grading_seconds) as grader, Samples(folder, chosen, grader) as samples:
+    machine = config.machine
+    with (
+        Grader(workers, machine.grading_seconds, unsafe_code=machine.unsafe_code) as grader,
+        Samples(folder, chosen, grader) as samples,
+    ):
         generation = _generate(subject, samples)
         _run_tasks(subject, samples)
         start = time.perf_counter()
@@ -101,10 +106,11 @@ def check(config: Config) -> list[Benchmark]:
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: set benchmark=[math500,...]")
     engines.choose(config.machine.engine)
-    return [
+    chosen = [
         harness.load(name, cfg) if cfg.task is not None else benchmarks.load(name, cfg, config.eval.data)
         for name, cfg in config.benchmark.items()
     ]
+    return runnable(chosen, config.machine.unsafe_code)
 
 
 def show(result: dict[str, Any], folder: Path) -> None:

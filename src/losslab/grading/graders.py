@@ -1,7 +1,8 @@
 """Grades responses in killable processes, while the caller goes on generating.
 
 A verdict is cheap at the median and may never end in the tail, so every verdict runs in a process of its own kind: it
-imports sympy and FLINT only, takes one job at a time, and is killed and replaced when the job overruns its limit.
+imports sympy and FLINT only, takes one job at a time, and is killed and replaced when the job overruns its limit. An
+answer that is code runs in a sandbox of its own, several at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from types import TracebackType
 
 from losslab.config.choices import Rules
 from losslab.grading import corrected, corrected_text, exact_match, official, official_text
+from losslab.programs import assembly
+from losslab.programs.languages import Toolchains
 
 START_SECONDS = 120.0  # a cold file system can take this long over the first import of sympy
 
@@ -37,10 +40,12 @@ class Grader:
     """Grades in `workers` processes; each rule has `seconds` per answer from its start (never counted while it queues)
     and `memory_mb` of address space (on Linux; macOS does not enforce it).
 
+    Code has the limits of its benchmark's protocol in place of these. With `unsafe_code`, it is not isolated.
+
     Equal (rules, answer, gold) are graded once. Use as a context manager: leaving it waits for what was submitted.
     """
 
-    def __init__(self, workers: int, seconds: float = 3.0, memory_mb: int = 2048) -> None:
+    def __init__(self, workers: int, seconds: float = 3.0, memory_mb: int = 2048, unsafe_code: bool = False) -> None:
         if workers < 1 or seconds <= 0 or memory_mb < 256:
             raise ValueError("a Grader needs at least one worker, a positive time limit and at least 256 MB of memory")
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")
@@ -49,6 +54,8 @@ class Grader:
             self._idle.put(_Worker(seconds, memory_mb))
         self._workers = workers
         self._verdicts: dict[tuple[str, ...], Future[Verdict]] = {}
+        self._unsafe_code = unsafe_code
+        self._toolchains: Toolchains | None = None  # made for the first answer that is code
 
     def __enter__(self) -> Grader:
         return self
@@ -65,12 +72,18 @@ class Grader:
 
         Args:
             rules: how the benchmark's answers are read, one of `Rules`; `exact_match` takes a gold with a right answer
-                in each line, and its official and corrected verdicts are the same.
+                in each line, and its official and corrected verdicts are the same; `code` takes a problem as
+                `programs.assembly` has it.
             response: the whole response of the model.
             gold: the gold answer as `official_text.gold` gives it.
             truth: the gold answer as `corrected_text.gold` gives it, where that is known; else the gold, repaired where
                 its damage is known.
+
+        Raises:
+            ValueError: the rules are `code`, and this machine cannot isolate a process.
         """
+        if rules == Rules.code:
+            return self._submit_code(response, gold)
         if rules == Rules.exact_match:
             extracted = exact_match.extract(response)
             right = exact_match.equal(extracted, gold.splitlines())
@@ -88,6 +101,17 @@ class Grader:
             else:
                 self._verdicts[key] = _settled(Verdict(extracted, by_official, by_corrected, timed_out=False))
         return self._verdicts[key]
+
+    def _submit_code(self, response: str, gold: str) -> Future[Verdict]:
+        key = (Rules.code, response, gold)
+        if key not in self._verdicts:
+            self._toolchains = self._toolchains or Toolchains(isolated=not self._unsafe_code)
+            self._verdicts[key] = self._threads.submit(self._run, self._toolchains, response, gold)
+        return self._verdicts[key]
+
+    def _run(self, toolchains: Toolchains, response: str, gold: str) -> Verdict:
+        told = assembly.verdict(toolchains, response, gold)
+        return Verdict(told.completion, told.official, told.corrected, told.timed_out)
 
     def _grade(self, extracted: str, gold: str, answer: str, truth: str) -> Verdict:
         worker = self._idle.get()

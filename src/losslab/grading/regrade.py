@@ -15,6 +15,8 @@ from losslab.config.log import log
 from losslab.config.masking import masked
 from losslab.files import content, mend, read_lines, syntax, write
 from losslab.grading.graders import Grader, Verdict
+from losslab.programs import assembly, languages
+from losslab.programs.sandbox import no_isolation, refusal
 from losslab.progress import bar
 
 # What other programs call a response, for a hint.
@@ -23,7 +25,7 @@ GOLDS = ("ground_truth", "target", "reference", "expected_answer", "label", "sol
 Row = dict[str, Any]
 
 
-def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str]) -> None:
+def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str], unsafe_code: bool = False) -> None:
     """Grades a JSONL file of {benchmark, response (or prediction), gold} rows, each by the rules of its benchmark.
 
     A row may name its rules in a column `rules`; a benchmark that `rules` lacks is graded by the general ones, with a
@@ -34,9 +36,10 @@ def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str]) -
     Verdicts are kept beside the output as they are made: the same call after an interruption grades the rest.
 
     Raises:
-        ValueError: a row is malformed; nothing is written then.
+        ValueError: a row is malformed, or is code that cannot be run here; nothing is written then.
     """
     rows = list(_rows(input))
+    check_code([row["gold"] for row in rows if _rules(row, rules) == Rules.code], str(input), unsafe_code)
     for name in sorted({row["benchmark"] for row in rows if "rules" not in row} - set(rules)):
         log.info(f"benchmark {name} is not in conf/benchmark: graded by the general rules")
     output.parent.mkdir(parents=True, exist_ok=True)  # a bad path shows now and not after the work
@@ -45,7 +48,7 @@ def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str]) -
     if verdicts:
         log.info(f"{len(verdicts)} of {len(rows)} responses were graded before: going on from there")
     with (
-        Grader(workers) as grader,
+        Grader(workers, unsafe_code=unsafe_code) as grader,
         partial.open("a", encoding="utf-8") as file,
         bar("grading", len(rows), "response", initial=len(verdicts)) as progress,
     ):
@@ -79,14 +82,38 @@ def summary(graded: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def check_code(golds: Sequence[Any], place: str, unsafe_code: bool) -> None:
+    """Refuse code that cannot be run here, before the first verdict: a language without its compiler scores nothing.
+
+    Raises:
+        ValueError: no isolation, a missing compiler, or a gold answer that is no problem of code.
+    """
+    kinds = set()
+    for gold in golds:
+        if not assembly.is_problem(gold):
+            raise ValueError(
+                f"{place}: the gold answer of a code row must be a JSON object in a text, with language, prompt, stop "
+                "and test (docs/evaluation.md)"
+            )
+        kinds.add(assembly.language(gold))
+    if golds and not unsafe_code and (reason := refusal()):
+        raise ValueError(no_isolation(reason))
+    for kind in sorted(kinds):
+        if sentence := languages.without(kind):
+            raise ValueError(f"{place}: {sentence}")
+
+
+def _rules(row: Row, rules: Mapping[str, str]) -> str:
+    return str(row.get("rules", rules.get(row["benchmark"], Rules.general)))
+
+
 def _verdicts(grader: Grader, rows: Sequence[Row], rules: Mapping[str, str]) -> Iterator[Verdict]:
     """In the order of the rows, each as soon as it and those before it are there."""
     waiting: deque[Future[Verdict]] = deque()
     for row in rows:
         raw = row.get("gold_raw")
-        named = row.get("rules", rules.get(row["benchmark"], Rules.general))
         truth = None if raw is None else _text(raw)
-        waiting.append(grader.submit(named, row[_response(row)], _text(row["gold"]), truth))
+        waiting.append(grader.submit(_rules(row, rules), row[_response(row)], _text(row["gold"]), truth))
         while waiting and waiting[0].done():
             yield waiting.popleft().result()
     for verdict in waiting:
@@ -95,7 +122,9 @@ def _verdicts(grader: Grader, rows: Sequence[Row], rules: Mapping[str, str]) -> 
 
 def _key(input: Path, rules: Mapping[str, str]) -> str:
     """A hash of what decides the verdicts: the rows, the rules of benchmarks, and the code of the grader."""
-    code = [syntax(file.read_text(encoding="utf-8")) for file in sorted(Path(__file__).parent.glob("*.py"))]
+    package = Path(__file__).parents[1]
+    files = sorted(file for name in ("grading", "programs") for file in (package / name).glob("*.py"))
+    code = [syntax(file.read_text(encoding="utf-8")) for file in files]
     return hashlib.sha256(json.dumps([content(str(input)), dict(rules), code]).encode()).hexdigest()
 
 

@@ -9,14 +9,20 @@ from typing import Any
 
 VERDICTS = ("official", "corrected")
 
+LONGEST_GOLD = 4000  # characters; the tests of a program may have more
+
 Json = dict[str, Any]
 
 
 def problem(record: Mapping[str, Any], prompt: bool = False) -> Json:
     """A problem as the page shows it, from its line in <benchmark>.jsonl."""
-    shown: Json = {"index": record["index"], "question": record["question"], "gold": record["gold"]}
+    shown: Json = {
+        "index": record["index"],
+        "question": record["question"],
+        "gold": shorten(record["gold"], LONGEST_GOLD),
+    }
     if record.get("gold_official", record["gold"]) != record["gold"]:
-        shown["gold_official"] = record["gold_official"]
+        shown["gold_official"] = shorten(record["gold_official"], LONGEST_GOLD)
     if record.get("seen"):
         shown["seen"] = True
     return shown | ({"prompt": record["prompt"]} if prompt else {})

@@ -1,0 +1,28 @@
+"""Which benchmarks of code can be run on this machine."""
+
+from collections.abc import Sequence
+
+from losslab.config.log import log
+from losslab.config.schema import Rules
+from losslab.evaluation.benchmarks import Benchmark
+from losslab.programs.assembly import language
+from losslab.programs.languages import without
+from losslab.programs.sandbox import no_isolation, refusal
+
+
+def runnable(chosen: Sequence[Benchmark], unsafe_code: bool) -> list[Benchmark]:
+    """The benchmarks without those whose language has no compiler here, each of which is told; a score of 0 would lie.
+
+    Raises:
+        ValueError: this machine cannot isolate a process, or no benchmark is left.
+    """
+    code = [benchmark for benchmark in chosen if benchmark.rules == Rules.code]
+    if code and not unsafe_code and (reason := refusal()):
+        raise ValueError(no_isolation(reason))
+    lacking = {benchmark.name: without(language(benchmark.problems[0].gold)) for benchmark in code}
+    skipped = [f"benchmark {name} is skipped: {sentence}" for name, sentence in lacking.items() if sentence]
+    if len(skipped) == len(chosen):
+        raise ValueError("; ".join(skipped))
+    for sentence in skipped:
+        log.warning(sentence)
+    return [benchmark for benchmark in chosen if not lacking.get(benchmark.name)]
