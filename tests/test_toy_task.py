@@ -1,5 +1,7 @@
 """The embedded world: what its texts say is true of them."""
 
+import hashlib
+import json
 import random
 import re
 
@@ -8,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from losslab.data import toy_task
+from losslab.files import TOY_TASK
 
 OPERANDS = re.compile(r"\d+")
 STEP = re.compile(r"(\d)[+,](\d)[+,]([01])[=:](\d+)")
@@ -215,3 +218,18 @@ def test_texts_fit_and_model_runs():
         model = AutoModelForCausalLM.from_config(config)
         assert model.num_parameters() == 167_296
         assert model(torch.zeros(2, 5, dtype=torch.long)).logits.shape == (2, 5, len(toy_task.VOCABULARY))
+
+
+def test_the_identity_of_the_toy_task_stands_for_what_it_makes():
+    """Whoever changes what the toy task makes gives losslab.files.TOY_TASK another value and renews this hash."""
+    makers = (toy_task.corpus, toy_task.demonstrations, toy_task.traces, toy_task.facts)
+    model = toy_task.model_config().to_dict()
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    made = [
+        [make(200, seed) for make in makers for seed in (0, 1)],
+        [toy_task.problems(name) for name in (*toy_task.SUMS, "tiny_facts")],
+        toy_task.VOCABULARY,
+        [model[key] for key in (*sizes, "initializer_range", "rms_norm_eps", "rope_parameters", "tie_word_embeddings")],
+    ]
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+    assert (TOY_TASK[:16], digest[:16]) == ("9c3ffb0277d14bc4", "b5fde02eb01d42e6")
