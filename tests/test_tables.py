@@ -192,6 +192,19 @@ def test_cells_of_an_edited_objective_are_rows_of_their_own(tmp_path, monkeypatc
     assert found == {("dft", 70.0, 1), ("mine", 51.0, 3), ("mine earlier", 80.5, 2)}
 
 
+def test_an_objective_beside_its_baselines_is_better_or_worse_seed_by_seed(tmp_path):
+    cell(tmp_path, "sft", 0, {"math500": 99.0}, lr=0.5)  # another rate, which has no row of the objective
+    for seed, (sft, dft, mine) in enumerate([(40.0, 60.0, 50.0), (42.0, 61.0, 52.0), (41.0, 62.0, 51.0)]):
+        for loss, score in {"sft": sft, "dft": dft, "mine": mine}.items():
+            cell(tmp_path, loss, seed, {"math500": score})
+    (line,) = compare_to_baselines.sheet("mine", [tables.build(SweepConfig(name="study"), str(tmp_path))]).rows
+    half = 4.3027 / 3**0.5  # t(0.975, 2) / sqrt(n): over the seeds, the scores and the second difference vary by 1
+    assert f"{half:.1f}" == "2.5"
+    assert [text.text for text in line] == [
+        "study", "–", "51.0 ± 2.5", "41.0 ± 2.5 (+10.0 ± 0.0, better)", "61.0 ± 2.5 (-10.0 ± 2.5, worse)",
+    ]  # fmt: skip
+
+
 def test_what_was_scored_besides_splits_no_row(tmp_path):
     """On one seed, with another number of samples: of what the table is about all seeds have the same."""
     for config in declared("toy_suite/table9", str(tmp_path)):

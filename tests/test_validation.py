@@ -189,11 +189,13 @@ def test_a_tracker_shows_a_step_with_what_was_measured_after_it(tmp_path):
     write_lines(cell.validation, [{"step": 0, "loss": 3.0, "p_histogram": [1, 2]}])
 
     def shown(after: int = -1) -> dict[int, dict]:
-        return {entry.number: entry.values for entry in content.entries(cell, tmp_path / "none", ["tiny_add"], after)}
+        return {
+            entry.number: entry.values for entry in content.entries(cell, tmp_path / "none", ["tiny_add"], True, after)
+        }
 
     first = {0: {"train/step": 0, "validation/loss": 3.0}, 1: {"train/step": 1, "train/loss": 1.0}}
     assert shown() == first  # the rows may be measured after step 2, which waits
-    (begin, _) = content.entries(cell, tmp_path / "none", ["tiny_add"])
+    (begin, _) = content.entries(cell, tmp_path / "none", ["tiny_add"], True)
     assert begin.histograms["validation/p"][0] == [1, 2]
     append_line(cell.validation, {"step": 2, "loss": 2.5})
     assert shown() == first
