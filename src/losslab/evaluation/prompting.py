@@ -70,7 +70,10 @@ def announced(prompts: Mapping[str, Prompt], name: str) -> str | None:
     for benchmark, prompt in prompts.items():
         counts.setdefault(len(prompt.examples), []).append(benchmark)
     counts.pop(0, None)
-    parts = [f"{count} worked examples before each question of {', '.join(own)}" for count, own in counts.items()]
+    parts = [
+        f"{count} worked example{'s' * (count > 1)} before each question of {', '.join(own)}"
+        for count, own in counts.items()
+    ]
     return f"prompt {name}: {'; '.join(parts)}" if parts else None
 
 
