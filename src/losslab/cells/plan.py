@@ -59,13 +59,13 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
 
 def by_protocol(configs: list[Config]) -> dict[Cell, list[Config]]:
     """The cells of configurations, each once, in their order: with a configuration for each protocol of its scores."""
-    found: dict[Cell, dict[str, Config]] = {}
+    of_cells: dict[Cell, dict[str, Config]] = {}
     for group in _alike(configs):
         protocol = protocol_name(group[0])
         cells = Cell.of_seeds(group[0], [config.seed for config in group])
         for cell, config in zip(cells, group, strict=True):
-            found.setdefault(cell, {})[protocol] = config
-    return {cell: list(own.values()) for cell, own in found.items()}
+            of_cells.setdefault(cell, {})[protocol] = config
+    return {cell: list(protocols.values()) for cell, protocols in of_cells.items()}
 
 
 def make_all(
@@ -167,10 +167,10 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
     Returns the exit status: 1 where a cell is rejected.
     """
     planned = by_protocol(configs)
-    plans, rejected = make_all({cell: own[0] for cell, own in planned.items()}, job)
+    plans, rejected = make_all({cell: scorings[0] for cell, scorings in planned.items()}, job)
     if not plans:
         raise ValueError("; ".join(rejected))
-    protocols = max(len(own) for own in planned.values())
+    protocols = max(map(len, planned.values()))
     configs = [planned[plan.cell][0] for plan in plans]
     config, devices = configs[0], Devices.of(configs[0].machine, job)
     table = Table(title=f"{config.sweep.name}: {len(plans)} cells", title_justify="left")

@@ -96,22 +96,22 @@ class Sweep(Callback):
                 f"{several.folder.name} is to be scored in {len(cells[several])} ways, and two jobs cannot have one "
                 "cell: leave hydra/launcher out, or give each prompt and eval a command of its own"
             )
-        missing = {cell: own for cell, own in cells.items() if not _done(cell, own)}
-        _, rejected = plan.make_all({cell: own[0] for cell, own in missing.items()}, job)
+        missing = {cell: scorings for cell, scorings in cells.items() if not _done(cell, scorings)}
+        _, rejected = plan.make_all({cell: scorings[0] for cell, scorings in missing.items()}, job)
         self._reject(rejected, cells)
-        for cell, own in self.cells.items():  # now, so that a table shows what is still missing
-            cell.declare(own[0])
+        for cell, scorings in self.cells.items():  # now, so that a table shows what is still missing
+            cell.declare(scorings[0])
         if configs[0].force:
             start_again(list(self.cells))
-        done = sum(_done(cell, own) for cell, own in self.cells.items())
+        done = sum(_done(cell, scorings) for cell, scorings in self.cells.items())
         log.info(f"{configs[0].sweep.name}: {len(self.cells)} cells, {done} of them done")
-        if job is None and (warning := plan.warn([own[0] for own in self.cells.values()])):
+        if job is None and (warning := plan.warn([scorings[0] for scorings in self.cells.values()])):
             log.info(warning)
 
     def _reject(self, rejected: Mapping[str, Collection[Cell]], cells: Mapping[Cell, list[Config]]) -> None:
         """Name what is rejected, each reason once, and keep the others."""
         out = {cell for group in rejected.values() for cell in group}
-        self.cells = {cell: own for cell, own in cells.items() if cell not in out}
+        self.cells = {cell: scorings for cell, scorings in cells.items() if cell not in out}
         self.rejected = len(out)
         if not self.cells:
             raise ValueError("; ".join(rejected))
@@ -137,7 +137,9 @@ class Sweep(Callback):
             log.warning(f"the table is not written: {first_line(error)}; losslab table does it again")
         if not told:
             _report(config)
-        failures = {cell.folder: next(filter(None, map(cell.failure, own)), None) for cell, own in self.cells.items()}
+        failures = {
+            cell.folder: next(filter(None, map(cell.failure, scorings)), None) for cell, scorings in self.cells.items()
+        }
         failed = {folder: failure for folder, failure in failures.items() if failure}
         for folder, failure in [] if told else failed.items():
             tell(f"failed: {folder.name}: {failure}\n        see {folder / 'error.txt'}")
@@ -166,7 +168,7 @@ def _done(cell: Cell, configs: Sequence[Config]) -> bool:
 
 def _several(cells: Mapping[Cell, list[Config]]) -> Cell | None:
     """A cell that is scored under several protocols."""
-    return next((cell for cell, own in cells.items() if len(own) > 1), None)
+    return next((cell for cell, scorings in cells.items() if len(scorings) > 1), None)
 
 
 def on_slurm(config: DictConfig) -> bool:

@@ -75,10 +75,10 @@ def judge(folder: Path, endpoint: Endpoint, prices: Sequence[float] = ()) -> dic
     """
     samples = list(disputed(folder))
     mend(folder / LINES)
-    known = {line["prompt"]: line for line in read_lines(folder / LINES)}
-    if others := {line["judge"] for line in known.values()} - {endpoint.model}:
+    replies = {line["prompt"]: line for line in read_lines(folder / LINES)}
+    if others := {line["judge"] for line in replies.values()} - {endpoint.model}:
         raise ValueError(f"{folder / LINES} has replies of {', '.join(sorted(others))}: remove it, or name that judge")
-    missing = list({sample.prompt: sample for sample in samples if sample.prompt not in known}.values())
+    missing = list({sample.prompt: sample for sample in samples if sample.prompt not in replies}.values())
     requests = [Request(i, [], 0, text=sample.prompt, chat=True) for i, sample in enumerate(missing)]
     job = Job(endpoint.model, Sampling(0.0, 1.0, MOST_TOKENS), endpoint=endpoint)
     with bar("judging", len(missing), "answer") as progress:
@@ -89,9 +89,9 @@ def judge(folder: Path, endpoint: Endpoint, prices: Sequence[float] = ()) -> dic
                 line |= {"right": verdict(reply.text), "reply": reply.text, "prompt": sample.prompt}
                 line |= {"prompt_tokens": reply.prompt_tokens, "tokens": reply.tokens}
                 append_line(folder / LINES, line)
-                known[sample.prompt] = line
+                replies[sample.prompt] = line
             progress.update(len(completions))
-    result = {"judge": endpoint.model, "endpoint": endpoint.url, **_counts(samples, known), **_cost(known, prices)}
+    result = {"judge": endpoint.model, "endpoint": endpoint.url, **_counts(samples, replies), **_cost(replies, prices)}
     write_json(folder / SUMMARY, result)
     return result
 
@@ -102,18 +102,18 @@ def verdict(reply: str) -> bool | None:
     return words[-1] == "RIGHT" if words else None
 
 
-def _counts(samples: Sequence[Disputed], known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _counts(samples: Sequence[Disputed], replies: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """For each benchmark, its disputed samples by whom the judge agrees with."""
     counts: dict[str, Counter[str]] = {}
     for sample in samples:
-        right = known[sample.prompt]["right"]
+        right = replies[sample.prompt]["right"]
         side = "undecided" if right is None else "agrees_official" if right == sample.official else "agrees_corrected"
         counts.setdefault(sample.benchmark, Counter(disputed=0, agrees_official=0, agrees_corrected=0, undecided=0))
         counts[sample.benchmark].update(["disputed", side])
     return {"benchmarks": {name: dict(count) for name, count in counts.items()}}
 
 
-def _cost(known: Mapping[str, Mapping[str, Any]], prices: Sequence[float]) -> dict[str, Any]:
-    read, written = (sum(line[key] or 0 for line in known.values()) for key in ("prompt_tokens", "tokens"))
+def _cost(replies: Mapping[str, Mapping[str, Any]], prices: Sequence[float]) -> dict[str, Any]:
+    read, written = (sum(line[key] or 0 for line in replies.values()) for key in ("prompt_tokens", "tokens"))
     dollars = {"dollars": (prices[0] * read + prices[1] * written) / 1e6} if prices else {}
-    return {"answers": len(known), "prompt_tokens": read, "tokens": written, "prices": list(prices), **dollars}
+    return {"answers": len(replies), "prompt_tokens": read, "tokens": written, "prices": list(prices), **dollars}

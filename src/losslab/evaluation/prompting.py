@@ -30,8 +30,8 @@ class Prompt:
         """The benchmark's own, else the configuration's `prompt`, else the model's."""
         common = config.prompt
         if benchmark.prompt is not None:
-            own = benchmark.prompt == CHAT and common.turns
-            return cls(benchmark.prompt, "{problem}", common.example, benchmark.examples, own, benchmark.stop)
+            turns = benchmark.prompt == CHAT and common.turns
+            return cls(benchmark.prompt, "{problem}", common.example, benchmark.examples, turns, benchmark.stop)
         examples = benchmark.examples or tuple((example.problem, example.answer) for example in common.examples)
         stop = (*benchmark.stop, *(with_breaks(text) for text in common.stop))
         return cls(config.scoring_template, common.question, common.example, examples, common.turns, stop)
@@ -70,17 +70,20 @@ def announced(prompts: Mapping[str, Prompt], name: str) -> str | None:
     for benchmark, prompt in prompts.items():
         counts.setdefault(len(prompt.examples), []).append(benchmark)
     counts.pop(0, None)
-    parts = [f"{count} worked examples before each question of {', '.join(own)}" for count, own in counts.items()]
+    parts = [
+        f"{count} worked example{'s' * (count > 1)} before each question of {', '.join(names)}"
+        for count, names in counts.items()
+    ]
     return f"prompt {name}: {'; '.join(parts)}" if parts else None
 
 
 def notes(config: Config, chosen: Sequence[Benchmark], prompts: Mapping[str, Prompt]) -> list[str]:
     """What of a chosen prompt does not reach a benchmark, and examples that a benchmark asks for itself."""
-    found = []
+    warnings = []
     for benchmark in chosen:
         if config.names.prompt and (benchmark.prompt is not None or benchmark.task is not None):
-            found.append(f"{benchmark.name}: it has a prompt of its own, in place of prompt={config.names.prompt}")
+            warnings.append(f"{benchmark.name}: it has a prompt of its own, in place of prompt={config.names.prompt}")
         shown = {" ".join(problem.split()) for problem, _ in getattr(prompts.get(benchmark.name), "examples", ())}
         if asked := sum(" ".join(problem.question.split()) in shown for problem in benchmark.problems):
-            found.append(f"{benchmark.name}: {asked} of its problems are worked examples of its prompt")
-    return found
+            warnings.append(f"{benchmark.name}: {asked} of its problems are worked examples of its prompt")
+    return warnings

@@ -35,8 +35,8 @@ def write_eval_results(cell: Cell, folder: Path, repo: str | None = None) -> lis
             if on_hub(about.get("path", "")):
                 entries.setdefault(name, []).append(_entry(cell, protocol, scores, name, about, repo))
     paths = []
-    for name, own in entries.items():
-        text = yaml.safe_dump(eval_result_entries_to_yaml(own), sort_keys=False, allow_unicode=True)
+    for name, of_protocols in entries.items():
+        text = yaml.safe_dump(eval_result_entries_to_yaml(of_protocols), sort_keys=False, allow_unicode=True)
         write(path := folder / FOLDER / f"{name}.yaml", text)
         paths.append(path)
     return paths

@@ -205,13 +205,13 @@ def _bins(step: Mapping[str, Any]) -> int:
 
 def gain_against_loss(rows: Sequence[ReportRow], points: Sequence[Tradeoff]) -> list[Chart]:
     """A chart for each model with points: gain on mathematics over loss on the benchmarks of forgetting."""
-    found = []
-    for model, own in by_model(rows):
-        styled = [(row, point) for row in own for point in points if point.row is row.row]
+    figures = []
+    for model, of_model in by_model(rows):
+        styled = [(row, point) for row in of_model for point in points if point.row is row.row]
         if styled:
             front = ", ".join(row.label for row, point in styled if point.front) or "the base alone"
             title = f"{model}: gain against loss"
             crosses = [(row.style, row.label, point.loss, point.gain) for row, point in styled]
             name = f"points gained on mathematics over points lost on forgetting; on the Pareto front: {front}"
-            found.append(Chart(title, name, charts.crosses(f"{title}; {name}", crosses, "loss")))
-    return found
+            figures.append(Chart(title, name, charts.crosses(f"{title}; {name}", crosses, "loss")))
+    return figures

@@ -53,7 +53,7 @@ def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
     mathematics, forgotten = sides(table)
     if not mathematics or not forgotten:
         return []
-    found: list[Tradeoff] = []
+    of_models: list[Tradeoff] = []
     for model in table.models:
         rows = [row for row in table.rows if row.names["model"] == model and row.scored and not row.earlier]
         bases = [row for row in rows if not row.trains]
@@ -66,13 +66,17 @@ def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
             if gain and loss:
                 measured.append((row, gain, loss))
         means = [(gain.mean, loss.mean) for _, gain, loss in measured]
-        found += [Tradeoff(row, gain, loss, _on_front((gain.mean, loss.mean), means)) for row, gain, loss in measured]
-    return found
+        of_models += [
+            Tradeoff(row, gain, loss, _on_front((gain.mean, loss.mean), means)) for row, gain, loss in measured
+        ]
+    return of_models
 
 
-def _on_front(own: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
+def _on_front(point: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
     """Whether none of the others, nor the base at (0, 0), has no less gain and no more loss, and differs."""
-    return not any(gain >= own[0] and loss <= own[1] for gain, loss in [*others, (0.0, 0.0)] if (gain, loss) != own)
+    return not any(
+        gain >= point[0] and loss <= point[1] for gain, loss in [*others, (0.0, 0.0)] if (gain, loss) != point
+    )
 
 
 def sheet(table: Table, points: Sequence[Tradeoff]) -> Sheet:
@@ -123,11 +127,11 @@ def figure(points: Sequence[Drawn]) -> Any:
     canvas, grid = plots.canvas(1, len(models), (1 + 4.5 * len(models), 4.2))
     colour = plots.colours(label for _, label, *_ in points)
     for panel, model in zip(grid[0], models, strict=True):
-        own = [point for point in points if point[0] == model]
-        for _, label, gain, loss, front in own:
+        of_model = [point for point in points if point[0] == model]
+        for _, label, gain, loss, front in of_model:
             bars = {"xerr": loss.half or 0.0, "yerr": gain.half or 0.0, "capsize": 3, "markersize": 8 if front else 5}
             panel.errorbar(loss.mean, gain.mean, fmt="o", color=colour[label], label=label, **bars)
-        edge = sorted((loss.mean, gain.mean) for _, _, gain, loss, front in own if front)
+        edge = sorted((loss.mean, gain.mean) for _, _, gain, loss, front in of_model if front)
         panel.step([x for x, _ in edge], [y for _, y in edge], where="post", color="grey", linestyle=":", zorder=0)
         panel.plot(0, 0, marker="+", color="black", markersize=10)
         panel.axhline(0, color="grey", linewidth=0.5)
