@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -156,30 +155,24 @@ def speed() -> None:
     lines = [
         "# The sandbox: programs a second",
         "",
-        f"Programs that do nothing, on {os.cpu_count()} cores ({processor()}), as many at once as cores. Processor",
-        "time is that of program and isolation. Made by `python benchmarks/code_verdicts.py speed`, with a",
+        f"Programs that do nothing, on {os.cpu_count()} cores ({processor()}), as many at once as cores, by the",
+        "clock, isolation included. Made by `python benchmarks/code_verdicts.py speed`, with a",
         f"load of {os.getloadavg()[0]:.1f} by other work at its start.",
         "",
-        "| language | programs | a second | a second of processor time |",
+        "| language | programs | a second | a second on each core |",
         "|---|---:|---:|---:|",
     ]
     for name, program in EMPTY.items():
         if missing(name):
             continue
         count = 100 if not LANGUAGES[name].compile else 6
-        begin, used = time.perf_counter(), _used()
+        begin = time.perf_counter()
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             ends = list(threads.map(lambda _, n=name, p=program: toolchains.run(n, p).status, range(count)))
         assert set(ends) == {0}, (name, ends)
-        seconds, cpu = time.perf_counter() - begin, _used() - used
-        lines.append(f"| {LANGUAGES[name].title} | {count} | {count / seconds:.1f} | {count / cpu:.1f} |")
+        rate = count / (time.perf_counter() - begin)
+        lines.append(f"| {LANGUAGES[name].title} | {count} | {rate:.1f} | {rate / (os.cpu_count() or 1):.1f} |")
     (RESULTS / "sandbox.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _used() -> float:
-    """Processor time of this process and its children that ended."""
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in usage)
 
 
 def _short(text: str) -> str:
