@@ -4,6 +4,7 @@
     python benchmarks/step.py                    # a vocabulary of 151,936
     python benchmarks/step.py --vocabulary 4096
     python benchmarks/step.py --rows math.jsonl  # worked solutions (problem, solution) in place of made-up lengths
+    python benchmarks/step.py --precision fp32   # in float32, as on a processor whose bfloat16 products are slow
 
 A Qwen2 of 25M parameters in its body; sequences of log-normal length up to 2048, most of them answer. Each contestant
 runs in a process of its own: one step of warm-up, then the measured ones. Prints a table and writes it to
@@ -28,6 +29,9 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoModelForCausalLM, Qwen2Config
 
+from losslab.records.environment import processor
+
+ARITHMETIC = {"bf16": "bfloat16", "fp32": "float32"}
 STEPS, BATCH, LENGTH = 3, 8, 2048
 CONTESTANTS = {
     "losslab, DFT": {"loss": "losslab.objectives.dft.DFT"},
@@ -74,7 +78,7 @@ def make_model(folder: Path, vocabulary: int) -> None:
 def run_losslab(options: dict, folder: Path, found: list[tuple[list[int], int]]) -> list[tuple[float, int]]:
     """(seconds, answer tokens) of each measured step."""
     from losslab.config.machine import MachineConfig
-    from losslab.config.schema import Config, ModelConfig, OptimizerConfig, TrainConfig
+    from losslab.config.schema import Config, ModelConfig, OptimizerConfig, Precision, TrainConfig
     from losslab.data.examples import Examples
     from losslab.training.loop import train
 
@@ -87,7 +91,7 @@ def run_losslab(options: dict, folder: Path, found: list[tuple[list[int], int]])
             model=ModelConfig(path=str(folder)),
             loss={"_target_": options["loss"]},
             optimizer=OptimizerConfig("torch.optim.AdamW", 1e-5, arguments={"fused": True}),
-            train=TrainConfig(batch_size=BATCH, max_steps=STEPS + 1),
+            train=TrainConfig(batch_size=BATCH, max_steps=STEPS + 1, precision=Precision(options["precision"])),
             machine=MachineConfig(device="cpu", micro_batch_tokens=2048),  # type: ignore[arg-type]
         )
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
@@ -121,11 +125,12 @@ def run_trl(options: dict, folder: Path, found: list[tuple[list[int], int]]) -> 
 
     rows = [{"input_ids": ids, "completion_mask": [0] * prompt + [1] * (len(ids) - prompt)} for ids, prompt in found]
     with tempfile.TemporaryDirectory() as scratch:
+        bf16 = options.pop("precision") == "bf16"
         arguments = {"max_length": LENGTH} | options
         micro = 4
         config = SFTConfig(
             output_dir=scratch, max_steps=STEPS + 1, per_device_train_batch_size=micro,
-            gradient_accumulation_steps=BATCH // micro, bf16=True, use_cpu=True, report_to=[], save_strategy="no",
+            gradient_accumulation_steps=BATCH // micro, bf16=bf16, use_cpu=True, report_to=[], save_strategy="no",
             learning_rate=1e-5, disable_tqdm=True, logging_steps=100, **arguments,
             completion_only_loss=True,  # on its own it would train on the prompts of tokenised rows
         )  # fmt: skip
@@ -139,8 +144,8 @@ def run_trl(options: dict, folder: Path, found: list[tuple[list[int], int]]) -> 
     return steps[1:]
 
 
-def one(name: str, folder: Path, found: list[tuple[list[int], int]]) -> None:
-    options = CONTESTANTS[name]
+def one(name: str, precision: str, folder: Path, found: list[tuple[list[int], int]]) -> None:
+    options = CONTESTANTS[name] | {"precision": precision}
     steps = (run_losslab if "loss" in options else run_trl)(options, folder, found)
     seconds, answers = zip(*steps, strict=True)
     unit = 1 if platform.system() == "Darwin" else 1024
@@ -152,10 +157,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocabulary", type=int, default=151_936)
     parser.add_argument("--rows", help="a .jsonl file with the columns problem and solution")
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--one", nargs=2, metavar=("CONTESTANT", "FOLDER"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
-        one(chosen.one[0], Path(chosen.one[1]), sequences(chosen.vocabulary, chosen.rows))
+        one(chosen.one[0], chosen.precision, Path(chosen.one[1]), sequences(chosen.vocabulary, chosen.rows))
         return
     found = sequences(chosen.vocabulary, chosen.rows)
     answers = sum(len(ids) - prompt for ids, prompt in found) / (STEPS + 1)
@@ -165,7 +171,7 @@ def main() -> None:
         make_model(Path(scratch), chosen.vocabulary)
         for name in CONTESTANTS:
             command = [sys.executable, __file__, "--vocabulary", str(chosen.vocabulary), "--one", name, scratch]
-            command += ["--rows", chosen.rows] if chosen.rows else []
+            command += ["--precision", chosen.precision, *(["--rows", chosen.rows] if chosen.rows else [])]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 reason = done.stderr.strip().splitlines()[-1][:100]
@@ -180,10 +186,10 @@ def main() -> None:
     source = Path(chosen.rows).stem if chosen.rows else ""
     own_rate, own_peak = next((rate, peak) for _, rate, peak, _ in rows if rate and peak)
     lines = [
-        f"# Whole training steps (cpu, vocabulary {chosen.vocabulary:,}{', ' + source if source else ''})",
+        f"# Whole training steps ({processor()}, vocabulary {chosen.vocabulary:,}{', ' + source if source else ''})",
         "",
         f"{BATCH} sequences a step, on average {tokens:,.0f} tokens of which {answers:,.0f} are answer; "
-        f"{STEPS} steps after one of warm-up; bfloat16 arithmetic, float32 weights and AdamW.",
+        f"{STEPS} steps after one of warm-up; {ARITHMETIC[chosen.precision]} arithmetic, float32 weights and AdamW.",
         "",
         "| contestant | answer tokens/s | losslab DFT is faster by | peak GB | losslab DFT takes | |",
         "|---|---:|---:|---:|---:|---|",
@@ -201,18 +207,20 @@ def main() -> None:
         trl = "not installed"
     lines += [
         "",
-        f"`python benchmarks/step.py --vocabulary {chosen.vocabulary}{f' --rows {source}.jsonl' if source else ''}`",
+        f"`python benchmarks/step.py --vocabulary {chosen.vocabulary}{f' --rows {source}.jsonl' if source else ''}"
+        f"{' --precision fp32' if chosen.precision == 'fp32' else ''}`",
         "",
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, {platform.system()}, Python "
         f"{platform.python_version()}, torch {torch.__version__}, trl {trl}.",
         "",
     ]
     text = "\n".join(lines)
+    precision = "" if chosen.precision == "bf16" else chosen.precision
     path = (
         Path(__file__).parents[1]
         / "results"
         / "benchmarks"
-        / f"step-cpu-{'-'.join(filter(None, [str(chosen.vocabulary), source]))}.md"
+        / f"step-cpu-{'-'.join(filter(None, [str(chosen.vocabulary), source, precision]))}.md"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)

@@ -318,6 +318,7 @@ def test_numbers_of_a_plan_are_short():
         (["experiment=tabel1"], "experiment=tabel1 does not exist; did you mean table1?; there are "),
         (["loss=[dft]"], "loss takes one name: write loss=NAME"),
         (["plan"], "plan cannot be read: write key=value"),
+        (["scheduler.decay_ratio=1" + "0" * 400], "scheduler.decay_ratio: int too large to convert to float"),
         (
             ["dataset.path=a,b.csv"],
             "dataset.path=a,b.csv has several values: add -m to run a cell for each, or quote one with commas, as in "

@@ -88,7 +88,7 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
         plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys))
         merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names, "benchmark": with_tasks(cfg)})
         config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, OverflowError) as error:
         raise ValueError(sentence(error)) from None
     assert isinstance(config, Config)
     if not config.trains:
@@ -122,7 +122,7 @@ def recorded(record: Path, overrides: list[str]) -> Config:
                     saved.names[group] = composed.hydra.runtime.choices[group]
         saved.machine = composed.machine
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), saved))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OverflowError) as error:
         raise ValueError(sentence(error)) from None
     assert isinstance(config, Config)
     from losslab.composition.checks import check_bounds, check_endpoint, check_examples, check_prompts
@@ -211,5 +211,5 @@ def composed(overrides: list[str]) -> Config:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             whole = hydra.compose("config", arguments, return_hydra_config=True)
             return typed(whole, whole.hydra.runtime.choices)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OverflowError) as error:
         raise ValueError(sentence(error)) from None

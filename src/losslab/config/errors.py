@@ -40,7 +40,8 @@ def exit_on_error(*failures: type[Exception]) -> Iterator[None]:
 
         from losslab.config.messages import of_the_disk, sentence
 
-        if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        # OmegaConf passes the OverflowError of an integer on that no float can hold.
+        if isinstance(error, HydraException | OmegaConfBaseException | ValueError | OverflowError):
             tell(f"error: {sentence(error)}")
         elif isinstance(error, OSError):
             tell(f"error: {of_the_disk(error)}")

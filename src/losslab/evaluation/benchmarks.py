@@ -141,8 +141,8 @@ def _rows(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Iterator[
     if data is not None:
         folder = Path(data)
         if not (folder / f"{name}.jsonl").is_file():
-            known = ", ".join(sorted(path.stem for path in folder.glob("*.jsonl"))) or "no .jsonl file"
-            raise ValueError(f"no benchmark {name} in {folder}, which has {known}")
+            names = ", ".join(sorted(path.stem for path in folder.glob("*.jsonl"))) or "no .jsonl file"
+            raise ValueError(f"no benchmark {name} in {folder}, which has {names}")
         yield from _jsonl(folder / f"{name}.jsonl")
     elif cfg.path == EMBEDDED:
         from losslab.data import toy_task

@@ -41,8 +41,8 @@ def seen(corpus: Corpus, chosen: Sequence[Benchmark], cache: Path) -> dict[str, 
     files = {benchmark.name: cache / f"{_key(corpus, benchmark)}.json" for benchmark in chosen}
     missing = {b.name: [p.question for p in b.problems] for b in chosen if not files[b.name].exists()}
     if missing:
-        for name, found in search(corpus.rows(), missing).items():
-            write_json(files[name], found)
+        for name, seen in search(corpus.rows(), missing).items():
+            write_json(files[name], seen)
     return {name: read_json(file) for name, file in files.items()}
 
 

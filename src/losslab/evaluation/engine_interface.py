@@ -84,8 +84,8 @@ def architecture(model: str, revision: str | None, trust_remote_code: bool) -> A
 
 def dtype_of(job: Job, on_gpu: bool) -> torch.dtype:
     """That of the checkpoint, but bfloat16 for float32 on a GPU. Left alone, vLLM halves float32 on a CPU too."""
-    own = getattr(architecture(job.model, job.revision, job.trust_remote_code), "dtype", None) or torch.float32
-    return torch.bfloat16 if on_gpu and own == torch.float32 else own
+    published = getattr(architecture(job.model, job.revision, job.trust_remote_code), "dtype", None) or torch.float32
+    return torch.bfloat16 if on_gpu and published == torch.float32 else published
 
 
 def context_length(model: str, revision: str | None = None, trust_remote_code: bool = False) -> int:

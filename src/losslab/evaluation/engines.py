@@ -99,8 +99,8 @@ class Generation:
         for i, gpus in enumerate(groups):
             ours, theirs = context.Pipe()
             # The same seed everywhere would make the engines draw the same samples of a problem.
-            own = replace(job, sampling=replace(job.sampling, seed=request_seed(job.sampling.seed, i)))
-            arguments = (module or MODULES[engine], own, list(requests[i :: len(groups)]), gpus, log, theirs)
+            job_of_engine = replace(job, sampling=replace(job.sampling, seed=request_seed(job.sampling.seed, i)))
+            arguments = (module or MODULES[engine], job_of_engine, list(requests[i :: len(groups)]), gpus, log, theirs)
             process = context.Process(target=_serve, args=arguments, name=f"engine {i}")
             process.start()
             theirs.close()

@@ -75,8 +75,8 @@ def tasks(name: str, task: str) -> dict[str, Any]:
         loaded = manager.load([task])["tasks"]
     except Exception as error:  # of the library, of the data set's, of the network
         raise ValueError(f"benchmark {name}: the task {task} cannot be read ({first_line(error)})") from None
-    for one in loaded.values():
-        one.set_fewshot_seed(FEWSHOT_SEED)
+    for each_task in loaded.values():
+        each_task.set_fewshot_seed(FEWSHOT_SEED)
     return loaded
 
 

@@ -17,7 +17,7 @@ from losslab.files import content, write
 def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen: list[Benchmark]) -> dict[str, Any]:
     """All that shapes the samples. A model behind an endpoint has its name there, and no tokenizer here."""
     cfg = config.eval
-    texts, ids = stops(config, model, tokenizer) if tokenizer else (list(config.model.stop), [])
+    texts, ids = stop_tokens(config, model, tokenizer) if tokenizer else (list(config.model.stop), [])
     arguments = config.model.template_arguments
     default = asdict(PromptConfig())
     asked = {k: v for k, v in asdict(config.prompt).items() if k != "template" and v != default[k]}
@@ -46,7 +46,7 @@ def source(config: Config, model: str) -> dict[str, Any]:
     return {"revision": revision, "trust_remote_code": config.model.trust_remote_code}
 
 
-def stops(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[int]]:
+def stop_tokens(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[int]]:
     """Texts and tokens that end a sample: the tokenizer's EOS, the checkpoint's own, the model's stops, and the token
     by which the chat template ends a turn, where that makes the prompts: a conversation trains it.
     """

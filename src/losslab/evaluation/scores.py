@@ -52,12 +52,12 @@ def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dic
 
 
 def _seen(records: Sequence[Mapping[str, Any]], correct: NDArray[np.float64]) -> dict[str, Any]:
-    """How many problems stand in the training data, and the score on the others; None where that is not known."""
-    known = [record["seen"] for record in records if record.get("seen") is not None]
-    if len(known) < len(records):
+    """How many problems stand in the training data, and the score on the others; None where that is not searched."""
+    searched = [record["seen"] for record in records if record.get("seen") is not None]
+    if len(searched) < len(records):
         return {"seen_exact": None, "seen_words": None, "unseen": None}
-    others = correct[[not kinds for kinds in known]]
-    counts = {f"seen_{kind}": sum(kind in kinds for kinds in known) for kind in ("exact", "words")}
+    others = correct[[not kinds for kinds in searched]]
+    counts = {f"seen_{kind}": sum(kind in kinds for kinds in searched) for kind in ("exact", "words")}
     return counts | {"unseen": 100 * float(others.mean()) if len(others) else None}
 
 

@@ -39,7 +39,7 @@ def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
     """Write the records of each benchmark, which take the place of what was kept while it was sampled; return them."""
     records = {}
     for benchmark in subject.chosen:
-        found = None if subject.seen is None else subject.seen[benchmark.name]
+        matches = None if subject.seen is None else subject.seen[benchmark.name]
         records[benchmark.name] = [
             {
                 "index": p.index,
@@ -47,7 +47,7 @@ def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
                 "prompt": subject.prompts[benchmark.name, p.index],
                 "gold_official": p.gold_official,
                 "gold": p.gold,
-                "seen": None if found is None else [kind for kind, indices in found.items() if p.index in indices],
+                "seen": None if matches is None else [kind for kind, indices in matches.items() if p.index in indices],
                 **({"groups": p.groups} if p.groups else {}),
                 **({"task": benchmark.task} if benchmark.task is not None else {}),
                 "samples": samples.of(benchmark.name, p.index),
@@ -65,7 +65,7 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
     cfg, protocol, folder = subject.config.eval, subject.protocol, samples.folder
     records = keep(subject, samples)
     counts = {b.name: 1 if b.task is not None else cfg.samples for b in subject.chosen}
-    rows = {name: scores.summarise(own, counts[name], str(cfg.verdict)) for name, own in records.items()}
+    rows = {name: scores.summarise(entries, counts[name], str(cfg.verdict)) for name, entries in records.items()}
     engine = Engine(protocol["engine"])
     everything = _others(folder, rows, cfg) | rows
     if "samples" not in generation:  # none was missing: what is known of an earlier call stays
@@ -97,13 +97,13 @@ def _of_endpoint(config: Config, records: dict[str, list[dict[str, Any]]]) -> di
 
 def _others(folder: Path, rows: dict[str, dict[str, Any]], cfg: EvalConfig) -> dict[str, dict[str, Any]]:
     """The scores of benchmarks that earlier calls left in the folder with as many samples."""
-    found = {}
+    earlier = {}
     for path in sorted(folder.glob("*.jsonl")):
         records = [] if path.stem in rows or path.name.endswith(".samples.jsonl") else list(read_lines(path))
         count = 1 if records and "task" in records[0] else cfg.samples  # lm_eval asks once
         if records and min(len(record["samples"]) for record in records) >= count:
-            found[path.stem] = scores.summarise(records, count, str(cfg.verdict))
-    return found
+            earlier[path.stem] = scores.summarise(records, count, str(cfg.verdict))
+    return earlier
 
 
 def cost(records: dict[str, list[dict[str, Any]]], prices: list[float]) -> dict[str, Any]:
@@ -116,37 +116,37 @@ def cost(records: dict[str, list[dict[str, Any]]], prices: list[float]) -> dict[
 
 def warnings(subject: Subject, rows: dict[str, dict[str, Any]], records: dict[str, list[dict[str, Any]]]) -> list[str]:
     """What would mislead a reader of the scores."""
-    cfg, tokenizer, found = subject.config.eval, subject.tokenizer, []
+    cfg, tokenizer, texts = subject.config.eval, subject.tokenizer, []
     for benchmark in subject.chosen:
         for column in subject.config.benchmark[benchmark.name].breakdown:
             if not any(column in problem.groups for problem in benchmark.problems):
-                found.append(f"{benchmark.name}: no row has the column {column}, so there is no breakdown by it")
+                texts.append(f"{benchmark.name}: no row has the column {column}, so there is no breakdown by it")
     for name, row in rows.items():
         if row["cut_by_length"] > CUT_SHARE:
             share, limit = row["cut_by_length"], cfg.max_new_tokens
-            found.append(f"{name}: {share:.0f}% of the samples are cut by length (max_new_tokens={limit})")
+            texts.append(f"{name}: {share:.0f}% of the samples are cut by length (max_new_tokens={limit})")
         if row["too_long"]:
-            found.append(f"{name}: {row['too_long']} problems are longer than the model's context and are scored 0")
+            texts.append(f"{name}: {row['too_long']} problems are longer than the model's context and are scored 0")
         if row["timed_out"]:
-            found.append(f"{name}: grading ran out of time or memory on {row['timed_out']} samples, which are scored 0")
+            texts.append(f"{name}: grading ran out of time or memory on {row['timed_out']} samples, which are scored 0")
         if row["seen_exact"] or row["seen_words"]:
             rest = "" if row["unseen"] is None else f"; {row['unseen']:.1f} on the others"
-            found.append(
+            texts.append(
                 f"{name}: the training data holds the question of {row['seen_exact']} of {row['problems']} problems, "
                 f"and 13 words in a row of {row['seen_words']}{rest}"
             )
     if cfg.full_samples and cfg.samples < cfg.full_samples:
-        found.append(f"{cfg.samples} samples of each problem in place of the protocol's {cfg.full_samples}")
+        texts.append(f"{cfg.samples} samples of each problem in place of the protocol's {cfg.full_samples}")
     ends = (
         {}
         if not subject.config.served
         else Counter(s["finish_reason"] for row in records.values() for record in row for s in record["samples"])
     )
     for reason in set(ends) - {"stop", "length", TOO_LONG}:
-        found.append(f"{ends[reason]} samples ended by {reason}")
+        texts.append(f"{ends[reason]} samples ended by {reason}")
     if tokenizer is not None and tokenizer.chat_template:
         opening = render("chat", "PROBLEM", tokenizer, subject.config.model.template_arguments).split("PROBLEM")[-1]
-        own = {benchmark.name for benchmark in subject.chosen if benchmark.task is None}
-        if opening and not all(prompt.endswith(opening) for key, prompt in subject.prompts.items() if key[0] in own):
-            found.append("the prompt does not end as the model's own chat template does")
-    return found
+        names = {benchmark.name for benchmark in subject.chosen if benchmark.task is None}
+        if opening and not all(prompt.endswith(opening) for key, prompt in subject.prompts.items() if key[0] in names):
+            texts.append("the prompt does not end as the model's own chat template does")
+    return texts

@@ -20,7 +20,7 @@ from transformers import GenerationConfig, TrainerCallback, set_seed
 from losslab.config.schema import Config
 from losslab.data.schedule import Schedule
 from losslab.evaluation.engine_interface import request_seed
-from losslab.evaluation.protocol import stops
+from losslab.evaluation.protocol import stop_tokens
 from losslab.files import write_json
 from losslab.grading.graders import Grader
 from losslab.models import lora
@@ -66,7 +66,7 @@ def train(config: Config, data: str, folder: str) -> None:
         lora.insert(model, config.adapter)
         model.load_state_dict(lora.initial(model, config.seed), strict=False)
     exported = deepcopy((model.config, model.generation_config))  # the trainer writes into them
-    _, ends = stops(config, config.model.path, tokenizer)  # as in scoring
+    _, ends = stop_tokens(config, config.model.path, tokenizer)  # as in scoring
     model.generation_config = GenerationConfig(
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=ends
     )
