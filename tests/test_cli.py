@@ -38,7 +38,7 @@ def test_every_module_of_the_commands_is_a_verb_and_the_installed_command_is_the
 def test_help_is_short_and_imports_no_torch(root, tmp_path, words):
     (tmp_path / "train.py").symlink_to(root / "train.py")
     shown = run(tmp_path, *words, "--help", PYTHONPROFILEIMPORTTIME="1")
-    assert shown.returncode == 0 and len(shown.stdout.splitlines()) < 60
+    assert shown.returncode == 0 and len(shown.stdout.splitlines()) < 64
     usage = cli.docstring(cli.module({"train.py": "train", "losslab": "cli"}.get(words[-1], words[-1])))
     assert shown.stdout.startswith(usage.split("{groups}")[0])
     assert "losslab" in shown.stderr and not re.search(r"\| +(torch|transformers)$", shown.stderr, re.M)
@@ -116,7 +116,7 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, arguments, message
 
 def test_ctrl_c_while_libraries_load_is_one_line(root, tmp_path):
     """Later ones are in test_run: a cell has a state and a checkpoint then."""
-    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    (tmp_path / "omegaconf.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     stopped = run(tmp_path, str(root / "train.py"), "loss=dft", "plan=true", PYTHONPATH=path)
     assert (stopped.returncode, stopped.stdout, stopped.stderr) == (130, "", "interrupted\n")
