@@ -297,5 +297,5 @@ def test_keys_in_the_text_exist():
     groups = "train|machine|eval|optimizer|scheduler|tracker|sweep"
     known = set(re.findall(r"`([a-z_]+\.[a-z_]+)`", (ROOT / "docs/configuration.md").read_text()))
     for page in PAGES:
-        for group, key in re.findall(rf"`({groups})\.(?!(?:py|log|json)`)([a-z_]+)[=`]", page.read_text()):
+        for group, key in re.findall(rf"`({groups})\.(?!(?:py|log|json|yaml)`)([a-z_]+)[=`]", page.read_text()):
             assert f"{group}.{key}" in known, f"{page.name}: {group}.{key}"
