@@ -58,6 +58,10 @@ def check_model(model: ModelConfig) -> None:
     if folder.is_dir():
         check_weights(place, (file.name for file in folder.iterdir()))
         return
+    try:
+        hub.utils.validate_repo_id(model.path)
+    except hub.errors.HFValidationError as error:
+        raise ValueError(f"{place} is no folder here and no name of a model on the hub: {first_line(error)}") from None
     silent = silence()
     if isinstance(hub.try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
         return
