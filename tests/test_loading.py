@@ -1,7 +1,10 @@
 """What is loaded is whole: weights, tokenizers and adapters that are not a model's are refused in one sentence."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from losslab.cells.run import train_model
 from losslab.config.schema import ModelConfig
+from losslab.data.hub_datasets import check_model
 from losslab.models import merged_adapters
 from losslab.models.loading import check_checkpoint, check_tokens, load_model, load_tokenizer, structure
 
@@ -139,3 +143,21 @@ def test_an_adapter_of_a_model_with_added_tokens_is_merged(checkpoint, tmp_path)
     folder = merged_adapters.merged(str(tmp_path / "adapter"), tmp_path)
     got = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
     assert np.allclose(got.detach(), expected.detach(), atol=1e-4) and got.shape[-1] == rows
+
+
+@pytest.mark.parametrize("path", ["Ø\x10/", "a/b/c", "-x"])
+def test_a_name_that_the_hub_cannot_have_is_refused_by_name(path):
+    with pytest.raises(ValueError, match="model.path=.* is no folder here and no name of a model on the hub: Repo id"):
+        check_model(ModelConfig(path=path))
+
+
+def test_the_hub_is_asked_in_a_process_that_has_loaded_nothing_else():
+    """A plan loads no framework, and the hub's library imports its parts at their first use."""
+    code = (
+        "from losslab.config.schema import ModelConfig\n"
+        "from losslab.data.hub_datasets import check_model\n"
+        "check_model(ModelConfig(path='nobody/nothing'))"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "ValueError: model.path=nobody/nothing is no folder here, and was not downloaded before" in done.stderr

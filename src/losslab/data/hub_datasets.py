@@ -12,6 +12,7 @@ from queue import Empty, Queue
 from typing import Any
 
 import huggingface_hub as hub  # which imports its parts at their first use
+from huggingface_hub import constants
 
 from losslab.config.log import log
 from losslab.config.messages import first_line
@@ -25,7 +26,7 @@ COMMIT = re.compile("[0-9a-f]{40}")
 @cache
 def silence() -> str | None:
     """Why the hub cannot be reached, else None. Where it cannot, sets the libraries to use their caches alone."""
-    if hub.constants.is_offline_mode():
+    if constants.is_offline_mode():
         return "HF_HUB_OFFLINE is set"
     said = Queue[str | None]()
     # In a thread, since a library's patience is for each address that a name has.
@@ -37,15 +38,15 @@ def silence() -> str | None:
     if failure is None:
         return None
     os.environ["HF_HUB_OFFLINE"] = "1"  # for child processes
-    hub.constants.HF_HUB_OFFLINE = True
-    log.warning(f"{hub.constants.ENDPOINT}: {failure}; only what was downloaded is used")
-    return f"{hub.constants.ENDPOINT} does not answer"
+    constants.HF_HUB_OFFLINE = True
+    log.warning(f"{constants.ENDPOINT}: {failure}; only what was downloaded is used")
+    return f"{constants.ENDPOINT} does not answer"
 
 
 def _ask() -> str | None:
     """What keeps the hub from answering: no network, no name, no certificate. Any answer is one."""
     try:
-        hub.get_session().head(hub.constants.ENDPOINT, timeout=HUB_SECONDS)
+        hub.get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
     except Exception as error:
         return first_line(error)
     return None
@@ -58,9 +59,12 @@ def check_model(model: ModelConfig) -> None:
     if folder.is_dir():
         check_weights(place, (file.name for file in folder.iterdir()))
         return
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
     try:
-        hub.utils.validate_repo_id(model.path)
-    except hub.errors.HFValidationError as error:
+        validate_repo_id(model.path)
+    except HFValidationError as error:
         raise ValueError(f"{place} is no folder here and no name of a model on the hub: {first_line(error)}") from None
     silent = silence()
     if isinstance(hub.try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
@@ -79,7 +83,7 @@ def load_dataset(path: str, subset: str | None = None, *, split: str, revision: 
     silent = None if Path(path).is_dir() else silence()
     import datasets
 
-    datasets.config.HF_HUB_OFFLINE = hub.constants.is_offline_mode()  # which it read when it was imported
+    datasets.config.HF_HUB_OFFLINE = constants.is_offline_mode()  # which it read when it was imported
     try:
         dataset = datasets.load_dataset(path, subset, split=split, revision=revision)
     except ConnectionError:
