@@ -45,6 +45,9 @@ DEEPSEEK = {"special": ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentenc
 FACTS: dict[str, dict[str, Any]] = {
     "qwen2.5-math-1.5b": QWEN,
     "qwen2.5-math-7b": QWEN,
+    "qwen2.5-3b": QWEN,
+    "qwen2.5-coder-3b": QWEN,
+    "qwen2.5-coder-7b": QWEN,
     "llama-3.2-3b": LLAMA | {"rope": SCALING | {"factor": 32.0}},
     "llama-3.1-8b": LLAMA | {"rope": SCALING | {"factor": 8.0}},
     "deepseekmath-7b": DEEPSEEK | {"eos": "<｜end▁of▁sentence｜>"},
