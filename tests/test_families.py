@@ -183,6 +183,7 @@ def test_every_configuration_plans_and_trains_a_step(place, turn, experiment, me
         column = "short" if loss == "dft_sequence" else "solution"
         rows = {"path": f"{place}/rows.jsonl", "prompt_column": "problem", "answer_column": column}
         tiny += [] if answers else [f"dataset.{key}={value}" for key, value in rows.items()]
+        tiny += [f"~dataset.keep.{column}" for column in real.dataset.keep]  # of columns that these rows lack
         if online:  # a random model is never right, and nothing would be learned
             make_guesser(place / "models" / name, place / "guessers" / name)
             tiny += [f"model.path={place}/guessers/{name}", f"train.batch_size={ROWS}", "loss.max_new_tokens=8"]
@@ -192,7 +193,7 @@ def test_every_configuration_plans_and_trains_a_step(place, turn, experiment, me
     if answers:  # how many there will be, nobody knows
         assert (planned.steps, planned.tokens, planned.hours) == (None, None, None)
     else:
-        assert planned.steps > 100 and planned.tokens > 1e8 and planned.hours > 0
+        assert planned.steps > 100 and planned.tokens > 1e7 and planned.hours > 0
 
     cell = trained(config)
     (row,) = [json.loads(line) for line in cell.metrics.read_text().splitlines()]
