@@ -106,7 +106,8 @@ def markdown() -> str:
     files = ", ".join(f"`{form}`" for form in FORMATS)
     packed = " or ".join(f"`{form}`" for form in COMPRESSIONS)
     lines.append(
-        f"\nFiles: {files}, each also with {packed} behind it, in capitals too; folders of `save_to_disk`; the hub.\n"
+        f"\nFiles: {files}, each also with {packed} behind it, in capitals too; folders of `save_to_disk`; the hub. "
+        "The fields of a `.csv` are separated by commas, or by semicolons where its header has no comma.\n"
     )
     return "".join(lines)
 

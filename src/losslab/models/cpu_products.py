@@ -12,6 +12,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.library import Library
 
 SIZE = 128  # of the matrices that are measured
 REPEATS = 5
@@ -49,19 +50,16 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, tile: int) -> None:
         out.copy_(total)
 
 
-@cache
-def install() -> None:
+@cache  # which keeps the library: the replacement ends with it
+def install() -> Library | None:
     """Let autocast compute linear layers so, in this process. Does nothing where bfloat16 products are fast."""
     if not slow():
-        return
-    library = torch.library.Library("aten", "IMPL")
+        return None
+    library = Library("aten", "IMPL")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that autocast's own is replaced, which is meant
         library.impl("linear", _linear, "AutocastCPU", allow_override=True)
-    _kept.append(library)  # the replacement ends with it
-
-
-_kept: list[torch.library.Library] = []
+    return library
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
