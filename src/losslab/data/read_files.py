@@ -133,7 +133,7 @@ def _json_array(path: Path) -> Iterator[tuple[int, Raw]]:
 def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, Raw]]:
     csv.field_size_limit(LONGEST_LINE)
     first = next((line for _, line in _lines(path)), "")
-    if delimiter == "," and "," not in first and ";" in first:  # as spreadsheets save a .csv where the comma is in decimals
+    if delimiter == "," and "," not in first and ";" in first:  # as some spreadsheets write it
         delimiter = ";"
     reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
     header: list[str] = []
