@@ -204,7 +204,9 @@ def test_every_configuration_plans_and_trains_a_step(place, turn, experiment, me
     else:
         graded = real.dataset.rejected_column or real.dataset.reward_column  # right and wrong ones
         assert row["answer_tokens"] == (2 * tokens if graded else tokens)
-        assert row["cross_entropy"] == pytest.approx(math.log(len(tokenizer(name))), rel=0.05)  # of random weights
+        assert row["cross_entropy"] == pytest.approx(
+            math.log(len(tokenizer(name))), rel=0.1
+        )  # of random weights and few tokens
     before, after = (load_file(Path(folder) / "model.safetensors") for folder in (config.model.path, cell.model))
     assert {k: (v.shape, v.dtype) for k, v in after.items()} == {k: (v.shape, v.dtype) for k, v in before.items()}
     assert any(not torch.equal(after[key], before[key]) for key in before)
