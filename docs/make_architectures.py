@@ -29,6 +29,8 @@ have sliding windows shorter than their sequences, caps, sinks and multipliers w
 - **one length at a time**: packed rows are not exact, which the check at the start of every training finds out, says
   and writes to the cell's `packing.json`. Sequences of one length are then taken together and others by themselves,
   which is exact and slower. With few tokens in a pass a GPU is not busy.
+  On a GPU with the kernels of these layers (flash-linear-attention, causal-conv1d, mamba-ssm) installed, the layers
+  are told where the sequences of a row lie, and the row is packed if that proves to be exact. The table is of a CPU.
 - **refused**: before anything is trained, with the sentence that is shown.
 
 The same check runs on your model, your data and your precision at the start of every training, whatever its family.
@@ -47,7 +49,8 @@ def families() -> list[str]:
 def row(family: str) -> str:
     judged = tiny_models.judge(family)
     print(f"{family}: {judged.result} {judged.cross_entropy:.0e} {judged.gradient:.0e} {judged.sentence}", flush=True)
-    return f"| {family} | {judged.result} | {judged.sentence.rpartition(': ')[2] if judged.sentence else ''} |"
+    reason = judged.sentence.partition("which is slower: ")[2] or judged.sentence
+    return f"| {family} | {judged.result} | {reason} |"
 
 
 def main() -> None:

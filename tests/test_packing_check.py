@@ -1,8 +1,11 @@
 """The check at the start of every training: what it finds, what it falls back to, and that training is exact then."""
 
 import json
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,11 +40,54 @@ def policy(family: str) -> Policy:
 def test_state_that_passes_between_sequences_is_found_by_its_gradient(alone):
     checked = policy("lfm2")
     result = packing_check.check(checked, tiny_models.examples(), torch.device("cpu"))
-    assert list(result.failed) == ["packed"] and "state from one sequence to the next" in result.failed["packed"]
+    assert list(result.failed) == ["packed", "packed, layers told"]  # told in vain: the kernel needs a GPU
+    assert all("state from one sequence to the next" in reason for reason in result.failed.values())
     assert (result.packed, result.attention, checked.packed) == (False, "sdpa", False)
     assert result.agreement.leak == 0 and result.agreement.tokens == 39  # the shortest and the longest
     assert result.agreement.logp < 1e-6 and result.agreement.gradient < 1e-5 and result.seconds > 0
     assert "taken one length at a time" in result.sentence()
+
+
+def convolution_by_sequence(function: Callable) -> Callable:
+    """What causal-conv1d's kernel does with `seq_idx`: the convolution of each sequence alone."""
+
+    def kernel(
+        states: torch.Tensor, *weights: torch.Tensor, seq_idx: torch.Tensor | None = None, **options: Any
+    ) -> Any:
+        if seq_idx is None:
+            return function(states, *weights, **options)
+        parts = states.split(torch.bincount(seq_idx[0]).tolist(), dim=2)
+        return torch.cat([function(part, *weights, **options) for part in parts], 2)
+
+    return kernel
+
+
+def recurrence_by_sequence(function: Callable) -> Callable:
+    """What flash-linear-attention's kernel does with `cu_seqlens`: the recurrence of each sequence alone."""
+
+    def kernel(
+        *tensors: torch.Tensor, g: Any, beta: Any, cu_seqlens: torch.Tensor | None = None, **options: Any
+    ) -> Any:
+        if cu_seqlens is None:
+            return function(*tensors, g=g, beta=beta, **options)
+        parts = zip(*(tensor.split(cu_seqlens.diff().tolist(), dim=1) for tensor in (*tensors, g, beta)), strict=True)
+        return torch.cat([function(*rest, g=g, beta=beta, **options)[0] for *rest, g, beta in parts], 1), None
+
+    return kernel
+
+
+@pytest.mark.parametrize("family", ["lfm2", "qwen3_next"])
+def test_layers_whose_kernels_know_of_sequences_are_told_where_they_lie(alone, monkeypatch, family):
+    """The kernels need a GPU: functions that do the same stand in for them."""
+    checked = policy(family)
+    module = sys.modules[type(checked.model).__module__]
+    monkeypatch.setattr(module, "causal_conv1d_fn", convolution_by_sequence(module.causal_conv1d_fn))
+    if family == "qwen3_next":
+        rule = recurrence_by_sequence(module.torch_chunk_gated_delta_rule)
+        monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", rule)
+    result = packing_check.check(checked, tiny_models.examples(), torch.device("cpu"))
+    assert (result.packed, result.attention, checked.told) == (True, "packed, layers told", True)
+    assert result.agreement.leak == 0 and result.agreement.gradient < 1e-5 and result.sentence() is None
 
 
 def test_a_packed_model_says_nothing_and_computes_in_its_own_precision_afterwards(alone):
@@ -104,7 +150,7 @@ def test_a_family_that_is_not_packed_learns_the_same_whatever_the_ranks_and_micr
         cell = tmp_path / str(i) / "cell"
         found.append(trained(make(checkpoint, rows, tmp_path / str(i), "sft", **machine), cell))
         record = json.loads((Path(cell) / "packing.json").read_text())
-        assert (record["packed"], list(record["failed"])) == (False, ["packed"])
+        assert (record["packed"], list(record["failed"])) == (False, ["packed", "packed, layers told"])
         assert record["agreement"]["leak"] == 0
     (weights, metrics), (other, again) = found
     np.testing.assert_allclose([r["loss"] for r in again], [r["loss"] for r in metrics], rtol=1e-6)

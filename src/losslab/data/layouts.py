@@ -191,7 +191,9 @@ def _conversations(
             shared = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
         return turns[0][:shared], [answer[shared:] for answer in turns]
     if asked is None:
-        raise Unusable(f"begins with an answer in `{names[0]}`, and no one asks before it")
+        role = turns[0][0]["role"]
+        begin = "an answer" if role == "assistant" else f"a message of role {role!r}"
+        raise Unusable(f"begins with {begin} in `{names[0]}`, and no one asks before it")
     return list(asked), turns
 
 

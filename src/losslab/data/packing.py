@@ -20,6 +20,11 @@ class Packing:
         boundaries = np.cumsum([0, *lengths], dtype=np.int32)
         return cls(lengths, torch.from_numpy(boundaries), max(lengths))
 
+    def owners(self) -> Tensor:
+        """(1, T) int32: the sequence of each token, on the device of the boundaries."""
+        row = torch.arange(sum(self.lengths), device=self.boundaries.device, dtype=torch.int32)
+        return (torch.searchsorted(self.boundaries, row, right=True, out_int32=True) - 1)[None]
+
     def runs(self) -> list[tuple[int, int, int]]:
         """(start, count, length) of neighbours of equal length, which attention can take together."""
         runs: list[tuple[int, int, int]] = []

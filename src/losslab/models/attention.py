@@ -24,6 +24,7 @@ from losslab.data.packing import Packing
 from losslab.models.cpu_products import computes_in_float32
 
 NAME = "packed"
+TOLD = "packed, layers told"  # and what is no attention is told, too, where the sequences lie
 FLASH_WIDTH = 256  # of a head, at most, in flash attention
 # Fewer heads of keys and values than of queries: torch 2.11 takes them without being told.
 GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}

@@ -46,6 +46,7 @@ class Policy(nn.Module):
         self.output_form = self.frozen_form = OutputForm.of(model)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]  # of the distributions
         self.packed = model.config._attn_implementation == attention.NAME  # else sequences of one length at a time
+        self.told = False  # whether layers with a state are told where the sequences of a row lie
         self.compute_weights: ComputeWeights | None = None  # on one GPU that FSDP2 does not hold
 
     def forward(self, batch: Batch, objective: Objective | None, context: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -98,9 +99,12 @@ class Policy(nn.Module):
 
     def hidden(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """(N, D) last hidden states at the positions that predict an answer token."""
-        run = packed_states if self.packed else separate_states
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.precision == Precision.bf16):
-            states = run(decoder(model), batch).index_select(0, batch.predictors)
+            if self.packed:
+                states = packed_states(decoder(model), batch, self.told)
+            else:
+                states = separate_states(decoder(model), batch)
+            states = states.index_select(0, batch.predictors)
         return states.bfloat16() if self.precision == Precision.bf16 else states
 
     def plain_logits(self, tokens: Tensor, kept: Tensor) -> Tensor:
@@ -113,8 +117,10 @@ class Policy(nn.Module):
     def attend(self, implementation: str) -> None:
         """Let the models compute attention as one of transformers' implementations does; `packed` packs rows.
 
-        Raises ValueError where they cannot.
+        With `attention.TOLD` their other layers are told where the sequences lie. Raises ValueError where they cannot.
         """
+        self.told = implementation == attention.TOLD
+        implementation = attention.NAME if self.told else implementation
         for model in (self.model, self.frozen):
             if model is not None and model.config._attn_implementation != implementation:
                 with quiet():
@@ -122,9 +128,18 @@ class Policy(nn.Module):
         self.packed = self.model.config._attn_implementation == attention.NAME
 
 
-def packed_states(decoder: nn.Module, batch: Batch) -> Tensor:
-    """(T, D) last hidden states of a micro-batch in one pass, which keeps its sequences apart by itself."""
-    states = decoder(input_ids=batch.tokens, position_ids=batch.positions, packing=batch.packing, use_cache=False)
+def packed_states(decoder: nn.Module, batch: Batch, told: bool = False) -> Tensor:
+    """(T, D) last hidden states of a micro-batch in one pass, which keeps its sequences apart by itself.
+
+    `told` hands on what the kernels of recurrent and convolutional layers need for that, by transformers' names; its
+    layers without these kernels (flash-linear-attention, causal-conv1d, mamba-ssm) read none of it.
+    """
+    packing, more = batch.packing, dict[str, Any]()
+    if told:
+        ends = packing.boundaries
+        more = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "seq_idx": packing.owners()}
+        more |= {"max_length_q": packing.longest, "max_length_k": packing.longest}
+    states = decoder(input_ids=batch.tokens, position_ids=batch.positions, packing=packing, use_cache=False, **more)
     return states.last_hidden_state[0]
 
 
