@@ -1,8 +1,8 @@
 """What a sweep needs of disk and of device hours, as upper bounds from its plan.
 
 Training takes 6 operations for each parameter and token; a pass without gradients and sampling take 2. The speeds are
-assumptions and not measurements: 40% of the bfloat16 peak of an H100 in training, 10% in sampling with many requests
-at once.
+40% of the bfloat16 peak of an H100 in training, where 48 to 50% were measured on an H200, of equal peak, with 1.5B
+parameters (results/benchmarks/gpu-nvidia-h200.md), and 10% in sampling with many requests at once, an assumption.
 """
 
 from dataclasses import dataclass
