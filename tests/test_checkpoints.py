@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_training import make, trained
@@ -20,7 +21,7 @@ from losslab.distributed.process_group import WorkerError
 from losslab.files import appear
 from losslab.records.record import Cell
 from losslab.training.checkpoint_files import MANIFEST, damage, digest, misfit, seal, values_of
-from losslab.training.checkpoints import random_state
+from losslab.training.checkpoints import Checkpoints, random_state
 
 NAMES = Names(model="tiny", dataset="rows", loss="dft", eval="none")
 
@@ -345,3 +346,22 @@ def test_the_random_state_is_that_of_the_runs_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: torch.ones(1))
     assert set(random_state(torch.device("cpu"))) == {"cpu"}
     assert set(random_state(torch.device("cuda"))) == {"cpu", "cuda"}
+
+
+def test_random_numbers_go_on_where_they_were(tmp_path):
+    """For an objective that draws some."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        policy = torch.nn.Linear(2, 2)
+        optimizer = torch.optim.AdamW(policy.parameters())
+        kept = Checkpoints(
+            tmp_path / "checkpoints", policy, optimizer, torch.device("cpu"), keep_last=1, keep_every=None
+        )
+        with kept as checkpoints:
+            checkpoints.save(1)
+            checkpoints.finish()
+            drawn = torch.rand(4)
+            assert checkpoints.resume() == 1
+            assert torch.equal(torch.rand(4), drawn)
+    finally:
+        dist.destroy_process_group()
