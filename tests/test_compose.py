@@ -224,6 +224,16 @@ def test_the_launchers_settings_reach_the_plan(monkeypatch, capsys):
     assert f"{expected.memory / memory.GIB:.1f} GiB" in row and f"{expected.hours:.1f}" in row
 
 
+def test_a_plan_counts_the_scores_under_every_prompt(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    one, other = (make("loss=sft", "plan=true", *more) for more in ([], ["prompt=boxed"]))
+    scoring = cost.of([one], [(plan.make(one).parameters, plan.make(one).tokens)]).scoring
+    assert plan.show([one, other]) == 0
+    printed = capsys.readouterr().out
+    assert "2 times, by other prompts or protocols" in printed
+    assert f"{2 * scoring:,.1f} of scoring" in printed
+
+
 def test_numbers_of_a_plan_are_short():
     numbers = [None, 0, 391, 9_999, 10_000, 999_499, 999_500, 204_996_608, 999_500_000, 1_543_714_304]
     expected = ["?", "0", "391", "9999", "10k", "999k", "1M", "205M", "1B", "1.54B"]

@@ -171,6 +171,7 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
     if not plans:
         raise ValueError("; ".join(rejected))
     protocols = max(map(len, planned.values()))
+    again = {plan.cell: _hours_of_scoring(plan, planned[plan.cell][1:]) for plan in plans}
     configs = [planned[plan.cell][0] for plan in plans]
     config, devices = configs[0], Devices.of(configs[0].machine, job)
     table = Table(title=f"{config.sweep.name}: {len(plans)} cells", title_justify="left")
@@ -182,7 +183,8 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
         table.add_row(
             plan.cell.folder.name, plan.state, number(plan.steps), number(plan.tokens), number(plan.parameters),
             "unknown" if plan.memory is None else f"{plan.memory / GIB:.1f} GiB",
-            "–" if not devices.gpu else "?" if plan.hours is None else f"{plan.hours:.1f}",
+            "–" if not devices.gpu else "?" if plan.hours is None
+            else f"{plan.hours + again[plan.cell] / devices.each:.1f}",
         )  # fmt: skip
     console = Console()
     console.print(table)
@@ -196,6 +198,7 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
         console.print(warning, highlight=False)
     unknown = sum(plan.tokens is None for plan in plans)
     samples = {name: benchmark.rows for name, benchmark in config.benchmark.items()}
+    costs = cost.of(configs, [(plan.parameters, plan.tokens or 0) for plan in plans])
     laid_out = {sentence(plan.machine) for plan in plans if plan.tokens != 0} or {sentence(plans[0].machine)}
     where = "on this machine" if job is None else f"in a job, on {devices.nodes} node{'s' * (devices.nodes > 1)}"
     console.print(
@@ -203,9 +206,9 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
         f"{' or '.join(sorted(laid_out))}\n"
         f"scoring: {config.names.eval}, {config.eval.samples} samples of each problem of "
         + ", ".join(f"{name} ({rows})" if rows else name for name, rows in samples.items())
-        + (f", {protocols} times, by other prompts or protocols (hours: of one)" if protocols > 1 else "")
+        + (f", {protocols} times, by other prompts or protocols" if protocols > 1 else "")
         + "\n"
-        + cost.sentence(cost.of(configs, [(plan.parameters, plan.tokens or 0) for plan in plans]))
+        + cost.sentence(replace(costs, scoring=costs.scoring + sum(again.values())))
         + (f"; not counted: the training of {unknown} cells whose rows are not known yet" if unknown else "")
         + ("; hours: those of a cell on its workers, were they H100s" if devices.gpu else "")
         + f"\nrecords: {Path(config.machine.results) / 'cells'}\n"
@@ -215,6 +218,12 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
     if power := plan_power.sentence(_alike(configs)):
         console.print(power, highlight=False, markup=False)
     return int(bool(rejected))
+
+
+def _hours_of_scoring(plan: Plan, scorings: list[Config]) -> float:
+    """Hours of one device for the scores of a planned cell under these protocols."""
+    size = plan.parameters, plan.tokens or 0
+    return sum(cost.of([scoring], [size]).scoring for scoring in scorings)
 
 
 def sentence(machine: MachineConfig) -> str:
