@@ -6,6 +6,7 @@
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,12 @@ def entry(task: str, arguments: list[str]) -> None:
     run()
 
 
+@cache
+def schema() -> Any:
+    """`Config` as OmegaConf has it, which takes as long to make as to fill. To merge with, which copies it."""
+    return OmegaConf.structured(Config)
+
+
 def read(cfg: DictConfig, choices: Any) -> Config:
     """A composed configuration as a `Config`: unknown keys, wrong types and illegal compositions raise ValueError."""
     from losslab.composition.checks import check
@@ -86,7 +93,7 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     try:
         keys = [str(key) for key in cfg if key not in ("hydra", TASKS)]
         plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys))
-        merged = OmegaConf.merge(OmegaConf.structured(Config), plain, {"names": names, "benchmark": with_tasks(cfg)})
+        merged = OmegaConf.merge(schema(), plain, {"names": names, "benchmark": with_tasks(cfg)})
         config = OmegaConf.to_object(merged)
     except (OmegaConfBaseException, OverflowError) as error:
         raise ValueError(sentence(error)) from None
@@ -121,7 +128,7 @@ def recorded(record: Path, overrides: list[str]) -> Config:
                 if group in ("eval", "prompt"):
                     saved.names[group] = composed.hydra.runtime.choices[group]
         saved.machine = composed.machine
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), saved))
+        config = OmegaConf.to_object(OmegaConf.merge(schema(), saved))
     except (HydraException, OmegaConfBaseException, OverflowError) as error:
         raise ValueError(sentence(error)) from None
     assert isinstance(config, Config)
