@@ -5,6 +5,7 @@ python benchmarks/coverage.py [draws=10000]    the tables of results/benchmarks/
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -70,6 +71,18 @@ def families(draws: int) -> str:
     return table(["rows", "compared with", *(f"{n} seeds, %" for n in (2, 3, 4, 5))], lines)
 
 
+def normal(seeds: int, rng: np.random.Generator) -> Estimate:
+    return over_seeds(rng.normal(size=seeds))
+
+
+def both_drawn(seeds: int, problems: int, ratio: tuple[float, float, float], rng: np.random.Generator) -> Estimate:
+    return over_seeds_and_problems([crossed(seeds, problems, ratio, rng)])
+
+
+def problems_drawn(problems: int, samples: int, score: float, rng: np.random.Generator) -> Estimate:
+    return over_problems(bernoulli(problems, samples, score, rng))
+
+
 def main(draws: int) -> str:
     rng = np.random.default_rng(0)
     counts = (2, 3, 4, 5)
@@ -77,16 +90,14 @@ def main(draws: int) -> str:
     def percent(draw: Callable[[], Estimate], truth: float = 0.0) -> str:
         return f"{coverage(draw, truth, draws):.1f}"
 
-    seeds = [[str(n), percent(lambda n=n: over_seeds(rng.normal(size=n)))] for n in counts]
+    seeds = [[str(n), percent(partial(normal, n, rng))] for n in counts]
     both = []
     for ratio, problems in ((ratio, problems) for ratio in RATIOS for problems in (30, 200)):
-        row = [
-            percent(lambda n=n, p=problems, r=ratio: over_seeds_and_problems([crossed(n, p, r, rng)])) for n in counts
-        ]
+        row = [percent(partial(both_drawn, n, problems, ratio, rng)) for n in counts]
         both.append([" : ".join(f"{share:g}" for share in ratio), str(problems), *row])
     bernoullis = []
     for problems, samples in ((30, 1), (30, 16), (100, 1), (100, 16), (500, 16)):
-        row = [percent(lambda p=problems, k=samples, s=s: over_problems(bernoulli(p, k, s, rng)), s) for s in SCORES]
+        row = [percent(partial(problems_drawn, problems, samples, s, rng), s) for s in SCORES]
         bernoullis.append([str(problems), str(samples), *row])
     chance = 196 * (0.95 * 0.05 / draws) ** 0.5
     parts = [

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
@@ -136,7 +137,6 @@ def start_up(folder: Path) -> None:
 
 def overlap(folder: Path, data: str | None) -> None:
     """All benchmarks at once, as one evaluation."""
-    from omegaconf import OmegaConf
     from yaml import safe_load
 
     from losslab.evaluation.evaluate import evaluate
@@ -147,12 +147,11 @@ def overlap(folder: Path, data: str | None) -> None:
         else ["tiny_add", "tiny_word", "tiny_long"]
     )
     conf = Path(__file__).resolve().parents[1] / "conf/benchmark"
-    schema = OmegaConf.structured(BenchmarkConfig)
     files = {name: safe_load((conf / f"{name}.yaml").read_text())[name] for name in names}
     config = Config(
         model=ModelConfig(path=str(folder / "model-None")),
         eval=EvalConfig(samples=1 if data else 16, max_new_tokens=64, data=data),
-        benchmark={name: OmegaConf.to_object(OmegaConf.merge(schema, file)) for name, file in files.items()},
+        benchmark={name: _benchmark(file) for name, file in files.items()},
         machine=MachineConfig(engine=Engine.vllm, device=Device.cpu, threads=1),
     )
     sys.stdout.flush()
@@ -173,6 +172,14 @@ def overlap(folder: Path, data: str | None) -> None:
     print(f"| {generation['samples']:,} | {generation['tokens']:,} | {seconds:.1f} | {start:.1f} | {generating:.1f} "
           f"| {generation['seconds_of_grading_alone']:.2f} |")  # fmt: skip
     print(f"\nProblems too long for the model: {too_long}. Grading time-outs: {timed_out}.")
+
+
+def _benchmark(file: dict[str, Any]) -> BenchmarkConfig:
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), file))
+    assert isinstance(config, BenchmarkConfig)
+    return config
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
-"""What one GPU does with losslab: the loss, whole steps beside TRL, a 7B with LoRA; a page of tables.
+"""What one GPU does with losslab: tests, whole steps beside TRL, the loss, kills, a 7B with LoRA; a page of tables.
 
-python benchmarks/gpu.py                  all sections, each in a process of its own with a limit: 8 minutes
+python benchmarks/gpu.py                  all sections, each in a process of its own with a limit: 10 minutes
 python benchmarks/gpu.py only=steps,trl   some of them
 python benchmarks/gpu.py tiny=true        every section in small, on a CPU as well: a rehearsal
 
 The sections write results/benchmarks/gpu/<section>.log and measurements.jsonl (or $OUT), and the page
-results/benchmarks/gpu-<card>.md is made of them. A section that fails or exceeds its limit does not stop the others.
-The machine needs torch, transformers and what pyproject.toml lists; TRL and Liger where they are to be compared.
+results/benchmarks/gpu-<card>.md is made of them. A section that fails or exceeds its limit does not stop others, and
+the status is 1 then. The machine needs torch, transformers and what pyproject.toml lists, pytest for the tests; and TRL
+and Liger where they are to be compared.
 """
 
 import os
@@ -19,10 +20,17 @@ from pathlib import Path
 import gpu_report
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = {"steps": 220, "trl": 110, "loss": 60, "large": 90}  # seconds at most, in order of value
+# Seconds at most, in order of value.
+SECTIONS = {"tests": 90, "steps": 220, "trl": 110, "loss": 60, "kills": 90, "large": 90}
+TESTS = ["test_gpu", "test_fused_loss", "test_attention"]  # which take a GPU where there is one
 
 
 def command(section: str, tiny: bool) -> list[str]:
+    if section == "tests":
+        return [sys.executable, "-m", "pytest", "-q", *(str(ROOT / f"tests/{name}.py") for name in TESTS)]
+    if section == "kills":  # a cell is trained, killed, resumed, exported and scored: bit for bit as an undisturbed one
+        where = ["--device", "cpu" if tiny else "cuda", "--moments", "1" if tiny else "3"]
+        return [sys.executable, str(ROOT / "tests/kill.py"), *where]
     if section == "loss":
         return [sys.executable, str(ROOT / "benchmarks/loss.py"), *(["--shapes", "64x32x1024"] if tiny else [])]
     return [sys.executable, "-c", f"import gpu_steps; gpu_steps.{section}({tiny})"]
@@ -58,10 +66,10 @@ def main() -> None:
     for section in sections:
         began = time.monotonic()
         outcome = run(section, options.get("tiny") == "true")
-        print(
-            f"{section}: {outcome} in {time.monotonic() - began:.0f} s, see {gpu_report.OUT / section}.log", flush=True
-        )
+        gpu_report.say(section="outcome", name=section, outcome=outcome, seconds=round(time.monotonic() - began))
     print(gpu_report.write_page())
+    if failures := gpu_report.failures():
+        sys.exit(f"error: {'; '.join(failures)}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,17 @@ def say(**row: Any) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def measurements() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (OUT / "measurements.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def failures() -> list[str]:
+    """What did not end well, of the sections and of what they measure."""
+    rows = measurements()
+    failed = [f"{row['name']}: {row['outcome']}" for row in rows if row.get("outcome", "done") != "done"]
+    return failed + [f"{row['name']}: {row['error']}" for row in rows if "error" in row]
+
+
 def write_page(card: str | None = None, versions: str | None = None) -> Path:
     """Write gpu-<card>.md of what is measured; returns its path."""
     if card is None:
@@ -25,9 +36,8 @@ def write_page(card: str | None = None, versions: str | None = None) -> Path:
 
         card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         versions = f"torch {torch.__version__}"
-    lines = (OUT / "measurements.jsonl").read_text(encoding="utf-8").splitlines()
     path = (OUT if card == "CPU" else RESULTS) / f"gpu-{re.sub('[^a-z0-9]+', '-', card.lower())}.md"
-    path.write_text(page([json.loads(line) for line in lines], card, str(versions)), encoding="utf-8")
+    path.write_text(page(measurements(), card, str(versions)), encoding="utf-8")
     return path
 
 
@@ -62,4 +72,6 @@ def page(rows: list[dict[str, Any]], card: str, versions: str) -> str:
             f"{row['micro_batch_tokens']:,}" if "micro_batch_tokens" in row else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| section | outcome | seconds |", "|---|---|---:|"]
+    lines += [f"| {row['name']} | {row['outcome']} | {row['seconds']} |" for row in rows if row["section"] == "outcome"]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from gpu_report import say
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from losslab.cells import memory, sizing
+from losslab.cells.architecture import count_parameters
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import AdapterConfig, Config, ModelConfig, OptimizerConfig, TrainConfig
 from losslab.data import toy_task
 from losslab.data.examples import Examples
 from losslab.training import loop
 
-STEPS, WARM, BATCH, LENGTH = 6, 3, 64, 2048
+STEPS, WARM, LENGTH = 6, 3, 2048
 QWEN_1_5B = {
     "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
     "num_key_value_heads": 2, "vocab_size": 151_936, "tie_word_embeddings": True,
@@ -43,11 +44,16 @@ def architecture(shape: dict[str, Any]) -> Qwen2Config:
                        dtype="bfloat16")  # fmt: skip
 
 
+def batch(tiny: bool) -> int:
+    """Sequences of a step."""
+    return 8 if tiny else 64
+
+
 @cache
 def sequences(tiny: bool) -> list[tuple[list[int], int]]:
     """(token ids, length of the prompt) of all steps: lengths of worked solutions, log-normal with a median of 330."""
     rng = np.random.default_rng(0)
-    lengths = np.clip(rng.lognormal(3.0 if tiny else 5.8, 0.6, STEPS * BATCH), 32, LENGTH).astype(int)
+    lengths = np.clip(rng.lognormal(3.0 if tiny else 5.8, 0.6, STEPS * batch(tiny)), 32, LENGTH).astype(int)
     return [(rng.integers(10, 4000, length).tolist(), max(1, length // 4)) for length in lengths]
 
 
@@ -78,16 +84,17 @@ def losslab(name: str, shape: dict[str, Any], tiny: bool, loss: str = "dft.DFT",
         if DEVICE == "cpu":
             AutoModelForCausalLM.from_config(architecture(shape)).save_pretrained(model)
         examples = Examples(tokens, np.r_[0, lengths.cumsum()], np.array([p for _, p in rows]), "", {})
+        (Path(scratch) / "data").mkdir()
         examples.save(Path(scratch) / "data")
         config = Config(
             model=ModelConfig(path=str(model)), loss={"_target_": f"losslab.objectives.{loss}"},
             optimizer=OptimizerConfig("torch.optim.AdamW", 1e-5, arguments={"fused": True}),
-            train=TrainConfig(batch_size=BATCH, max_steps=STEPS), machine=MachineConfig(**machine),
+            train=TrainConfig(batch_size=batch(tiny), max_steps=STEPS), machine=MachineConfig(**machine),
             adapter=AdapterConfig(8, 16, ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "gate_proj"])
             if adapter else AdapterConfig(),
         )  # fmt: skip
         config = sizing.sized(config)
-        planned = memory.on_device(config, architecture(shape), memory.count_parameters(architecture(shape)))
+        planned = memory.on_device(config, architecture(shape), count_parameters(architecture(shape)))
         if DEVICE == "cuda":
             torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
@@ -101,7 +108,7 @@ def losslab(name: str, shape: dict[str, Any], tiny: bool, loss: str = "dft.DFT",
     say(
         section="steps", name=name, answer_tokens_per_second=sum(row["answer_tokens"] for row in measured) / seconds,
         seconds=[row["seconds"] for row in metrics], mfu=sum(mfu) / len(mfu) if mfu else None,
-        peak_gb=metrics[-1]["peak_memory"] / 1e9, reserved_gb=reserved / 1e9, planned_gb=planned / 1e9,
+        peak_gb=metrics[-1]["peak_memory"] / 1e9, reserved_gb=reserved / 1e9, planned_gb=(planned or 0.0) / 1e9,
         loss=metrics[-1]["loss"], whole=whole, **sizing.settings(config.machine),
     )  # fmt: skip
     free()
@@ -132,24 +139,24 @@ def attempt(name: str, run: Callable[[], Any]) -> None:
 def steps(tiny: bool) -> None:
     """losslab at its defaults and with one option changed at a time."""
     shape = TINY if tiny else QWEN_1_5B
-    long = {"compile": True} if not tiny else {}  # as `auto` decides for a run of minutes
-    attempt("DFT", lambda: losslab("losslab DFT, defaults", shape, tiny, **long))
-    attempt("SFT", lambda: losslab("losslab SFT, defaults", shape, tiny, "sft.SFT", **long))
-    attempt("iw-SFT", lambda: losslab("losslab iw-SFT, stored references", shape, tiny, "iw_sft.IWSFT", **long))
-    attempt("eager", lambda: losslab("losslab DFT, not compiled", shape, tiny, compile=False))
-    attempt("large", lambda: losslab("losslab DFT, 32,768 tokens", shape, tiny, micro_batch_tokens=32_768, **long))
+    long: dict[str, Any] = {"compile": True} if not tiny else {}  # as `auto` decides for a run of minutes
+    attempt("DFT", partial(losslab, "losslab DFT, defaults", shape, tiny, **long))
+    attempt("SFT", partial(losslab, "losslab SFT, defaults", shape, tiny, "sft.SFT", **long))
+    attempt("iw-SFT", partial(losslab, "losslab iw-SFT, stored references", shape, tiny, "iw_sft.IWSFT", **long))
+    attempt("eager", partial(losslab, "losslab DFT, not compiled", shape, tiny, compile=False))
+    attempt("large", partial(losslab, "losslab DFT, 32,768 tokens", shape, tiny, micro_batch_tokens=32_768, **long))
     options = long | {"recompute": "selective"}
-    attempt("selective", lambda: losslab("losslab DFT, selective recompute", shape, tiny, **options))
-    attempt("reshard", lambda: losslab("losslab DFT, reshard", shape, tiny, reshard=True, **long))
+    attempt("selective", partial(losslab, "losslab DFT, selective recompute", shape, tiny, **options))
+    attempt("reshard", partial(losslab, "losslab DFT, reshard", shape, tiny, reshard=True, **long))
     # Last, since it is a setting of the whole process.
-    attempt("deterministic", lambda: losslab("losslab DFT, deterministic", shape, tiny, deterministic=True, **long))
+    attempt("deterministic", partial(losslab, "losslab DFT, deterministic", shape, tiny, deterministic=True, **long))
 
 
 def large(tiny: bool) -> None:
     """The shape of Qwen2.5-7B with adapters."""
     shape = TINY if tiny else QWEN_7B
-    options = {} if tiny else {"compile": True}
-    attempt("7B", lambda: losslab("losslab DFT, 7B with LoRA", shape, tiny, adapter=True, **options))
+    options: dict[str, Any] = {} if tiny else {"compile": True}
+    attempt("7B", partial(losslab, "losslab DFT, 7B with LoRA", shape, tiny, adapter=True, **options))
 
 
 def trl(tiny: bool) -> None:
@@ -166,7 +173,7 @@ def trl(tiny: bool) -> None:
     if tiny:
         del runs["TRL dft, packing, Liger layers"]  # Triton kernels
     for name, options in runs.items():
-        attempt(name, lambda name=name, options=options: _trl(name, tiny, **options))
+        attempt(name, partial(_trl, name, tiny, **options))
 
 
 def _trl(name: str, tiny: bool, micro: int = 8, **options: Any) -> None:
@@ -199,7 +206,7 @@ def _trl(name: str, tiny: bool, micro: int = 8, **options: Any) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         config = SFTConfig(
             output_dir=scratch, max_steps=STEPS - 1, per_device_train_batch_size=micro, loss_type="dft",
-            gradient_accumulation_steps=max(1, (8 if options.get("packing") else BATCH) // micro), bf16=True,
+            gradient_accumulation_steps=max(1, (8 if options.get("packing") else batch(tiny)) // micro), bf16=True,
             use_cpu=DEVICE == "cpu", report_to=[], save_strategy="no", learning_rate=1e-5, disable_tqdm=True,
             logging_steps=100, optim="adamw_torch_fused", completion_only_loss=True, max_length=LENGTH, **options,
         )  # fmt: skip

@@ -33,7 +33,7 @@ from losslab.records.environment import processor
 
 ARITHMETIC = {"bf16": "bfloat16", "fp32": "float32"}
 STEPS, BATCH, LENGTH = 3, 8, 2048
-CONTESTANTS = {
+CONTESTANTS: dict[str, dict[str, Any]] = {
     "losslab, DFT": {"loss": "losslab.objectives.dft.DFT"},
     "losslab, SFT": {"loss": "losslab.objectives.sft.SFT"},
     "TRL dft, defaults": {"loss_type": "dft"},

@@ -1,6 +1,6 @@
-"""Kills a real run on two ranks with SIGKILL, starts it again, and compares its end with an undisturbed one.
+"""Kills a real run with SIGKILL, starts it again, and compares its end with an undisturbed one.
 
-    python tests/kill.py --moments 30
+    python tests/kill.py --moments 30        on two ranks of the CPU; --device cuda: on one GPU
 
 Weights, metrics, samples and verdicts must be the same, bit by bit, and steps behind the newest checkpoint must not be
 taken again. Two of three kills come at random moments of the whole run: imports, loading, reference pass, steps,
@@ -31,9 +31,13 @@ ROOT = Path(__file__).resolve().parents[1]
 EVERY = 2  # steps between two checkpoints
 SETTINGS = [
     "dataset=file", "loss=iw_sft", "optimizer=adamw", "train.batch_size=8", "train.epochs=5", "train.max_length=256",
-    "benchmark=[tiny_add]", "eval.samples=2", "eval.max_new_tokens=16", "machine.device=cpu", "machine.threads=1",
-    "machine.engine=transformers", f"machine.checkpoint_steps={EVERY}", "machine.export_steps=5", "tracker=none",
+    "benchmark=[tiny_add]", "eval.samples=2", "eval.max_new_tokens=16", "machine.engine=transformers",
+    f"machine.checkpoint_steps={EVERY}", "machine.export_steps=5", "tracker=none",
 ]  # fmt: skip
+DEVICES = {
+    "cpu": ["machine.device=cpu", "machine.threads=1", "machine.workers=2"],
+    "cuda": ["machine.device=cuda", "machine.deterministic=true"],
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Run:
     folder: Path
     model: Path
     rows: Path
+    device: str = "cpu"
     began: float = 0.0
     killed: list[warm.Popen] = field(default_factory=list)  # not waited for, as a parent that is busy does
 
@@ -67,7 +72,7 @@ class Run:
             f"model={self.model}",
             f"dataset.path={self.rows}",
             *SETTINGS,
-            "machine.workers=2",
+            *DEVICES[self.device],
         ]
         self.folder.mkdir(exist_ok=True)
         self.began = time.time()
@@ -153,19 +158,21 @@ class Run:
         }
 
 
-def harness(folder: Path, model: Path, rows: Path, targets: list[str | None], seed: int) -> list[Kill]:
+def harness(
+    folder: Path, model: Path, rows: Path, targets: list[str | None], seed: int, device: str = "cpu"
+) -> list[Kill]:
     """Kill once for each target, over as many runs as it takes; returns what was hit.
 
     A target is a phase, `writing` (of a later checkpoint than was there), `step` (of the launcher alone) or `scoring`
     (with samples to come), or None for a random moment.
     """
     chance = random.Random(seed)
-    undisturbed = Run(folder / "undisturbed", model, rows)
+    undisturbed = Run(folder / "undisturbed", model, rows, device)
     seconds = undisturbed.finish()
     expected, left, kills, number = undisturbed.end(), list(targets), list[Kill](), 0
     assert expected["weights"] and expected["samples"]
     while left:
-        run, own, number = Run(folder / f"run{number}", model, rows), list[Kill](), number + 1
+        run, own, number = Run(folder / f"run{number}", model, rows, device), list[Kill](), number + 1
         while left and len(own) < 4:
             target, moment, before = left[0], chance.uniform(0.2, 1.0) * seconds, run.checkpoint()
 
@@ -202,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moments", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
     chosen = parser.parse_args()
     import torch
     from transformers import AutoModelForCausalLM
@@ -219,7 +227,7 @@ def main() -> None:
             )
         )
         targets = ["writing" if i % 3 == 2 else None for i in range(chosen.moments)]
-        phases = [hit.phase for hit in harness(Path(folder), model, rows, targets, chosen.seed)]
+        phases = [hit.phase for hit in harness(Path(folder), model, rows, targets, chosen.seed, chosen.device)]
     print("\n| phase | kills |\n|---|---:|")
     for phase in ("loading", "step", "writing", "export", "scoring", "records"):
         print(f"| {phase} | {phases.count(phase)} |")
