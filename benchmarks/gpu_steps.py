@@ -84,7 +84,6 @@ def losslab(name: str, shape: dict[str, Any], tiny: bool, loss: str = "dft.DFT",
         if DEVICE == "cpu":
             AutoModelForCausalLM.from_config(architecture(shape)).save_pretrained(model)
         examples = Examples(tokens, np.r_[0, lengths.cumsum()], np.array([p for _, p in rows]), "", {})
-        (Path(scratch) / "data").mkdir()
         examples.save(Path(scratch) / "data")
         config = Config(
             model=ModelConfig(path=str(model)), loss={"_target_": f"losslab.objectives.{loss}"},

@@ -88,6 +88,8 @@ class Examples:
         return cls(**arrays, **about)
 
     def save(self, folder: Path) -> None:
+        """Write to a folder, which is made where there is none."""
+        folder.mkdir(parents=True, exist_ok=True)
         for name in ARRAYS:
             if (array := getattr(self, name)) is not None:
                 np.save(folder / f"{name}.npy", array)
