@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: torch 2.11 reads all of a frozen one, and would compile a layer anew for each list of lengths
 class Packing:
     """Where the sequences of a row of T tokens lie."""
 
