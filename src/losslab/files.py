@@ -22,7 +22,7 @@ from losslab.config.schema import EMBEDDED
 RECORD_VERSION = 1  # of the JSON files of a record; a file without a version is of version 0
 
 
-def check_weights(model: str, names: Iterable[str]) -> None:
+def refuse_pickled_weights(model: str, names: Iterable[str]) -> None:
     """Raise ValueError when the files of a model hold weights, and none as safetensors: the others are pickled."""
     endings = {name.rpartition(".")[2] for name in names}
     if "safetensors" not in endings and endings & {"bin", "pt", "pth", "ckpt"}:

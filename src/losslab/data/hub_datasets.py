@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from losslab.config.log import log
 from losslab.config.messages import first_line
 from losslab.config.schema import ModelConfig
-from losslab.files import check_weights
+from losslab.files import refuse_pickled_weights
 
 HUB_SECONDS = 15  # that the hub may take for an answer
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -57,7 +57,7 @@ def check_model(model: ModelConfig) -> None:
     place = f"model.path={model.path}"
     folder = Path(model.path)
     if folder.is_dir():
-        check_weights(place, (file.name for file in folder.iterdir()))
+        refuse_pickled_weights(place, (file.name for file in folder.iterdir()))
         return
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -75,7 +75,7 @@ def check_model(model: ModelConfig) -> None:
         about = hub.HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
     except Exception as error:  # of many kinds, all of which mean this
         raise ValueError(f"{place} is no folder here, and the hub does not give it: {first_line(error)}") from None
-    check_weights(place, (file.rfilename for file in about.siblings or ()))
+    refuse_pickled_weights(place, (file.rfilename for file in about.siblings or ()))
 
 
 def load_dataset(path: str, subset: str | None = None, *, split: str, revision: str | None) -> Any:

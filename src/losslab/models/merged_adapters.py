@@ -6,7 +6,7 @@ from pathlib import Path
 
 from losslab.config.messages import first_line
 from losslab.config.schema import ModelConfig
-from losslab.files import cached, check_weights, content
+from losslab.files import cached, content, refuse_pickled_weights
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 EMBEDDINGS = {"embed_tokens", "lm_head", "wte"}  # modules that an adapter holds whole where it has tokens of its own
@@ -21,7 +21,7 @@ def base(path: str) -> tuple[str, str | None] | None:
     if not file.is_file():
         return None
     weights = Path(path).glob("adapter_model.*")  # peft takes these alone, whatever else is there
-    check_weights(f"the adapter {path}", (file.name for file in weights))
+    refuse_pickled_weights(f"the adapter {path}", (file.name for file in weights))
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         name, revision = str(about["base_model_name_or_path"]), about.get("revision")
