@@ -160,7 +160,7 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(root, c
     arguments = [f"model={checkpoint}", f"dataset.path={rows}", "machine.keep_last=50", "machine.export_steps=null"]
     failed = run(root, tmp_path, *arguments)
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
-    assert "failed: rank 0: OSError: no checkpoint can be written to results/cells" in failed.stderr
+    assert "failed: rank 0: OSError: a checkpoint cannot be written to results/cells" in failed.stderr
     assert state(tmp_path)["state"] == "failed"  # there was room to say so
     assert not list(tmp_path.glob("results/cells/*/checkpoints/.*"))
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)

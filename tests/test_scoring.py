@@ -182,7 +182,7 @@ def test_a_cell_is_scored_again_by_its_folder(root, made, tmp_path):
         ("", "eval.sample=2", "unknown key eval.sample; did you mean samples?"),
         ("", "eval=gredy", "eval=gredy does not exist; did you mean greedy?"),
         ("", "benchmark=[mine]", "benchmark=mine does not exist"),
-        ("scores", "eval=greedy", "holds no model: name a cell's folder, its model, or its steps"),
+        ("scores", "eval=greedy", "holds no model: give a cell's folder, its model, or its steps"),
     ],
 )
 def test_mistakes_about_a_cell_are_one_sentence(made, path, override, message):
