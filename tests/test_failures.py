@@ -126,8 +126,8 @@ def test_a_rank_that_hangs_ends_the_run(tmp_path):
     command = [sys.executable, "stalled.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=900)
     assert done.stdout.strip() == (
-        "rank 0: TimeoutError: no answer from another rank for 0.05 minutes: it hangs, or its machine does; see where, "
-        "and start the same again to go on from the newest checkpoint"
+        "rank 0: TimeoutError: no answer from another rank for 0.05 minutes: it or its machine hangs; find out which, "
+        "and repeat the command to resume from the newest checkpoint"
     ), done.stderr
     left = Path("/proc", (tmp_path / "stalled").read_text(), "stat")  # it is gone, though it did not hear
     assert not left.exists() or left.read_text().rpartition(")")[2].split()[0] == "Z"

@@ -291,7 +291,7 @@ def test_pickled_weights_are_refused_wherever_they_would_be_read(models, adapter
         (weights,) = copy.glob("*.safetensors")
         torch.save(load_file(weights), copy / name)
         weights.rename(weights.with_name("other.safetensors")) if copy == own else weights.unlink()
-    message = "has no safetensors weights: convert them, since pickled ones can run code$"
+    message = "has no safetensors weights: convert them, since pickled files can run code$"
     model = ModelConfig(path=str(pickled))
     for read in (
         lambda: load_config(model),
