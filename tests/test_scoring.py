@@ -348,7 +348,7 @@ def test_runs_that_do_not_compare_are_refused(root, made, models, tmp_path):
         compare((folder, longer))
     (tmp_path / "mine.jsonl").write_text(json.dumps({"question": "1+1=?", "answer": "2"}) + "\n")
     another = BenchmarkConfig(path=str(tmp_path / "mine.jsonl"))
-    with pytest.raises(ValueError, match="mine is another set of problems in"):
+    with pytest.raises(ValueError, match="mine has other problems in"):
         compare((folder, other("set", benchmark={"mine": another})))
     with pytest.raises(ValueError, match=r"only one of .* is scored on extra, mine; score both on the same benchmarks"):
         compare((folder, other("extra", benchmark={"extra": another})))
@@ -361,7 +361,7 @@ def test_runs_that_do_not_compare_are_refused(root, made, models, tmp_path):
     )
     for arguments, message in {
         ("compare", folder): "a comparison takes two cells",
-        ("compare", folder, str(tmp_path)): "holds no scores: name a folder of results/cells that is scored",
+        ("compare", folder, str(tmp_path)): "holds no scores: give a scored cell of results/cells",
         ("compare", folder, folder, "verdict=mine"): "verdict=mine does not exist; there are official, corrected",
     }.items():
         refused = run(root, tmp_path, *arguments)

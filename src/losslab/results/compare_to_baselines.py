@@ -1,6 +1,5 @@
-"""One objective against SFT and DFT in every table that has it: where it is better and where it is worse.
-
-Rows are compared that differ in their objective alone, seed by seed.
+"""Compares one objective with SFT and DFT in every table that has it. Only rows that differ in nothing but the
+objective are compared, paired by seed.
 """
 
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from losslab.results.tables import Row, Table
 BASELINES = ("sft", "dft")
 WORDS = {"holds": "better", "the other way round": "worse"}
 CAPTION = (
-    "In brackets, the objective minus the baseline, paired by seed: better or worse where its interval lies on one "
-    "side of zero, which needs two seeds."
+    "In brackets, the objective minus the baseline, paired by seed: better or worse if the interval excludes zero, "
+    "which takes at least two seeds."
 )
 
 
@@ -32,7 +31,7 @@ def sheet(objective: str, tables: list[Table]) -> Sheet:
 
 
 def _setting(row: Row) -> str:
-    """What sets the row apart from others of its objective in its table."""
+    """The part of a row's label that distinguishes it from other rows of its objective."""
     return row.label.removeprefix(row.name).strip() or MISSING
 
 
@@ -52,7 +51,7 @@ def _beside(row: Row, table: Table) -> Iterator[SheetCell]:
 
 
 def _but_objective(row: Row) -> tuple[str, object]:
-    """The configuration of a row but for its objective, and the measure of its scores."""
+    """The configuration of a row without its objective, and the measure of its scores."""
     rest = {key: value for key, value in row.config.items() if key != "loss" and not key.startswith("loss.")}
     return canonical(rest), row.measure
 
