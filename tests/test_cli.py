@@ -90,7 +90,7 @@ def test_names_are_completed_by_bash(root, tmp_path, text, command):
         ("xyz", "there is no verb xyz; there are data, train, plan, "),
         ("table --all", "--all is no option: options are written key=value; --help lists them"),
         ("table result=here", "unknown option result; did you mean results?"),
-        ("table demmo", "no record of the sweep demmo under results: run it first, or name another sweep"),
+        ("table demmo", "no record of the sweep demmo under results: run it first, or give another sweep"),
         ("status wach=true", "unknown option wach; did you mean watch?"),
         ("status x retry=all", "retry=all does not exist: write retry=failed"),
         ("status watch=yes", "watch=yes is neither true nor false"),

@@ -233,7 +233,7 @@ def test_a_hub_that_does_not_answer_costs_one_wait_and_what_was_downloaded_is_us
     *_, seconds = done.stderr.strip().splitlines()
     absent = f"not downloaded before: {hub} does not answer"
     assert done.stdout.splitlines() == [
-        f"model.path=nobody/nothing is no folder here, and was {absent}",
+        f"model.path=nobody/nothing is not a local folder and was {absent}",
         f"the data set nobody/nothing cannot be read (it was {absent}): check dataset.path",
         f"benchmark mine: nobody/nothing (split test) cannot be read (it was {absent}); check its name, or set "
         "eval.data to a folder with local files",
@@ -242,5 +242,5 @@ def test_a_hub_that_does_not_answer_costs_one_wait_and_what_was_downloaded_is_us
         "<|end|>",
         "qwen2",
     ]
-    assert done.stderr.count("; only what was downloaded is used") == 1
+    assert done.stderr.count("; only downloaded files are used") == 1
     assert float(seconds) < 60  # a wait for each file would be ten minutes
