@@ -105,9 +105,7 @@ def cancel(sweep: str, results: str) -> int:
         raise ValueError(f"the sweep {sweep} was not submitted to SLURM from {results}: there is nothing to cancel")
     mine = _slurm("squeue", "--noheader", "--array", "--me", f"--name={job_name(sweep)}", "--format=%A %F %i")
     queued = [line.split()[2] for line in mine.splitlines() if line.split()[1] in jobs]
-    for submission in Submission.of(
-        sweep, results
-    ):  # first: `status` needs it to interpret what a cancelled job leaves
+    for submission in Submission.of(sweep, results):  # first: `status` reads a cancelled job's files by it
         write_json(submission.folder / RECORD, submission.record | {"cancelled": datetime.now(UTC).isoformat()})
     if queued:
         _slurm("scancel", *queued)

@@ -54,9 +54,7 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
         patience = PATIENCE_SECONDS
     finally:
         try:
-            process.communicate(
-                timeout=patience
-            )  # closes its standard input, which tells it that the records are complete
+            process.communicate(timeout=patience)  # closes its standard input: the records are complete
             outcome = "failed" if process.returncode else ""
         except subprocess.TimeoutExpired:
             process.kill()
