@@ -272,7 +272,7 @@ def test_an_adapter_is_scored_from_the_command_line(root, adapter, tmp_path):
     ("about", "message"),
     [
         ({}, "names no base model: add base_model_name_or_path"),
-        ({"base_model_name_or_path": "/no/where"}, "the base model /no/where is no folder"),
+        ({"base_model_name_or_path": "/no/where"}, "the base model /no/where does not exist"),
         ({"base_model_name_or_path": "BASE", "peft_type": "LORA"}, "cannot be merged into"),
     ],
 )
