@@ -55,15 +55,15 @@ def search(rows: Iterable[Sequence[Any]], questions: Mapping[str, Sequence[str]]
             whole[_letters(text)].append((name, index))
             for gram in _grams(text):
                 grams[gram].append((name, index))
-    found: dict[str, set[tuple[str, int]]] = {"exact": set(), "words": set()}
+    matches: dict[str, set[tuple[str, int]]] = {"exact": set(), "words": set()}
     for row in rows:
         texts = ["" if not isinstance(text, str) else text for text in row]  # the texts of an unusable row count too
-        found["exact"].update(whole.get(_letters(texts[0]), ()))
+        matches["exact"].update(whole.get(_letters(texts[0]), ()))
         for text in texts:
             for gram in filter(grams.__contains__, _grams(text)):
-                found["words"].update(grams[gram])
+                matches["words"].update(grams[gram])
     return {
-        name: {kind: sorted(index for other, index in places if other == name) for kind, places in found.items()}
+        name: {kind: sorted(index for other, index in places if other == name) for kind, places in matches.items()}
         for name in questions
     }
 

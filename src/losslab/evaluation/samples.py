@@ -82,10 +82,10 @@ class Samples:
 
 def _stored(folder: Path, name: str) -> dict[Key, Sample]:
     """The stored samples of a benchmark: graded ones of an earlier run, and those of an interrupted run."""
-    found: dict[Key, Sample] = {}
+    stored: dict[Key, Sample] = {}
     for record in read_lines(folder / f"{name}.jsonl"):
         for j, sample in enumerate(record["samples"]):
-            found[name, record["index"], j] = sample
+            stored[name, record["index"], j] = sample
     for line in read_lines(folder / f"{name}.samples.jsonl"):
-        found[name, line.pop("index"), line.pop("sample")] = line
-    return found
+        stored[name, line.pop("index"), line.pop("sample")] = line
+    return stored
