@@ -166,7 +166,7 @@ DAMAGED = {
         r"cut.jsonl.gz: the file is damaged or truncated after line"),
     "no.jsonl.gz": (b'{"problem": "1"}\n',
         r"no.jsonl.gz: the file is damaged or truncated after line 0 \(Not a gzipped"),
-    "no.parquet": (b"PAR1 and no more", "no.parquet is damaged or no .parquet file"),
+    "no.parquet": (b"PAR1 and no more", "no.parquet is damaged or not a .parquet file"),
     "empty.jsonl": (b"", "empty.jsonl has no rows: check the file"),
     "rows.txt": (b"2+2? 4\n", "rows.txt is not a table: give a .jsonl, .ndjson"),
     "rows": (b"2+2? 4\n", "rows is no table"),
