@@ -169,7 +169,7 @@ DAMAGED = {
     "no.parquet": (b"PAR1 and no more", "no.parquet is damaged or not a .parquet file"),
     "empty.jsonl": (b"", "empty.jsonl has no rows: check the file"),
     "rows.txt": (b"2+2? 4\n", "rows.txt is not a table: give a .jsonl, .ndjson"),
-    "rows": (b"2+2? 4\n", "rows is no table"),
+    "rows": (b"2+2? 4\n", "rows is not a table"),
     "half.jsonl": (rb'{"problem": "\ud83d", "solution": "4"}',
         "half.jsonl:1 has half of a surrogate pair in `problem`"),
 }  # fmt: skip
