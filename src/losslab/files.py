@@ -65,8 +65,9 @@ def flush(path: Path) -> None:
 
 
 def appear(temporary: Path, folder: Path) -> None:
-    """Rename a folder that was written under a temporary name, once it is on disk, replacing an old one. Its files get
-    the umask's default permissions: safetensors writes files that only their owner can read.
+    """Rename a folder that was written under a temporary name, once it is on disk, replacing an old one.
+
+    Its files get the umask's default permissions: safetensors writes files that only their owner can read.
     """
     os.umask(umask := os.umask(0o077))
     for path in (*temporary.rglob("*"), temporary):
@@ -158,8 +159,9 @@ TOY_TASK = "9c3ffb0277d14bc459918cd9788dda4a66f2f62181cbeda176d765b24776f4fc"
 
 
 def content(path: str) -> str:
-    """A hash of the local file, folder or files that a path or pattern names; a hub id is returned unchanged. Data
-    files are hashed in full, weights by their size and 64 samples of 64 KiB.
+    """A hash of the local file, folder or files that a path or pattern names; a hub id is returned unchanged.
+
+    Data files are hashed in full, weights by their size and 64 samples of 64 KiB.
     """
     if path == EMBEDDED:
         return TOY_TASK

@@ -1,6 +1,7 @@
-"""The sizes and the parameter count of a model, from its configuration alone. Common families are handled here without
-torch and transformers, whose imports take longer than the rest of a plan. Any other model is built by transformers on
-the meta device.
+"""The sizes and the parameter count of a model, from its configuration alone.
+
+Common families are handled here without torch and transformers, whose imports take longer than the rest of a plan. Any
+other model is built by transformers on the meta device.
 """
 
 import json

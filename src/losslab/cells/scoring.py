@@ -18,8 +18,9 @@ from losslab.results import learning_curves
 
 
 def score(config: Config, cell: Cell, models: dict[int | None, str]) -> None:
-    """Score models of a cell, by step (None: the finished one) and in order; only missing samples are generated. Prints
-    the table of the finished model, and accuracy over steps if there are several.
+    """Score models of a cell, by step (None: the finished one) and in order; only missing samples are generated.
+
+    Prints the table of the finished model, and accuracy over steps if there are several.
     """
     folder, seen = cell.scores(config), corpus(config)
     for step, model in models.items():
@@ -50,8 +51,10 @@ def find(path: str) -> Cell | None:
 
 
 def score_again(path: str, overrides: list[str]) -> None:
-    """Score the models that a path names: all for a cell or its `steps`, or a single one. Raises: ValueError: the path
-    names no model, or an override does not concern scoring.
+    """Score the models that a path names: all for a cell or its `steps`, or a single one.
+
+    Raises:
+        ValueError: the path names no model, or an override does not concern scoring.
     """
     cell = find(path)
     assert cell is not None

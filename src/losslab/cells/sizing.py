@@ -1,4 +1,5 @@
 """Resolves `auto` in `machine`: micro-batch size, recomputation, resharding and compilation for the available devices.
+
 The choice follows the plan's estimate of memory (`losslab.cells.memory`). It affects speed and memory, but no result.
 """
 

@@ -1,6 +1,7 @@
-"""Runs a sweep: checks every cell before the first one runs, and prints the table after the last. `Sweep` is a Hydra
-callback (named in conf/config.yaml), so that it works for a single run, a multirun on this machine, and a multirun
-whose cells run elsewhere.
+"""Runs a sweep: checks every cell before the first one runs, and prints the table after the last.
+
+`Sweep` is a Hydra callback (named in conf/config.yaml), so that it works for a single run, a multirun on this machine,
+and a multirun whose cells run elsewhere.
 """
 
 import sys
@@ -30,8 +31,9 @@ _over: set[tuple[Path, str]] = set()
 
 
 def run(config: Config) -> None:
-    """Run a cell of a sweep, unless it was rejected or is a duplicate of one that has run. A cell that is scored under
-    several protocols, such as prompts, is run once for each, and trained by the first.
+    """Run a cell of a sweep, unless it was rejected or is a duplicate of one that has run.
+
+    A cell that is scored under several protocols, such as prompts, is run once for each, and trained by the first.
     """
     asked = Cell.of(config).folder, protocol_name(config)
     if asked in _over:
@@ -76,9 +78,10 @@ class Sweep(Callback):
             self._end()
 
     def _start(self, configs: list[Config], sweep: DictConfig) -> None:
-        """Check all cells and log what will run; with `plan=true`, print the plan and exit. A cell that cannot be
-        planned because its model or data cannot be read is rejected with a message; the others run. Raises ValueError
-        if all are rejected.
+        """Check all cells and log what will run; with `plan=true`, print the plan and exit.
+
+        A cell that cannot be planned because its model or data cannot be read is rejected with a message; the others
+        run. Raises ValueError if all are rejected.
         """
         job = sweep.hydra.launcher if on_slurm(sweep) else None
         if job is None:

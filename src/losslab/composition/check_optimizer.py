@@ -17,6 +17,7 @@ OURS = {"params": "the model's weights", "lr": "optimizer.lr", "weight_decay": "
 
 def check_optimizer(optimizer: OptimizerConfig) -> None:
     """Raise ValueError for a class that is not an optimizer or does not work in the loop, and for invalid arguments.
+
     The files of conf/optimizer are tried by a test instead of each time, since torch takes seconds to import.
     """
     for key, ours in OURS.items():

@@ -18,9 +18,10 @@ from losslab.config.sweep import SweepConfig
 
 
 def declared(sweep: str, results: str) -> list[Config]:
-    """The configurations of the grid that a sweep's file declares, in order; empty for a sweep without a file. They are
-    typed but not checked, since data that a cell needs may not exist yet. Raises ValueError for a file that does not
-    compose.
+    """The configurations of the grid that a sweep's file declares, in order; empty for a sweep without a file.
+
+    They are typed but not checked, since data that a cell needs may not exist yet. Raises ValueError for a file that
+    does not compose.
     """
     if (experiment := find(sweep)) is None:
         return []

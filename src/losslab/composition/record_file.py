@@ -1,5 +1,6 @@
-"""Reads the configuration of a record, which may come from somebody else, without running code that it names. Only code
-that this installation's conf/ names is run when a record is read or scored again.
+"""Reads the configuration of a record, which may come from somebody else, without running code that it names.
+
+Only code that this installation's conf/ names is run when a record is read or scored again.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,5 +1,6 @@
-"""Fields of the configuration schema, with default, meaning and bounds in one place. The checks and
-docs/configuration.md read them.
+"""Fields of the configuration schema, with default, meaning and bounds in one place.
+
+The checks and docs/configuration.md read them.
 """
 
 from collections.abc import Callable, Iterator

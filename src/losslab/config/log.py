@@ -1,6 +1,7 @@
-"""The log of a command: messages go to standard output, warnings to standard error. On a terminal, lines are plain.
-Otherwise they begin with time, level and, if a job has several processes, rank. No line contains secrets or control
-characters from a file.
+"""The log of a command: messages go to standard output, warnings to standard error.
+
+On a terminal, lines are plain. Otherwise they begin with time, level and, if a job has several processes, rank. No line
+contains secrets or control characters from a file.
 """
 
 import logging

@@ -1,5 +1,6 @@
-"""Access to the hub: a model is looked up before its files are requested, and an unreachable hub costs one wait. Many
-clusters drop outgoing packets of their nodes; the libraries would then wait and retry, minutes for each file.
+"""Access to the hub: a model is looked up before its files are requested, and an unreachable hub costs one wait.
+
+Many clusters drop outgoing packets of their nodes; the libraries would then wait and retry, minutes for each file.
 """
 
 import os

@@ -39,8 +39,9 @@ def is_file_name(path: str) -> bool:
 
 
 def rows(path: Path) -> Iterator[tuple[int, Raw]]:
-    """The rows of a text file, each with its line number (for a JSON array: its position), from 1. Raises ValueError,
-    with file and line, for a row that cannot be read.
+    """The rows of a text file, each with its line number (for a JSON array: its position), from 1.
+
+    Raises ValueError, with file and line, for a row that cannot be read.
     """
     form, _ = suffix(path.name)
     if form in LINES or (form == ".json" and not _begins_with_bracket(path)):

@@ -23,8 +23,9 @@ def names_in(template: str) -> list[str]:
 
 
 def fill(template: str, row: Mapping[str, Any]) -> str:
-    """The text of a row, stripped of surrounding white space. Some columns may be empty, but not all. Raises Unusable
-    if a column is missing or holds something other than text or numbers.
+    """The text of a row, stripped of surrounding white space. Some columns may be empty, but not all.
+
+    Raises Unusable if a column is missing or holds something other than text or numbers.
     """
     filled = []
 

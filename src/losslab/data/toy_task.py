@@ -1,5 +1,6 @@
-"""The embedded toy task: a tiny model, its tokenizer and an arithmetic task, generated without any download. The task
-is to add two numbers column by column, units first, and to put the result in `\\boxed{}`:
+"""The embedded toy task: a tiny model, its tokenizer and an arithmetic task, generated without any download.
+
+The task is to add two numbers column by column, units first, and to put the result in `\\boxed{}`:
 
     37+185=?        7+5+0=12
                     3+8+1=12
@@ -167,8 +168,9 @@ def held_out(a: int, b: int) -> bool:
 
 
 def work(a: int, b: int, noise: float, rng: random.Random) -> tuple[list[tuple[int, int, int, int]], int]:
-    """The steps (digit of a, digit of b, carry, their sum), units first, and the result that they lead to. With
-    probability `noise` the sum of a step is another number below 20, from which the next steps continue.
+    """The steps (digit of a, digit of b, carry, their sum), units first, and the result that they lead to.
+
+    With probability `noise` the sum of a step is another number below 20, from which the next steps continue.
     """
     steps, result, carry = [], 0, 0
     width = max(len(str(a)), len(str(b)))

@@ -1,6 +1,7 @@
-"""Finds benchmark problems in the training rows: the same question, or thirteen consecutive words of it. Thirteen is
-the length of Brown et al. 2020 (arXiv 2005.14165, appendix C). Only the questions are held in memory; the rows are
-streamed once, and the result is cached by content.
+"""Finds benchmark problems in the training rows: the same question, or thirteen consecutive words of it.
+
+Thirteen is the length of Brown et al. 2020 (arXiv 2005.14165, appendix C). Only the questions are held in memory; the
+rows are streamed once, and the result is cached by content.
 """
 
 import hashlib
@@ -33,6 +34,7 @@ class Corpus:
 
 def seen(corpus: Corpus, chosen: Sequence[Benchmark], cache: Path) -> dict[str, Seen]:
     """The problems of each benchmark that the corpus contains; the corpus is read once for all that `cache` lacks.
+
     Errors are those of reading the corpus.
     """
     files = {benchmark.name: cache / f"{_key(corpus, benchmark)}.json" for benchmark in chosen}
@@ -44,9 +46,10 @@ def seen(corpus: Corpus, chosen: Sequence[Benchmark], cache: Path) -> dict[str, 
 
 
 def search(rows: Iterable[Sequence[Any]], questions: Mapping[str, Sequence[str]]) -> dict[str, Seen]:
-    """The questions of each benchmark that rows of texts contain. `exact`: the first text of a row equals the question,
-    up to case and spaces. `words`: a text of the row contains thirteen consecutive words of the question, up to case
-    and punctuation.
+    """The questions of each benchmark that rows of texts contain.
+
+    `exact`: the first text of a row equals the question, up to case and spaces. `words`: a text of the row contains
+    thirteen consecutive words of the question, up to case and punctuation.
     """
     whole: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
     grams: defaultdict[Gram, list[tuple[str, int]]] = defaultdict(list)

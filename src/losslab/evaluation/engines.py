@@ -1,7 +1,8 @@
-"""Generates samples with vLLM or transformers. Each engine runs in a separate process. That process frees all its
-memory when it ends, and its crash raises one error in the caller. For scoring alone, processes are forked from a server
-that imports vLLM (on CPU, where this is safe) while the rest is prepared; after training, the server is that of the
-training's workers, and an engine imports vLLM itself.
+"""Generates samples with vLLM or transformers. Each engine runs in a separate process.
+
+That process frees all its memory when it ends, and its crash raises one error in the caller. For scoring alone,
+processes are forked from a server that imports vLLM (on CPU, where this is safe) while the rest is prepared; after
+training, the server is that of the training's workers, and an engine imports vLLM itself.
 """
 
 import gc
@@ -46,8 +47,10 @@ logging.getLogger("vllm").addHandler(logging.NullHandler())  # it warns before i
 
 
 def choose(engine: Engine) -> Engine:
-    """The engine to use. `auto` is vLLM if it is installed, else transformers. Raises: ValueError: the chosen engine is
-    not installed, or none is.
+    """The engine to use. `auto` is vLLM if it is installed, else transformers.
+
+    Raises:
+        ValueError: the chosen engine is not installed, or none is.
     """
     if engine == Engine.api:
         if not importlib.util.find_spec("openai"):
@@ -79,7 +82,10 @@ class Generation:
 
     A context manager and an iterator of lists of completions: it starts one engine per `tensor_parallel` GPUs, or one
     on CPU, and ends them on exit. `module` replaces the engine's `run` by its own, with its own types of requests and
-    lists. Raises: RuntimeError: while iterating, if an engine dies; lists yielded before remain valid.
+    lists.
+
+    Raises:
+        RuntimeError: while iterating, if an engine dies; lists yielded before remain valid.
     """
 
     def __init__(self, engine: Engine, job: Job, requests: Sequence[Any], log: Path, module: str | None = None) -> None:
@@ -144,8 +150,10 @@ class Generation:
 
 
 def gpu_groups(device: Device, size: int = 1) -> list[str]:
-    """CUDA_VISIBLE_DEVICES of each engine of `size` GPUs; an empty list on CPU. Raises: ValueError: GPUs are requested,
-    but none or too few are visible.
+    """CUDA_VISIBLE_DEVICES of each engine of `size` GPUs; an empty list on CPU.
+
+    Raises:
+        ValueError: GPUs are requested, but none or too few are visible.
     """
     if device == Device.cpu or not torch.cuda.is_available():
         if device == Device.cuda:
@@ -159,8 +167,9 @@ def gpu_groups(device: Device, size: int = 1) -> list[str]:
 
 
 def warm_up(engine: Engine, device: Device) -> Any:
-    """Start the fork server, which begins the slow imports in the background; returns its context at once. It starts
-    once per Python process.
+    """Start the fork server, which begins the slow imports in the background; returns its context at once.
+
+    It starts once per Python process.
     """
     context = multiprocessing.get_context("forkserver")
     harmless = engine != Engine.vllm or not gpu_groups(device)

@@ -31,9 +31,11 @@ class TaskRequest:
 
 
 def load(name: str, cfg: BenchmarkConfig) -> Benchmark:
-    """The problems of a task, or of all tasks of a group, by which the scores are then broken down. Raises: ValueError:
-    the library is not installed, or the task does not exist, cannot be read, has no right answers, or runs code that
-    the model writes.
+    """The problems of a task, or of all tasks of a group, by which the scores are then broken down.
+
+    Raises:
+        ValueError: the library is not installed, or the task does not exist, cannot be read, has no right answers, or
+            runs code that the model writes.
     """
     assert cfg.task is not None
     loaded = tasks(name, cfg.task)

@@ -14,8 +14,10 @@ Sample = dict[str, Any]
 
 
 def run(job: Job, requests: list[TaskRequest], on_gpu: bool) -> Iterator[list[tuple[str, int, Sample]]]:
-    """Yields an empty list when the model is loaded, then the samples of each task: benchmark, problem, sample. Raises:
-    RuntimeError: a task's score is not a mean of right and wrong answers.
+    """Yields an empty list when the model is loaded, then the samples of each task: benchmark, problem, sample.
+
+    Raises:
+        RuntimeError: a task's score is not a mean of right and wrong answers.
     """
     from lm_eval import evaluator
     from lm_eval.api.model import CachingLM

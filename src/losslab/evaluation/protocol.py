@@ -73,8 +73,9 @@ def split_stops(stop: Sequence[str], tokenizer: Any) -> tuple[tuple[str, ...], t
 
 
 def agree(path: Path, protocol: dict[str, Any]) -> dict[str, Any]:
-    """Write the protocol of a folder and return it; benchmarks may be added. Raises ValueError if the folder holds
-    samples of another protocol.
+    """Write the protocol of a folder and return it; benchmarks may be added.
+
+    Raises ValueError if the folder holds samples of another protocol.
     """
     if path.exists():
         before = yaml.safe_load(path.read_text())

@@ -81,10 +81,11 @@ class ObjectiveTrainer(ObjectiveLoss, Trainer):
 
 
 def add_objective(model: Any) -> None:
-    """Make the forward of a causal language model, also with peft adapters, accept an `objective` beside `labels`. It
-    then returns {loss: (), sums: (3,) float64: number of labels, their -log p and entropy}; other calls are unchanged.
-    It is in the forward because wrappers such as DDP and FSDP act there. Raises ValueError for an output layer that
-    cannot be reproduced, or that has adapters.
+    """Make the forward of a causal language model, also with peft adapters, accept an `objective` beside `labels`.
+
+    It then returns {loss: (), sums: (3,) float64: number of labels, their -log p and entropy}; other calls are
+    unchanged. It is in the forward because wrappers such as DDP and FSDP act there. Raises ValueError for an output
+    layer that cannot be reproduced, or that has adapters.
     """
     causal: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(causal.get_output_embeddings(), nn.Linear):

@@ -1,7 +1,8 @@
-"""Sweeps on SLURM: the unfinished cells become one job array, which runs a copy of the current code. A job runs the
-ordinary command of one cell, `python train.py <its overrides>`, in the copy; submitit writes the batch script. If the
-cell has to stop (time limit, preemption), it exits with status 75 and the script requeues the job; if its node fails,
-SLURM requeues it. The submission is recorded in results/sweeps/<sweep>/<time>/submission.json.
+"""Sweeps on SLURM: the unfinished cells become one job array, which runs a copy of the current code.
+
+A job runs the ordinary command of one cell, `python train.py <its overrides>`, in the copy; submitit writes the batch
+script. If the cell has to stop (time limit, preemption), it exits with status 75 and the script requeues the job; if
+its node fails, SLURM requeues it. The submission is recorded in results/sweeps/<sweep>/<time>/submission.json.
 """
 
 import os

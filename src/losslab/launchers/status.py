@@ -1,7 +1,9 @@
-"""The states of a sweep's cells, from files alone: their records, and the submissions to SLURM. States: waiting
-(queued, or not started), running, to score (trained; its scoring is a separate job, which has not started), scoring,
-preempted (stopped with a checkpoint and requeued), interrupted (stopped and not requeued), silent (no heartbeat, as
-after a failure of its machine), cancelled, failed, trained (stage=train), done, damaged (its cell.json cannot be read).
+"""The states of a sweep's cells, from files alone: their records, and the submissions to SLURM.
+
+States: waiting (queued, or not started), running, to score (trained; its scoring is a separate job, which has not
+started), scoring, preempted (stopped with a checkpoint and requeued), interrupted (stopped and not requeued), silent
+(no heartbeat, as after a failure of its machine), cancelled, failed, trained (stage=train), done, damaged (its
+cell.json cannot be read).
 """
 
 import statistics

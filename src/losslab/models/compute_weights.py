@@ -1,7 +1,8 @@
-"""Mixed precision on one GPU without sharding, instead of FSDP2's casts, copies and hooks for every layer. The modules
-hold float32 master weights between steps, which are all that optimizer, checkpoints and export see. Forward and
-backward use copies in the dtype of the computation; the gradient of each copy is added to the float32 gradient of its
-master as soon as it is computed.
+"""Mixed precision on one GPU without sharding, instead of FSDP2's casts, copies and hooks for every layer.
+
+The modules hold float32 master weights between steps, which are all that optimizer, checkpoints and export see. Forward
+and backward use copies in the dtype of the computation; the gradient of each copy is added to the float32 gradient of
+its master as soon as it is computed.
 """
 
 import torch

@@ -1,6 +1,7 @@
-"""Products of bfloat16 matrices on a CPU without instructions for them: computed in float32, then rounded. Most laptops
-and older servers (AVX2 only) have no such instructions. torch then multiplies element by element: a step in bfloat16
-took 70 times as long as in float32, for a result that differs only in the last bit of some elements.
+"""Products of bfloat16 matrices on a CPU without instructions for them: computed in float32, then rounded.
+
+Most laptops and older servers (AVX2 only) have no such instructions. torch then multiplies element by element: a step
+in bfloat16 took 70 times as long as in float32, for a result that differs only in the last bit of some elements.
 """
 
 import time

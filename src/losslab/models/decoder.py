@@ -7,8 +7,9 @@ from transformers import PreTrainedModel
 
 
 def decoder(model: PreTrainedModel) -> PreTrainedModel:
-    """The part from token ids to the last hidden states; in a multimodal model, that of the language model. Raises
-    ValueError for a model without such a part, such as an encoder-decoder.
+    """The part from token ids to the last hidden states; in a multimodal model, that of the language model.
+
+    Raises ValueError for a model without such a part, such as an encoder-decoder.
     """
     if model.config.is_encoder_decoder:
         raise ValueError(f"{type(model).__name__} is an encoder-decoder: choose a decoder-only language model")
@@ -29,8 +30,9 @@ def body(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's layers, first to last; empty if some share weights and cannot be separated. Each layer is sharded,
-    recomputed and compiled as one unit.
+    """The decoder's layers, first to last; empty if some share weights and cannot be separated.
+
+    Each layer is sharded, recomputed and compiled as one unit.
     """
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
     for module in decoder(model).children():

@@ -1,11 +1,14 @@
-"""Triton kernels of the fused loss: one launch for the rows of a chunk, instead of some eighteen eager passes. A
-program processes one row of logits, as the matrix product wrote it. It reads the row once for the quantities that the
+"""Triton kernels of the fused loss: one launch for the rows of a chunk, instead of some eighteen eager passes.
+
+A program processes one row of logits, as the matrix product wrote it. It reads the row once for the quantities that the
 objective and the diagnostics need (log-probability of the target, entropy, KL from a reference), and a second time to
 overwrite it with the gradient softmax - onehot. The second pass runs backwards, since the end of the row is still in
-the L2 cache. All sums are float32. A block of a row is read as lanes of LANE logits, each with its own running maximum
-and sums, so that threads synchronise once per row. Logits are in bits (logit * log2 e), since the hardware computes
-powers of 2. Work that concerns few blocks (the end of the row, the target) is in a branch that all threads of a program
-take together.
+the L2 cache.
+
+All sums are float32. A block of a row is read as lanes of LANE logits, each with its own running maximum and sums, so
+that threads synchronise once per row. Logits are in bits (logit * log2 e), since the hardware computes powers of 2.
+Work that concerns few blocks (the end of the row, the target) is in a branch that all threads of a program take
+together.
 """
 
 import math

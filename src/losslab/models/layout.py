@@ -1,5 +1,6 @@
-"""Shards a policy over the ranks of a run, and sets up activation checkpointing and compilation. The order is that of
-torch's own trainers: activation checkpointing inside torch.compile inside FSDP.
+"""Shards a policy over the ranks of a run, and sets up activation checkpointing and compilation.
+
+The order is that of torch's own trainers: activation checkpointing inside torch.compile inside FSDP.
 """
 
 import os
@@ -59,9 +60,10 @@ def lay_out(
 
 
 def set_up(machine: MachineConfig) -> None:
-    """Set torch options of this process that must precede the first use of a GPU. The allocator uses expandable
-    segments, which waste less memory if the sizes of micro-batches differ. They are set here and not in the
-    environment, which an inference engine would inherit; the user's environment has precedence.
+    """Set torch options of this process that must precede the first use of a GPU.
+
+    The allocator uses expandable segments, which waste less memory if the sizes of micro-batches differ. They are set
+    here and not in the environment, which an inference engine would inherit; the user's environment has precedence.
     """
     if machine.device != Device.cpu and torch.cuda.is_available() and "PYTORCH_ALLOC_CONF" not in os.environ:
         torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
@@ -87,7 +89,9 @@ def before_micro_batch(policy: nn.Module, machine: MachineConfig, last: bool) ->
 
 def abandon_backward(policy: nn.Module) -> None:
     """Reset the policy after an error in forward or backward, so that a step can start again. Gradients are then
-    invalid. FSDP2 resets all of its states in a callback of the root module that ends a backward.
+    invalid.
+
+    FSDP2 resets all of its states in a callback of the root module that ends a backward.
     """
     if isinstance(policy, FSDPModule):
         policy.set_requires_gradient_sync(True)

@@ -1,6 +1,8 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) by peft, injected into the model. The adapted weights are frozen and held
-in the dtype of the computation; only the adapters and the modules in `modules_to_save` are trained. With the adapters
-disabled the model is the one before training, and so serves as its own reference, unless other modules are trained too.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) by peft, injected into the model.
+
+The adapted weights are frozen and held in the dtype of the computation; only the adapters and the modules in
+`modules_to_save` are trained. With the adapters disabled the model is the one before training, and so serves as its own
+reference, unless other modules are trained too.
 """
 
 import math

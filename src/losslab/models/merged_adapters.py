@@ -13,8 +13,9 @@ EMBEDDINGS = {"embed_tokens", "lm_head", "wte"}  # modules that an adapter holds
 
 
 def base(path: str) -> tuple[str, str | None] | None:
-    """The base model of an adapter, a hub id or a folder, and its revision; None if the path is not an adapter. Raises
-    ValueError if the adapter names no base model or a missing one, or if its weights are pickled.
+    """The base model of an adapter, a hub id or a folder, and its revision; None if the path is not an adapter.
+
+    Raises ValueError if the adapter names no base model or a missing one, or if its weights are pickled.
     """
     file = Path(path) / CONFIG
     if not file.is_file():
@@ -34,9 +35,12 @@ def base(path: str) -> tuple[str, str | None] | None:
 
 
 def merged(path: str, cache: Path, trust_remote_code: bool = False) -> str:
-    """The folder of the checkpoint merged from an adapter; any other path is returned unchanged. The weights are merged
-    in float32 and written in the dtype of the base's configuration, with the adapter's tokenizer if it has one, else
-    the base's. Raises ValueError if the adapter or its base cannot be loaded, or cannot be merged.
+    """The folder of the checkpoint merged from an adapter; any other path is returned unchanged.
+
+    The weights are merged in float32 and written in the dtype of the base's configuration, with the adapter's tokenizer
+    if it has one, else the base's.
+
+    Raises ValueError if the adapter or its base cannot be loaded, or cannot be merged.
     """
     source = base(path)
     if source is None:

@@ -1,4 +1,5 @@
 """How a model turns the product of hidden states and output weight into logits, determined from its own forward.
+
 Families divide, multiply or cap the logits, and the names in a configuration do not say which (`logits_scaling` divides
 in Granite and multiplies in HyperCLOVA X). So the decoder's hidden states and the output layer's weight are replaced by
 small random ones, and the logits of the model's forward are compared with candidate forms.
@@ -31,8 +32,9 @@ class OutputForm:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "OutputForm":
-        """The form of a model's output layer; the weights may be on the meta device. Raises ValueError if the output
-        layer does not have this form.
+        """The form of a model's output layer; the weights may be on the meta device.
+
+        Raises ValueError if the output layer does not have this form.
         """
         layer = _layer(model)
         generator = torch.Generator().manual_seed(0)

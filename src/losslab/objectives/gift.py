@@ -7,11 +7,12 @@ from losslab.objectives import Need, Objective, Targets, Tensor, torch
 
 @dataclass(frozen=True)
 class GIFT(Objective):
-    """GIFT: the cross-entropy with softmax(log p_ref + beta * onehot), which moves the reference towards the target. It
-    is computed as g (-log p) + (1 - g) KL(reference || policy), g = sigmoid(log p_ref + log(e^beta - 1)), which differs
-    by a constant, the entropy of the reference times 1 - g. At beta 20 g is 0.98 for p_ref = 1e-7, so training differs
-    from SFT only for tokens that the reference almost excludes. Source: arXiv 2601.09233 v2; checked against the
-    official trainer (zzy1127/GIFT, fsdp_gift_trainer.py): beta 20. Its optional smoothing, off by default, is not
+    """GIFT: the cross-entropy with softmax(log p_ref + beta * onehot), which moves the reference towards the target.
+
+    It is computed as g (-log p) + (1 - g) KL(reference || policy), g = sigmoid(log p_ref + log(e^beta - 1)), which
+    differs by a constant, the entropy of the reference times 1 - g. At beta 20 g is 0.98 for p_ref = 1e-7, so training
+    differs from SFT only for tokens that the reference almost excludes. Source: arXiv 2601.09233 v2; checked against
+    the official trainer (zzy1127/GIFT, fsdp_gift_trainer.py): beta 20. Its optional smoothing, off by default, is not
     implemented.
     """
 

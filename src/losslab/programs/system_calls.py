@@ -1,7 +1,8 @@
-"""A seccomp filter, as a classic BPF program, that blocks system calls which a program under test does not need. They
-would bypass the other limits: kernel features with a history of vulnerabilities (bpf, io_uring, userfaultfd, keys),
-memory that no limit counts (memfd_create, System V shared memory), other processes' memory, new namespaces and mounts,
-and sockets other than Unix and internet ones, since a network namespace does not contain vsock.
+"""A seccomp filter, as a classic BPF program, that blocks system calls which a program under test does not need.
+
+They would bypass the other limits: kernel features with a history of vulnerabilities (bpf, io_uring, userfaultfd,
+keys), memory that no limit counts (memfd_create, System V shared memory), other processes' memory, new namespaces and
+mounts, and sockets other than Unix and internet ones, since a network namespace does not contain vsock.
 """
 
 import platform

@@ -1,6 +1,7 @@
-"""Identifies and copies the current code, so that a job that runs later is not affected by edits made meanwhile. Code
-is the files that git tracks, and new source files where losslab or Python looks for them. Files whose names mark them
-as secret are left out, and the copy of a file that other users cannot read is unreadable for them too.
+"""Identifies and copies the current code, so that a job that runs later is not affected by edits made meanwhile.
+
+Code is the files that git tracks, and new source files where losslab or Python looks for them. Files whose names mark
+them as secret are left out, and the copy of a file that other users cannot read is unreadable for them too.
 """
 
 import shutil

@@ -62,8 +62,10 @@ def processor() -> str:
 
 
 def succeed(before: dict[str, Any], now: dict[str, Any], steps: int) -> dict[str, Any]:
-    """The environment in which a cell resumes after `steps` steps, with the history of changes. Its `changes` has one
-    item per start in another environment: time, completed steps, and by name the values before and after.
+    """The environment in which a cell resumes after `steps` steps, with the history of changes.
+
+    Its `changes` has one item per start in another environment: time, completed steps, and by name the values before
+    and after.
     """
     history = before.get("changes", [])
     if steps and before and (changed := difference(before, now)):
@@ -73,8 +75,9 @@ def succeed(before: dict[str, Any], now: dict[str, Any], steps: int) -> dict[str
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
-    """The recorded values that may affect the numbers of a run and differ, by name: [before, now]. Packages are listed
-    by their own names, such as `torch`; GPUs are compared by model, not by number.
+    """The recorded values that may affect the numbers of a run and differ, by name: [before, now].
+
+    Packages are listed by their own names, such as `torch`; GPUs are compared by model, not by number.
     """
     sides = []
     for side in (before, now):

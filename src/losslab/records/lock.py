@@ -1,7 +1,9 @@
-"""The lock of a cell's folder: one process at a time, across all machines that share the results. It is an `flock` on
-the file `lock`, which works across machines on NFS (Linux since 2.6.12, with its lock service), Lustre (mounted with
-`flock`), GPFS and BeeGFS. `holder.json` names the process that holds the lock; its modification time is updated every
-few seconds, as a heartbeat for `status` and to detect a file system whose locks do not reach other machines.
+"""The lock of a cell's folder: one process at a time, across all machines that share the results.
+
+It is an `flock` on the file `lock`, which works across machines on NFS (Linux since 2.6.12, with its lock service),
+Lustre (mounted with `flock`), GPFS and BeeGFS. `holder.json` names the process that holds the lock; its modification
+time is updated every few seconds, as a heartbeat for `status` and to detect a file system whose locks do not reach
+other machines.
 """
 
 import fcntl

@@ -29,8 +29,9 @@ def references(rows: Sequence[ReportRow], drawn: Sequence[ReportRow], reference:
 def compared_rows(
     rows: Sequence[ReportRow], offered: Sequence[str], table: Table, shares: ProblemShares
 ) -> list[ComparedRow]:
-    """Each row with its paired differences from the offered rows of the same model and measure. In each column, the
-    intervals of all rows that are compared with one reference hold simultaneously.
+    """Each row with its paired differences from the offered rows of the same model and measure.
+
+    In each column, the intervals of all rows that are compared with one reference hold simultaneously.
     """
     others = [row for row in rows if row.label in offered]
     families = {id(other): sum(comparable(other.row, row.row) for row in rows) for other in others}

@@ -1,6 +1,7 @@
-"""SVG charts for the report, with colours from the page's style sheet. Every chart is 360 units wide, about the width
-of a phone in pixels. `style` is the number of a row's colour. Tooltips of the page's script are in `data-` attributes;
-without scripts the titles serve.
+"""SVG charts for the report, with colours from the page's style sheet.
+
+Every chart is 360 units wide, about the width of a phone in pixels. `style` is the number of a row's colour. Tooltips
+of the page's script are in `data-` attributes; without scripts the titles serve.
 """
 
 import math
@@ -62,8 +63,9 @@ class Axis:
 
 
 def scale(values: Sequence[float], start: float, end: float, log: bool = False) -> Axis:
-    """A scale for all values with some margin; logarithmic if `log` allows it and their range requires it. It is coarse
-    enough that the noise of a constant does not fill the chart.
+    """A scale for all values with some margin; logarithmic if `log` allows it and their range requires it.
+
+    It is coarse enough that the noise of a constant does not fill the chart.
     """
     low, high = min(values), max(values)
     if log and low > 0 and high / low > LOG_RATIO:
@@ -81,8 +83,10 @@ def colour(style: int) -> str:
 def lines(
     name: str, curves: Sequence[ChartLine], across: str = "step", *, log: bool = False, height: int = 190
 ) -> Markup:
-    """Curves over steps, or over the few values of another setting; at least one curve must have a point. `name` is the
-    label for screen readers. With `log` the vertical scale may be logarithmic; the horizontal scale of a setting is.
+    """Curves over steps, or over the few values of another setting; at least one curve must have a point.
+
+    `name` is the label for screen readers. With `log` the vertical scale may be logarithmic; the horizontal scale of a
+    setting is.
     """
     every = [point for curve in curves for points in (curve.points, *curve.parts) for point in points]
     values = [y for _, y in every] + [y for curve in curves for _, *edges in curve.band for y in edges]

@@ -105,8 +105,10 @@ def by_model(rows: Sequence[ReportRow]) -> Iterator[tuple[str, list[ReportRow]]]
 
 
 def choose_reference(rows: Sequence[ReportRow], against: str | None) -> str | None:
-    """The label of the row that others are compared with: `against`, else SFT's, else the base's. Raises: ValueError:
-    no row has the label `against`.
+    """The label of the row that others are compared with: `against`, else SFT's, else the base's.
+
+    Raises:
+        ValueError: no row has the label `against`.
     """
     labels = list(dict.fromkeys(row.label for row in rows))
     if against is not None:
@@ -121,8 +123,9 @@ def choose_reference(rows: Sequence[ReportRow], against: str | None) -> str | No
 
 
 def drawn_rows(rows: Sequence[ReportRow], reference: str | None) -> list[ReportRow]:
-    """The rows of charts and samples, in the table's order: at most DRAWN for each model. The reference, the bases and
-    the rows with the highest averages come first.
+    """The rows of charts and samples, in the table's order: at most DRAWN for each model.
+
+    The reference, the bases and the rows with the highest averages come first.
     """
     chosen: set[int] = set()
     for _, of_model in by_model(rows):

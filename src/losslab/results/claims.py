@@ -1,5 +1,7 @@
-"""Judges the claims of a sweep: expected differences between two of its rows. Rows are paired by seed, so that the
-effect of a seed on both cancels; the 95% interval of the mean difference (Student's t over seeds) decides.
+"""Judges the claims of a sweep: expected differences between two of its rows.
+
+Rows are paired by seed, so that the effect of a seed on both cancels; the 95% interval of the mean difference
+(Student's t over seeds) decides.
 """
 
 from collections.abc import Mapping
@@ -104,7 +106,9 @@ def _declared_measures(table: Table) -> set[Measure]:
 
 def named_rows(table: Table, keys: Mapping[str, Any]) -> dict[Measure | None, Row]:
     """The row with these values of keys, for each measure of its scores; if the sweep has a file, a row that it
-    declares. Raises ValueError if several rows have them.
+    declares.
+
+    Raises ValueError if several rows have them.
     """
     rows: dict[Measure | None, Row] = {}
     for row in (row for row in table.rows if not row.earlier):

@@ -27,9 +27,14 @@ Shares = dict[str, NDArray[np.float64]]  # of right samples of each problem, by 
 
 def compare(paths: tuple[str, str], verdict: str | None = None) -> str:
     """The second cell minus the first, as a Markdown table with 95% intervals, and other differences of their
-    protocols. Args: paths: folders of cells, or of the scores of one protocol. verdict: `official` or `corrected`; None
-    for the one that both cells' tables use. Raises: ValueError: scores are missing or damaged, or differ in protocol,
-    verdict or problems.
+    protocols.
+
+    Args:
+        paths: folders of cells, or of the scores of one protocol.
+        verdict: `official` or `corrected`; None for the one that both cells' tables use.
+
+    Raises:
+        ValueError: scores are missing or damaged, or differ in protocol, verdict or problems.
     """
     first, second = folders(*paths)
     protocols = [_protocol(folder) for folder in (first, second)]
@@ -81,8 +86,10 @@ def _scores(folder: Path) -> dict[str, Any]:
 
 
 def right_shares(folder: Path, scores: Mapping[str, Any], verdict: str) -> Shares:
-    """The share of right samples of each problem, by benchmark, from a folder of scores. scores.json has the counts
-    since version 1; for older records they are computed from the samples. Raises DamagedRecord.
+    """The share of right samples of each problem, by benchmark, from a folder of scores.
+
+    scores.json has the counts since version 1; for older records they are computed from the samples. Raises
+    DamagedRecord.
     """
     shares = {}
     for name, part in scores["benchmarks"].items():

@@ -1,5 +1,6 @@
-"""Compares one objective with SFT and DFT in every table that has it. Only rows that differ in nothing but the
-objective are compared, paired by seed.
+"""Compares one objective with SFT and DFT in every table that has it.
+
+Only rows that differ in nothing but the objective are compared, paired by seed.
 """
 
 from collections.abc import Iterator

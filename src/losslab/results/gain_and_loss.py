@@ -1,7 +1,8 @@
-"""Gain on mathematics and loss on the benchmarks of forgetting of each objective, relative to the base. Gain is the
-row's mean on the mathematics benchmarks minus the base's; loss is the base's mean on the forgetting benchmarks minus
-the row's; both in percentage points, paired by problem and seed. A row is on the Pareto front if no other row, nor the
-base, has at least its gain with at most its loss.
+"""Gain on mathematics and loss on the benchmarks of forgetting of each objective, relative to the base.
+
+Gain is the row's mean on the mathematics benchmarks minus the base's; loss is the base's mean on the forgetting
+benchmarks minus the row's; both in percentage points, paired by problem and seed. A row is on the Pareto front if no
+other row, nor the base, has at least its gain with at most its loss.
 """
 
 from collections.abc import Sequence
@@ -46,6 +47,7 @@ def sides(table: Table) -> tuple[list[str], list[str]]:
 
 def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
     """Gain and loss of each trained row that shares a seed and all benchmarks with a base, in the order of the table.
+
     The intervals of all gains and losses of a model hold simultaneously at 95%. Empty if the table lacks one kind of
     benchmark.
     """

@@ -98,8 +98,9 @@ def promised(config: Config) -> CellScores:
 
 
 def science(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that decides a cell's results, except the seed, by dotted key; for a base only its model. Paths
-    under the results folder are relative to it, so that records can be moved.
+    """The configuration that decides a cell's results, except the seed, by dotted key; for a base only its model.
+
+    Paths under the results folder are relative to it, so that records can be moved.
     """
     names, results = config["names"], config["machine"]["results"]
     groups = [key for key in config if key not in NOT_SCIENCE] if trains(names) else ("model",)

@@ -87,6 +87,7 @@ def printed() -> list[Printed]:
 
 def compare(table: Table) -> Comparison | None:
     """Compare a table with the paper's, row by row by model and method; None if the sweep names no table of the paper.
+
     Only rows that the sweep's file declares are compared, and only scores under the protocol that it declares. Raises
     ValueError for a table that experiments/paper.csv lacks.
     """
@@ -132,8 +133,11 @@ def _measure(table: Table, entry: CellScores) -> dict[str, Any]:
 
 
 def slips(row: Printed, grid: list[Config]) -> Iterator[Slip]:
-    """Inconsistencies in a row: a wrong average, a score that no run can have, other scores for the same run. Args:
-    row: a row of the paper. grid: the sweep's declared configurations, for the numbers of problems and samples.
+    """Inconsistencies in a row: a wrong average, a score that no run can have, other scores for the same run.
+
+    Args:
+        row: a row of the paper.
+        grid: the sweep's declared configurations, for the numbers of problems and samples.
     """
     parts = [value for column, value in row.values.items() if column != AVERAGE]
     mean = sum(parts) / len(parts)

@@ -77,8 +77,9 @@ class ProblemShares:
         return self.cells[key]
 
     def difference(self, a: Row, b: Row, level: float = LEVEL) -> Difference | None:
-        """Row b minus row a, with intervals of this level; None without a common seed or column. The average is over
-        the table's benchmarks, and is left out if one of them has other problems in the two rows.
+        """Row b minus row a, with intervals of this level; None without a common seed or column.
+
+        The average is over the table's benchmarks, and is left out if one of them has other problems in the two rows.
         """
         cells = [{entry.seed: self.of(entry) for entry in row.scored} for row in (a, b)]
         seeds = sorted(set(cells[0]) & set(cells[1]))

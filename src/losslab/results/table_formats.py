@@ -216,9 +216,10 @@ def terminal(sheet: Sheet) -> RichTable:
 
 
 def columns_and_rows(table: Table, comparison: Comparison | None) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of plain values, None if missing: for CSV and for a tracker's table. Each benchmark has its
-    mean, half of its interval and, with a comparison, the paper's score, ours minus it, and whether the paper's score
-    lies inside our interval.
+    """Columns and rows of plain values, None if missing: for CSV and for a tracker's table.
+
+    Each benchmark has its mean, half of its interval and, with a comparison, the paper's score, ours minus it, and
+    whether the paper's score lies inside our interval.
     """
     parts = ("", "_half") if comparison is None else ("", "_half", "_paper", "_difference", "_inside")
     several = len(table.prompts) > 1

@@ -1,7 +1,9 @@
-"""The ablation table of a sweep, from records and from the sweep's file. A row is a configuration without its seed.
-Several seeds give a mean with a 95% interval over seeds (Student's t), a single one has its interval over problems.
-Cells that are not scored, or not started, are shown as missing. Scores with different protocols, verdicts or numbers of
-samples are separate rows, and so are earlier versions of the objective's code or of the data.
+"""The ablation table of a sweep, from records and from the sweep's file.
+
+A row is a configuration without its seed. Several seeds give a mean with a 95% interval over seeds (Student's t), a
+single one has its interval over problems. Cells that are not scored, or not started, are shown as missing. Scores with
+different protocols, verdicts or numbers of samples are separate rows, and so are earlier versions of the objective's
+code or of the data.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -123,6 +125,7 @@ class Table:
 
 def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None = None) -> Table:
     """The table of all cells that a sweep's file declares or that were run in it. Raises ValueError without any cell.
+
     `records` are those of the results folder, if they have been read.
     """
     grid = experiment_files.declared(sweep.name, results)
@@ -180,8 +183,9 @@ def _grouped(grid: Sequence[Config], entries: Sequence[CellScores], benchmarks: 
 
 
 def _rows(entries: list[CellScores], benchmarks: Collection[str], declared: Row | None = None) -> list[Row]:
-    """A row for each measure of the scores of one configuration. Declared cells whose seed has no record are missing.
-    If the sweep's file declares a single seed, any seed counts.
+    """A row for each measure of the scores of one configuration.
+
+    Declared cells whose seed has no record are missing. If the sweep's file declares a single seed, any seed counts.
     """
     first, missing = declared or entries[0], list(declared.entries) if declared else []
     measures: dict[Measure | None, list[CellScores]] = {}

@@ -1,4 +1,5 @@
 """Statistical power: the smallest difference that a sweep can show, and the number of seeds that a difference takes.
+
 The paired difference of two rows over S seeds and the problems of the benchmarks follows the model of
 `losslab.statistics.intervals`. Its mean is normal with variance
 
@@ -48,17 +49,20 @@ Floats = NDArray[np.float64]
 
 
 def between_runs(benchmarks: int, deviation: float = BETWEEN_RUNS) -> float:
-    """Variance between seeds of the difference of two rows, in squared points, assumed if no record gives it. Each row
-    has the variance between runs of one recipe, and the two are independent; with fewer than five benchmarks the
-    variance of the average grows as for independent benchmarks.
+    """Variance between seeds of the difference of two rows, in squared points, assumed if no record gives it.
+
+    Each row has the variance between runs of one recipe, and the two are independent; with fewer than five benchmarks
+    the variance of the average grows as for independent benchmarks.
     """
     return 2 * deviation**2 * BENCHMARKS_OF_RUNS / benchmarks
 
 
 def assumed(chances: Sequence[Floats], samples: int) -> Variances:
-    """Variances of the mean difference of two rows whose models are as good as a scored one, in squared points. Args:
-    chances: for each benchmark, each problem's probability of a right sample, between 0 and 1. samples: samples of each
-    problem per seed.
+    """Variances of the mean difference of two rows whose models are as good as a scored one, in squared points.
+
+    Args:
+        chances: for each benchmark, each problem's probability of a right sample, between 0 and 1.
+        samples: samples of each problem per seed.
     """
     count = len(chances)
     omega = [2 * (1 - CORRELATION) * float(p.var(ddof=1)) for p in chances]
@@ -71,6 +75,7 @@ def assumed(chances: Sequence[Floats], samples: int) -> Variances:
 
 def true_chances(shares: Floats, samples: int) -> Floats:
     """Success probabilities of problems: the mean of their shares of right samples, and the variance of the true ones.
+
     Shares of `samples` answers vary more than the true probabilities, by the mean of p (1 - p) / samples; shrinking
     them to their mean removes this. A single sample determines only the mean: then the result is uniform around it, as
     wide as fits between 0 and 1.
@@ -90,8 +95,9 @@ def uniform_chances(problems: int) -> Floats:
 
 
 def chance_to_show(difference: float, variances: Variances, seeds: int, level: float = LEVEL) -> float:
-    """The probability that the interval of a true difference over `seeds` seeds excludes zero, on either side. 0 with
-    one seed, since the variance between seeds is then unknown.
+    """The probability that the interval of a true difference over `seeds` seeds excludes zero, on either side.
+
+    0 with one seed, since the variance between seeds is then unknown.
     """
     if seeds < 2:
         return 0.0

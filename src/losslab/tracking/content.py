@@ -15,12 +15,17 @@ SAMPLES = 50  # problems of each benchmark in the table of samples
 
 
 def entries(cell: Cell, scores: Path, benchmarks: list[str], trains: bool, after: int = -1) -> Iterator[Entry]:
-    """The complete entries of a cell's records after number `after`. The entry of a training step has the number of the
-    step and includes the validation metrics of that step: with held-out rows, the newest step therefore waits for the
-    next one or for the model. Scores follow once all are complete, ordered by step of training, since a tracker's curve
-    must not go back: the finished model is scored first but comes last. Args: scores: the folder of the cell's scores
-    under one protocol. benchmarks: those that must be scored before scores are logged. trains: whether the cell trains
-    a model; a base does not.
+    """The complete entries of a cell's records after number `after`.
+
+    The entry of a training step has the number of the step and includes the validation metrics of that step: with
+    held-out rows, the newest step therefore waits for the next one or for the model. Scores follow once all are
+    complete, ordered by step of training, since a tracker's curve must not go back: the finished model is scored first
+    but comes last.
+
+    Args:
+        scores: the folder of the cell's scores under one protocol.
+        benchmarks: those that must be scored before scores are logged.
+        trains: whether the cell trains a model; a base does not.
     """
     rows, held_out = read_lines(cell.metrics), {row["step"]: row for row in read_lines(cell.validation)}
     ready = rows[:-1] if held_out and not cell.model.exists() else rows

@@ -1,6 +1,8 @@
-"""Runs the tracker in a separate process, so that it cannot disturb the run. The run writes records; the process reads
-them while they grow and sends them to the tracker that `tracker=` names. If it fails or hangs, the run continues, and
-`python -m losslab.tracking.follow CELL/tracker.json </dev/null` sends the records again.
+"""Runs the tracker in a separate process, so that it cannot disturb the run.
+
+The run writes records; the process reads them while they grow and sends them to the tracker that `tracker=` names. If
+it fails or hangs, the run continues, and `python -m losslab.tracking.follow CELL/tracker.json </dev/null` sends the
+records again.
 """
 
 import netrc
@@ -100,8 +102,10 @@ def hint(config: Config) -> str:
 
 
 def order(config: Config, cell: Cell) -> dict[str, Any]:
-    """What the tracker's process is to do, as JSON. The id of a run depends on the cell, on its `life`, which changes
-    with `force`, and on the protocol of its scores; that of a sweep's table on its folder.
+    """What the tracker's process is to do, as JSON.
+
+    The id of a run depends on the cell, on its `life`, which changes with `force`, and on the protocol of its scores;
+    that of a sweep's table on its folder.
     """
     scores, names, results = cell.scores(config), config.names, Path(config.machine.results)
     benchmarks = list(config.benchmark)

@@ -16,10 +16,11 @@ LAST = "last_entry.txt"  # in the folder of a run: the number of its last entry
 
 
 class WeightsAndBiases:
-    """A run of W&B. Charts use the training step as their axis; the number of an entry is W&B's own step. Online, a run
-    continues from its last entry on the server. Offline, `wandb sync` appends the content of a folder to the run with
-    its id, whatever that run has. So a run that was not uploaded yet is written again in full, replacing the folders of
-    its earlier attempts; one that was uploaded continues in another folder with the new entries.
+    """A run of W&B. Charts use the training step as their axis; the number of an entry is W&B's own step.
+
+    Online, a run continues from its last entry on the server. Offline, `wandb sync` appends the content of a folder to
+    the run with its id, whatever that run has. So a run that was not uploaded yet is written again in full, replacing
+    the folders of its earlier attempts; one that was uploaded continues in another folder with the new entries.
     """
 
     def __init__(self, about: About) -> None:

@@ -1,6 +1,7 @@
-"""The files of a checkpoint: tensors as safetensors, one file for each rank, and everything else as JSON. Reading them
-runs no code from the file. The header of a tensor file says which shards of the tensors it holds; the format is
-torch's, whose reader gives each rank the shards that it needs, for any number of ranks.
+"""The files of a checkpoint: tensors as safetensors, one file for each rank, and everything else as JSON.
+
+Reading them runs no code from the file. The header of a tensor file says which shards of the tensors it holds; the
+format is torch's, whose reader gives each rank the shards that it needs, for any number of ranks.
 """
 
 import hashlib
@@ -83,8 +84,9 @@ def tensors_of(state: dict[str, Any], tied: set[str]) -> dict[str, Tensor]:
 
 
 def values_of(state: dict[str, Any]) -> dict[str, Any]:
-    """The values of a state that are not tensors, by name: numbers, texts, None and tuples of them. Raises ValueError
-    on anything else.
+    """The values of a state that are not tensors, by name: numbers, texts, None and tuples of them.
+
+    Raises ValueError on anything else.
     """
     values = {name: container[key] for name, container, key in leaves(state) if not isinstance(container[key], Tensor)}
     for name, value in values.items():

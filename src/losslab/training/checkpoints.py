@@ -99,8 +99,9 @@ class Checkpoints:
             forget(existing(self.folder)[: -self.keep_last], self.keep_every)
 
     def finish(self) -> None:
-        """Wait for the checkpoint that is being written. Called on every rank. Raises OSError if it cannot be written;
-        earlier checkpoints stay.
+        """Wait for the checkpoint that is being written. Called on every rank.
+
+        Raises OSError if it cannot be written; earlier checkpoints stay.
         """
         if self.writing is None:
             return

@@ -1,4 +1,5 @@
 """A check at the start of every training: does the model compute the same for a packed row as for each sequence alone?
+
 Two sequences of the data are packed into one row and compared with the model's own forward over each of them, unpadded
 and with full logits: log-probabilities of the answers, cross-entropy, and the gradient with respect to the token
 embeddings. The gradient of one sequence's loss at the tokens of the other must be exactly 0, in any precision. A model
@@ -94,6 +95,7 @@ class _Result:
 
 def run_exactly(policy: Policy, examples: Examples, device: torch.device, file: Path | None = None) -> None:
     """Check a policy before its first step, log how it will be run, and write that to a file of the cell's record.
+
     Called on every rank. Raises ValueError if no way of running the model is exact.
     """
     result = check(policy, examples, device)
@@ -105,8 +107,9 @@ def run_exactly(policy: Policy, examples: Examples, device: torch.device, file: 
 
 
 def check(policy: Policy, examples: Examples, device: torch.device) -> PackingCheck:
-    """Find the fastest exact way to run the policy, and leave the policy in it. Called on every rank. Raises ValueError
-    if no way of running the model is exact.
+    """Find the fastest exact way to run the policy, and leave the policy in it. Called on every rank.
+
+    Raises ValueError if no way of running the model is exact.
     """
     began = time.perf_counter()
     batch = two_sequences(examples, limit(policy, examples, device)).to(device)

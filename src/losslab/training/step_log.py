@@ -1,7 +1,8 @@
-"""Copies the metrics of a step from the device and writes them as a row of metrics.jsonl. On a GPU they are read while
-the next step is computed, so that the host never waits for the step that it has just launched. Before a checkpoint or
-an export, and at the end, the current step is waited for and recorded too, so that the rows match the checkpoint on
-resume.
+"""Copies the metrics of a step from the device and writes them as a row of metrics.jsonl.
+
+On a GPU they are read while the next step is computed, so that the host never waits for the step that it has just
+launched. Before a checkpoint or an export, and at the end, the current step is waited for and recorded too, so that the
+rows match the checkpoint on resume.
 """
 
 import math

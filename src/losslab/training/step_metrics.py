@@ -1,6 +1,7 @@
-"""The metrics of a training step, from quantities that the step computes anyway. Every rank adds up a `StepSums` over
-its micro-batches. One all-reduce sums all of its fields over ranks, including the request to stop, which therefore
-needs no collective of its own. Nothing here makes the host wait for the device.
+"""The metrics of a training step, from quantities that the step computes anyway.
+
+Every rank adds up a `StepSums` over its micro-batches. One all-reduce sums all of its fields over ranks, including the
+request to stop, which therefore needs no collective of its own. Nothing here makes the host wait for the device.
 """
 
 from collections.abc import Sequence
@@ -108,8 +109,10 @@ def normaliser(sums: StepSums, choice: Normaliser) -> Tensor:
 
 
 def report(sums: StepSums, count: float, measured: Sequence[str] = ()) -> dict[str, Any]:
-    """The metrics of a step from its sums on the host; the loss is its sum divided by `count`. Per-token means are over
-    the answer tokens of the global batch, also for the objective's own metrics, whose names are `measured`.
+    """The metrics of a step from its sums on the host; the loss is its sum divided by `count`.
+
+    Per-token means are over the answer tokens of the global batch, also for the objective's own metrics, whose names
+    are `measured`.
     """
     seen = {field.name: float(getattr(sums, field.name)) for field in fields(sums)[:-2]}
     tokens = max(seen["tokens"], 1.0)

@@ -32,8 +32,9 @@ class Steps:
         self.main = dist.get_rank() == 0
 
     def resume(self, same_ranks: bool = False) -> range:
-        """Load the newest checkpoint, if any; returns the remaining steps, counted from 0. Steps after the checkpoint
-        are repeated, and recorded again. Errors are those of `Checkpoints.resume`.
+        """Load the newest checkpoint, if any; returns the remaining steps, counted from 0.
+
+        Steps after the checkpoint are repeated, and recorded again. Errors are those of `Checkpoints.resume`.
         """
         first = self.checkpoints.resume(same_ranks)
         if self.main:
@@ -64,6 +65,7 @@ class Steps:
 
     def end(self, step: int, asked: bool) -> None:
         """Export and save what is due after a step. If asked to stop, raise Interrupted once the checkpoint is written.
+
         Metrics are recorded first, so that they include every step before a checkpoint.
         """
         if self.exports(step):

@@ -1,6 +1,7 @@
-"""Probabilities of the training targets before and after training: the numbers of the paper's Figure 2. A cell's base
-and its trained model are measured alike, by the workers and the fused loss of training, on the same examples. The
-result for a checkpoint is cached, so that a sweep measures each base once.
+"""Probabilities of the training targets before and after training: the numbers of the paper's Figure 2.
+
+A cell's base and its trained model are measured alike, by the workers and the fused loss of training, on the same
+examples. The result for a checkpoint is cached, so that a sweep measures each base once.
 """
 
 import hashlib
@@ -34,6 +35,7 @@ SEED = 0  # of the choice of examples, the same for all cells, so that they can 
 
 def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
     """Histogram of a model's probabilities of the answer tokens in `machine.probabilities` training examples of a cell.
+
     {edges, counts, tokens, lowest, highest}: `counts[i]` of the tokens lie in [edges[i], edges[i + 1]), where the last
     bin is closed; `lowest` and `highest` are the most frequent tokens of the two end bins, as [text, count]. The
     tokenizer of `base` is used. Called by every process of a cell.

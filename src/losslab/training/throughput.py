@@ -76,8 +76,9 @@ class Speed:
         return cls(Work.of(policy.model), device, ranks)
 
     def measure(self, lengths: np.ndarray, answers: int, seconds: float) -> dict[str, Any]:
-        """The metrics of a step over sequences of these lengths (S,); memory is that of this rank, in bytes. `mfu` is
-        the counted FLOPs divided by the devices' peak, given only if the peak is known.
+        """The metrics of a step over sequences of these lengths (S,); memory is that of this rank, in bytes.
+
+        `mfu` is the counted FLOPs divided by the devices' peak, given only if the peak is known.
         """
         tokens, peak = int(lengths.sum()), peak_flops(self.device)
         row = {

@@ -1,4 +1,5 @@
 """A few examples token by token, before and after training: each token's probability and weight under the objective.
+
 Written to a cell's tokens.json, for `losslab data CELL` and the report. An objective that reads statistics of a batch
 gets those of the shown examples.
 """

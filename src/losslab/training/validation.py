@@ -1,7 +1,8 @@
-"""Metrics on held-out rows, over the steps of training. Held-out rows are processed in order, in batches of the
-training batch size, without gradients. The metrics that a training step writes to metrics.jsonl for its batch are
-written to validation.jsonl for all held-out rows, under the same names. For an objective with an old policy, that
-policy equals the current one.
+"""Metrics on held-out rows, over the steps of training.
+
+Held-out rows are processed in order, in batches of the training batch size, without gradients. The metrics that a
+training step writes to metrics.jsonl for its batch are written to validation.jsonl for all held-out rows, under the
+same names. For an objective with an old policy, that policy equals the current one.
 """
 
 from pathlib import Path
