@@ -47,10 +47,10 @@ logging.getLogger("vllm").addHandler(logging.NullHandler())  # it warns before i
 
 
 def choose(engine: Engine) -> Engine:
-    """The engine to use. `auto` is vLLM if it is installed, else transformers.
+    """The engine to use. `auto` is vLLM where it is installed.
 
     Raises:
-        ValueError: the chosen engine is not installed, or none is.
+        ValueError: the engine, or any, is not installed.
     """
     if engine == Engine.api:
         if not importlib.util.find_spec("openai"):

@@ -52,7 +52,7 @@ def _beside(row: Row, table: Table) -> Iterator[SheetCell]:
 
 
 def _but_objective(row: Row) -> tuple[str, object]:
-    """The configuration of a row without its objective, and the measure of its scores."""
+    """The configuration of a row but for its objective, and the measure of its scores."""
     rest = {key: value for key, value in row.config.items() if key != "loss" and not key.startswith("loss.")}
     return canonical(rest), row.measure
 
