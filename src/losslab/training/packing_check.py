@@ -221,7 +221,7 @@ def two_sequences(examples: Examples, tokens: int) -> Batch:
     for i, share in ((int(examples.lengths.argmin()), 3), (int(examples.lengths.argmax()), 1)):
         begin, end = examples.offsets[i], examples.offsets[i + 1]
         ids = np.asarray(examples.tokens[begin : min(end, begin + max(2, left // share))])
-        # At least the last quarter of a cut sequence counts as its answer.
+        # Of a cut sequence the last quarter at least counts as an answer.
         prompts.append(max(1, len(ids) - ANSWERS, min(int(examples.prompts[i]), len(ids) * 3 // 4)))
         parts.append(ids)
         left -= len(ids)
