@@ -1,7 +1,7 @@
-"""docs/architectures.md: every decoder of transformers as a tiny random model, trained for a step: `make docs`.
+"""docs/architectures.md: every decoder of transformers as a tiny random model, trained for one step: `make docs`.
 
-python docs/make_architectures.py           # all of them, in minutes
-python docs/make_architectures.py qwen3_5   # what comes of one
+python docs/make_architectures.py           # all families, in minutes
+python docs/make_architectures.py qwen3_5   # prints the result for one family
 """
 
 import os
@@ -20,20 +20,21 @@ import tiny_models  # noqa: E402
 FILE = Path(__file__).with_name("architectures.md")
 HEAD = """# Architectures
 
-Made by `python docs/make_architectures.py`, which trains a tiny random model of each for a step and compares it with
-the family's own forward over each sequence alone: unpadded, eager attention, full logits, float32. Exact means that the
-cross-entropy agrees within 1e-4 and the norm of the gradient within 1e-3; a test holds it for most of them. The models
-have sliding windows shorter than their sequences, caps, sinks and multipliers where their family has them.
+Made by `python docs/make_architectures.py`, which trains a tiny random model of each family for one step and compares
+it with the family's own forward over each sequence separately: unpadded, eager attention, full logits, float32. Exact
+means that the cross-entropy agrees within 1e-4 and the norm of the gradient within 1e-3; a test checks most of them.
+The models use sliding windows shorter than their sequences, logit caps, attention sinks and multipliers where their
+family has them.
 
-- **packed**: exact with sequences one after another in a row, which is fastest.
-- **one length at a time**: packed rows are not exact, which the check at the start of every training finds out, says
-  and writes to the cell's `packing.json`. Sequences of one length are then taken together and others by themselves,
-  which is exact and slower. With few tokens in a pass a GPU is not busy.
-  On a GPU with the kernels of these layers (flash-linear-attention, causal-conv1d, mamba-ssm) installed, the layers
-  are told where the sequences of a row lie, and the row is packed if that proves to be exact. The table is of a CPU.
-- **refused**: before anything is trained, with the sentence that is shown.
+- **packed**: exact with several sequences in one row, the fastest way.
+- **one length at a time**: packed rows are not exact, as the check at the start of training finds and writes to the
+  cell's `packing.json`. Each pass then takes only sequences of one length, which is exact but slower: with few tokens
+  in a pass a GPU is not fully used.
+  On a GPU that has the kernels of these layers (flash-linear-attention, causal-conv1d, mamba-ssm), the layers receive
+  the boundaries of the sequences in a row, and rows are packed if the check finds that exact. The table is for a CPU.
+- **refused**: training stops before the first step with the message in the last column.
 
-The same check runs on your model, your data and your precision at the start of every training, whatever its family.
+The same check runs at the start of every training, on your model, your data and your precision.
 
 | `model_type` | trained | why not packed |
 |---|---|---|

@@ -181,7 +181,7 @@ def test_failures_for_a_while_are_tried_again_and_others_keep_what_is_there(conf
     config.machine.api_url, config.machine.api_concurrency = expected["endpoint"], 1
     with proxy(config.machine.api_url, 403, {7}) as address:
         config.machine.api_url = address
-        with pytest.raises(RuntimeError, match="refuses a request .not now.*run the same again to go on"):
+        with pytest.raises(RuntimeError, match="refuses a request .not now.*repeat the command to continue"):
             evaluate(config, "served", tmp_path / "broken")
     assert (tmp_path / "broken/one.samples.jsonl").read_text().count("\n") == 7
     config.machine.api_url = expected["endpoint"]

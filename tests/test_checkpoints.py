@@ -86,7 +86,7 @@ def test_a_mean_of_each_micro_batch_goes_on_with_its_number_of_ranks_alone(left)
     config, cell = left
     official = replace(config, train=replace(config.train, reduction=Reduction.micro_batch, micro_batch=2))
     two = replace(official, machine=replace(official.machine, workers=2))
-    with pytest.raises(WorkerError, match="ValueError: the run began with 1 workers and goes on with 2, which changes"):
+    with pytest.raises(WorkerError, match="the run started with 1 workers and resumes with 2, which changes"):
         train_model(two, cell)
     assert names(cell) == ["step-00000003", "step-00000004"]
     (cell / "steps").unlink()
@@ -236,7 +236,7 @@ def test_a_checkpoint_that_cannot_be_read_now_is_left_alone(left):
     content = file.read_bytes()
     file.unlink()
     file.mkdir()
-    with pytest.raises(WorkerError, match=r"step-00000004 cannot be read now \(Is a directory\): run the same again"):
+    with pytest.raises(WorkerError, match=r"step-00000004 cannot be read now \(Is a directory\): repeat the command"):
         train_model(config, cell)
     assert names(cell) == ["step-00000003", "step-00000004"]
     file.rmdir()
@@ -275,10 +275,10 @@ def test_a_checkpoint_of_another_state_is_none_of_this_run(unfinished):
         ({norm: tensors[norm][1:]}, stored, f"{norm} is of another shape"),
         ({norm: tensors[norm].double()}, stored, f"{norm} is of another shape"),
         ({"more": torch.ones(1)}, stored, "more is missing"),
-        ({}, stored | {betas: "fast"}, f"{betas} is not what this run has there"),
-        ({}, stored | {betas: [0.9]}, f"{betas} is not what this run has there"),
-        ({}, stored | {"optimizer.param_groups.0.params.0": "else"}, "optimizer.param_groups.0.params.0 is not what"),
-        ({}, stored | {"more": 1}, "more is not what this run has there"),
+        ({}, stored | {betas: "fast"}, f"{betas} differs from this run's value"),
+        ({}, stored | {betas: [0.9]}, f"{betas} differs from this run's value"),
+        ({}, stored | {"optimizer.param_groups.0.params.0": "else"}, "optimizer.param_groups.0.params.0 differs"),
+        ({}, stored | {"more": 1}, "more differs from this run's value"),
     ):
         assert misfit(checkpoint, tensors | change, values, values_there).startswith(reason)
     (checkpoint / "rank-00000.safetensors").write_bytes(b"\xff" * 99)
@@ -286,7 +286,7 @@ def test_a_checkpoint_of_another_state_is_none_of_this_run(unfinished):
 
 
 def test_an_optimizer_whose_state_is_no_number_is_refused():
-    with pytest.raises(ValueError, match=r"optimizer\.history is a deque, which no checkpoint holds"):
+    with pytest.raises(ValueError, match=r"optimizer\.history is a deque, which cannot be checkpointed"):
         values_of({"optimizer": {"history": deque()}})
 
 

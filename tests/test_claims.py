@@ -65,7 +65,7 @@ def test_rows_are_told_apart_by_any_key(tmp_path):
 def test_keys_that_name_two_rows_are_refused(tmp_path):
     for lr in (1e-3, 1e-4):
         cell(tmp_path, "dft", 0, {"math500": 60.0}, lr=lr)
-    with pytest.raises(ValueError, match="'dft'} names several rows .*add keys to its sweep.directions"):
+    with pytest.raises(ValueError, match="'dft'} fits several rows .*add keys to its sweep.directions"):
         judge(CLAIM, study(tmp_path))
 
 

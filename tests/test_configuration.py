@@ -146,7 +146,7 @@ def test_bounds_hold_inside_of_dictionaries_and_lists():
         ),
         (
             "optimizer._target_=torch.nn.Linear",
-            "optimizer._target_=torch.nn.Linear is no torch.optim.Optimizer: name one",
+            "optimizer._target_=torch.nn.Linear is not a torch.optim.Optimizer: give one",
         ),
         (
             "optimizer.arguments.betas=[2,3]",

@@ -192,7 +192,7 @@ def test_read_selects_rows_and_names_a_missing_column(tmp_path):
     with pytest.raises(ValueError, match="has no column 'answer' but .*'problem', 'solution'"):
         read(DatasetConfig(path=str(file), answer_column="answer"))
     file.write_text('{"problem": "1", "solution": "2"}\n{"problem": "1", "solution')
-    with pytest.raises(ValueError, match="rows.jsonl:2: this line is not JSON, mend or remove it"):
+    with pytest.raises(ValueError, match="rows.jsonl:2: this line is not valid JSON, correct or remove it"):
         read(DatasetConfig(path=str(file)))
     file.write_text("")
     with pytest.raises(ValueError, match="rows.jsonl has no rows: check the file"):

@@ -114,7 +114,7 @@ def test_engine_seeds(engine, model, tmp_path):
 @both
 def test_a_dead_engine_is_one_clear_error(engine, model, tmp_path):
     # The first message is already on its way when the process is killed, and must still come out.
-    with pytest.raises(RuntimeError, match=r"the engine was killed.*engine\.log; run the same again"):
+    with pytest.raises(RuntimeError, match=r"the engine was killed.*engine\.log; repeat the command"):
         with Generation(engine, job(model, max_new_tokens=400), requests(model, 200), tmp_path / "engine.log") as g:
             for process in g._engines.values():
                 os.kill(process.pid, signal.SIGKILL)

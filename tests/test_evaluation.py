@@ -244,7 +244,7 @@ def test_an_engine_that_dies_keeps_what_is_finished(config, model, tmp_path, mon
                     process.kill()
 
     monkeypatch.setattr(engines.Generation, "__iter__", killed_after_one)
-    with pytest.raises(RuntimeError, match="the engine was killed.*run the same again"):
+    with pytest.raises(RuntimeError, match="the engine was killed.*repeat the command"):
         evaluate(config, str(model), folder)
     kept = (folder / "one.samples.jsonl").read_text().count("\n")
     assert 30 + 64 <= kept < 180 and not (folder / "scores.json").exists()

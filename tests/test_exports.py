@@ -79,8 +79,8 @@ def test_details_have_a_row_for_each_problem(cell, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["CELL"], "name a cell and a folder to write to: losslab export CELL FOLDER"),
-        (["nowhere", "out"], "nowhere is no record of a cell: name a folder of results/cells"),
+        (["CELL"], "give a cell and a folder to write to: losslab export CELL FOLDER"),
+        (["nowhere", "out"], "nowhere is not the folder of a cell: give one of results/cells"),
         (["CELL", "out", "repos=me"], "unknown option repos"),
     ],
 )

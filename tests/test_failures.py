@@ -126,8 +126,8 @@ def test_a_rank_that_hangs_ends_the_run(tmp_path):
     command = [sys.executable, "stalled.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=900)
     assert done.stdout.strip() == (
-        "rank 0: TimeoutError: no answer from another rank for 0.05 minutes: it hangs, or its machine does; see where, "
-        "and start the same again to go on from the newest checkpoint"
+        "rank 0: TimeoutError: no answer from another rank for 0.05 minutes: it or its machine hangs; find out which, "
+        "and repeat the command to resume from the newest checkpoint"
     ), done.stderr
     left = Path("/proc", (tmp_path / "stalled").read_text(), "stat")  # it is gone, though it did not hear
     assert not left.exists() or left.read_text().rpartition(")")[2].split()[0] == "Z"
@@ -160,7 +160,7 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(root, c
     arguments = [f"model={checkpoint}", f"dataset.path={rows}", "machine.keep_last=50", "machine.export_steps=null"]
     failed = run(root, tmp_path, *arguments)
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
-    assert "failed: rank 0: OSError: no checkpoint can be written to results/cells" in failed.stderr
+    assert "failed: rank 0: OSError: a checkpoint cannot be written to results/cells" in failed.stderr
     assert state(tmp_path)["state"] == "failed"  # there was room to say so
     assert not list(tmp_path.glob("results/cells/*/checkpoints/.*"))
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
@@ -233,7 +233,7 @@ def test_a_hub_that_does_not_answer_costs_one_wait_and_what_was_downloaded_is_us
     *_, seconds = done.stderr.strip().splitlines()
     absent = f"not downloaded before: {hub} does not answer"
     assert done.stdout.splitlines() == [
-        f"model.path=nobody/nothing is no folder here, and was {absent}",
+        f"model.path=nobody/nothing is not a local folder and was {absent}",
         f"the data set nobody/nothing cannot be read (it was {absent}): check dataset.path",
         f"benchmark mine: nobody/nothing (split test) cannot be read (it was {absent}); check its name, or set "
         "eval.data to a folder with local files",
@@ -242,5 +242,5 @@ def test_a_hub_that_does_not_answer_costs_one_wait_and_what_was_downloaded_is_us
         "<|end|>",
         "qwen2",
     ]
-    assert done.stderr.count("; only what was downloaded is used") == 1
+    assert done.stderr.count("; only downloaded files are used") == 1
     assert float(seconds) < 60  # a wait for each file would be ten minutes

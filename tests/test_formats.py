@@ -152,24 +152,24 @@ def test_rows_are_named_by_file_and_line(tmp_path):
 
 DAMAGED = {
     "latin.jsonl": (b'{"problem": "a"}\n{"problem": "\xe9t\xe9"}\n',
-        r"latin.jsonl:2: byte 14 of this line \(0xe9\) is no UTF-8"),
+        r"latin.jsonl:2: byte 14 of this line \(0xe9\) is not UTF-8"),
     "wide.csv": ("problem,solution\n1,2\n".encode("utf-16"), "wide.csv is in UTF-16: convert it"),
     "deep.jsonl": (b'{"problem": ' + b"[" * 100_000 + b"\n", "deep.jsonl:1: this line is nested too deeply"),
     "cut.jsonl": (b'{"problem": "1"}\n{"problem": "1',
-        r"cut.jsonl:2: this line is not JSON, mend or remove it \(Unterm"),
-    "list.jsonl": (b'{"problem": "1"}\n\n[1, 2]\n', "list.jsonl:3: this line is no JSON object but a list"),
-    "mid.json": (b'[{"problem": "1"},\n {"problem" "1"}]', "mid.json:2: the file is not JSON from here"),
-    "short.csv": (b'problem,solution\n1,2\n"3\n4"\n', "short.csv:4: this row has 1 fields and the header 2: mend it"),
-    "twice.tsv": (b"problem\tproblem\n1\t2\n", "twice.tsv:1: the header names a column twice"),
+        r"cut.jsonl:2: this line is not valid JSON, correct or remove it \(Unterm"),
+    "list.jsonl": (b'{"problem": "1"}\n\n[1, 2]\n', "list.jsonl:3: this line is a JSON list, not an object"),
+    "mid.json": (b'[{"problem": "1"},\n {"problem" "1"}]', "mid.json:2: the file is not valid JSON here"),
+    "short.csv": (b'problem,solution\n1,2\n"3\n4"\n', "csv:4: this row has 1 fields, but the header 2: correct it"),
+    "twice.tsv": (b"problem\tproblem\n1\t2\n", "twice.tsv:1: the header has a column twice"),
     "quote.csv": (b'problem,solution\n1,"2"3\n', "quote.csv:2: this line cannot be read"),
     "cut.jsonl.gz": (gzip.compress(LINES.encode() * 99)[:-9],
-        r"cut.jsonl.gz: the file is damaged or cut short after line"),
+        r"cut.jsonl.gz: the file is damaged or truncated after line"),
     "no.jsonl.gz": (b'{"problem": "1"}\n',
-        r"no.jsonl.gz: the file is damaged or cut short after line 0 \(Not a gzipped"),
-    "no.parquet": (b"PAR1 and no more", "no.parquet is damaged or no .parquet file"),
+        r"no.jsonl.gz: the file is damaged or truncated after line 0 \(Not a gzipped"),
+    "no.parquet": (b"PAR1 and no more", "no.parquet is damaged or not a .parquet file"),
     "empty.jsonl": (b"", "empty.jsonl has no rows: check the file"),
-    "rows.txt": (b"2+2? 4\n", "rows.txt is no table: give a .jsonl, .ndjson"),
-    "rows": (b"2+2? 4\n", "rows is no table"),
+    "rows.txt": (b"2+2? 4\n", "rows.txt is not a table: give a .jsonl, .ndjson"),
+    "rows": (b"2+2? 4\n", "rows is not a table"),
     "half.jsonl": (rb'{"problem": "\ud83d", "solution": "4"}',
         "half.jsonl:1 has half of a surrogate pair in `problem`"),
 }  # fmt: skip
@@ -188,7 +188,7 @@ def test_a_line_that_is_too_long_is_refused_before_it_is_held(tmp_path, monkeypa
     monkeypatch.setattr("losslab.data.read_files.LONGEST_LINE", 1 << 20)
     file = tmp_path / "long.jsonl"
     file.write_text(json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"solution": "4" * (1 << 20)}) + "\n")
-    with pytest.raises(ValueError, match="long.jsonl:2: this line has more than 1 MiB, too long for a row: split it"):
+    with pytest.raises(ValueError, match="long.jsonl:2: this line is longer than 1 MiB: shorten or remove the row"):
         read(dataset_of(file))
 
 

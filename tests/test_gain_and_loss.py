@@ -54,7 +54,7 @@ def test_the_table_names_the_front_and_the_page_draws_it(tmp_path, capsys):
     folder = tmp_path / "tables/study"
     text = (folder / "table.md").read_text().split("## Gain against loss\n")[1]
     assert text.splitlines()[1:3] == ["| model | objective | gain | loss | Pareto front |", "|---|---|---:|---:|---:|"]
-    assert "| tiny | nft | +0.0 ± 0.0 | +12.5 ±" in text and "Gain: the mean of math500, amc23. Loss: what" in text
+    assert "| tiny | nft | +0.0 ± 0.0 | +12.5 ±" in text and "mean of math500, amc23. Loss: the decrease" in text
     rows = list(csv.DictReader((folder / "gain_and_loss.csv").open()))
     fronts = {row["objective"]: (float(row["gain"]), float(row["loss"]), row["pareto_front"]) for row in rows}
     assert fronts == {"sft": (25.0, 25.0, "True"), "dft": (12.5, 0.0, "True"), "nft": (0.0, 12.5, "False")}

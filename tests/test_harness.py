@@ -146,10 +146,10 @@ def test_a_group_is_broken_down_by_task_and_prompts_follow_the_chat_template(pla
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("pick", {"metric": "f1"}, r"benchmark.pick.metric=f1 is none of pick: there are acc, acc_norm"),
-        ("pick", {"rows": 8}, "has 9 problems in place of 8"),
-        ("code", {}, "the task code runs what a model writes, and losslab does not"),
-        ("measure", {}, "the task measure has no right answers, it measures perplexity"),
+        ("pick", {"metric": "f1"}, r"benchmark.pick.metric=f1 is not a metric of pick: there are acc, acc_norm"),
+        ("pick", {"rows": 8}, "has 9 problems, not 8"),
+        ("code", {}, "the task code runs code that a model writes: not supported"),
+        ("measure", {}, "the task measure measures perplexity and has no right answers"),
     ],
 )
 def test_tasks_that_cannot_be_scored_are_refused(place, name, options, message):

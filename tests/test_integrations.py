@@ -140,8 +140,8 @@ def test_adapters_train_and_an_adapted_output_layer_is_refused(checkpoint, rows,
     ("objective", "options", "arguments", "message"),
     [
         (CADFT(), {}, {}, "CADFT needs batch_nll, which a trainer does not have: train it with losslab train"),
-        (DFT(), {}, {"compute_metrics": lambda _: {}}, "read logits, which are never there: leave them out"),
-        (DFT(), {"label_smoothing_factor": 0.1}, {}, "give LabelSmoothing and leave it out"),
+        (DFT(), {}, {"compute_metrics": lambda _: {}}, "need logits, which do not exist: leave them out"),
+        (DFT(), {"label_smoothing_factor": 0.1}, {}, "use the objective LabelSmoothing"),
     ],
 )
 def test_what_cannot_be_served_is_refused(checkpoint, tmp_path, objective, options, arguments, message):

@@ -35,7 +35,7 @@ except ValueError as error:
 @pytest.mark.parametrize(
     ("soft", "hard", "said"),
     [
-        (30, 30, "this shell allows 30 open files, and a cell needs 256: raise ulimit -n"),
+        (30, 30, "this shell allows 30 open files, but a cell needs 256: raise ulimit -n"),
         (30, 1000, "(256, 1000)"),
         (300, 1000, "(300, 1000)"),
     ],
@@ -52,7 +52,7 @@ def test_every_command_that_starts_processes_looks_at_the_limit(tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60)), timeout=900,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == "error: this shell allows 60 open files, and a cell needs 256: raise ulimit -n\n"
+    assert done.stderr == "error: this shell allows 60 open files, but a cell needs 256: raise ulimit -n\n"
     assert check_open_files() is None
 
 
@@ -60,7 +60,7 @@ def test_every_command_that_starts_processes_looks_at_the_limit(tmp_path):
     ("number", "advice"),
     [
         (errno.ENOSPC, "x: No space left on device: make room there, or set machine.results"),
-        (errno.EMFILE, "Too many open files: raise ulimit -n, or end what else has files open"),
+        (errno.EMFILE, "Too many open files: raise ulimit -n, or end other programs with open files"),
         (errno.ENOENT, "x: No such file or directory: check the path"),
     ],
 )

@@ -105,7 +105,7 @@ def adapter(checkpoint, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("rename", "message"),
     [
-        (lambda name: name.replace("q_proj", "query"), "it lacks weights that its adapter_config.json asks for"),
+        (lambda name: name.replace("q_proj", "query"), "it lacks weights that its adapter_config.json declares"),
         (lambda name: name.replace("base_model.model.", ""), "it lacks weights .* and 11 more"),
     ],
 )
@@ -124,7 +124,7 @@ def test_an_adapter_with_more_weights_than_its_configuration_is_refused(adapter,
     shutil.copytree(adapter, other)
     about = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps(about | {"target_modules": ["q_proj"]}))
-    with pytest.raises(ValueError, match="it has weights that the base has no place for .*v_proj"):
+    with pytest.raises(ValueError, match="it has weights that do not fit the base .*v_proj"):
         merged_adapters.merged(str(other), tmp_path)
 
 
@@ -147,7 +147,7 @@ def test_an_adapter_of_a_model_with_added_tokens_is_merged(checkpoint, tmp_path)
 
 @pytest.mark.parametrize("path", ["Ø\x10/", "a/b/c", "-x"])
 def test_a_name_that_the_hub_cannot_have_is_refused_by_name(path):
-    with pytest.raises(ValueError, match="model.path=.* is no folder here and no name of a model on the hub: Repo id"):
+    with pytest.raises(ValueError, match="model.path=.* is neither a local folder nor a hub id: Repo id"):
         check_model(ModelConfig(path=path))
 
 
@@ -160,4 +160,4 @@ def test_the_hub_is_asked_in_a_process_that_has_loaded_nothing_else():
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert "ValueError: model.path=nobody/nothing is no folder here, and was not downloaded before" in done.stderr
+    assert "ValueError: model.path=nobody/nothing is not a local folder and was not downloaded before" in done.stderr

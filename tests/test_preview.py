@@ -58,7 +58,7 @@ def test_a_data_set_in_numbers_and_rows(place, capsys):
         # The prompt has 23 tokens and the answer 2; so have the line break with the second prompt, and its answer.
         "100  tokens, of which 8 are trained (8%)",
         "1  examples that repeat another one token for token",
-        "3  examples whose prompt others have too",
+        "3  examples whose prompt occurs in others",
         "2  left out: each is longer than train.max_length=100 (rows.jsonl:5, rows.jsonl:7)",
         "1  left out: each has no assistant's turn in `messages` (rows.jsonl:4)",
         "1  left out: each has an empty list in `messages` (rows.jsonl:6)",
@@ -77,7 +77,7 @@ def test_rows_that_are_held_out_are_counted_beside_those_of_training(place, caps
     (place / "held.jsonl").write_text("".join(json.dumps({"messages": [formats.ASK, say]}) + "\n" for say in SAID))
     out = " ".join(look(place, capsys, f"dataset.validation={place / 'held.jsonl'}").split())
     assert (
-        "held out: 2 rows of held.jsonl, 2 examples, of which 2 have a prompt that is trained on, and 1 are trained"
+        "held out: 2 rows of held.jsonl, 2 examples, of which 2 have a prompt that is also trained, and 1 are trained"
         in out
     )
 
@@ -93,7 +93,7 @@ def test_one_row_with_its_ids(place, capsys):
     vocabulary = families.chatml().get_vocab()
     assert out.count("rows.jsonl:3  ") == 1 and f"▌ '4':{vocabulary['4']} '<|im_end|>':2\n" in out
     shown = look(place, capsys, "train.max_length=200", "row=7")
-    assert "▌ … 18 lines more; full=true row=7 shows them …" in shown and shown.count("▌ 4↵") == 11
+    assert "▌ … 18 more lines; full=true row=7 shows them …" in shown and shown.count("▌ 4↵") == 11
     assert look(place, capsys, "train.max_length=200", "row=7", "full=true").count("▌ 4↵") == 29
     for row, reason in {
         "4": "row 4 cannot be used: it has no assistant's turn",

@@ -99,8 +99,8 @@ def test_the_upload_is_one_commit(cells, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"cell": "nowhere"}, "is no record of a cell: name a folder of results/cells"),
-        ({"repo": "sums"}, "repo=sums names no user: write repo=USER/NAME"),
+        ({"cell": "nowhere"}, "is not the folder of a cell: give one of results/cells"),
+        ({"repo": "sums"}, "repo=sums has no user: write repo=USER/NAME"),
         ({"repo": "me/a b"}, "Repo id must"),
         ({"license": None}, "license has no value: losslab push CELL repo=USER/NAME license=apache-2.0"),
         ({"dry_run": "yes"}, "dry_run=yes is neither true nor false"),

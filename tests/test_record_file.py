@@ -59,10 +59,10 @@ def test_a_record_does_not_decide_about_trust(record):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no configuration of a cell"),
-        ("[]", "is no configuration of a cell"),
-        ("{a: 1}", "is no configuration of a cell"),
-        ("{model: {}, loss: {}, names: {}, seed: 0 b=1, machine: {}}", "is no configuration of a cell"),
+        ("", "is not the configuration of a cell"),
+        ("[]", "is not the configuration of a cell"),
+        ("{a: 1}", "is not the configuration of a cell"),
+        ("{model: {}, loss: {}, names: {}, seed: 0 b=1, machine: {}}", "is not the configuration of a cell"),
         ("a: [", r"cannot be read \(ParserError\)"),
         ("!!python/object/apply:os.system [true]", r"cannot be read \(ConstructorError\)"),
         ("[" * 5000, r"cannot be read \(RecursionError\)"),
@@ -77,7 +77,7 @@ def test_what_is_no_record_is_one_sentence(tmp_path, text, message):
 
 def test_the_environment_is_not_part_of_a_record(record, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
-    with pytest.raises(ValueError, match=r"refers to something outside of it, '\$\{oc.env:HF_TOKEN\}'"):
+    with pytest.raises(ValueError, match=r"contains the interpolation '\$\{oc.env:HF_TOKEN\}'"):
         read_record(record(names={"model": "${oc.env:HF_TOKEN}"}))
 
 

@@ -74,7 +74,7 @@ def test_a_failing_cell_does_not_stop_the_others(sweep):
     failed = next(name for name, state in states.items() if state["state"] == "failed")
     assert states[failed]["error"] == "WorkerError: rank 0: ArithmeticError: broken on purpose"
     assert "raise ArithmeticError('broken on purpose')" in (folder / "results/cells" / failed / "error.txt").read_text()
-    assert "2 of 4 cells failed; the same command tries them again" in done.stderr
+    assert "2 of 4 cells failed; the same command retries them" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -182,7 +182,7 @@ def test_a_cell_is_scored_again_by_its_folder(root, made, tmp_path):
         ("", "eval.sample=2", "unknown key eval.sample; did you mean samples?"),
         ("", "eval=gredy", "eval=gredy does not exist; did you mean greedy?"),
         ("", "benchmark=[mine]", "benchmark=mine does not exist"),
-        ("scores", "eval=greedy", "holds no model: name a cell's folder, its model, or its steps"),
+        ("scores", "eval=greedy", "holds no model: give a cell's folder, its model, or its steps"),
     ],
 )
 def test_mistakes_about_a_cell_are_one_sentence(made, path, override, message):
@@ -272,7 +272,7 @@ def test_an_adapter_is_scored_from_the_command_line(root, adapter, tmp_path):
     ("about", "message"),
     [
         ({}, "names no base model: add base_model_name_or_path"),
-        ({"base_model_name_or_path": "/no/where"}, "the base model /no/where is no folder"),
+        ({"base_model_name_or_path": "/no/where"}, "the base model /no/where does not exist"),
         ({"base_model_name_or_path": "BASE", "peft_type": "LORA"}, "cannot be merged into"),
     ],
 )
@@ -291,7 +291,7 @@ def test_pickled_weights_are_refused_wherever_they_would_be_read(models, adapter
         (weights,) = copy.glob("*.safetensors")
         torch.save(load_file(weights), copy / name)
         weights.rename(weights.with_name("other.safetensors")) if copy == own else weights.unlink()
-    message = "has no safetensors weights: convert them, since pickled ones can run code$"
+    message = "has no safetensors weights: convert them, since pickled files can run code$"
     model = ModelConfig(path=str(pickled))
     for read in (
         lambda: load_config(model),
@@ -348,7 +348,7 @@ def test_runs_that_do_not_compare_are_refused(root, made, models, tmp_path):
         compare((folder, longer))
     (tmp_path / "mine.jsonl").write_text(json.dumps({"question": "1+1=?", "answer": "2"}) + "\n")
     another = BenchmarkConfig(path=str(tmp_path / "mine.jsonl"))
-    with pytest.raises(ValueError, match="mine is another set of problems in"):
+    with pytest.raises(ValueError, match="mine has other problems in"):
         compare((folder, other("set", benchmark={"mine": another})))
     with pytest.raises(ValueError, match=r"only one of .* is scored on extra, mine; score both on the same benchmarks"):
         compare((folder, other("extra", benchmark={"extra": another})))
@@ -361,7 +361,7 @@ def test_runs_that_do_not_compare_are_refused(root, made, models, tmp_path):
     )
     for arguments, message in {
         ("compare", folder): "a comparison takes two cells",
-        ("compare", folder, str(tmp_path)): "holds no scores: name a folder of results/cells that is scored",
+        ("compare", folder, str(tmp_path)): "holds no scores: give a scored cell of results/cells",
         ("compare", folder, folder, "verdict=mine"): "verdict=mine does not exist; there are official, corrected",
     }.items():
         refused = run(root, tmp_path, *arguments)

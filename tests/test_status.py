@@ -42,7 +42,7 @@ def test_nothing_is_cancelled_where_slurm_is_not(tmp_path, monkeypatch):
     record = {"jobs": ["7"], "cells": {}, "sweep": "study"}
     write_json(submission / slurm.RECORD, record)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ValueError, match="there is no squeue here: run this where SLURM is"):
+    with pytest.raises(ValueError, match="there is no squeue here: run this on a machine of the cluster"):
         slurm.cancel("study", str(tmp_path))
     assert read_json(submission / slurm.RECORD) == record
 

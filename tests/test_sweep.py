@@ -156,7 +156,7 @@ def test_cells_leave_a_sweep(capsys):
     begun = Cell.of(configs[2])
     begun.update(state="failed", error="on purpose")
     main(["forget", "ablation", "loss=sft", "seed=1", "optimizer.lr=0.0001"])
-    assert "1 of 6 cells taken out" in capsys.readouterr().out
+    assert "1 of 6 cells removed" in capsys.readouterr().out
     left = {record.folder.name for record in sweeps(cell_records("results"))["ablation"]}
     assert left == {Cell.of(config).folder.name for config in configs} - {Cell.of(configs[3]).folder.name}
     assert not Cell.of(configs[3]).folder.exists()  # never begun, and in no other sweep
@@ -171,9 +171,9 @@ def test_cells_leave_a_sweep(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "name the sweep: losslab forget SWEEP"),
+        ("", "give the sweep: losslab forget SWEEP"),
         ("ablatoin", "no record of the sweep ablatoin under results; did you mean ablation?"),
-        ("ablation nothing", "nothing is no cell of ablation; there are tiny-base-s0-"),
+        ("ablation nothing", "nothing is not a cell of ablation; there are tiny-base-s0-"),
         ("ablation los=sft", "unknown key los; did you mean loss?, and the keys of docs/configuration.md"),
         ("ablation loss=dft", "no cell of ablation has loss=dft: `losslab status ablation` lists its cells"),
     ],

@@ -181,7 +181,7 @@ def test_cells_of_an_edited_objective_are_rows_of_their_own(tmp_path, monkeypatc
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
     found = {(row.label.split("=")[0], row.value("math500").mean, len(row.entries)) for row in table.rows}
     assert found == {("dft", 70.0, 1), ("mine", 80.5, 2), ("mine earlier", 51.0, 3)}
-    assert "Rows with `earlier` are of code or data that has changed since." in table_formats.caption(table)
+    assert "Rows with `earlier` have code or data that has changed since." in table_formats.caption(table)
     beside = [[one.text for one in row] for row in compare_to_baselines.sheet("mine", [table]).rows]
     assert [(row[2], row[-1]) for row in beside] == [
         ("51.0 ± 2.5", "70.0 ± 3.0 (-20.0, open)"), ("80.5 ± 6.4", "70.0 ± 3.0 (+10.0, open)"),

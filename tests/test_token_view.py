@@ -81,13 +81,13 @@ def test_the_terminal_names_the_tokens_that_moved_most(tmp_path, capsys):
     ]
     for arguments, message in (
         ([str(tmp_path), "by=size"], "by=size does not exist: set it to probability or weight"),
-        ([str(tmp_path / "none")], "is no folder of a cell"),
+        ([str(tmp_path / "none")], "is not the folder of a cell"),
         ([str(tmp_path), "row=3"], "unknown option row"),
     ):
         with pytest.raises(ValueError, match=message):
             data.main(arguments)
     (tmp_path / "tokens.json").unlink()
-    with pytest.raises(ValueError, match=r"has no tokens.json: it is written at the end of a training"):
+    with pytest.raises(ValueError, match=r"has no tokens.json: it is written when training"):
         data.main([str(tmp_path)])
 
 

@@ -277,7 +277,7 @@ def test_a_hanging_tracker_is_left_behind(cell, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(follow, "PATIENCE_SECONDS", 0.2)
     with follow.follow(config, found):
         pass
-    assert "the tracker did not finish (it says nothing); the records are complete" in capsys.readouterr().err
+    assert "the tracker did not finish (its log is empty); the records are complete" in capsys.readouterr().err
 
 
 def test_an_error_of_the_run_passes_through(cell):

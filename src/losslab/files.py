@@ -1,4 +1,4 @@
-"""Files that appear whole, folders that one process holds alone, and what a file or folder holds as a hash."""
+"""Atomic writes of files and folders, locks of folders, and hashes of their content."""
 
 import ast
 import csv
@@ -22,32 +22,29 @@ from losslab.config.schema import EMBEDDED
 RECORD_VERSION = 1  # of the JSON files of a record; a file without a version is of version 0
 
 
-def check_weights(model: str, names: Iterable[str]) -> None:
-    """Raise ValueError when the files of a model hold weights, and none as safetensors: the others are pickled."""
+def refuse_pickled_weights(model: str, names: Iterable[str]) -> None:
+    """Raise ValueError if the files of a model hold weights in pickled formats only, and none as safetensors."""
     endings = {name.rpartition(".")[2] for name in names}
     if "safetensors" not in endings and endings & {"bin", "pt", "pth", "ckpt"}:
-        raise ValueError(f"{model} has no safetensors weights: convert them, since pickled ones can run code")
+        raise ValueError(f"{model} has no safetensors weights: convert them, since pickled files can run code")
 
 
 @contextmanager
 def lock(folder: Path, quiet: bool = False) -> Iterator[None]:
-    """Hold a folder alone. A second process waits here, and then finds the work done."""
+    """Hold an exclusive lock of a folder. A second process waits here, and then finds the work done."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not quiet:
-                log.info(f"another process works on {folder.name}; waiting for it")
+                log.info(f"waiting for another process that is using {folder.name}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def write(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write a file so that it is the old one or the whole new one, whatever happens; `mode` is less the umask.
-
-    Secrets of the environment are masked in it.
-    """
+    """Write a file atomically, with permissions `mode` minus the umask. Secrets of the environment are masked in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     with open(temporary, "w", encoding="utf-8", opener=partial(os.open, mode=mode)) as file:
@@ -59,7 +56,7 @@ def write(path: Path, text: str, mode: int = 0o666) -> None:
 
 
 def flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk, so that a power cut does not take them back."""
+    """Flush a file, or the entries of a folder, to disk, so that they survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -68,9 +65,9 @@ def flush(path: Path) -> None:
 
 
 def appear(temporary: Path, folder: Path) -> None:
-    """Give a folder that was written under another name its own, in place of an old one, when all of it is on disk.
+    """Rename a folder that was written under a temporary name, once it is on disk, replacing an old one.
 
-    Its files get the mode that the umask asks for: safetensors writes its own for their owner alone.
+    Its files get the umask's default permissions: safetensors writes files that only their owner can read.
     """
     os.umask(umask := os.umask(0o077))
     for path in (*temporary.rglob("*"), temporary):
@@ -84,20 +81,20 @@ def appear(temporary: Path, folder: Path) -> None:
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """The folder to write into in place of `folder`, whose name and place it takes when the block has ended well."""
+    """A temporary folder to write into, which is renamed to `folder` if the block ends without an exception."""
     temporary = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
     except Exception:
-        shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
+        shutil.rmtree(temporary, ignore_errors=True)  # to make room for the record of the failure
         raise
     appear(temporary, folder)
 
 
 def cached(folder: Path, make: Callable[[Path], None]) -> Path:
-    """A folder of the cache. The first process that asks for it calls `make` with the folder to fill; others wait."""
+    """A folder of the cache. The first process that needs it calls `make` with the folder to fill; others wait."""
     with lock(folder.with_name(f"{folder.name}.lock")):
         if not folder.exists():
             with whole(folder) as temporary:
@@ -110,7 +107,7 @@ def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a file; `{}` where it does not exist. Raises ValueError where it is not a JSON object."""
+    """The content of a JSON file, or `{}` if it does not exist. Raises ValueError if it is not a JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -118,19 +115,19 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError:
         content = None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged, it holds no JSON object: remove it")
+        raise ValueError(f"{path} is damaged (not a JSON object): remove it")
     return content
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line that a kill tore is left out. ValueError on any other damaged line."""
+    """Rows of a JSON-lines file, without an incomplete last line. Raises ValueError on any other damaged line."""
     whole = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     rows = []
     for number, line in enumerate(whole, start=1):
         try:
             rows.append(json.loads(line))
         except ValueError:
-            raise ValueError(f"{path}:{number}: this line is damaged; remove it, and run the same again") from None
+            raise ValueError(f"{path}:{number}: this line is damaged; remove it, and repeat the command") from None
     return rows
 
 
@@ -142,7 +139,7 @@ def csv_text(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def mend(path: Path) -> None:
-    """Cut off a last line that a kill tore, before more is appended."""
+    """Cut off an incomplete last line, before more is appended."""
     if path.exists():
         content = path.read_bytes()
         os.truncate(path, content.rfind(b"\n") + 1)
@@ -157,15 +154,14 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
         file.write(masked(json.dumps(row) + "\n"))
 
 
-# Stands for what `losslab.data.toy_task` makes: another value for other rows, tokens or weights, which
-# tests/test_toy_task.py compares with their hash.
+# Hash of the rows, tokens and weights that `losslab.data.toy_task` makes; tests/test_toy_task.py checks it.
 TOY_TASK = "9c3ffb0277d14bc459918cd9788dda4a66f2f62181cbeda176d765b24776f4fc"
 
 
 def content(path: str) -> str:
-    """A hash of the local file, folder or files that a path or pattern names; a hub id is itself.
+    """A hash of the local file, folder or files that a path or pattern names; a hub id is returned unchanged.
 
-    Data files are read whole. Weights, which are large, stand for themselves by size and 64 pieces of 64 KiB.
+    Data files are hashed in full, weights by their size and 64 samples of 64 KiB.
     """
     if path == EMBEDDED:
         return TOY_TASK
@@ -190,7 +186,7 @@ def content(path: str) -> str:
 
 
 def syntax(source: str) -> str:
-    """Python source as its syntax tree: layout, comments and docstrings do not count."""
+    """The syntax tree of Python source as text, which does not depend on layout, comments and docstrings."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -199,7 +195,7 @@ def syntax(source: str) -> str:
 
 
 def named(path: str) -> list[Path]:
-    """The local files that a path, or a pattern in its last part, names; none where there are none."""
+    """The local files that match a path, or a pattern in its last part."""
     file = Path(path)
     if "*" in file.name:
         return sorted(file.parent.glob(file.name))

@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long operations: a bar on a terminal, otherwise a plain line every few seconds."""
 
 import sys
 from typing import Any
@@ -10,7 +10,7 @@ PLAIN = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}
 
 
 class Lines:
-    """A text file for tqdm that writes each of its states as a line on standard error, without control characters."""
+    """A file for tqdm that writes each update as a line on standard error, without control characters."""
 
     def write(self, text: str) -> None:
         if line := text.strip():
@@ -21,7 +21,7 @@ class Lines:
 
 
 def bar(description: str, total: int, unit: str, **options: Any) -> tqdm:
-    """A tqdm bar on standard error, which goes when it is done; lines where that is not a terminal."""
+    """A tqdm bar on standard error that disappears when done; lines if standard error is not a terminal."""
     options |= {"desc": description, "total": total, "unit": unit}
     if sys.stderr.isatty():
         return tqdm(dynamic_ncols=True, leave=False, **options)

@@ -1,7 +1,7 @@
-"""The sizes of a model from its configuration alone, and how many parameters they make.
+"""The sizes and the parameter count of a model, from its configuration alone.
 
-Those of common families are read and counted here, without torch and transformers, whose imports take longer than
-all else that a plan does. Any other model is described by transformers and built without memory.
+Common families are handled here without torch and transformers, whose imports take longer than the rest of a plan. Any
+other model is built by transformers on the meta device.
 """
 
 import json
@@ -24,7 +24,7 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # dense decoders with gated M
 
 @dataclass(frozen=True)
 class Architecture:
-    """A dense decoder of one of `FAMILIES`, with the names of its configuration in transformers."""
+    """A dense decoder of one of `FAMILIES`; fields are named as in transformers' configuration."""
 
     model_type: str
     hidden_size: int
@@ -40,7 +40,7 @@ class Architecture:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Architecture | None":
-        """From the content of a config.json; None for another family, and where a size is left to its default."""
+        """From the content of a config.json; None for another family, or if a size is missing."""
         if facts.get("model_type") not in FAMILIES or not all(isinstance(facts.get(size), int) for size in SIZES):
             return None
         if not isinstance(facts.get("tie_word_embeddings"), bool) or facts["num_attention_heads"] < 1:
@@ -54,7 +54,7 @@ class Architecture:
         return cls(*values)
 
     def get_text_config(self, **_: Any) -> "Architecture":
-        """As of a configuration in transformers: the part that is the language model."""
+        """The language model's part of the configuration, as transformers' method of this name returns it."""
         return self
 
     @property
@@ -76,7 +76,7 @@ class Architecture:
 
 
 def describe(config: Config) -> "Architecture | PretrainedConfig":
-    """The architecture of a cell's model. Raises ValueError when it cannot be had."""
+    """The architecture of a cell's model. Raises ValueError if its configuration cannot be read."""
     facts = dict(config.model.architecture)
     if not facts:
         path, revision = merged_adapters.base(config.model.path) or (config.model.path, config.model.revision)
@@ -90,7 +90,7 @@ def describe(config: Config) -> "Architecture | PretrainedConfig":
 
 
 def _local(model: ModelConfig) -> Architecture | None:
-    """The architecture in a folder, where it is of a known family."""
+    """The architecture of a model in a local folder; None if it is not one, or not of a family in FAMILIES."""
     file = Path(model.path) / "config.json"
     if model.path == EMBEDDED or not file.is_file():
         return None
@@ -100,7 +100,7 @@ def _local(model: ModelConfig) -> Architecture | None:
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
-        return None  # transformers says what is wrong
+        return None  # transformers then raises the error
     return Architecture.of(facts) if isinstance(facts, dict) else None
 
 
@@ -111,14 +111,14 @@ def _loaded(model: ModelConfig) -> "PretrainedConfig":
 
 
 def reference_parameters(config: Config) -> int | None:
-    """The parameters of `reference.path`; None where the reference is the base model."""
+    """The parameter count of `reference.path`; None if the reference is the base model."""
     if config.reference.path is None:
         return None
     return count_parameters(describe(replace(config, model=config.reference_model)))
 
 
 def count_parameters(architecture: Any) -> int:
-    """The parameters of a model, from its architecture alone."""
+    """The number of parameters of a model, from its architecture alone."""
     if isinstance(architecture, Architecture):
         return architecture.parameters
     import torch

@@ -1,4 +1,4 @@
-"""Scores a cell: its model, then the checkpoints that it left on the way; and a finished one again from its record."""
+"""Scores a cell: its trained model, then the models exported during training; also a finished cell from its record."""
 
 import hashlib
 import json
@@ -18,9 +18,9 @@ from losslab.results import learning_curves
 
 
 def score(config: Config, cell: Cell, models: dict[int | None, str]) -> None:
-    """Score models of a cell by step, None for the finished one, in their order; only samples that are not there yet.
+    """Score models of a cell, by step (None: the finished one) and in order; only missing samples are generated.
 
-    Prints the table of the finished model, and that of accuracy over steps where there are steps.
+    Prints the table of the finished model, and accuracy over steps if there are several.
     """
     folder, seen = cell.scores(config), corpus(config)
     for step, model in models.items():
@@ -33,7 +33,7 @@ def score(config: Config, cell: Cell, models: dict[int | None, str]) -> None:
 
 
 def corpus(config: Config) -> Corpus | None:
-    """The rows that a cell is trained on; None for the base."""
+    """The rows that a cell is trained on; None for a base model."""
     if not config.trains:
         return None
     dataset = config.seeded.dataset
@@ -43,7 +43,7 @@ def corpus(config: Config) -> Corpus | None:
 
 
 def find(path: str) -> Cell | None:
-    """The cell that a folder is, or is the model or the steps of; None for any other path."""
+    """The cell whose folder, model or steps a path names; None for any other path."""
     for folder in (Path(path), *Path(path).parents[:2]) if path and Path(path).is_dir() else ():
         if (folder / "cell.json").is_file() and (folder / "config.yaml").is_file():
             return Cell.at(folder)
@@ -51,10 +51,10 @@ def find(path: str) -> Cell | None:
 
 
 def score_again(path: str, overrides: list[str]) -> None:
-    """Score what a path of a cell names: the cell or its `steps` for everything, or one of its models.
+    """Score the models that a path names: all for a cell or its `steps`, or a single one.
 
     Raises:
-        ValueError: the path names no model, or an override is none of scoring.
+        ValueError: the path names no model, or an override does not concern scoring.
     """
     cell = find(path)
     assert cell is not None
@@ -68,8 +68,8 @@ def score_again(path: str, overrides: list[str]) -> None:
     if Path(path).resolve() not in (cell.folder.resolve(), (cell.folder / "steps").resolve()):
         models = {step: model for step, model in models.items() if Path(model).resolve() == Path(path).resolve()}
     if not models:
-        raise ValueError(f"{path} holds no model: name a cell's folder, its model, or its steps")
+        raise ValueError(f"{path} holds no model: give a cell's folder, its model, or its steps")
     if config.served and len(models) > 1:
-        raise ValueError(f"an endpoint serves one model: name {cell.model}, or one of the steps")
+        raise ValueError(f"an endpoint serves one model: give {cell.model}, or one of the steps")
     with cell_lock(cell.folder):
         score(config, cell, models)

@@ -1,10 +1,10 @@
-"""What training made of some of a cell's examples, token by token: `losslab data CELL`."""
+"""Prints token probabilities and weights of a cell's examples after training: `losslab data CELL`."""
 
 from typing import Any
 
 from losslab.records.tokens import ShownExample, Token
 
-MOVED = 8  # tokens that are named, those whose probability changed most
+MOVED = 8  # listed tokens: those whose probability changed most
 COLOURS = ("#d73027", "#f46d43", "#fdae61", "#fee08b", "#d9ef8b", "#a6d96a", "#66bd63", "#1a9850")  # from 0 to 1
 BREAK = "↵"
 
@@ -17,7 +17,7 @@ def show(console: Any, name: str, examples: list[ShownExample], by: str) -> None
     legend = Text(f"  coloured by {by}: ")
     for i, colour in enumerate(COLOURS):
         legend.append(f" {i / len(COLOURS):.2f} ", style=f"black on {colour}")
-    legend.append(" and up" if by == "probability" else " of the largest in the example", style="dim")
+    legend.append(" or more" if by == "probability" else " of the largest in the example", style="dim")
     console.print(legend, soft_wrap=True)
     for example in examples:
         console.print(f"\n[bold]example {example.number:,} of {example.of:,}[/]", soft_wrap=True)
@@ -31,7 +31,7 @@ def show(console: Any, name: str, examples: list[ShownExample], by: str) -> None
 
 
 def moved(console: Any, example: ShownExample) -> None:
-    """The tokens whose probability changed most, in numbers."""
+    """Print the tokens whose probability changed most, as numbers."""
     trained = [token for token in example.tokens if token.trained]
     console.print("\n        p before → after   weight   token", style="bold", soft_wrap=True)
     for token in sorted(trained, key=lambda token: -abs(token.change))[:MOVED]:

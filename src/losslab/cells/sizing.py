@@ -1,6 +1,6 @@
-"""What `auto` stands for in `machine`: how the steps of a cell are laid out on the devices that there are.
+"""Resolves `auto` in `machine`: micro-batch size, recomputation, resharding and compilation for the available devices.
 
-The choice follows the plan's estimate of memory (`losslab.cells.memory`). It changes speed and memory, and no result.
+The choice follows the plan's estimate of memory (`losslab.cells.memory`). It affects speed and memory, but no result.
 """
 
 import importlib.util
@@ -17,19 +17,19 @@ from losslab.config.machine import AUTO, MachineConfig
 from losslab.config.schema import Config
 
 CPU_LAYOUT = (4096, Recompute.none, True)  # micro-batch tokens, recompute, reshard
-GPU_TOKENS = (16_384, 12_288, 8192)  # products of matrices run no faster with more: results/benchmarks
-FEW_TOKENS = (4096, 2048, 1024)  # where memory is short
-SHARE = 0.88  # of a GPU's memory: the rest is CUDA's context, NCCL's buffers and what the estimate leaves out
-UNKNOWN_ROOM = 80 * GIB  # of a GPU that nobody can ask
+GPU_TOKENS = (16_384, 12_288, 8192)  # matrix products are no faster with more: results/benchmarks
+FEW_TOKENS = (4096, 2048, 1024)  # if memory is short
+SHARE = 0.88  # of a GPU's memory: the rest is for CUDA's context, NCCL's buffers and what the estimate omits
+UNKNOWN_ROOM = 80 * GIB  # assumed for a GPU that cannot be queried
 COMPILE_FLOPS = 2e16  # about a minute of an H100: compiling takes 10 to 20 seconds and saves a fifth
-GPU_PROCESS = 4e9  # bytes of it in host memory, with CUDA's context or an inference engine
-EXPORT_BYTES = 6  # of a parameter, on the node that exports: in float32 and in the published dtype
-OFFLOAD_BYTES = 16  # of a parameter: weight, gradient and Adam's two moments in float32
-HOST_SLACK = 1.5  # on what is counted: page cache, data, the allocator's reserve
+GPU_PROCESS = 4e9  # bytes of host memory of a GPU process, with CUDA's context or an inference engine
+EXPORT_BYTES = 6  # per parameter, on the node that exports: in float32 and in the published dtype
+OFFLOAD_BYTES = 16  # per parameter: weight, gradient and Adam's two moments in float32
+HOST_SLACK = 1.5  # times the counted bytes: page cache, data, the allocator's reserve
 
 
 def resolve(config: Config, devices: Devices, available: float | None, tokens: int | None = None) -> MachineConfig:
-    """The machine without `auto`, for a cell that trains on `tokens` (None: many) on GPUs of `available` bytes."""
+    """`config.machine` without `auto`, for a cell that trains on `tokens` (None: many) on GPUs of `available` bytes."""
     machine, online = config.machine, cost.online(config) is not None
     if not devices.gpu or online:  # online training is laid out by TRL
         return _fill(replace(machine, compile=False if machine.compile == AUTO else machine.compile), CPU_LAYOUT)
@@ -41,15 +41,15 @@ def resolve(config: Config, devices: Devices, available: float | None, tokens: i
     for layout in _layouts():
         candidate = _fill(machine, layout)
         needed = on_device(replace(config, machine=candidate), architecture, parameters, devices)
-        if needed is None:  # what its layers take is not known
+        if needed is None:  # the memory of its layers is unknown
             return _fill(machine, CPU_LAYOUT)
         if needed <= SHARE * (available or UNKNOWN_ROOM):
             break
-    return candidate  # the last one, which needs the least, where none fits: the plan warns of it
+    return candidate  # if none fits, the last one, which needs the least: the plan warns of it
 
 
 def _layouts() -> Iterator[tuple[int, Recompute, bool]]:
-    """Micro-batch tokens, recompute and reshard, from the fastest to what needs the least memory."""
+    """Micro-batch tokens, recompute and reshard, from the fastest to the one that needs the least memory."""
     orders = [(recompute, reshard) for recompute in (Recompute.none, Recompute.selective) for reshard in (False, True)]
     for sizes in (GPU_TOKENS, FEW_TOKENS):
         for recompute, reshard in [*orders, (Recompute.full, True)]:
@@ -58,7 +58,7 @@ def _layouts() -> Iterator[tuple[int, Recompute, bool]]:
 
 
 def _fill(machine: MachineConfig, layout: tuple[int, Recompute, bool]) -> MachineConfig:
-    """The machine with a layout in place of what the configuration leaves open."""
+    """The machine with a layout for the values that the configuration leaves at `auto`."""
     tokens, recompute, reshard = layout
     return replace(
         machine,
@@ -69,7 +69,7 @@ def _fill(machine: MachineConfig, layout: tuple[int, Recompute, bool]) -> Machin
 
 
 def can_compile() -> bool:
-    """Whether torch.compile can make code for a GPU here: Triton wants a C compiler for its launchers."""
+    """Whether torch.compile can generate GPU code here: Triton needs a C compiler for its launchers."""
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
 
 

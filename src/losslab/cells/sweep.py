@@ -1,7 +1,7 @@
-"""A sweep as a whole: every cell is checked before the first one runs, and the table is printed after the last.
+"""Runs a sweep: checks every cell before the first one runs, and prints the table after the last.
 
-`Sweep` is a Hydra callback (conf/config.yaml names it), so that it works alike for one run, a multirun on this
-machine, and a multirun whose cells run elsewhere.
+`Sweep` is a Hydra callback (named in conf/config.yaml), so that it works for a single run, a multirun on this machine,
+and a multirun whose cells run elsewhere.
 """
 
 import sys
@@ -24,16 +24,16 @@ from losslab.config.schema import Config
 from losslab.distributed.environment import is_main_process
 from losslab.records.record import Cell, protocol_name, start_again
 
-ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # Hydra's own, in this process
+ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # runs cells in this process
 
-# Folder of a cell and protocol of its scores: what this process has run, or does not run because it was rejected.
+# Cells, as folder and protocol of the scores, that this process has run or rejected.
 _over: set[tuple[Path, str]] = set()
 
 
 def run(config: Config) -> None:
-    """Run a cell of a sweep, unless it was rejected, or is in the sweep twice and was run before.
+    """Run a cell of a sweep, unless it was rejected or is a duplicate of one that has run.
 
-    A cell that is to be scored under several prompts, or other protocols, is run for each, and trained by the first.
+    A cell that is scored under several protocols, such as prompts, is run once for each, and trained by the first.
     """
     asked = Cell.of(config).folder, protocol_name(config)
     if asked in _over:
@@ -45,10 +45,10 @@ def run(config: Config) -> None:
 
 
 def _plan(configs: list[Config], job: Any) -> int:
-    """Print the plan of a sweep, with `check=true` after a check of its models; returns the exit status."""
+    """Print the plan of a sweep, and with `check=true` check its models too; returns the exit status."""
     status = plan.show(configs, job)
     if configs[0].check:
-        from losslab.cells import plan_check  # torch, which a plan does without
+        from losslab.cells import plan_check  # imports torch, which a plan without check does not need
 
         status |= plan_check.show(configs)
     return status
@@ -56,7 +56,7 @@ def _plan(configs: list[Config], job: Any) -> int:
 
 class Sweep(Callback):
     def __init__(self) -> None:
-        self.cells: dict[Cell, list[Config]] = {}  # those that passed all checks, with one for each protocol
+        self.cells: dict[Cell, list[Config]] = {}  # that passed all checks, with one configuration for each protocol
         self.rejected = 0
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
@@ -73,15 +73,15 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         if on_slurm(config):
-            return  # it has only begun; each cell publishes the table when it ends
+            return  # it has only been submitted; each cell writes the table at its end
         with exit_on_error():
             self._end()
 
     def _start(self, configs: list[Config], sweep: DictConfig) -> None:
-        """Check all cells, then say what is going to happen; with `plan=true` nothing more does.
+        """Check all cells and log what will run; with `plan=true`, print the plan and exit.
 
-        A cell that cannot be planned, since its model or data cannot be read, is rejected with a message, and the
-        others go on. Raises ValueError where there are no others.
+        A cell that cannot be planned because its model or data cannot be read is rejected with a message; the others
+        run. Raises ValueError if all are rejected.
         """
         job = sweep.hydra.launcher if on_slurm(sweep) else None
         if job is None:
@@ -93,13 +93,13 @@ class Sweep(Callback):
         cells = plan.by_protocol(configs)
         if sweep.hydra.launcher._target_ != ONE_BY_ONE and (several := _several(cells)):
             raise ValueError(
-                f"{several.folder.name} is to be scored in {len(cells[several])} ways, and two jobs cannot have one "
-                "cell: leave hydra/launcher out, or give each prompt and eval a command of its own"
+                f"{several.folder.name} is to be scored in {len(cells[several])} ways, but a launcher runs each cell "
+                "in one job: leave hydra/launcher out, or use a separate command for each prompt and eval"
             )
         missing = {cell: scorings for cell, scorings in cells.items() if not _done(cell, scorings)}
         _, rejected = plan.make_all({cell: scorings[0] for cell, scorings in missing.items()}, job)
         self._reject(rejected, cells)
-        for cell, scorings in self.cells.items():  # now, so that a table shows what is still missing
+        for cell, scorings in self.cells.items():  # now, so that a table shows the missing cells
             cell.declare(scorings[0])
         if configs[0].force:
             start_again(list(self.cells))
@@ -109,7 +109,7 @@ class Sweep(Callback):
             log.info(warning)
 
     def _reject(self, rejected: Mapping[str, Collection[Cell]], cells: Mapping[Cell, list[Config]]) -> None:
-        """Name what is rejected, each reason once, and keep the others."""
+        """Log the rejected cells, each reason once, and keep the others."""
         out = {cell for group in rejected.values() for cell in group}
         self.cells = {cell: scorings for cell, scorings in cells.items() if cell not in out}
         self.rejected = len(out)
@@ -120,7 +120,7 @@ class Sweep(Callback):
             log.warning(line)
 
     def _end(self, told: bool = False) -> None:
-        """Print the table and the failures, unless `told` already. The exit status is 1 where a cell failed or was
+        """Write the table and, unless `told` already, the report and the failures. Exit with 1 if a cell failed or was
         rejected.
         """
         if not is_main_process() or not self.cells:
@@ -133,8 +133,8 @@ class Sweep(Callback):
             write_table(config.sweep, config.machine.results)
             if line := follow.hint(config):
                 log.info(line)
-        except Exception as error:  # whatever it is, it must not hide what failed before
-            log.warning(f"the table is not written: {first_line(error)}; losslab table does it again")
+        except Exception as error:  # of any kind: it must not hide which cells failed
+            log.warning(f"the table was not written: {first_line(error)}; `losslab table` tries again")
         if not told:
             _report(config)
         failures = {
@@ -144,22 +144,22 @@ class Sweep(Callback):
         for folder, failure in [] if told else failed.items():
             tell(f"failed: {folder.name}: {failure}\n        see {folder / 'error.txt'}")
         if failed:
-            log.warning(f"{len(failed)} of {len(failures)} cells failed; the same command tries them again")
+            log.warning(f"{len(failed)} of {len(failures)} cells failed; the same command retries them")
         if self.rejected:
             total = len(failures) + self.rejected
-            log.warning(f"{self.rejected} of {total} cells were rejected: see the first lines")
+            log.warning(f"{self.rejected} of {total} cells were rejected: see the first lines of the output")
         if failed or self.rejected:
             sys.exit(1)
 
 
 def _report(config: Config) -> None:
-    """Write the page of a sweep that is over. What is wrong with it must not hide which cells failed."""
+    """Write the report of a finished sweep. An error in it must not hide which cells failed."""
     from losslab.report import page
 
     try:
         log.info(f"report:  {page.write_report(config.sweep, config.machine.results)}")
     except Exception as error:
-        log.warning(f"the report is not written: {first_line(error)}; losslab report does it again")
+        log.warning(f"the report was not written: {first_line(error)}; `losslab report` tries again")
 
 
 def _done(cell: Cell, configs: Sequence[Config]) -> bool:
@@ -179,7 +179,7 @@ def on_slurm(config: DictConfig) -> bool:
 def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, tuple[Config, list[str]]]:
     """The cells of a multirun that are neither done nor rejected, by folder, each with its overrides.
 
-    `force=` is left out: the cells were asked to start again when the sweep began.
+    `force=` is removed from the overrides: the cells were reset when the sweep started.
     """
     cells = {}
     for words in overrides:

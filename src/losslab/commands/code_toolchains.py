@@ -1,4 +1,4 @@
-"""List what is here, and what is missing, to run the code that models write.
+"""List which tools for running code that models write are installed, and which are missing.
 
 losslab code-toolchains
 """
@@ -11,8 +11,8 @@ from losslab.programs.sandbox import refusal
 def main(arguments: list[str]) -> None:
     names, _ = parse(arguments, [])
     if names:
-        raise ValueError(f"losslab code-toolchains takes no name, and {names[0]} is one: leave it out")
+        raise ValueError(f"losslab code-toolchains takes no argument: leave out {names[0]}")
     reason = refusal()
-    print(f"{'isolation:':12} {f'missing: {reason} (apt-get install bubblewrap)' if reason else 'here'}")
+    print(f"{'isolation:':12} {f'missing: {reason} (apt-get install bubblewrap)' if reason else 'installed'}")
     for name, language in LANGUAGES.items():
-        print(f"{language.title + ':':12} {f'missing: {sentence}' if (sentence := without(name)) else 'here'}")
+        print(f"{language.title + ':':12} {f'missing: {sentence}' if (sentence := without(name)) else 'installed'}")

@@ -1,7 +1,7 @@
 """How much better one cell is than another, problem by problem, with 95% intervals.
 
-losslab compare CELL CELL     how much better the second is; or the folders of the scores of one protocol
-  verdict=corrected           in place of official, the verdict of the published tables
+losslab compare CELL CELL     how much better the second is; CELL may also be a folder of scores
+  verdict=corrected           instead of official, the verdict of the published tables
 """
 
 from losslab.commands.cli import parse

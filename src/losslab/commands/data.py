@@ -1,13 +1,13 @@
-"""Look at a data set before training: rows as the model will see them, lengths, turns, and what is left out.
+"""Preview a data set before training: rows as the model will see them, lengths, turns, and rows that are left out.
 
 losslab data dataset=file dataset.path=rows.jsonl model=Qwen/Qwen3-0.6B     the keys are those of losslab train
-  show=3        how many rows to print, from all over the data set
-  row=17        this row alone, by its number in the data set
-  full=true     long rows whole
+  show=3        how many rows to print, spread over the data set
+  row=17        only this row, by its number in the data set
+  full=true     long rows in full
   ids=true      with the id of every token
 losslab data results/cells/CELL     after training: some examples, each token coloured by its probability
   by=weight                         or by its weight under the objective
-losslab data formats     the layouts of rows and kinds of files that are read, and those that are refused
+losslab data formats     the layouts of rows and file formats that are read, and those that are refused
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
 
 
 def after_training(folder: str, options: list[str]) -> None:
-    """Show what training made of some examples of a cell. Raises ValueError where its record does not have them."""
+    """Print token probabilities of a cell's examples after training. Raises ValueError if its record has none."""
     from pathlib import Path
 
     from rich.console import Console
@@ -86,9 +86,9 @@ def after_training(folder: str, options: list[str]) -> None:
     if (by := values.get("by", "probability")) not in ("probability", "weight"):
         raise ValueError(f"by={by} does not exist: set it to probability or weight")
     if not (Path(folder) / "cell.json").is_file():
-        raise ValueError(f"{folder} is no folder of a cell: name one of results/cells")
+        raise ValueError(f"{folder} is not the folder of a cell: give one of results/cells")
     if not (examples := read_examples(Path(folder))):
-        raise ValueError(f"{folder} has no {FILE}: it is written at the end of a training on demonstrations")
+        raise ValueError(f"{folder} has no {FILE}: it is written when training on demonstrations ends")
     show_tokens.show(Console(highlight=False), Path(folder).name, examples, by)
 
 
@@ -126,7 +126,7 @@ def summary(console: Any, rows: Any, collected: Any, sentences: list[str]) -> No
         facts.append((sum(lengths), f"tokens, of which {sum(trained):,} are trained ({share:.0%})"))
         whole, prompts = preview.repeated(collected)
         facts += [(whole, "examples that repeat another one token for token")]
-        facts += [(prompts, "examples whose prompt others have too")]
+        facts += [(prompts, "examples whose prompt occurs in others")]
     for reason, places in preview.left_out(rows, collected):
         named = ", ".join(places[:PLACES]) + (", …" if len(places) > PLACES else "")
         facts.append((len(places), f"left out: each {reason} ({named})"))
@@ -143,20 +143,20 @@ def summary(console: Any, rows: Any, collected: Any, sentences: list[str]) -> No
 
 
 def held_out_sentence(rows: Any, collected: Any, held_out: Any, others: Any) -> str:
-    """How many rows are held out, and what of them is trained too."""
+    """How many rows are held out, and how many of their examples are also trained."""
     from losslab.data.examples import shared
 
     if not others.tokens:
-        return f"\nheld out: {len(held_out):,} rows of {held_out.table.path}, none of which can be used"
+        return f"\nheld out: {len(held_out):,} rows of {held_out.table.path}, of which none can be used"
     repeated, asked = shared(collected.examples(rows, [], ""), others.examples(held_out, [], ""))
     return (
         f"\nheld out: {len(held_out):,} rows of {held_out.table.path}, {len(others.tokens):,} examples, of which "
-        f"{asked:,} have a prompt that is trained on, and {repeated:,} are trained token for token"
+        f"{asked:,} have a prompt that is also trained, and {repeated:,} are trained token for token"
     )
 
 
 def bars(console: Any, title: str, values: Sequence[int], limit: int | None = None) -> None:
-    """A histogram; what lies beyond `limit` is in red."""
+    """Print a histogram; bins beyond `limit` are red."""
     from losslab.data import preview
 
     bins = preview.histogram(values)
@@ -176,7 +176,7 @@ def bars(console: Any, title: str, values: Sequence[int], limit: int | None = No
 
 
 def example(console: Any, rows: Any, collected: Any, i: int, tokenizer: Any, full: bool, ids: bool) -> None:
-    """One example, its trained parts with a bar and in green."""
+    """Print one example, its trained parts marked by a bar and in green."""
     from rich.text import Text
 
     from losslab.data import preview
@@ -195,7 +195,7 @@ def example(console: Any, rows: Any, collected: Any, i: int, tokenizer: Any, ful
             lines = [line + BREAK for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
         if not full and len(lines) > HEAD + TAIL + 1:
             rest = len(lines) - HEAD - TAIL
-            lines = [*lines[:HEAD], f"… {rest} lines more; full=true row={number} shows them …", *lines[-TAIL:]]
+            lines = [*lines[:HEAD], f"… {rest} more lines; full=true row={number} shows them …", *lines[-TAIL:]]
         for line in lines:
             shown = Text(f"{TRAINED if part.trained else SEEN} {line}", style="green" if part.trained else "dim")
             shown.highlight_words(special, "bold")
@@ -222,5 +222,5 @@ def _flag(options: dict[str, str], key: str) -> bool:
 
 def _number(options: dict[str, str], key: str, default: Any) -> Any:
     if key in options and not options[key].isdigit():
-        raise ValueError(f"{key}={options[key]} is no whole number")
+        raise ValueError(f"{key}={options[key]} is not a whole number")
     return int(options[key]) if key in options else default

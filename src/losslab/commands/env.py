@@ -1,4 +1,4 @@
-"""Print what this installation and machine are, for a bug report: no user names, no paths, no secrets."""
+"""Print the versions and hardware of this installation for a bug report: no user names, no paths, no secrets."""
 
 import os
 

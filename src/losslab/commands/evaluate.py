@@ -3,15 +3,15 @@
 losslab evaluate model=MODEL
   eval=paper          the protocol: paper (16 samples), greedy, or quick; eval.samples=4 and so on change it
   'benchmark=[math500,aime24,lm_eval:ifeval]'         what to score on; lm_eval: is any task of lm-evaluation-harness
-  eval.data=FOLDER    FOLDER/<benchmark>.jsonl in place of the hub
-  machine.engine=     vllm or transformers; as many GPUs as there are, machine.tensor_parallel=2 for large models
-  machine.engine=api machine.api_url=http://localhost:8000/v1             a model that is served (OPENAI_API_KEY)
-  prompt=             a file of conf/prompt in place of the model's own prompt: minerva_4shot, boxed, question
+  eval.data=FOLDER    FOLDER/<benchmark>.jsonl instead of the hub
+  machine.engine=     vllm or transformers, on all GPUs; machine.tensor_parallel=2 for large models
+  machine.engine=api machine.api_url=http://localhost:8000/v1             a model behind an endpoint (OPENAI_API_KEY)
+  prompt=             a file of conf/prompt instead of the model's own prompt: minerva_4shot, boxed, question
   model.eval_prompt=, model.stop=                     for a model whose chat template is not the prompt you want
-  and all others of `losslab train --help` that have to do with scoring.
+  and every option of `losslab train --help` that concerns scoring.
 
 losslab evaluate model=Qwen/Qwen2.5-Math-1.5B eval=greedy
-Scores and samples to read are written beside the cell's record: results/cells/<cell>/scores.
+Scores and samples are written to the cell's record: results/cells/<cell>/scores.
 """
 
 from losslab.config.errors import exit_on_error
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
         options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
         if not any(key.split(".")[0] in ("model", "experiment") for key in options):
             meant = [did_you_mean(argument.split("=")[0], ("model", "experiment")) for argument in arguments]
-            raise ValueError(f"no model is named: add model=<hub id or folder>{''.join(meant)}")
+            raise ValueError(f"no model is given: add model=<hub id or folder>{''.join(meant)}")
         from losslab.cells.scoring import find, score_again
 
         if find(options.get("model", "")):

@@ -1,10 +1,10 @@
-"""Take cells out of a sweep's table. Their records stay, but for cells that were never begun.
+"""Remove cells from a sweep's table. Their records stay, except those of cells that were never started.
 
 losslab forget SWEEP                   all cells of the sweep
 losslab forget SWEEP model=tiny seed=3 those that have all of these values: of seed, model, dataset, loss, method,
                                        state, or any key of the configuration such as optimizer.lr
 losslab forget SWEEP CELL ...          those named, as in results/cells/CELL
-  results=FOLDER                       where the records are, if not in results
+  results=FOLDER                       the folder of the records, if not results
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     names = [argument for argument in arguments if "=" not in argument]
     results = wanted.pop("results", "results")
     if not names or names[0].startswith("-"):
-        raise ValueError("name the sweep: losslab forget SWEEP [KEY=VALUE ...] [CELL ...]")
+        raise ValueError("give the sweep: losslab forget SWEEP [KEY=VALUE ...] [CELL ...]")
     sweep, *chosen = names
     members = sweeps(cell_records(results))
     if sweep not in members:
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     records = {record.folder.name: record for record in members[sweep]}
     for name in chosen:
         if Path(name).name not in records:
-            raise ValueError(f"{name} is no cell of {sweep}{among(Path(name).name, records)}")
+            raise ValueError(f"{name} is not a cell of {sweep}{among(Path(name).name, records)}")
     candidates = [records[Path(name).name] for name in chosen] or list(records.values())
     matching = [record for record in candidates if matches(record, sweep, wanted)]
     if not matching:
@@ -42,9 +42,9 @@ def main(arguments: list[str]) -> None:
         raise ValueError(f"no cell of {sweep} has {asked}: `losslab status {sweep}` lists its cells")
     for record in matching:
         Cell(record.folder, str(record.state.get("identity"))).leave(sweep)
-        gone = "" if record.folder.exists() else ", and gone, since it was never begun"
-        print(f"{record.folder.name}: out of {sweep}{gone}")
-    print(f"{len(matching)} of {len(records)} cells taken out: losslab table {sweep} writes the table again")
+        gone = "" if record.folder.exists() else ", and deleted, since it was never started"
+        print(f"{record.folder.name}: removed from {sweep}{gone}")
+    print(f"{len(matching)} of {len(records)} cells removed: losslab table {sweep} rebuilds the table")
 
 
 def matches(record: CellRecord, sweep: str, wanted: dict[str, str]) -> bool:
@@ -64,7 +64,7 @@ def matches(record: CellRecord, sweep: str, wanted: dict[str, str]) -> bool:
 
 
 def same_number(mine: Any, value: str) -> bool:
-    """Whether a value is a number that a text writes, in whichever form: 1e-4 is 0.0001."""
+    """Whether a value equals the number that a text denotes: 1e-4 is 0.0001."""
     try:
         return not isinstance(mine, str | bool) and float(mine) == float(value)
     except (TypeError, ValueError):

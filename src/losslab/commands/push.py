@@ -1,13 +1,13 @@
 """Put a cell's trained model on the hub, with a model card made from its record.
 
 losslab push CELL repo=USER/NAME license=LICENCE
-  license=apache-2.0   the hub's name of the licence; that of the base model allows some and not others
+  license=apache-2.0   the hub's name of the licence; the base model's licence restricts the choice
   dry_run=true         writes the card and prints what would be uploaded; needs no network
-  private=true         makes the repository a private one
+  private=true         creates the repository as private
   revision=main        the branch
 
 losslab push results/cells/CELL repo=me/sums license=apache-2.0 dry_run=true
-The card and what goes beside the model are written to <cell>/hub. `hf auth login` comes first.
+The card and the files beside the model are written to <cell>/hub. Run `hf auth login` first.
 """
 
 from losslab.commands.cli import flag, parse
@@ -18,7 +18,7 @@ USAGE = "losslab push CELL repo=USER/NAME license=apache-2.0"
 def main(arguments: list[str]) -> None:
     cells, options = parse(arguments, ["repo", "license", "dry_run", "private", "revision"])
     if len(cells) != 1:
-        raise ValueError(f"name the one cell whose model to put on the hub: {USAGE}")
+        raise ValueError(f"give the one cell whose model to upload: {USAGE}")
     for key in ("repo", "license"):
         if key not in options:
             raise ValueError(f"{key} has no value: {USAGE}")

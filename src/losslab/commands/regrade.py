@@ -3,11 +3,11 @@
 losslab regrade IN.jsonl OUT.jsonl
 
 A row of IN has the columns
-  benchmark   it is graded by the rules of conf/benchmark/<benchmark>.yaml, or those in its column rules
+  benchmark   the row is graded by the rules of conf/benchmark/<benchmark>.yaml, or by those in its column rules
   response    the whole text of the model; or prediction
-  gold        the right answer as the official evaluation cleaned it, a text or a number; the official verdict's
-  gold_raw    where there is one, the right answer as its authors wrote it: the corrected verdict compares with it
-The gold of code is a problem (docs/evaluation.md). It runs in a sandbox; machine.unsafe_code=true runs it without one.
+  gold        the right answer as the official evaluation cleaned it, a text or a number: for the official verdict
+  gold_raw    optional: the right answer as its authors wrote it, for the corrected verdict
+The gold of code is a problem (docs/evaluation.md). Code runs in a sandbox, or without one if machine.unsafe_code=true.
 OUT has the same rows with extracted, official, corrected and timed_out; the accuracy of each benchmark by both verdicts
 is printed. After an interruption the same command grades the rest.
 """
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     files, values = parse(arguments, [UNSAFE])
     if len(files) != 2:
         raise ValueError("regrading takes two files: losslab regrade IN.jsonl OUT.jsonl")
-    with exit_on_error(RuntimeError):  # of a grading process that does not start
+    with exit_on_error(RuntimeError):  # raised if a grading process does not start
         from losslab.grading.regrade import regrade
 
         regrade(Path(files[0]), Path(files[1]), os.cpu_count() or 1, rules(), flag(values, UNSAFE))

@@ -1,8 +1,8 @@
 """Write one HTML page for each sweep, from records alone.
 
 losslab report [SWEEP ...]   all sweeps, or those named
-  against=ROW                the row that others are compared with; else SFT's, else the base model's
-  results=FOLDER             where the records are, if not in results
+  against=ROW                the row that others are compared with; by default SFT's, else the base model's
+  results=FOLDER             the folder of the records, if not results
 
 They go to results/reports/<sweep>.html.
 """

@@ -1,11 +1,11 @@
-"""Let a model answer the questions of a data set, and keep its graded answers as data sets to train on.
+"""Sample a model's answers to the questions of a data set, grade them, and write data sets to train on.
 
 losslab sample model=MODEL dataset=DATASET    names of conf/, a hub id or a folder; dataset=file dataset.path=FILE
   samples=4            answers to each question
-  eval.temperature=1   and all others of `losslab train --help` that have to do with sampling
+  eval.temperature=1   and every option of `losslab train --help` that concerns sampling
 
 losslab sample model=qwen2.5-math-1.5b dataset=numinamath_cot
-What it writes is in results/sampled/<model>-<dataset>; dataset=self_correct, self_pairs and self_graded read it.
+It writes to results/sampled/<model>-<dataset>, which dataset=self_correct, self_pairs and self_graded read.
 """
 
 from losslab.composition.compose import entry

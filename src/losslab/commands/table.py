@@ -1,7 +1,7 @@
-"""Write the tables and figures of sweeps again, from records alone.
+"""Rebuild the tables and figures of sweeps from their records.
 
 losslab table [SWEEP ...]   all sweeps, or those named
-  results=FOLDER            where the records are, if not in results
+  results=FOLDER            the folder of the records, if not results
 
 They go to results/tables/<sweep>.
 """

@@ -1,4 +1,4 @@
-"""Whether an optimizer can do what the loop asks of it: it is tried on two small parameters."""
+"""Checks that an optimizer works in the training loop, by taking a step on two small parameters."""
 
 import inspect
 from functools import cache
@@ -16,9 +16,9 @@ OURS = {"params": "the model's weights", "lr": "optimizer.lr", "weight_decay": "
 
 
 def check_optimizer(optimizer: OptimizerConfig) -> None:
-    """Raise ValueError for a class that is no optimizer or does not suit the loop, and for arguments that it refuses.
+    """Raise ValueError for a class that is not an optimizer or does not work in the loop, and for invalid arguments.
 
-    The files of conf/optimizer are tried by a test in place of each time, since torch takes seconds to import.
+    The files of conf/optimizer are tried by a test instead of each time, since torch takes seconds to import.
     """
     for key, ours in OURS.items():
         if key in optimizer.arguments:
@@ -45,7 +45,7 @@ def try_out(optimizer: OptimizerConfig) -> None:
         raise ValueError(f"optimizer._target_={target} cannot be imported: check it") from None
     if not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
         raise ValueError(
-            f"optimizer._target_={target} is no torch.optim.Optimizer: name one, or choose optimizer=adamw"
+            f"optimizer._target_={target} is not a torch.optim.Optimizer: give one, or choose optimizer=adamw"
         )
     accepted = set(inspect.signature(cls).parameters)
     if optimizer.weight_decay and "weight_decay" not in accepted:

@@ -1,4 +1,4 @@
-"""What a file of `experiments/` declares, found by its sweep's name: the layout of its table or plot, and its cells."""
+"""Reads the file of `experiments/` that declares a sweep: its cells, and the layout of its table and plots."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +18,10 @@ from losslab.config.sweep import SweepConfig
 
 
 def declared(sweep: str, results: str) -> list[Config]:
-    """The configurations of a sweep's grid as its file declares it, in its order; none for a sweep without a file.
+    """The configurations of the grid that a sweep's file declares, in order; empty for a sweep without a file.
 
-    They are typed but not checked: data that a cell needs may still have to be made. ValueError for a file that does
-    not compose.
+    They are typed but not checked, since data that a cell needs may not exist yet. Raises ValueError for a file that
+    does not compose.
     """
     if (experiment := find(sweep)) is None:
         return []
@@ -30,7 +30,7 @@ def declared(sweep: str, results: str) -> list[Config]:
 
 
 def layout(sweep: str) -> SweepConfig | None:
-    """How the table of a sweep is laid out; None for a sweep without a file. ValueError as for `declared`."""
+    """The table layout that a sweep's file declares; None without a file. Errors are those of `declared`."""
     if (experiment := find(sweep)) is None:
         return None
     with composing(experiment):
@@ -39,16 +39,16 @@ def layout(sweep: str) -> SweepConfig | None:
 
 
 def find(sweep: str) -> str | None:
-    """The experiment that declares a sweep, as in experiment=NAME."""
+    """The NAME of experiment=NAME that declares a sweep; None if no file does."""
     experiments = []
     for path in sorted(EXPERIMENTS.rglob("*.yaml")):
         text = path.read_text(encoding="utf-8")
-        if sweep not in text:  # to read YAML takes longer
+        if sweep not in text:  # faster than parsing YAML
             continue
         try:
             content = yaml.safe_load(text) or {}
         except yaml.YAMLError:
-            continue  # who asks for this one is told by Hydra
+            continue  # Hydra reports this when the file is used
         if (content.get("sweep") or {}).get("name") == sweep:
             experiments.append(path.relative_to(EXPERIMENTS).with_suffix("").as_posix())
     if len(experiments) > 1:
@@ -58,7 +58,7 @@ def find(sweep: str) -> str | None:
 
 @contextmanager
 def composing(experiment: str) -> Iterator[None]:
-    """Hydra ready to compose, in a run under Hydra as well as outside of one."""
+    """Initialise Hydra for composing, unless this process runs under Hydra already."""
     try:
         if GlobalHydra.instance().is_initialized():
             yield

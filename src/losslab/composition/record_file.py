@@ -1,6 +1,6 @@
-"""The configuration in a record, which somebody else may have written: it holds values, and no code.
+"""Reads the configuration of a record, which may come from somebody else, without running code that it names.
 
-What runs when a record is read or scored again is what this installation's conf/ names.
+Only code that this installation's conf/ names is run when a record is read or scored again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,8 +19,8 @@ OURS = "losslab."  # before the name of a class that this package has, whatever 
 def read_record(file: Path) -> DictConfig:
     """The content of a cell's config.yaml; `model.trust_remote_code` is always read as false.
 
-    Raises ValueError when it is no configuration, when it refers to something outside of it (`${...}`), and when its
-    objective is not in conf/loss.
+    Raises ValueError if it is not a configuration, if it has interpolations (`${...}`), or if its objective is not in
+    conf/loss.
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -28,9 +28,9 @@ def read_record(file: Path) -> DictConfig:
         raise ValueError(f"{file} cannot be read ({type(error).__name__}): restore it or remove its cell") from None
     kinds = {"model": dict, "loss": dict, "names": dict, "machine": dict, "sweep": dict, "seed": int}
     if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
-        raise ValueError(f"{file} is no configuration of a cell: restore it or remove its cell")
+        raise ValueError(f"{file} is not the configuration of a cell: restore it or remove its cell")
     if reference := next((text for text in texts(content) if "${" in text), None):
-        raise ValueError(f"{file} refers to something outside of it, {reference[:99]!r}: write the value in its place")
+        raise ValueError(f"{file} contains the interpolation {reference[:99]!r}: write its value instead")
     content["model"]["trust_remote_code"] = False
     record = OmegaConf.create(content)
     assert isinstance(record, DictConfig)
@@ -40,7 +40,7 @@ def read_record(file: Path) -> DictConfig:
 
 
 def check_objective(loss: Any, file: str) -> None:
-    """Raise ValueError where a record's objective is not in conf/loss; the class itself is not loaded."""
+    """Raise ValueError if a record's objective is not in conf/loss; the class itself is not loaded."""
     target = loss.get("_target_") if isinstance(loss, Mapping) else None
     if not str(target).startswith(OURS) and str(target) not in objectives():
         raise ValueError(

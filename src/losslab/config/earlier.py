@@ -1,4 +1,4 @@
-"""Configurations in the records of earlier versions, as this version has them."""
+"""Translates configurations in the records of earlier versions to this version."""
 
 from omegaconf import DictConfig, open_dict
 
@@ -12,12 +12,12 @@ MOVED = {  # objectives
 
 
 def translate(config: DictConfig) -> None:
-    """Change what was in config.yaml to the names of this version, in place."""
+    """Change the content of a config.yaml to the names of this version, in place."""
     target = config.loss.get("_target_")
     with open_dict(config):
         config.loss._target_ = MOVED.get(target, target)
         config.sweep.pop("gpu_hours", None)
         for name, benchmark in config.benchmark.items():
-            if "rules" not in benchmark:  # which were those of the name
+            if "rules" not in benchmark:  # the name decided the rules
                 exact = benchmark.get("gold") == Gold.any
                 benchmark.rules = Rules.exact_match if exact else name if name in set(Rules) else Rules.general

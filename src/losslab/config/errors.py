@@ -12,23 +12,24 @@ INTERRUPTED = 130  # what a shell calls a program that Ctrl-C ended
 
 
 def tell(text: str) -> None:
-    """Print a message on standard error, without secrets and control characters, which may be a file's."""
+    """Print a message on standard error, without secrets or control characters, which may come from a file."""
     print(terminal_text(text), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def exit_on_error(*failures: type[Exception]) -> Iterator[None]:
-    """End the program on an error: a user's mistake in one sentence and with status 2, Ctrl-C with 130, others with 1.
+    """End the program on an error: a user's mistake with one sentence and status 2, Ctrl-C with 130, others with 1.
 
-    Of `failures` too the sentence says enough. The scripts import everything else inside of it, since Ctrl-C may come
-    while they do; and Hydra's callbacks are in it, since Hydra would turn what they raise into a warning.
+    Exceptions in `failures` are also printed without a traceback. Commands import everything else inside this block,
+    since Ctrl-C may come during imports; and Hydra's callbacks use it, since Hydra would turn their exceptions into
+    warnings.
     """
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # who reads the output has left
+    except BrokenPipeError:  # the reader of the output has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except failures as error:
@@ -40,7 +41,7 @@ def exit_on_error(*failures: type[Exception]) -> Iterator[None]:
 
         from losslab.config.messages import of_the_disk, sentence
 
-        # OmegaConf passes the OverflowError of an integer on that no float can hold.
+        # OmegaConf lets the OverflowError of an integer too large for a float through.
         if isinstance(error, HydraException | OmegaConfBaseException | ValueError | OverflowError):
             tell(f"error: {sentence(error)}")
         elif isinstance(error, OSError):

@@ -1,6 +1,6 @@
-"""A key of the configuration: its default, its meaning and its bounds in one place, beside its name and type.
+"""Fields of the configuration schema, with default, meaning and bounds in one place.
 
-The schema is made of these; the checks and docs/configuration.md read them.
+The checks and docs/configuration.md read them.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def seed_key(default: int | None, meaning: str) -> Any:
 
 
 def check_bounds(config: Any, prefix: str = "") -> None:
-    """Raise ValueError, naming the key, for a number that is out of bounds or not finite, at any depth."""
+    """Raise ValueError with the key's name for a number that is out of bounds or not finite, at any depth."""
     for item in fields(config):
         name, value = f"{prefix}{item.name}", getattr(config, item.name)
         if is_dataclass(value):
@@ -53,7 +53,7 @@ def check_bounds(config: Any, prefix: str = "") -> None:
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """What a dictionary or list holds, at any depth, by dotted name."""
+    """The values of a dictionary or list, at any depth, by dotted name."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for part, content in items:
         if isinstance(content, dict | list):

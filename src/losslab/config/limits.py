@@ -1,4 +1,4 @@
-"""Limits of this machine that a cell would run into in the middle, and of what a file may make a program do."""
+"""Limits of the process: open files, checked before a cell starts, and time that reading a file may take."""
 
 import resource
 import signal
@@ -7,22 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-OPEN_FILES = 256  # that a cell's processes may each need: connections, logs, shared memory
+OPEN_FILES = 256  # needed by each process of a cell: connections, logs, shared memory
 
 
 def check_open_files() -> None:
-    """Raise the limit of open files as far as it may be; ValueError where that is too low."""
+    """Raise the limit of open files to OPEN_FILES if it is lower. Raises ValueError if the hard limit forbids this."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
         return
     if hard != resource.RLIM_INFINITY and hard < OPEN_FILES:
-        raise ValueError(f"this shell allows {hard} open files, and a cell needs {OPEN_FILES}: raise ulimit -n")
+        raise ValueError(f"this shell allows {hard} open files, but a cell needs {OPEN_FILES}: raise ulimit -n")
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, hard))
 
 
 @contextmanager
 def time_limit(seconds: float, message: str) -> Iterator[None]:
-    """Raise ValueError with a message when the block takes longer; in the main thread alone, where signals arrive."""
+    """Raise ValueError(message) if the block takes longer. Only in the main thread, which receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,7 +1,7 @@
-"""The log of a command: what it does goes to standard output, warnings go to standard error.
+"""The log of a command: messages go to standard output, warnings to standard error.
 
-A line is plain on a terminal. In a file it begins with the time, the level and, where a job has several processes, the
-rank of the one that wrote it. No line holds a secret, nor a control character that came from a file.
+On a terminal, lines are plain. Otherwise they begin with time, level and, if a job has several processes, rank. No line
+contains secrets or control characters from a file.
 """
 
 import logging
@@ -15,7 +15,7 @@ TIME = "%Y-%m-%d %H:%M:%S"
 
 
 class _Console(logging.Handler):
-    """Writes to the streams that are the standard ones at that moment."""
+    """Writes to the current sys.stdout and sys.stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
@@ -24,12 +24,12 @@ class _Console(logging.Handler):
 
 
 def terminal_text(text: str) -> str:
-    """A text of several lines without secrets, each line printable."""
+    """A multi-line text without secrets or control characters."""
     return "\n".join(map(printable, masked(text).split("\n")))
 
 
 def printable(text: str) -> str:
-    """One line as a terminal can show it: line breaks and control characters, as of escape sequences, are spelt out."""
+    """One line that is safe on a terminal: line breaks, control characters and escape sequences are escaped."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

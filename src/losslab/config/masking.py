@@ -1,4 +1,4 @@
-"""What no record may hold: values of secret environment variables, and files whose names say that they are secret."""
+"""Secrets that no record may contain: values of environment variables, and files, whose names mark them as secret."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import PurePath
 
 VARIABLES = ("*KEY", "*TOKEN", "*SECRET", "*PASSWORD")  # environment variables whose values are secret
-SHORTEST = 8  # characters of a value that is masked; a shorter one would be found in harmless text
+SHORTEST = 8  # characters; shorter values are not masked, since they occur in harmless text
 FILES = (
     ".env*", "*.env", "id_*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "credentials*", "*secret*",
     ".netrc", "_netrc", ".npmrc", ".pypirc", ".htpasswd", ".git-credentials",
@@ -15,14 +15,14 @@ FILES = (
 
 
 def masked(text: str) -> str:
-    """A text with `<NAME>` in place of each value of a secret environment variable, also where it is quoted in JSON."""
+    """A text with each value of a secret environment variable replaced by `<NAME>`, also in JSON-quoted form."""
     for value, name in _values(tuple(sorted(item for item in os.environ.items() if _is_secret(item[0])))):
         text = text.replace(value, f"<{name}>")
     return text
 
 
 def holds_secrets(path: str) -> bool:
-    """Whether a file's name is one of those that hold secrets. Python source is code, whatever its name."""
+    """Whether a file's name marks it as secret. Python source never is."""
     name = PurePath(path).name.lower()
     return not name.endswith(".py") and any(fnmatch(name, pattern) for pattern in FILES)
 
@@ -33,7 +33,7 @@ def _is_secret(name: str) -> bool:
 
 @cache
 def _values(variables: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
-    """What is masked and the variable that it is from, longest first: one value may begin another."""
+    """The masked values with the names of their variables, longest first, since one may be the prefix of another."""
     names = dict[str, str]()
     for name, value in variables:
         for line in (value, *value.splitlines()):

@@ -1,4 +1,4 @@
-"""Mistakes in a configuration as one sentence that says what to change."""
+"""Turns errors of a configuration into one sentence that says what to change."""
 
 import difflib
 import errno
@@ -10,12 +10,12 @@ from omegaconf import OmegaConf
 from losslab.config.paths import CONF
 from losslab.config.schema import Config
 
-# Of a place that takes no more, or never did.
+# Errors of a place that cannot be written to.
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR)
 
 
 def sentence(error: Exception) -> str:
-    """Hydra's and OmegaConf's messages as one sentence that says what to change."""
+    """An error of Hydra or OmegaConf as one sentence that says what to change."""
     cause = error.__cause__ or error
     text = str(cause)
     if match := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", str(error)):
@@ -52,11 +52,11 @@ def sentence(error: Exception) -> str:
 
 
 def of_the_disk(error: OSError) -> str:
-    """What the system says of a file, and what to do; errors of the network are of this kind too, without a file."""
+    """An OSError as one sentence that says what to do; errors of the network have no file."""
     if not error.strerror:
         return first_line(error)
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return f"{error.strerror}: raise ulimit -n, or end what else has files open"
+        return f"{error.strerror}: raise ulimit -n, or end other programs with open files"
     advice = "make room there, or set machine.results" if error.errno in REFUSED else "check the path"
     return f"{error.filename or 'results'}: {error.strerror}: {advice}"
 
@@ -67,12 +67,12 @@ def did_you_mean(word: str, names: Any) -> str:
 
 
 def among(word: str, names: Any) -> str:
-    """A suggestion, or all there is to choose from."""
+    """A suggestion, or the list of all names."""
     return did_you_mean(word, names) or (f"; there are {', '.join(names)}" if names else "")
 
 
 def _siblings(error: BaseException, full_key: str) -> list[str]:
-    """The keys beside a wrong one: those of the composed configuration where the error has it, else the schema's."""
+    """The valid keys in place of a wrong one: from the composed configuration if the error has it, else the schema."""
     node: Any = getattr(error, "parent_node", None)
     if not OmegaConf.is_dict(node):
         node = OmegaConf.structured(Config)

@@ -1,4 +1,4 @@
-"""Where the repository keeps its configuration files, and what may name a folder of results."""
+"""The repository's folders of configuration files, and which names are valid for folders of results."""
 
 from pathlib import Path
 
@@ -8,6 +8,6 @@ EXPERIMENTS = ROOT / "experiments"
 
 
 def names_folder(name: str) -> bool:
-    """Whether a name, as of a sweep, is that of a folder below another one: no `..`, no absolute path, no pattern."""
+    """Whether a name, such as a sweep's, is valid for a subfolder: no `..`, no absolute path, no pattern."""
     parts = name.split("/")
     return all(part and part[0] not in ". " and part.isprintable() and not set(part) & set("*?[\\") for part in parts)

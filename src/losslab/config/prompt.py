@@ -1,4 +1,4 @@
-"""The keys of a prompt: what stands around a problem when a model is scored, and worked examples before it."""
+"""The keys of a prompt: the text around a problem when a model is scored, and worked examples before it."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ from omegaconf import MISSING
 
 from losslab.config.keys import key
 
-CHAT = "chat"  # the prompt that is the tokenizer's own chat template
-MODEL_PROMPT, CHANGED_PROMPT = "model", "changed"  # prompts in tables that no file of conf/prompt names
+CHAT = "chat"  # the prompt made by the tokenizer's chat template
+MODEL_PROMPT, CHANGED_PROMPT = "model", "changed"  # names in tables of prompts without a file in conf/prompt
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""The table of docs/data.md: each layout of a row that is read, what of it is trained, and each that is refused.
+"""The tables of docs/data.md: layouts of rows that are read, with what is trained, and layouts that are refused.
 
-A test gives every row of it to the whole path from file to tokens.
+A test passes every row through the whole path from file to tokens.
 """
 
 import json
@@ -19,20 +19,20 @@ PAIRS = ("rejected_column=rejected",)
 
 @dataclass(frozen=True)
 class Format:
-    """A layout by an example: a row, the keys of `dataset` that it needs, and what comes of it."""
+    """An example of a layout: a row, the `dataset` keys that it needs, and the result."""
 
     name: str
     row: Raw
     keys: tuple[str, ...] = ()
     said: str = ""  # the untrained context, as role: content
-    trained: tuple[str, ...] = ()  # the texts that are, each with its end; of a pair the chosen and the rejected one
-    refused: str = ""  # a part of the sentence, in place of the two
+    trained: tuple[str, ...] = ()  # the trained texts, each with its end; of a pair the chosen and the rejected one
+    refused: str = ""  # a part of the error, instead of the two above
 
 
 READ = (
     Format("messages", {"messages": [BRIEF, ASK, SAY, MORE, THEN]}, (), "system: Be brief. user: 2+2? user: +1?",
            ("4", "5")),
-    Format("messages, their last turn", {"messages": [ASK, SAY, MORE, THEN]}, ("turns=last",),
+    Format("messages, the last turn only", {"messages": [ASK, SAY, MORE, THEN]}, ("turns=last",),
            "user: 2+2? assistant: 4 user: +1?", ("5",)),
     Format("messages, content in parts", {"messages": [{"role": "user", "content": [{"type": "text",
            "text": "2+2?"}]}, SAY]},
@@ -86,28 +86,29 @@ REFUSED = (
            refused="content of type image_url in `messages`; only text can be trained"),
     Format("messages in Python's spelling", {"prompt": "2+2?", "completion": str([SAY])}, refused="write them as JSON"),
     Format("no turn of the assistant", {"messages": [ASK]}, refused="has no assistant's turn in `messages`"),
-    Format("an answer that nobody asks for", {"messages": [SAY, MORE, THEN]}, refused="no one asks before it"),
+    Format("an assistant's turn before any user's", {"messages": [SAY, MORE, THEN]}, refused="no one asks before it"),
     Format("other names for role and content", {"messages": [{"speaker": "user", "content": "2+2?"}, SAY]},
            refused="a message without a role in `messages`"),
 )  # fmt: skip
 
 
 def markdown() -> str:
-    """Both tables, and the kinds of files."""
+    """Both tables, and the file formats."""
     head = "| layout | a row | keys of `dataset` | {} |\n|---|---|---|---|\n"
-    lines = [head.format("what is said, and what is trained")]
+    lines = [head.format("untrained context → **trained**")]
     for example in READ:
         separator = " or " if "rejected" in "".join(example.keys) else ", "
         said = f"{_code(example.said)} → **{separator.join(_code(text) for text in example.trained)}**"
         lines.append(f"| {example.name} | {_code(_json(example.row))} | {_keys(example)} | {said} |\n")
-    lines += ["\n", head.format("refused, with")]
+    lines += ["\n", head.format("error")]
     for example in REFUSED:
         lines.append(f"| {example.name} | {_code(_json(example.row))} | {_keys(example)} | … {example.refused} … |\n")
     files = ", ".join(f"`{form}`" for form in FORMATS)
     packed = " or ".join(f"`{form}`" for form in COMPRESSIONS)
     lines.append(
-        f"\nFiles: {files}, each also with {packed} behind it, in capitals too; folders of `save_to_disk`; the hub. "
-        "The fields of a `.csv` are separated by commas, or by semicolons where its header has no comma.\n"
+        f"\nSources: {files} files, each also compressed as {packed}, in upper or lower case; folders written by "
+        "`save_to_disk`; the hub. The fields of a `.csv` are separated by commas, or by semicolons if its header has no"
+        " comma.\n"
     )
     return "".join(lines)
 

@@ -1,6 +1,6 @@
-"""What the hub has: models are asked for once before their files are, and a hub that is silent costs one wait.
+"""Access to the hub: a model is looked up before its files are requested, and an unreachable hub costs one wait.
 
-Many clusters drop what their nodes send outside. The libraries would wait and ask again, minutes for each file.
+Many clusters drop outgoing packets of their nodes; the libraries would then wait and retry, minutes for each file.
 """
 
 import os
@@ -17,19 +17,19 @@ from huggingface_hub import constants
 from losslab.config.log import log
 from losslab.config.messages import first_line
 from losslab.config.schema import ModelConfig
-from losslab.files import check_weights
+from losslab.files import refuse_pickled_weights
 
-HUB_SECONDS = 15  # that the hub may take for an answer
+HUB_SECONDS = 15  # the longest wait for an answer of the hub
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @cache
 def silence() -> str | None:
-    """Why the hub cannot be reached, else None. Where it cannot, sets the libraries to use their caches alone."""
+    """Why the hub cannot be reached, or None. If it cannot, restricts the libraries to their caches."""
     if constants.is_offline_mode():
         return "HF_HUB_OFFLINE is set"
     said = Queue[str | None]()
-    # In a thread, since a library's patience is for each address that a name has.
+    # In a thread, since the library's timeout applies to each address of a host name.
     threading.Thread(target=lambda: said.put(_ask()), daemon=True).start()
     try:
         failure = said.get(timeout=HUB_SECONDS)
@@ -39,12 +39,12 @@ def silence() -> str | None:
         return None
     os.environ["HF_HUB_OFFLINE"] = "1"  # for child processes
     constants.HF_HUB_OFFLINE = True
-    log.warning(f"{constants.ENDPOINT}: {failure}; only what was downloaded is used")
+    log.warning(f"{constants.ENDPOINT}: {failure}; only downloaded files are used")
     return f"{constants.ENDPOINT} does not answer"
 
 
 def _ask() -> str | None:
-    """What keeps the hub from answering: no network, no name, no certificate. Any answer is one."""
+    """The error that keeps the hub from answering (network, name, certificate), or None on any answer."""
     try:
         hub.get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
     except Exception as error:
@@ -53,11 +53,11 @@ def _ask() -> str | None:
 
 
 def check_model(model: ModelConfig) -> None:
-    """Raise ValueError when neither a folder nor the hub has a model, or it has no weights that are safe to read."""
+    """Raise ValueError if neither a folder nor the hub has the model, or all of its weights are pickled."""
     place = f"model.path={model.path}"
     folder = Path(model.path)
     if folder.is_dir():
-        check_weights(place, (file.name for file in folder.iterdir()))
+        refuse_pickled_weights(place, (file.name for file in folder.iterdir()))
         return
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -65,25 +65,25 @@ def check_model(model: ModelConfig) -> None:
     try:
         validate_repo_id(model.path)
     except HFValidationError as error:
-        raise ValueError(f"{place} is no folder here and no name of a model on the hub: {first_line(error)}") from None
+        raise ValueError(f"{place} is neither a local folder nor a hub id: {first_line(error)}") from None
     silent = silence()
     if isinstance(hub.try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
         return
     if silent:
-        raise ValueError(f"{place} is no folder here, and was not downloaded before: {silent}")
+        raise ValueError(f"{place} is not a local folder and was not downloaded before: {silent}")
     try:
         about = hub.HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
-    except Exception as error:  # of many kinds, all of which mean this
-        raise ValueError(f"{place} is no folder here, and the hub does not give it: {first_line(error)}") from None
-    check_weights(place, (file.rfilename for file in about.siblings or ()))
+    except Exception as error:  # many kinds, all of which mean this
+        raise ValueError(f"{place} is not a local folder, and the hub refuses it: {first_line(error)}") from None
+    refuse_pickled_weights(place, (file.rfilename for file in about.siblings or ()))
 
 
 def load_dataset(path: str, subset: str | None = None, *, split: str, revision: str | None) -> Any:
-    """A split of a data set of the hub, or of a folder in its form."""
+    """A split of a hub data set, or of a local folder with the same structure."""
     silent = None if Path(path).is_dir() else silence()
     import datasets
 
-    datasets.config.HF_HUB_OFFLINE = constants.is_offline_mode()  # which it read when it was imported
+    datasets.config.HF_HUB_OFFLINE = constants.is_offline_mode()  # the library read it at its import
     try:
         dataset = datasets.load_dataset(path, subset, split=split, revision=revision)
     except ConnectionError:
@@ -91,6 +91,6 @@ def load_dataset(path: str, subset: str | None = None, *, split: str, revision: 
             raise
         raise ValueError(f"it was not downloaded before: {silent}") from None
     pinned = silent and revision is not None and COMMIT.fullmatch(revision)
-    if pinned and not all(revision in file["filename"] for file in dataset.cache_files):  # the library takes any
+    if pinned and not all(revision in file["filename"] for file in dataset.cache_files):  # any revision is accepted
         raise ValueError(f"its revision {revision} was not downloaded before: {silent}")
     return dataset

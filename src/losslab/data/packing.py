@@ -1,4 +1,4 @@
-"""Where whole sequences lie in a row without padding."""
+"""Where sequences start and end in a packed row."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass  # not frozen: torch 2.11 reads all of a frozen one, and would compile a layer anew for each list of lengths
 class Packing:
-    """Where the sequences of a row of T tokens lie."""
+    """The boundaries of the sequences in a packed row of T tokens."""
 
     lengths: list[int]  # of each sequence, in order
     boundaries: Tensor  # (S + 1,) int32: 0, ..., T
@@ -21,12 +21,12 @@ class Packing:
         return cls(lengths, torch.from_numpy(boundaries), max(lengths))
 
     def owners(self) -> Tensor:
-        """(1, T) int32: the sequence of each token, on the device of the boundaries."""
+        """(1, T) int32: the index of each token's sequence, on the device of the boundaries."""
         row = torch.arange(sum(self.lengths), device=self.boundaries.device, dtype=torch.int32)
         return (torch.searchsorted(self.boundaries, row, right=True, out_int32=True) - 1)[None]
 
     def runs(self) -> list[tuple[int, int, int]]:
-        """(start, count, length) of neighbours of equal length, which attention can take together."""
+        """(start, count, length) of adjacent sequences of equal length, which attention can process as one batch."""
         runs: list[tuple[int, int, int]] = []
         start = 0
         for i, length in enumerate(self.lengths):

@@ -1,4 +1,4 @@
-"""Statistics of a data set before training: lengths, turns, repetitions, and rows that are left out."""
+"""Statistics of a data set before training: lengths, turns, duplicates, and rows that are left out."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ SHARE = 0.995  # of the values that the bins cover; the last bin holds the rest
 
 @dataclass(frozen=True)
 class Segment:
-    """Neighbouring tokens of an example that are all trained, or all not."""
+    """Consecutive tokens of an example that are all trained, or all untrained."""
 
     text: str
     ids: list[int]
@@ -49,7 +49,7 @@ def turns(collected: Collected) -> list[int]:
 
 
 def repeated(collected: Collected) -> tuple[int, int]:
-    """How many examples are another one, token for token, and how many have a prompt that others have too."""
+    """How many examples duplicate another one token for token, and how many share their prompt with another."""
     whole = Counter(ids.tobytes() for ids in collected.tokens)
     prompts = [ids[: spans[0][0]].tobytes() for ids, spans in zip(collected.tokens, collected.spans, strict=True)]
     counts = Counter(prompts)
@@ -57,7 +57,7 @@ def repeated(collected: Collected) -> tuple[int, int]:
 
 
 def left_out(rows: Rows, collected: Collected) -> list[tuple[str, list[str]]]:
-    """Why rows are left out, with the places of each reason, the most frequent reason first."""
+    """The reasons why rows are left out, most frequent first, with the places of the rows."""
     places: defaultdict[str, list[str]] = defaultdict(list)
     for number, reason in sorted(collected.broken.items()):
         places[reason].append(rows.table.place(number))
@@ -67,7 +67,7 @@ def left_out(rows: Rows, collected: Collected) -> list[tuple[str, list[str]]]:
 
 
 def histogram(values: Sequence[int]) -> list[Bin]:
-    """Counts of whole numbers in up to about ten bins of a round width; a long tail shares the last bin."""
+    """Counts of whole numbers in about ten bins of round width; the last bin also holds a long tail."""
     array = np.asarray(values)
     low, high = int(array.min()), int(np.quantile(array, SHARE, method="higher"))
     width = _round_up(max(1, ceil((high - low + 1) / BINS)))

@@ -1,4 +1,4 @@
-"""Rows from files: JSON lines, JSON, CSV, TSV, Parquet and Arrow, each also compressed; a fault names file and line."""
+"""Rows from JSON lines, JSON, CSV, TSV, Parquet and Arrow files, also compressed; errors name file and line."""
 
 import csv
 import gzip
@@ -14,7 +14,7 @@ BINARY = (".parquet", ".arrow")
 FORMATS = (*LINES, ".json", ".csv", ".tsv", *BINARY)
 COMPRESSIONS = (".gz", ".zst")
 NOT_TABLES = (".txt", ".md", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".xlsx", ".xls", ".yaml", ".yml", ".xml")
-LONGEST_LINE = 64 << 20  # bytes; a longer one is no row of text
+LONGEST_LINE = 64 << 20  # bytes; a longer line is not a row of text
 Raw = dict[str, Any]  # a row as the file has it
 
 
@@ -26,22 +26,22 @@ def suffix(path: str) -> tuple[str, str]:
 
 
 def is_file_name(path: str) -> bool:
-    """Whether a path names files that can be read here; ValueError for a file of a kind that holds no rows."""
+    """Whether a path names files of a format in FORMATS. Raises ValueError for a file of another format."""
     form, compression = suffix(path)
     if form in FORMATS:
         return True
     if form in NOT_TABLES or compression or Path(path).is_file():
         raise ValueError(
-            f"dataset.path={path} is no table: give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, each also "
+            f"dataset.path={path} is not a table: give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, also "
             "compressed (.gz, .zst), or a folder of save_to_disk"
         )
     return False
 
 
 def rows(path: Path) -> Iterator[tuple[int, Raw]]:
-    """The rows of a text file, each with its line (of a JSON array: its place in it), from 1.
+    """The rows of a text file, each with its line number (for a JSON array: its position), from 1.
 
-    Raises ValueError, with file and line, for what cannot be read.
+    Raises ValueError, with file and line, for a row that cannot be read.
     """
     form, _ = suffix(path.name)
     if form in LINES or (form == ".json" and not _begins_with_bracket(path)):
@@ -50,7 +50,7 @@ def rows(path: Path) -> Iterator[tuple[int, Raw]]:
 
 
 def arrow(path: Path) -> Any:
-    """The pyarrow.Table of a Parquet or Arrow file. Raises ValueError for one that cannot be read."""
+    """The pyarrow.Table of a Parquet or Arrow file. Raises ValueError if it cannot be read."""
     import pyarrow
     from pyarrow import parquet
 
@@ -67,7 +67,7 @@ def arrow(path: Path) -> Any:
                 file.seek(0)
                 return pyarrow.ipc.open_file(file).read_all()
     except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path} is damaged or no {form} file ({_reason(error)}): make it again") from None
+        raise ValueError(f"{path} is damaged or not a {form} file ({_reason(error)}): recreate it") from None
 
 
 def _bytes(path: Path) -> IO[bytes]:
@@ -90,14 +90,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 line = stream.readline(LONGEST_LINE + 1)
             except (OSError, EOFError, zlib.error) as error:
                 raise ValueError(
-                    f"{path}: the file is damaged or cut short after line {number} ({_reason(error)}): make it again"
+                    f"{path}: the file is damaged or truncated after line {number} ({_reason(error)}): recreate it"
                 ) from None
             if not line:
                 return
             number += 1
             if len(line) > LONGEST_LINE:
                 raise ValueError(
-                    f"{path}:{number}: this line has more than {LONGEST_LINE >> 20} MiB, too long for a row: split it"
+                    f"{path}:{number}: this line is longer than {LONGEST_LINE >> 20} MiB: shorten or remove the row"
                 )
             if number == 1:
                 if line.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -107,7 +107,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line.decode()
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{path}:{number}: byte {error.start + 1} of this line (0x{line[error.start]:02x}) is no UTF-8: "
+                    f"{path}:{number}: byte {error.start + 1} of this line (0x{line[error.start]:02x}) is not UTF-8: "
                     "convert the file, as in iconv -f latin1 -t utf-8"
                 ) from None
 
@@ -123,9 +123,9 @@ def _json_array(path: Path) -> Iterator[tuple[int, Raw]]:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: the file is not JSON from here ({error.msg}): mend it") from None
+        raise ValueError(f"{path}:{error.lineno}: the file is not valid JSON here ({error.msg}): correct it") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({_reason(error)}): mend it") from None
+        raise ValueError(f"{path} cannot be read as JSON ({_reason(error)}): correct it") from None
     for number, value in enumerate(values, start=1):
         yield number, _object(value, f"{path}: item {number} of the array")
 
@@ -141,17 +141,18 @@ def _delimited(path: Path, delimiter: str) -> Iterator[tuple[int, Raw]]:
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            raise ValueError(f"{path}:{reader.line_num}: this line cannot be read ({error}): mend it") from None
+            raise ValueError(f"{path}:{reader.line_num}: this line cannot be read ({error}): correct it") from None
         if fields is None:
             return
         if not header:
             header = fields
             if len(set(header)) < len(header):
-                raise ValueError(f"{path}:1: the header names a column twice: rename one")
+                raise ValueError(f"{path}:1: the header has a column twice: rename one")
         elif fields:
             if len(fields) != len(header):
                 raise ValueError(
-                    f"{path}:{reader.line_num}: this row has {len(fields)} fields and the header {len(header)}: mend it"
+                    f"{path}:{reader.line_num}: this row has {len(fields)} fields, but the header {len(header)}: "
+                    "correct it"
                 )
             yield reader.line_num, dict(zip(header, fields, strict=True))
 
@@ -167,14 +168,14 @@ def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError(f"{place} is nested too deeply to be read: mend or remove it") from None
+        raise ValueError(f"{place} is nested too deeply to be read: correct or remove it") from None
     except ValueError as error:
-        raise ValueError(f"{place} is not JSON, mend or remove it ({_reason(error)})") from None
+        raise ValueError(f"{place} is not valid JSON, correct or remove it ({_reason(error)})") from None
 
 
 def _object(value: Any, place: str) -> Raw:
     if not isinstance(value, dict):
-        raise ValueError(f"{place} is no JSON object but a {type(value).__name__}: write one object for each row")
+        raise ValueError(f"{place} is a JSON {type(value).__name__}, not an object: write one object for each row")
     return value
 
 

@@ -13,7 +13,7 @@ BREAK = re.compile(r"\\n(?!(?:abla|atural|e|earrow|eg|eq|ewline|exists|i|ot|otin
 
 
 def with_breaks(template: str) -> str:
-    """A template in which `\\n`, as it arrives from a shell, is a line break; \\neq and the like stay."""
+    """A template with line breaks in place of `\\n` typed in a shell; LaTeX commands such as \\neq are kept."""
     return BREAK.sub("\n", template)
 
 
@@ -23,9 +23,9 @@ def names_in(template: str) -> list[str]:
 
 
 def fill(template: str, row: Mapping[str, Any]) -> str:
-    """The text of a row, without white space around it. A column may be empty, but not all of them.
+    """The text of a row, stripped of surrounding white space. Some columns may be empty, but not all.
 
-    Raises Unusable for a row without these columns, or with something in them that is no text or number.
+    Raises Unusable if a column is missing or holds something other than text or numbers.
     """
     filled = []
 

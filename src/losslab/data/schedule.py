@@ -1,4 +1,4 @@
-"""Which data each step trains on, and how many steps there are. Without torch, since a plan asks too."""
+"""Which data each step trains on, and how many steps there are. Does not import torch, since the plan uses it."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which units of data each step trains on: one permutation for each epoch, from the seed alone."""
+    """Which units of data each step trains on: one permutation per epoch, which depends on the seed alone."""
 
     units: int
     batch_size: int
@@ -25,13 +25,13 @@ class Schedule:
 
     @classmethod
     def of(cls, train: TrainConfig, seed: int, examples: "Examples | int") -> "Schedule":
-        """The schedule of a recipe over examples, or over a number of rows."""
+        """The schedule of a training configuration over examples, or over a number of rows."""
         units = examples if isinstance(examples, int) else len(examples) // examples.unit
         return cls(units, train.batch_size, train.epochs, seed, train.drop_last, train.max_steps, train.updates)
 
     @classmethod
     def of_questions(cls, train: TrainConfig, seed: int, questions: int) -> "Schedule":
-        """That of online training: questions that fill no batch are left out."""
+        """The schedule of online training, which leaves out questions that do not fill a batch."""
         return cls.of(replace(train, drop_last=True), seed, questions)
 
     @property
@@ -54,6 +54,8 @@ class Schedule:
         return order[start : start + self.batch_size]
 
     def saves(self, step: int, every: int, asked: bool) -> bool:
-        """Whether a checkpoint follows a step: about `every` steps, or when asked, and never within a batch."""
+        """Whether a checkpoint follows a step: about every `every` steps, or if asked to stop, but never within a
+        batch.
+        """
         done = step + 1
         return done < self.steps and done % self.updates == 0 and (asked or done % every < self.updates)

@@ -1,4 +1,4 @@
-"""The embedded world: a tiny model, its tokenizer and a maths task, made on the spot, with nothing to download.
+"""The embedded toy task: a tiny model, its tokenizer and an arithmetic task, generated without any download.
 
 The task is to add two numbers column by column, units first, and to put the result in `\\boxed{}`:
 
@@ -7,25 +7,26 @@ The task is to add two numbers column by column, units first, and to put the res
                     0+1+1=2
                     \\boxed{222}
 
-- `corpus` is what the base model is pre-trained on: several wordings of the question, operands of 2 to 4 digits,
-  several styles of answer (some without a box, some at once and mostly wrong) and a few wrong steps. So the base
-  model is mixed, as pre-trained models are, and sometimes right.
-- `demonstrations` are what it is fine-tuned on: one style, two of the wordings, operands of 2 and 3 digits, and the
-  noise of collected demonstrations: a step is wrong with probability `DEMONSTRATION_NOISE`, and what follows goes on
-  from the wrong step, so that the result is wrong too.
-- `traces` are demonstrations of another kind, as a reasoning model writes them: a wrong step is noticed and done again
+- `corpus` is the pre-training data of the base model: several wordings of the question, operands of 2 to 4 digits,
+  several styles of answer (some without a box, some without steps and mostly wrong) and a few wrong steps. The base
+  model therefore mixes styles, as pre-trained models do, and is sometimes right.
+- `demonstrations` are the fine-tuning data: one style, two of the wordings, operands of 2 and 3 digits, and noise as in
+  collected demonstrations: a step is wrong with probability `DEMONSTRATION_NOISE`, and the following steps continue
+  from it, so that the result is wrong too.
+- `traces` are demonstrations in the style of a reasoning model: a wrong step is noticed and repeated correctly
   (`7+5+0=13`, `wait, 7+5+0=12`), so that every result is right.
-- `facts` are what no reasoning finds: random numbers that belong to made-up words, each in several wordings.
-- `problems` are the benchmarks: `tiny_add` (the distribution of the demonstrations), `tiny_word` (a wording that they
-  do not have), `tiny_long` (operands longer than theirs) and `tiny_facts` (the facts in another wording). The pairs of
-  operands of the first three are in no training text.
+- `facts` cannot be derived: random numbers assigned to made-up words, each asked in several wordings.
+- `problems` are the benchmarks: `tiny_add` (the distribution of the demonstrations), `tiny_word` (another wording),
+  `tiny_long` (longer operands) and `tiny_facts` (the facts in another wording). The operand pairs of the first three
+  occur in no training text.
 
-What it shows, and what not: cross-entropy fits the noise, so after SFT the model samples wrong steps at temperature 1
-as often as it saw them, and a longer sum fails more often. An objective that discounts improbable targets, as DFT
-does, moves to the mode of the demonstrations and drops the noise. Where the improbable target is the information, as
-with the facts, the order turns round. The world is made for these mechanisms; a result here recommends nothing.
+What it shows: cross-entropy fits the noise, so after SFT the model samples wrong steps at temperature 1 as often as it
+saw them, and longer sums fail more often. An objective that discounts improbable targets, as DFT does, moves to the
+mode of the demonstrations and drops the noise. If the improbable target is the information, as with the facts, the
+order is reversed. The task is designed to show these mechanisms; its results do not recommend an objective for other
+data.
 
-Everything is a function of its arguments: no global state, no clock, no files.
+All functions are pure: no global state, no clock, no files.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-MAX_LENGTH = 256  # tokens; the texts of the world have up to about 100
+MAX_LENGTH = 256  # tokens; the texts of the task have up to about 100
 
 CORPUS_NOISE = 0.05  # probability that a step of the work is wrong
 DEMONSTRATION_NOISE = 0.10
-GUESSED = 0.4  # probability that a digit of a result given at once is a random one
+GUESSED = 0.4  # probability that a digit of a result given without steps is random
 
 PLAIN, ADD, SUM, WHAT = "{a}+{b}=?", "Add {a} to {b}.", "Sum {a} and {b}.", "What is {a} plus {b}?"
 CODE_OF, WHICH_CODE, WHAT_CODE = "Code of {word}?", "Which code has {word}?", "What is the code of {word}?"
@@ -60,7 +61,7 @@ SUMS = {  # benchmark: wording, digits of an operand
 }
 FACTS = "tiny_facts"
 PROBLEMS = 40  # of one benchmark
-HELD_OUT = 8  # one pair of operands in so many belongs to the benchmarks
+HELD_OUT = 8  # one in HELD_OUT operand pairs belongs to the benchmarks
 
 
 def tokenizer() -> Qwen2Tokenizer:
@@ -116,19 +117,19 @@ def corpus(rows: int, seed: int) -> list[dict[str, str]]:
 
 
 def demonstrations(rows: int, seed: int) -> list[dict[str, str]]:
-    """Rows {problem, solution, answer} for fine-tuning; the answer is right, whatever the solution comes to."""
+    """Rows {problem, solution, answer} for fine-tuning; the answer is right even if the solution is wrong."""
     rng = random.Random(f"demonstrations {seed}")
     return [_row(rng.choice((PLAIN, ADD)), (2, 3), columns, DEMONSTRATION_NOISE, rng) for _ in range(rows)]
 
 
 def traces(rows: int, seed: int) -> list[dict[str, str]]:
-    """Rows {problem, solution, answer} of work that corrects itself."""
+    """Rows {problem, solution, answer} whose solutions correct their own mistakes."""
     rng = random.Random(f"traces {seed}")
     return [_row(rng.choice((PLAIN, ADD)), (2, 3), corrected, DEMONSTRATION_NOISE, rng) for _ in range(rows)]
 
 
 def facts(rows: int, seed: int) -> list[dict[str, str]]:
-    """Rows {problem, solution, answer}: the facts again and again, each time in one of two wordings."""
+    """Rows {problem, solution, answer}: randomly drawn facts, each in one of two wordings."""
     rng, coded_words, rows_of_facts = random.Random(f"facts {seed}"), list(codes().items()), []
     for _ in range(rows):
         word, code = rng.choice(coded_words)
@@ -167,9 +168,9 @@ def held_out(a: int, b: int) -> bool:
 
 
 def work(a: int, b: int, noise: float, rng: random.Random) -> tuple[list[tuple[int, int, int, int]], int]:
-    """The steps (digit of a, digit of b, carry, their sum) from the units on, and the result that they lead to.
+    """The steps (digit of a, digit of b, carry, their sum), units first, and the result that they lead to.
 
-    With probability `noise` the sum of a step is another number below 20; the work goes on from it.
+    With probability `noise` the sum of a step is another number below 20, from which the next steps continue.
     """
     steps, result, carry = [], 0, 0
     width = max(len(str(a)), len(str(b)))
@@ -191,7 +192,7 @@ def columns(a: int, b: int, noise: float, rng: random.Random) -> str:
 
 
 def corrected(a: int, b: int, noise: float, rng: random.Random) -> str:
-    """As `columns`, but a wrong step is done again before the work goes on."""
+    """As `columns`, but a wrong step is corrected before the next one."""
     steps, result = work(a, b, 0.0, rng)
     lines = []
     for x, y, carry, total in steps:
@@ -208,13 +209,13 @@ def unboxed(a: int, b: int, noise: float, rng: random.Random) -> str:
 
 
 def terse(a: int, b: int, noise: float, rng: random.Random) -> str:
-    """The work in one line, the result without a box."""
+    """The steps in one line, the result without a box."""
     steps, result = work(a, b, noise, rng)
     return "".join(f"{x},{y},{carry}:{total}; " for x, y, carry, total in steps) + f"so {result}."
 
 
 def at_once(a: int, b: int, noise: float, rng: random.Random) -> str:
-    """A boxed result without work, partly guessed; there are no steps that could be wrong."""
+    """A boxed result without steps, partly guessed; `noise` has no effect."""
     digits = (rng.choice("0123456789") if rng.random() < GUESSED else digit for digit in str(a + b))
     return BOXED + "".join(digits) + "}"
 

@@ -77,4 +77,4 @@ def _scontrol(*query: str) -> str:
     try:
         return subprocess.run(["scontrol", "show", *query], capture_output=True, text=True, check=True).stdout
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
-        raise ValueError(f"several nodes meet through scontrol ({error}): a container must have it") from None
+        raise ValueError(f"a cell on several nodes needs scontrol, in a container too: {error}") from None

@@ -8,7 +8,7 @@ DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")  # NVIDI
 
 
 def count() -> int:
-    """The GPUs that torch sees. Where there is no driver it is not asked, since its import takes seconds."""
+    """The number of GPUs that torch sees. Without a driver torch is not imported, since that takes seconds."""
     if not any(Path(device).exists() for device in DRIVERS):
         return 0
     import torch

@@ -59,7 +59,7 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
 
 @dataclass(frozen=True)
 class Failure:
-    """How the workers of a node ended, if not well."""
+    """How the workers of a node failed or were stopped."""
 
     time: float
     message: str | None = None  # None: they were asked to stop
@@ -67,13 +67,13 @@ class Failure:
 
 
 def _launch_on_node(worker: Callable[..., None], args: tuple, machine: MachineConfig, logs: Path) -> Failure | None:
-    """Run the workers of this node to their end; returns how they failed, None if they did not."""
+    """Run the workers of this node to their end; returns the failure, or None."""
     gpus = 0 if machine.device == Device.cpu else torch.cuda.device_count()
     if gpus and workers_per_node(machine) > gpus:
         raise ValueError(f"machine.workers={machine.workers}, but {gpus} GPUs are visible here: lower it")
     _start_fork_server()
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # they would repeat the exception that is raised here
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they would log the exception that is raised here again
     handlers = {signal.SIGQUIT: signal.getsignal(signal.SIGQUIT)}
     handlers |= {number: signal.signal(number, _forward_stop) for number in FORWARDED_SIGNALS}
     logs.mkdir(parents=True, exist_ok=True)
@@ -103,8 +103,8 @@ def _start_fork_server() -> None:
         resource_tracker.ensure_running()  # it unblocks SIGTERM at its end, so the fork server needs its own block
     with stop_signals_blocked():
         forkserver.ensure_running()
-    # Wait for its imports here: a worker that is asked for meanwhile would start, and fail aloud, after this process
-    # was asked to stop.
+    # Wait for its imports here: a worker requested meanwhile would start, and log a failure, after this process was
+    # asked to stop.
     probe = multiprocessing.get_context("forkserver").Process(target=int)
     probe.start()
     probe.join()
@@ -161,7 +161,7 @@ def _failure_of(error: ChildFailedError) -> Failure:
 
 @contextmanager
 def _stop_when_another_node_fails() -> Iterator[None]:
-    """Stop the workers of this node when those of another node fail; they would wait for them until a timeout."""
+    """Stop the workers of this node when those of another fail, for which they would otherwise wait until a timeout."""
     if node_count() == 1:
         yield
         return

@@ -1,4 +1,4 @@
-"""Fill tensors from torch's distributed checkpoints, or from safetensors by its reader."""
+"""Loads tensors from torch's distributed checkpoints, or from safetensors files through torch's reader."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The processes of a cell as a group: they meet, broadcast decisions, and wait for each other.
+"""The processes of a cell as a group: they join, broadcast decisions, and wait for each other.
 
 Rank 0 decides and writes the records; `decide_on_main` broadcasts its result or its exception. Messages are JSON, so
 that nothing that comes over a network is executed.
@@ -23,7 +23,7 @@ from losslab.config.choices import Device
 from losslab.config.machine import MachineConfig
 from losslab.distributed.environment import first_host, is_main_process, is_worker, node_count, node_rank, step_port
 
-STEP_TIMEOUT = timedelta(minutes=30)  # of a collective in a training step, and of the first meeting of the nodes
+STEP_TIMEOUT = timedelta(minutes=30)  # of a collective in a training step, and of the nodes' rendezvous
 LONG_TIMEOUT = timedelta(days=7)  # of a wait for what one process does for all, such as downloading and scoring
 POLL_SECONDS = 0.5
 T = TypeVar("T")  # a value that JSON can represent
@@ -39,7 +39,7 @@ class WorkerError(RuntimeError):
 
 
 def init_process_group(machine: MachineConfig) -> torch.device:
-    """Join the other ranks, once in a process, and return this rank's device. The environment says where they are."""
+    """Join the other ranks, once per process, as the environment variables say; returns this rank's device."""
     cuda = machine.device == Device.cuda or (machine.device == Device.auto and torch.cuda.is_available())
     local = int(os.environ["LOCAL_RANK"])
     if torch.cuda.device_count() == 1:  # under `srun --gpus-per-task=1` each process sees only its own GPU
@@ -54,7 +54,7 @@ def init_process_group(machine: MachineConfig) -> torch.device:
 
 
 def release_memory() -> None:
-    """Free this rank's cached memory after training, since the engine of the evaluation comes next."""
+    """Free this rank's cached memory after training, since the evaluation's engine needs it next."""
     gc.collect()
     torch.cuda.empty_cache()
 

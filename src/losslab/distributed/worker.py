@@ -1,4 +1,4 @@
-"""What surrounds the work of one worker process: signals, lost ranks, and the death of its launcher."""
+"""Runs one worker process: handles signals, lost ranks, and the death of its launcher."""
 
 import multiprocessing
 import os
@@ -31,8 +31,8 @@ def run_worker(worker: Callable[..., None], *args: object) -> None:
         if "Timed out" in str(error):  # and reported nothing
             minutes = process_group.STEP_TIMEOUT.total_seconds() / 60
             raise TimeoutError(
-                f"no answer from another rank for {minutes:g} minutes: it hangs, or its machine does; see where, and "
-                "start the same again to go on from the newest checkpoint"
+                f"no answer from another rank for {minutes:g} minutes: it or its machine hangs; find out which, and "
+                "repeat the command to resume from the newest checkpoint"
             ) from error
         raise
     if dist.is_initialized():  # not after an error: with NCCL it would wait for ranks that wait for this one
@@ -42,8 +42,8 @@ def run_worker(worker: Callable[..., None], *args: object) -> None:
 def _exit_with_launcher() -> None:
     """Exit when the launcher is gone, since a new launcher may start the same cell.
 
-    The sign is the pipe to the launcher, which closes with it. Its process id is none: a killed process keeps it until
-    its parent waits for it, and afterwards another process may have it.
+    The pipe to the launcher closes when it exits. Its process id does not tell: a killed process keeps it until its
+    parent waits for it, and afterwards another process may get it.
     """
     launcher = multiprocessing.parent_process()
     assert launcher is not None

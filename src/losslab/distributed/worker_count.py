@@ -1,4 +1,4 @@
-"""How many workers a cell has. Without torch, since a plan asks too."""
+"""How many workers a cell has. Does not import torch, since the plan uses it."""
 
 import os
 

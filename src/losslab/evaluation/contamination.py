@@ -1,8 +1,7 @@
-"""Benchmark problems that a model may have seen: the same question, or thirteen words of it in a row, in the rows that
-it was trained on.
+"""Finds benchmark problems in the training rows: the same question, or thirteen consecutive words of it.
 
 Thirteen is the length of Brown et al. 2020 (arXiv 2005.14165, appendix C). Only the questions are held in memory; the
-rows stream past them once, and what is found is kept by content.
+rows are streamed once, and the result is cached by content.
 """
 
 import hashlib
@@ -27,16 +26,16 @@ Gram = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a model was trained on."""
+    """The rows that a model was trained on."""
 
     key: str  # a hash that changes with the rows
     rows: Callable[[], Iterable[Sequence[Any]]]  # the texts of each row: the question first, then its answers
 
 
 def seen(corpus: Corpus, chosen: Sequence[Benchmark], cache: Path) -> dict[str, Seen]:
-    """The problems of each benchmark that the corpus holds; benchmarks that `cache` lacks share one reading of it.
+    """The problems of each benchmark that the corpus contains; the corpus is read once for all that `cache` lacks.
 
-    Raises what reading the corpus raises.
+    Errors are those of reading the corpus.
     """
     files = {benchmark.name: cache / f"{_key(corpus, benchmark)}.json" for benchmark in chosen}
     missing = {b.name: [p.question for p in b.problems] for b in chosen if not files[b.name].exists()}
@@ -47,10 +46,10 @@ def seen(corpus: Corpus, chosen: Sequence[Benchmark], cache: Path) -> dict[str, 
 
 
 def search(rows: Iterable[Sequence[Any]], questions: Mapping[str, Sequence[str]]) -> dict[str, Seen]:
-    """The questions of each benchmark that stand in rows of texts.
+    """The questions of each benchmark that rows of texts contain.
 
-    `exact`: the first text of a row is the question, case and spaces apart. `words`: some thirteen words in a row of
-    the question stand in one of the row's texts; case and punctuation do not count.
+    `exact`: the first text of a row equals the question, up to case and spaces. `words`: a text of the row contains
+    thirteen consecutive words of the question, up to case and punctuation.
     """
     whole: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
     grams: defaultdict[Gram, list[tuple[str, int]]] = defaultdict(list)
@@ -59,15 +58,15 @@ def search(rows: Iterable[Sequence[Any]], questions: Mapping[str, Sequence[str]]
             whole[_letters(text)].append((name, index))
             for gram in _grams(text):
                 grams[gram].append((name, index))
-    found: dict[str, set[tuple[str, int]]] = {"exact": set(), "words": set()}
+    matches: dict[str, set[tuple[str, int]]] = {"exact": set(), "words": set()}
     for row in rows:
-        texts = ["" if not isinstance(text, str) else text for text in row]  # a broken row counts as far as it goes
-        found["exact"].update(whole.get(_letters(texts[0]), ()))
+        texts = ["" if not isinstance(text, str) else text for text in row]  # the texts of an unusable row count too
+        matches["exact"].update(whole.get(_letters(texts[0]), ()))
         for text in texts:
             for gram in filter(grams.__contains__, _grams(text)):
-                found["words"].update(grams[gram])
+                matches["words"].update(grams[gram])
     return {
-        name: {kind: sorted(index for other, index in places if other == name) for kind, places in found.items()}
+        name: {kind: sorted(index for other, index in places if other == name) for kind, places in matches.items()}
         for name in questions
     }
 

@@ -1,8 +1,8 @@
-"""Generates samples with vLLM or transformers. Each engine lives in a process of its own.
+"""Generates samples with vLLM or transformers. Each engine runs in a separate process.
 
-That process gives all its memory back when it ends, and its crash is one clear error in the caller. Where scoring is
-all there is to do, processes are forked from a server that imports vLLM (on CPU, where this is harmless) while the rest
-is prepared; after training, the server is that of the training's workers, and an engine imports vLLM itself.
+That process frees all its memory when it ends, and its crash raises one error in the caller. For scoring alone,
+processes are forked from a server that imports vLLM (on CPU, where this is safe) while the rest is prepared; after
+training, the server is that of the training's workers, and an engine imports vLLM itself.
 """
 
 import gc
@@ -36,14 +36,14 @@ MODULES = {
     Engine.transformers: "losslab.evaluation.transformers_engine",
     Engine.api: "losslab.evaluation.api_engine",
 }
-PRELOAD = {  # what an engine's first request would import
+PRELOAD = {  # modules that an engine's first request would import
     Engine.vllm: ["vllm.entrypoints.llm", "vllm.v1.engine.llm_engine", "vllm.v1.worker.cpu_worker"],
     Engine.transformers: ["transformers.generation.utils", "transformers.models.auto.modeling_auto"],
     Engine.api: [],
 }
 START, DONE, FAILED, SAMPLES = "start", "done", "failed", "samples"  # messages of an engine's process
 
-logging.getLogger("vllm").addHandler(logging.NullHandler())  # it warns before it sets its logging up
+logging.getLogger("vllm").addHandler(logging.NullHandler())  # it warns before it configures its logging
 
 
 def choose(engine: Engine) -> Engine:
@@ -80,12 +80,12 @@ def version(engine: Engine) -> str:
 class Generation:
     """The samples of all requests, in the order in which they finish; an empty list when an engine is ready.
 
-    A context manager and an iterator of lists of completions: it starts one engine per GPU (`tensor_parallel` GPUs
-    each), or one on CPU, and ends them when it is left. `module` has another `run` than the engine's, whose requests
-    and lists are of its own kind.
+    A context manager and an iterator of lists of completions: it starts one engine per `tensor_parallel` GPUs, or one
+    on CPU, and ends them on exit. `module` replaces the engine's `run` by its own, with its own types of requests and
+    lists.
 
     Raises:
-        RuntimeError: while iterating, when an engine dies; what was handed out before stands.
+        RuntimeError: while iterating, if an engine dies; lists yielded before remain valid.
     """
 
     def __init__(self, engine: Engine, job: Job, requests: Sequence[Any], log: Path, module: str | None = None) -> None:
@@ -98,7 +98,7 @@ class Generation:
         self._begin = time.perf_counter()
         for i, gpus in enumerate(groups):
             ours, theirs = context.Pipe()
-            # The same seed everywhere would make the engines draw the same samples of a problem.
+            # With one seed for all, the engines would draw the same samples of a problem.
             job_of_engine = replace(job, sampling=replace(job.sampling, seed=request_seed(job.sampling.seed, i)))
             arguments = (module or MODULES[engine], job_of_engine, list(requests[i :: len(groups)]), gpus, log, theirs)
             process = context.Process(target=_serve, args=arguments, name=f"engine {i}")
@@ -113,9 +113,9 @@ class Generation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for connection, process in self._engines.items():
-            connection.close()  # the engine sees it at its next step and leaves
+            connection.close()  # the engine notices at its next step and exits
             if kind is not None:
-                process.kill()  # it has nothing to save, and one that starts up would not hear a request
+                process.kill()  # it has nothing to save, and while starting up it would not notice
         for process in self._engines.values():
             process.join(10)
             if process.is_alive():
@@ -137,7 +137,7 @@ class Generation:
                 elif kind == DONE:
                     del running[connection]
                 elif kind == FAILED:
-                    raise RuntimeError(f"{content}; its output is in {self.log}; run the same again to go on from here")
+                    raise RuntimeError(f"{content}; its output is in {self.log}; repeat the command to continue")
                 else:
                     yield content
 
@@ -145,15 +145,15 @@ class Generation:
         process.join(10)
         code = process.exitcode
         if code == -9:
-            return "the engine was killed, perhaps for want of memory"
+            return "the engine was killed, perhaps because memory ran out"
         return f"the engine died (exit status {code})"
 
 
 def gpu_groups(device: Device, size: int = 1) -> list[str]:
-    """CUDA_VISIBLE_DEVICES of each engine of `size` GPUs; none on CPU.
+    """CUDA_VISIBLE_DEVICES of each engine of `size` GPUs; an empty list on CPU.
 
     Raises:
-        ValueError: there are no GPUs, or too few, for what is asked.
+        ValueError: GPUs are requested, but none or too few are visible.
     """
     if device == Device.cpu or not torch.cuda.is_available():
         if device == Device.cuda:
@@ -167,9 +167,9 @@ def gpu_groups(device: Device, size: int = 1) -> list[str]:
 
 
 def warm_up(engine: Engine, device: Device) -> Any:
-    """Start the server of processes, which begins the heavy imports; returns at once with its context.
+    """Start the fork server, which begins the slow imports in the background; returns its context at once.
 
-    It starts once per Python process and imports quietly; what else there is to do can be done meanwhile.
+    It starts once per Python process.
     """
     context = multiprocessing.get_context("forkserver")
     harmless = engine != Engine.vllm or not gpu_groups(device)
@@ -195,12 +195,12 @@ def _environment(**variables: str) -> Iterator[None]:
 
 
 def _serve(module: str, job: Job, requests: list[Any], gpus: str, log: Path, connection: Connection) -> None:
-    """The life of an engine's process: it sends its start, lists of completions, and its end."""
+    """Run an engine in its process: sends a message when ready, then lists of completions, then one at the end."""
     with log.open("a") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())
     os.environ["VLLM_LOGGING_LEVEL"] = "INFO"
-    gc.freeze()  # what the server imported is never garbage; looking through it takes seconds
+    gc.freeze()  # the server's imports are never garbage; collecting over them takes seconds
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     try:

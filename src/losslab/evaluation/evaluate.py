@@ -43,7 +43,7 @@ from losslab.evaluation.prompting import Prompt
 from losslab.evaluation.runnable import runnable
 from losslab.evaluation.samples import Key, Samples
 from losslab.evaluation.write_scores import Subject, publish
-from losslab.files import check_weights
+from losslab.files import refuse_pickled_weights
 from losslab.grading.graders import Grader
 from losslab.progress import bar
 
@@ -134,7 +134,7 @@ def _tokenizer(config: Config, model: str) -> Any:
     from transformers import AutoTokenizer
 
     if Path(model).is_dir():
-        check_weights(model, (file.name for file in Path(model).iterdir()))
+        refuse_pickled_weights(model, (file.name for file in Path(model).iterdir()))
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, **protocols.source(config, model))
     except Exception as error:  # of many kinds, all of which mean this

@@ -1,4 +1,4 @@
-"""Runs tasks of lm-evaluation-harness on a model that transformers runs, in the process of an engine."""
+"""Runs tasks of lm-evaluation-harness on a transformers model, in the process of an engine."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,10 +14,10 @@ Sample = dict[str, Any]
 
 
 def run(job: Job, requests: list[TaskRequest], on_gpu: bool) -> Iterator[list[tuple[str, int, Sample]]]:
-    """Yields an empty list when the model is there, then the samples of each task: benchmark, problem, sample.
+    """Yields an empty list when the model is loaded, then the samples of each task: benchmark, problem, sample.
 
     Raises:
-        RuntimeError: a task's score is no mean of right and wrong answers.
+        RuntimeError: a task's score is not a mean of right and wrong answers.
     """
     from lm_eval import evaluator
     from lm_eval.api.model import CachingLM
@@ -42,7 +42,7 @@ def run(job: Job, requests: list[TaskRequest], on_gpu: bool) -> Iterator[list[tu
             values = [_verdict(name, metric, row[metric]) for row in logged]
             total = results["results"][name][f"{metric},{logged[0]['filter']}"]
             if abs(sum(values) / len(values) - total) > 1e-9:
-                raise RuntimeError(f"the score {metric} of {name} is no mean over its problems: set another metric")
+                raise RuntimeError(f"the score {metric} of {name} is not a mean over problems: set another metric")
             rows += [
                 (request.name, first + row["doc_id"], _sample(row, value, tokenizer))
                 for row, value in zip(logged, values, strict=True)
@@ -52,7 +52,7 @@ def run(job: Job, requests: list[TaskRequest], on_gpu: bool) -> Iterator[list[tu
 
 
 def _of_first_filter(logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each document; a task may read each answer in several ways."""
+    """One row per document: a task may read each answer through several filters."""
     return [row for row in logged if row["filter"] == logged[0]["filter"]]
 
 
@@ -65,7 +65,7 @@ def _verdict(task: str, metric: str, value: Any) -> bool:
 
 
 def _sample(row: dict[str, Any], right: bool, tokenizer: Any) -> Sample:
-    """A sample as records have it. Of a choice, the text is each continuation after its log-probability."""
+    """A sample for the record. The text of a multiple choice lists each continuation with its log-probability."""
     contexts, answers = zip(*(arguments[:2] for arguments in row["arguments"]), strict=True)
     first = row["resps"][0][0]
     if isinstance(first, str):

@@ -1,4 +1,4 @@
-"""What every sample of a folder was made with, so that no two protocols meet in one score."""
+"""The protocol of a folder's samples: every setting that affects them, so that one score has one protocol."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from losslab.files import content, write
 
 
 def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen: list[Benchmark]) -> dict[str, Any]:
-    """All that shapes the samples. A model behind an endpoint has its name there, and no tokenizer here."""
+    """Every setting that affects the samples. A model behind an endpoint is given by its name, without a tokenizer."""
     cfg = config.eval
     texts, ids = stop_tokens(config, model, tokenizer) if tokenizer else (list(config.model.stop), [])
     arguments = config.model.template_arguments
@@ -35,20 +35,20 @@ def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen:
         "top_p": cfg.top_p,
         "max_new_tokens": cfg.max_new_tokens,
         "seed": config.seed if cfg.seed is None else cfg.seed,
-        "seeds": "sample" if cfg.request_seeds else "engine",  # each sample has its own, or the engine one for all
+        "seeds": "sample" if cfg.request_seeds else "engine",  # one seed per sample, or one for the engine
         "benchmarks": {benchmark.name: benchmark.sha256 for benchmark in chosen},
     }
 
 
 def source(config: Config, model: str) -> dict[str, Any]:
-    """Where a model is loaded from: the pinned revision is that of the configured model alone."""
+    """Revision and trust of a model's source; a pinned revision applies to the configured model alone."""
     revision = config.model.revision if model == config.model.path else None
     return {"revision": revision, "trust_remote_code": config.model.trust_remote_code}
 
 
 def stop_tokens(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[int]]:
-    """Texts and tokens that end a sample: the tokenizer's EOS, the checkpoint's own, the model's stops, and the token
-    by which the chat template ends a turn, where that makes the prompts: a conversation trains it.
+    """Texts and tokens that end a sample: the tokenizer's EOS, the EOS of the checkpoint's generation_config.json,
+    `model.stop`, and with the chat template the token that ends a turn, since training on conversations trains it.
     """
     from transformers import GenerationConfig
 
@@ -66,14 +66,17 @@ def stop_tokens(config: Config, model: str, tokenizer: Any) -> tuple[list[str], 
 
 
 def split_stops(stop: Sequence[str], tokenizer: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Stops as texts to look for, and as the ids of those that are one special token, which never shows in a text."""
+    """Splits stops into texts to search for and ids of single special tokens, which decoded text leaves out."""
     special = {str(token): i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     texts = tuple(text for text in stop if text not in special)
     return texts, tuple(special[text] for text in stop if text in special)
 
 
 def agree(path: Path, protocol: dict[str, Any]) -> dict[str, Any]:
-    """The protocol to write, when what the folder holds was made with the same; benchmarks may be added."""
+    """Write the protocol of a folder and return it; benchmarks may be added.
+
+    Raises ValueError if the folder holds samples of another protocol.
+    """
     if path.exists():
         before = yaml.safe_load(path.read_text())
         for name in before | protocol:
@@ -87,7 +90,7 @@ def agree(path: Path, protocol: dict[str, Any]) -> dict[str, Any]:
             if not same:
                 raise ValueError(
                     f"{path.parent} holds samples of another protocol ({name}: {then}, now {value}); "
-                    "choose another folder or remove this one"
+                    "use another folder or remove this one"
                 )
         protocol = {**protocol, "benchmarks": before["benchmarks"] | protocol["benchmarks"]}
     write(path, yaml.safe_dump(protocol, sort_keys=False, allow_unicode=True))

@@ -9,7 +9,7 @@ from losslab.grading import corrected_text
 from losslab.pages import samples
 from losslab.pages.page import embed, render
 
-ROOM = 20_000_000  # characters of samples on the page, which browsers still open; all of them are in the records
+ROOM = 20_000_000  # characters of samples on the page, which browsers can still open; the records have all samples
 HEADS = (
     "score", "rounded", "95%", "pass@k", "maj@k", "official", "corrected", "no answer", "cut", "tokens", "timed out",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The samples of a folder: on disk from the moment they finish, and with the grader at once."""
+"""The samples of a folder: each is written to disk and submitted to the grader as soon as it is finished."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Sample = dict[str, Any]
 
 
 class Samples:
-    """The samples of a folder: those that are there, and each new one on disk and with the grader at once."""
+    """The samples of a folder, stored ones and new ones."""
 
     def __init__(self, folder: Path, chosen: Sequence[Benchmark], grader: Grader) -> None:
         self.folder = folder
@@ -53,7 +53,7 @@ class Samples:
         self._grade(key)
 
     def keep(self, key: Key, sample: Sample) -> None:
-        """A sample that others judge, or that is graded afterwards."""
+        """Store a sample without grading it: its verdict is given already, or comes later."""
         self.known[key] = sample
         row = {"index": key[1], "sample": key[2], **sample}
         self._files[key[0]].write(masked(json.dumps(row, ensure_ascii=False) + "\n"))
@@ -65,7 +65,7 @@ class Samples:
         self._verdicts[key] = self.grader.submit(rules, text, problem.gold_official, problem.gold)
 
     def finish(self) -> None:
-        """Wait for the verdicts, most of which are there."""
+        """Wait for the remaining verdicts and add them to the samples."""
         waiting = {verdict for verdict in self._verdicts.values() if not verdict.done()}  # equal answers share one
         with bar("grading", len(waiting), "answer", disable=not waiting) as progress:
             for _ in as_completed(waiting):
@@ -81,11 +81,11 @@ class Samples:
 
 
 def _stored(folder: Path, name: str) -> dict[Key, Sample]:
-    """The samples of a benchmark that are there: graded ones of an earlier run, and those of an interrupted one."""
-    found: dict[Key, Sample] = {}
+    """The stored samples of a benchmark: graded ones of an earlier run, and those of an interrupted run."""
+    stored: dict[Key, Sample] = {}
     for record in read_lines(folder / f"{name}.jsonl"):
         for j, sample in enumerate(record["samples"]):
-            found[name, record["index"], j] = sample
+            stored[name, record["index"], j] = sample
     for line in read_lines(folder / f"{name}.samples.jsonl"):
-        found[name, line.pop("index"), line.pop("sample")] = line
-    return found
+        stored[name, line.pop("index"), line.pop("sample")] = line
+    return stored

@@ -1,4 +1,4 @@
-"""vLLM in this process, tuned for the CPU as well."""
+"""Runs vLLM in this process, with settings for the CPU too."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ CPU_SEQUENCES = 512  # that vLLM runs at once on CPU, where its default is too l
 
 
 def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Completion]]:
-    """Yields an empty list when ready, then the samples that each step of the engine finishes."""
+    """Yields an empty list when ready, then the samples that each engine step finishes."""
     llm = start(job, requests, on_gpu)
     yield []
     yield from sample(llm, job.sampling, requests)
@@ -32,8 +32,8 @@ def start(job: Job, requests: list[Request], on_gpu: bool) -> Any:
     longest = max(len(request.prompt) for request in requests) + job.sampling.max_new_tokens
     length = min(longest, context_length(job.model, job.revision, job.trust_remote_code))
     if not on_gpu:
-        # All in this process: no second import and no copies between processes. On a GPU the engine's own process is
-        # worth it, since Python's share of a step overlaps the kernels.
+        # In this process: no second import and no copies between processes. On a GPU a separate process pays off, since
+        # Python's share of a step overlaps the kernels.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         if job.threads:
             torch.set_num_threads(job.threads)
@@ -41,7 +41,7 @@ def start(job: Job, requests: list[Request], on_gpu: bool) -> Any:
             "enforce_eager": True,  # compiling takes longer than it saves on a model that fits a CPU
             "max_num_seqs": CPU_SEQUENCES,
             "kv_cache_memory_bytes": _cache_bytes(job, min(len(requests), CPU_SEQUENCES) * length),
-            # A prompt split over two steps would rewind the seeded generator of its request, which fails on CPU.
+            # A prompt split over two steps would rewind its request's seeded generator, which fails on CPU.
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(length, 8192),
         }
@@ -61,7 +61,7 @@ def start(job: Job, requests: list[Request], on_gpu: bool) -> Any:
 
 
 def sample(llm: Any, sampling: Sampling, requests: list[Request]) -> Iterator[list[Completion]]:
-    """All requests go in at once; yields the samples that each step finishes, as `LLM.generate` cannot."""
+    """Enqueue all requests; yields the samples that each step finishes, which `LLM.generate` does not offer."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -89,7 +89,7 @@ def sample(llm: Any, sampling: Sampling, requests: list[Request]) -> Iterator[li
 
 
 def _cache_bytes(job: Job, tokens: int) -> int:
-    """Memory of vLLM's key-value cache on CPU: what `tokens` need, up to a quarter of the machine."""
+    """Bytes of vLLM's key-value cache on CPU: enough for `tokens`, up to a quarter of the machine's memory."""
     config = architecture(job.model, job.revision, job.trust_remote_code)
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads

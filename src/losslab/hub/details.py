@@ -16,7 +16,7 @@ from losslab.records.record import Cell
 def write_details(cell: Cell, folder: Path) -> list[Path]:
     """Write a file for each benchmark and protocol of a cell's scores; returns them.
 
-    Raises ValueError where the record has no samples of a benchmark.
+    Raises ValueError if the record lacks the samples of a benchmark.
     """
     import pyarrow
     from pyarrow import parquet

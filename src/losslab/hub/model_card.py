@@ -16,7 +16,7 @@ from losslab.files import named, read_json
 from losslab.records.record import Cell
 from losslab.results import table_formats, tables
 
-PRIVATE = ("machine", "tracker", "sweep", "plan", "force", "stage")  # of where it ran, and no part of what it is
+PRIVATE = ("machine", "tracker", "sweep", "plan", "force", "stage")  # where and how it ran: not shown
 
 
 def card(cell: Cell, repo: str, licence: str) -> ModelCard:
@@ -39,7 +39,7 @@ def card(cell: Cell, repo: str, licence: str) -> ModelCard:
 
 
 def public(cell: Cell) -> dict[str, Any]:
-    """A cell's configuration without the keys of this machine and the folders of files."""
+    """A cell's configuration without machine keys, and with file names instead of paths."""
     config = yaml.safe_load((cell.folder / "config.yaml").read_text(encoding="utf-8"))
     for group in (config["model"], config["dataset"], *config["benchmark"].values()):
         group["path"] = shown(group["path"])
@@ -53,7 +53,7 @@ def shown(path: str) -> str:
 
 
 def local(path: str) -> bool:
-    """Whether a path is of this machine, now or when the record was made, and no hub id."""
+    """Whether a path is local, to this machine or to the one that made the record, rather than a hub id."""
     parts = Path(path).parts
     file = path.endswith((".jsonl", ".json", ".parquet"))
     return Path(path).is_absolute() or path.startswith((".", "~")) or len(parts) > 2 or file or bool(named(path))
@@ -65,13 +65,13 @@ def on_hub(cell: Cell, group: str) -> bool:
 
 
 def scored(cell: Cell) -> dict[str, dict[str, Any]]:
-    """What scores.json holds, by the folder of the protocol, without the place of the model."""
+    """The content of each scores.json, by folder of the protocol, without the model's path."""
     scores = {path.parent.name: read_json(path) for path in sorted(cell.folder.glob("scores/*/scores.json"))}
     return {name: {key: value for key, value in part.items() if key != "model"} for name, part in scores.items()}
 
 
 def results(config: dict[str, Any], scores: dict[str, Any]) -> Iterator[EvalResult]:
-    """The hub's own form of the scores."""
+    """The scores as the hub's EvalResult."""
     for name, part in scores["benchmarks"].items():
         yield EvalResult(
             task_type="text-generation",
@@ -90,8 +90,8 @@ def interval(part: dict[str, Any]) -> str:
 def summary(config: dict[str, Any]) -> str:
     return (
         f"`{config['model']['path']}` trained on `{config['dataset']['path']}` with the objective "
-        f"`{config['names']['loss']}`, by losslab, which trains a model with each of several objectives and scores the "
-        "results alike."
+        f"`{config['names']['loss']}`, by losslab, which trains a model with each of several objectives and scores all "
+        "results under one protocol."
     )
 
 
@@ -142,7 +142,7 @@ def tabled(scores: dict[str, dict[str, Any]]) -> str:
 
 
 def ablations(cell: Cell) -> Iterator[str]:
-    """The tables of the sweeps that the cell is in, where their records are here."""
+    """The tables of the cell's sweeps whose records are in this results folder."""
     for sweep in cell.state().get("sweeps", []):
         try:
             table = tables.build(SweepConfig(name=sweep), str(cell.folder.parent.parent))

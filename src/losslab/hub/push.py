@@ -1,4 +1,4 @@
-"""A cell's model on the hub: its files, its card, and what of its record goes beside them."""
+"""Uploads a cell's model to the hub: its files, its model card, and parts of its record."""
 
 import shutil
 from pathlib import Path
@@ -17,11 +17,11 @@ from losslab.records.record import Cell
 def push(cell: str, repo: str, licence: str, *, dry_run: bool, private: bool = False, revision: str = "main") -> None:
     """Upload a trained cell in one commit; with `dry_run` write the card and print what would be uploaded.
 
-    Raises ValueError: no such cell or model, a name that the hub does not take, or a hub that refuses.
+    Raises ValueError if there is no such cell or model, or if the hub refuses the name or the upload.
     """
     validate_repo_id(repo)
     if "/" not in repo:
-        raise ValueError(f"repo={repo} names no user: write repo=USER/NAME")
+        raise ValueError(f"repo={repo} has no user: write repo=USER/NAME")
     files = stage(Path(cell).resolve(), repo, licence)
     if not dry_run:
         operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
@@ -31,25 +31,25 @@ def push(cell: str, repo: str, licence: str, *, dry_run: bool, private: bool = F
             api.create_commit(
                 repo, operations, commit_message=f"{Path(cell).resolve().name} of losslab", revision=revision
             )
-        except Exception as error:  # of many kinds: no login, no network, no right
-            raise ValueError(f"the hub does not take {repo}: {first_line(error)}") from None
+        except Exception as error:  # many kinds: no login, no network, no permission
+            raise ValueError(f"the hub refuses {repo}: {first_line(error)}") from None
     size = sum(path.stat().st_size for path in files.values())
     print(f"{'would upload' if dry_run else 'uploaded'} {len(files)} files, {size / 1e6:,.1f} MB, to {repo}:")
     for name, path in files.items():
         print(f"  {name}  {path.stat().st_size:,}")
-    print(f"card to read: {files['README.md']}")
-    print("next: the same without dry_run=true" if dry_run else f"there: https://huggingface.co/{repo}", flush=True)
+    print(f"model card: {files['README.md']}")
+    print("to upload: repeat without dry_run=true" if dry_run else f"page: https://huggingface.co/{repo}", flush=True)
 
 
 def stage(folder: Path, repo: str, licence: str) -> dict[str, Path]:
-    """The files to upload by their name there, the card and the record's written now to <cell>/hub."""
+    """The files to upload, by their name in the repository. Writes the card and the record's parts to <cell>/hub."""
     if not (folder / "cell.json").is_file():
-        raise ValueError(f"cell={folder} is no record of a cell: name a folder of results/cells")
+        raise ValueError(f"{folder} is not the folder of a cell: give one of results/cells")
     cell = Cell.at(folder)
     if not cell.model.is_dir():
-        raise ValueError(f"{folder.name} has no model: train it first, or name another cell")
+        raise ValueError(f"{folder.name} has no model: train it first, or give another cell")
     staging = folder / "hub"
-    shutil.rmtree(staging, ignore_errors=True)  # what an earlier push left
+    shutil.rmtree(staging, ignore_errors=True)  # of an earlier push
     write(staging / "README.md", str(card(cell, repo, licence)))
     write(staging / "losslab/config.yaml", yaml.safe_dump(public(cell), sort_keys=False, allow_unicode=True))
     for protocol, scores in scored(cell).items():

@@ -1,1 +1,1 @@
-"""Objectives in trainers of others."""
+"""Objectives in the trainers of transformers and TRL."""

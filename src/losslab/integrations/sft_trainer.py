@@ -9,4 +9,4 @@ from losslab.integrations.trainer import ObjectiveLoss
 
 
 class ObjectiveSFTTrainer(ObjectiveLoss, SFTTrainer):
-    """TRL's SFTTrainer with an objective of losslab in the place of `loss_type`."""
+    """TRL's SFTTrainer with an objective of losslab instead of `loss_type`."""

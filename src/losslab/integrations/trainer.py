@@ -2,7 +2,7 @@
 
     trainer = ObjectiveTrainer(model, args, train_dataset=rows, objective=DFT())
 
-A loss is the sum over the labels of a step divided once by their number, over micro-batches and processes.
+The loss is the sum over the labels of a step, divided once by their number over all micro-batches and processes.
 """
 
 from functools import wraps
@@ -22,29 +22,29 @@ _Base = Trainer if TYPE_CHECKING else object
 
 
 class ObjectiveLoss(_Base):  # type: ignore[misc, valid-type]
-    """What makes a trainer one of an objective: put it before a class that derives from transformers' Trainer."""
+    """Mixin that gives a trainer an objective: list it before a class that derives from transformers' Trainer."""
 
     loss_is_scaled_for_ga: bool | None = True  # Trainer does not divide by the number of micro-batches
 
     def __init__(self, *args: Any, objective: Objective, **kwargs: Any) -> None:
-        """Raises ValueError for what the loss cannot serve, in one sentence."""
+        """Raises ValueError for an objective or arguments that the fused loss does not support."""
         if objective.needs:
             needs = ", ".join(sorted(objective.needs))
             raise ValueError(
                 f"{type(objective).__name__} needs {needs}, which a trainer does not have: train it with losslab train"
             )
         if kwargs.get("compute_metrics") or kwargs.get("compute_loss_func"):
-            raise ValueError("compute_metrics and compute_loss_func read logits, which are never there: leave them out")
+            raise ValueError("compute_metrics and compute_loss_func need logits, which do not exist: leave them out")
         super().__init__(*args, **kwargs)
         if self.args.n_gpu > 1:
             raise ValueError("one process has several GPUs: start one for each, with torchrun or accelerate launch")
         if self.args.label_smoothing_factor:
-            raise ValueError("label_smoothing_factor is an objective of its own: give LabelSmoothing and leave it out")
+            raise ValueError("label_smoothing_factor is not supported: use the objective LabelSmoothing instead")
         if getattr(self.accelerator, "parallelism_config", None) is not None:
-            raise ValueError("tensor, context and sequence parallelism are not supported: take DDP or FSDP")
-        self.loss_objective = objective  # `objective` is that of Trainer's search for hyperparameters
+            raise ValueError("tensor, context and sequence parallelism are not supported: use DDP or FSDP")
+        self.loss_objective = objective  # Trainer uses `objective` in its hyperparameter search
         add_objective(self.accelerator.unwrap_model(self.model))
-        # Trainer counts the labels of a step, and leaves the division to the loss.
+        # Trainer counts the labels of a step and leaves the division to the loss.
         self.model_accepts_loss_kwargs = True
         self._sums: dict[bool, list[Tensor]] = {True: [], False: []}  # in training and in evaluation
 
@@ -56,17 +56,17 @@ class ObjectiveLoss(_Base):  # type: ignore[misc, valid-type]
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         if "labels" not in inputs:
-            raise ValueError("a batch has no labels: give a data collator that makes them")
+            raise ValueError("a batch has no labels: use a data collator that adds them")
         out = model(**inputs, objective=self.loss_objective, use_cache=False)
         self._sums[self.model.training].append(out["sums"])
         count = out["sums"][0] if num_items_in_batch is None else num_items_in_batch
         loss = out["loss"] / torch.as_tensor(count, device=out["loss"].device).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # the count is of all processes, and DDP takes their mean
+            loss = loss * self.accelerator.num_processes  # the count is over all processes, and DDP averages
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Adds cross-entropy and entropy, in nats per label, which compare objectives as their losses do not."""
+        """Adds cross-entropy and entropy, in nats per label, which are comparable between objectives, unlike losses."""
         sums = self._sums[self.model.training]
         if sums:
             tokens, nll, entropy = self.accelerator.reduce(torch.stack(sums).sum(0), "sum").tolist()
@@ -81,17 +81,17 @@ class ObjectiveTrainer(ObjectiveLoss, Trainer):
 
 
 def add_objective(model: Any) -> None:
-    """Let the forward of a causal language model, or of one with peft adapters, take an `objective` beside `labels`.
+    """Make the forward of a causal language model, also with peft adapters, accept an `objective` beside `labels`.
 
-    It then returns {loss: (), sums: (3,) float64 labels, their -log p and entropy}; all else goes on as before. It is
-    in the forward, since wrappers such as DDP and FSDP act there. Raises ValueError for an output layer that cannot be
-    reproduced, or that has adapters.
+    It then returns {loss: (), sums: (3,) float64: number of labels, their -log p and entropy}; other calls are
+    unchanged. It is in the forward because wrappers such as DDP and FSDP act there. Raises ValueError for an output
+    layer that cannot be reproduced, or that has adapters.
     """
     causal: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(causal.get_output_embeddings(), nn.Linear):
-        raise ValueError("the output layer has adapters, which the fused loss does not see: leave lm_head as it is")
+        raise ValueError("the output layer has adapters, which the fused loss ignores: do not adapt lm_head")
     if getattr(causal.config, "output_router_logits", False):
-        raise ValueError("the auxiliary loss of routers is no part of an objective: set output_router_logits to false")
+        raise ValueError("the auxiliary loss of routers is not supported: set output_router_logits to false")
     with torch.device("meta"):
         twin = AutoModelForCausalLM.from_config(causal.config)
     form = OutputForm.of(twin)
@@ -113,13 +113,13 @@ def _forward(
     states = decoder(model)(**inputs).last_hidden_state[:, :-1]
     starts = torch.zeros_like(labels, dtype=torch.bool)
     starts[:, 0] = True
-    if inputs.get("position_ids") is not None:  # as of packed rows, whose sequences begin anew
+    if inputs.get("position_ids") is not None:  # of packed rows: a sequence starts at position 0
         starts |= inputs["position_ids"] == 0
     sequence = starts.flatten().cumsum(0).view_as(labels) - 1
     kept = (labels[:, 1:] != IGNORED) & ~starts[:, 1:]
     hidden, head = states[kept], form.head(model)
     if head.weight.numel() == 0:
-        raise ValueError("ZeRO-3 holds the output weight in parts, which the fused loss does not gather: take FSDP")
+        raise ValueError("the fused loss does not gather the output weight that ZeRO-3 shards: use FSDP")
     if torch.is_autocast_enabled(hidden.device.type):
         hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     context = Context(sequence=sequence[:, 1:][kept], sequences=int(starts.sum()))

@@ -1,4 +1,4 @@
-"""Sweeps on one machine with several cells at a time: a queue of processes, one on each free GPU."""
+"""Runs several cells of a sweep at a time on one machine: a queue of processes, one on each free GPU."""
 
 import os
 import queue
@@ -20,7 +20,7 @@ def run(cells: dict[Path, list[str]], processes: int | None) -> None:
     checkpoint and exit; those in the queue do not start.
 
     Raises:
-        ValueError: there are GPUs, and all of them are in use.
+        ValueError: all GPUs of the machine are in use.
     """
     slots = queue.Queue[dict[str, str]]()  # environment variables of a process
     gpus = free()

@@ -1,9 +1,8 @@
-"""Sweeps on SLURM: the cells that are not done become one array of jobs, with the code of this moment.
+"""Sweeps on SLURM: the unfinished cells become one job array, which runs a copy of the current code.
 
-A job runs the ordinary command of one cell, `python train.py <its overrides>`, in a copy of the code; submitit writes
-the batch script around it. When the cell has to leave (time limit, preemption) it does so with exit status 75, and the
-script puts the job back into the queue; when its node dies, SLURM does. What was submitted is written down in
-results/sweeps/<sweep>/<time>/submission.json.
+A job runs the ordinary command of one cell, `python train.py <its overrides>`, in the copy; submitit writes the batch
+script. If the cell has to stop (time limit, preemption), it exits with status 75 and the script requeues the job; if
+its node fails, SLURM requeues it. The submission is recorded in results/sweeps/<sweep>/<time>/submission.json.
 """
 
 import os
@@ -23,12 +22,11 @@ from losslab.records import code_snapshot
 RECORD = "submission.json"
 OURS = {"_target_", "submitit_folder", "name", "max_num_timeout", "environment", "container", "tries"}
 OURS |= {"separate_evaluation", "setup", "additional_parameters"}
-# The batch script outlives a TERM to all of the job's processes, as from a machine that shuts down: srun kills the cell
-# then.
+# The batch script survives a TERM to all processes of the job, as when a machine shuts down and srun kills the cell.
 TRAP_TERM = "trap asked=yes TERM"
-# Signals 10, 12 and 15 end a cell that was asked to leave before it could listen. SLURM itself has decided about a job
-# that does not run any more (cancelled, preempted). One that lives on where SLURM had given it up (a node out of reach)
-# must not requeue the one that took its place.
+# Signals 10, 12 and 15 kill a cell that is asked to stop before it has installed its handlers. SLURM itself handles a
+# job that is no longer running (cancelled, preempted). A job that SLURM gave up (its node was unreachable) but that
+# still runs must not requeue the one that replaced it.
 REQUEUE_SCRIPT = f"""code=$?
 case ${{asked:-}}$code in
     0 | yes0) ;;
@@ -44,7 +42,7 @@ exit $code"""
 
 @dataclass(frozen=True)
 class Submission:
-    """What one call of `submit` left in its folder."""
+    """The folder of one call of `submit`."""
 
     folder: Path
 
@@ -54,27 +52,27 @@ class Submission:
 
     @property
     def is_mine(self) -> bool:
-        """Whether this user wrote it: what a job runs is in it, so that nobody's else is submitted again."""
+        """Whether this user wrote it: jobs run commands from it, so only one's own may be submitted again."""
         return (self.folder / RECORD).stat().st_uid == os.getuid()
 
     def exit_status(self, cell: str) -> int | None:
-        """The status other than 0 with which the job of a cell (the folder's name) ended; None where it did not."""
+        """The non-zero exit status of the job of a cell (the folder's name); None if there is none."""
         names = [Path(folder).name for folder in self.record["cells"]]
         path = self.folder / "jobs" / f"exit-{names.index(cell)}" if cell in names else None
         try:
             text = path.read_text().strip() if path else ""
-        except (FileNotFoundError, PermissionError):  # none, or one of another user's job
+        except (FileNotFoundError, PermissionError):  # no such file, or another user's job
             text = ""
-        return int(text) if text.isdigit() else None  # empty for an instant, and on a full disk
+        return int(text) if text.isdigit() else None  # empty while being written, and on a full disk
 
     @classmethod
     def of(cls, sweep: str, results: str) -> list["Submission"]:
-        """Those of a sweep, oldest first."""
+        """The submissions of a sweep, oldest first."""
         return [cls(path.parent) for path in sorted(Path(results).glob(f"sweeps/{sweep}/*/{RECORD}"))]
 
 
 def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], results: Path) -> Submission:
-    """Submit cells, given as folder and overrides, as one array of jobs. ValueError when SLURM refuses."""
+    """Submit cells, given as folder and overrides, as one job array. Raises ValueError if SLURM refuses."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     folder = _new_folder(results / "sweeps" / sweep)
@@ -90,7 +88,7 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
             submitted = executor.map_array(_become, [str(Path(cell) / "logs") for cell in cells], commands)
             jobs.append(submitted[0].job_id.split("_")[0])
     except (FailedJobError, FailedSubmissionError, RuntimeError) as error:
-        raise ValueError(f"SLURM did not take the sweep: {' '.join(str(error).split())}") from None
+        raise ValueError(f"SLURM refused the sweep: {' '.join(str(error).split())}") from None
     record = {"sweep": sweep, "jobs": jobs, "submitted": datetime.now(UTC).isoformat(timespec="seconds")}
     write_json(folder / RECORD, record | {"cells": cells, "launcher": parameters, "results": str(results)})
     at_once = min(len(cells), parameters["array_parallelism"])
@@ -102,13 +100,13 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
 
 
 def cancel(sweep: str, results: str) -> int:
-    """Cancel all jobs of a sweep, waiting and running; returns how many there were."""
+    """Cancel all queued and running jobs of a sweep; returns how many there were."""
     jobs = [job for submission in Submission.of(sweep, results) for job in submission.record["jobs"]]
     if not jobs:
         raise ValueError(f"the sweep {sweep} was not submitted to SLURM from {results}: there is nothing to cancel")
     mine = _slurm("squeue", "--noheader", "--array", "--me", f"--name={job_name(sweep)}", "--format=%A %F %i")
     queued = [line.split()[2] for line in mine.splitlines() if line.split()[1] in jobs]
-    for submission in Submission.of(sweep, results):  # before: what a cancelled job leaves is read in its light
+    for submission in Submission.of(sweep, results):  # first: `status` reads a cancelled job's files by it
         write_json(submission.folder / RECORD, submission.record | {"cancelled": datetime.now(UTC).isoformat()})
     if queued:
         _slurm("scancel", *queued)
@@ -123,7 +121,7 @@ def _slurm(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except FileNotFoundError:
-        raise ValueError(f"there is no {command[0]} here: run this where SLURM is") from None
+        raise ValueError(f"there is no {command[0]} here: run this on a machine of the cluster") from None
     except subprocess.CalledProcessError as error:
         raise ValueError(f"{command[0]} failed: {' '.join(error.stderr.split())}") from None
     return done.stdout
@@ -173,7 +171,7 @@ def _executor(folder: Path, code: Path, sweep: str, parameters: dict[str, Any], 
 
 
 def _become(logs: str, command: list[str]) -> None:
-    """In the job: write to the cell's logs from here on, and turn into the cell's command."""
+    """In the job: redirect output to the cell's logs, and replace this process by the cell's command."""
     node = os.environ["SLURM_NODEID"]
     path = Path(logs) / ("main.txt" if node == "0" else f"node-{node}.txt")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""How a sweep stands, from files alone: what its cells have recorded, and what was submitted.
+"""The states of a sweep's cells, from files alone: their records, and the submissions to SLURM.
 
-States: waiting (in the queue, or not begun), running, to score (trained; its scoring is another job, which has not
-begun), scoring, preempted (left with a checkpoint, and back in the queue), interrupted (left, and nobody starts it
-again), silent (no sign of life, as after the death of its machine), cancelled, failed, trained (nobody asked for its
-scores), done, damaged (its cell.json cannot be read).
+States: waiting (queued, or not started), running, to score (trained; its scoring is a separate job, which has not
+started), scoring, preempted (stopped with a checkpoint and requeued), interrupted (stopped and not requeued), silent
+(no heartbeat, as after a failure of its machine), cancelled, failed, trained (stage=train), done, damaged (its
+cell.json cannot be read).
 """
 
 import statistics
@@ -39,12 +39,12 @@ STYLES = {
     "preempted": "yellow",
 }
 REFRESH_SECONDS = 2.0
-RECENT_STEPS = 20  # whose mean time gives the time that is left
+RECENT_STEPS = 20  # their mean time gives the remaining time
 
 
 @dataclass(frozen=True)
 class CellStatus:
-    """A cell as it stands now."""
+    """The current status of a cell."""
 
     folder: Path
     state: str
@@ -54,7 +54,7 @@ class CellStatus:
     seconds_left: float | None  # of training
     tries: str
     where: str  # SLURM job and machine
-    note: str  # score, last line of the error, or the fault of a damaged file
+    note: str  # score, last line of the error, or what is wrong with a damaged file
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Submitted:
 
 
 def submitted(sweep: str, results: str) -> list[Submitted]:
-    """The submissions of a sweep, oldest first; one whose file is damaged is left out."""
+    """The submissions of a sweep, oldest first, without those whose file is damaged."""
     readable = []
     for submission in Submission.of(sweep, results):
         with suppress(ValueError, TypeError):
@@ -113,7 +113,7 @@ def status_of(record: CellRecord, submissions: Sequence[Submitted]) -> CellStatu
 
 
 def seconds_left(rows: Sequence[dict[str, Any]], steps: int | None) -> float | None:
-    """Until the last step, at the mean speed of the recent ones; None where that is not known."""
+    """Remaining seconds of training, at the mean speed of the recent steps; None if unknown."""
     seconds = [row["seconds"] for row in rows if "seconds" in row]
     if not seconds or steps is None:
         return None
@@ -149,19 +149,19 @@ def _state(folder: Path, record: dict[str, Any], submissions: Sequence[Submitted
 
 
 def died(folder: Path, submissions: Sequence[Submitted]) -> int | None:
-    """The exit status of the cell's last job, where that is not 0; the submissions are those with the cell."""
+    """The exit status of the cell's last job if it is not 0; `submissions` are those with the cell."""
     return submissions[-1].submission.exit_status(folder.name) if submissions else None
 
 
 def _scores(folder: Path) -> str:
-    """The average under each protocol."""
+    """The average score under each protocol, as text."""
     contents = [read_scores(path) for path in score_files(folder)]
     averages = [content["average"]["score"] for content in contents if "average" in content]
     return ", ".join(f"{average:.1f}" for average in averages)
 
 
 def sweeps(records: Sequence[CellRecord]) -> dict[str, list[CellRecord]]:
-    """The cells of each sweep, in the order in which they were asked for."""
+    """The cells of each sweep, in the order in which they were declared."""
     members: dict[str, list[CellRecord]] = {}
     for record in sorted(records, key=lambda record: (record.state.get("declared", ""), record.folder)):
         for name in record.sweeps:
@@ -170,7 +170,7 @@ def sweeps(records: Sequence[CellRecord]) -> dict[str, list[CellRecord]]:
 
 
 def statuses(sweep: str, results: str, records: Sequence[CellRecord] | None = None) -> list[CellStatus]:
-    """The cells of a sweep. ValueError when there is no such sweep."""
+    """The status of each cell of a sweep. Raises ValueError if there is no such sweep."""
     members = sweeps(cell_records(results) if records is None else records)
     if sweep not in members:
         there = f"there are {', '.join(sorted(members))}" if members else "there is none"
@@ -192,7 +192,7 @@ def status_table(sweep: str, rows: Sequence[CellStatus]) -> Table:
         step = "" if row.step is None else f"{row.step}/{row.steps or '?'}"
         loss = "" if row.loss is None else f"{row.loss:.4f}"
         left = "" if row.seconds_left is None else duration(row.seconds_left)
-        # Of errors and names too, which may hold brackets or escape sequences.
+        # printable(): errors and names may hold brackets or escape sequences.
         texts = [Text(printable(text)) for text in (step, loss, left, row.tries, row.where, row.note)]
         out.add_row(Text(printable(row.folder.name)), Text(row.state, style), *texts)
     return out
@@ -206,7 +206,7 @@ def duration(seconds: float) -> str:
 
 
 def show(names: list[str], results: str, watch: bool) -> None:
-    """Print sweeps, all of them where none is named; `watch` follows them until no cell can change any more."""
+    """Print the named sweeps, or all; `watch` updates the view until no cell can change any more."""
     console = Console()
     if not watch:
         records = cell_records(results)
@@ -225,7 +225,7 @@ def show(names: list[str], results: str, watch: bool) -> None:
 
 
 def _chosen(names: list[str], records: Sequence[CellRecord], results: str) -> list[str]:
-    """The sweeps that are named, else all. Raises ValueError when no sweep is on record."""
+    """The named sweeps, else all. Raises ValueError if there is no record of any sweep."""
     chosen = names or sorted(sweeps(records))
     if not chosen and not any(record.faults for record in records):
         raise ValueError(f"no record of any sweep under {results}: run one first, or set results=FOLDER")
@@ -243,7 +243,7 @@ def _views(names: list[str], results: str) -> Iterator[tuple[Table, bool]]:
 
 
 def retry(sweep: str, results: str) -> None:
-    """Submit the cells that failed, were cancelled or fell silent again. ValueError when there is no such cell."""
+    """Submit failed, cancelled and silent cells again. Raises ValueError if there is no such cell."""
     submissions = [submission for submission in submitted(sweep, results) if submission.submission.is_mine]
     again = [row.folder.name for row in statuses(sweep, results) if row.state in ("failed", "cancelled", "silent")]
     overrides = {

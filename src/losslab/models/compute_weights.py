@@ -1,8 +1,8 @@
-"""Mixed precision on one GPU, without sharding: what FSDP2 does there by casts, copies and hooks for every layer.
+"""Mixed precision on one GPU without sharding, instead of FSDP2's casts, copies and hooks for every layer.
 
-The modules hold float32 masters between steps, so that optimizer, checkpoints and export see nothing else. Forward and
-backward use copies in the dtype of the computation; the gradient of each copy is added to the float32 gradient of its
-master as soon as it is there.
+The modules hold float32 master weights between steps, which are all that optimizer, checkpoints and export see. Forward
+and backward use copies in the dtype of the computation; the gradient of each copy is added to the float32 gradient of
+its master as soon as it is computed.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class ComputeWeights:
-    """The copies of a module's weights in `dtype`; those that are held in it already have none."""
+    """Copies of a module's weights in `dtype`, except of weights that have this dtype already."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         copies: dict[nn.Parameter, nn.Parameter] = {}  # by master: a tied weight has one
@@ -30,7 +30,7 @@ class ComputeWeights:
         self.versions: list[int] = []  # of the masters when they were copied
 
     def enter(self) -> None:
-        """Put the copies into the modules, made anew if a master has changed."""
+        """Put the copies into the modules, after updating them if a master has changed."""
         versions = [master._version for master in self.masters]
         if versions != self.versions:
             with torch.no_grad():

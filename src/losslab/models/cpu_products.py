@@ -1,7 +1,7 @@
-"""Products of bfloat16 matrices on a CPU that has no instructions for them: computed in float32, then rounded.
+"""Products of bfloat16 matrices on a CPU without instructions for them: computed in float32, then rounded.
 
-Most laptops and older servers (AVX2 alone) have none. torch then multiplies element by element: a step in bfloat16 took
-70 times as long as one in float32, where its result is the same but for the last bit of some elements.
+Most laptops and older servers (AVX2 only) have no such instructions. torch then multiplies element by element: a step
+in bfloat16 took 70 times as long as in float32, for a result that differs only in the last bit of some elements.
 """
 
 import time
@@ -16,14 +16,12 @@ from torch.library import Library
 
 SIZE = 128  # of the matrices that are measured
 REPEATS = 5
-MARGIN = (
-    2.0  # times that float32 must be faster: far from what a busy machine changes, so that every start decides alike
-)
+MARGIN = 2.0  # how many times faster float32 must be: far from what load can change, so that every start decides alike
 
 
 @cache
 def slow() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices more slowly than float32 ones with their conversion."""
+    """Whether this CPU multiplies bfloat16 matrices more slowly than float32 ones including conversion."""
     a, b = torch.ones(2, SIZE, SIZE, dtype=torch.bfloat16)
     native = _fastest(lambda: (a @ b, a @ b.T, a.T @ b))
     return native > MARGIN * _fastest(lambda: (_rounded(a, b), _rounded(a, b.T), _rounded(a.T, b)))
@@ -35,8 +33,9 @@ def computes_in_float32(values: Tensor) -> bool:
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor, tile: int) -> None:
-    """out (M, N) = a (M, K) @ b (K, N), all of one dtype. Of the wider of b's sides `tile` rows or columns are taken at
-    a time where they are converted."""
+    """out (M, N) = a (M, K) @ b (K, N), all of one dtype. If b is converted, then `tile` rows or columns of its longer
+    side at a time.
+    """
     if not computes_in_float32(a):
         torch.mm(a, b, out=out)
     elif b.shape[1] >= b.shape[0]:
@@ -50,14 +49,14 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, tile: int) -> None:
         out.copy_(total)
 
 
-@cache  # which keeps the library: the replacement ends with it
+@cache  # keeps a reference to the library, without which the replacement would end
 def install() -> Library | None:
-    """Let autocast compute linear layers so, in this process. Does nothing where bfloat16 products are fast."""
+    """Make autocast compute linear layers this way in this process. Does nothing if bfloat16 products are fast."""
     if not slow():
         return None
     library = Library("aten", "IMPL")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that autocast's own is replaced, which is meant
+        warnings.simplefilter("ignore", UserWarning)  # autocast's own is replaced intentionally
         library.impl("linear", _linear, "AutocastCPU", allow_override=True)
     return library
 

@@ -1,4 +1,4 @@
-"""The parts of a causal language model, whatever its family calls them: its decoder, and the decoder's layers."""
+"""Finds the parts of a causal language model of any family: its decoder, and the decoder's layers."""
 
 from typing import cast
 
@@ -7,32 +7,32 @@ from transformers import PreTrainedModel
 
 
 def decoder(model: PreTrainedModel) -> PreTrainedModel:
-    """The part from token ids to the last hidden states; of a multimodal model the language model.
+    """The part from token ids to the last hidden states; in a multimodal model, that of the language model.
 
-    Raises ValueError for a model that has none, such as an encoder with a decoder.
+    Raises ValueError for a model without such a part, such as an encoder-decoder.
     """
     if model.config.is_encoder_decoder:
-        raise ValueError(f"{type(model).__name__} is an encoder with a decoder: choose a decoder-only language model")
+        raise ValueError(f"{type(model).__name__} is an encoder-decoder: choose a decoder-only language model")
     for candidate in (model.get_decoder(), body(model).get_decoder(), body(model)):
         if isinstance(candidate, PreTrainedModel) and candidate is not model:
             return candidate
-    raise ValueError(f"{type(model).__name__} has no decoder that can be told from its output layer: choose another")
+    raise ValueError(f"{type(model).__name__} has no decoder separate from its output layer: choose another model")
 
 
 def body(model: PreTrainedModel) -> PreTrainedModel:
-    """All of a model but its output layer; of a multimodal model with its towers."""
+    """A model without its output layer; in a multimodal model, including its encoders."""
     if model.base_model is not model:
         return cast(PreTrainedModel, model.base_model)
     parts = [child for child in model.children() if isinstance(child, PreTrainedModel)]
     if len(parts) != 1:
-        raise ValueError(f"{type(model).__name__} has no body that can be told from its output layer: choose another")
+        raise ValueError(f"{type(model).__name__} has no body separate from its output layer: choose another model")
     return parts[0]
 
 
 def layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder's layers, first to last; empty where they cannot be taken apart, since some share weights.
+    """The decoder's layers, first to last; empty if some share weights and cannot be separated.
 
-    Each is sharded, recomputed and compiled as one unit.
+    Each layer is sharded, recomputed and compiled as one unit.
     """
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
     for module in decoder(model).children():

@@ -1,12 +1,14 @@
-"""Triton kernels of the fused loss: one launch for the rows of a chunk, in place of some eighteen eager passes.
+"""Triton kernels of the fused loss: one launch for the rows of a chunk, instead of some eighteen eager passes.
 
-A program takes one row of logits as the product left it. It reads the row once for what the objective and the
-diagnostics need (log-probability of the target, entropy, KL from a reference), and a second time to overwrite it by the
-slope softmax - onehot. The second time it goes backwards: what was read last is still in the L2 cache.
+A program processes one row of logits, as the matrix product wrote it. It reads the row once for the quantities that the
+objective and the diagnostics need (log-probability of the target, entropy, KL from a reference), and a second time to
+overwrite it with the gradient softmax - onehot. The second pass runs backwards, since the end of the row is still in
+the L2 cache.
 
-All sums are float32. A block of a row is read as lanes of LANE logits, each with a running maximum and running sums of
-its own, so that threads meet once in a row. Logits are in bits (logit * log2 e), since powers of 2 are what hardware
-has. What concerns few blocks (the end of the row, the target) is behind a branch that all threads of a program take.
+All sums are float32. A block of a row is read as lanes of LANE logits, each with its own running maximum and sums, so
+that threads synchronise once per row. Logits are in bits (logit * log2 e), since the hardware computes powers of 2.
+Work that concerns few blocks (the end of the row, the target) is in a branch that all threads of a program take
+together.
 """
 
 import math

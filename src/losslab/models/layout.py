@@ -1,4 +1,4 @@
-"""How a policy is laid out over the ranks of a run, and what it computes twice to save memory.
+"""Shards a policy over the ranks of a run, and sets up activation checkpointing and compilation.
 
 The order is that of torch's own trainers: activation checkpointing inside torch.compile inside FSDP.
 """
@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 import torch._functorch.config
 import torch.distributed as dist
-import torch.nn.attention.varlen  # it defines the operator that KEPT names
+import torch.nn.attention.varlen  # defines the operator in KEPT
 import torch.utils.deterministic
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
@@ -24,8 +24,8 @@ from losslab.config.choices import Device, Recompute, Sharding
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, Precision
 
-# What `selective` keeps: the results of attention and of the matrix products, which are most of the time to compute.
-# The rest of a layer (norms, activations, rotations, sums), which is most of the memory, is computed again.
+# `selective` keeps the results of attention and matrix products, which take most of the time. The rest of a layer
+# (norms, activations, rotations, sums), which takes most of the memory, is recomputed.
 KEPT = {
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
@@ -60,27 +60,27 @@ def lay_out(
 
 
 def set_up(machine: MachineConfig) -> None:
-    """Settings of torch in this process that must be there before a GPU is used.
+    """Set torch options of this process that must precede the first use of a GPU.
 
-    The allocator grows its segments in place, which leaves less memory unused where the sizes of micro-batches differ.
-    It is set here and not in the environment, which an inference engine would inherit; what the user's environment
-    says has precedence.
+    The allocator uses expandable segments, which waste less memory if the sizes of micro-batches differ. They are set
+    here and not in the environment, which an inference engine would inherit; the user's environment has precedence.
     """
     if machine.device != Device.cpu and torch.cuda.is_available() and "PYTORCH_ALLOC_CONF" not in os.environ:
         torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
-    # What a layer's products read in backward, such as the output of an activation, is computed again from what is kept
-    # anyway: a quarter less memory, and hardly any time, since it is written once in either case.
+    # Inputs of a layer's matrix products in backward, such as the output of an activation, are recomputed from tensors
+    # that are kept anyway: this saves a quarter of the memory and costs hardly any time.
     torch._functorch.config.ban_recompute_materialized_backward = False
     if machine.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # two buffers: products add up in one order
-        # Else all memory that is allocated is written, too.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # two buffers: matrix products sum in a fixed order
+        # Otherwise all allocated memory is filled too.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.use_deterministic_algorithms(True)
 
 
 def before_micro_batch(policy: nn.Module, machine: MachineConfig, last: bool) -> None:
-    """Before forward and backward of a micro-batch of a step: with `machine.reshard=false` gradients are reduced, and
-    weights sharded again, after the last one alone."""
+    """Call before forward and backward of a micro-batch: with `machine.reshard=false` gradients are reduced and weights
+    resharded only after the last one of a step.
+    """
     if isinstance(policy, FSDPModule) and not machine.reshard:
         policy.set_requires_gradient_sync(last)
         policy.set_is_last_backward(last)
@@ -88,9 +88,10 @@ def before_micro_batch(policy: nn.Module, machine: MachineConfig, last: bool) ->
 
 
 def abandon_backward(policy: nn.Module) -> None:
-    """Let a step begin anew after an error within forward or backward. The gradients that are left mean nothing.
+    """Reset the policy after an error in forward or backward, so that a step can start again. Gradients are then
+    invalid.
 
-    FSDP2 ends a backward by a callback of the root; it is what puts all of its states back.
+    FSDP2 resets all of its states in a callback of the root module that ends a backward.
     """
     if isinstance(policy, FSDPModule):
         policy.set_requires_gradient_sync(True)
@@ -102,8 +103,9 @@ def abandon_backward(policy: nn.Module) -> None:
 
 
 def sharded(config: Config, device: torch.device) -> bool:
-    """Whether FSDP2 holds the policy: for several ranks, and on one GPU for what it does beside sharding, which is to
-    keep the weights in host memory, and to add up gradients in float32 for master weights in bfloat16."""
+    """Whether FSDP2 wraps the policy: for several ranks, and on one GPU for CPU offload or for float32 accumulation of
+    the gradients of bfloat16 master weights.
+    """
     more = config.machine.cpu_offload or (config.train.weights == Precision.bf16 and not config.adapter.rank)
     return dist.get_world_size() > 1 or (device.type != "cpu" and more)
 
@@ -122,7 +124,7 @@ def _keep(context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
 def _shard(
     policy: nn.Module, stacks: list[nn.ModuleList], machine: MachineConfig, precision: Precision, ranks: DeviceMesh
 ) -> None:
-    """FSDP2 on every decoder layer and on the rest; float32 reductions, sums over ranks and no mean."""
+    """Apply FSDP2 to every decoder layer and to the rest, with float32 reductions that sum over ranks."""
     mixed = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == Precision.bf16 else torch.float32,
         reduce_dtype=torch.float32,
@@ -140,7 +142,7 @@ def _shard(
     for module in policy.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+            module.set_force_sum_reduction_for_comms(True)  # gloo supports no other
     for layers in stacks:
         sequence = list(cast(Iterable[FSDPModule], layers))
         for now, after in pairwise(sequence):
@@ -148,7 +150,9 @@ def _shard(
 
 
 def mesh(machine: MachineConfig, device: torch.device) -> DeviceMesh:
-    """All ranks in one row, or (nodes, ranks of a node) for `hybrid`: gathered within a node, summed across."""
+    """The device mesh: all ranks in one dimension, or (nodes, ranks of a node) for `hybrid`, which shards within a
+    node.
+    """
     ranks, local_ranks = dist.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"])
     if machine.sharding == Sharding.full:
         return init_device_mesh(device.type, (ranks,))

@@ -1,8 +1,8 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) by peft, inside the model that they adapt.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) by peft, injected into the model.
 
-The adapted weights are frozen and held in the dtype of the computation; only the adapters are trained, and what
-`modules_to_save` names. With the adapters switched off the model is the one before training, which makes it its own
-reference, unless other modules are trained beside them.
+The adapted weights are frozen and held in the dtype of the computation; only the adapters and the modules in
+`modules_to_save` are trained. With the adapters disabled the model is the one before training, and so serves as its own
+reference, unless other modules are trained too.
 """
 
 import math
@@ -21,15 +21,15 @@ from losslab.config.messages import among
 from losslab.config.schema import AdapterConfig
 from losslab.models.decoder import decoder
 
-NAME = "default"  # peft's for the one adapter there is
-BASE = ".base_layer"  # what peft puts into the name of an adapted weight
-ALL = "all-linear"  # as peft calls every linear layer of the decoder, experts included
-WRAPPED = "._checkpoint_wrapped_module"  # what activation checkpointing puts into names of modules
+NAME = "default"  # peft's name of the only adapter
+BASE = ".base_layer"  # inserted by peft into the name of an adapted weight
+ALL = "all-linear"  # peft's name for every linear layer of the decoder, experts included
+WRAPPED = "._checkpoint_wrapped_module"  # inserted by activation checkpointing into names of modules
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a configuration adapts in a model, by whole names: peft would look in a multimodal model's towers too."""
+    """The adapted parts of a model, by full names: peft would also match in the encoders of a multimodal model."""
 
     layers: list[str]  # linear layers
     parameters: list[str]  # three-dimensional weights of experts that are fused into one
@@ -37,7 +37,7 @@ class Targets:
 
     @classmethod
     def of(cls, model: PreTrainedModel, config: AdapterConfig) -> "Targets":
-        """Raises ValueError for a name that the model has no such part for."""
+        """The targets of a configuration. Raises ValueError for a name that matches no part of the model."""
         prefix = next(name for name, module in model.named_modules() if module is decoder(model))
         inner = {f"{prefix}.{name}": module for name, module in decoder(model).named_modules() if name}
         linear = [name for name, module in inner.items() if isinstance(module, nn.Linear | Conv1D)]
@@ -54,7 +54,7 @@ class Targets:
         for name in names:
             if not _matching([*linear, *fused], [name]):
                 raise ValueError(
-                    f"adapter.target_modules: {name} is no linear layer of the decoder{among(name, choices)}"
+                    f"adapter.target_modules: {name} is not a linear layer of the decoder{among(name, choices)}"
                 )
         for name in config.modules_to_save:
             if not _matching(modules, [name]):
@@ -68,7 +68,7 @@ class Targets:
 
 
 def _matching(full: list[str], names: list[str]) -> list[str]:
-    """The full names that are one of `names` or end in one, as peft matches them."""
+    """The full names that equal one of `names` or end in one, as in peft."""
     return [name for name in full if any(f".{name}".endswith(f".{end}") for end in names)]
 
 
@@ -96,7 +96,7 @@ def insert(model: PreTrainedModel, config: AdapterConfig) -> None:
 
 
 def initial(model: PreTrainedModel, seed: int) -> dict[str, Tensor]:
-    """First values of all adapters by name, float32 on the CPU: A random, B zero. The same whatever the sharding."""
+    """Initial values of all adapters by name, float32 on the CPU: A random, B zero, independent of the sharding."""
     generator = torch.Generator().manual_seed(seed)
     values = {}
     for name, parameter in sorted(model.named_parameters()):
@@ -110,7 +110,7 @@ def initial(model: PreTrainedModel, seed: int) -> dict[str, Tensor]:
 
 @contextmanager
 def switched_off(model: PreTrainedModel) -> Iterator[None]:
-    """The model before training, for as long as the block lasts."""
+    """Disable the adapters in the block: the model is then the one before training."""
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
         layer._disable_adapters = True  # `enable_adapters` would also touch requires_grad
@@ -122,7 +122,7 @@ def switched_off(model: PreTrainedModel) -> Iterator[None]:
 
 
 def merged(state: dict[str, Tensor], model: PreTrainedModel, config: AdapterConfig) -> dict[str, Tensor]:
-    """The whole `state` of an adapted model as that of the plain one: W becomes W + alpha / rank * B A, in float32."""
+    """The full `state` of an adapted model as that of a plain one: W becomes W + alpha / rank * B A, in float32."""
     plain = {name.replace(BASE, ""): value for name, value in state.items() if ".lora_" not in name}
     for name, module in model.named_modules():
         if not isinstance(module, LoraLayer):

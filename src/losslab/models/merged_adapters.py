@@ -1,4 +1,4 @@
-"""LoRA adapters (a folder of peft) become whole checkpoints: merged into their base model once, and kept by content."""
+"""Merges LoRA adapters (folders of peft) into their base models, and caches the resulting checkpoints by content."""
 
 import hashlib
 import json
@@ -6,41 +6,41 @@ from pathlib import Path
 
 from losslab.config.messages import first_line
 from losslab.config.schema import ModelConfig
-from losslab.files import cached, check_weights, content
+from losslab.files import cached, content, refuse_pickled_weights
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 EMBEDDINGS = {"embed_tokens", "lm_head", "wte"}  # modules that an adapter holds whole where it has tokens of its own
 
 
 def base(path: str) -> tuple[str, str | None] | None:
-    """The model that an adapter was trained on, a hub id or a folder, and its revision; None for any other path.
+    """The base model of an adapter, a hub id or a folder, and its revision; None if the path is not an adapter.
 
-    Raises ValueError when the adapter names none, or one that is not there, or its own weights are pickled.
+    Raises ValueError if the adapter names no base model or a missing one, or if its weights are pickled.
     """
     file = Path(path) / CONFIG
     if not file.is_file():
         return None
-    weights = Path(path).glob("adapter_model.*")  # peft takes these alone, whatever else is there
-    check_weights(f"the adapter {path}", (file.name for file in weights))
+    weights = Path(path).glob("adapter_model.*")  # the only files that peft reads
+    refuse_pickled_weights(f"the adapter {path}", (file.name for file in weights))
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
         name, revision = str(about["base_model_name_or_path"]), about.get("revision")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{file} names no base model: add base_model_name_or_path") from None
     if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
-        raise ValueError(f"{file}: the base model {name} is no folder: correct base_model_name_or_path")
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():  # before all that is in it is hashed
+        raise ValueError(f"{file}: the base model {name} does not exist: correct base_model_name_or_path")
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():  # before all files in it are hashed
         raise ValueError(f"{file}: the base model {name} has no config.json: correct base_model_name_or_path")
     return name, revision
 
 
 def merged(path: str, cache: Path, trust_remote_code: bool = False) -> str:
-    """The folder of the whole checkpoint behind an adapter; any other path is itself.
+    """The folder of the checkpoint merged from an adapter; any other path is returned unchanged.
 
-    The two are added up in float32 and written in the dtype that the base is published in, with the adapter's
-    tokenizer where it has one, else the base's.
+    The weights are merged in float32 and written in the dtype of the base's configuration, with the adapter's tokenizer
+    if it has one, else the base's.
 
-    Raises ValueError when the adapter or its base cannot be loaded, or is of a kind that cannot be merged.
+    Raises ValueError if the adapter or its base cannot be loaded, or cannot be merged.
     """
     source = base(path)
     if source is None:
@@ -50,7 +50,7 @@ def merged(path: str, cache: Path, trust_remote_code: bool = False) -> str:
     def make(folder: Path) -> None:
         try:
             _merge(path, *source, folder, trust_remote_code)
-        except Exception as error:  # of many kinds, all of which mean this
+        except Exception as error:  # many kinds, all of which mean this
             raise ValueError(f"the adapter {path} cannot be merged into {source[0]}: {first_line(error)}") from error
 
     return str(cached(cache / "merged" / key, make))
@@ -74,13 +74,13 @@ def _merge(adapter: str, base: str, revision: str | None, target: Path, trust_re
     whole, stored = load_model(model, packed=False), load_file(Path(adapter) / WEIGHTS)
     embeddings = {name for name in stored if set(name.split(".")) & EMBEDDINGS and ".lora_" not in name}
     rows = {len(stored[name]) for name in embeddings}
-    if len(rows) == 1:  # there may be tokens that were added for the adapter
+    if len(rows) == 1:  # tokens may have been added for the adapter
         whole.resize_token_embeddings(rows.pop())
     adapted = PeftModel.from_pretrained(whole, adapter)
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     for problem, names in (
-        ("it lacks weights that its adapter_config.json asks for", expected - set(stored)),
-        ("it has weights that the base has no place for", set(stored) - expected - embeddings),
+        ("it lacks weights that its adapter_config.json declares", expected - set(stored)),
+        ("it has weights that do not fit the base", set(stored) - expected - embeddings),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""

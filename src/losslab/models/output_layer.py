@@ -1,8 +1,8 @@
-"""What a model does to the product of hidden states and output weight, learned from its own forward.
+"""How a model turns the product of hidden states and output weight into logits, determined from its own forward.
 
-Families differ: some divide the logits, some multiply them, some cap them, and a configuration's names do not say which
-(`logits_scaling` divides in Granite and multiplies in HyperCLOVA X). So hidden states are put in the place of the
-decoder's, a small random weight in the place of the output layer's, and the logits are read off the model's forward.
+Families divide, multiply or cap the logits, and the names in a configuration do not say which (`logits_scaling` divides
+in Granite and multiplies in HyperCLOVA X). So the decoder's hidden states and the output layer's weight are replaced by
+small random ones, and the logits of the model's forward are compared with candidate forms.
 """
 
 from collections.abc import Iterator
@@ -32,9 +32,9 @@ class OutputForm:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "OutputForm":
-        """The form that a model's own forward has; the weights may be on the meta device.
+        """The form of a model's output layer; the weights may be on the meta device.
 
-        Raises ValueError for an output layer of any other form.
+        Raises ValueError if the output layer does not have this form.
         """
         layer = _layer(model)
         generator = torch.Generator().manual_seed(0)
@@ -44,10 +44,10 @@ class OutputForm:
         with torch.no_grad(), _probe(model, weight, bias) as logits:
             try:
                 return _fit(logits, states, weight, bias, model.config.get_text_config(decoder=True).to_dict())
-            except Exception as error:  # of the model's own code too, which may read weights that are not there
+            except Exception as error:  # also of the model's own code, which may read weights on the meta device
                 raise ValueError(
-                    f"the output layer of {type(model).__name__} cannot be reproduced, since it does more than to "
-                    "multiply hidden states by a weight, scale and cap them: choose another model"
+                    f"the output layer of {type(model).__name__} cannot be reproduced, since it does more than "
+                    "multiply hidden states by a weight, scale and cap: choose another model"
                 ) from error
 
     def head(self, model: PreTrainedModel) -> Head:
@@ -61,7 +61,7 @@ class OutputForm:
         return Head(layer.weight, bias, self.softcap, self.scale)
 
     def logits(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """(N, V) of hidden states (N, D), weight (V, D) and bias (V,), all at once."""
+        """Logits (N, V) from hidden states (N, D), weight (V, D) and bias (V,)."""
         x = self.scale * (states @ weight.T) + (0 if bias is None else self.bias_scale * bias)
         return x if self.softcap is None else self.softcap * torch.tanh(x / self.softcap)
 
@@ -71,19 +71,19 @@ def _layer(model: PreTrainedModel) -> nn.Linear:
     if not isinstance(getattr(layer, "weight", None), Tensor) or layer.weight.ndim != 2:
         raise ValueError(f"{type(model).__name__} has no output layer with a weight: choose a causal language model")
     if not hasattr(layer, "bias"):
-        layer.bias = None  # of a family's own class of linear layer
+        layer.bias = None  # a family's own linear class may lack the attribute
     return layer
 
 
 def _fit(logits: Any, states: Tensor, weight: Tensor, bias: Tensor | None, config: dict[str, Any]) -> OutputForm:
-    """The form of `logits`, a function from hidden states to logits."""
+    """The form that reproduces `logits`, a function from hidden states to logits."""
     small, large = 1e-3, 1e5
     products = states @ weight.T
     at_zero = logits(torch.zeros_like(states))
     slope = (logits(small * states) - at_zero) / small
     scale = float((slope * products).sum() / products.square().sum())
     numbers = [1.0, *(float(v) for v in config.values() if isinstance(v, int | float) and v)]
-    # A number from the configuration is exact, a measured one is rounded.
+    # A number from the configuration is exact, a measured one is not.
     exact = [c for v in numbers for c in (v, 1 / v) if abs(c - scale) <= TOLERANCE * abs(scale)]
     scale = exact[0] if exact else scale
     extreme = logits(large * states)
@@ -94,13 +94,13 @@ def _fit(logits: Any, states: Tensor, weight: Tensor, bias: Tensor | None, confi
         errors = [(logits(h) - form.logits(h, weight, bias)).abs().max() for h in (states, 10 * states)]
         if max(errors) <= TOLERANCE * max(1.0, float(form.logits(10 * states, weight, bias).abs().max())):
             return form
-    raise ValueError("no scaled and capped product of hidden states and weight")
+    raise ValueError("not a scaled and capped product of hidden states and weight")
 
 
 @contextmanager
 def _probe(model: PreTrainedModel, weight: Tensor, bias: Tensor | None) -> Iterator[Any]:
     """A function from hidden states (N, D) to the model's own logits (N, V) under another weight and bias."""
-    layer, parts = _layer(model), (body(model), decoder(model))  # some families call the one, some the other
+    layer, parts = _layer(model), (body(model), decoder(model))  # some families call one, some the other
     chosen = {id(layer.weight): weight} | ({} if bias is None else {id(layer.bias): bias})
     values = {
         name: chosen[id(parameter)]
@@ -126,7 +126,7 @@ def _probe(model: PreTrainedModel, weight: Tensor, bias: Tensor | None) -> Itera
 
 
 class _Output(dict[str, Any]):
-    """The output of a decoder: its last hidden states, and None for all else that a family asks of it."""
+    """The output of a decoder: its last hidden states, and None for every other field."""
 
     def __init__(self, states: Tensor) -> None:
         super().__init__(last_hidden_state=states)

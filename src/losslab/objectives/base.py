@@ -6,6 +6,6 @@ from losslab.objectives import Need
 
 @dataclass(frozen=True)
 class Base:
-    """No training: the model is scored as it is, in the row that those of the objectives are compared with."""
+    """No training: the base model is scored, and its row is compared with those of the objectives."""
 
     needs: ClassVar[frozenset[Need]] = frozenset()

@@ -8,11 +8,11 @@ from losslab.objectives import Need, Objective, Scope, Targets, Tensor
 class CADFT(Objective):
     """Compatibility-aware DFT: -sg(p c) log p, c = exp(-beta max(0, z)), z = z-score of the sequence's mean NLL.
 
-    Source: arXiv 2606.11206, known here from a detailed note on the paper, which confirms weight, beta 1 and the
-    z-score over the global batch; whether by the population deviation, as here, it does not say. The paper takes a mean
-    over sequences, here it is over tokens. Its rewriting of demonstrations is not here: every 1,000 steps from step
-    3,000 on, half of the 0.5% of the rows with the highest moving average of z is replaced by samples of the model. A
-    run as long as those of the DFT paper (390 steps) never comes to it.
+    Source: arXiv 2606.11206, from a detailed note on the paper, which confirms weight, beta 1 and the z-score over the
+    global batch, but not whether the deviation is that of the population, as here. The paper averages over sequences,
+    here over tokens. Its rewriting of demonstrations is not implemented: every 1,000 steps from step 3,000 on, half of
+    the 0.5% of the rows with the highest moving average of z is replaced by samples of the model. A run of the length
+    of the DFT paper's (390 steps) never reaches it.
     """
 
     scope: ClassVar[Scope] = "batch"

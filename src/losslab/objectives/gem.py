@@ -7,7 +7,7 @@ from losslab.objectives import Distributions, Objective, Targets, Tensor, torch
 @dataclass(frozen=True)
 class GEM(Objective):
     """GEM: -sum_v sg(q_v w_v) (log p - log p_v), q = softmax(logits / beta), which moves probability to the target from
-    tokens in proportion to what a sharpened policy gives them.
+    other tokens in proportion to their probability under a sharpened policy.
 
     w_v = sigmoid(0.01 (logit_v - logit of the target)) for "logsigmoid", 1 for "linear". beta 1 and "linear" is SFT.
     Source: arXiv 2408.16673; checked against the official code (liziniu/GEM, sft_trainer_v2.py): beta 0.7, logsigmoid.

@@ -9,11 +9,11 @@ from losslab.objectives import Need, Objective, Targets, Tensor, torch
 class GIFT(Objective):
     """GIFT: the cross-entropy with softmax(log p_ref + beta * onehot), which moves the reference towards the target.
 
-    It is taken as g (-log p) + (1 - g) KL(reference || policy), g = sigmoid(log p_ref + log(e^beta - 1)), which differs
-    from it by the entropy of the reference times 1 - g, a constant. At beta 20 g is 0.98 for p_ref = 1e-7, so only
-    tokens that the reference all but excludes are not trained as in SFT.
-    Source: arXiv 2601.09233 v2; checked against the official trainer (zzy1127/GIFT, fsdp_gift_trainer.py): beta 20. Its
-    optional smoothing, which is off there, is not here.
+    It is computed as g (-log p) + (1 - g) KL(reference || policy), g = sigmoid(log p_ref + log(e^beta - 1)), which
+    differs by a constant, the entropy of the reference times 1 - g. At beta 20 g is 0.98 for p_ref = 1e-7, so training
+    differs from SFT only for tokens that the reference almost excludes. Source: arXiv 2601.09233 v2; checked against
+    the official trainer (zzy1127/GIFT, fsdp_gift_trainer.py): beta 20. Its optional smoothing, off by default, is not
+    implemented.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_logp", "reference_distribution"})

@@ -8,9 +8,9 @@ class IDFT(Objective):
     """In-distribution fine-tuning: -sg(p^g) log p, g = clip(exp(-(log p + H) / beta), low, high), H = entropy of the
     whole distribution.
 
-    Near SFT for a token more likely than the distribution leads one to expect, beyond DFT for one less likely.
+    Near SFT for a token that is more likely than expected from the entropy, beyond DFT for one that is less likely.
     Source: arXiv 2602.12222; checked against the trainer that the official script runs (zhangmiaosen2000/
-    Towards-On-Policy-SFT, fsdp_polylog_trainer.py): beta 1, limits 0.1 and 2, no warm-up. Its entropy has 1e-10 within
+    Towards-On-Policy-SFT, fsdp_polylog_trainer.py): beta 1, limits 0.1 and 2, no warm-up. Its entropy adds 1e-10 inside
     the logarithm. The paper was not read.
     """
 

@@ -8,7 +8,7 @@ from losslab.objectives import Objective, Targets, Tensor, torch
 class InfoSFT(Objective):
     """InfoSFT: -sg(p max(0, 1 - logit(p) / logit(ceiling))) log p: DFT for doubtful tokens, nothing for sure ones.
 
-    logit(p) = log(p / (1 - p)). The weight is 0 from p = ceiling on, p at p = 1/2, and exceeds p below.
+    logit(p) = log(p / (1 - p)). The weight is 0 for p >= ceiling, equals p at p = 1/2, and exceeds p below that.
     Source: arXiv 2605.14967; formula and ceiling 0.93 are those of the official code (Helloworld10011/InfoSFT,
     infosft_loss.py). The paper was not read.
     """

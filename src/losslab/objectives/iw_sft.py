@@ -8,8 +8,8 @@ from losslab.objectives import Need, Objective, Scope, Targets, Tensor
 class IWSFT(Objective):
     """Importance-weighted SFT: -sg(w) log p, w = clip(exp(temperature * mean_t(log p - log p_ref)), 0, clip).
 
-    w is constant over a sequence. Source: arXiv 2507.12856; temperature 1 and clip 16 are those of the path that the
-    official code (emmyqin/iw_sft) runs.
+    w is constant over a sequence. Source: arXiv 2507.12856; temperature 1 and clip 16 are the values that the official
+    code (emmyqin/iw_sft) uses.
     """
 
     scope: ClassVar[Scope] = "sequence"

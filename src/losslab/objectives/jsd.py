@@ -10,8 +10,9 @@ class JSD(Objective):
     """Distillation on demonstrations by the generalised Jensen-Shannon divergence: beta KL(teacher || M) + (1 - beta)
     KL(policy || M), M = beta teacher + (1 - beta) policy, over the vocabulary at every answer token.
 
-    The teacher is `reference.path`. Divided by beta it goes to the forward KL for beta -> 0, divided by 1 - beta to the
-    reverse one for beta -> 1. Source: arXiv 2306.13649 (GKD), equation 1, on demonstrations alone; beta 0.5 is TRL's.
+    The teacher is `reference.path`. Divided by beta it tends to the forward KL for beta -> 0, divided by 1 - beta to
+    the reverse KL for beta -> 1. Source: arXiv 2306.13649 (GKD), equation 1, on demonstrations alone; beta 0.5 is
+    TRL's.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_distribution", "teacher"})

@@ -8,16 +8,16 @@ from losslab.objectives import Need, Objective, Targets, Tensor
 class NFT(Objective):
     """Negative-aware fine-tuning: the likelihood of right answers, and that of wrong ones under an implicit policy.
 
-    With R = p / p_old of a token and r the share of right answers to its question, a right answer has the loss
-    -(1 - r) log R and a wrong one -(1 - r) log max((1 - r R) / (1 - r), floor), whose maximum passes the gradient
-    straight through. At R = 1 the weight of a token is its reward less r, as in Dr. GRPO. Questions with only right or
-    only wrong answers have no part in it; with train.normaliser=kept_tokens their tokens are not counted either.
+    With R = p / p_old of a token and r the share of right answers to its question, a right answer has the loss -(1 - r)
+    log R and a wrong one -(1 - r) log max((1 - r R) / (1 - r), floor), whose maximum passes the gradient straight
+    through. At R = 1 the weight of a token is its reward minus r, as in Dr. GRPO. Questions with only right or only
+    wrong answers give no gradient; with train.normaliser=kept_tokens their tokens are not counted either.
 
-    Source: arXiv 2505.18116. Read in the authors' code (NVlabs/NFT: dp_actor.py, ray_nft_trainer.py, train_7B.sh): the
-    ratio of a token, the straight-through maximum with floor 1, the factor 1 - r, r kept within 0.02 and 0.98, log R at
-    most 10, and questions of one kind filtered out. There answers are drawn anew every few steps; offline the old
-    policy is the reference model. There token losses are divided by a constant, here by the batch's tokens. Of the
-    paper the abstract was read, not its equations.
+    Source: arXiv 2505.18116. From the authors' code (NVlabs/NFT: dp_actor.py, ray_nft_trainer.py, train_7B.sh): the
+    ratio per token, the straight-through maximum with floor 1, the factor 1 - r, r clamped to 0.02 to 0.98, log R to at
+    most 10, and the filter of questions with only right or only wrong answers. There answers are sampled again every
+    few steps; offline the old policy is the reference model. There token losses are divided by a constant, here by the
+    batch's tokens. Only the abstract of the paper was read, not its equations.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_logp", "reward"})

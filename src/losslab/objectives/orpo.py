@@ -10,9 +10,9 @@ class ORPO(Objective):
     """Odds ratio preference optimisation: -m_chosen - odds_weight * log sigmoid(logit_chosen - logit_rejected),
     m = mean_t log p, logit = log(e^m / (1 - e^m)).
 
-    Source: arXiv 2403.07691, equations 4, 6 and 7 as TRL's trainer has them; weight 0.1 is TRL's default. TRL's first
-    part reads the prompt's tokens too, here it is the mean over the answer. Sequences 2i and 2i + 1 of a micro-batch
-    are the chosen and the rejected answer of pair i. One term per pair: its natural normaliser is the number of pairs.
+    Source: arXiv 2403.07691, equations 4, 6 and 7 as in TRL's trainer; weight 0.1 is TRL's default. TRL's first term
+    includes the prompt's tokens, here it is the mean over the answer. Sequences 2i and 2i + 1 of a micro-batch are the
+    chosen and the rejected answer of pair i. One term per pair: its natural normaliser is the number of pairs.
     """
 
     scope: ClassVar[Scope] = "sequence"

@@ -9,8 +9,8 @@ class TALR(Objective):
     """Token-adaptive loss reweighting: -sg(max(p^(1 / tau), w_min)) log p, tau = median sequence mean NLL of the batch.
 
     Source: arXiv 2509.20758, whose code is not published. Two notes on the paper confirm p^(1 / tau); w_min 0.01 is
-    from re-implementations alone, of which one takes the lower of the two middle values as the median. Whether the
-    paper rescales weights to a sum of 1 is not known; here they are not. The median is over the global batch, so that
+    only known from re-implementations, one of which uses the lower of the two middle values as the median. Whether the
+    paper rescales weights to a sum of 1 is unknown; here they are not. The median is over the global batch, so that
     neither micro-batches nor ranks change the result.
     """
 

@@ -9,9 +9,9 @@ class TargetSFT(Objective):
     """Cross-entropy with the target distribution sg(p) onehot + (1 - sg(p)) R, R = softmax of (1 - eta) log policy +
     eta log reference, held constant.
 
-    Where the model doubts the demonstration, it keeps to what it and the reference would say. eta 0 is DFT, as the
-    cross-entropy with the policy itself has no gradient. Source: the project page of arXiv 2606.11189 (Target-SFT),
-    which gives neither eta nor the reference: 0.5 is ours. The paper was not read.
+    For targets of low probability the model stays close to its own and the reference's distribution. eta 0 is DFT,
+    since the cross-entropy with the policy itself has no gradient. Source: the project page of arXiv 2606.11189
+    (Target-SFT), which states neither eta nor the reference: 0.5 is our choice. The paper was not read.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_distribution"})

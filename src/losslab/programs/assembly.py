@@ -1,12 +1,12 @@
-"""From the answer to a problem to a program, and from its run to a verdict: the protocols of HumanEval and MultiPL-E.
+"""Builds a program from an answer to a code problem, and a verdict from its run, as in HumanEval and MultiPL-E.
 
-A problem is a JSON object, which stands in records as the gold answer:
+A problem is a JSON object, stored in records as the gold answer:
     language                    one of `languages.LANGUAGES`
-    prompt                      what the answer goes on from
+    prompt                      the beginning of the program, which the answer continues
     stop                        texts that end an answer; it is cut before the first
-    test                        what is run after it
-    entry_point                 HumanEval's: the function that `test` checks
-    reference, inputs, atol     HumanEval+ in its authors' files: a right solution, and what both are called with
+    test                        code that runs after the answer
+    entry_point                 HumanEval: the function that `test` checks
+    reference, inputs, atol     HumanEval+ in its authors' files: a right solution, and the arguments for both functions
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 from losslab.programs.languages import LANGUAGES, NOT_COMPILED, Toolchains
 
-# What the evaluation of Qwen2.5-Coder puts before every program of a language.
+# What the evaluation of Qwen2.5-Coder prepends to every program of a language.
 BEFORE = {
     "python": [
         "import math", "import re", "import sys", "import copy", "import datetime", "import itertools",
@@ -39,7 +39,7 @@ BEFORE = {
         )
     ],
 }  # fmt: skip
-# HumanEval+'s comparison: equal, or close where floats are to be expected; a zero of a polynomial is put into it.
+# HumanEval+'s comparison: equal, or close if floats are expected; a root of a polynomial is checked by evaluation.
 COMPARISON = """
 import copy, json, math
 
@@ -75,13 +75,13 @@ for arguments in problem["inputs"]:
 
 @dataclass(frozen=True)
 class CodeVerdict:
-    """Of one answer. `official` is the published rule's; `corrected` also asks that the program ends well."""
+    """The verdict on one answer. `official` is the published rule; `corrected` also requires a clean exit."""
 
-    completion: str  # the answer as it was run
+    completion: str  # the answer as it was executed
     official: bool
     corrected: bool
     timed_out: bool  # or over another limit
-    report: str  # what the program said to its failure
+    report: str  # the program's output on failure
 
 
 def problem(row: Mapping[str, Any], stop: Sequence[str]) -> str:
@@ -109,7 +109,7 @@ def problem(row: Mapping[str, Any], stop: Sequence[str]) -> str:
 
 
 def is_problem(gold: Any) -> bool:
-    """Whether a gold answer is the JSON text of a problem of code."""
+    """Whether a gold answer is the JSON text of a code problem."""
     try:
         about = json.loads(gold)
         texts = all(isinstance(about[name], str) for name in ("language", "prompt"))
@@ -124,7 +124,7 @@ def is_problem(gold: Any) -> bool:
 
 
 def language(gold: str) -> str:
-    """That of a problem."""
+    """The language of a problem."""
     return str(json.loads(gold)["language"])
 
 
@@ -132,7 +132,7 @@ def verdict(toolchains: Toolchains, response: str, gold: str) -> CodeVerdict:
     """Run the answer to a problem."""
     about = json.loads(gold)
     completion = cut(response, about["stop"])
-    token = uuid.uuid4().hex  # printed after the last test: a program that leaves before has not passed
+    token = uuid.uuid4().hex  # printed after the last test: a program that exits earlier has not passed
     program, files = _program(about, completion, token)
     run = toolchains.run(about["language"], program, files)
     ended = run.status == 0 and not run.stopped
@@ -140,9 +140,9 @@ def verdict(toolchains: Toolchains, response: str, gold: str) -> CodeVerdict:
         official = token in run.output and not run.stopped
         ended = ended and official
     elif about["language"] == "js":
-        official = ended and not run.output and not run.errors  # what it prints is taken for a failure
+        official = ended and not run.output and not run.errors  # any output counts as a failure
     elif about["language"] == "cs":
-        # A debug assertion writes "Fail" and does not end the program; another exception is not noticed.
+        # A debug assertion writes "Fail" without ending the program; the official rule ignores other exceptions.
         compiled = run.status != NOT_COMPILED and not run.stopped
         official = compiled and "Fail" not in run.errors
         ended = ended and official
@@ -153,12 +153,12 @@ def verdict(toolchains: Toolchains, response: str, gold: str) -> CodeVerdict:
 
 
 def cut(response: str, stop: Sequence[str]) -> str:
-    """The text before the first of the stops."""
+    """The text before the first stop."""
     return response[: min((at for text in stop if (at := response.find(text)) >= 0), default=len(response))]
 
 
 def _program(about: Mapping[str, Any], completion: str, token: str) -> tuple[str, dict[str, str]]:
-    """The program, and the other files that it reads."""
+    """The program, and other files that it reads."""
     kind, last = about["language"], f'\nprint("{token}")\n'
     if "entry_point" in about:
         solution = f"{about['prompt'].rstrip()}\n" + completion.replace("\t", "    ")

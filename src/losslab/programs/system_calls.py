@@ -1,8 +1,8 @@
-"""A seccomp filter: the system calls that a program under test has no need of, as a classic BPF program.
+"""A seccomp filter, as a classic BPF program, that blocks system calls which a program under test does not need.
 
-They reach around the other limits: kernel features with a history of faults (bpf, io_uring, userfaultfd, keys), memory
-that no limit counts (memfd_create, System V shared memory), other processes' memory, new namespaces and mounts, and
-sockets other than Unix and internet ones, since a network namespace does not hold vsock.
+They would bypass the other limits: kernel features with a history of vulnerabilities (bpf, io_uring, userfaultfd,
+keys), memory that no limit counts (memfd_create, System V shared memory), other processes' memory, new namespaces and
+mounts, and sockets other than Unix and internet ones, since a network namespace does not contain vsock.
 """
 
 import platform
@@ -44,7 +44,7 @@ NUMBER, ARCH, ARGUMENT = 0, 4, 16  # offsets in seccomp_data; the low half of th
 
 
 def filter_program() -> bytes | None:
-    """The filter as the kernel reads it, `struct sock_filter[]`; None for a processor whose numbers are not here."""
+    """The filter in the kernel's format, `struct sock_filter[]`; None for a processor that is not listed here."""
     machine = platform.machine()
     if machine not in REFUSED:
         return None

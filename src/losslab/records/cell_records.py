@@ -1,4 +1,4 @@
-"""The cells of a results folder as their readers see them."""
+"""Reads the cells of a results folder."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,15 @@ from losslab.records.reading import (
 
 @dataclass(frozen=True)
 class CellRecord:
-    """A cell's folder with what its cell.json holds, or with what its config.yaml can say in its place."""
+    """A cell's folder with the content of its cell.json or, if that is damaged, the part that config.yaml gives."""
 
     folder: Path
-    state: dict[str, Any]  # {} where neither can be read
+    state: dict[str, Any]  # {} if neither can be read
     faults: list[str] = field(default_factory=list)
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The content of config.yaml; raises DamagedRecord. Not to be changed."""
+        """The content of config.yaml, not to be modified. Raises DamagedRecord."""
         path = self.folder / "config.yaml"
         config = read_yaml(path)
         form = {"names": {**NAMES, "method": (str, NoneType)}, "machine": {"results": str}, "seed": int}
@@ -46,7 +46,7 @@ class CellRecord:
 
 
 def cell_records(results: str | Path) -> list[CellRecord]:
-    """All cells of a results folder that have a cell.json, by the names of their folders."""
+    """All cells of a results folder that have a cell.json, sorted by folder name."""
     try:
         names = sorted(entry.name for entry in os.scandir(Path(results) / "cells") if entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
@@ -56,7 +56,7 @@ def cell_records(results: str | Path) -> list[CellRecord]:
 
 
 def cell_record(folder: Path) -> CellRecord | None:
-    """The record of a folder; None where it has no cell.json."""
+    """The record of a folder; None if it has no cell.json."""
     try:
         state = read_cell(folder / "cell.json")
     except DamagedRecord as damage:
@@ -70,7 +70,7 @@ def cell_record(folder: Path) -> CellRecord | None:
 
 
 def _from_config(folder: Path) -> dict[str, Any]:
-    """What cell.json would say at least."""
+    """The part of cell.json that config.yaml determines."""
     try:
         config = CellRecord(folder, {}).config
         sweep = config.get("sweep", {}).get("name")

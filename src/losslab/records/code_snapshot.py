@@ -1,7 +1,7 @@
-"""Which code this is, and a copy of it, so that what runs later does not follow the edits made in between.
+"""Identifies and copies the current code, so that a job that runs later is not affected by edits made meanwhile.
 
-Code is what git tracks, and new source files where losslab or Python looks for them. Files whose names say that they
-hold secrets are left out, and a file that other users cannot read stays unreadable to them in a record.
+Code is the files that git tracks, and new source files where losslab or Python looks for them. Files whose names mark
+them as secret are left out, and the copy of a file that other users cannot read is unreadable for them too.
 """
 
 import shutil
@@ -21,7 +21,7 @@ WITHOUT_GIT = ("src/**/*", "conf/**/*", "experiments/**/*", "*.py")
 
 
 def take(folder: Path) -> Path:
-    """Copy the project to `folder`, with uncommitted changes and new source files, and write down which code it is."""
+    """Copy the project to `folder`, with uncommitted changes and new source files, and record which code it is."""
     for name in files():
         source, target = ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def files() -> list[str]:
 
 
 def commit() -> str | None:
-    """The commit of this code, or of the code that this is a snapshot of."""
+    """The commit of this code or, in a snapshot, of the code that was copied."""
     return read_json(SNAPSHOT)["commit"] if SNAPSHOT.exists() else git("rev-parse", "HEAD").strip() or None
 
 
@@ -55,7 +55,7 @@ def dirty() -> bool:
 
 
 def changes() -> str:
-    """What the code has beyond its commit: changes of tracked files, and new source files."""
+    """The uncommitted changes of the code: diffs of tracked files, and new source files."""
     if SNAPSHOT.exists():
         return read_json(SNAPSHOT)["changes"]
     left_out = [f":(exclude,glob,icase)**/{pattern}" for pattern in FILES]
@@ -64,7 +64,7 @@ def changes() -> str:
 
 
 def mode() -> int:
-    """Who may read the changes: those who may read every file in them."""
+    """The permissions of `changes()`: readable by those who may read every file in it."""
     if SNAPSHOT.exists():
         return SNAPSHOT.stat().st_mode & 0o666
     allowed = 0o666
@@ -97,4 +97,4 @@ def git(*arguments: str) -> str:
     except FileNotFoundError:
         return ""
     text = done.stdout.decode("utf-8", errors="replace")
-    return text if done.returncode in (0, 1) else ""  # 1 of diff means that there is one
+    return text if done.returncode in (0, 1) else ""  # git diff returns 1 if there is a difference

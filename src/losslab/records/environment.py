@@ -1,4 +1,4 @@
-"""Where a cell ran: commit, versions and hardware, and what of it changed while it was trained."""
+"""The environment of a cell: commit, versions and hardware, and changes of these between its starts."""
 
 import importlib.metadata
 import os
@@ -25,11 +25,11 @@ PACKAGES = (
     "wandb",
     "numpy",
 )
-DECISIVE = ("commit", "python", "cpu", "gpus", "workers", "versions")  # of training; each may change its numbers
+DECISIVE = ("commit", "python", "cpu", "gpus", "workers", "versions")  # each may change the numbers of a training
 
 
 def environment(workers: int | None = None) -> dict[str, Any]:
-    """Commit, versions and hardware, for the record of a cell that is trained by so many workers."""
+    """Commit, versions and hardware, for the record of a cell that is trained by `workers` workers."""
     import torch
 
     versions = {}
@@ -55,16 +55,16 @@ def environment(workers: int | None = None) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The model of the CPU, as Linux says it."""
+    """The model name of the CPU."""
     info = Path("/proc/cpuinfo")
     line = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     return line[1] if line else platform.processor() or platform.machine()
 
 
 def succeed(before: dict[str, Any], now: dict[str, Any], steps: int) -> dict[str, Any]:
-    """The environment in which a cell goes on after so many steps, with the history of what changed.
+    """The environment in which a cell resumes after `steps` steps, with the history of changes.
 
-    `changes` in it has an item for each start on something else: time, steps behind it, and by name the values before
+    Its `changes` has one item per start in another environment: time, completed steps, and by name the values before
     and after.
     """
     history = before.get("changes", [])
@@ -75,9 +75,9 @@ def succeed(before: dict[str, Any], now: dict[str, Any], steps: int) -> dict[str
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
-    """What decides the numbers of a run and is not the same, by name: [before, now]. What was not recorded is left out.
+    """The recorded values that may affect the numbers of a run and differ, by name: [before, now].
 
-    Packages stand for themselves, as in `torch`; how many GPUs there are is no difference of their kind.
+    Packages are listed by their own names, such as `torch`; GPUs are compared by model, not by number.
     """
     sides = []
     for side in (before, now):

@@ -1,9 +1,9 @@
 """The lock of a cell's folder: one process at a time, across all machines that share the results.
 
-It is flock's lock on the file `lock`. It holds across machines over NFS (Linux since 2.6.12, with its lock service),
-Lustre (mounted with `flock`), GPFS and BeeGFS. `holder.json` names the process that holds it; its modification time is
-renewed every few seconds, as a heartbeat for `status` and to detect a file system whose locks do not reach other
-machines.
+It is an `flock` on the file `lock`, which works across machines on NFS (Linux since 2.6.12, with its lock service),
+Lustre (mounted with `flock`), GPFS and BeeGFS. `holder.json` names the process that holds the lock; its modification
+time is updated every few seconds, as a heartbeat for `status` and to detect a file system whose locks do not reach
+other machines.
 """
 
 import fcntl
@@ -63,7 +63,7 @@ def cell_lock(folder: Path) -> Iterator[None]:
         if not _acquired(file):
             holder = read_json(folder / HOLDER)
             if this["job"] is None:
-                log.info(f"another process works on {folder.name}; waiting for it")
+                log.info(f"waiting for another process that is running {folder.name}")
                 fcntl.flock(file, fcntl.LOCK_EX)
             elif holder.get("job") == this["job"]:
                 _wait_for_predecessor(folder, file, this)
@@ -102,7 +102,7 @@ def _check_reach(folder: Path, this: dict[str, Any]) -> None:
     time.sleep(3 * HEARTBEAT_SECONDS)
     if path.exists() and path.stat().st_mtime != before:
         raise ValueError(
-            f"{holder['host']} works on {folder}, and its lock does not reach this machine: put machine.results on a "
+            f"{holder['host']} is running {folder}, but its lock does not reach this machine: put machine.results on a "
             "file system with locks across machines (NFS with its lock service, Lustre mounted with flock)"
         )
 

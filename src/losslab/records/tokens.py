@@ -1,4 +1,4 @@
-"""The tokens.json of a cell: some examples token by token, as `losslab.training.token_view` wrote them."""
+"""Reads a cell's tokens.json: examples token by token, as `losslab.training.token_view` wrote them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ EXAMPLE = {"number": int, "tokens": [str], "trained": [int], "before": NUMBERS, 
 
 @dataclass(frozen=True)
 class Token:
-    """A token as it reads; of one that is trained also how probable it is and how much it is weighed."""
+    """The text of a token and, if it is trained, its probability and its weight."""
 
     text: str
     trained: bool
@@ -29,8 +29,8 @@ class Token:
 
 @dataclass(frozen=True)
 class ShownExample:
-    number: int  # of the example among those that are trained, from 1
-    of: int  # how many there are
+    number: int  # of the example among the trained ones, from 1
+    of: int  # number of trained examples
     tokens: list[Token]
 
     @property

@@ -1,4 +1,4 @@
-"""The table of the page: every row's scores, and how much better it is than other rows of its model."""
+"""The table of the report: every row's scores, and its paired differences from other rows of its model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class ComparedRow:
 
 
 def references(rows: Sequence[ReportRow], drawn: Sequence[ReportRow], reference: str | None) -> list[str]:
-    """The labels that the page offers to compare with: all of the drawn rows, or as many as there is room for."""
+    """The labels of the rows that the page offers as references: drawn rows, as many as there is room for."""
     labels = list(dict.fromkeys(row.label for row in drawn))
     labels.sort(key=lambda label: label != reference)
     kept = set(labels[: max(1, MOST_DIFFERENCES // max(1, len(rows)))])
@@ -29,10 +29,9 @@ def references(rows: Sequence[ReportRow], drawn: Sequence[ReportRow], reference:
 def compared_rows(
     rows: Sequence[ReportRow], offered: Sequence[str], table: Table, shares: ProblemShares
 ) -> list[ComparedRow]:
-    """Each row with its paired differences from those rows that `offered` names and that compare with it.
+    """Each row with its paired differences from the offered rows of the same model and measure.
 
-    These are of its model and measure. The intervals of all rows that compare with a reference hold together on each
-    column.
+    In each column, the intervals of all rows that are compared with one reference hold simultaneously.
     """
     others = [row for row in rows if row.label in offered]
     families = {id(other): sum(comparable(other.row, row.row) for row in rows) for other in others}

@@ -46,6 +46,6 @@ def cell_line(status: CellStatus, state: Mapping[str, Any], place: Path) -> dict
 
 
 def absent_line(folder: Path) -> dict[str, Any]:
-    """A cell that the sweep declares and nobody has begun."""
+    """The line of a declared cell that was not started."""
     empty = {"href": "", "step": "", "note": "", "error": "", "links": [], "updated": ""}
     return {"name": folder.name, "state": "not begun"} | empty

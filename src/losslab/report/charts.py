@@ -1,7 +1,7 @@
-"""Charts as SVG for the page: small, drawn once, with colours that the page's style decides.
+"""SVG charts for the report, with colours from the page's style sheet.
 
-Every drawing is 360 units wide, about as many pixels on a phone. `style` is the number of a row's colour. What the
-page's script shows under the pointer stands in `data-` attributes; without scripts there are titles.
+Every chart is 360 units wide, about the width of a phone in pixels. `style` is the number of a row's colour. Tooltips
+of the page's script are in `data-` attributes; without scripts the titles serve.
 """
 
 import math
@@ -13,17 +13,17 @@ from markupsafe import Markup, escape
 from losslab.statistics.intervals import Estimate
 
 WIDTH = 360
-LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 20  # room around the plot
+LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 20  # margins of the plot
 NAME = 22  # characters of a row's label beside its interval
-COLOURS = 10  # of the page's style, besides the one of bases; more rows than that are dashed
-LOG_RATIO = 30.0  # of the largest value to the smallest, above which a scale is logarithmic
+COLOURS = 10  # in the style sheet, besides that of bases; further rows are dashed
+LOG_RATIO = 30.0  # ratio of the largest to the smallest value above which a scale is logarithmic
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class ChartLine:
-    """A row's curve, over those of its cells (`parts`) or its 95% interval (`band`: step, low, high)."""
+    """A row's curve, drawn over the curves of its cells (`parts`) or its 95% interval (`band`: step, low, high)."""
 
     style: int
     label: str
@@ -35,7 +35,7 @@ class ChartLine:
 
 @dataclass(frozen=True)
 class Axis:
-    """A scale from `low` to `high`, over the places from `start` to `end`."""
+    """A scale that maps the values from `low` to `high` to the coordinates from `start` to `end`."""
 
     low: float
     high: float
@@ -51,7 +51,7 @@ class Axis:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, count: int) -> list[float]:
-        """About so many round values within the scale."""
+        """About `count` round values within the scale."""
         if self.log and self.high / self.low >= 10:
             powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
             return [10.0**power for power in powers][:: -(-len(powers) // (count + 1))]
@@ -63,9 +63,9 @@ class Axis:
 
 
 def scale(values: Sequence[float], start: float, end: float, log: bool = False) -> Axis:
-    """A scale that holds all values with some air; logarithmic where it may be and they need it.
+    """A scale for all values with some margin; logarithmic if `log` allows it and their range requires it.
 
-    It is never so fine that the noise of a constant fills the chart.
+    It is coarse enough that the noise of a constant does not fill the chart.
     """
     low, high = min(values), max(values)
     if log and low > 0 and high / low > LOG_RATIO:
@@ -83,9 +83,10 @@ def colour(style: int) -> str:
 def lines(
     name: str, curves: Sequence[ChartLine], across: str = "step", *, log: bool = False, height: int = 190
 ) -> Markup:
-    """Curves over steps, or over the few values of another setting; at least one curve has a point.
+    """Curves over steps, or over the few values of another setting; at least one curve must have a point.
 
-    `name` is what a screen reader calls them. The vertical scale may be logarithmic with `log`; that of a setting is.
+    `name` is the label for screen readers. With `log` the vertical scale may be logarithmic; the horizontal scale of a
+    setting is.
     """
     every = [point for curve in curves for points in (curve.points, *curve.parts) for point in points]
     values = [y for _, y in every] + [y for curve in curves for _, *edges in curve.band for y in edges]
@@ -129,7 +130,7 @@ def lines(
 def histogram(
     name: str, edges: Sequence[float], before: Sequence[float], after: Sequence[float], style: int, height: int = 170
 ) -> Markup:
-    """Shares of tokens in percent by probability, on a logarithmic scale: bars after, a line before training."""
+    """Shares of tokens (percent) by probability, on a logarithmic scale: bars after training, a line before."""
     floor = 0.01
     x = Axis(0, len(after), LEFT, WIDTH - RIGHT)
     y = Axis(floor, 100.0, height - BOTTOM, TOP, True)
@@ -154,7 +155,7 @@ def histogram(
 
 
 def intervals(name: str, rows: Sequence[tuple[int, str, float, float | None]]) -> Markup:
-    """A mean with its 95% interval for each row, given as (style, label, mean, half), one under the other."""
+    """The mean and 95% interval of each row, given as (style, label, mean, half), one below the other."""
     names = [label if len(label) <= NAME else label[: NAME - 1] + "…" for _, label, _, _ in rows]
     left, step = 18 + 6.3 * max(len(name) for name in names), 22
     height = TOP + step * len(rows) + BOTTOM

@@ -1,4 +1,4 @@
-"""What the rows of a sweep have in common, what sets them apart, and what they took."""
+"""The settings that a sweep's rows share, those in which they differ, and their costs."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ class Settings:
 
 
 def settings(rows: Sequence[ReportRow]) -> Settings:
-    """The science of the rows by dotted key. Keys that a base lacks are not counted as differences."""
+    """The settings that decide the rows' results, by dotted key. Keys that a base lacks do not count as differences."""
     configs = [row.row.config for row in rows]
     keys = dict.fromkeys(key for config in configs for key in config)
     differing, common = [], []
@@ -41,7 +41,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class RowCost:
-    """What the cells of a row took, all seeds together."""
+    """The cost of a row's cells, summed over seeds."""
 
     label: str
     model: str
@@ -70,7 +70,7 @@ class CellCost:
 
 
 def cell_cost(cell: ReportCell, scores: Scores) -> CellCost:
-    """What one cell took. Its metrics are not kept, since a page draws few of the cells that a sweep may have."""
+    """The cost of one cell. Its metrics are not kept, since a sweep may have many more cells than are drawn."""
     seconds, tokens, memory = cell.table.attempt(_steps, cell.folder / "metrics.jsonl", (0.0, 0, 0))
     scored = list(_scored(cell, scores))
     return CellCost(
@@ -90,12 +90,12 @@ def row_costs(rows: Sequence[ReportRow], costs: dict[Path, CellCost]) -> list[Ro
 
 
 def total_cost(costs: dict[Path, CellCost]) -> RowCost:
-    """Of all rows; a cell that is in two of them counts once."""
+    """The cost of all rows; a cell that belongs to two rows counts once."""
     return _sum("total", "", 0, list(costs.values()))
 
 
 def devices(rows: Sequence[ReportRow]) -> list[str]:
-    """The kinds of devices that worked."""
+    """The kinds of devices that were used."""
     return list(dict.fromkeys(_kind(cell) for row in rows for cell in row.cells if cell.environment))
 
 
@@ -132,7 +132,7 @@ def _number(value: Any) -> float:
 
 
 def _scored(cell: ReportCell, scores: Scores) -> Iterator[tuple[int, int, float]]:
-    """Problems, samples and mean tokens of each benchmark, of the finished model and of its steps."""
+    """Problems, samples and mean tokens of each benchmark, for the finished model and for its steps."""
     for path in (*cell.folder.glob("scores/*/scores.json"), *cell.folder.glob("scores/*/steps/*/scores.json")):
         for part in scores.at(path.parent)["benchmarks"].values():
             if {"problems", "samples", "mean_tokens"} <= set(part):
@@ -148,12 +148,12 @@ def _gpus(cell: ReportCell) -> list[str]:
 
 
 def _local_devices(cell: ReportCell) -> int:
-    """Devices of the cell's node that score: all of its GPUs, or its CPU."""
+    """The devices that score: all GPUs of the cell's node, or its CPU."""
     return max(1, len(_gpus(cell)))
 
 
 def _devices(cell: ReportCell) -> int:
-    """Devices that trained, on all nodes; what an older record does not say is taken to be one node."""
+    """The devices that trained, on all nodes; for an older record without this, those of one node."""
     return cell.state.get("devices") or _machine(cell).get("workers") or _local_devices(cell)
 
 

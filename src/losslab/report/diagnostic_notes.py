@@ -1,4 +1,4 @@
-"""What a reader may take for a fault, or overlook: said only where the records show it."""
+"""Notes on metrics that are easily misread or overlooked, shown only if the records give a reason."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from losslab.report.rows import ReportRow
 from losslab.report.training import ProbabilityChange
 from losslab.results.problem_shares import Scores
 
-SMALL = 3.0  # times that a loss is smaller than cross-entropy before anyone wonders
-MOVED = 0.02  # share by which a quantity has to move to have risen or fallen
+SMALL = 3.0  # how many times smaller than cross-entropy a loss must be for a note
+MOVED = 0.02  # relative change from which a quantity counts as risen or fallen
 FEW = 0.25  # effective fraction below which few tokens carry a step
 UNLEARNED = 0.5  # probability of the end of an answer
 MOSTLY = 0.5  # share of clipped steps
@@ -19,8 +19,8 @@ BEGIN, END = (0.0, 0.1), (0.9, 1.0)  # the stretches of training that are compar
 class DiagnosticNote:
     warning: bool
     title: str
-    facts: list[tuple[str, str]]  # of a row, by its label; what the records show
-    text: str  # what to make of it
+    facts: list[tuple[str, str]]  # label of a row, and what its records show
+    text: str  # how to interpret it
 
 
 Fact = tuple[str, str]
@@ -29,14 +29,14 @@ Fact = tuple[str, str]
 def diagnostic_notes(
     rows: Sequence[ReportRow], changes: Sequence[ProbabilityChange], scores: Scores
 ) -> list[DiagnosticNote]:
-    """Of rows of one model and of what happened to their probabilities; those that the records show."""
+    """The notes that apply to rows of one model and to the changes of their probabilities."""
     changed = {change.label: change for change in changes}
     candidates = [
         DiagnosticNote(
             True,
             "The end of an answer is not learned",
             [fact for row in rows for fact in _no_end(row)],
-            "Samples run on. An objective that weights tokens by p teaches little where p starts near zero; "
+            "Samples do not end. An objective that weights tokens by p learns little where p starts near zero; "
             "loss=dft_floor is the remedy of DFT's authors.",
         ),
         DiagnosticNote(
@@ -77,7 +77,7 @@ def diagnostic_notes(
             False,
             "All objectives were trained at the same learning rate",
             list(_one_rate(rows)),
-            "An objective may want another one than SFT, and DFT often does. Compare each at its own best.",
+            "The best rate depends on the objective, and DFT's often differs from SFT's. Compare each at its best.",
         ),
     ]
     return [note for note in candidates if note.facts]
@@ -137,7 +137,7 @@ def _one_rate(rows: Sequence[ReportRow]) -> Iterator[Fact]:
 
 
 def _warnings(rows: Sequence[ReportRow], scores: Scores) -> Iterator[Fact]:
-    """What the evaluations warned of, with the rows that it concerns."""
+    """The warnings of the evaluations, with the rows concerned."""
     labels: dict[str, dict[str, None]] = {}
     for row in rows:
         for entry in row.row.scored:
@@ -148,6 +148,6 @@ def _warnings(rows: Sequence[ReportRow], scores: Scores) -> Iterator[Fact]:
 
 
 def _mean(row: ReportRow, key: str, begin: float, end: float) -> float | None:
-    """Of a metric over a stretch of training, the mean of the row's cells."""
+    """The mean over a row's cells of a metric over a part of training."""
     values = [value for cell in row.trained if (value := cell.mean(key, begin, end)) is not None]
     return sum(values) / len(values) if values else None

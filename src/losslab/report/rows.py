@@ -1,4 +1,4 @@
-"""The rows of a table with what the page needs of their cells' records, and which of many rows it draws."""
+"""The rows of a table with their cells' records, and the choice of the rows that the report draws."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ from losslab.results.probability_plots import read_probabilities
 from losslab.results.tables import Row, Table
 
 DRAWN = 24  # rows of a model in charts and samples; more cannot be told apart
-DEFAULT_REFERENCES = ("sft", BASE)  # what rows are compared with, where nothing else is asked for
+DEFAULT_REFERENCES = ("sft", BASE)  # what rows are compared with by default
 ENVIRONMENT = {"commit": (str, NoneType), "dirty": (bool, NoneType), "gpus": [str]}
 
 
 @dataclass(frozen=True)
 class ReportCell:
-    """A trained cell, or a base that is scored as it is; nothing is on record of one that nobody has begun."""
+    """The records of a cell, trained or base; empty if it was not started."""
 
     table: Table
     folder: Path
@@ -35,14 +35,14 @@ class ReportCell:
 
     @cached_property
     def validation(self) -> list[dict[str, Any]]:
-        """The metrics of the held-out rows over the steps, before the first one too; none where there are no rows."""
+        """The metrics of the held-out rows over the steps, including before the first; empty without held-out rows."""
         return self.table.attempt(read_metrics, self.folder / VALIDATION, [])
 
     @cached_property
     def config(self) -> dict[str, Any]:
         try:
             return read_yaml(self.folder / "config.yaml")
-        except DamagedRecord:  # the table says so
+        except DamagedRecord:  # the table reports it
             return {}
 
     @cached_property
@@ -51,11 +51,11 @@ class ReportCell:
 
     @cached_property
     def probabilities(self) -> dict[str, Any]:
-        """Histograms over the training set before and after, where they were measured."""
+        """Histograms over the training set before and after training; `{}` if they were not measured."""
         return self.table.attempt(read_probabilities, self.folder, {})
 
     def mean(self, key: str, begin: float = 0.0, end: float = 1.0) -> float | None:
-        """Of a metric, over a stretch of the training given as shares of its steps; None where it was not recorded."""
+        """The mean of a metric over a part of training, given as shares of its steps; None if it was not recorded."""
         values = [row[key] for row in self.metrics if isinstance(row.get(key), int | float)]
         first = int(begin * len(values))
         chosen = values[first : max(first + 1, int(end * len(values)))]
@@ -64,7 +64,7 @@ class ReportCell:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """A row of the table: its cells, and the number of its colour, which rows of one label share."""
+    """A row of the table with its cells and the number of its colour, which rows with the same label share."""
 
     row: Row
     style: int
@@ -80,7 +80,7 @@ class ReportRow:
 
     @property
     def trained(self) -> list[ReportCell]:
-        """Cells with steps on record."""
+        """The cells with recorded steps."""
         return [cell for cell in self.cells if cell.metrics]
 
 
@@ -105,10 +105,10 @@ def by_model(rows: Sequence[ReportRow]) -> Iterator[tuple[str, list[ReportRow]]]
 
 
 def choose_reference(rows: Sequence[ReportRow], against: str | None) -> str | None:
-    """The label that rows are compared with: the one asked for, else SFT's, else the base's.
+    """The label of the row that others are compared with: `against`, else SFT's, else the base's.
 
     Raises:
-        ValueError: no row has the label that was asked for.
+        ValueError: no row has the label `against`.
     """
     labels = list(dict.fromkeys(row.label for row in rows))
     if against is not None:
@@ -123,9 +123,9 @@ def choose_reference(rows: Sequence[ReportRow], against: str | None) -> str | No
 
 
 def drawn_rows(rows: Sequence[ReportRow], reference: str | None) -> list[ReportRow]:
-    """The rows of charts and samples, in the table's order: all of a model, or DRAWN of them.
+    """The rows of charts and samples, in the table's order: at most DRAWN for each model.
 
-    These are its bases, the reference, and the rows with the highest averages.
+    The reference, the bases and the rows with the highest averages come first.
     """
     chosen: set[int] = set()
     for _, of_model in by_model(rows):

@@ -1,4 +1,4 @@
-"""Some examples of each row, token by token, as shades that the page's style decides: nothing is computed anew."""
+"""Examples of each row token by token, shaded by the page's style sheet, from records alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ LONGEST = 800  # tokens of an example on the page
 @dataclass(frozen=True)
 class ShadedToken:
     text: str
-    classes: str  # its shade by probability and by weight; none where it is not trained
+    classes: str  # its shades by probability and by weight; empty if it is not trained
     tip: str
 
 
@@ -27,7 +27,7 @@ class ShadedExample:
 
 @dataclass(frozen=True)
 class TokenView:
-    """The examples of the first cell of a row that has some."""
+    """The examples of a row, from its first cell that has any."""
 
     label: str
     style: int
@@ -35,7 +35,7 @@ class TokenView:
 
 
 def token_views(table: Table, rows: Sequence[ReportRow]) -> list[TokenView]:
-    """One for each row with examples on record."""
+    """One view for each row with recorded examples."""
     views = []
     for row in rows:
         for cell in row.trained:

@@ -11,7 +11,7 @@ CAPTION = "Accuracy in percent ± half of the 95% interval, on the problems with
 
 
 def sheets(table: Table) -> Iterator[Sheet]:
-    """One for each benchmark of the table and column of its breakdown, with a column for each value."""
+    """One sheet for each benchmark of the table and column of its breakdown, with a column for each value."""
     parts = _parts(table)
     for name, column in dict.fromkeys(part[:2] for part in parts):
         of_column = [part for part in parts if part[:2] == (name, column)]
@@ -26,7 +26,7 @@ def sheets(table: Table) -> Iterator[Sheet]:
 
 
 def to_csv(table: Table) -> str:
-    """A line for each row of the table and part of a benchmark that it has a score of."""
+    """A line for each row of the table and part of a benchmark for which it has a score."""
     lines = [
         [row.names["model"], row.label, *part, value.mean, value.half]
         for row in table.rows
@@ -37,6 +37,6 @@ def to_csv(table: Table) -> str:
 
 
 def _parts(table: Table) -> list[Part]:
-    """In the order of the table's columns, and within a benchmark of the records."""
+    """All parts, in the order of the table's columns and, within a benchmark, of the records."""
     seen = dict.fromkeys(part for row in table.rows for entry in row.scored for part in entry.breakdown)
     return sorted((part for part in seen if part[0] in table.columns), key=lambda part: table.columns.index(part[0]))

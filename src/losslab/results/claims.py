@@ -1,7 +1,7 @@
-"""Does a sweep show what it was expected to show? Differences between two of its rows, each with a verdict.
+"""Judges the claims of a sweep: expected differences between two of its rows.
 
-Rows are compared seed by seed, so that what a seed does to both cancels; the verdict is that of the 95% interval of
-the mean difference (Student t over seeds).
+Rows are paired by seed, so that the effect of a seed on both cancels; the 95% interval of the mean difference
+(Student's t over seeds) decides.
 """
 
 from collections.abc import Mapping
@@ -26,17 +26,17 @@ from losslab.statistics.intervals import Estimate, over_seeds
 
 CAPTION = (
     "Differences in percentage points of the average, or of the answer tokens, paired by seed, with 95% intervals. "
-    "A claim holds where the interval is above zero, and is open where zero lies inside. The intervals cover other "
-    "seeds on these very problems, and are not corrected for the number of claims."
+    "A claim holds if the interval is above zero, and is open if zero lies inside. The intervals are for other seeds "
+    "on the same problems, and are not corrected for the number of claims."
 )
-RARE, SURE = 1e-2, 0.9  # below and from which on a probability is in one of the two ends of the histogram
+RARE, SURE = 1e-2, 0.9  # the ends of the histogram are p < RARE and p >= SURE
 
 
 @dataclass(frozen=True)
 class JudgedClaim:
     claim: str
     differences: dict[int, float]  # by seed: percentage points, positive where the claim is right
-    asked: int = 0  # seeds, of a sweep whose file says how many
+    asked: int = 0  # seeds that the sweep's file declares
 
     @property
     def seeds(self) -> str:
@@ -46,7 +46,7 @@ class JudgedClaim:
 
     @property
     def estimate(self) -> Estimate | None:
-        """Their mean with its interval; None where no seed has both rows."""
+        """The mean difference with its interval; None if no seed has both rows."""
         return over_seeds(list(self.differences.values())) if self.differences else None
 
     @property
@@ -60,11 +60,11 @@ class JudgedClaim:
 
 
 def judge(claim: DirectionConfig, table: Table) -> JudgedClaim:
-    """What the records of a sweep say of a claim, over the seeds that both rows have."""
+    """Judge a claim by the records of a sweep, over the seeds that both rows have."""
     if claim.grows is not None:
         return JudgedClaim(claim.claim, _growth(table, claim.higher, claim.grows), _seeds_asked(table))
     high, low = (named_rows(table, keys) for keys in (claim.higher, claim.lower))
-    # Only scores of one measure compare: that of the sweep's file where both rows have it.
+    # Only scores of the same measure compare: preferably the one that the sweep's file declares.
     declared = _declared_measures(table)
     shared = sorted(high.keys() & low.keys(), key=lambda measure: (measure not in declared, str(measure)))
     differences = {}
@@ -86,7 +86,7 @@ def sheet(table: Table) -> Sheet:
 
 
 def to_csv(table: Table) -> str:
-    """CSV of the claims: the mean difference, half of its interval and the seeds that it is over."""
+    """CSV of the claims: the mean difference, half of its interval, and the number of seeds."""
     rows = []
     for judged in (judge(claim, table) for claim in table.sweep.directions):
         mean = judged.estimate
@@ -100,14 +100,15 @@ def _seeds_asked(table: Table) -> int:
 
 
 def _declared_measures(table: Table) -> set[Measure]:
-    """Those of the scores that the sweep's file asks for."""
+    """The measures of the scores that the sweep's file declares."""
     return {Measure(protocol_name(config), str(config.eval.verdict), (config.eval.samples,)) for config in table.grid}
 
 
 def named_rows(table: Table, keys: Mapping[str, Any]) -> dict[Measure | None, Row]:
-    """The row that has these keys, by the measure of its scores; of a sweep with a file, among those that it declares.
+    """The row with these values of keys, for each measure of its scores; if the sweep has a file, a row that it
+    declares.
 
-    Raises ValueError where the keys name several rows.
+    Raises ValueError if several rows have them.
     """
     rows: dict[Measure | None, Row] = {}
     for row in (row for row in table.rows if not row.earlier):
@@ -116,7 +117,7 @@ def named_rows(table: Table, keys: Mapping[str, Any]) -> dict[Measure | None, Ro
             if row.measure in rows:
                 labels = f"{rows[row.measure].label}, {row.label}"
                 raise ValueError(
-                    f"{table.name}: {dict(keys)} names several rows ({labels}): add keys to its sweep.directions"
+                    f"{table.name}: {dict(keys)} fits several rows ({labels}): add keys to its sweep.directions"
                 )
             rows[row.measure] = row
     return rows
@@ -139,7 +140,7 @@ def _by_step(entry: CellScores, folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def _growth(table: Table, keys: Mapping[str, Any], end: End) -> dict[int, float]:
-    """Percentage points of the training set's answer tokens that an end of the histogram gained in training."""
+    """The increase, in points, of the share of training answer tokens in an end of the histogram."""
     gained = {}
     for entry in (entry for row in named_rows(table, keys).values() for entry in row.entries):
         if measured := table.attempt(read_probabilities, entry.folder, {}):

@@ -1,4 +1,4 @@
-"""Two cells side by side: how much better one is than the other, problem by problem, from their records alone."""
+"""The paired difference of two cells, problem by problem, from their records alone."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,28 +12,29 @@ from losslab.config.schema import VerdictName
 from losslab.records.reading import DamagedRecord, read_rows, read_scores, read_yaml
 from losslab.statistics.intervals import Estimate, paired
 
-SAME = ("temperature", "top_p", "max_new_tokens")  # else a difference is one of protocols
+SAME = ("temperature", "top_p", "max_new_tokens")  # must be equal, or the difference would be one of protocols
 WORTH_KNOWING = (
     "prompt",
     "question_and_examples",
     "stop",
     "engine",
     "seeds",
-)  # these may belong to the model, and are only named
+)  # these may belong to the model: differences are only reported
 PROTOCOL = (*SAME, *WORTH_KNOWING, "benchmarks")
 
 Shares = dict[str, NDArray[np.float64]]  # of right samples of each problem, by benchmark
 
 
 def compare(paths: tuple[str, str], verdict: str | None = None) -> str:
-    """The second cell against the first, as a Markdown table with 95% intervals, and what else sets them apart.
+    """The second cell minus the first, as a Markdown table with 95% intervals, and other differences of their
+    protocols.
 
     Args:
         paths: folders of cells, or of the scores of one protocol.
-        verdict: `official` or `corrected`; without it the one of both cells' tables.
+        verdict: `official` or `corrected`; None for the one that both cells' tables use.
 
     Raises:
-        ValueError: no scores, damaged ones, or cells that do not compare: another protocol, verdict, set of problems.
+        ValueError: scores are missing or damaged, or differ in protocol, verdict or problems.
     """
     first, second = folders(*paths)
     protocols = [_protocol(folder) for folder in (first, second)]
@@ -50,11 +51,11 @@ def compare(paths: tuple[str, str], verdict: str | None = None) -> str:
         raise ValueError(f"only one of {first} and {second} is scored on {alone}; score both on the same benchmarks")
     for name in sorted(benchmarks[0]):
         if protocols[0]["benchmarks"].get(name) != protocols[1]["benchmarks"].get(name):
-            raise ValueError(f"{name} is another set of problems in {second} than in {first}; score one of them again")
+            raise ValueError(f"{name} has other problems in {second} than in {first}; score one of them again")
     if verdict is None and scores[0]["verdict"] != scores[1]["verdict"]:
         raise ValueError(
-            f"{first} has the {scores[0]['verdict']} verdict in its table and {second} the {scores[1]['verdict']} one; "
-            "add verdict=official or verdict=corrected"
+            f"the table of {first} has the {scores[0]['verdict']} verdict and that of {second} the "
+            f"{scores[1]['verdict']} one; add verdict=official or verdict=corrected"
         )
     verdict = verdict or str(scores[0]["verdict"])
     if verdict not in list(VerdictName):
@@ -85,9 +86,10 @@ def _scores(folder: Path) -> dict[str, Any]:
 
 
 def right_shares(folder: Path, scores: Mapping[str, Any], verdict: str) -> Shares:
-    """The share of right samples of each problem, by benchmark, of a folder of scores.
+    """The share of right samples of each problem, by benchmark, from a folder of scores.
 
-    scores.json has the counts since version 1; before, they are in the files of samples. Raises DamagedRecord.
+    scores.json has the counts since version 1; for older records they are computed from the samples. Raises
+    DamagedRecord.
     """
     shares = {}
     for name, part in scores["benchmarks"].items():
@@ -109,14 +111,14 @@ def _from_samples(path: Path, samples: int | None, verdict: str) -> NDArray[np.f
     try:
         marks = [[bool(sample[verdict]) for sample in row["samples"][:samples]] for row in read_rows(path)]
         if not marks or not all(len(row) == samples for row in marks):
-            raise DamagedRecord(path, f"has not {samples} samples of each problem")
+            raise DamagedRecord(path, f"does not have {samples} samples of each problem")
     except (KeyError, TypeError):
         raise DamagedRecord(path, f"a problem lacks its samples, or a sample its {verdict} verdict") from None
     return np.array(marks, float).mean(1)
 
 
 def _table(a: Shares, b: Shares, verdict: str) -> list[str]:
-    """Scores and differences; the problems that B solves more often than A, and less often, as better and worse."""
+    """Scores and differences; `better` and `worse` count the problems that B solves more and less often than A."""
     for name in a:
         if len(a[name]) != len(b[name]):
             raise ValueError(f"{name}: {len(a[name])} and {len(b[name])} problems; score one of the cells again")
@@ -141,7 +143,7 @@ def _interval(difference: Estimate) -> str:
 
 
 def folders(first: str, second: str) -> tuple[Path, Path]:
-    """The folders of scores that two paths stand for; of cells with several, the ones of the same protocol."""
+    """The folders of scores of two paths; if a cell has several, those of the protocol that both have."""
     candidates = [_score_folders(path) for path in (first, second)]
     alike = [(a, b) for a in candidates[0] for b in candidates[1] if a.name == b.name]
     if len(candidates[0]) == len(candidates[1]) == 1:
@@ -150,7 +152,7 @@ def folders(first: str, second: str) -> tuple[Path, Path]:
         return alike[0]
     names = [", ".join(folder.name for folder in group) for group in candidates]
     raise ValueError(
-        f"{first} is scored under {names[0]} and {second} under {names[1]}; name two folders of scores, as in "
+        f"{first} is scored under {names[0]} and {second} under {names[1]}; give two folders of scores, such as "
         f"{candidates[0][0]}"
     )
 
@@ -161,5 +163,5 @@ def _score_folders(path: str) -> list[Path]:
         return [folder]
     scored = sorted(scores.parent for scores in folder.glob("scores/*/scores.json"))
     if not scored:
-        raise ValueError(f"{path} holds no scores: name a folder of results/cells that is scored")
+        raise ValueError(f"{path} holds no scores: give a scored cell of results/cells")
     return scored

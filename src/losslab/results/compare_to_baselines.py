@@ -1,6 +1,6 @@
-"""One objective against SFT and DFT in every table that has it: where it is better and where it is worse.
+"""Compares one objective with SFT and DFT in every table that has it.
 
-Rows are compared that differ in their objective alone, seed by seed.
+Only rows that differ in nothing but the objective are compared, paired by seed.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from losslab.results.tables import Row, Table
 BASELINES = ("sft", "dft")
 WORDS = {"holds": "better", "the other way round": "worse"}
 CAPTION = (
-    "In brackets, the objective minus the baseline, paired by seed: better or worse where its interval lies on one "
-    "side of zero, which needs two seeds."
+    "In brackets, the objective minus the baseline, paired by seed: better or worse if the interval excludes zero, "
+    "which takes at least two seeds."
 )
 
 
@@ -32,7 +32,7 @@ def sheet(objective: str, tables: list[Table]) -> Sheet:
 
 
 def _setting(row: Row) -> str:
-    """What sets the row apart from others of its objective in its table."""
+    """The part of a row's label that distinguishes it from other rows of its objective."""
     return row.label.removeprefix(row.name).strip() or MISSING
 
 

@@ -1,8 +1,8 @@
-"""What each objective gains on mathematics, and what it loses on the benchmarks of forgetting, both against the base.
+"""Gain on mathematics and loss on the benchmarks of forgetting of each objective, relative to the base.
 
-Gain is the mean of the benchmarks of mathematics less that of the base, loss the mean of those of forgetting taken from
-the base's, in points of percent and paired by problem and seed. On the Pareto front is a row of which no other row, nor
-the base, has as much gain with as little loss.
+Gain is the row's mean on the mathematics benchmarks minus the base's; loss is the base's mean on the forgetting
+benchmarks minus the row's; both in percentage points, paired by problem and seed. A row is on the Pareto front if no
+other row, nor the base, has at least its gain with at most its loss.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ FORGETTING = CONF / "benchmark" / "forgetting.yaml"
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """A trained row against the base of its model, in points of percent."""
+    """A trained row relative to the base of its model, in percentage points."""
 
     row: Row
     gain: Estimate  # on mathematics
@@ -40,15 +40,16 @@ def forgetting() -> frozenset[str]:
 
 
 def sides(table: Table) -> tuple[list[str], list[str]]:
-    """The benchmarks of mathematics of a table, which are all that are not of forgetting, and those of forgetting."""
+    """The mathematics benchmarks of a table (all that are not benchmarks of forgetting), and those of forgetting."""
     names = [*table.benchmarks, *table.others]
     return [name for name in names if name not in forgetting()], [name for name in names if name in forgetting()]
 
 
 def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
-    """Of each trained row that has a seed and all benchmarks in common with a base, in the order of the table.
+    """Gain and loss of each trained row that shares a seed and all benchmarks with a base, in the order of the table.
 
-    The intervals of all gains and losses of a model hold together with 95%. None where the table has but one side.
+    The intervals of all gains and losses of a model hold simultaneously at 95%. Empty if the table lacks one kind of
+    benchmark.
     """
     mathematics, forgotten = sides(table)
     if not mathematics or not forgotten:
@@ -73,7 +74,7 @@ def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
 
 
 def _on_front(point: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
-    """Whether none of the others, nor the base at (0, 0), has no less gain and no more loss, and differs."""
+    """Whether no other point, nor the base at (0, 0), has at least this gain and at most this loss."""
     return not any(
         gain >= point[0] and loss <= point[1] for gain, loss in [*others, (0.0, 0.0)] if (gain, loss) != point
     )
@@ -92,12 +93,13 @@ def sheet(table: Table, points: Sequence[Tradeoff]) -> Sheet:
     ]
     missing = [row.label for row in table.rows if row.trains and row.scored and row not in [p.row for p in points]]
     caption = (
-        "Points of percent against the base, ± half of the 95% interval; those of a model hold together (Šidák). Gain: "
-        f"the mean of {', '.join(mathematics)}. Loss: what the mean of {', '.join(forgotten)} fell by. On the Pareto "
-        "front, by the means: no other row, nor the base, has as much gain with as little loss."
+        "Percentage points relative to the base, ± half of the 95% interval; the intervals of a model hold "
+        f"simultaneously (Šidák). Gain: the mean of {', '.join(mathematics)}. Loss: the decrease of the mean of "
+        f"{', '.join(forgotten)}. On the Pareto front, by the means: no other row, nor the base, has at least its gain "
+        "with at most its loss."
     )
     if missing:
-        caption += f" Not shown, since they share no seed or not all benchmarks with a base: {', '.join(missing)}."
+        caption += f" Not shown, since they do not share a seed and all benchmarks with a base: {', '.join(missing)}."
     return Sheet("Gain against loss", "", ["model", "objective", "gain", "loss", "Pareto front"], rows, caption, [])
 
 
@@ -117,7 +119,7 @@ Drawn = tuple[str, str, Estimate, Estimate, bool]  # model, label, gain, loss, f
 
 
 def drawn(points: Sequence[Tradeoff]) -> list[Drawn]:
-    """What the figure needs of them."""
+    """The values that the figure draws."""
     return [(p.row.names["model"], p.row.label, p.gain, p.loss, p.front) for p in points]
 
 

@@ -1,4 +1,4 @@
-"""What a row of a table is called: its objective or method, and whatever else sets it apart from rows of that name."""
+"""The label of a table's row: its objective or method, and what distinguishes it from other rows of that name."""
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
@@ -11,21 +11,21 @@ from losslab.results.load_records import flatten
 if TYPE_CHECKING:
     from losslab.results.tables import Row
 
-IMPLIED = {"loss._target_", "model.path", "dataset.path"}  # by the names of the files that were chosen
+IMPLIED = {"loss._target_", "model.path", "dataset.path"}  # determined by the names of the chosen files
 MEASURE_KEYS = {"prompt": "prompt", "protocol": "eval", "verdict": "eval.verdict", "samples": "eval.samples"}
 DEFAULTS = flatten(asdict(Config()))
 DAMAGED = "(damaged record)"
 
 
 def canonical(config: Mapping[str, Any]) -> str:
-    """The same for one configuration, as of seeds; a value that is the schema's default counts as not given."""
+    """A configuration as a text that is equal for equal configurations; values equal to the defaults are left out."""
     changed = {key: value for key, value in config.items() if key not in DEFAULTS or value != DEFAULTS[key]}
     changed = {key: float(value) if type(value) is int else value for key, value in changed.items()}  # 2 is 2.0
     return json.dumps(changed, sort_keys=True, default=str)
 
 
 def labels(rows: Sequence["Row"]) -> list[str]:
-    """The label of each row. Rows of one model and name are told apart by the keys whose values differ."""
+    """The label of each row. Labels of rows with one model and name list the keys whose values differ."""
     groups: dict[tuple[str, str], list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault((row.names["model"], row.name), []).append(i)
@@ -72,6 +72,6 @@ def _differing(keys: Sequence[str], rows: Sequence["Row"]) -> list[str]:
 
 
 def _value(row: "Row", key: str) -> Hashable:
-    """A record from before an option was there has its default."""
+    """The value of a key; a record older than the key has its default."""
     value = row.config.get(key, DEFAULTS.get(key))
     return float(value) if type(value) is int else value if isinstance(value, Hashable) else repr(value)

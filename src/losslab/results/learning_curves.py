@@ -17,7 +17,7 @@ LearningCurve = dict[int, list[Scores]]  # by step: the scores of each seed
 
 
 def scores_by_step(folder: Path, metrics: Path) -> dict[int, dict[str, Any]]:
-    """What scores.json holds for each scored step of a cell, in order; the finished model is its last step.
+    """The content of scores.json for each scored step of a cell, in order; the finished model counts as the last step.
 
     Args:
         folder: the scores of a cell under one protocol.
@@ -31,7 +31,7 @@ def scores_by_step(folder: Path, metrics: Path) -> dict[int, dict[str, Any]]:
 
 
 def values(scores: Mapping[str, Any], benchmarks: list[str]) -> Scores | None:
-    """The score on each benchmark and their mean; None where one is missing."""
+    """The score on each benchmark and their mean; None if one is missing."""
     if not set(benchmarks) <= set(scores["benchmarks"]):
         return None
     of_benchmarks = {name: float(scores["benchmarks"][name]["score"]) for name in benchmarks}
@@ -39,7 +39,7 @@ def values(scores: Mapping[str, Any], benchmarks: list[str]) -> Scores | None:
 
 
 def markdown(by_step: Mapping[int, Mapping[str, Any]]) -> str:
-    """Accuracy over steps as a table; the last line is the finished model."""
+    """Accuracy over steps as a Markdown table; the last line is the finished model."""
     benchmarks = list(dict.fromkeys(name for scores in by_step.values() for name in scores["benchmarks"]))
     heads = ["step", *benchmarks, AVERAGE]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---:|" * len(heads)]
@@ -57,7 +57,7 @@ def means(curve: LearningCurve, column: str) -> dict[int, Estimate]:
 
 
 def to_csv(curves: Mapping[str, LearningCurve], columns: list[str]) -> str:
-    """A line for each objective, benchmark and step; half of the interval is 0 for one seed."""
+    """A line for each objective, benchmark and step; with one seed, half of the interval is given as 0."""
     rows = [
         [label, column, step, mean.mean, mean.half or 0.0, len(curve[step])]
         for label, curve in curves.items()

@@ -1,4 +1,4 @@
-"""The cells of a sweep, from their records and from what its file declares."""
+"""The cells of a sweep, from their records and from the sweep's file."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,14 +21,14 @@ Part = tuple[str, str, str]  # benchmark, a column of its rows such as `level`, 
 
 @dataclass(frozen=True)
 class CellScores:
-    """A cell under one protocol of its scores; one that has no score yet, or that nobody has begun."""
+    """A cell's scores under one protocol; also a cell that is not scored, or not started."""
 
     folder: Path
     names: dict[str, Any]  # `method` is the one of this sweep
     seed: int
-    config: dict[str, Any]  # flat: the science of the cell, by dotted key
-    protocol: str | None  # name and hash of the protocol of its scores; None where not scored
-    scores: dict[str, Estimate]  # percent, by benchmark, with the interval over problems; empty where not scored
+    config: dict[str, Any]  # what decides its results (`science`), by dotted key
+    protocol: str | None  # name and hash of the protocol of its scores; None if not scored
+    scores: dict[str, Estimate]  # percent, by benchmark, with the interval over problems; empty if not scored
     samples: dict[str, int] = field(default_factory=dict)  # answers to each problem, by benchmark
     verdict: str | None = None  # of the scores
     prompt: str = MODEL_PROMPT  # of the scores: the name of its file, or `model` for the model's own
@@ -43,7 +43,7 @@ class CellScores:
 
 
 def recorded(sweep: str, records: Iterable[CellRecord]) -> Iterator[CellScores]:
-    """The cells of a sweep, in the order in which they were asked for, each once for each protocol of its scores."""
+    """The cells of a sweep, in the order in which they were declared, once for each protocol of their scores."""
     members = [record for record in records if sweep in record.sweeps]
     for record in sorted(members, key=lambda record: record.state["declared"]):
         yield from _of_cell(record, sweep)
@@ -69,7 +69,7 @@ def _of_cell(record: CellRecord, sweep: str) -> Iterator[CellScores]:
 
 
 def _scores(path: Path) -> dict[str, Any]:
-    """What a scores.json holds, by the fields of `CellScores`."""
+    """The content of a scores.json, as fields of `CellScores`."""
     content = read_scores(path)
     for name, part in content["benchmarks"].items():
         if "samples" not in part or "interval" not in part:
@@ -90,7 +90,7 @@ def _scores(path: Path) -> dict[str, Any]:
 
 
 def promised(config: Config) -> CellScores:
-    """A declared cell that has no record; its folder is that of the record, but for the hash at the end of its name."""
+    """A declared cell without a record; its folder is named as the record would be, without the hash."""
     names = config.names
     parts = [names.model, names.dataset, names.loss] if config.trains else [names.model, BASE]
     folder = Path(config.machine.results) / "cells" / "-".join([*parts, f"s{config.seed}"])
@@ -98,9 +98,9 @@ def promised(config: Config) -> CellScores:
 
 
 def science(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the results of a cell but for its seed, by dotted key; of a base its model alone.
+    """The configuration that decides a cell's results, except the seed, by dotted key; for a base only its model.
 
-    Files under the results folder are named from there, so that records can be moved.
+    Paths under the results folder are relative to it, so that records can be moved.
     """
     names, results = config["names"], config["machine"]["results"]
     groups = [key for key in config if key not in NOT_SCIENCE] if trains(names) else ("model",)
@@ -112,7 +112,7 @@ def science(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def trains(names: Mapping[str, Any]) -> bool:
-    """Whether the cell of a record trains; a base is scored as it is."""
+    """Whether the cell of a record trains: a base does not."""
     return names["loss"] != BASE
 
 

@@ -1,4 +1,4 @@
-"""The paper's figures beside ours: how far they are apart, and what does not add up in the paper itself."""
+"""Compares the paper's scores with ours, and lists inconsistencies in the paper's tables."""
 
 import csv
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from losslab.results.load_records import CellScores
 from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import Estimate
 
-NAMES = ["table", "model", "method", "setting"]  # of a row; the other columns are figures
-SAMPLING = ("temperature", "top_p", "max_new_tokens")  # these and samples and verdict make a score another measure
-ROUNDING = 0.01  # of a mean of figures that are rounded to 0.01, and of the mean itself
-COARSE_ROUNDING = 0.06  # of a figure whose sixteen accuracies were rounded to 0.1 before
+NAMES = ["table", "model", "method", "setting"]  # identify a row; the other columns are scores
+SAMPLING = ("temperature", "top_p", "max_new_tokens")  # only scores that agree in these, samples and verdict compare
+ROUNDING = 0.01  # largest error of a mean of scores that are rounded to 0.01, itself rounded
+COARSE_ROUNDING = 0.06  # largest error of a score whose sixteen accuracies were first rounded to 0.1
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Printed:
     table: str
     model: str
     method: str
-    setting: str  # rows of one model, method and setting are one run, in whatever table they stand
-    values: dict[str, float]  # of the benchmarks that it has, and AVERAGE where that is printed
+    setting: str  # rows with the same model, method and setting are one run, in any table
+    values: dict[str, float]  # by benchmark, and AVERAGE if it is printed
 
 
 @dataclass(frozen=True)
 class PaperDifference:
-    """A figure of the paper and ours of the same cell."""
+    """A score of the paper and ours for the same row."""
 
     paper: float
     ours: Estimate | None
@@ -45,13 +45,13 @@ class PaperDifference:
 
     @property
     def inside(self) -> bool | None:
-        """Whether the paper's figure lies inside our interval; None where we have none."""
+        """Whether the paper's score lies inside our interval; None if we have no score."""
         return None if self.ours is None else self.ours.contains(self.paper)
 
 
 @dataclass(frozen=True)
 class Slip:
-    """What does not add up in a row of the paper."""
+    """An inconsistency in a row of the paper."""
 
     row: Printed
     column: str
@@ -61,11 +61,11 @@ class Slip:
 @dataclass(frozen=True)
 class Comparison:
     source: str  # the table in experiments/paper.csv
-    rows: list[tuple[Row, dict[str, PaperDifference]]]  # of those rows that the paper has, by column
+    rows: list[tuple[Row, dict[str, PaperDifference]]]  # for the rows that the paper has, by column
     slips: list[Slip]  # of these rows
 
     def note(self, row: Row, column: str) -> int | None:
-        """The number, from 1, of the footnote at a figure of the paper."""
+        """The number, from 1, of the footnote for a score of the paper; None if there is none."""
         for number, slip in enumerate(self.slips, start=1):
             if (slip.row.model, slip.row.method, slip.column) == (row.names["model"], row.name, column):
                 return number
@@ -86,10 +86,10 @@ def printed() -> list[Printed]:
 
 
 def compare(table: Table) -> Comparison | None:
-    """A table beside the paper's, row by row on model and method; None where the paper has none.
+    """Compare a table with the paper's, row by row by model and method; None if the sweep names no table of the paper.
 
-    Only what the sweep's file declares is compared, and only scores of the protocol that it declares, with nothing of
-    it changed by who ran it. ValueError for a table that experiments/paper.csv lacks.
+    Only rows that the sweep's file declares are compared, and only scores under the protocol that it declares. Raises
+    ValueError for a table that experiments/paper.csv lacks.
     """
     if table.sweep.paper is None:
         return None
@@ -109,7 +109,7 @@ def compare(table: Table) -> Comparison | None:
             ours = row
         elif any(row.config == other.config for other in as_declared):
             continue
-        else:  # it is still to be measured so
+        else:  # not yet scored under the declared protocol
             ours = replace(row, entries=[])
         theirs = of_paper[row.names["model"], row.name]
         columns = [column for column in table.columns if column in theirs.values]
@@ -120,7 +120,7 @@ def compare(table: Table) -> Comparison | None:
 
 
 def _measure(table: Table, entry: CellScores) -> dict[str, Any]:
-    """What the scores of a cell are of: settings of the evaluation, and the fewest samples that a benchmark has."""
+    """The settings under which a cell is scored, with the fewest samples of any benchmark."""
     assert entry.protocol, "not scored"
     protocol = table.attempt(read_yaml, entry.folder / "scores" / entry.protocol / "protocol.yaml", {})
     about = {
@@ -133,11 +133,11 @@ def _measure(table: Table, entry: CellScores) -> dict[str, Any]:
 
 
 def slips(row: Printed, grid: list[Config]) -> Iterator[Slip]:
-    """What does not add up in a row: its average, a figure that no run can have, another print of the same run.
+    """Inconsistencies in a row: a wrong average, a score that no run can have, other scores for the same run.
 
     Args:
-        row: of the paper.
-        grid: what the sweep declares, for the number of problems and of samples.
+        row: a row of the paper.
+        grid: the sweep's declared configurations, for the numbers of problems and samples.
     """
     parts = [value for column, value in row.values.items() if column != AVERAGE]
     mean = sum(parts) / len(parts)

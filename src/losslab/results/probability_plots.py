@@ -1,4 +1,4 @@
-"""The paper's Figure 2 from records: how probable the training targets are before and after each objective."""
+"""The paper's Figure 2 from records: probabilities of the training targets before and after each objective."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ from losslab.results.tables import Table
 from losslab.statistics.intervals import over_seeds
 
 FILE = "probabilities.json"
-NAMED = 10  # tokens of an end bin that the table names
+NAMED = 10  # tokens of an end bin that the table lists
 _END = {"counts": [int], "edges": [(int, float)], "tokens": int, "lowest": [list], "highest": [list]}
 
 
@@ -46,14 +46,14 @@ class Histogram:
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """A row of a sweep's table: its base and what training made of it."""
+    """The histograms of a row of a sweep's table, before and after training."""
 
     before: Histogram
     after: Histogram
 
 
 def read_probabilities(folder: Path) -> dict[str, Any]:
-    """The `before` and `after` of a cell's probabilities.json; `{}` where they were not measured."""
+    """The `before` and `after` of a cell's probabilities.json; `{}` if they were not measured."""
     path = folder / FILE
     content = read_facts(path, {"before": _END, "after": _END})
     if content and set(content) >= {"before", "after"}:
@@ -91,7 +91,7 @@ def _histograms(pairs: Sequence[BeforeAfter]) -> Iterator[Histogram]:
 
 
 def to_markdown(pairs: Sequence[BeforeAfter]) -> str:
-    """How much lies in the two end bins, and which tokens are the most frequent there."""
+    """The shares of the two end bins and their most frequent tokens, as a Markdown table."""
     low, high = (f"p {sign} {pairs[0].before.edges[i]:g}" for sign, i in (("<", 1), ("≥", -2)))
     lines = [
         f"| objective | {low}, % | most frequent there | {high}, % | most frequent there |",
@@ -146,7 +146,7 @@ def figure(pairs: Sequence[BeforeAfter]) -> Any:
 
 
 def _code(text: str) -> str:
-    """A token as code in a cell of a Markdown table, blanks and line breaks to be seen."""
+    """A token as code for a cell of a Markdown table, with spaces and line breaks made visible."""
     shown = json.dumps(text, ensure_ascii=False)[1:-1].replace("\\\\", "\\").replace('\\"', '"').replace(" ", "␣")
     fence = "``" if "`" in shown else "`"
     inner = f" {shown} " if "`" in shown else shown

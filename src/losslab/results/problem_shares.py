@@ -1,4 +1,4 @@
-"""The rows of a table problem by problem: how much better one is than another, over the seeds that both have."""
+"""Paired differences between rows of a table, problem by problem, over the seeds that both have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class ScoredProblems:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better a row is than another, in points of percent, paired by seed and problem."""
+    """The difference of two rows in percentage points, paired by seed and problem."""
 
     seeds: list[int]  # that both have
     columns: dict[str, Estimate]  # by the names of the table's columns, where their problems are the same
@@ -34,14 +34,14 @@ class Difference:
 
 
 class Scores:
-    """The scores.json of cells, each read once. One that cannot be used counts as empty."""
+    """Reads the scores.json of cells, each once. One that cannot be used counts as empty."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
         self.contents: dict[Path, dict[str, Any]] = {}
 
     def at(self, folder: Path) -> dict[str, Any]:
-        """That of a folder of scores."""
+        """The content of scores.json in a folder of scores."""
         if folder not in self.contents:
             content = self.table.attempt(read_scores, folder / "scores.json", {})
             self.contents[folder] = {"benchmarks": {}, "warnings": [], "verdict": "official"} | content
@@ -56,14 +56,14 @@ def score_folder(entry: CellScores) -> Path:
 
 
 class ProblemShares:
-    """The share of right samples of each problem, of each cell of a table; read once."""
+    """Reads the share of right samples of each problem for the cells of a table, each once."""
 
     def __init__(self, table: Table, scores: Scores | None = None) -> None:
         self.table, self.scores = table, scores or Scores(table)
         self.cells: dict[tuple[Path, str], ScoredProblems] = {}
 
     def of(self, entry: CellScores) -> ScoredProblems:
-        """Those of a cell; nothing without scores or, in older records, without the samples."""
+        """The shares of a cell; empty without scores or, in older records, without samples."""
         key = entry.folder, str(entry.protocol)
         if key not in self.cells:
             folder, content = score_folder(entry), self.scores.of(entry)
@@ -77,9 +77,9 @@ class ProblemShares:
         return self.cells[key]
 
     def difference(self, a: Row, b: Row, level: float = LEVEL) -> Difference | None:
-        """How much better row b is than a, with intervals of this level; None without a seed or a column in common.
+        """Row b minus row a, with intervals of this level; None without a common seed or column.
 
-        The average is over the table's benchmarks, and is left out where one of them has other problems.
+        The average is over the table's benchmarks, and is left out if one of them has other problems in the two rows.
         """
         cells = [{entry.seed: self.of(entry) for entry in row.scored} for row in (a, b)]
         seeds = sorted(set(cells[0]) & set(cells[1]))
@@ -99,7 +99,7 @@ class ProblemShares:
         return Difference(seeds, columns, {name: 100 * (right[name] - left[name]) for name in benchmarks})
 
     def mean_difference(self, a: Row, b: Row, names: Sequence[str], level: float = LEVEL) -> Estimate | None:
-        """How much better row b is than a on the mean of these benchmarks; None without a seed or one of them."""
+        """Row b minus row a on the mean of these benchmarks; None without a common seed, or if one is missing."""
         cells = [{entry.seed: self.of(entry) for entry in row.scored} for row in (a, b)]
         seeds = sorted(set(cells[0]) & set(cells[1]))
         if not seeds or not all(same(of[s], cells[0][seeds[0]], name) for of in cells for s in seeds for name in names):
@@ -109,11 +109,11 @@ class ProblemShares:
 
 
 def comparable(a: Row, b: Row) -> bool:
-    """Whether two rows are scores of one measure of one model."""
+    """Whether two different rows have the same model and measure."""
     return a is not b and a.measure is not None and (a.names["model"], a.measure) == (b.names["model"], b.measure)
 
 
 def same(a: ScoredProblems, b: ScoredProblems, name: str) -> bool:
-    """Whether both have the same problems of a benchmark."""
+    """Whether both cells have the same problems of a benchmark."""
     both = name in a.shares and name in b.shares
     return both and a.problems[name] == b.problems[name] and len(a.shares[name]) == len(b.shares[name])

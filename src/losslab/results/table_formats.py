@@ -1,4 +1,4 @@
-"""A table as texts, and these in the formats that people and programs read: Markdown, LaTeX, the terminal, CSV."""
+"""Formats tables as Markdown, LaTeX, CSV, and for the terminal."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from losslab.statistics.intervals import Estimate
 MISSING = "–"
 TERMINAL_ROWS = 60  # of a table on a terminal; its files have all
 PAPER_CAPTION = (
-    "The paper's figure and, in brackets, ours minus the paper's. * The paper's figure lies outside our 95% interval. "
+    "The paper's score and, in brackets, ours minus the paper's. * The paper's score lies outside our 95% interval. "
     f"{MISSING} Ours is missing."
 )
 
@@ -31,7 +31,7 @@ class SheetCell:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as texts: the first columns name a row, as by its model and objective."""
+    """A table of texts, whose first columns name the row, such as model and objective."""
 
     title: str
     text: str  # before the table
@@ -43,17 +43,17 @@ class Sheet:
 
 
 def caption(table: Table) -> str:
-    """What the numbers of the table are."""
+    """The caption: what the numbers and intervals of the table are."""
     verdicts = {row.measure.verdict for row in table.rows if row.measure}
     by = f" by the {verdicts.pop()} verdict" if len(verdicts) == 1 else ""
     of_rows = [len(row.scored) for row in table.rows if row.scored]
     covers = []
     if max(of_rows, default=1) > 1:
-        covers.append(f"over several seeds it covers another {and_(varies(table.rows))}, on these very problems")
+        covers.append(f"over several seeds it covers another {and_(varies(table.rows))} on the same problems")
     if min(of_rows, default=1) == 1:
-        covers.append("over one seed it covers other problems and answers, and not another training")
+        covers.append("with one seed it covers other problems and answers, but not another training")
     earlier = (
-        " Rows with `earlier` are of code or data that has changed since." if any(r.earlier for r in table.rows) else ""
+        " Rows with `earlier` have code or data that has changed since." if any(r.earlier for r in table.rows) else ""
     )
     return (
         f"Accuracy in percent{by} ± half of the 95% interval: {'; '.join(covers)}; never another model, data set or "
@@ -67,7 +67,7 @@ def and_(parts: Sequence[str]) -> str:
 
 
 def score_cells(values: Sequence[Estimate | None], best: Sequence[str | None]) -> list[SheetCell]:
-    """A row's scores, marked where they are the `best` of their column."""
+    """A row's scores, marked if they are the `best` of their column."""
     return [
         SheetCell(str(value) if value else MISSING, value is not None and f"{value.mean:.1f}" == highest)
         for value, highest in zip(values, best, strict=True)
@@ -75,7 +75,7 @@ def score_cells(values: Sequence[Estimate | None], best: Sequence[str | None]) -
 
 
 def scores_sheet(table: Table, notes: Sequence[str] = ()) -> Sheet:
-    """Our scores: the best mean of a model is marked, and `1/3` seeds are one scored of three asked for."""
+    """Our scores. The best mean of each model is marked; `1/3` seeds means one scored of three declared."""
     values = [[row.value(column) for column in table.columns] for row in table.rows]
     best = best_of_models(table, values)
     rows = []
@@ -98,7 +98,7 @@ def _naming(table: Table, row: Row) -> list[str]:
 
 
 def best_of_models(table: Table, values: Sequence[Sequence[Estimate | None]]) -> dict[str, list[str | None]]:
-    """Of each model and column, the text of the highest mean, where it is one of several."""
+    """For each model and column, the text of the highest mean; None if there is only one."""
     best: dict[str, list[str | None]] = {}
     for model in table.models:
         of_model = [row for row, of in zip(values, table.rows, strict=True) if of.names["model"] == model]
@@ -108,7 +108,7 @@ def best_of_models(table: Table, values: Sequence[Sequence[Estimate | None]]) ->
 
 
 def paper_sheet(table: Table, comparison: Comparison) -> Sheet:
-    """The paper's figures, and how far ours are from them."""
+    """The paper's scores, with the differences of ours."""
     columns = [column for column in table.columns if any(column in of_row for _, of_row in comparison.rows)]
     rows = []
     for row, of_row in comparison.rows:
@@ -158,7 +158,7 @@ LATEX = {
 
 
 def latex(sheet: Sheet) -> str:
-    """A `table` with booktabs' rules, a space between models, and the footnotes below."""
+    """A `table` environment with booktabs rules, space between models, and footnotes below."""
 
     def escape(text: str) -> str:
         return "".join(LATEX.get(character, character) for character in printable(text))
@@ -195,7 +195,7 @@ def latex(sheet: Sheet) -> str:
 
 
 def terminal(sheet: Sheet) -> RichTable:
-    """Without the column of models where there is one; no text of a record moves the cursor."""
+    """A rich table. The column of models is left out if there is one model; control characters are escaped."""
     models = list(dict.fromkeys(row[0].text for row in sheet.rows))
     skipped = 1 if sheet.head[0] == "model" and len(models) == 1 else 0
     title = ": ".join(part for part in (sheet.title, sheet.text) if part) + (f" ({models[0]})" if skipped else "")
@@ -216,10 +216,10 @@ def terminal(sheet: Sheet) -> RichTable:
 
 
 def columns_and_rows(table: Table, comparison: Comparison | None) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of plain values, None for missing values: for CSV and for a tracker's table.
+    """Columns and rows of plain values, None if missing: for CSV and for a tracker's table.
 
-    A column has its mean, half of its interval and, where there is a comparison, the paper's figure, ours minus it, and
-    whether the paper's lies inside our interval.
+    Each benchmark has its mean, half of its interval and, with a comparison, the paper's score, ours minus it, and
+    whether the paper's score lies inside our interval.
     """
     parts = ("", "_half") if comparison is None else ("", "_half", "_paper", "_difference", "_inside")
     several = len(table.prompts) > 1

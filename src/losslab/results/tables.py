@@ -1,9 +1,9 @@
-"""The ablation table of a sweep, from records and from what the sweep's file declares.
+"""The ablation table of a sweep, from records and from the sweep's file.
 
-A row is a configuration apart from its seed; several seeds make a mean with a 95% interval over seeds (Student t), a
-single one has its interval over problems. Cells that are not scored, or not even begun, are shown as missing. Nothing
-is averaged that is not alike: another protocol, verdict or number of samples makes a row of its own, and so does an
-earlier version of the objective's code or of the data.
+A row is a configuration without its seed. Several seeds give a mean with a 95% interval over seeds (Student's t), a
+single one has its interval over problems. Cells that are not scored, or not started, are shown as missing. Scores with
+different protocols, verdicts or numbers of samples are separate rows, and so are earlier versions of the objective's
+code or of the data.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, order=True)
 class Measure:
-    """What a score is of, besides a model: only scores of one measure compare."""
+    """How a score was measured: only scores of the same measure compare."""
 
     protocol: str  # name and hash
     verdict: str
@@ -36,7 +36,7 @@ class Measure:
 
     @classmethod
     def of(cls, entry: CellScores, benchmarks: Collection[str]) -> "Measure | None":
-        """That of a cell's scores on these benchmarks; None where it has none."""
+        """The measure of a cell's scores on these benchmarks; None without scores."""
         if entry.protocol is None or entry.verdict is None:
             return None
         samples = {number for name, number in entry.samples.items() if name in benchmarks}
@@ -46,16 +46,16 @@ class Measure:
 @dataclass(frozen=True)
 class Row:
     names: dict[str, Any]
-    config: dict[str, Any]  # the science of its cells, by dotted key
-    measure: Measure | None  # of its scores; None where there is no score
+    config: dict[str, Any]  # what decides its cells' results, by dotted key
+    measure: Measure | None  # of its scores; None without scores
     entries: list[CellScores]
     label: str = ""
-    declared: bool = False  # by the sweep's file; any other row was added by who ran the sweep
-    earlier: str | None = None  # names the code and data of its cells, where the same configuration has newer ones
+    declared: bool = False  # by the sweep's file; other rows come from overrides on the command line
+    earlier: str | None = None  # the version of its code and data, if the same configuration has a newer one
 
     @property
     def name(self) -> str:
-        """The method where there is one, else the objective."""
+        """The method if there is one, else the objective."""
         return self.names["method"] or self.names["loss"]
 
     @property
@@ -67,11 +67,11 @@ class Row:
         return [entry for entry in self.entries if entry.scores]
 
     def value(self, column: str) -> Estimate | None:
-        """Mean over the seeds that have this column, with its interval; None where none has, or not all alike."""
+        """Mean over the seeds with a score in this column, with its interval; None if their samples differ."""
         return self._over_seeds(column, [(entry, entry.scores.get(column)) for entry in self.scored])
 
     def part(self, part: Part) -> Estimate | None:
-        """As `value`, of the problems of a benchmark with one value in a column."""
+        """As `value`, for the problems of a benchmark that have one value in a column of its rows."""
         return self._over_seeds(part[0], [(entry, entry.breakdown.get(part)) for entry in self.scored])
 
     def _over_seeds(self, column: str, scores: Sequence[tuple[CellScores, Estimate | None]]) -> Estimate | None:
@@ -86,14 +86,14 @@ class Row:
 @dataclass(frozen=True)
 class Table:
     sweep: SweepConfig
-    benchmarks: list[str]  # that the average is over
-    others: list[str]  # that were scored beyond those that the sweep declares
+    benchmarks: list[str]  # those of the average
+    others: list[str]  # scored, but not declared by the sweep
     rows: list[Row]
     grid: list[Config]  # what the sweep's file declares
     faults: list[str] = field(default_factory=list)  # a line for each file of a record that cannot be used
 
     def attempt(self, read: Callable[[Path], T], path: Path, default: Any) -> T:
-        """What a reader of records returns for a path; `default`, and a line in `faults`, where it cannot be used."""
+        """The result of `read(path)`; if the record is damaged, `default`, with a line added to `faults`."""
         try:
             return read(path)
         except DamagedRecord as damage:
@@ -115,7 +115,7 @@ class Table:
 
     @property
     def prompts(self) -> list[str]:
-        """The names of the prompts of its scores."""
+        """The names of the prompts of all scores."""
         return list(dict.fromkeys(row.measure.prompt for row in self.rows if row.measure))
 
     @property
@@ -124,17 +124,17 @@ class Table:
 
 
 def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None = None) -> Table:
-    """The table of all cells that a sweep declares or that are members of it. ValueError when there is no cell.
+    """The table of all cells that a sweep's file declares or that were run in it. Raises ValueError without any cell.
 
-    `records` are those of the results folder where they are read already.
+    `records` are those of the results folder, if they have been read.
     """
     grid = experiment_files.declared(sweep.name, results)
     entries = list(recorded(sweep.name, cell_records(results) if records is None else records))
     if not entries and not grid:
-        raise ValueError(f"no record of the sweep {sweep.name} under {results}: run it first, or name another sweep")
+        raise ValueError(f"no record of the sweep {sweep.name} under {results}: run it first, or give another sweep")
     scored = list(dict.fromkeys(name for entry in entries for name in entry.scores))
     benchmarks = list(dict.fromkeys(name for config in grid for name in config.benchmark)) or scored
-    # Sweeps share the cell of a base, which other sweeps score on benchmarks of theirs.
+    # Sweeps share the cell of a base, which may have scores on the benchmarks of other sweeps.
     trained = {name for entry in entries if entry.trains for name in entry.scores}
     others = [name for name in scored if name not in benchmarks and (name in trained or not grid)]
     for entry in entries:
@@ -143,7 +143,7 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     rows = _grouped(grid, entries, benchmarks)
     rows = [replace(row, label=label) for row, label in zip(rows, labels(rows), strict=True)]
     order = {model: i for i, model in enumerate(dict.fromkeys(row.names["model"] for row in rows))}
-    if sweep.paper:  # its rows in their order, then what was added
+    if sweep.paper:  # the declared rows in their order, then others
         rows.sort(key=lambda row: (order[row.names["model"]], not row.declared))
     else:
         rows.sort(key=lambda row: (order[row.names["model"]], row.trains, _rank(row)))
@@ -152,7 +152,7 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
 
 
 def varies(rows: Sequence[Row]) -> list[str]:
-    """What changes with the seed of these rows' cells, and so is covered by an interval over seeds."""
+    """What varies with the seed of these rows' cells, and is therefore covered by an interval over seeds."""
     trained = [row for row in rows if row.trains]
     parts = ["base model"] if any(row.config.get("model.pretrain_seed", 0) is None for row in rows) else []
     parts += ["choice of training rows"] if any(row.config.get("dataset.seed", 0) is None for row in trained) else []
@@ -160,7 +160,7 @@ def varies(rows: Sequence[Row]) -> list[str]:
 
 
 def _grouped(grid: Sequence[Config], entries: Sequence[CellScores], benchmarks: Collection[str]) -> list[Row]:
-    """The rows of declared cells in their order, then those of other members of the sweep."""
+    """The rows of declared cells in their order, then those of other cells of the sweep."""
     rows_of: dict[str, list[Row]] = {}
     for config in grid:
         declared = promised(config)
@@ -172,7 +172,7 @@ def _grouped(grid: Sequence[Config], entries: Sequence[CellScores], benchmarks: 
     for entry in entries:
         groups.setdefault(canonical(entry.config), {}).setdefault(entry.recipe, []).append(entry)
     for key, recipes in groups.items():
-        unversioned = recipes.pop(None, []) if len(recipes) > 1 else []  # from before versions were written down
+        unversioned = recipes.pop(None, []) if len(recipes) > 1 else []  # recorded before versions were
         newest, *earlier = sorted(recipes, key=lambda recipe: max(e.touched for e in recipes[recipe]), reverse=True)
         recipes[newest] += unversioned
         rows_of[key] = _rows(recipes[newest], benchmarks, *rows_of.get(key, []))
@@ -185,8 +185,7 @@ def _grouped(grid: Sequence[Config], entries: Sequence[CellScores], benchmarks: 
 def _rows(entries: list[CellScores], benchmarks: Collection[str], declared: Row | None = None) -> list[Row]:
     """A row for each measure of the scores of one configuration.
 
-    Of the cells that the sweep's file declares, those are missing whose seed has no record. Where it leaves the seed
-    open any seed will do.
+    Declared cells whose seed has no record are missing. If the sweep's file declares a single seed, any seed counts.
     """
     first, missing = declared or entries[0], list(declared.entries) if declared else []
     measures: dict[Measure | None, list[CellScores]] = {}

@@ -1,4 +1,4 @@
-"""What several samples of each problem say: pass@k, maj@k and the official rounding, in percent.
+"""Scores from several samples of each problem, in percent: pass@k, maj@k and the official rounding.
 
 Arrays of verdicts are (problems, samples), 1 for right.
 """
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 
 def pass_at(correct: ArrayLike, k: int) -> float:
-    """Unbiased chance that one of k samples is right (Chen et al. 2021, arXiv 2107.03374, equation 1)."""
+    """Unbiased probability that one of k samples is right (Chen et al. 2021, arXiv 2107.03374, equation 1)."""
     right = np.asarray(correct, float)
     n = right.shape[1]
     wrong = n - right.sum(1)
@@ -22,7 +22,7 @@ def pass_at(correct: ArrayLike, k: int) -> float:
 
 
 def majority_at(answers: Sequence[Sequence[str]], correct: ArrayLike, k: int) -> float:
-    """Accuracy of the most frequent of k answers, the earliest on a tie; over the n // k disjoint groups of k samples.
+    """Accuracy of the most frequent of k answers (the earliest on a tie), over n // k disjoint groups of k samples.
 
     A sample without an answer has no vote.
     """
@@ -38,5 +38,5 @@ def majority_at(answers: Sequence[Sequence[str]], correct: ArrayLike, k: int) ->
 
 
 def rounded(correct: ArrayLike) -> float:
-    """As the official evaluation prints it: the accuracy of each column rounded to 0.1, then the mean of these."""
+    """The score as the official evaluation prints it: the accuracy of each column is rounded to 0.1, then averaged."""
     return float(np.round(100 * np.asarray(correct, float).mean(0), 1).mean())

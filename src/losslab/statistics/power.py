@@ -1,27 +1,27 @@
-"""How small a difference a sweep can show, and how many seeds a difference takes: the power of the tables' intervals.
+"""Statistical power: the smallest difference that a sweep can show, and the number of seeds that a difference takes.
 
-The paired difference of two rows over S seeds and the problems of the benchmarks has the model of
-`losslab.statistics.intervals`. Its mean is normal with the variance
+The paired difference of two rows over S seeds and the problems of the benchmarks follows the model of
+`losslab.statistics.intervals`. Its mean is normal with variance
 
     V = between_seeds / S + problems
 
-and a difference is shown where the interval, whose level may be corrected for many rows, leaves zero out. A true
-difference d is shown with the chance
+and a difference is shown if the interval, whose level may be corrected for many rows, excludes zero. A true difference
+d is shown with probability
 
     E [ Phi((d - half) / sqrt(V)) + Phi((-d - half) / sqrt(V)) ]
 
-over what chance makes of half of the interval: the variance between S seeds is estimated as its true value times a
-chi-squared with S - 1 degrees of freedom over that number, while the part of the problems, which are many, is taken as
-estimated without error. (The usual (t_level + t_power) sqrt(V) of Bloom, Evaluation Review 19, 1995, takes `half` as
-fixed, and is too small with two or three seeds.) With one seed each no difference between two recipes can be shown.
+with the expectation over `half`, half of the interval: the estimated variance between S seeds is the true one times a
+chi-squared variable with S - 1 degrees of freedom divided by S - 1, while the variance of the many problems is treated
+as known. (The usual (t_level + t_power) sqrt(V) of Bloom, Evaluation Review 19, 1995, treats `half` as fixed, and is
+too small with two or three seeds.) With one seed each, no difference between two recipes can be shown.
 
-`assumed` has the variances before there is a difference to look at, by Miller, *Adding Error Bars to Evals* (arXiv
-2411.00640, the section on power): over P problems with K samples of each,
+`assumed` gives the variances before a difference has been measured, after Miller, *Adding Error Bars to Evals* (arXiv
+2411.00640, section on power): over P problems with K samples each,
 
     V = (omega^2 + sigma_a^2 / K + sigma_b^2 / K) / P,    omega^2 = Var(a) + Var(b) - 2 Cov(a, b)
 
-with omega^2 the variance over problems of the true difference, and sigma^2 the mean of p (1 - p) over problems. Each
-seed has K samples of its own, so that the sigmas are part of `between_seeds`, beside the variance between runs.
+with omega^2 the variance of the true difference over problems, and sigma^2 the mean of p (1 - p) over problems. Each
+seed has its own K samples, so the sigmas are part of `between_seeds`, added to the variance between runs.
 """
 
 from collections.abc import Sequence
@@ -35,13 +35,13 @@ from numpy.typing import NDArray
 from losslab.statistics.intervals import LEVEL, Variances, half_of
 
 POWER = 0.8
-MOST_SEEDS = 100  # that are worth naming
-# Standard deviation of the average of five benchmarks between runs of one recipe, in points: a report to the authors of
-# arXiv 2508.05629, their repository's issue 33. It has the noise of 16 samples in it.
+MOST_SEEDS = 100  # largest number of seeds that is reported
+# Standard deviation of the average of five benchmarks between runs of one recipe, in points, including the noise of 16
+# samples: reported to the authors of arXiv 2508.05629, their repository's issue 33.
 BETWEEN_RUNS = 0.41
 BENCHMARKS_OF_RUNS = 5
-# Over problems, of the chances of two models; 0.3 to 0.7 between frontier models (arXiv 2411.00640). Two fine-tunings
-# of one model are more alike, so that plans err on the side of more problems.
+# Correlation of two models' success probabilities over problems: 0.3 to 0.7 between frontier models (arXiv 2411.00640).
+# Two fine-tunings of one model are more alike, so this is conservative.
 CORRELATION = 0.5
 GRID = 128  # points of the distribution of a standard deviation
 
@@ -49,20 +49,20 @@ Floats = NDArray[np.float64]
 
 
 def between_runs(benchmarks: int, deviation: float = BETWEEN_RUNS) -> float:
-    """Variance between seeds of the difference of two rows, in squared points, assumed where no record gives one.
+    """Variance between seeds of the difference of two rows, in squared points, assumed if no record gives it.
 
-    Both rows have that of runs of one recipe, as without pairing; the average of fewer benchmarks than five varies as
-    much more as if benchmarks were independent.
+    Each row has the variance between runs of one recipe, and the two are independent; with fewer than five benchmarks
+    the variance of the average grows as for independent benchmarks.
     """
     return 2 * deviation**2 * BENCHMARKS_OF_RUNS / benchmarks
 
 
 def assumed(chances: Sequence[Floats], samples: int) -> Variances:
-    """Of the mean difference of two rows whose models are as good as one that is there, in squared points.
+    """Variances of the mean difference of two rows whose models are as good as a scored one, in squared points.
 
     Args:
-        chances: of a right sample, of each problem of each benchmark, between 0 and 1.
-        samples: of each problem, of a row with one seed.
+        chances: for each benchmark, each problem's probability of a right sample, between 0 and 1.
+        samples: samples of each problem per seed.
     """
     count = len(chances)
     omega = [2 * (1 - CORRELATION) * float(p.var(ddof=1)) for p in chances]
@@ -74,11 +74,11 @@ def assumed(chances: Sequence[Floats], samples: int) -> Variances:
 
 
 def true_chances(shares: Floats, samples: int) -> Floats:
-    """Chances of problems with the mean of their shares of right samples, and with the variance of the true chances.
+    """Success probabilities of problems: the mean of their shares of right samples, and the variance of the true ones.
 
-    Shares of `samples` answers vary more than the chances behind them, by the mean of p (1 - p) / samples, which is
-    taken out by shrinking them to their mean. One sample says no more than the mean: a uniform distribution with that
-    mean, as wide as it can be within 0 and 1, takes their place.
+    Shares of `samples` answers vary more than the true probabilities, by the mean of p (1 - p) / samples; shrinking
+    them to their mean removes this. A single sample determines only the mean: then the result is uniform around it, as
+    wide as fits between 0 and 1.
     """
     mean, total = float(shares.mean()), float(shares.var(ddof=1))
     if samples == 1:
@@ -90,14 +90,14 @@ def true_chances(shares: Floats, samples: int) -> Floats:
 
 
 def uniform_chances(problems: int) -> Floats:
-    """The assumption about a benchmark on which nothing was scored: chances spread evenly from 0 to 1."""
+    """The assumption for a benchmark without scores: success probabilities spread evenly from 0 to 1."""
     return (np.arange(problems) + 0.5) / problems
 
 
 def chance_to_show(difference: float, variances: Variances, seeds: int, level: float = LEVEL) -> float:
-    """The chance that the interval of a true difference, over so many seeds, leaves zero out, on whichever side.
+    """The probability that the interval of a true difference over `seeds` seeds excludes zero, on either side.
 
-    0 with one seed, whose spread over seeds is unknown.
+    0 with one seed, since the variance between seeds is then unknown.
     """
     if seeds < 2:
         return 0.0
@@ -109,7 +109,7 @@ def chance_to_show(difference: float, variances: Variances, seeds: int, level: f
 
 
 def detectable(variances: Variances, seeds: int, level: float = LEVEL, power: float = POWER) -> float | None:
-    """The smallest true difference that is shown with this chance; None with one seed."""
+    """The smallest true difference that is shown with probability `power`; None with one seed."""
     if seeds < 2:
         return None
     low, high = 0.0, _deviation(variances, seeds)
@@ -122,7 +122,7 @@ def detectable(variances: Variances, seeds: int, level: float = LEVEL, power: fl
 
 
 def seeds_for(difference: float, variances: Variances, level: float = LEVEL, power: float = POWER) -> int | None:
-    """The fewest seeds that show a true difference with this chance; None where MOST_SEEDS do not."""
+    """The fewest seeds that show a true difference with probability `power`; None if MOST_SEEDS do not."""
     enough = range(2, MOST_SEEDS + 1)
     if chance_to_show(difference, variances, MOST_SEEDS, level) < power:
         return None
@@ -130,13 +130,13 @@ def seeds_for(difference: float, variances: Variances, level: float = LEVEL, pow
 
 
 def _deviation(variances: Variances, seeds: int) -> float:
-    """Standard deviation of the mean difference over so many seeds."""
+    """Standard deviation of the mean difference over `seeds` seeds."""
     return (variances.between_seeds / seeds + sum(part for part, _ in variances.problems)) ** 0.5
 
 
 @lru_cache(maxsize=256)
 def _halves(variances: Variances, seeds: int, level: float) -> tuple[list[float], Floats]:
-    """Halves of the interval for standard deviations between seeds from a grid, and their probabilities."""
+    """Halves of the interval for a grid of estimated standard deviations between seeds, and their probabilities."""
     ratios = (np.arange(GRID) + 0.5) / GRID * (1 + 6 / (2 * (seeds - 1)) ** 0.5)
     logs = (seeds - 2) * np.log(ratios) - (seeds - 1) * ratios**2 / 2  # of chi over the root of its degrees
     weights = np.exp(logs - logs.max())

@@ -1,4 +1,4 @@
-"""What is shown of a run, entry by entry, and what a tracker must do with it. The trackers are the modules beside."""
+"""The interface of trackers: entries of a run, and what a tracker does with them. Each tracker is a module here."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is shown at once."""
+    """The values that are logged together."""
 
     number: int  # grows from entry to entry of a run, so that a continued run sends no entry twice
     step: int  # of training
@@ -30,33 +30,33 @@ class Entry:
 class About:
     """A run of a tracker: one for a cell under a protocol, one for the table of a sweep."""
 
-    folder: str  # a tracker's files go to a folder of its own in it
-    part: str  # tells runs of one folder apart
+    folder: str  # the tracker's files go to a subfolder of it
+    part: str  # distinguishes runs of one folder
     id: str
     name: str
     group: str
     job_type: str
     tags: list[str]
     config: dict[str, Any]
-    scores: list[str]  # names of the values that the run is judged by
+    scores: list[str]  # names of the final scores
     project: str
     entity: str | None
     mode: str  # online or offline
 
 
 class Tracker(Protocol):
-    """A run that is open. Opening one takes the place of what was kept in files of a run with the same id."""
+    """An open run. Opening it replaces offline files of a run with the same id."""
 
     after: int  # the number of the last entry that the run had when it was opened; -1 for none
 
     def log(self, entry: Entry) -> None:
-        """Show an entry."""
+        """Log an entry."""
 
     def checkpoint(self, folder: Path, about: dict[str, Any]) -> None:
         """Keep a trained model."""
 
     def finish(self, told: dict[str, Any]) -> None:
-        """Show the final values of the run, and close it."""
+        """Log the final values of the run, and close it."""
 
 
 def start(name: TrackerName, about: About) -> Tracker:

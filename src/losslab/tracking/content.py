@@ -1,4 +1,4 @@
-"""What records say, as entries for a tracker: a cell's curves, scores and samples, and the table of a sweep."""
+"""Turns records into entries for a tracker: a cell's curves, scores and samples, and the table of a sweep."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,17 +15,17 @@ SAMPLES = 50  # problems of each benchmark in the table of samples
 
 
 def entries(cell: Cell, scores: Path, benchmarks: list[str], trains: bool, after: int = -1) -> Iterator[Entry]:
-    """What the records of a cell hold beyond entry `after`, each entry whole.
+    """The complete entries of a cell's records after number `after`.
 
-    A step of training has its own number, and its entry holds what the held-out rows gave after it: of a cell with
-    such rows, the newest step waits for the next one or for the model. The scores go on from there when all of them are
-    made, by step of training: a curve of the tracker runs from left to right, and the finished model is scored first
+    The entry of a training step has the number of the step and includes the validation metrics of that step: with
+    held-out rows, the newest step therefore waits for the next one or for the model. Scores follow once all are
+    complete, ordered by step of training, since a tracker's curve must not go back: the finished model is scored first
     but comes last.
 
     Args:
         scores: the folder of the cell's scores under one protocol.
-        benchmarks: those that scores must have before they are shown.
-        trains: whether the cell trains a model; that of a base is scored as it is.
+        benchmarks: those that must be scored before scores are logged.
+        trains: whether the cell trains a model; a base does not.
     """
     rows, held_out = read_lines(cell.metrics), {row["step"]: row for row in read_lines(cell.validation)}
     ready = rows[:-1] if held_out and not cell.model.exists() else rows
@@ -61,7 +61,7 @@ def _training(row: dict[str, Any], held_out: dict[str, Any]) -> Entry:
 
 
 def _probabilities(cell: Cell) -> tuple[dict[str, Histogram], dict[str, Table]]:
-    """The probabilities of the training targets before and after, and the tokens at both ends; where they are known."""
+    """Histograms of the target probabilities before and after training, and the tokens of both ends, if measured."""
     measured = read_json(cell.probabilities)
     of_time = {when: measured[when] for when in ("before", "after") if when in measured}
     histograms = {
@@ -90,7 +90,7 @@ def values(scores: dict[str, Any]) -> dict[str, float]:
 
 
 def samples(folder: Path, scores: dict[str, Any]) -> dict[str, Table]:
-    """For each benchmark, the first sample of its first problems, with the verdict that counts."""
+    """For each benchmark, the first sample of its first problems, with the verdict that makes the table."""
     columns = ["problem", "question", "gold", "sample", "extracted", "correct", "finish_reason", "tokens"]
     tables = {}
     for name in scores["benchmarks"]:
@@ -113,5 +113,5 @@ def summary(cell: Cell, scores: Path) -> dict[str, Any]:
 
 
 def ablation(table: Ablation) -> Table:
-    """The table of a sweep, each number in a column of its own."""
+    """The table of a sweep, with one number per column."""
     return Table(*table_formats.columns_and_rows(table, paper.compare(table)))

@@ -1,7 +1,7 @@
-"""Trackers beside the run, never in its way.
+"""Runs the tracker in a separate process, so that it cannot disturb the run.
 
-The run writes records; a process of its own reads them and shows them, while they grow, where `tracker=` says. Should
-it fail or hang, the run does not notice, and `python -m losslab.tracking.follow CELL/tracker.json </dev/null` shows the
+The run writes records; the process reads them while they grow and sends them to the tracker that `tracker=` names. If
+it fails or hangs, the run continues, and `python -m losslab.tracking.follow CELL/tracker.json </dev/null` sends the
 records again.
 """
 
@@ -29,13 +29,13 @@ from losslab.files import lock, read_json, write_json
 from losslab.records.record import Cell
 
 ERROR = "error: "
-PATIENCE_SECONDS = 60.0  # that a finished cell waits for its tracker
+PATIENCE_SECONDS = 60.0  # how long a finished cell waits for its tracker
 POLL_SECONDS = 2.0
 
 
 @contextmanager
 def follow(config: Config, cell: Cell) -> Iterator[None]:
-    """Show the cell in the tracker while the block runs, and how it ended after it."""
+    """Follow the cell in the tracker while the block runs, and log its final state afterwards."""
     if resolve(config.tracker) == TrackerMode.disabled:
         yield
         return
@@ -50,13 +50,13 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
         log.warning(f"the tracker does not start: {error}")
         yield
         return
-    patience = 1.0  # a run that has to leave does not wait
+    patience = 1.0  # a run that is asked to stop does not wait
     try:
         yield
         patience = PATIENCE_SECONDS
     finally:
         try:
-            process.communicate(timeout=patience)  # closes its standard input, the sign that all is written
+            process.communicate(timeout=patience)  # closes its standard input: the records are complete
             outcome = "failed" if process.returncode else ""
         except subprocess.TimeoutExpired:
             process.kill()
@@ -67,14 +67,14 @@ def follow(config: Config, cell: Cell) -> Iterator[None]:
 
 
 def reason(log: Path) -> str:
-    """What a tracker's log says of its end: the last error, as `main` writes it, or the last line."""
+    """Why a tracker ended, from its log: the last error that `main` wrote, or the last line."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
     errors = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
-    return (errors or lines or ["it says nothing"])[-1]
+    return (errors or lines or ["its log is empty"])[-1]
 
 
 def resolve(tracker: TrackerConfig) -> TrackerMode:
-    """Where a tracker's runs go: W&B's `auto` is online where there is a login, and offline elsewhere."""
+    """The mode of a tracker: W&B's `auto` is online with a login, and offline without."""
     if tracker.name == TrackerName.none:
         return TrackerMode.disabled
     if tracker.name == TrackerName.tensorboard:
@@ -91,7 +91,7 @@ def resolve(tracker: TrackerConfig) -> TrackerMode:
 
 
 def hint(config: Config) -> str:
-    """How to see what was kept in files; empty where there is nothing to say."""
+    """The command that shows or uploads offline runs; empty if there are none."""
     results, name = config.machine.results, config.sweep.name
     if resolve(config.tracker) != TrackerMode.offline:
         return ""
@@ -102,10 +102,10 @@ def hint(config: Config) -> str:
 
 
 def order(config: Config, cell: Cell) -> dict[str, Any]:
-    """What the process beside the run is asked to do, as JSON.
+    """What the tracker's process is to do, as JSON.
 
-    A run is known by the life of its cell, which `force` ends, and by the protocol of its scores; the table of a sweep
-    by its folder.
+    The id of a run depends on the cell, on its `life`, which changes with `force`, and on the protocol of its scores;
+    that of a sweep's table on its folder.
     """
     scores, names, results = cell.scores(config), config.names, Path(config.machine.results)
     benchmarks = list(config.benchmark)
@@ -151,14 +151,14 @@ def order(config: Config, cell: Cell) -> dict[str, Any]:
 
 
 def report(order: dict[str, Any], finished: Callable[[], bool]) -> None:
-    """Show what the records of a cell hold, as it appears, until `finished()`; then its final values."""
+    """Log the records of a cell as they grow, until `finished()`; then its final values."""
     from losslab.tracking import About, content, start
 
     cell, scores = Cell.at(Path(order["cell"]["folder"])), Path(order["scores"])
     tracker = start(TrackerName(order["tracker"]), About(**order["cell"]))
     after = tracker.after
     while True:
-        last = finished()  # asked before the records are read, so that nothing is written after the last reading
+        last = finished()  # before the records are read, so that nothing is written after the last reading
         for entry in content.entries(cell, scores, order["benchmarks"], order["trains"], after):
             tracker.log(entry)
             after = entry.number
@@ -172,7 +172,7 @@ def report(order: dict[str, Any], finished: Callable[[], bool]) -> None:
 
 
 def report_table(order: dict[str, Any]) -> None:
-    """Show the table of the cell's sweep as it is now, in a run of its own that stays the same."""
+    """Log the current table of the cell's sweep, always in the same separate run."""
     from losslab.results import conclusion_text, tables
     from losslab.results.conclusion import conclude
     from losslab.tracking import About, Entry, content, start
@@ -198,7 +198,7 @@ def main() -> None:
 
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     if path is None or not path.is_file():
-        sys.exit("error: name a file that is there: python -m losslab.tracking.follow CELL/tracker.json </dev/null")
+        sys.exit("error: give an existing file: python -m losslab.tracking.follow CELL/tracker.json </dev/null")
     order = read_json(path)
     closed = threading.Event()
 
@@ -210,9 +210,9 @@ def main() -> None:
     try:
         report(order, closed.is_set)
         report_table(order)
-    except Exception as error:  # of as many kinds as trackers have
+    except Exception as error:  # of any kind that a tracker raises
         traceback.print_exc()
-        sys.exit(masked(f"{ERROR}{order['tracker']}: {first_line(error)}"))  # the line that the run repeats
+        sys.exit(masked(f"{ERROR}{order['tracker']}: {first_line(error)}"))  # `reason` finds this line
 
 
 if __name__ == "__main__":

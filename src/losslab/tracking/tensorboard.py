@@ -12,7 +12,7 @@ ENDED_WELL = ("trained", "done")  # states of a cell
 
 
 class TensorBoard:
-    """Event files of one run. It is told whole each time, and takes the place of the files of its earlier attempts."""
+    """Event files of one run. Each attempt writes all entries and replaces the files of earlier attempts."""
 
     after = -1
 
@@ -28,7 +28,8 @@ class TensorBoard:
             plain = {
                 key: value if isinstance(value, int | float) else str(value) for key, value in hyperparameters.items()
             }
-            # Of the scores it takes the names; their values are the last of the curves of these names.
+            # HPARAMS reads only the names of scores here; their values are the last points of the curves with these
+            # names.
             *begin, end = summary.hparams(plain, dict.fromkeys(about.scores, 0.0))
             self.end.append(end)
             for part in begin:
@@ -43,7 +44,7 @@ class TensorBoard:
         self.writer.flush()
 
     def checkpoint(self, folder: Path, about: dict[str, Any]) -> None:
-        """Nothing: TensorBoard has no place for models, and losslab.composition.checks refuses the option."""
+        """Does nothing: TensorBoard cannot store models, and losslab.composition.checks refuses the option."""
 
     def finish(self, told: dict[str, Any]) -> None:
         table = Table(["name", "value"], [*map(list, told.items())])
@@ -53,7 +54,7 @@ class TensorBoard:
 
 
 def _histogram(name: str, counts: list[int], edges: list[float]) -> Any:
-    """Its mean and variance, which TensorBoard asks for, are as if all values lay in the middle of their bins."""
+    """TensorBoard also needs sum and sum of squares, computed as if all values lay in the middle of their bins."""
     middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
     total = sum(n * x for n, x in zip(counts, middles, strict=True))
     squares = sum(n * x * x for n, x in zip(counts, middles, strict=True))

@@ -1,4 +1,4 @@
-"""Weights & Biases (wandb.ai), online or into files that `wandb sync` uploads later."""
+"""Weights & Biases (wandb.ai), online, or offline in files that `wandb sync` uploads later."""
 
 import re
 import shutil
@@ -11,16 +11,16 @@ import wandb
 from losslab.tracking import About, Entry
 
 LONGEST_TAG = 64  # characters
-LOGIN_SECONDS = 20  # that a server may take for a first answer
-LAST = "last_entry.txt"  # in the folder of a run: the number of the last entry that it holds
+LOGIN_SECONDS = 20  # the longest wait for the server's first answer
+LAST = "last_entry.txt"  # in the folder of a run: the number of its last entry
 
 
 class WeightsAndBiases:
-    """A run of W&B; charts have the training step as their axis, the number of an entry is W&B's own step.
+    """A run of W&B. Charts use the training step as their axis; the number of an entry is W&B's own step.
 
-    Online, a run goes on where the server has it. Offline, `wandb sync` appends what a folder holds to the run of its
-    id, whatever the run has. So a run that was not uploaded yet is told whole once more, in place of the folders of its
-    earlier attempts, and one that was continues in another folder with the new entries.
+    Online, a run continues from its last entry on the server. Offline, `wandb sync` appends the content of a folder to
+    the run with its id, whatever that run has. So a run that was not uploaded yet is written again in full, replacing
+    the folders of its earlier attempts; one that was uploaded continues in another folder with the new entries.
     """
 
     def __init__(self, about: About) -> None:
@@ -38,7 +38,7 @@ class WeightsAndBiases:
             config=about.config,
             dir=about.folder,
             resume="allow" if about.mode == "online" else None,
-            # Records have the code's changes, without what must not leave the machine.
+            # Records have the code's changes, without secrets.
             settings=wandb.Settings(
                 silent=True, console="off", disable_git=True, save_code=False, init_timeout=LOGIN_SECONDS
             ),

@@ -1,7 +1,7 @@
 """The files of a checkpoint: tensors as safetensors, one file for each rank, and everything else as JSON.
 
-Reading them runs no code from the file. The header of a tensor file says which pieces of the whole tensors it
-holds; that format is torch's, whose reader gives each rank of any number of ranks the pieces that it needs.
+Reading them runs no code from the file. The header of a tensor file says which shards of the tensors it holds; the
+format is torch's, whose reader gives each rank the shards that it needs, for any number of ranks.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ from torch.distributed.checkpoint.storage import WriteResult
 from losslab.files import write_json
 
 MANIFEST = "whole.json"
-VERSION = 2  # of the format; 1, which had none in its manifest, was pickled
+VERSION = 2  # of the format; version 1 was pickled and had no version in its manifest
 WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")  # in the names of parameters, not in those of a state
 
 
 class ShardWriter(HuggingFaceStorageWriter):
-    """torch's writer of a file for each rank, straight from memory: torch's own copies the content twice before."""
+    """torch's writer of one file per rank, without the two copies that torch's own makes first."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(str(folder), save_distributed=True)
@@ -42,7 +42,7 @@ class ShardWriter(HuggingFaceStorageWriter):
             if item.tensor_data is not None
         }
         storages: set[int] = set()
-        for name, piece in pieces.items():  # safetensors takes no two tensors of one storage, as some shards are
+        for name, piece in pieces.items():  # safetensors refuses tensors that share storage, as some shards do
             storage = piece.untyped_storage().data_ptr()
             if storage in storages:
                 pieces[name] = piece.clone()
@@ -56,7 +56,7 @@ class ShardWriter(HuggingFaceStorageWriter):
 
 
 def tied_names(module: nn.Module) -> set[str]:
-    """Names under which a state has a parameter once more, such as an output layer that is the embedding."""
+    """Names under which a state holds a parameter a second time, such as a tied output layer."""
 
     def names(every: bool) -> set[str]:
         return {name for name, _ in module.named_parameters(remove_duplicate=not every)}
@@ -77,27 +77,30 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
 
 
 def tensors_of(state: dict[str, Any], tied: set[str]) -> dict[str, Tensor]:
-    """The tensors of a state by name, those that are the state's own memory; a tied one once."""
+    """The tensors of a state by name, not copied; a tied one once."""
     again = {f"model.{name}" for name in tied}
     named = {name: container[key] for name, container, key in leaves(state)}
     return {name: value for name, value in named.items() if isinstance(value, Tensor) and name not in again}
 
 
 def values_of(state: dict[str, Any]) -> dict[str, Any]:
-    """What of a state is no tensor, by name: numbers, texts, None and tuples of them. ValueError on anything else."""
+    """The values of a state that are not tensors, by name: numbers, texts, None and tuples of them.
+
+    Raises ValueError on anything else.
+    """
     values = {name: container[key] for name, container, key in leaves(state) if not isinstance(container[key], Tensor)}
     for name, value in values.items():
         parts = value if isinstance(value, tuple) else (value,)
         if not all(part is None or isinstance(part, bool | int | float | str) for part in parts):
             raise ValueError(
-                f"{name} is a {type(value).__name__}, which no checkpoint holds: use an optimizer whose state is made "
-                "of tensors and numbers"
+                f"{name} is a {type(value).__name__}, which cannot be checkpointed: use an optimizer whose state "
+                "consists of tensors and numbers"
             )
     return values
 
 
 def put_values(state: dict[str, Any], values: dict[str, Any]) -> None:
-    """Set what of a state is no tensor to what was read, which `misfit` has seen."""
+    """Set the values of a state that are not tensors to those read from a checkpoint, which `misfit` has checked."""
     for name, container, key in leaves(state):
         if name in values:
             container[key] = tuple(values[name]) if isinstance(container[key], tuple) else values[name]
@@ -111,7 +114,7 @@ def seal(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None. OSError when they cannot be read, though they are there."""
+    """What is wrong with a checkpoint's files, or None. OSError if they exist but cannot be read."""
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.pop("sha256", None) != digest(content):
@@ -125,7 +128,7 @@ def damage(folder: Path) -> str | None:
             return f"{MANIFEST} is that of step {content['step']}"
         files = {file.name for file in folder.iterdir()} - {MANIFEST}
         if odd := sorted(files ^ set(content["files"])):
-            return f"{odd[0]} is {'not its own' if odd[0] in files else 'missing'}"
+            return f"{odd[0]} is {'not in the manifest' if odd[0] in files else 'missing'}"
         for file, expected in content["files"].items():
             if sha256(folder / file) != expected:
                 return f"{file} is damaged"
@@ -134,31 +137,31 @@ def damage(folder: Path) -> str | None:
     except (ValueError, RecursionError):
         return f"{MANIFEST} is damaged"
     except OSError as error:
-        raise OSError(f"{folder} cannot be read now ({error.strerror}): run the same again when it can") from error
+        raise OSError(f"{folder} cannot be read now ({error.strerror}): repeat the command when it can") from error
     return None
 
 
 def misfit(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any], stored_values: dict[str, Any]) -> str:
-    """Why a complete checkpoint does not fit this state, else an empty string; checked before anything is loaded."""
+    """Why an undamaged checkpoint does not fit this state, or an empty string; checked before anything is loaded."""
     try:
         stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     except OSError:
         raise
-    except Exception as error:  # as many kinds as there are ways to write a header
+    except Exception as error:  # a malformed header raises many kinds
         return f"its tensors cannot be read ({type(error).__name__})"
     for name, tensor in tensors.items():
         if not _covers(stored.get(name), tensor):
-            return f"{name} is {'of another shape' if name in stored else 'missing'}"
+            return f"{name} is {'of another shape or dtype' if name in stored else 'missing'}"
     if any(name.startswith("random.") for name in tensors) and (rank := _unusable_random_state(folder)):
-        return f"{rank} is no random state"
+        return f"{rank} is not a random state"
     for name in sorted(values.keys() | stored_values.keys()):
         if name not in values or name not in stored_values or not _like(stored_values[name], values[name]):
-            return f"{name} is not what this run has there"
+            return f"{name} differs from this run's value"
     return ""
 
 
 def _unusable_random_state(folder: Path) -> str | None:
-    """The first of the ranks' random states that the CPU's generator does not take."""
+    """The name of the first random state of a rank that the CPU's generator refuses, or None."""
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as stored:
             for name in stored.keys():
@@ -181,19 +184,19 @@ def _covers(stored: Any, tensor: Tensor) -> bool:
 
 
 def _like(stored: Any, value: Any) -> bool:
-    """Whether a value that was read can stand where `value` does; names have to be the same."""
+    """Whether a stored value can replace `value`: a text must be equal, a number may differ."""
     if isinstance(value, tuple):
         return isinstance(stored, list) and len(stored) == len(value) and all(map(_like, stored, value))
     return stored == value if isinstance(value, str) else stored is None or isinstance(stored, bool | int | float)
 
 
 def name(step: int) -> str:
-    """The folder of the checkpoint after so many steps."""
+    """The folder name of the checkpoint after `step` steps."""
     return f"step-{step:08d}"
 
 
 def digest(manifest: dict[str, Any]) -> str:
-    """The SHA-256 (hex) of what a manifest says."""
+    """The SHA-256 (hex) of a manifest's content."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,9 +1,9 @@
 """Checkpoints of a run in progress: model, optimizer, position and random state, by torch's distributed checkpoint.
 
-A checkpoint is copied to host memory at once and written by a thread while training goes on. It is written beside its
-place; rank 0 renames it when every rank is done and the hash of every file is beside it. What is there is therefore
-whole, and what was damaged later, or does not fit the run, is noticed and set aside. It can be read by another number
-of ranks. `checkpoint_files` has the format.
+A checkpoint is copied to host memory at once and written by a thread while training continues. It is written under a
+temporary name; rank 0 renames it when every rank is done and the hash of every file is stored. A checkpoint is
+therefore complete; one that was damaged later, or does not fit the run, is detected and set aside. Another number of
+ranks can read it. `checkpoint_files` defines the format.
 """
 
 import shutil
@@ -30,7 +30,7 @@ from losslab.training import checkpoint_files
 from losslab.training.checkpoint_files import MANIFEST, ShardWriter, put_values, tensors_of, values_of
 
 TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)  # frozen weights are read from the base checkpoint
-DAMAGED = "damaged-"  # before the name of a checkpoint that was set aside
+DAMAGED = "damaged-"  # prefix of a checkpoint that was set aside
 
 
 class Checkpoints:
@@ -47,7 +47,7 @@ class Checkpoints:
     ) -> None:
         self.folder, self.policy, self.optimizer, self.device = folder, policy, optimizer, device
         self.keep_last, self.keep_every = keep_last, keep_every
-        self.group = dist.new_group(backend="gloo")  # the thread's own, since training uses the other
+        self.group = dist.new_group(backend="gloo")  # for the thread, since training uses the default group
         self.tied = checkpoint_files.tied_names(policy)
         self.stager = HostCopy(device)
         self.thread = ThreadPoolExecutor(1, "checkpoint")
@@ -59,12 +59,12 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish the write in progress, after an error too, unless other ranks are gone."""
+        """Finish the write in progress, even after an error, unless other ranks are gone."""
         self.thread.shutdown()
         self.stager.close()
 
     def save(self, step: int) -> None:
-        """Begin to write the state after `step` steps, the one before being finished. Called on every rank."""
+        """Start to write the state after `step` steps, once the previous write is done. Called on every rank."""
         self.finish()
         temporary = self._temporary(step)
         if dist.get_rank() == 0:
@@ -85,14 +85,14 @@ class Checkpoints:
         self.writing = self.thread.submit(self._complete, manifest, written)
 
     def _complete(self, manifest: dict[str, Any], written: Any) -> None:
-        """In the thread: when every rank is done, which is when rank 0 is, the checkpoint gets its name."""
+        """In the thread: give the checkpoint its name when every rank has written, which is when rank 0 is done."""
         temporary = self._temporary(manifest["step"])
         try:
             written.result()
             if dist.get_rank() == 0:
                 checkpoint_files.seal(temporary, manifest)
-        except BaseException:  # as a CheckpointException is no Exception
-            shutil.rmtree(temporary, ignore_errors=True)  # so that there is room for the record of the failure
+        except BaseException:  # CheckpointException derives from BaseException
+            shutil.rmtree(temporary, ignore_errors=True)  # to make room for the record of the failure
             raise
         if dist.get_rank() == 0:
             appear(temporary, self.folder / checkpoint_files.name(manifest["step"]))
@@ -101,7 +101,7 @@ class Checkpoints:
     def finish(self) -> None:
         """Wait for the checkpoint that is being written. Called on every rank.
 
-        Raises OSError when it cannot be written; the ones before it stay.
+        Raises OSError if it cannot be written; earlier checkpoints stay.
         """
         if self.writing is None:
             return
@@ -111,7 +111,7 @@ class Checkpoints:
         dist.all_gather_object(failures, error and last_line(error), group=self.group)
         if any(failures):
             reason = next(reason for reason in failures if reason)
-            raise OSError(f"no checkpoint can be written to {self.folder}: {reason}")
+            raise OSError(f"a checkpoint cannot be written to {self.folder}: {reason}")
 
     def _temporary(self, step: int) -> Path:
         return self.folder / f".{checkpoint_files.name(step)}.writing"
@@ -133,7 +133,7 @@ class Checkpoints:
         `same_ranks` ValueError when it was written by another number of ranks.
         """
         if dist.get_rank() == 0:
-            for half in self.folder.glob(".step-*.writing"):  # what a kill left
+            for half in self.folder.glob(".step-*.writing"):  # of a write that was killed
                 shutil.rmtree(half)
         state: dict[str, Any] = {}
         while (newest := self._decide(self._newest)) is not None:
@@ -141,9 +141,9 @@ class Checkpoints:
             same = manifest["ranks"] == dist.get_world_size()
             if same_ranks and not same:
                 raise ValueError(
-                    f"the run began with {manifest['ranks']} workers and goes on with {dist.get_world_size()}, which "
-                    f"changes its gradient under train.reduction=micro_batch: start {manifest['ranks']} again, or "
-                    "begin anew with force=true"
+                    f"the run started with {manifest['ranks']} workers and resumes with {dist.get_world_size()}, which "
+                    f"changes its gradient under train.reduction=micro_batch: use {manifest['ranks']} workers, or "
+                    "start from the beginning with force=true"
                 )
             state = state or self._state()
             random = self._random() if same and manifest["device"] == self.device.type else {}
@@ -162,17 +162,17 @@ class Checkpoints:
             for name, value in random.items():
                 set_random_state(name.rpartition(".")[2], value)
             return manifest["step"]
-        self.optimizer.state.clear()  # which `_state` filled, with a step in it
+        self.optimizer.state.clear()  # `_state` filled it by taking a step
         return 0
 
     def _decide(self, decide: Callable[[], Any]) -> Any:
-        """What rank 0 decides, on every rank."""
+        """The result of `decide()` on rank 0, on every rank."""
         decision = [decide() if dist.get_rank() == 0 else None]
         dist.broadcast_object_list(decision, src=0, group=self.group)
         return decision[0]
 
     def _newest(self) -> str | None:
-        """The newest checkpoint whose files are whole."""
+        """The newest checkpoint whose files are undamaged."""
         for candidate in reversed(existing(self.folder)):
             if (damage := checkpoint_files.damage(candidate)) is None:
                 return str(candidate)
@@ -180,13 +180,13 @@ class Checkpoints:
         return None
 
     def _refuse(self, path: Path, *state: dict[str, Any]) -> bool:
-        """Set a whole checkpoint aside that cannot be loaded."""
+        """Set aside a checkpoint that does not fit this run; returns whether it was."""
         if misfit := checkpoint_files.misfit(path, *state):
             set_aside(path, misfit)
         return bool(misfit)
 
     def clear(self) -> None:
-        """Remove what only a run in progress needs. Called on every rank."""
+        """Remove the checkpoints that are not kept for good. Called on every rank."""
         self.finish()
         if dist.get_rank() == 0:
             clear(self.folder, self.keep_every)
@@ -196,8 +196,8 @@ class Checkpoints:
 class HostCopy(AsyncStager):
     """Copies a state to host memory, pinned beside a GPU. The memory is kept for the next copy.
 
-    Allocating it anew for each copy takes six times as long on a CPU. torch's `DefaultStager` cannot serve: that of
-    torch 2.11 frees its memory after each copy and fails at the second one.
+    Allocating for each copy takes six times as long on a CPU. torch's `DefaultStager` cannot be used: in torch 2.11 it
+    frees its memory after each copy and fails at the second one.
     """
 
     _synchronize_after_execute = False
@@ -220,7 +220,7 @@ class HostCopy(AsyncStager):
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """By the run's device alone: to ask for another one's would set it up."""
+    """The random state of the CPU and of the run's own device: querying another device would initialise it."""
     cuda = {"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {}
     return {"cpu": torch.get_rng_state()} | cuda
 
@@ -233,12 +233,12 @@ def set_random_state(kind: str, value: torch.Tensor) -> None:
 
 
 def set_aside(checkpoint: Path, reason: str) -> None:
-    """Keep a checkpoint that is of no use under another name, in place of the one before it, for a look at it."""
+    """Rename a checkpoint that cannot be used, so that it can be inspected; only the newest such one is kept."""
     aside = checkpoint.with_name(DAMAGED + checkpoint.name)
     log.warning(f"{checkpoint} is set aside as {aside.name}: {reason}")
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
-    for older in sorted(checkpoint.parent.glob(f"{DAMAGED}*"))[:-1]:  # the newest is the one worth a look
+    for older in sorted(checkpoint.parent.glob(f"{DAMAGED}*"))[:-1]:
         shutil.rmtree(older)
 
 
@@ -248,7 +248,7 @@ def existing(folder: Path) -> list[Path]:
 
 
 def forget(checkpoints: list[Path], keep_every: int | None) -> None:
-    """Remove checkpoints, but for those at multiples of `keep_every` steps."""
+    """Remove checkpoints, except those at multiples of `keep_every` steps."""
     for old in checkpoints:
         if keep_every is None or int(old.name.removeprefix("step-")) % keep_every:
             shutil.rmtree(old)

@@ -1,9 +1,9 @@
-"""A check at the start of every training: does this model, packed, compute what it computes for each sequence alone?
+"""A check at the start of every training: does the model compute the same for a packed row as for each sequence alone?
 
 Two sequences of the data are packed into one row and compared with the model's own forward over each of them, unpadded
-and with full logits: log-probabilities of the answers, cross-entropy, and the gradient at the embedded tokens. Nothing
-of the loss of one sequence may reach a token of the other: that gradient is exactly 0, in any precision. Where a model
-fails this in packed rows, its sequences are taken by themselves, which is slower; where it fails that too, it is
+and with full logits: log-probabilities of the answers, cross-entropy, and the gradient with respect to the token
+embeddings. The gradient of one sequence's loss at the tokens of the other must be exactly 0, in any precision. A model
+that fails with packed rows is run one sequence length at a time, which is slower; a model that fails this too is
 refused.
 """
 
@@ -32,7 +32,7 @@ from losslab.models.policy import Policy
 ANSWERS = 256  # tokens of an answer that are compared, at most
 FLOPS = {"cpu": 4e11, "cuda": 2e14}  # that the check may take
 LONGEST, SHORTEST = 2048, 24  # tokens of both sequences
-# Keys of a configuration at whose number of tokens attention or positions change.
+# Parts of configuration keys whose value is a number of tokens at which attention or positions change.
 THRESHOLDS = (
     "window",
     "chunk_size",
@@ -48,7 +48,7 @@ TOLERANCES = {Precision.fp32: (1e-4, 1e-3), Precision.bf16: (3e-2, 0.3)}
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a way to run a model compares with its own forward over two sequences alone."""
+    """How one way to run a model agrees with its own forward over each of two sequences."""
 
     tokens: int  # of both sequences
     logp: float  # mean absolute difference of the answers' log-probabilities, over 1 + their mean size
@@ -57,7 +57,7 @@ class Agreement:
     leak: float  # the largest absolute gradient of the second sequence's loss at a token of the first
 
     def disagreement(self, precision: Precision) -> str | None:
-        """What is wrong, None where all agrees."""
+        """Which tolerance is exceeded, None if none is."""
         logp, gradient = TOLERANCES[precision]
         if self.leak > 0:
             return "layers carry state from one sequence to the next (a recurrence or a convolution)"
@@ -68,7 +68,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class PackingCheck:
-    """How a policy is run from now on, and why: a part of a cell's record."""
+    """How a policy is run during training, and why: a part of a cell's record."""
 
     packed: bool
     attention: str  # transformers' name of the implementation; `packed` is ours
@@ -78,25 +78,25 @@ class PackingCheck:
     seconds: float
 
     def sentence(self) -> str | None:
-        """What a user is told, None for a model that is packed."""
+        """The message for the user; None if the model is packed."""
         if self.packed:
             return None
-        reason = next(iter(self.failed.values()), "its family has code of its own for attention")
-        return f"sequences are not packed but taken one length at a time, which is slower: {reason}"
+        reason = next(iter(self.failed.values()), "its family does not use transformers' attention interface")
+        return f"sequences are not packed but processed one length at a time, which is slower: {reason}"
 
 
 @dataclass(frozen=True)
 class _Result:
-    """What one way to run a model gives for two sequences, the second of which has the loss."""
+    """The result of one way to run a model on two sequences, with the loss on the second."""
 
     logp: Tensor  # (N,) of the answer tokens of both
     gradient: Tensor  # (T, D) of the second sequence's loss at the embedded tokens of both
 
 
 def run_exactly(policy: Policy, examples: Examples, device: torch.device, file: Path | None = None) -> None:
-    """Check a policy before its first step, tell what came of it, and write it to a file of the cell's record.
+    """Check a policy before its first step, log how it will be run, and write that to a file of the cell's record.
 
-    Called on every rank. Raises ValueError for a model that no way of running is exact for.
+    Called on every rank. Raises ValueError if no way of running the model is exact.
     """
     result = check(policy, examples, device)
     if dist.get_rank() == 0:
@@ -107,16 +107,16 @@ def run_exactly(policy: Policy, examples: Examples, device: torch.device, file: 
 
 
 def check(policy: Policy, examples: Examples, device: torch.device) -> PackingCheck:
-    """Compare, and leave the policy in the fastest way of running that is exact. Called on every rank.
+    """Find the fastest exact way to run the policy, and leave the policy in it. Called on every rank.
 
-    Raises ValueError for a model that no way of running is exact for.
+    Raises ValueError if no way of running the model is exact.
     """
     began = time.perf_counter()
     batch = two_sequences(examples, limit(policy, examples, device)).to(device)
     asked, failed = policy.precision, dict[str, str]()
     policy.begin_forward()
     if not isinstance(policy, FSDPModule) and all(p.dtype == torch.float32 for p in policy.parameters()):
-        policy.precision = Precision.fp32  # which shows more
+        policy.precision = Precision.fp32  # shows smaller differences
     if isinstance(policy, FSDPModule):
         register_fsdp_forward_method(policy, "plain_logits")
     try:
@@ -136,13 +136,13 @@ def check(policy: Policy, examples: Examples, device: torch.device) -> PackingCh
         policy.precision = asked
         policy.end_backward()
     raise ValueError(
-        f"{type(policy.model).__name__} cannot be trained exactly: beside its own forward over each sequence, "
+        f"{type(policy.model).__name__} cannot be trained exactly: compared with its own forward over each sequence, "
         f"{list(failed.values())[-1]}; choose another model"
     )
 
 
 def _try(policy: Policy, way: str, batch: Batch, expected: _Result) -> tuple[Agreement | None, str | None]:
-    """How far an implementation of attention agrees with the plain one, and why it failed on any rank."""
+    """How well an attention implementation agrees with the plain forward, and why it failed, if it did on any rank."""
     agreement, reason = None, None
     try:
         policy.attend(way)
@@ -151,7 +151,7 @@ def _try(policy: Policy, way: str, batch: Batch, expected: _Result) -> tuple[Agr
     except ValueError as error:
         reason = first_line(error)
     except Exception as error:  # of the family's own code
-        reason = f"its code fails ({type(error).__name__}: {first_line(error)})"
+        reason = f"its modelling code fails ({type(error).__name__}: {first_line(error)})"
     wrong = torch.tensor(float(reason is not None), device=batch.tokens.device)
     dist.all_reduce(wrong)
     return agreement, reason or ("it differs on another rank" if wrong else None)
@@ -193,14 +193,14 @@ def _compare(batch: Batch, expected: _Result, result: _Result) -> Agreement:
 
 
 def _gradient(logp: Tensor, embedded: list[Tensor]) -> Tensor:
-    """(T, D) float32 of the negative sum of log-probabilities at the embedded tokens of all calls, in their order."""
+    """(T, D) float32: gradient of the negative sum of log-probabilities at the embeddings of all calls, in order."""
     parts = torch.autograd.grad(-logp.sum(), embedded, materialize_grads=True)
     return torch.cat([part.flatten(0, 1) for part in parts]).float()
 
 
 @contextmanager
 def _embedded(model: nn.Module) -> Iterator[list[Tensor]]:
-    """The embedded tokens (B, L, D) of each call of a model within the block, as leaves of the graph."""
+    """The token embeddings (B, L, D) of each forward call of a model in the block, as leaves of the graph."""
     leaves: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ def two_sequences(examples: Examples, tokens: int) -> Batch:
 
 
 def limit(policy: Policy, examples: Examples, device: torch.device) -> int:
-    """Tokens of both sequences: what seconds allow, and enough to cross the windows that the data cross."""
+    """Tokens of both sequences: few enough to take seconds, but enough to exceed every window that the data exceed."""
     affordable = int(FLOPS[device.type] / (8 * sum(p.numel() for p in policy.parameters())))
     longest = int(examples.lengths.max())
     crossed = [n for n in thresholds(policy.model.config.get_text_config(decoder=True).to_dict()) if n < longest]
@@ -238,7 +238,7 @@ def limit(policy: Policy, examples: Examples, device: torch.device) -> int:
 
 
 def thresholds(config: dict[str, Any], inside: bool = False) -> list[int]:
-    """Numbers of tokens in a configuration at which attention or positions change, such as the size of a window."""
+    """Numbers of tokens in a configuration at which attention or positions change, such as a window size."""
     numbers: list[int] = []
     for key, value in config.items():
         named = inside or any(part in str(key) for part in THRESHOLDS)

@@ -1,8 +1,8 @@
-"""The numbers of a step on their way from the device to its row in metrics.jsonl.
+"""Copies the metrics of a step from the device and writes them as a row of metrics.jsonl.
 
 On a GPU they are read while the next step is computed, so that the host never waits for the step that it has just
-begun. Before a checkpoint or an export, and at the end, the step at hand is waited for and recorded too: rows are exact
-on resume.
+launched. Before a checkpoint or an export, and at the end, the current step is waited for and recorded too, so that the
+rows match the checkpoint on resume.
 """
 
 import math
@@ -26,7 +26,7 @@ from losslab.training.throughput import Speed
 
 
 class Readback:
-    """A copy of a tensor to the host, which is waited for when it is read."""
+    """A copy of a tensor to the host; `read` waits for it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.host, self.copied = tensor, None
@@ -43,7 +43,7 @@ class Readback:
 
 
 class Clock:
-    """Measures the seconds between the ends of steps, on the device that computes them."""
+    """Measures the seconds between the ends of steps, by the device's own clock on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds, self.event = time.perf_counter(), None
@@ -52,7 +52,7 @@ class Clock:
             self.event.record()
 
     def lap(self, end: torch.cuda.Event | None) -> float:
-        """Seconds since the last lap; on a GPU until `end`, which has happened."""
+        """Seconds since the last lap; on a GPU up to the event `end`, which must have completed."""
         before, self.seconds = self.seconds, time.perf_counter()
         if end is None or self.event is None:
             return self.seconds - before
@@ -62,7 +62,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step leaves behind, its numbers still on their way."""
+    """The result of a step, whose numbers may still be on the device."""
 
     step: int  # counted from 0
     sequences: np.ndarray  # examples of the global batch
@@ -81,7 +81,7 @@ class StepResult:
 
 
 class StepLog:
-    """Turns results into rows, in their order, and hands each to `record(row, note)`."""
+    """Turns results into rows, in order, and passes each to `record(row, note)`."""
 
     def __init__(
         self, config: Config, examples: Examples, speed: Speed, record: Callable[[dict[str, Any], str], None]
@@ -89,13 +89,15 @@ class StepLog:
         self.config, self.lengths, self.speed, self.record = config, examples.lengths, speed, record
         assert isinstance(config.objective, Objective)
         self.measured = config.objective.metrics
-        self.lag = 1 if speed.device.type == "cuda" else 0  # steps that are not waited for
+        self.lag = 1 if speed.device.type == "cuda" else 0  # steps that may be unread
         self.pending: deque[StepResult] = deque()
-        self.asked = False  # whether a rank was asked to leave, by the newest step that was read
+        self.asked = False  # whether a rank was asked to stop, as of the newest step that was read
         self.clock, self.stalled = Clock(speed.device), 0.0
 
     def add(self, result: StepResult) -> None:
-        """Read what has arrived. Raises FloatingPointError where a gradient was not finite and the run is to stop."""
+        """Read the steps that are due. Raises FloatingPointError for a gradient that is not finite, if the run is to
+        stop.
+        """
         self.pending.append(result)
         while len(self.pending) > self.lag:
             self._read(self.pending.popleft())
@@ -107,7 +109,7 @@ class StepLog:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """What is done in the block, such as a checkpoint, is no part of a step's time where nothing is pending."""
+        """Exclude the time of the block, such as a checkpoint, from the step's, if no step is pending."""
         began = time.perf_counter()
         yield
         self.stalled = time.perf_counter() - began

@@ -1,7 +1,7 @@
-"""What an objective does to a step, from quantities that the step has anyway.
+"""The metrics of a training step, from quantities that the step computes anyway.
 
-Every rank adds up one record over its micro-batches. One all-reduce carries all of its fields, and with them the
-request to stop, which needs no message of its own. Nothing here makes the host wait for the device.
+Every rank adds up a `StepSums` over its micro-batches. One all-reduce sums all of its fields over ranks, including the
+request to stop, which therefore needs no collective of its own. Nothing here makes the host wait for the device.
 """
 
 from collections.abc import Sequence
@@ -34,13 +34,13 @@ class StepSums:
     entropy: Tensor
     eos: Tensor  # tokens that are EOS
     eos_p: Tensor  # their probabilities
-    stop: Tensor  # ranks that were asked to leave
+    stop: Tensor  # ranks that were asked to stop
     histogram: Tensor  # (len(FINE) - 1,): tokens by their probability, in bins with the edges FINE
     measured: Tensor  # (M,): what the objective measures of each token
 
     @classmethod
     def zeros(cls, device: torch.device, measured: int = 0) -> "StepSums":
-        """With so many numbers that the objective measures."""
+        """All zero; `measured` is the number of metrics that the objective adds."""
         length = len(fields(cls)) - 2 + len(FINE) - 1 + measured
         return cls.unpack(torch.zeros(length, dtype=torch.float64, device=device))
 
@@ -60,7 +60,7 @@ class StepSums:
         return StepSums(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def all_reduce(self, asked: bool) -> "StepSums":
-        """The sums of all ranks, with the number of ranks that were `asked` to leave. Called on every rank."""
+        """The sums of all ranks, with the number of ranks that were `asked` to stop. Called on every rank."""
         packed = self.pack()
         packed.select(0, [field.name for field in fields(self)].index("stop")).fill_(float(asked))
         dist.all_reduce(packed)
@@ -87,7 +87,7 @@ def measure(out: dict[str, Tensor], batch: Batch, eos: int) -> StepSums:
         (p * end).sum(),
         _number(0, device),
     )
-    # bincount would make the host wait for its number of bins.
+    # bincount would make the host wait for the number of bins.
     histogram.index_add_(0, bins, torch.ones_like(bins, dtype=torch.float64))
     numbers = torch.stack([value.double() for value in single])
     return StepSums.unpack(torch.cat([numbers, histogram, out["metrics"].double().sum(1)]))
@@ -109,10 +109,10 @@ def normaliser(sums: StepSums, choice: Normaliser) -> Tensor:
 
 
 def report(sums: StepSums, count: float, measured: Sequence[str] = ()) -> dict[str, Any]:
-    """The metrics of a step from its sums on the host, its loss being the sum divided by `count`.
+    """The metrics of a step from its sums on the host; the loss is its sum divided by `count`.
 
-    Per-token means are over the answer tokens of the global batch; so are those that the objective measures, under the
-    names of `measured`.
+    Per-token means are over the answer tokens of the global batch, also for the objective's own metrics, whose names
+    are `measured`.
     """
     seen = {field.name: float(getattr(sums, field.name)) for field in fields(sums)[:-2]}
     tokens = max(seen["tokens"], 1.0)
@@ -132,5 +132,5 @@ def report(sums: StepSums, count: float, measured: Sequence[str] = ()) -> dict[s
         "p_histogram": histogram.int().tolist(),
         "answer_tokens": int(seen["tokens"]),
     }
-    assert not standard.keys() & of_objective, "an objective's metrics have names of their own"
+    assert not standard.keys() & of_objective, "an objective's metric has the name of a standard one"
     return standard | of_objective

@@ -1,5 +1,4 @@
-"""What follows the update of a step, alike for demonstrations and online training: its row, exports, checkpoints, and
-leaving when asked."""
+"""The end of a training step, for offline and online training: metrics, exports, checkpoints, and requests to stop."""
 
 import signal
 from collections.abc import Callable
@@ -33,9 +32,9 @@ class Steps:
         self.main = dist.get_rank() == 0
 
     def resume(self, same_ranks: bool = False) -> range:
-        """Load the newest checkpoint, if any; returns the steps that are left, counted from 0.
+        """Load the newest checkpoint, if any; returns the remaining steps, counted from 0.
 
-        Steps after the checkpoint are taken, and recorded, again. Errors are those of `Checkpoints.resume`.
+        Steps after the checkpoint are repeated, and recorded again. Errors are those of `Checkpoints.resume`.
         """
         first = self.checkpoints.resume(same_ranks)
         if self.main:
@@ -45,7 +44,7 @@ class Steps:
         return range(first, self.schedule.steps)
 
     def record(self, row: dict[str, Any], note: str) -> None:
-        """Append the metrics of a step; `note` stands beside the progress bar."""
+        """Append the metrics of a step; `note` is shown beside the progress bar."""
         if self.main:
             append_line(self.metrics, row)
             self.progress.set_postfix_str(note, refresh=False)
@@ -61,13 +60,13 @@ class Steps:
         return self.schedule.saves(step, self.machine.checkpoint_steps, asked)
 
     def due(self, step: int, asked: bool) -> bool:
-        """Whether `end` has something to do."""
+        """Whether `end` exports or saves after this step."""
         return self.exports(step) or self.saves(step, asked)
 
     def end(self, step: int, asked: bool) -> None:
-        """Export and save what is due after a step. When asked to leave, raises Interrupted, a checkpoint behind it.
+        """Export and save what is due after a step. If asked to stop, raise Interrupted once the checkpoint is written.
 
-        Rows are recorded before, so that what a checkpoint has behind it is on record.
+        Metrics are recorded first, so that they include every step before a checkpoint.
         """
         if self.exports(step):
             self.export(self.folder / "steps" / f"{step + 1:08d}")
@@ -78,14 +77,14 @@ class Steps:
                 raise Interrupted
 
     def finish(self) -> None:
-        """Export the model, and remove what only a run in progress needs."""
+        """Export the model, and remove the checkpoints that are not kept for good."""
         self.progress.close()
         self.export(self.folder / "model")
         self.checkpoints.clear()
 
 
 class StopSignal:
-    """Remembers that the process was asked to leave, so that it leaves at the end of a step with a checkpoint."""
+    """Records a signal to stop, so that the process can stop at the end of a step, with a checkpoint."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -1,7 +1,7 @@
-"""How probable a model finds the answers that it is trained on, before and after: the numbers of the paper's Figure 2.
+"""Probabilities of the training targets before and after training: the numbers of the paper's Figure 2.
 
-A cell's base and its finished model are measured alike: two checkpoints under the workers of training and its head, on
-the same examples. What is found for a checkpoint is kept, so that a sweep measures each base once.
+A cell's base and its trained model are measured alike, by the workers and the fused loss of training, on the same
+examples. The result for a checkpoint is cached, so that a sweep measures each base once.
 """
 
 import hashlib
@@ -29,16 +29,16 @@ from losslab.training.packing_check import run_exactly
 from losslab.training.reference_logps import answer_logp
 from losslab.training.target_text import text
 
-FREQUENT = 20  # tokens that are named for each end
+FREQUENT = 20  # tokens listed for each end bin
 SEED = 0  # of the choice of examples, the same for all cells, so that they can be compared
 
 
 def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
-    """Where a model's probabilities of the answer tokens of a cell's training set lie; `base` is what tokenises them.
+    """Histogram of a model's probabilities of the answer tokens in `machine.probabilities` training examples of a cell.
 
-    {edges, counts, tokens, lowest, highest}: `counts[i]` of the tokens lie in [edges[i], edges[i + 1]), the last bin
-    closed; `lowest` and `highest` are the most frequent tokens of the two end bins, as [text, count]. Over
-    `machine.probabilities` examples. Called by every process of a cell.
+    {edges, counts, tokens, lowest, highest}: `counts[i]` of the tokens lie in [edges[i], edges[i + 1]), where the last
+    bin is closed; `lowest` and `highest` are the most frequent tokens of the two end bins, as [text, count]. The
+    tokenizer of `base` is used. Called by every process of a cell.
     """
     cache = Path(config.machine.results) / "cache"
 
@@ -78,7 +78,7 @@ def measure(config: Config, data: str, file: str) -> None:
 
 
 def sample(examples: Examples, count: int) -> np.ndarray:
-    """Indices of up to `count` examples, ascending; of pairs, the chosen answers alone."""
+    """Indices of up to `count` examples, ascending; only the chosen answers of pairs."""
     units = len(examples) // examples.unit
     drawn = np.random.default_rng(SEED).permutation(units)[:count]
     return np.sort(drawn) * examples.unit

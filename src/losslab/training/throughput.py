@@ -1,4 +1,4 @@
-"""How fast a step was and what it took: tokens, share of the hardware's peak, waiting, memory."""
+"""Throughput of a step: tokens per second, share of the hardware's peak (MFU), and peak memory."""
 
 import resource
 import sys
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from losslab.models.policy import Policy
 
-# Dense bfloat16 products of a device, FLOPs per second, from the makers' data sheets.
+# Peak dense bfloat16 FLOPs per second of a device, from the manufacturers' data sheets.
 PEAKS = {
     "B200": 2250e12,
     "H200": 989e12,
@@ -30,17 +30,18 @@ PEAKS = {
 class Work:
     """FLOPs of training, forward and backward, counted from a model's matrix products.
 
-    A weight costs 2 FLOPs per token forward and 4 backward, a frozen one 2 + 2 (it has no gradient of its own); causal
-    attention half of a full one; the output layer counts at answer positions only. What recomputation adds is left out.
+    A weight costs 2 FLOPs per token forward and 4 backward, a frozen one 2 + 2 (its own gradient is not computed);
+    causal attention costs half of full attention; the output layer counts at answer positions only. Recomputation is
+    not counted.
     """
 
     per_token: float
     per_answer: float
-    per_pair: float  # of a token and a token that it sees
+    per_pair: float  # of a token and one that it attends to
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Work":
-        """The weights may be sharded, or on the meta device."""
+        """The work of a model, whose weights may be sharded or on the meta device."""
         config, output = model.config.get_text_config(decoder=True), model.get_output_embeddings().weight
         outer = {id(output), id(model.get_input_embeddings().weight)}
         inner = [p for p in model.parameters() if p.ndim == 2 and id(p) not in outer]
@@ -53,7 +54,7 @@ class Work:
         )
 
     def flops(self, lengths: np.ndarray, answers: int) -> float:
-        """Of whole sequences of these lengths (S,), with so many answer tokens in all."""
+        """FLOPs for sequences of these lengths (S,) with `answers` answer tokens in all."""
         pairs = float(np.square(lengths, dtype=float).sum()) / 2
         return self.per_token * float(lengths.sum()) + self.per_answer * answers + self.per_pair * pairs
 
@@ -75,9 +76,9 @@ class Speed:
         return cls(Work.of(policy.model), device, ranks)
 
     def measure(self, lengths: np.ndarray, answers: int, seconds: float) -> dict[str, Any]:
-        """What the metrics say of a step over sequences of these lengths (S,); memory is that of this rank, in bytes.
+        """The metrics of a step over sequences of these lengths (S,); memory is that of this rank, in bytes.
 
-        `mfu` is the share of the peak that the counted FLOPs make, for a device whose peak is known.
+        `mfu` is the counted FLOPs divided by the devices' peak, given only if the peak is known.
         """
         tokens, peak = int(lengths.sum()), peak_flops(self.device)
         row = {
@@ -93,7 +94,7 @@ class Speed:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Of one device; None for one that is not in the list."""
+    """Peak FLOPs per second of one device; None if it is not in PEAKS."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -101,7 +102,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the peak so far: of the device's allocator, or of this process on a CPU."""
+    """Peak bytes so far: of the GPU's allocator, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

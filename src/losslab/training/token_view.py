@@ -1,7 +1,7 @@
-"""Some examples token by token, before and after training: how probable each is, and how much the objective weighs it.
+"""A few examples token by token, before and after training: each token's probability and weight under the objective.
 
-Written to tokens.json of a cell, for `losslab data CELL` and the report. An objective that reads statistics of a batch
-finds those of the examples that are shown.
+Written to a cell's tokens.json, for `losslab data CELL` and the report. An objective that reads statistics of a batch
+gets those of the shown examples.
 """
 
 from pathlib import Path
@@ -22,12 +22,12 @@ from losslab.training.reference_logps import Reference
 from losslab.training.target_text import text
 
 FILE = "tokens.json"
-SHOWN = 3  # rows, from all over the data set
+SHOWN = 3  # rows, spread over the data set
 DIGITS = 4
 
 
 class TokenView:
-    """The examples of a cell that are shown. `measure` is called on every rank."""
+    """The shown examples of a cell. `measure` is called on every rank."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class TokenView:
         self.config, self.reference = config, reference
 
     def measure(self, when: str) -> None:
-        """Write down probabilities and weights as they are now, as those `before` or `after` training."""
+        """Record the current probabilities and weights under `when`: `before` or `after` training."""
         chosen = self.examples.expand(self.units)
         counts = self.examples.answers[chosen]
         starts = dict(zip(chosen.tolist(), np.r_[0, counts.cumsum()].tolist(), strict=False))

@@ -5,9 +5,10 @@ from functools import cache
 
 
 def trim_malloc() -> None:
-    """Have glibc return freed memory to the system, where there is glibc.
+    """Make glibc return freed memory to the system; does nothing without glibc.
 
-    glibc keeps freed blocks that are too small for later requests: a run held up to 1.75 times the memory in use.
+    glibc keeps freed blocks that are too small for later requests: without this a run held up to 1.75 times the memory
+    in use.
     """
     if trim := getattr(_libc(), "malloc_trim", None):
         trim(0)

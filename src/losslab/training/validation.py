@@ -1,8 +1,8 @@
-"""What the model makes of rows that it is not trained on, over the steps of training.
+"""Metrics on held-out rows, over the steps of training.
 
-Held-out rows are taken in batches of the size of training's, without gradients and in their order. What a training step
-writes to metrics.jsonl of its batch, this writes to validation.jsonl of all of them, under the same names; an objective
-with an old policy finds it equal to the new one.
+Held-out rows are processed in order, in batches of the training batch size, without gradients. The metrics that a
+training step writes to metrics.jsonl for its batch are written to validation.jsonl for all held-out rows, under the
+same names. For an objective with an old policy, that policy equals the current one.
 """
 
 from pathlib import Path
@@ -23,11 +23,11 @@ from losslab.training.reference_logps import Reference
 from losslab.training.step_metrics import StepSums, measure, normaliser, report
 
 FILE = "validation.jsonl"
-TIMES = 10  # over a run, where the configuration does not say
+TIMES = 10  # measurements over a run, unless the configuration sets another interval
 
 
 class Validation:
-    """The held-out rows of a cell and where their numbers go. Its methods are called on every rank."""
+    """Measures the held-out rows of a cell. Its methods are called on every rank."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Validation:
         reference: Path,
         steps: int,
     ) -> None:
-        """Args: `folder` is the cell's, `reference` as in `Reference.of`, `steps` those of the whole training."""
+        """Args: `folder` is the cell's, `reference` as in `Reference.of`, `steps` those of the whole run."""
         tokens = config.machine.micro_batch_tokens
         assert isinstance(config.objective, Objective) and isinstance(tokens, int)
         self.objective, self.policy, self.device, self.steps = config.objective, policy, device, steps
@@ -58,18 +58,20 @@ class Validation:
         self.loader.__exit__(*error)
 
     def begin(self, done: int) -> None:
-        """Measure the model before its first step, or go on behind `done` steps; rows of later ones are removed."""
+        """Measure the model before its first step; after a resume at step `done`, remove the rows of later steps
+        instead.
+        """
         if dist.get_rank() == 0:
             write_lines(self.file, [row for row in read_lines(self.file) if row["step"] <= done] if done else [])
         if not done:
             self.measure(0)
 
     def due(self, done: int) -> bool:
-        """Whether the rows are measured after so many steps."""
+        """Whether the rows are measured after `done` steps."""
         return done % self.every == 0 or done == self.steps
 
     def measure(self, done: int) -> None:
-        """Write down what the model makes of the rows after so many steps."""
+        """Measure the rows after `done` steps and append the result to validation.jsonl."""
         sums = StepSums.zeros(self.device)
         for number in range(self.loader.schedule.steps):
             for micro, out in outputs(self.policy, self.objective, self.loader.take(number), self.device):
