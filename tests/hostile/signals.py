@@ -65,4 +65,4 @@ def make(number: signal.Signals, moment: float, model: Path, rows: Path, expecte
         different = [name for name in expected if reached[name] != expected[name]]
         return f"lost: {different[0]} differs from the undisturbed run's" if different else None
 
-    return Case("signal", f"{number.name} after {moment:.1f} s", run, (), verify=same, seconds=300)
+    return Case("signal", f"{number.name} after {moment:.1f} s", run, (), verify=same, seconds=900)
