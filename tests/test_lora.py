@@ -69,7 +69,7 @@ def test_a_multimodal_models_towers_are_left_alone():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (replace(ALL, target_modules=["q_prj"]), "^adapter.target_modules: q_prj is no .*; did you mean q_proj"),
+        (replace(ALL, target_modules=["q_prj"]), "^adapter.target_modules: q_prj is not .*; did you mean q_proj"),
         (replace(ALL, target_modules=["experts"]), "experts is not a linear layer of the decoder; "),
         (replace(ALL, target_modules=["xyz"]), "there are all-linear, down_proj, gate_up_proj, k_proj, o_proj, q_p"),
         (replace(ALL, modules_to_save=["embed_token"]), "the model has no embed_token; did you mean embed_tokens"),
