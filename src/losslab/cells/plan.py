@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from losslab.cells import cost, plan_power
+from losslab.cells import cost, plan_power, plan_tuning
 from losslab.cells.architecture import count_parameters, describe
 from losslab.cells.memory import GIB, Devices, on_device, room
 from losslab.cells.sizing import resolve
@@ -215,8 +215,9 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
         f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
         highlight=False,
     )
-    if power := plan_power.sentence(_alike(configs)):
-        console.print(power, highlight=False, markup=False)
+    groups = _alike(configs)
+    for said in filter(None, (plan_tuning.sentence(groups), plan_power.sentence(groups))):
+        console.print(said, highlight=False, markup=False)
     return int(bool(rejected))
 
 

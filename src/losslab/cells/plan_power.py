@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from losslab.cells.plan_tuning import tuned
 from losslab.config.schema import BASE, EMBEDDED, Config
 from losslab.data.toy_task import PROBLEMS
 from losslab.records.reading import DamagedRecord, read_scores
@@ -31,6 +34,8 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
 
     `groups` are its cells by row, those of a row differing in their seeds. Empty where no two rows compare.
     """
+    tune = groups[0][0].sweep.tune
+    groups = tuned(groups, tune) if tune else groups
     rows = [group for group in groups if group[0].trains]
     models = Counter(group[0].names.model for group in rows)
     if not rows or max(models.values()) < 2:
@@ -45,6 +50,8 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
     level, samples = simultaneous_level(compared * (compared - 1) // 2), config.eval.samples
     base_chances = scored_base(config)
     chances = base_chances or {name: uniform_chances(count) for name, count in problems.items() if count}
+    if tune:  # half of the problems score, easy and hard ones alike
+        chances = {name: np.sort(p)[::2] for name, p in chances.items()}
     average = assumed([*chances.values()], samples)
 
     def points(count: int) -> str:

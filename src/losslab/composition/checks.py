@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from losslab.composition.check_online import check_online
 from losslab.composition.check_optimizer import check_optimizer
@@ -16,6 +17,7 @@ from losslab.data.table import held_out_file, local_files, unanswered
 from losslab.distributed import gpus
 from losslab.objectives.online import Online
 
+TUNED = ("model", "dataset", "loss", "adapter", "optimizer", "scheduler", "train")  # groups that sweep.tune may name
 CHECKPOINT = ("config.json", "adapter_config.json")
 
 
@@ -25,6 +27,21 @@ def check_sweep(sweep: SweepConfig) -> None:
         raise ValueError(f"sweep.name={sweep.name!r} is no name of a folder: write letters, digits, - and _")
     if sweep.needs:
         raise ValueError(f"{sweep.name} is declared and not built; it would need {sweep.needs}")
+
+
+def check_tune(config: Config) -> None:
+    """Refuse a `sweep.tune` that is no key of what is trained; an objective's own parameter may be lacking here."""
+    if (key := config.sweep.tune) is None:
+        return
+    group, _, rest = key.partition(".")
+    value: Any = getattr(config, group, None)
+    for part in rest.split("."):
+        value = value.get(part) if isinstance(value, dict) else getattr(value, part, None) if value else None
+    if group not in TUNED or not rest or (value is None and group != "loss"):
+        raise ValueError(
+            f"sweep.tune={key} names no key of the training that has a value: name one such as optimizer.lr, "
+            "train.epochs or a parameter of the objective such as loss.alpha"
+        )
 
 
 def check_machine(machine: MachineConfig) -> None:
@@ -59,6 +76,7 @@ def check_endpoint(machine: MachineConfig) -> None:
 def check(config: Config) -> None:
     """Refuse, with one sentence, what composes but cannot run."""
     check_sweep(config.sweep)
+    check_tune(config)
     check_bounds(config)
     if config.check and not config.plan:
         raise ValueError("check=true is for a plan, as in losslab plan check=true: a training checks by itself")

@@ -20,6 +20,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from losslab.composition.log_uniform import drawn
 from losslab.composition.record_file import read_record
 from losslab.config.errors import exit_on_error
 from losslab.config.limits import check_open_files
@@ -150,7 +151,8 @@ def check_group(argument: str) -> None:
 
 
 def any_group(argument: str) -> list[str]:
-    """Replace names without a file in conf/: models by `any_model`, tasks among benchmarks."""
+    """Replace names without a file in conf/: models by `any_model`, tasks among benchmarks; and draw `log_uniform`."""
+    argument = drawn(argument)
     return any_task(argument) if argument.startswith("benchmark=") else any_model(argument)
 
 

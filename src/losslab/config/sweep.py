@@ -36,6 +36,10 @@ class SweepConfig:
         low=0.01,
         high=100,
     )
+    tune: str | None = key(
+        None,
+        "a key, such as optimizer.lr, of whose values each objective takes its own best one (docs/evaluation.md)",
+    )
     paper: str | None = key(
         None,
         "the table of experiments/paper.csv that its figures are compared with",

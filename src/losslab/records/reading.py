@@ -28,8 +28,8 @@ NAMES = {"model": str, "dataset": str, "loss": str, "eval": str}
 CELL = {"names": NAMES, "seed": int, "sweeps": [str], "declared": str, "updated": str}
 CELL_MAY = {
     "identity": str, "recipe": str, "state": str, "error": (str, NoneType), "attempts": int, "attempt": int,
-    "tries": (int, NoneType), "job": (str, NoneType), "methods": {...: str}, "force": str, "devices": int,
-    "training_seconds": NUMBER, "scoring_seconds": NUMBER,
+    "tries": (int, NoneType), "job": (str, NoneType), "methods": {...: str}, "tunes": {...: str}, "force": str,
+    "devices": int, "training_seconds": NUMBER, "scoring_seconds": NUMBER,
 }  # fmt: skip
 BENCHMARK = {"score": NUMBER}
 BENCHMARK_MAY = {

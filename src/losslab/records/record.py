@@ -139,12 +139,15 @@ class Cell:
                 state["sweeps"] = [*state["sweeps"], config.sweep.name]
             if config.names.method:
                 state["methods"] = state.get("methods", {}) | {config.sweep.name: config.names.method}
+            if config.sweep.tune:
+                state["tunes"] = state.get("tunes", {}) | {config.sweep.name: config.sweep.tune}
 
     def leave(self, sweep: str) -> None:
         """Take the cell out of a sweep's table. A cell that was never begun and is in no other sweep goes."""
         with self._editing() as state:
             state["sweeps"] = [name for name in state.get("sweeps", []) if name != sweep]
-            state.get("methods", {}).pop(sweep, None)
+            for named in ("methods", "tunes"):
+                state.get(named, {}).pop(sweep, None)
             unused = not state["sweeps"] and "state" not in state
         if unused:
             shutil.rmtree(self.folder)
@@ -188,7 +191,7 @@ class Cell:
 
     def clear(self) -> None:
         """Forget what the cell has done, for `force=true`."""
-        kept = {"identity", "recipe", "names", "seed", "declared", "sweeps", "methods"}
+        kept = {"identity", "recipe", "names", "seed", "declared", "sweeps", "methods", "tunes"}
         with self._editing() as state:
             for key in set(state) - kept:
                 del state[key]

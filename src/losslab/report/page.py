@@ -18,7 +18,7 @@ from losslab.report.cell_states import absent_line, cell_line
 from losslab.report.diagnostic_notes import diagnostic_notes
 from losslab.report.rows import DRAWN, ReportRow, by_model, choose_reference, drawn_rows, report_rows
 from losslab.report.token_views import token_views
-from losslab.results import breakdown, claims, gain_and_loss, paper, probability_plots, table_formats, tables
+from losslab.results import breakdown, claims, gain_and_loss, paper, probability_plots, table_formats, tables, tuning
 from losslab.results.conclusion import conclude
 from losslab.results.conclusion_text import sentences
 from losslab.results.learning_curves import AVERAGE
@@ -108,7 +108,7 @@ def _numbers(
 ) -> dict[str, Any]:
     """What the template shows in tables, by the name that it has there."""
     comparison, by_part = paper.compare(table), list(breakdown.sheets(table))
-    points = gain_and_loss.tradeoffs(table, shares)
+    points, tuned = gain_and_loss.tradeoffs(table, shares), tuning.tune(table, shares)
     of_cells = {cell.folder: costs.cell_cost(cell, scores) for row in rows for cell in row.cells}
     return {
         "sweep": table.name,
@@ -119,6 +119,7 @@ def _numbers(
         "sheets": [
             *([table_formats.paper_sheet(table, comparison)] if comparison else []),
             *([claims.sheet(table)] if table.sweep.directions else []),
+            *([tuning.sheet(tuned)] if tuned else []),
             *([gain_and_loss.sheet(table, points)] if points else []),
             *by_part,
         ],

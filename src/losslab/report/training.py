@@ -134,10 +134,10 @@ def accuracy(rows: Sequence[ReportRow], curves: Mapping[str, LearningCurve], col
 
 def against_settings(table: Table, rows: Sequence[ReportRow]) -> list[Chart]:
     """The average score against each setting that the sweep varies, as in the paper's Figure 3."""
-    styles = {id(row.row): row.style for row in rows}
-    of_name = {name: styles[id(members[0])] for name, members in setting_curves.configurations(table).items()}
+    styles, settings = {id(row.row): row.style for row in rows}, setting_curves.keys(table)
+    of_name = {name: styles[id(members[0])] for name, members in setting_curves.configurations(table, settings).items()}
     figures = []
-    for key in table.sweep.against:
+    for key in settings:
         lines = []
         for name, curve in setting_curves.curves(table, key).items():
             scored = [(float(x), y) for x, y in curve if y is not None]

@@ -17,6 +17,7 @@ from losslab.config.schema import BASE
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.problem_shares import ProblemShares
 from losslab.results.tables import Measure, Row, Table, varies
+from losslab.results.tuning import Choice, Tuning, tune
 from losslab.statistics.intervals import Estimate, Variances, simultaneous_level, variances
 from losslab.statistics.power import between_runs, detectable, seeds_for
 
@@ -83,6 +84,8 @@ class Conclusion:
     cut: tuple[str, str, float] | None = None  # row and benchmark with the largest share of answers cut by length
     # The benchmark with the most problems in the training data, how many, and of how many.
     seen: tuple[str, int, int] | None | Literal["unknown"] = None
+    tuned: str | None = None  # the key of which each objective has its own best value, on half of the problems
+    choices: list[Choice] = field(default_factory=list)  # of the compared rows
 
     @property
     def best(self) -> str:
@@ -116,11 +119,22 @@ class Conclusion:
 def conclude(table: Table, shares: ProblemShares | None = None) -> list[Conclusion]:
     """The conclusion of each model that has a row with scores on all benchmarks of the table.
 
+    With `sweep.tune` its rows are the objectives, each at its own best value of that key (`losslab.results.tuning`).
     Samples that are gone are no fault of a table, whose numbers do without them: their rows are not compared.
     """
     shares = shares or ProblemShares(replace(table, faults=[]))
+    if tuning := tune(table, shares):
+        table, shares = tuning.table, tuning.shares
     conclusions = (_of_model(table, model, shares) for model in table.models)
-    return [conclusion for conclusion in conclusions if conclusion]
+    return [_with_choices(conclusion, tuning) for conclusion in conclusions if conclusion]
+
+
+def _with_choices(conclusion: Conclusion, tuning: Tuning | None) -> Conclusion:
+    if tuning is None:
+        return conclusion
+    of_model = {choice.row.label: choice for choice in tuning.own if choice.row.names["model"] == conclusion.model}
+    compared = [of_model[label] for label in conclusion.averages if label in of_model]
+    return replace(conclusion, tuned=tuning.key, choices=compared)
 
 
 def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | None:

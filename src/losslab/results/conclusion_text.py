@@ -15,6 +15,7 @@ def sentences(conclusion: Conclusion) -> list[str]:
     if len(conclusion.averages) > 1:
         parts += _against(conclusion)
         parts.append(_grounds(conclusion))
+        parts += _choices(conclusion)
         parts += _power(conclusion)
     if conclusion.left_out:
         parts.append(f"Not compared: {_listed(conclusion.left_out, '; ')}.")
@@ -93,6 +94,17 @@ def _grounds(c: Conclusion) -> str:
     )
 
 
+def _choices(c: Conclusion) -> list[str]:
+    """Which values of the tuned key the objectives have, and who chose them."""
+    if not c.choices:
+        return []
+    at_values = _listed((f"{choice.row.label} at {choice}" for choice in c.choices), "; ")
+    return [
+        f"Each objective has its own best {c.tuned}: {at_values}. In each seed half of the problems chose it, by their "
+        "average, and the other half makes the scores."
+    ]
+
+
 def _power(c: Conclusion) -> list[str]:
     power = c.power
     if power is None or c.spread is None:
@@ -120,6 +132,13 @@ def _threats(c: Conclusion) -> list[str]:
     ]
     if len(c.rates) == 1:
         threats.append(f"All objectives have the learning rate {c.rates[0]}; none has one that was chosen for it.")
+    if ends := [choice for choice in c.choices if choice.at_the_end]:
+        told = _listed(f"{choice.row.label} in {choice.at_the_end} of {len(choice.chosen)} seeds" for choice in ends)
+        threats.append(f"Chosen at an end of the values that were tried, so that a better one may lie beyond: {told}.")
+    counts = {len(choice.values) for choice in c.choices}
+    if len(counts) > 1:
+        told = _listed(f"{choice.row.label} {len(choice.values)}" for choice in c.choices)
+        threats.append(f"The objectives had different numbers of values of {c.tuned} to choose from: {told}.")
     if c.cut:
         label, benchmark, share = c.cut
         threats.append(f"{share:.0f}% of the answers of {label} to {benchmark} are cut by length and count as wrong.")

@@ -155,7 +155,7 @@ def over_steps(curves: Mapping[str, LearningCurve], columns: Sequence[str]) -> A
 
 
 def over_settings(curves: Mapping[str, Mapping[str, SettingCurve]]) -> Any:
-    """A panel for each key of `sweep.against`: the average score over its values, with 95% intervals."""
+    """A panel for each setting: the average score over its values, with 95% intervals."""
     figure, grid = canvas(1, len(curves), (1 + 4.5 * len(curves), 4), sharey=True)
     colour = colours(name for by_name in curves.values() for name in by_name)
     for panel, (key, by_name) in zip(grid[0], curves.items(), strict=True):

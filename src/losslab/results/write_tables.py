@@ -13,7 +13,7 @@ from losslab.composition import experiment_files
 from losslab.config.log import log, terminal_text
 from losslab.config.sweep import SweepConfig
 from losslab.data.probability_bins import EDGES
-from losslab.files import lock, write
+from losslab.files import lock, write, write_json
 from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.reading import DamagedRecord, read_facts, read_metrics
 from losslab.results import (
@@ -27,6 +27,7 @@ from losslab.results import (
     probability_plots,
     setting_curves,
     table_formats,
+    tuning,
 )
 from losslab.results.conclusion import conclude
 from losslab.results.learning_curves import AVERAGE, LearningCurve, scores_by_step
@@ -47,14 +48,16 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
     # Of cells that end together, the last one to write has seen them all.
     with lock(cache, quiet=True):
         table = build(sweep, results, records)
-        comparison, conclusions = paper.compare(table), conclude(table)
+        comparison, shares = paper.compare(table), ProblemShares(replace(table, faults=[]))
+        conclusions, tuned = conclude(table, shares), tuning.tune(table, shares)
         curves, measured = curves_of(table), probability_plots.measured_rows(table)
         sheets = [table_formats.paper_sheet(table, comparison)] if comparison else []
         sheets += [claims.sheet(table)] if sweep.directions else []
+        sheets += [tuning.sheet(tuned)] if tuned else []
         bars = bar_rows(table)
         # The first one comes last, since its notes name all records that cannot be read.
         sheets.insert(0, table_formats.scores_sheet(table, list(notes(table, curves, measured))))
-        points = gain_and_loss.tradeoffs(table, ProblemShares(replace(table, faults=[])))
+        points = gain_and_loss.tradeoffs(table, shares)
         sheets += [gain_and_loss.sheet(table, points)] if points else []
         parts = list(breakdown.sheets(table))
         texts = [table_formats.markdown(sheet, 1 if i == 0 else 2) for i, sheet in enumerate([*sheets, *parts])]
@@ -70,6 +73,9 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
         if conclusions:
             write(folder / "conclusion.md", conclusion_text.markdown(conclusions))
             written["answer"] = "conclusion.md"
+        if tuned:
+            write_json(folder / "tuning.json", tuning.to_json(tuned))
+            written["tuned"] = "tuning.json: what each seed chose, and by which problems"
         if sweep.directions:
             write(folder / "claims.csv", claims.to_csv(table))
         if points:
@@ -112,9 +118,9 @@ def _figures(
         if len(curves) <= plots.MOST_ROWS:
             plots.draw(folder / "steps", digests, plots.over_steps, curves, columns)
         written["steps"] = "steps.png, steps.svg, steps.csv"
-    if table.sweep.against:
+    if settings := setting_curves.keys(table):
         write(folder / "settings.csv", setting_curves.to_csv(table))
-        by_key = {key: setting_curves.curves(table, key) for key in table.sweep.against}
+        by_key = {key: setting_curves.curves(table, key) for key in settings}
         plots.draw(folder / "settings", digests, plots.over_settings, by_key)
         written["setting"] = "settings.png, settings.svg, settings.csv"
     if shown(table, "probabilities", [pair.after.label for pair in measured]):
@@ -147,14 +153,17 @@ def layouts(sweeps: Sequence[str], results: str, records: Sequence[CellRecord] |
     ValueError when there is no record.
     """
     questions: dict[str, str] = {}
+    tunes: dict[str, str] = {}
     for record in cell_records(results) if records is None else records:
+        tunes |= record.state.get("tunes", {})
         for name in record.sweeps:
             if not questions.get(name):
                 questions[name] = _question(record, name)
     if not questions and not sweeps:
         raise ValueError(f"no record of any sweep under {results}: run one first, or set results=FOLDER")
     for name in sweeps or sorted(questions):
-        yield experiment_files.layout(name) or SweepConfig(name=name, question=questions.get(name, ""))
+        layout = experiment_files.layout(name) or SweepConfig(name=name, question=questions.get(name, ""))
+        yield replace(layout, tune=layout.tune or tunes.get(name))
 
 
 def _question(record: CellRecord, sweep: str) -> str:
@@ -195,6 +204,8 @@ def notes(table: Table, curves: Mapping[str, LearningCurve], measured: Sequence[
                 yield f"The accuracy of {name} over steps is that of {counts} of its {len(trained[name].scored)} seeds."
     if declares(table, "probabilities") and (missing := [name for name in trained if name not in having]):
         yield f"No probabilities of training targets are on record for {', '.join(missing)}."
+    if (key := table.sweep.tune) and not any(len(choices) > 1 for choices in tuning.values(table)):
+        yield f"No row has several values of {key}, of which sweep.tune is to choose one."
     if len([row for row in table.rows if row.scored]) > plots.MOST_ROWS:
         yield f"There is no figure of more than {plots.MOST_ROWS} rows."
     if table.faults:
