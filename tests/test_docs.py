@@ -223,6 +223,12 @@ def test_commands_on_data_run_or_compose(command, place, capsys):
         assert "rows, " in capsys.readouterr().out
 
 
+@of("race")
+def test_commands_of_races_are_planned(command, place, capsys):
+    main([*command.of_losslab, *(["plan=true"] if "plan=true" not in command.words else [])])
+    assert "a race of" in capsys.readouterr().out
+
+
 @of("table", "status", "report", "export", "push", "code-toolchains", "env")
 def test_commands_on_records_run(command, place, capsys):
     if any(word.startswith(("cancel=", "retry=")) for word in command.words):

@@ -17,7 +17,7 @@ from losslab.config.paths import CONF, EXPERIMENTS
 
 VERBS = (
     "data", "train", "plan", "sample", "evaluate", "regrade", "judge", "compare",
-    "table", "report", "status", "forget", "export", "push", "toy-suite", "code-toolchains", "env",
+    "race", "table", "report", "status", "forget", "export", "push", "toy-suite", "code-toolchains", "env",
 )  # fmt: skip
 HYDRA = ("data", "train", "plan", "sample", "evaluate")  # these take the keys of conf/, completed by Hydra
 COMPLETION = ("-sc", "--shell-completion")

@@ -1,16 +1,22 @@
 """The cells of a sweep: the overrides of each, and their configurations, those of several seeds composed once."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from losslab.composition.compose import any_group
 from losslab.config.keys import LARGEST_SEED
+from losslab.config.messages import sentence
+from losslab.config.paths import CONF
 from losslab.config.schema import Config
 from losslab.progress import bar
 
@@ -33,17 +39,41 @@ def searchpath(config: DictConfig) -> list[str]:
     return [override for override in config.hydra.overrides.hydra if override.startswith("hydra.searchpath=")]
 
 
+def by_seed(config: DictConfig) -> dict[tuple[str, ...], list[str]]:
+    """The overrides of a multirun's cells but for the seed, with the overrides of their seeds; "" for the default."""
+    cells: dict[tuple[str, ...], dict[str, None]] = {}  # ordered sets of seeds
+    for words in overrides(config):
+        seed = next((word for word in reversed(words) if _is_seed(word)), "")
+        rest = tuple(word for word in words if not (seed and word.startswith("seed=")))
+        cells.setdefault(rest, {})[seed] = None
+    return {rest: list(seeds) for rest, seeds in cells.items()}
+
+
+@contextmanager
+def multirun(arguments: Sequence[str]) -> Iterator[DictConfig]:
+    """What Hydra makes of the command line of a multirun; the other functions compose its cells while this is open.
+
+    ValueError for what does not compose.
+    """
+    words = [part for argument in arguments for part in any_group(argument)]
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            shared = [word for word in words if word.startswith(("experiment=", "hydra"))]
+            config = compose("config", shared, return_hydra_config=True)
+            OmegaConf.set_readonly(config, False)
+            config.hydra.overrides.task = [word for word in words if not word.startswith("hydra")]
+            yield config
+    except (HydraException, OmegaConfBaseException, OverflowError) as error:
+        raise ValueError(sentence(error)) from None
+
+
 def configurations(config: DictConfig, make: Callable[[DictConfig, Any], Config]) -> list[Config]:
     """The configurations of a multirun's cells, each once; `make` is `read` or `typed` of the composition.
 
     Cells that differ in nothing but the seed come one after another and share their parts. Raises HydraException for a
     cell that does not compose, else ValueError with all that `make` refuses.
     """
-    cells: dict[tuple[str, ...], dict[str, None]] = {}  # ordered sets of seeds
-    for words in overrides(config):
-        seed = next((word for word in reversed(words) if _is_seed(word)), "")
-        rest = tuple(word for word in words if not (seed and word.startswith("seed=")))
-        cells.setdefault(rest, {})[seed] = None
+    cells = by_seed(config)
     made: list[Config] = []
     mistakes: dict[str, None] = {}
     with bar("composing", len(cells), "cell", disable=len(cells) < SLOW) as progress:

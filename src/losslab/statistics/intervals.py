@@ -166,9 +166,13 @@ def _mean_over(benchmarks: Sequence[_Parts], level: float) -> Estimate:
     return Estimate(mean) if parts is None else Estimate(mean, half_of(parts, seeds, level))
 
 
-def half_of(parts: Variances, seeds: int, level: float = LEVEL) -> float:
-    """Half of the interval of a mean over so many seeds, given its variances; with one over the problems alone."""
-    return _estimate(0.0, parts.between_seeds / seeds, max(1, seeds - 1), parts.problems, level).half or 0.0
+def half_of(parts: Variances, seeds: int, level: float = LEVEL, degrees: int | None = None) -> float:
+    """Half of the interval of a mean over so many seeds, given its variances; with one over the problems alone.
+
+    `degrees` are those of `between_seeds` where it is pooled over more than these seeds.
+    """
+    of_seeds = max(1, seeds - 1) if degrees is None else degrees
+    return _estimate(0.0, parts.between_seeds / seeds, of_seeds, parts.problems, level).half or 0.0
 
 
 def _estimate(

@@ -1,0 +1,188 @@
+"""A race of objectives and rates: all start on an eighth of the rows, and what is worse is not trained on more.
+
+A rung is an ordinary sweep, `<name>/eighth` and so on, whose cells have a complete schedule of their own over their
+share of the rows, and whose records are read for the next one. So a race goes on where it was interrupted, runs under
+every launcher, and shares its last rung with a sweep of the same cells. `losslab.statistics.racing` decides.
+"""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from losslab.cells.plan import rows_of
+from losslab.composition import grid
+from losslab.composition.compose import read
+from losslab.config.log import log
+from losslab.config.schema import Config
+from losslab.records.reading import read_scores
+from losslab.records.record import Cell
+from losslab.results.compare import Shares, right_shares
+from losslab.statistics.racing import FEWEST_SEEDS, Standing, level, look
+
+RUNGS = {"eighth": 8, "quarter": 4, "half": 2, "all": 1}  # what the rows are divided by
+SLURM = "hydra/launcher=slurm"
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A row of a race: the overrides of its cells but for the seed."""
+
+    label: str  # those of them that differ between rows
+    overrides: tuple[str, ...]
+    configs: list[Config]  # one for each seed, on all rows
+
+
+@dataclass(frozen=True)
+class Race:
+    entrants: list[Entrant]
+    seeds: list[str]  # overrides
+    launcher: list[str]  # overrides of Hydra itself
+    rows: int  # that the data set has for training
+
+    @classmethod
+    def of(cls, arguments: Sequence[str]) -> "Race":
+        """From the command line of a sweep. ValueError, before anything is loaded, for what is no race."""
+        with grid.multirun(arguments) as multirun:
+            cells = {_last_of_each_key(words): seeds for words, seeds in grid.by_seed(multirun).items()}
+        configs = {rest: _configurations([*rest, _seeds(seeds)]) for rest, seeds in cells.items()}
+        trained = {rest: of for rest, of in configs.items() if of[0].trains}
+        if left_out := [of[0].names.loss for rest, of in configs.items() if rest not in trained]:
+            log.info(f"{', '.join(dict.fromkeys(left_out))}: not trained, and so no part of the race")
+        shared = set.intersection(*map(set, trained)) if trained else set()
+        labels = {rest: " ".join(w.removeprefix("loss=") for w in rest if w not in shared) for rest in trained}
+        entrants = [Entrant(labels[rest], rest, of) for rest, of in trained.items()]
+        seeds = next((seeds for rest, seeds in cells.items() if rest in trained), [])
+        launcher = [argument for argument in arguments if argument.startswith("hydra")]
+        return cls(entrants, seeds, launcher, _checked(entrants, seeds))
+
+    @property
+    def name(self) -> str:
+        return self.entrants[0].configs[0].sweep.name
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.entrants[0].configs[0].machine.results) / "tables" / self.name
+
+    @cached_property
+    def level(self) -> float:
+        return level(len(self.entrants), len(RUNGS))
+
+    def words(self, rung: str) -> list[str]:
+        """The overrides that make a sweep the rung of this race; the last one is the sweep of all rows."""
+        of_rows = [] if RUNGS[rung] == 1 else [f"dataset.rows={self.rows // RUNGS[rung]}"]
+        return [*of_rows, f"sweep.name={self.name}/{rung}"]
+
+    def commands(self, rung: str, entrants: Sequence[Entrant]) -> list[list[str]]:
+        """The command lines of `losslab train` that run a rung: one for the rows that differ in one key alone."""
+        groups: dict[tuple[str, ...], list[Entrant]] = {}
+        varying = [key for key in _keys(self.entrants) if len(_values(self.entrants, key)) > 1]
+        for entrant in entrants:
+            rest = tuple(word for word in entrant.overrides if word.partition("=")[0] not in varying[-1:])
+            groups.setdefault(rest, []).append(entrant)
+        lines = []
+        for rest, members in groups.items():
+            joined = [f"{key}={','.join(_values(members, key))}" for key in varying[-1:]]
+            lines.append(["-m", *self.launcher, *rest, *joined, _seeds(self.seeds), *self.words(rung)])
+        return lines
+
+    def shares(self, rung: str, entrant: Entrant) -> Shares | None:
+        """(seeds, problems) shares of right samples on each benchmark; None where a cell has no scores yet."""
+        configs = _configurations([*entrant.overrides, _seeds(self.seeds), *self.words(rung)])
+        parts: list[Shares] = []
+        for config in configs:
+            cell = Cell.of(config)
+            if not cell.done(config):
+                return None
+            folder = cell.scores(config)
+            parts.append(right_shares(folder, read_scores(folder / "scores.json"), str(config.eval.verdict)))
+        return {name: np.stack([part[name] for part in parts]) for name in configs[0].benchmark}
+
+
+@dataclass(frozen=True)
+class Rung:
+    name: str
+    rows: int
+    standings: list[Standing]
+
+    @property
+    def left(self) -> list[str]:
+        return [standing.name for standing in self.standings if not standing.worse]
+
+
+def run(race: Race, train: Any = None) -> list[Rung]:
+    """Run the rungs one after another; those whose cells are done are read. `train` runs one command line.
+
+    Ends with the rung that leaves one row, with the last one, or before a rung whose cells are not all scored.
+    """
+    rungs: list[Rung] = []
+    entrants = race.entrants
+    for name in RUNGS:
+        log.info(f"{race.name}/{name}: {len(entrants)} rows on {race.rows // RUNGS[name]:,} training rows")
+        shares = {entrant.label: race.shares(name, entrant) for entrant in entrants}
+        waiting = [entrant for entrant in entrants if shares[entrant.label] is None]
+        for words in race.commands(name, waiting):
+            (train or _train)(words)
+        shares |= {entrant.label: race.shares(name, entrant) for entrant in waiting}
+        complete = {label: of for label, of in shares.items() if of is not None}
+        if len(complete) < len(shares):
+            return rungs
+        rungs.append(Rung(name, race.rows // RUNGS[name], look(complete, race.level)))
+        entrants = [entrant for entrant in entrants if entrant.label in rungs[-1].left]
+        if len(entrants) == 1:
+            break
+    return rungs
+
+
+def _train(words: Sequence[str]) -> None:
+    subprocess.run([sys.executable, "-m", "losslab", "train", *words], check=False)  # what it lacks shows in records
+
+
+def _configurations(words: Sequence[str]) -> list[Config]:
+    with grid.multirun(words) as multirun:
+        return grid.configurations(multirun, read)
+
+
+def _checked(entrants: Sequence[Entrant], seeds: Sequence[str]) -> int:
+    """The number of training rows. ValueError for what is no race."""
+    if len(entrants) < 2:
+        raise ValueError("a race is between two rows or more: give several objectives or rates, as in loss=sft,dft")
+    if len(seeds) < FEWEST_SEEDS:
+        raise ValueError(f"a race needs {FEWEST_SEEDS} seeds or more, since fewer show nothing: add seed=0,1,2")
+    if len({entrant.configs[0].names.model for entrant in entrants}) > 1:
+        raise ValueError("a race is between rows of one model: give each model a race of its own")
+    config = entrants[0].configs[0]
+    if config.train.max_steps is not None:
+        raise ValueError("a rung is a share of the rows, which train.max_steps would cut: leave it out")
+    rows = [rows_of(entrant.configs[0]) for entrant in entrants]
+    if None in rows or len(set(rows)) > 1:
+        raise ValueError("the rows of a race learn from one number of rows that is known before: set dataset.rows")
+    count, batch = int(rows[0] or 0), max(entrant.configs[0].train.batch_size for entrant in entrants)
+    if count // max(RUNGS.values()) < batch:
+        raise ValueError(
+            f"an eighth of the {count:,} rows does not fill one batch of {batch}: take more rows or a smaller batch"
+        )
+    return count
+
+
+def _last_of_each_key(words: Sequence[str]) -> tuple[str, ...]:
+    """What a command line adds to an experiment's values comes after them, and takes their place."""
+    return tuple({word.partition("=")[0]: word for word in words}.values())
+
+
+def _seeds(seeds: Sequence[str]) -> str:
+    return "seed=" + ",".join(seed.removeprefix("seed=") for seed in seeds if seed) if any(seeds) else "seed=0"
+
+
+def _keys(entrants: Sequence[Entrant]) -> list[str]:
+    return list(dict.fromkeys(word.partition("=")[0] for entrant in entrants for word in entrant.overrides))
+
+
+def _values(entrants: Sequence[Entrant], key: str) -> list[str]:
+    words = (word for entrant in entrants for word in entrant.overrides)
+    return list(dict.fromkeys(word.partition("=")[2] for word in words if word.partition("=")[0] == key))

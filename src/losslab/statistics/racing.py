@@ -1,0 +1,91 @@
+"""A look at a race: which rows are worse than the leader, with an error that holds over all looks and rows.
+
+Racing (Maron & Moore, *Hoeffding Races*, NIPS 6, 1994; Birattari et al., *F-Race*, GECCO 2002) spends little on what is
+worse: rows are compared at every rung, and one that is behind the leader is dropped. The leader is the row that happens
+to be highest, and there are several looks. So each interval has the level
+
+    1 - alpha / (looks * pairs),    pairs = rows (rows - 1) / 2
+
+(Bonferroni), rows and looks being those that were planned. Whatever depends on what, and after whichever look the race
+ends, all that is ever said to be worse is worse with 1 - alpha, and the best row of a rung is still there. To spend
+alpha in equal parts is the simplest of the spending functions of Lan & DeMets (Biometrika 70, 1983).
+
+The interval is that of the paired difference to the leader (`losslab.statistics.intervals`), with one change. Three
+seeds give a pair's variance between seeds two degrees of freedom, with which no difference would be shown at such a
+level. It is therefore pooled over all rows of the rung, as in Tukey's comparison of all pairs: with y[r, s] the average
+of row r and seed s,
+
+    2 * sum (y[r, s] - y[r, .] - y[., s] + y[., .])^2 / ((rows - 1) (seeds - 1)),    (rows - 1) (seeds - 1) degrees
+
+That takes the rows as equally steady, which one near divergence is not. So the pair's own variance takes its place
+where it is larger, and the interval is at least as long as the pair's own one of 99.5%. Of 200 simulated races of six
+rows that do not differ, some row was called worse in 2% where all are equally steady, and in up to 5% where one or two
+of them vary five to ten times as much (tests/test_race.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from losslab.statistics.intervals import Estimate, half_of, variances
+
+ALPHA = 0.05  # chance that a race says of any row that it is worse, and it is not
+OWN_LEVEL = 0.995  # of the interval from a pair's own variance between seeds, which is the least
+FEWEST_SEEDS = 3
+
+Shares = Mapping[str, NDArray[np.float64]]  # of each benchmark: (seeds, problems) shares of right samples
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A row of a rung, in percent and points of the average over benchmarks."""
+
+    name: str
+    average: float
+    difference: Estimate  # to the leader: 0 or less; that of the leader is 0
+
+    @property
+    def worse(self) -> bool:
+        """Whether the row is dropped."""
+        return self.difference.high < 0
+
+
+def level(rows: int, looks: int, alpha: float = ALPHA) -> float:
+    """Of each interval of a race that begins with so many rows and is looked at so many times."""
+    return 1 - alpha / (looks * max(1, rows * (rows - 1) // 2))
+
+
+def look(rows: Mapping[str, Shares], level: float) -> list[Standing]:
+    """The rows of one rung, highest average first.
+
+    All rows have the same benchmarks, seeds and problems; ValueError for fewer than three seeds or two problems, which
+    show nothing.
+    """
+    points = {name: [100 * np.asarray(of[b], float) for b in of] for name, of in rows.items()}
+    averages = {name: np.mean([part.mean(1) for part in parts], axis=0) for name, parts in points.items()}
+    order = sorted(averages, key=lambda name: -averages[name].mean())
+    leader, seeds = order[0], len(averages[order[0]])
+    if seeds < FEWEST_SEEDS:
+        raise ValueError(f"a race needs {FEWEST_SEEDS} seeds or more: fewer show nothing at its level")
+    pooled, degrees = _pooled(np.stack([averages[name] for name in order]))
+    standings = [Standing(leader, float(averages[leader].mean()), Estimate(0.0, 0.0))]
+    for name in order[1:]:
+        differences = [mine - best for mine, best in zip(points[name], points[leader], strict=True)]
+        parts = variances(differences)
+        if parts is None:
+            raise ValueError("a race needs two problems or more on each benchmark")
+        together = replace(parts, between_seeds=max(parts.between_seeds, pooled))
+        half = max(half_of(together, seeds, level, degrees), half_of(parts, seeds, OWN_LEVEL))
+        mean = float(np.mean([part.mean() for part in differences]))
+        standings.append(Standing(name, float(averages[name].mean()), Estimate(mean, half)))
+    return standings
+
+
+def _pooled(averages: NDArray[np.float64]) -> tuple[float, int]:
+    """Variance between seeds of the difference of two of the (rows, seeds) averages, and its degrees of freedom."""
+    rows, seeds = averages.shape
+    degrees = max(1, (rows - 1) * (seeds - 1))
+    rest = averages - averages.mean(1, keepdims=True) - averages.mean(0) + averages.mean()
+    return 2 * float(np.vdot(rest, rest)) / degrees, degrees
