@@ -181,7 +181,7 @@ def composed(overrides: list[str], *before: str) -> None:
                 assert plan.make(config).parameters > 0
 
 
-@of("train", "plan", "sample")
+@of("train", "plan", "sample", "probe")
 def test_commands_of_training_compose(command, place, capsys, monkeypatch):
     if command.page == "adding.md" or "loss=base,sft,dft,mine" in command.words:
         return  # run in the copy of the project

@@ -30,22 +30,18 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("seeds", "deviations"),
-    [(3, [0.02] * 6), (5, [0.02] * 6), (3, [0.02] * 5 + [0.10]), (3, [0.01] * 4 + [0.10] * 2)],
-)
-def test_where_nothing_differs_no_row_is_dropped(seeds, deviations):
-    """In 95 of 100 races of four rungs at least; also where some rows vary more than others between seeds."""
-    rng, wrong = np.random.default_rng(1), 0
-    for _ in range(100):
-        wrong += simulated(rng, [dict.fromkeys(ROWS, 0.0)] * 4, dict(zip(ROWS, deviations, strict=True)), seeds)[1]
-    assert wrong <= 5
+@pytest.mark.parametrize("deviations", [[0.02] * 6, [0.02] * 5 + [0.10]])
+def test_where_nothing_differs_no_row_is_dropped(deviations):
+    """In 95 of 100 races of four rungs at least; also where one row varies five times as much between seeds."""
+    rng, none = np.random.default_rng(1), [dict.fromkeys(ROWS, 0.0)] * len(RUNGS)
+    wrong = sum(simulated(rng, none, dict(zip(ROWS, deviations, strict=True)), 3)[1] for _ in range(60))
+    assert wrong <= 3
 
 
 def test_where_rows_differ_the_best_stays_and_the_worst_go():
     """Gains of 20, 17, 10, 5, 0 and -10 points: the first is never dropped, and of six rows three or fewer are left."""
     rng, gains = np.random.default_rng(0), dict(zip(ROWS, (0.2, 0.17, 0.1, 0.05, 0.0, -0.1), strict=True))
-    ends = [simulated(rng, [gains] * 4, dict.fromkeys(ROWS, 0.02), 5) for _ in range(30)]
+    ends = [simulated(rng, [gains] * 4, dict.fromkeys(ROWS, 0.02), 5) for _ in range(20)]
     assert all("row 0" in left[-1] for left, _ in ends) and not any(wrong for _, wrong in ends)
     assert np.mean([len(left[0]) for left, _ in ends]) < 3.5 and np.mean([len(left[-1]) for left, _ in ends]) < 2.5
 
@@ -114,13 +110,13 @@ def test_a_race_from_its_command_line_to_its_verdict(tmp_path, capsys):
 
     the_race = Race.of(words)
     assert [entrant.label for entrant in the_race.entrants] == [
-        f"{loss} optimizer.lr={lr}" for loss in ("sft", "dft") for lr in ("1e-4", "4e-4")
+        f"{loss} optimizer.lr={lr}" for loss in ("sft", "dft") for lr in ("0.0001", "0.0004")
     ]
     assert (the_race.rows, the_race.name) == (800, "study")
     rungs = race.run(the_race, train)
     assert [(rung.name, rung.rows, len(rung.standings)) for rung in rungs] == [("eighth", 100, 4), ("quarter", 200, 2)]
-    assert rungs[0].left == sorted(rungs[0].left, key=lambda name: "4e-4" not in name) or len(rungs[0].left) == 2
-    assert rungs[1].left == ["dft optimizer.lr=4e-4"]
+    assert set(rungs[0].left) == {"dft optimizer.lr=0.0001", "dft optimizer.lr=0.0004"}
+    assert rungs[1].left == ["dft optimizer.lr=0.0004"]
     first = ran(lines[0][1:])
     assert {config.dataset.rows for config in first} == {100} and {c.sweep.name for c in first} == {"study/eighth"}
     assert len(lines) == 3 and len(first) == 6  # sft and dft, each at two rates with three seeds; then dft alone
@@ -133,7 +129,7 @@ def test_a_race_from_its_command_line_to_its_verdict(tmp_path, capsys):
     assert race.run(Race.of(words), again.append) == rungs and again == []  # it reads what is done
     said = race_text.verdict(the_race, rungs)
     assert said == (
-        "dft optimizer.lr=4e-4 is the best: after a quarter of the rows every other row was worse (95% for all rows "
+        "dft optimizer.lr=0.0004 is the best: after a quarter of the rows every other row was worse (95% for all rows "
         "and rungs together). On more rows than that nothing was compared."
     )
     # 4 rows of 100 and 2 of 200, in place of 4 of 800, three seeds each.
@@ -141,7 +137,7 @@ def test_a_race_from_its_command_line_to_its_verdict(tmp_path, capsys):
         "Trained on 2,400 rows in place of 9,600 (25%), and scored 18 models in place of 12."
     )
     assert command.main(words) == 0
-    assert "dft optimizer.lr=4e-4 is the best" in capsys.readouterr().out
+    assert "dft optimizer.lr=0.0004 is the best" in capsys.readouterr().out
     page = (tmp_path / "tables/study/race.md").read_text()
     assert "## study/quarter: 200 training rows" in page and "| dropped |" in page
     assert (tmp_path / "tables/study/race.csv").read_text().count("eighth") == 4
@@ -165,8 +161,8 @@ def test_a_race_that_ends_with_several_rows_is_undecided():
     rungs = [race.Rung(name, 8 // part, racing.look(shares, 0.99)) for name, part in RUNGS.items()]
     said = race_text.verdict(Race([], ["seed=0"], [], 8), rungs)
     assert said == (
-        "Undecided: sft, dft and iw_sft are left after all rows. sft has the highest average, 65.0%, which does not set "
-        "it apart from the others that are left."
+        "Undecided: sft, dft and iw_sft are left after all rows. sft has the highest average, 65.0%, which does not "
+        "set it apart from the others that are left."
     )
 
 
@@ -190,9 +186,7 @@ def test_what_is_no_race_is_refused(words, sentence):
 def test_a_plan_has_the_rungs_and_loads_nothing(tmp_path, capsys):
     command.main([*TINY, f"machine.results={tmp_path}", "plan=true"])
     said = capsys.readouterr().out
-    assert (
-        "a race of 4 rows with 3 seeds each over the rungs eighth (100), quarter (200), half (400), all (800)"
-        in " ".join(said.split())
-    )
+    rungs = "eighth (100), quarter (200), half (400), all (800)"
+    assert f"a race of 4 rows with 3 seeds each over the rungs {rungs}" in said
     assert "training rows: 1,200 where one row is left after the first rung, 18,000 where none is dropped" in said
     assert not Path(tmp_path / "cells").exists()

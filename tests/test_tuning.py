@@ -147,10 +147,10 @@ def test_what_scores_says_no_more_than_the_truth_and_what_chose_does():
 def test_where_nothing_differs_it_says_undecided():
     """In 95 of 100 studies at least, though each objective takes the best of three values."""
     rng, wrong = np.random.default_rng(0), 0
-    for _ in range(100):
+    for _ in range(60):
         scores = simulated(rng, {name: (0.0, 0.0, 0.0) for name in ("sft", "dft", "iw_sft")}, 3)
         wrong += any(pair.decided for pair in concluded(scores).pairs)
-    assert wrong <= 5
+    assert wrong <= 3
 
 
 def test_an_objective_that_is_better_at_its_own_rate_alone_is_found():

@@ -17,9 +17,9 @@ from losslab.config.paths import CONF, EXPERIMENTS
 
 VERBS = (
     "data", "train", "plan", "sample", "evaluate", "regrade", "judge", "compare",
-    "race", "table", "report", "status", "forget", "export", "push", "toy-suite", "code-toolchains", "env",
+    "race", "probe", "table", "report", "status", "forget", "export", "push", "toy-suite", "code-toolchains", "env",
 )  # fmt: skip
-HYDRA = ("data", "train", "plan", "sample", "evaluate")  # these take the keys of conf/, completed by Hydra
+HYDRA = ("data", "train", "plan", "sample", "evaluate", "probe")  # these take the keys of conf/, completed by Hydra
 COMPLETION = ("-sc", "--shell-completion")
 HELP = ("-h", "--help")
 

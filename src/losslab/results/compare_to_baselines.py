@@ -38,7 +38,7 @@ def _setting(row: Row) -> str:
 
 def _beside(row: Row, table: Table) -> Iterator[SheetCell]:
     for baseline in BASELINES:
-        others = [r for r in table.rows if r.names["loss"] == baseline and _but_objective(r) == _but_objective(row)]
+        others = [r for r in table.rows if r.names["loss"] == baseline and but_objective(r) == but_objective(row)]
         others = sorted((other for other in others if not other.earlier), key=lambda other: not other.declared)
         theirs, ours = _averages(others[0]) if others else {}, _averages(row)
         both = sorted(theirs.keys() & ours.keys())
@@ -51,7 +51,7 @@ def _beside(row: Row, table: Table) -> Iterator[SheetCell]:
             yield SheetCell(f"{others[0].value(AVERAGE)} ({sign}{judged.estimate}, {word})")
 
 
-def _but_objective(row: Row) -> tuple[str, object]:
+def but_objective(row: Row) -> tuple[str, object]:
     """The configuration of a row but for its objective, and the measure of its scores."""
     rest = {key: value for key, value in row.config.items() if key != "loss" and not key.startswith("loss.")}
     return canonical(rest), row.measure

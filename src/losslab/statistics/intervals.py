@@ -199,6 +199,17 @@ def _pooled(parts: Sequence[tuple[float, int]]) -> int:
     return max(1, int(total**2 / sum(variance**2 / degrees for variance, degrees in parts)))
 
 
+def over_clusters(sums: NDArray[np.float64], counts: NDArray[np.float64], level: float = LEVEL) -> Estimate:
+    """The mean of numbers that come in clusters, as tokens in examples, given the (clusters,) sums and counts.
+
+    Clusters are drawn, and what is in one depends on the rest of it: the interval is that of a ratio of two means, made
+    linear (Cochran, *Sampling Techniques*, 1977, equation 6.13). At least one cluster has to count something.
+    """
+    mean = float(sums.sum() / counts.sum())
+    rest = over_seeds((sums - mean * counts) / counts.mean(), level)
+    return Estimate(mean, rest.half)
+
+
 def paired(a: Shares, b: Shares, level: float = LEVEL) -> dict[str, Estimate]:
     """How much better b is than a on each benchmark, and on their mean as `average`, in points of percent.
 

@@ -1,0 +1,65 @@
+"""The probe of a base and its demonstrations, before any training: measured, placed among records, written down."""
+
+from dataclasses import replace
+from typing import Any
+
+from losslab.cells.run import base_model
+from losslab.cells.sizing import sized
+from losslab.config.log import log
+from losslab.config.schema import Config
+from losslab.files import RECORD_VERSION, write_json
+from losslab.results import probe_neighbours
+from losslab.statistics.intervals import Estimate
+from losslab.training import probe
+
+EXAMPLES = 1000  # that are measured where machine.probabilities does not say
+SHOWN = {
+    "p": "mean p of the answer tokens",
+    "below": "share with p < 0.1",
+    "above": "share with p > 0.9",
+    "entropy": "entropy, nats",
+    "end": "p of the token that ends an answer",
+}
+
+
+def run(config: Config) -> None:
+    """Print what the base makes of the demonstrations, and what records say of such ones."""
+    config = config.seeded
+    asked = replace(config.machine, probabilities=config.machine.probabilities or EXAMPLES)
+    config = replace(config, machine=asked)
+    facts = probe.of(sized(config), base_model(config))
+    results = config.machine.results
+    records = probe_neighbours.known(results)
+    objectives = sorted({record.objective for record in records})
+    at = facts["below"][0], facts["above"][0]
+    placements = [probe_neighbours.place(name, at, records) for name in objectives]
+    for line in lines(config, facts, placements):
+        print(line)
+    names = config.names
+    file = probe_neighbours.folder(results) / f"{names.model}-{names.dataset}.json"
+    said = [probe_neighbours.sentence(placement) for placement in placements]
+    about = {"version": RECORD_VERSION, "model": config.model.path, "dataset": config.dataset.path}
+    write_json(file, about | facts | {"placements": said})
+    log.info(f"probe:   {file}")
+
+
+def lines(config: Config, facts: dict[str, Any], placements: list[probe_neighbours.Placement]) -> list[str]:
+    """The numbers with their intervals, the placements, and the published anchors."""
+    head = (
+        f"{config.names.model} before training on {config.names.dataset}: {facts['examples']:,} demonstrations, "
+        f"{facts['tokens']:,} answer tokens (± half of the 95% interval over demonstrations)"
+    )
+    numbers = [f"  {text:<36}{Estimate(*facts[key]):.3f}" for key, text in SHOWN.items() if facts[key]]
+    said = [f"  {probe_neighbours.sentence(placement)}" for placement in placements]
+    none = [
+        "  No record has an objective beside SFT and the probabilities of its demonstrations: nothing to compare with."
+    ]
+    anchors = [f"  {name}: mean p {p}; {outcome}" for name, p, outcome in probe_neighbours.ANCHORS]
+    return [
+        head,
+        *numbers,
+        "among the records:",
+        *(said or none),
+        "published, of other models and data (arXiv 2510.00526):",
+        *anchors,
+    ]

@@ -1,0 +1,97 @@
+"""What a model makes of demonstrations before it is trained on them: one forward pass over some of them."""
+
+import hashlib
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from losslab.config.schema import AdapterConfig, Config, ModelConfig
+from losslab.data.examples import Examples, prepare
+from losslab.distributed.environment import is_main_process
+from losslab.distributed.launch import launch
+from losslab.distributed.process_group import decide_on_main
+from losslab.files import content, lock, read_json, write_json
+from losslab.models.loading import load_tokenizer
+from losslab.models.policy import build
+from losslab.objectives.sft import SFT
+from losslab.statistics.intervals import over_clusters
+from losslab.training.loop import start
+from losslab.training.packing_check import run_exactly
+from losslab.training.passes import loader, outputs
+from losslab.training.reference_logps import Reference
+from losslab.training.target_probabilities import sample
+
+BATCH = 32  # examples that are measured together
+LOW, HIGH = 0.1, 0.9  # of probabilities that are counted
+
+
+def of(config: Config, base: ModelConfig) -> dict[str, Any]:
+    """The numbers of `summary` for `machine.probabilities` demonstrations of a cell under its base; kept once made."""
+    cache = Path(config.machine.results) / "cache"
+
+    def examples() -> str:
+        model = replace(base, train_prompt=config.train_prompt)
+        return str(prepare(config.dataset, config.train, model, load_tokenizer(base), cache))
+
+    data = decide_on_main(config.machine, examples)
+    about = (content(base.path), base.revision, Path(data).name, str(config.train.precision))
+    key = hashlib.sha256(json.dumps([*about, config.machine.probabilities]).encode()).hexdigest()[:16]
+    file = cache / "probes" / f"{key}.json"
+    plain = replace(config, model=base, adapter=AdapterConfig())
+    plain = replace(plain, train=replace(plain.train, weights=plain.train.precision))  # frozen, without a float32 copy
+    with lock(file.with_suffix(""), quiet=True) if is_main_process() else nullcontext():
+        if decide_on_main(config.machine, lambda: not file.exists()):
+            launch(measure, plain, data, str(file), machine=config.machine, logs=file.with_suffix(""))
+    return read_json(file)
+
+
+def measure(config: Config, data: str, file: str) -> None:
+    """Measure `config.model` on this rank, one of many; rank 0 writes `file`."""
+    device, examples = start(config), Examples.load(Path(data))
+    policy = build(config, device, reference=False)
+    run_exactly(policy, examples, device)
+    assert config.machine.probabilities is not None
+    units = sample(examples, config.machine.probabilities) // examples.unit
+    place = {int(example): i for i, example in enumerate(units * examples.unit)}
+    sums = torch.zeros(6, len(units), dtype=torch.float64, device=device)
+    ends = torch.tensor(examples.ends, device=device)
+    with loader(config, examples, units, BATCH, Reference(), device) as batches:
+        for number in range(batches.schedule.steps):
+            for micro, out in outputs(policy, SFT(), batches.take(number), device):
+                p, entropy = out["logp"].exp().double(), out["entropy"].double()
+                end = torch.isin(micro.batch.targets, ends).double()
+                rows = torch.stack([torch.ones_like(p), p, (p < LOW).double(), (p > HIGH).double(), entropy, end * p])
+                places = torch.tensor([place.get(int(i), -1) for i in micro.examples], device=device)
+                of_token = places[micro.batch.sequence]
+                kept = of_token >= 0  # of pairs the chosen answers alone
+                sums.index_add_(1, of_token[kept], rows[:, kept])
+    dist.all_reduce(sums)
+    if dist.get_rank() == 0:
+        targets = [examples.targets(np.array([i])) for i in units * examples.unit]
+        counts = np.array([np.isin(of_example, examples.ends).sum() for of_example in targets], float)
+        write_json(Path(file), summary(sums.cpu().numpy(), counts))
+    dist.barrier()
+
+
+def summary(sums: np.ndarray, ends: np.ndarray) -> dict[str, Any]:
+    """{examples, tokens, p, below, above, entropy, end}, each of the last five as [mean, half of its 95% interval].
+
+    Args:
+        sums: (6, examples) of the answer tokens of each: their number, p, how many are below LOW, how many above HIGH,
+            entropy in nats, and p of those that end an answer.
+        ends: (examples,) how many end an answer.
+
+    `below` and `above` are shares, and `end` is None where no token ends an answer. Intervals are over examples.
+    """
+    counts, names = sums[0], ("p", "below", "above", "entropy")
+    means = {name: over_clusters(values, counts) for name, values in zip(names, sums[1:5], strict=True)}
+    facts: dict[str, Any] = {"examples": len(counts), "tokens": int(counts.sum())}
+    facts |= {name: [mean.mean, mean.half] for name, mean in means.items()}
+    end = over_clusters(sums[5], ends) if ends.sum() else None
+    return facts | {"end": end and [end.mean, end.half]}

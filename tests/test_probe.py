@@ -1,0 +1,120 @@
+"""The probe: its numbers against a full softmax, its intervals by hand, and what records say of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_conclusion import scored
+from test_training import data_rows, logprobs, make
+from transformers import AutoModelForCausalLM
+
+from losslab.cells import probe as cell_probe
+from losslab.data.examples import prepare
+from losslab.data.probability_bins import EDGES
+from losslab.files import read_json, write_json
+from losslab.models.loading import load_tokenizer
+from losslab.results import probe_neighbours
+from losslab.results.probe_neighbours import Known, known, place, place_of, sentence
+from losslab.statistics.intervals import Estimate, over_clusters, student
+from losslab.training import probe
+
+ASKED = 17  # of 22 rows
+
+
+def test_the_numbers_are_those_of_a_full_softmax(one_rank, checkpoint, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe, "start", lambda config: torch.device("cpu"))  # the process group is there
+    config = make(checkpoint, rows, tmp_path, "sft", probabilities=ASKED, micro_batch_tokens=64)
+    data = prepare(config.dataset, config.train, config.model, load_tokenizer(config.model), tmp_path)
+    probe.measure(config, str(data), str(tmp_path / "probe.json"))
+    found = read_json(tmp_path / "probe.json")
+    network, lines = AutoModelForCausalLM.from_pretrained(checkpoint).double(), []
+    for i in sorted(np.random.default_rng(0).permutation(22)[:ASKED]):
+        with torch.no_grad():
+            logp, table = logprobs(network, data_rows(rows)[i])
+        p = logp.exp().numpy()
+        entropy = -(table.exp() * table).sum(-1).numpy()
+        lines.append([len(p), p.sum(), (p < 0.1).sum(), (p > 0.9).sum(), entropy.sum(), p[-1]])
+    sums = np.array(lines).T
+    assert (found["examples"], found["tokens"]) == (ASKED, sums[0].sum())
+    for name, values in zip(("p", "below", "above", "entropy"), sums[1:5], strict=True):
+        assert found[name][0] == pytest.approx(values.sum() / sums[0].sum(), abs=1e-5), name
+    assert found["end"][0] == pytest.approx(sums[5].mean(), rel=1e-4)
+    assert found["p"][1] == pytest.approx(over_clusters(sums[1], sums[0]).half, rel=1e-3)
+    said = cell_probe.lines(config, found, [])
+    assert f"{ASKED} demonstrations, {found['tokens']:,} answer tokens" in said[0]
+    assert f"{found['p'][0]:.3f} ± {found['p'][1]:.3f}" in said[1]
+
+
+def test_the_interval_of_a_ratio_by_hand():
+    """Clusters of 1 and 3 with the sums 1 and 1: the mean is 0.5, and the residuals are 0.25 and -0.25."""
+    estimate = over_clusters(np.array([1.0, 1.0]), np.array([1.0, 3.0]))
+    assert estimate.mean == 0.5
+    assert estimate.half == pytest.approx(student(1) * 0.25, rel=1e-6)  # their standard error
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(400):
+        counts = rng.integers(5, 40, 100)
+        chances = rng.beta(3, 1, 100)  # of a cluster's numbers, so that they depend on each other
+        held += over_clusters(rng.binomial(counts, chances).astype(float), counts.astype(float)).contains(0.75)
+    assert 0.92 < held / 400 < 0.98
+
+
+def test_the_place_of_a_histogram():
+    counts = [0] * (len(EDGES) - 1)
+    counts[0], counts[3], counts[4], counts[-1] = 1, 2, 3, 4  # below 1e-4, from 0.01, from 0.1, from 0.9 on
+    assert place_of(EDGES, counts) == (0.3, 0.4)
+
+
+def records(outcomes: dict[tuple[float, float], float]) -> list[Known]:
+    return [Known(f"sweep {i}", "dft", at, Estimate(mean, 1.0)) for i, (at, mean) in enumerate(outcomes.items())]
+
+
+SURE = {(0.02 + i / 200, 0.9 - i / 200): 10.0 for i in range(4)}  # where dft is ahead
+UNSURE = {(0.7 + i / 200, 0.1 + i / 200): -10.0 for i in range(4)}  # where it is behind
+
+
+def test_records_that_agree_speak_and_say_how_often_they_were_right():
+    found = place("dft", (0.03, 0.89), records(SURE | UNSURE))
+    assert (found.outcome, found.records, found.said, found.right) == ("better", 8, 8, 8)
+    assert sentence(found) == (
+        "dft: better than sft in the 3 nearest records (sweep 2, sweep 1, sweep 3); of the 8 records, left out one by "
+        "one, the others named the outcome of 8, and 8 of these rightly."
+    )
+    assert place("dft", (0.7, 0.1), records(SURE | UNSURE)).outcome == "worse"
+    tied = dict.fromkeys(SURE, 0.5)
+    assert "not told apart from sft" in sentence(place("dft", (0.03, 0.89), records(tied | UNSURE)))
+
+
+def test_it_abstains_where_records_are_few_far_or_of_two_minds():
+    assert sentence(place("dft", (0.03, 0.89), records(SURE)[:3])) == (
+        "dft against sft: no answer, since 3 records have it beside SFT, and a placement takes 4."
+    )
+    far = place("dft", (0.4, 0.5), records(SURE | UNSURE))
+    assert far.outcome is None and "further from the records than these lie from each other" in sentence(far)
+    mixed = {at: 10.0 * (-1) ** i for i, at in enumerate(SURE)}
+    torn = place("dft", (0.03, 0.89), records(mixed))
+    assert torn.outcome is None and "its nearest records disagree (" in sentence(torn)
+    rng, wrong, said = np.random.default_rng(0), 0, 0
+    for _ in range(100):  # outcomes that have nothing to do with the place
+        drawn = {(float(a), float(b)): float(rng.choice([-10, 0.5, 10])) for a, b in rng.uniform(0, 0.5, (12, 2))}
+        answer = place("dft", (0.25, 0.25), records(drawn))
+        said += answer.outcome is not None
+        wrong += answer.said > 0 and answer.right == answer.said and answer.said > 3
+    assert said < 30 and wrong < 5  # it seldom speaks, and its hit rate does not speak for it
+
+
+def test_records_are_found_beside_sft_with_the_probabilities_of_the_base(tmp_path):
+    counts = [0] * (len(EDGES) - 1)
+    counts[0], counts[-1] = 1, 3
+    histogram = {"edges": list(EDGES), "counts": counts, "tokens": 4, "lowest": [], "highest": []}
+    assert known(str(tmp_path)) == []
+    for seed in range(2):
+        scored(tmp_path, "sft", seed, [0, 1, 2, 1, 0])
+        scored(tmp_path, "dft", seed, [2, 3, 4, 3, 2])
+    assert known(str(tmp_path)) == []  # nothing was measured
+    for folder in Path(tmp_path / "cells").glob("*sft*"):
+        write_json(folder / "probabilities.json", {"before": histogram, "after": histogram})
+    (found,) = known(str(tmp_path))
+    assert (found.sweep, found.objective, found.place) == ("study", "dft", (0.25, 0.75))
+    assert (found.difference.mean, found.outcome) == (50.0, "better")
+    assert probe_neighbours.folder("results").name == "probes"
