@@ -95,12 +95,12 @@ def test_it_abstains_where_records_are_few_far_or_of_two_minds():
     torn = place("dft", (0.03, 0.89), records(mixed))
     assert torn.outcome is None and "its nearest records disagree (" in sentence(torn)
     rng, wrong, said = np.random.default_rng(0), 0, 0
-    for _ in range(100):  # outcomes that have nothing to do with the place
+    for _ in range(40):  # outcomes that have nothing to do with the place
         drawn = {(float(a), float(b)): float(rng.choice([-10, 0.5, 10])) for a, b in rng.uniform(0, 0.5, (12, 2))}
         answer = place("dft", (0.25, 0.25), records(drawn))
         said += answer.outcome is not None
         wrong += answer.said > 0 and answer.right == answer.said and answer.said > 3
-    assert said < 30 and wrong < 5  # it seldom speaks, and its hit rate does not speak for it
+    assert said < 14 and wrong < 3  # it seldom speaks, and its hit rate does not speak for it
 
 
 def test_records_are_found_beside_sft_with_the_probabilities_of_the_base(tmp_path):

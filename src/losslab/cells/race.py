@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Race:
         """From the command line of a sweep. ValueError, before anything is loaded, for what is no race."""
         with grid.multirun(arguments) as multirun:
             cells = {_last_of_each_key(words): seeds for words, seeds in grid.by_seed(multirun).items()}
-        configs = {rest: _configurations([*rest, _seeds(seeds)]) for rest, seeds in cells.items()}
+        configs = {rest: _configurations(*rest, _seeds(seeds)) for rest, seeds in cells.items()}
         trained = {rest: of for rest, of in configs.items() if of[0].trains}
         if left_out := [of[0].names.loss for rest, of in configs.items() if rest not in trained]:
             log.info(f"{', '.join(dict.fromkeys(left_out))}: not trained, and so no part of the race")
@@ -93,7 +93,7 @@ class Race:
 
     def shares(self, rung: str, entrant: Entrant) -> Shares | None:
         """(seeds, problems) shares of right samples on each benchmark; None where a cell has no scores yet."""
-        configs = _configurations([*entrant.overrides, _seeds(self.seeds), *self.words(rung)])
+        configs = _configurations(*entrant.overrides, _seeds(self.seeds), *self.words(rung))
         parts: list[Shares] = []
         for config in configs:
             cell = Cell.of(config)
@@ -143,7 +143,9 @@ def _train(words: Sequence[str]) -> None:
     subprocess.run([sys.executable, "-m", "losslab", "train", *words], check=False)  # what it lacks shows in records
 
 
-def _configurations(words: Sequence[str]) -> list[Config]:
+@lru_cache(maxsize=4096)
+def _configurations(*words: str) -> list[Config]:
+    """Composed once: before a rung and after it the same records are read. Not to be changed."""
     with grid.multirun(words) as multirun:
         return grid.configurations(multirun, read)
 

@@ -6,6 +6,7 @@ tokens with p below 0.1 and the share with p of 0.9 or more. A new probe is plac
 where all of them agree, and where the probe is no further from them than records are from each other. Else it abstains.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -132,7 +133,7 @@ def _vote(probe: Place, records: Sequence[Known]) -> tuple[str | None, list[Know
 
 
 def _distance(a: Place, b: Place) -> float:
-    return float(np.hypot(a[0] - b[0], a[1] - b[1]))
+    return math.hypot(a[0] - b[0], a[1] - b[1])
 
 
 def sentence(placement: Placement) -> str:

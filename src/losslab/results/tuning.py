@@ -52,15 +52,6 @@ class Choice:
         return ", ".join(f"{_text(value)} ({n} seed{'s' * (n > 1)})" for value, n in counts)
 
 
-@dataclass(frozen=True)
-class Tuning:
-    key: str
-    table: Table  # each objective at its own best value, and the rows without the key
-    shares: ProblemShares  # of the scoring halves
-    own: list[Choice]
-    shared: list[Choice]
-
-
 class ScoringHalf(ProblemShares):
     """As ProblemShares, of the problems that did not choose."""
 
@@ -72,6 +63,15 @@ class ScoringHalf(ProblemShares):
         whole = self.whole.of(entry)
         halves = {name: part[~choosing(whole.problems[name], len(part))] for name, part in whole.shares.items()}
         return ScoredProblems(whole.problems, halves)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    key: str
+    table: Table  # each objective at its own best value, and the rows without the key
+    shares: ScoringHalf
+    own: list[Choice]
+    shared: list[Choice]
 
 
 @lru_cache(maxsize=1024)
@@ -194,7 +194,8 @@ def sheet(tuning: Tuning) -> Sheet:
     rows.sort(key=lambda row: tuning.table.models.index(row.names["model"]))
     table = replace(tuning.table, rows=rows)
     scores = [[row.value(column) for column in table.columns] for row in rows]
-    best, lines = best_of_models(table, scores), []
+    best = best_of_models(table, scores)
+    lines: list[list[SheetCell]] = []
     for row, of_row in zip(rows, scores, strict=True):
         choice = at_values.get(id(row))
         kind = "" if choice is None else f"{'shared' if choice.shared else 'own'}: {choice}"
@@ -214,11 +215,11 @@ def sheet(tuning: Tuning) -> Sheet:
 def to_json(tuning: Tuning) -> dict[str, Any]:
     """The split of each benchmark, as the indices of the problems that chose, and every choice."""
     first = next((entry for choice in tuning.own for entry in choice.row.scored), None)
-    scored = tuning.shares.whole.of(first) if first and isinstance(tuning.shares, ScoringHalf) else None
-    splits = {}
-    for name, part in scored.shares.items() if scored else ():
-        chose = np.flatnonzero(choosing(scored.problems[name], len(part))) if scored else np.empty(0)
-        splits[name] = {"problems": scored.problems[name] if scored else "", "chose": chose.tolist()}
+    scored = tuning.shares.whole.of(first) if first else ScoredProblems({}, {})
+    splits = {
+        name: {"problems": problems, "chose": np.flatnonzero(choosing(problems, len(scored.shares[name]))).tolist()}
+        for name, problems in scored.problems.items()
+    }
     choices = [
         {
             "model": choice.row.names["model"],
