@@ -49,8 +49,10 @@ class Race:
     def of(cls, arguments: Sequence[str]) -> "Race":
         """From the command line of a sweep. ValueError, before anything is loaded, for what is no race."""
         with grid.multirun(arguments) as multirun:
-            cells = {_last_of_each_key(words): seeds for words, seeds in grid.by_seed(multirun).items()}
-        configs = {rest: _configurations(*rest, _seeds(seeds)) for rest, seeds in cells.items()}
+            cells = grid.by_seed(multirun)
+        if min(map(len, cells.values())) < FEWEST_SEEDS:  # said before rows are composed, which takes a second each
+            raise ValueError(f"a race needs {FEWEST_SEEDS} seeds or more, since fewer show nothing: add seed=0,1,2")
+        configs = {rest: configurations(*rest, _seeds(seeds)) for rest, seeds in cells.items()}
         trained = {rest: of for rest, of in configs.items() if of[0].trains}
         if left_out := [of[0].names.loss for rest, of in configs.items() if rest not in trained]:
             log.info(f"{', '.join(dict.fromkeys(left_out))}: not trained, and so no part of the race")
@@ -59,7 +61,7 @@ class Race:
         entrants = [Entrant(labels[rest], rest, of) for rest, of in trained.items()]
         seeds = next((seeds for rest, seeds in cells.items() if rest in trained), [])
         launcher = [argument for argument in arguments if argument.startswith("hydra")]
-        return cls(entrants, seeds, launcher, _checked(entrants, seeds))
+        return cls(entrants, seeds, launcher, _checked(entrants))
 
     @property
     def name(self) -> str:
@@ -93,7 +95,7 @@ class Race:
 
     def shares(self, rung: str, entrant: Entrant) -> Shares | None:
         """(seeds, problems) shares of right samples on each benchmark; None where a cell has no scores yet."""
-        configs = _configurations(*entrant.overrides, _seeds(self.seeds), *self.words(rung))
+        configs = configurations(*entrant.overrides, _seeds(self.seeds), *self.words(rung))
         parts: list[Shares] = []
         for config in configs:
             cell = Cell.of(config)
@@ -144,18 +146,16 @@ def _train(words: Sequence[str]) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _configurations(*words: str) -> list[Config]:
+def configurations(*words: str) -> list[Config]:
     """Composed once: before a rung and after it the same records are read. Not to be changed."""
     with grid.multirun(words) as multirun:
         return grid.configurations(multirun, read)
 
 
-def _checked(entrants: Sequence[Entrant], seeds: Sequence[str]) -> int:
+def _checked(entrants: Sequence[Entrant]) -> int:
     """The number of training rows. ValueError for what is no race."""
     if len(entrants) < 2:
         raise ValueError("a race is between two rows or more: give several objectives or rates, as in loss=sft,dft")
-    if len(seeds) < FEWEST_SEEDS:
-        raise ValueError(f"a race needs {FEWEST_SEEDS} seeds or more, since fewer show nothing: add seed=0,1,2")
     if len({entrant.configs[0].names.model for entrant in entrants}) > 1:
         raise ValueError("a race is between rows of one model: give each model a race of its own")
     config = entrants[0].configs[0]
@@ -170,11 +170,6 @@ def _checked(entrants: Sequence[Entrant], seeds: Sequence[str]) -> int:
             f"an eighth of the {count:,} rows does not fill one batch of {batch}: take more rows or a smaller batch"
         )
     return count
-
-
-def _last_of_each_key(words: Sequence[str]) -> tuple[str, ...]:
-    """What a command line adds to an experiment's values comes after them, and takes their place."""
-    return tuple({word.partition("=")[0]: word for word in words}.values())
 
 
 def _seeds(seeds: Sequence[str]) -> str:
