@@ -248,7 +248,7 @@ def test_the_plan_counts_the_cells_of_the_choice_and_half_of_the_problems():
         "tuning: 24 trained cells in place of 6, for each objective's own best"
     )
     said = plan_power.sentence(groups)
-    assert said.startswith("power: between two of 3 rows 3 seeds show")
+    assert said.startswith("power: between two of 2 rows 3 seeds show")
     for group in groups:
         group[0].sweep.tune = None
     whole = float(plan_power.sentence([g for g in groups if g[0].optimizer.lr in (2e-4,)]).split("show ")[1].split()[0])
