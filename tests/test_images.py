@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from losslab.data.images import image_part, images_of, is_image, open_image, parts, text_part
+from losslab.data.images import image_part, images_of, is_image, open_image, parts, shortened, text_part
 from losslab.data.messages import Unusable
 
 PIXELS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]]], dtype=np.uint8)
@@ -69,6 +69,10 @@ def test_what_is_no_image_is_a_sentence(tmp_path, value, sentence):
     with pytest.raises(Unusable) as caught:
         open_image(value, tmp_path)
     assert str(caught.value).startswith(sentence)
+
+
+def test_a_shown_text_has_the_tokens_of_an_image_once():
+    assert shortened("a<|v|>" + "<|pad|>" * 752 + "<|e|> <br><br>") == "a<|v|><|pad|>×752<|e|> <br><br>"
 
 
 def test_images_take_the_places_of_their_placeholders_or_come_first():
