@@ -53,7 +53,8 @@ class StoredImages:
     @classmethod
     def _write(cls, examples: Sequence[Sequence[Any]], stream: IO[bytes]) -> "StoredImages":
         places: dict[bytes, int] = {}  # by SHA-256
-        numbers, starts, offsets, files = [], [0], [0], {}
+        numbers, starts, offsets = list[int](), [0], [0]
+        files = dict[str, list[int]]()
         for images in examples:
             for value in images:
                 if isinstance(value, str) and (file := Path(value)).is_file():
@@ -67,8 +68,10 @@ class StoredImages:
                 numbers.append(places[digest])
             starts.append(len(numbers))
         stream.flush()
-        arrays = (np.array(each, dtype=np.int64) for each in (offsets, numbers, starts))
-        return cls(np.memmap(stream, mode="r", dtype=np.uint8), *arrays, files)
+        arrays = {
+            name: np.array(of, dtype=np.int64) for name, of in zip(ARRAYS, (offsets, numbers, starts), strict=True)
+        }
+        return cls(data=np.memmap(stream, mode="r", dtype=np.uint8), files=files, **arrays)
 
     def save(self, folder: Path) -> None:
         """Write into the folder of `Examples` what is not there yet."""
@@ -86,9 +89,9 @@ class StoredImages:
         folder = folder / FOLDER
         if not folder.exists():
             return None
-        arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS)
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
         files = json.loads((folder / FILES).read_text())
-        return cls(np.memmap(folder / DATA, mode="r", dtype=np.uint8), *arrays, files)
+        return cls(data=np.memmap(folder / DATA, mode="r", dtype=np.uint8), files=files, **arrays)
 
     def check(self, folder: Path) -> None:
         """Raise ValueError where a file has changed since its image was put into `folder`; one may be gone."""
