@@ -74,3 +74,15 @@ def test_the_papers_settings():
     points = {(c.names.loss, c.optimizer.lr, c.train.batch_size) for c in declared("figure3")}
     one_at_a_time = {(lr, 256) for lr in (2e-4, 1e-4, 5e-5, 1e-5)} | {(5e-5, batch) for batch in (32, 64, 128)}
     assert points == {(loss, *point) for loss in ("sft", "dft") for point in one_at_a_time}
+
+
+def test_table_4_has_its_model_whole_its_images_of_the_papers_size_and_a_vision_tower_that_is_not_trained():
+    cells = {config.names.loss: config for config in declared("table4")}
+    assert set(cells) == {"base", "sft", "dft"}
+    config = cells["dft"]
+    assert (config.optimizer.lr, config.train.epochs, config.dataset.rows) == (5e-5, 1, 120_000)
+    assert config.train.freeze_vision and config.model.image_arguments == {"max_pixels": 768 * 768}
+    planned = plan.make(replace(config, plan=True))
+    assert planned.parameters == 3_754_622_976  # as the hub's page counts them, tower and projector included
+    assert planned.tokens == planned.steps * 256 * 2048  # images and all
+    assert planned.memory > 4 * 4 * planned.parameters  # weights, gradients and two moments, in float32

@@ -122,8 +122,9 @@ def count_parameters(architecture: Any) -> int:
     if isinstance(architecture, Architecture):
         return architecture.parameters
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from losslab.models.loading import auto_class
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(architecture)
+        model = auto_class(architecture).from_config(architecture)
     return sum(p.numel() for p in model.parameters())

@@ -24,6 +24,7 @@ from losslab.models.policy import build
 from losslab.objectives.online import Online
 from losslab.online import padding_check
 from losslab.training import packing_check
+from losslab.training.image_rows import readable
 from losslab.training.loop import start
 
 
@@ -63,7 +64,9 @@ def check(config: Config) -> str:
 def check_packing(config: Config, data: str, file: str) -> None:
     """Check the model of a configuration on this rank, on a folder of `Examples`; rank 0 writes `file`."""
     device = start(config)
-    result = packing_check.check(build(config, device, reference=False), Examples.load(Path(data)), device)
+    policy = build(config, device, reference=False)
+    examples = readable(Examples.load(Path(data)), config.model, policy.model)
+    result = packing_check.check(policy, examples, device)
     if dist.get_rank() == 0:
         write_json(Path(file), asdict(result))
     dist.barrier()

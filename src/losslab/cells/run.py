@@ -39,6 +39,7 @@ from losslab.evaluation.evaluate import check as check_scoring
 from losslab.files import RECORD_VERSION, content, lock, write_json
 from losslab.models import lora, merged_adapters
 from losslab.models.loading import check_checkpoint, check_tokens, check_vocabulary, load_tokenizer, structure
+from losslab.models.processors import image_inputs
 from losslab.objectives import Objective
 from losslab.objectives.online import Online
 from losslab.online import questions
@@ -242,7 +243,8 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
         lines: list[str] = []
     else:
         model = replace(config.model, train_prompt=config.train_prompt)
-        data = prepare(config.dataset, config.train, model, tokenizer, cache)
+        images = image_inputs(config.model)
+        data = prepare(config.dataset, config.train, model, tokenizer, cache, images=images)
         examples = Examples.load(data)
         check_tokens(int(examples.tokens.max()), tokenizer, config.model)
         if config.reference.path is not None:
@@ -251,7 +253,7 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
         about |= {"notes": lines} if lines else {}
         steps = Schedule.of(config.train, config.seed, examples).steps
         if config.dataset.validation is not None:
-            held_out = prepare(config.dataset, config.train, model, tokenizer, cache, held_out=True)
+            held_out = prepare(config.dataset, config.train, model, tokenizer, cache, held_out=True, images=images)
             about["validation"], sentences = _held_out(Examples.load(held_out), examples)
             lines = [*lines, *sentences]
     if steps == 0:

@@ -46,13 +46,14 @@ def main(arguments: list[str]) -> None:
     from losslab.data.rows import read
     from losslab.data.tokenise import Tokeniser
     from losslab.models.loading import load_tokenizer
+    from losslab.models.processors import image_inputs
 
     config = composed(overrides).seeded
     check_bounds(config)
     check_held_out(config)
     tokenizer = load_tokenizer(config.model)
     rows = read(config.dataset)
-    tokeniser = Tokeniser(config.model, config.dataset, tokenizer)
+    tokeniser = Tokeniser(config.model, config.dataset, tokenizer, image_inputs(config.model))
     collected = collect(rows, config.train, tokeniser)
     console = Console(highlight=False)
     summary(console, rows, collected, notes(rows, tokeniser))

@@ -110,6 +110,10 @@ def check(config: Config) -> None:
         raise ValueError("train.weights=bf16 cannot be computed with in float32: set train.precision=bf16")
     if config.adapter.rank and not config.adapter.target_modules:
         raise ValueError("adapter.target_modules is empty: name the linear layers to adapt, or choose adapter=lora")
+    if config.adapter.rank and not train.freeze_vision:
+        raise ValueError(
+            "train.freeze_vision=false trains all weights, and adapter those of the decoder: leave one out"
+        )
     check_optimizer(config.optimizer)
     if isinstance(config.objective, Online):
         check_online(config, config.objective)

@@ -49,6 +49,7 @@ class ModelConfig:
     train_prompt: str = key("chat", "`chat` = the tokenizer's chat template, else a text with {problem}")
     eval_prompt: str = key("chat", "likewise, of the evaluation")
     template_arguments: dict[str, Any] = key(dict, "of the chat template, as in {enable_thinking: false}")
+    image_arguments: dict[str, Any] = key(dict, "of the processor of images, as in {max_pixels: 589824}")
     stop: list[str] = key(list, "texts that end an answer, besides the tokenizer's EOS")
     architecture: dict[str, Any] = key(dict, "the hub's config.json, so that `plan` loads nothing")
     learning_rate: float = key(5e-5, "of the paper's recipe for this model; `optimizer.lr` reads it", low=0, high=1000)
@@ -81,6 +82,10 @@ class DatasetConfig:
     reward_column: str | None = key(None, "for answers that are right or wrong: 1 or 0")
     success_rate_column: str = key("success_rate", "read beside the reward: the share of right answers to the question")
     weights_column: str | None = key(None, "of loss=token_weights: a list with a number for each trained token")
+    images_column: str | None = key(
+        None, "of each row, one or a list; null = `images` or `image`, where these hold some"
+    )
+    image_folder: str | None = key(None, "what paths of images are relative to; null = the folder of the data's file")
     gold_column: str | None = key(None, "of `losslab sample`: the true answer; null = the box of `answer_column`")
     template: str | None = key(None, "in place of model.train_prompt: `chat`, or a text with {problem}")
     source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")
@@ -158,6 +163,7 @@ class TrainConfig:
     precision: Precision = key(Precision.bf16, "of the computation; reductions are fp32")
     weights: Precision = key(Precision.fp32, "of the master weights, and so of the optimizer's state")
     normaliser: Normaliser = key(Normaliser.natural, "what the summed loss is divided by (docs/objectives.md)")
+    freeze_vision: bool = key(True, "of a model that reads images: its vision tower and projector stay as they are")
     reduction: Reduction = key(
         Reduction.batch, "one mean over the global batch | the sum of the micro-batches' token means"
     )

@@ -7,14 +7,32 @@ apart (`losslab.models.attention`), so that the result does not depend on the gr
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from losslab.data.examples import Examples
+from losslab.data.image_inputs import joined
 from losslab.data.packing import Packing
 from losslab.data.schedule import Schedule as Schedule
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a model reads of the images of a row of T tokens, one after another in the order of its sequences."""
+
+    arrays: dict[str, Tensor]  # by the model's name of the argument, such as pixel_values
+    counts: dict[str, list[int]]  # of each array, how much of its first dimension belongs to each sequence
+    types: Tensor  # (1, T) int64: 1 where a token stands for a part of an image, else 0
+
+    def of(self, start: int, stop: int) -> dict[str, Tensor]:
+        """The arrays of the sequences from `start` to `stop`; none where they have no image."""
+        places = {name: (sum(counts[:start]), sum(counts[:stop])) for name, counts in self.counts.items()}
+        if all(begin == end for begin, end in places.values()):
+            return {}
+        return {name: self.arrays[name][begin:end] for name, (begin, end) in places.items()}
 
 
 @dataclass(frozen=True)
@@ -22,11 +40,14 @@ class Batch:
     """One micro-batch: S whole sequences in a row of T tokens, with N answer tokens in all."""
 
     tokens: Tensor  # (1, T) int64
-    positions: Tensor  # (1, T) int64, from 0 in each sequence
+    positions: (
+        Tensor  # (1, T) int64, from 0 in each sequence; (3, 1, T) where a model has one for each axis of an image
+    )
     packing: Packing  # where each sequence lies
     predictors: Tensor  # (N,) int64: the index in the row from which each answer token is predicted
     targets: Tensor  # (N,) int64: the answer tokens
     sequence: Tensor  # (N,) int64 in [0, S): the sequence of each answer token
+    images: Images | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """On a device; the host does not wait for the copy where the memory is pinned."""
@@ -36,7 +57,10 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
-        moved = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        if self.images is not None:
+            arrays = {name: move(value) for name, value in self.images.arrays.items()}
+            moved["images"] = replace(self.images, arrays=arrays, types=move(self.images.types))
         return replace(self, **moved, packing=replace(self.packing, boundaries=move(self.packing.boundaries)))
 
 
@@ -108,4 +132,34 @@ def collate(examples: Examples, group: np.ndarray) -> Batch:
         torch.from_numpy(np.asarray(array, dtype=np.int64))
         for array in (tokens, positions, answers - 1, tokens[answers], sequence)
     )
-    return Batch(row[None], place[None], Packing.of(lengths.tolist()), predictors, targets, owner)
+    batch = Batch(row[None], place[None], Packing.of(lengths.tolist()), predictors, targets, owner)
+    return batch if examples.images is None else _with_images(batch, examples, group)
+
+
+def _with_images(batch: Batch, examples: Examples, group: np.ndarray) -> Batch:
+    """A batch with the images of its examples, decoded and processed, and the model's positions."""
+    stored, inputs = examples.images, examples.image_inputs
+    assert stored is not None and inputs is not None, "whoever collates examples with images has a processor"
+    encoded = [stored.of_example(i) for i in group]
+    arrays = inputs.arrays([image for images in encoded for image in images])
+    if not arrays:
+        return batch
+    types = torch.from_numpy(inputs.types(batch.tokens.numpy()))
+    counts: dict[str, list[int]] = {name: [] for name in arrays[0]}
+    positions, begin, first = [], 0, 0
+    for images, length in zip(encoded, batch.packing.lengths, strict=True):
+        mine = arrays[first : first + len(images)]
+        for name, of_sequences in counts.items():
+            of_sequences.append(sum(len(of_image[name]) for of_image in mine))
+        if inputs.positions and mine:
+            merged, part = (
+                {name: joined([each[name] for each in mine]) for name in counts},
+                slice(begin, begin + length),
+            )
+            positions.append(inputs.positions(batch.tokens[:, part], types[:, part], merged))
+        elif inputs.positions:
+            positions.append(torch.arange(length).expand(3, 1, length))
+        begin, first = begin + length, first + len(images)
+    merged = {name: joined([each[name] for each in arrays]) for name in counts}
+    placed = torch.cat(positions, -1) if positions else batch.positions
+    return replace(batch, positions=placed, images=Images(merged, counts, types))

@@ -16,7 +16,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from losslab.config.limits import time_limit
 from losslab.config.messages import first_line
-from losslab.data.messages import REASONING, Message, Unusable, reasoning
+from losslab.data.messages import REASONING, Message, Unusable, reasoning, words
 from losslab.data.prompts import FAULTS, TEMPLATE_SECONDS
 
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -34,18 +34,20 @@ class Rendered:
     text: str
     spans: tuple[Span, ...]  # ascending, and apart
     closed: bool  # whether the last part ends in the token by which the template, or EOS, ends a turn
+    images: tuple[Any, ...] = ()  # what stands for each, in the order of the text
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The chat template of a tokenizer, with arguments such as enable_thinking."""
+    """The chat template of a tokenizer, with arguments such as enable_thinking; or another one for its tokens."""
 
     tokenizer: Any
     arguments: Mapping[str, Any]
+    other: str | None = None  # of a processor, which writes images too
 
     @cached_property
     def source(self) -> str:
-        template = self.tokenizer.chat_template
+        template = self.other or self.tokenizer.chat_template
         return "\n".join(template.values()) if isinstance(template, dict) else str(template)
 
     @cached_property
@@ -61,7 +63,7 @@ class ChatTemplate:
     @cached_property
     def end(self) -> str | None:
         """The token that ends an assistant's turn; None for a template that ends it without one."""
-        if not self.tokenizer.chat_template:
+        if not (self.other or self.tokenizer.chat_template):
             return None
         try:
             text = self.text([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
@@ -69,6 +71,14 @@ class ChatTemplate:
             return None
         rest = text[text.rindex("b") + 1 :].strip() if "b" in text else ""
         return max((token for token in self.tokens if rest.startswith(token)), key=len, default=None)
+
+    @cached_property
+    def in_parts(self) -> bool:
+        """Whether the template reads the content of a message as a list of parts alone, as LLaVA's does."""
+        try:
+            return "a" not in self._render([{"role": "user", "content": "a"}], None, False, False, {}, as_is=True)[0]
+        except Unusable:
+            return True
 
     def text(
         self, messages: Sequence[Message], tools: list[Any] | None = None, generation: bool = False, **arguments: Any
@@ -129,7 +139,9 @@ class ChatTemplate:
     def _check(self, messages: Sequence[Message], trained: Sequence[int], text: str, spans: list[Span]) -> None:
         """Refuse a conversation of which the template leaves out what was said to the model, or what it shall say."""
         for message in messages:
-            if message["role"] in ("system", "developer", "user") and message["content"].strip() not in text:
+            content = message["content"]
+            texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+            if message["role"] in ("system", "developer", "user") and any(part.strip() not in text for part in texts):
                 raise Unusable(f"has a {message['role']}'s message that the chat template leaves out")
         said = "".join(text[start:stop] for start, stop in spans)
         for i in trained:
@@ -140,7 +152,7 @@ class ChatTemplate:
                 if i == len(messages) - 1:
                     raise Unusable("has reasoning that the chat template leaves out")
                 raise Rewritten(f"it leaves out the reasoning of turn {_ordinal(messages, i)}")
-            content = messages[i]["content"].strip()
+            content = words(messages[i]).strip()
             if content not in said and "".join(content.split()) not in "".join(said.split()):
                 if i == len(messages) - 1:
                     raise Unusable("has an answer of which the chat template leaves out a part")
@@ -153,15 +165,16 @@ class ChatTemplate:
         generation: bool,
         marks: bool,
         extra: Mapping[str, Any],
+        as_is: bool = False,
     ) -> tuple[str, list[Span]]:
         told = f"the chat template takes more than {TEMPLATE_SECONDS} s for a conversation: mend it"
         given = {**self.tokenizer.special_tokens_map, **self.arguments, **extra}
         with time_limit(TEMPLATE_SECONDS, told):
             try:
                 rendered: Any = render_jinja_template(
-                    [[self._named(message) for message in messages]],
+                    [[self._named(message if as_is else self._content(message)) for message in messages]],
                     tools=tools,
-                    chat_template=self.tokenizer.get_chat_template(None, tools),
+                    chat_template=self.other or self.tokenizer.get_chat_template(None, tools),
                     return_assistant_tokens_mask=marks,
                     add_generation_prompt=generation,
                     **given,
@@ -170,6 +183,13 @@ class ChatTemplate:
                 raise Unusable(f"is not taken by the chat template ({first_line(error)})") from None
         texts, indices = rendered
         return texts[0], [(start, stop) for start, stop in (indices[0] if marks else [])]
+
+    def _content(self, message: Message) -> Message:
+        """A message as the template takes it: of an image it needs the type of the part alone."""
+        content = message["content"]
+        if isinstance(content, str):
+            return message | {"content": [{"type": "text", "text": content}]} if self.in_parts else message
+        return message | {"content": [part if "text" in part else {"type": "image"} for part in content]}
 
     def _named(self, message: Message) -> Message:
         """A message with its reasoning under the name that the template reads."""

@@ -13,9 +13,11 @@ import numpy as np
 from losslab.config.choices import Overlong, Turns
 from losslab.config.schema import EMBEDDED, DatasetConfig, ModelConfig, TrainConfig
 from losslab.data.chat_templates import Rewritten
+from losslab.data.image_inputs import ImageInputs
 from losslab.data.layouts import Conversation, Texts
 from losslab.data.messages import Unusable
 from losslab.data.rows import Rows, check_broken, describe, read
+from losslab.data.stored_images import StoredImages
 from losslab.data.table import held_out_file
 from losslab.data.tokenise import Encoded, Span, Tokeniser
 from losslab.files import cached, content
@@ -42,6 +44,8 @@ class Examples:
     # (sum of lengths,) bool: the tokens that are trained; None where they are those from `prompts[i]` on.
     trained: np.ndarray | None = None
     ends: list[int] = field(default_factory=list)  # the special tokens that end trained spans, ascending
+    images: StoredImages | None = None  # None where no row has one
+    image_inputs: ImageInputs | None = None  # what reads them, in training
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -85,7 +89,7 @@ class Examples:
     def load(cls, folder: Path) -> "Examples":
         about = json.loads((folder / "about.json").read_text())
         arrays = {file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")}
-        return cls(**arrays, **about)
+        return cls(**arrays, **about, images=StoredImages.load(folder))
 
     def save(self, folder: Path) -> None:
         """Write to a folder, which is made where there is none."""
@@ -95,6 +99,8 @@ class Examples:
                 np.save(folder / f"{name}.npy", array)
         about = {name: getattr(self, name) for name in ("key", "report", "notes", "ends", "unit")}
         (folder / "about.json").write_text(json.dumps(about))
+        if self.images is not None:
+            self.images.save(folder)
 
 
 def prepare(
@@ -104,10 +110,12 @@ def prepare(
     tokenizer: Any,
     cache: Path,
     held_out: bool = False,
+    images: ImageInputs | None = None,
 ) -> Path:
     """Tokenise the rows of a data set that are trained, or those that are held out, once, and keep them.
 
-    Returns the folder of the `Examples`. Raises ValueError when the file, a column or too many rows are unusable.
+    `images` is the processor of a model that reads them. Returns the folder of the `Examples`. Raises ValueError when
+    the file, a column or too many rows are unusable, or an image has changed since it was kept.
     """
     if elsewhere := held_out_file(dataset):  # a file of held-out rows is not trained on
         dataset = elsewhere if held_out else replace(dataset, validation=None)
@@ -118,12 +126,17 @@ def prepare(
         [vocabulary, tokenizer.chat_template, model.train_prompt, train.max_length, str(train.overlong)],
         [VERSION, model.template_arguments, tokenizer.eos_token_id, held_out],
     ]
+    about += [[images.template, images.key]] if images else []
     key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
 
     def make(folder: Path) -> None:
-        tokenise(read(dataset, held_out), train, Tokeniser(model, dataset, tokenizer), key).save(folder)
+        tokeniser = Tokeniser(model, dataset, tokenizer, images)
+        tokenise(read(dataset, held_out), train, tokeniser, key, folder).save(folder)
 
-    return cached(cache / "data" / key[:16], make)
+    folder = cached(cache / "data" / key[:16], make)
+    if stored := StoredImages.load(folder):
+        stored.check(folder)
+    return folder
 
 
 def shared(training: Examples, held_out: Examples) -> tuple[int, int]:
@@ -141,8 +154,10 @@ def shared(training: Examples, held_out: Examples) -> tuple[int, int]:
     return repeated, asked
 
 
-def tokenise(rows: Rows, train: TrainConfig, tokeniser: Tokeniser, key: str = "") -> Examples:
-    """The examples of every usable row; the report counts what was left out.
+def tokenise(
+    rows: Rows, train: TrainConfig, tokeniser: Tokeniser, key: str = "", folder: Path | None = None
+) -> Examples:
+    """The examples of every usable row; the report counts what was left out. Images go to a folder at once.
 
     Raises ValueError when more than `dataset.max_broken` of the rows cannot be used, when the chat template cannot
     hold them, or when none fits.
@@ -153,7 +168,7 @@ def tokenise(rows: Rows, train: TrainConfig, tokeniser: Tokeniser, key: str = ""
     check_broken(collected.broken, len(rows), dataset, rows.table.place)
     if not collected.tokens:
         raise ValueError(f"no row of {dataset.path} fits train.max_length={train.max_length}: raise it")
-    examples = collected.examples(rows, notes(rows, tokeniser), key)
+    examples = collected.examples(rows, notes(rows, tokeniser), key, folder)
     return replace(examples, ends=sorted(collected.ends & tokeniser.special))
 
 
@@ -165,6 +180,8 @@ class Collected:
     tokens: list[np.ndarray] = field(default_factory=list)
     spans: list[tuple[Span, ...]] = field(default_factory=list)
     weights: list[tuple[float, ...]] = field(default_factory=list)  # of the trained tokens that fit
+    images: list[tuple[Any, ...]] = field(default_factory=list)  # of each example, what stands for them
+    image_tokens: int = 0
     numbers: list[int] = field(default_factory=list)
     broken: dict[int, str] = field(default_factory=dict)  # why a row cannot be used
     overlong: list[tuple[int, int]] = field(default_factory=list)  # number and length of what was dropped
@@ -172,10 +189,11 @@ class Collected:
     ends: set[int] = field(default_factory=set)  # the last tokens of trained spans that are not truncated
 
     def add(self, number: int, group: list[Encoded], drop: bool, weights: tuple[float, ...] = ()) -> None:
-        """Add a group of examples, truncated to the limit; or drop it whole, with `drop` or where a prompt fills it."""
+        """Add a group of examples, truncated to the limit; or drop it whole, with `drop` or where a prompt fills it or
+        an image does not fit."""
         longest = max(len(encoded.ids) for encoded in group)
         if longest > self.limit:
-            if drop or any(encoded.prompt >= self.limit for encoded in group):
+            if drop or any(max(encoded.prompt, encoded.behind_images) >= self.limit for encoded in group):
                 self.overlong.append((number, longest))
                 return
             self.truncated.append(number)
@@ -185,9 +203,11 @@ class Collected:
             self.spans.append(kept)
             self.weights.append(weights[: _length(kept)])
             self.numbers.append(number)
+            self.images.append(encoded.images)
+            self.image_tokens += encoded.image_tokens
             self.ends |= {encoded.ids[stop - 1] for _, stop in encoded.spans if stop <= self.limit}
 
-    def examples(self, rows: Rows, sentences: list[str], key: str) -> Examples:
+    def examples(self, rows: Rows, sentences: list[str], key: str, folder: Path | None = None) -> Examples:
         lengths = np.array([len(ids) for ids in self.tokens])
         prompts = np.array([spans[0][0] for spans in self.spans])
         offsets = np.r_[0, lengths.cumsum()]
@@ -201,12 +221,16 @@ class Collected:
         report = {"rows": len(rows), "broken": len(self.broken)}
         report |= {"overlong_dropped": len(self.overlong), "truncated": len(self.truncated)}
         report |= {"examples": len(self.tokens), "tokens": int(lengths.sum()), "answer_tokens": int(answers.sum())}
+        images = StoredImages.write(self.images, folder) if any(self.images) else None
+        if images is not None:
+            report |= {"images": len(images.numbers), "image_tokens": self.image_tokens}
         rewards = None
         if rows.layout.rewards:
             rewards = np.array([rows.usable[number].rewards for number in self.numbers], dtype=np.float32)
         weights = np.concatenate(self.weights).astype(np.float32) if rows.layout.weights else None
         unit, tokens = len(rows.layout.answers), np.concatenate(self.tokens)
-        return Examples(tokens, offsets, prompts, key, report, sentences, unit, rewards, weights, trained)
+        about = (key, report, sentences, unit, rewards, weights, trained)
+        return Examples(tokens, offsets, prompts, *about, images=images)
 
 
 def _length(spans: Sequence[Span]) -> int:

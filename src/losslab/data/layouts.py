@@ -8,8 +8,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from losslab.data.images import images_of, place, resolved
 from losslab.data.messages import (
     Message,
     Unusable,
@@ -18,6 +20,7 @@ from losslab.data.messages import (
     looks_like_messages,
     messages_of,
     transcript,
+    words,
 )
 from losslab.data.read_files import Raw
 from losslab.data.row_templates import fill, names_in
@@ -57,6 +60,11 @@ class Conversation:
     cut: int = 0  # messages behind the last answer, which train nothing
 
     @property
+    def images(self) -> list[Any]:
+        """What stands for the images of all its messages."""
+        return images_of([*self.prompt, *(message for answer in self.answers for message in answer)])
+
+    @property
     def messages(self) -> list[Message]:
         """The messages of a row with one answer; of a pair those with the chosen one."""
         return [*self.prompt, *self.answers[0]]
@@ -64,13 +72,13 @@ class Conversation:
     def texts(self) -> list[str]:
         """The first question, then every message."""
         messages = [*self.prompt, *(message for answer in self.answers for message in answer)]
-        asked = next((message["content"] for message in messages if message["role"] == "user"), "")
-        return [asked, *(message["content"] for message in messages)]
+        asked = next((words(message) for message in messages if message["role"] == "user"), "")
+        return [asked, *map(words, messages)]
 
     def question(self) -> str | None:
-        """The question, where it can be asked by itself: one user's turn, no system prompt, no tools; else None."""
-        asked = [message["content"] for message in self.messages if message["role"] == "user"]
-        plain = {message["role"] for message in self.messages} <= {"user", "assistant"}
+        """The question, where it can be asked by itself: one user's text, no system prompt, no tools; else None."""
+        asked = [words(message) for message in self.messages if message["role"] == "user"]
+        plain = {message["role"] for message in self.messages} <= {"user", "assistant"} and not self.images
         return asked[0] if plain and len(asked) == 1 and not self.tools else None
 
 
@@ -89,6 +97,7 @@ class Layout:
     system: str | None = None
     tools: str | None = None
     arguments: str | None = None
+    images: str | None = None
     unread: tuple[str, ...] = ()
 
     @property
@@ -96,11 +105,11 @@ class Layout:
         """All columns that are read."""
         sources = [*([self.prompt] if self.prompt else []), *self.answers]
         names = [name for source in sources for name in (names_in(source) if source in self.templates else [source])]
-        extra = [name for name in (self.weights, self.system, self.tools, self.arguments) if name]
+        extra = [name for name in (self.weights, self.system, self.tools, self.arguments, self.images) if name]
         return list(dict.fromkeys([*names, *self.rewards, *extra]))
 
-    def row(self, raw: Raw) -> Row:
-        """What a row trains. Raises Unusable."""
+    def row(self, raw: Raw, folder: Path = Path()) -> Row:
+        """What a row trains; paths of images are relative to `folder`. Raises Unusable."""
         rewards = tuple(_number(raw.get(column), column) for column in self.rewards)
         weights = _weights(raw.get(self.weights), self.weights) if self.weights else ()
         tools = _tools(raw.get(self.tools)) if self.tools else None
@@ -110,7 +119,7 @@ class Layout:
         system = raw.get(self.system) if self.system else None
         briefed = isinstance(system, str) and bool(system.strip())
         texts = [answer for answer in answers if isinstance(answer, str)]
-        if isinstance(prompt, str) and len(texts) == len(answers) and not tools and not briefed:
+        if isinstance(prompt, str) and len(texts) == len(answers) and not (tools or briefed or self.images):
             return Texts(prompt, tuple(texts), rewards, weights)
         context, turns = _conversations(prompt, answers, self.answers)
         if briefed:
@@ -118,6 +127,11 @@ class Layout:
             if first[0]["role"] == "system":
                 raise Unusable(f"has a system prompt in `{self.system}` and another in its messages")
             first.insert(0, {"role": "system", "content": checked(str(system), str(self.system))})
+        if self.images:
+            images = _images(raw.get(self.images))
+            pictured = [place([*context, *turn], images) for turn in turns]
+            context, turns = pictured[0][: len(context)], [messages[len(context) :] for messages in pictured]
+        context, turns = resolved(context, folder), [resolved(turn, folder) for turn in turns]
         kept = [_to_last_answer(context, answer, name) for answer, name in zip(turns, self.answers, strict=True)]
         cut = sum(map(len, turns)) - sum(map(len, kept))
         return Conversation(context, tuple(kept), rewards, weights, tools, arguments, cut)
@@ -134,7 +148,7 @@ class Layout:
         answer = self._side(self.answers[0], raw, "assistant")
         if isinstance(answer, str):
             return answer
-        return next((m["content"] for m in reversed(answer) if m["role"] == "assistant"), "")
+        return next((words(m) for m in reversed(answer) if m["role"] == "assistant"), "")
 
     def _side(self, source: str, raw: Raw, role: str) -> str | list[Message]:
         """The text of a prompt or an answer, or its messages."""
@@ -159,7 +173,7 @@ class Layout:
         prompt = f"prompts in `{self.prompt!s}`" if self.prompt else "conversations"
         names = " and ".join(f"`{answer}`" for answer in self.answers)
         text = f"{prompt}, {'answers' if len(self.answers) == 1 else 'chosen and rejected answers'} in {names}"
-        return text.replace("\n", "\\n")
+        return text.replace("\n", "\\n") + (f", images in `{self.images}`" if self.images else "")
 
 
 def _conversations(
@@ -182,7 +196,7 @@ def _conversations(
             raise Unusable(f"has a whole conversation in one of {' and '.join(names)} and an answer in the other")
         if isinstance(prompt, list) and any(answer[: len(prompt)] != prompt for answer in turns):
             raise Unusable(f"has a conversation in `{names[0]}` that does not begin with its prompt")
-        said = [[m["content"].strip() for m in answer if m["role"] == "user"] for answer in turns]
+        said = [[words(m).strip() for m in answer if m["role"] == "user"] for answer in turns]
         if isinstance(prompt, str) and any(prompt.strip() not in texts for texts in said):
             raise Unusable(f"has a conversation in `{names[0]}` that does not ask the question of its prompt")
         shared = len(prompt) if isinstance(prompt, list) else 0
@@ -228,6 +242,13 @@ def _weights(value: Any, column: str) -> tuple[float, ...]:
     if not isinstance(numbers, list) or not all(type(n) in (int, float) and 0 <= n < math.inf for n in numbers):
         raise Unusable(f"has no list of numbers from 0 in `{column}`")
     return tuple(map(float, numbers))
+
+
+def _images(value: Any) -> list[Any]:
+    """What stands for each image of a row; a column may hold one, a list of them, or nothing."""
+    if value is None or value == "":
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def _tools(value: Any) -> list[Any] | None:

@@ -1,10 +1,11 @@
 """One form for the messages of a conversation, whichever layout they come in.
 
-A message is what a chat template takes: `role` (system, user, assistant, tool, ...), `content` as a text, and what
-else the template may read: `tool_calls`, `reasoning_content`, `name`. Read are
+A message is what a chat template takes: `role` (system, user, assistant, tool, ...), `content` as a text or, with
+images, as a list of parts (`losslab.data.images`), and what else the template may read: `tool_calls`,
+`reasoning_content`, `name`. Read are
 
-- OpenAI's messages: `role` and `content`, which may be a list of text parts; `tool_calls` whose arguments are a JSON
-  text become objects, as templates expect; `weight: 0` keeps an assistant turn from being trained;
+- OpenAI's messages: `role` and `content`, which may be a list of parts, texts and images; `tool_calls` whose arguments
+  are a JSON text become objects, as templates expect; `weight: 0` keeps an assistant turn from being trained;
 - ShareGPT's: `from` (human, gpt, system, function_call, observation) and `value`;
 - either of them as a JSON text, as in a column of a CSV file.
 """
@@ -20,6 +21,7 @@ ROLES = {  # of ShareGPT
     "bot": "assistant", "model": "assistant", "system": "system", "function_call": "function_call",
     "observation": "tool", "tool": "tool", "function_response": "tool",
 }  # fmt: skip
+IMAGES = ("image", "image_url")  # types of parts, ours and OpenAI's
 REASONING = ("reasoning_content", "reasoning", "thinking")  # the keys by which layouts and templates call it
 TRANSCRIPT = re.compile(r"\n\n(Human|Assistant): ?")  # of Anthropic's preference data, in one text
 
@@ -72,6 +74,12 @@ def transcript(text: str) -> list[Message] | None:
     return [{"role": roles[name], "content": content.strip()} for name, content in pairs]
 
 
+def words(message: Message) -> str:
+    """The text of a message, without its images."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
 def is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
@@ -108,6 +116,8 @@ def _message(value: Any, column: str, role: str) -> Message:
         keys = ", ".join(value)
         raise Unusable(f"has a message without a role in `{column}` (it has {keys}; role and content are read)")
     message["content"] = _content(message.get("content", ""), column)
+    if message["role"] == "assistant" and not isinstance(message["content"], str):
+        raise Unusable(f"has an image in a turn of the assistant in `{column}`; only text can be trained")
     calls = message.pop("tool_calls", [])
     if "function_call" in message:  # OpenAI's older form
         calls = [*calls, message.pop("function_call")]
@@ -124,6 +134,8 @@ def _of_sharegpt(message: Message, column: str) -> Message:
     if role is None:
         raise Unusable(f"has a message from {message['from']!r} in `{column}`, which is none of {', '.join(ROLES)}")
     text = _content(message.get("value", ""), column)
+    if not isinstance(text, str):
+        raise Unusable(f"has content in parts under `value` in `{column}`; of ShareGPT's a text with <image> is read")
     rest = {key: value for key, value in message.items() if key not in ("from", "value")}
     if role != "function_call":
         return rest | {"role": role, "content": text}
@@ -135,22 +147,29 @@ def _of_sharegpt(message: Message, column: str) -> Message:
     return rest | {"role": "assistant", "content": "", "tool_calls": [_call(call, column) for call in calls]}
 
 
-def _content(value: Any, column: str) -> str:
-    """The text of a message: itself, or its text parts one after another."""
+def _content(value: Any, column: str) -> str | list[dict[str, Any]]:
+    """The content of a message: its text, that of text parts one after another; or its parts, where one is an image."""
     if isinstance(value, str):
         return checked(value, column)
     if isinstance(value, list):
-        parts = []
-        for part in value:
-            if isinstance(part, dict) and isinstance(text := part.get("text"), str):
-                parts.append(checked(text, column))
-            elif isinstance(part, str):
-                parts.append(checked(part, column))
-            else:
-                kind = part.get("type", "?") if isinstance(part, dict) else type(part).__name__
-                raise Unusable(f"has content of type {kind} in `{column}`; only text can be trained")
-        return "".join(parts)
-    raise Unusable(f"has content that is a {type(value).__name__} in `{column}`; only text can be trained")
+        parts = [_part(part, column) for part in value]
+        return parts if any(part["type"] == "image" for part in parts) else "".join(part["text"] for part in parts)
+    raise Unusable(f"has content that is a {type(value).__name__} in `{column}`; only text and images can be read")
+
+
+def _part(part: Any, column: str) -> dict[str, Any]:
+    """A text part, or an image part with what stands for the image; without that it takes one of `images_column`."""
+    if isinstance(part, str):
+        return {"type": "text", "text": checked(part, column)}
+    kind = part.get("type", "?") if isinstance(part, dict) else type(part).__name__
+    if kind in IMAGES:
+        value = next((part[key] for key in (*IMAGES, "url", "path", "bytes") if part.get(key) is not None), None)
+        if kind == "image_url" and isinstance(value, dict):
+            value = value.get("url")
+        return {"type": "image"} if value is None else {"type": "image", "image": value}
+    if isinstance(part, dict) and isinstance(text := part.get("text"), str):
+        return {"type": "text", "text": checked(text, column)}
+    raise Unusable(f"has content of type {kind} in `{column}`; only text and images can be read")
 
 
 def _call(value: Any, column: str) -> Message:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from losslab.data.examples import Collected
+from losslab.data.images import shortened
 from losslab.data.rows import Rows
 
 BINS = 10  # of a histogram, at most
@@ -37,7 +38,7 @@ def segments(collected: Collected, i: int, tokenizer: Any) -> list[Segment]:
     borders = [0, *(border for span in collected.spans[i] for border in span), len(ids)]
     parts = zip(borders, borders[1:], strict=False)
     return [
-        Segment(tokenizer.decode(ids[start:stop]), ids[start:stop], bool(number % 2))
+        Segment(shortened(tokenizer.decode(ids[start:stop])), ids[start:stop], bool(number % 2))
         for number, (start, stop) in enumerate(parts)
         if start < stop
     ]

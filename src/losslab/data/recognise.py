@@ -7,6 +7,7 @@ reading must be possible.
 from dataclasses import replace
 
 from losslab.config.schema import DatasetConfig
+from losslab.data.images import looks_like_images
 from losslab.data.layouts import ARGUMENTS, SYSTEM, TOOLS, Layout
 from losslab.data.messages import looks_like_messages, transcript
 from losslab.data.row_templates import names_in
@@ -14,6 +15,7 @@ from losslab.data.table import Table
 
 PROMPTS = ("problem", "question", "query", "prompt", "instruction", "input")
 ANSWERS = ("solution", "answer", "response", "completion", "output")
+IMAGES = ("images", "image")
 INPUTS = ("input", "context")  # what belongs to an instruction
 DEFAULTS = DatasetConfig()
 SAMPLE = 100  # rows whose shape decides
@@ -22,7 +24,14 @@ SAMPLE = 100  # rows whose shape decides
 def recognise(dataset: DatasetConfig, table: Table) -> Layout:
     """The layout of a data set. Raises ValueError where no layout fits, or more than one."""
     columns = table.columns
-    for key in ("messages_column", "rejected_column", "reward_column", "weights_column", "gold_column"):
+    for key in (
+        "messages_column",
+        "rejected_column",
+        "reward_column",
+        "weights_column",
+        "images_column",
+        "gold_column",
+    ):
         _check_column(dataset, key, columns)
     conversations = _conversation_columns(table)
     if dataset.rejected_column is not None:
@@ -44,7 +53,8 @@ def recognise(dataset: DatasetConfig, table: Table) -> Layout:
     system, tools, arguments = (
         name if name in columns and name not in layout.columns else None for name in (SYSTEM, TOOLS, ARGUMENTS)
     )
-    layout = replace(layout, system=system, tools=tools, arguments=arguments)
+    images = dataset.images_column or _image_column(table, layout)
+    layout = replace(layout, system=system, tools=tools, arguments=arguments, images=images)
     return replace(layout, unread=tuple(name for name in columns if name not in layout.columns))
 
 
@@ -149,6 +159,16 @@ def _check_column(dataset: DatasetConfig, key: str, columns: list[str]) -> None:
     column = getattr(dataset, key)
     if column is not None and column not in columns:
         raise ValueError(f"{dataset.path} has no column {column!r} but {columns}: set dataset.{key}")
+
+
+def _image_column(table: Table, layout: Layout) -> str | None:
+    """The column whose first values are images, by its name and their shape. Raises ValueError where there are two."""
+    names = [name for name in IMAGES if name in table.columns and name not in layout.columns]
+    sample = table.head(SAMPLE) if names else []
+    holding = [name for name in names if looks_like_images(next((row[name] for row in sample if row.get(name)), None))]
+    if len(holding) > 1:
+        raise ValueError(f"{table.path} has images in {' and '.join(holding)}: set dataset.images_column to one")
+    return holding[0] if holding else None
 
 
 def _conversation_columns(table: Table) -> list[str]:

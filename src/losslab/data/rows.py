@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from losslab.config.choices import Turns
@@ -39,7 +40,9 @@ def read(dataset: DatasetConfig, held_out: bool = False) -> Rows:
     broken: dict[int, str] = {}
     for number, raw in zip(table.numbers.tolist(), table.rows(layout.columns), strict=True):
         try:
-            usable[number] = layout.row(raw)
+            usable[number] = layout.row(
+                raw, Path(dataset.image_folder) if dataset.image_folder else table.folder(number)
+            )
         except Unusable as reason:
             broken[number] = str(reason)
     return Rows(table, layout, usable, broken)
@@ -54,9 +57,15 @@ def asked(dataset: DatasetConfig) -> Iterator[tuple[str | None, Any]]:
     """The question of each row and what its gold answer is read from: `gold_column`, else the answer's text.
 
     None stands for a question that cannot be asked by itself, as after earlier turns, and for what is not there.
+    Raises ValueError for questions about images, which would be asked without them.
     """
     table = load(dataset)
     layout = recognise(dataset, table)
+    if layout.images:
+        raise ValueError(
+            f"{dataset.path} has images in `{layout.images}`, and what asks its questions asks them as texts: train on "
+            "its answers, with an objective of demonstrations"
+        )
     for raw in table.rows([*layout.columns, *([dataset.gold_column] if dataset.gold_column else [])]):
         try:
             gold = raw.get(dataset.gold_column) if dataset.gold_column else layout.answer(raw)

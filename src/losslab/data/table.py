@@ -56,12 +56,21 @@ class Table:
         some = self.data[:count] if isinstance(self.data, list) else self.data.select(range(min(count, len(self))))
         return list(replace(self, data=some).rows())
 
+    def folder(self, number: int) -> Path:
+        """What paths in a row are relative to: the folder of its file, or that of `save_to_disk`."""
+        if self.files:
+            return Path(self._file(number)).parent
+        path = Path(self.path)
+        return path if path.is_dir() else path.parent
+
     def place(self, number: int) -> str:
         """Where a row stands: `rows.jsonl:17`, or `row 17 of gsm8k`."""
         if not self.files or not self.lines:
             return f"row {number} of {self.path}"
-        _, file = self.files[bisect_right(self.files, number - 1, key=lambda entry: entry[0]) - 1]
-        return f"{file}:{self.lines[number - 1]}"
+        return f"{self._file(number)}:{self.lines[number - 1]}"
+
+    def _file(self, number: int) -> str:
+        return self.files[bisect_right(self.files, number - 1, key=lambda entry: entry[0]) - 1][1]
 
 
 def local_files(dataset: DatasetConfig) -> list[str]:

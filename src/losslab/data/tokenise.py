@@ -6,8 +6,10 @@ it; only where a token lies across the border of a trained turn is it tokenised 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,12 @@ import numpy as np
 from losslab.config.choices import AnswerEnd, Turns
 from losslab.config.schema import DatasetConfig, ModelConfig
 from losslab.data.chat_templates import ChatTemplate, Rendered, Rewritten
+from losslab.data.image_inputs import ImageInputs
+from losslab.data.images import images_of
 from losslab.data.layouts import Conversation, Row, Texts
-from losslab.data.messages import Message, Unusable, reasoning
+from losslab.data.messages import Message, Unusable, reasoning, words
 from losslab.data.prompts import encode, opening, render
+from losslab.distributed.environment import available_cores
 
 Span = tuple[int, int]  # of tokens: from, to
 
@@ -28,6 +33,9 @@ class Encoded:
 
     ids: list[int]
     spans: tuple[Span, ...]  # ascending and apart
+    images: tuple[Any, ...] = ()  # what stands for each, in the order of the tokens
+    behind_images: int = 0  # the index behind the last token of an image
+    image_tokens: int = 0
 
     @property
     def prompt(self) -> int:
@@ -42,10 +50,12 @@ class Tokeniser:
     model: ModelConfig
     dataset: DatasetConfig
     tokenizer: Any
+    images: ImageInputs | None = None  # of a model that reads them
 
     @cached_property
     def template(self) -> ChatTemplate:
-        return ChatTemplate(self.tokenizer, self.model.template_arguments)
+        other = self.images.template if self.images else None
+        return ChatTemplate(self.tokenizer, self.model.template_arguments, other)
 
     @cached_property
     def end(self) -> str:
@@ -79,12 +89,15 @@ class Tokeniser:
         outcomes: dict[int, list[list[Encoded]] | Unusable] = {}
         plain: dict[int, Texts] = {}
         spoken: dict[int, list[list[Rendered]]] = {}
+        expansions = self._expansions(rows)
         for i, row in enumerate(rows):
             try:
+                if isinstance(expanded := expansions[i], Unusable):
+                    raise expanded
                 if isinstance(row, Texts):
                     plain[i] = row
                 elif self.model.train_prompt == "chat":
-                    spoken[i] = self._rendered(row)
+                    spoken[i] = self._rendered(row, expanded)
                 else:
                     plain[i] = _as_texts(row)
             except Unusable as reason:
@@ -92,11 +105,8 @@ class Tokeniser:
             except Rewritten as reason:
                 raise Rewritten(str(reason), i) from None
         outcomes |= zip(plain, ([group] for group in self._of_texts(list(plain.values()))), strict=True)
-        encoded = iter(
-            self._of_conversations(
-                [conversation for groups in spoken.values() for group in groups for conversation in group]
-            )
-        )
+        conversations = [conversation for groups in spoken.values() for group in groups for conversation in group]
+        encoded = iter(self._of_conversations(conversations))
         for i, groups in spoken.items():
             outcomes[i] = [[next(encoded) for _ in group] for group in groups]
         for i in range(len(rows)):
@@ -111,8 +121,7 @@ class Tokeniser:
     def _of_texts(self, rows: list[Texts]) -> Iterator[list[Encoded]]:
         if not rows:
             return
-        arguments = self.model.template_arguments
-        prompts = [render(self.model.train_prompt, row.prompt, self.tokenizer, arguments) for row in rows]
+        prompts = [self._prompt(row.prompt) for row in rows]
         heads = encode(prompts, self.tokenizer)
         columns = zip(*(row.answers for row in rows), strict=True)
         answers = [
@@ -125,9 +134,45 @@ class Tokeniser:
                 raise ValueError("the training prompt has no token: model.train_prompt must not be empty")
             yield [Encoded([*head, *tail, end], ((len(head), len(head) + len(tail) + 1),)) for tail in tails]
 
-    def _rendered(self, row: Conversation) -> list[list[Rendered]]:
+    def _prompt(self, problem: str) -> str:
+        """The prompt of a question without images. Raises ValueError for a chat template that does not take it."""
+        if self.images is None or self.model.train_prompt != "chat":
+            return render(self.model.train_prompt, problem, self.tokenizer, self.model.template_arguments)
+        try:
+            return self.template.text([{"role": "user", "content": problem}], generation=True)
+        except Unusable as reason:
+            raise ValueError(f"a question {reason}: mend the chat template of model.path={self.model.path}") from None
+
+    def _expansions(self, rows: Sequence[Row]) -> list[list[str] | Unusable]:
+        """The text of each image of the rows, and why a row with a broken one cannot be used; images at once.
+
+        Raises ValueError for rows with images where the model reads none.
+        """
+        values = [_images(row) for row in rows]
+        if not any(values):
+            return [[] for _ in rows]
+        if self.images is None:
+            raise ValueError(
+                f"{self.dataset.path} has images, and model.path={self.model.path} reads none: choose a vision-language"
+                " model, or take the images out of the rows"
+            )
+        inputs = self.images
+
+        def of_row(images: list[Any] | Unusable) -> list[str] | Unusable:
+            if isinstance(images, Unusable):
+                return images
+            try:
+                return [inputs.expansion(image, Path()) for image in images]
+            except Unusable as reason:
+                return reason
+
+        with ThreadPoolExecutor(available_cores()) as threads:
+            return list(threads.map(of_row, values))
+
+    def _rendered(self, row: Conversation, expansions: list[str]) -> list[list[Rendered]]:
         """A conversation as text: one group, or one for each turn."""
-        render("chat", "", self.tokenizer)  # refuses a tokenizer without a template
+        if not self.template.other:
+            render("chat", "", self.tokenizer)  # refuses a tokenizer without a template
         spoken = [[*row.prompt, *(self._bare(message) for message in answer)] for answer in row.answers]
         trained = [
             [
@@ -140,13 +185,29 @@ class Tokeniser:
         if not all(trained):
             raise Unusable("has no turn of the assistant whose weight is not 0")
         if self.dataset.turns == Turns.each:
-            return [[self._located(row, spoken[0][: i + 1], [i])] for i in trained[0]]
+            return [[self._located(row, spoken[0][: i + 1], [i], expansions)] for i in trained[0]]
         last = -1 if self.dataset.turns == Turns.last else 0
-        return [[self._located(row, messages, turns[last:]) for messages, turns in zip(spoken, trained, strict=True)]]
+        pairs = zip(spoken, trained, strict=True)
+        return [[self._located(row, messages, turns[last:], expansions) for messages, turns in pairs]]
 
-    def _located(self, row: Conversation, messages: list[Message], trained: list[int]) -> Rendered:
-        plain = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
-        return self.template.locate(plain[: trained[-1] + 1], trained, row.tools, row.arguments)
+    def _located(
+        self, row: Conversation, messages: list[Message], trained: list[int], expansions: list[str]
+    ) -> Rendered:
+        said = messages[: trained[-1] + 1]
+        plain = [{key: value for key, value in message.items() if key != "weight"} for message in said]
+        rendered = self.template.locate(plain, trained, row.tools, row.arguments)
+        return self._with_images(rendered, images_of(said), expansions) if self.images else rendered
+
+    def _with_images(self, rendered: Rendered, images: list[Any], expansions: list[str]) -> Rendered:
+        """A conversation with the text of each image in its place. Raises Unusable where that is not one for each."""
+        assert self.images is not None
+        text, places = self.images.expand(rendered.text, expansions[: len(images)])
+
+        def moved(index: int) -> int:
+            return index + max((longer for _, stop, longer in places if stop <= index), default=0)
+
+        spans = tuple((moved(start), moved(stop)) for start, stop in rendered.spans)
+        return replace(rendered, text=text, spans=spans, images=tuple(images))
 
     def _bare(self, message: Message) -> Message:
         if message["role"] != "assistant":
@@ -173,7 +234,14 @@ class Tokeniser:
             if not conversation.closed:
                 ids.append(self.tokenizer.eos_token_id)
                 spans[-1] = (spans[-1][0], len(ids))
-            yield Encoded(ids, tuple(spans))
+            yield self._encoded(ids, tuple(spans), conversation.images)
+
+    def _encoded(self, ids: list[int], spans: tuple[Span, ...], images: tuple[Any, ...]) -> Encoded:
+        if self.images is None or not images:
+            return Encoded(ids, spans)
+        there = np.flatnonzero(self.images.types(np.array(ids)))
+        assert len(there), "the text of an image holds a token of it"
+        return Encoded(ids, spans, images, int(there[-1]) + 1, len(there))
 
     def _in_parts(self, text: str, spans: Sequence[Span]) -> tuple[list[int], list[Span]]:
         """Tokens of a text whose trained parts are tokenised apart from the rest, and where they lie."""
@@ -204,8 +272,22 @@ def _token_spans(offsets: np.ndarray, spans: Sequence[Span]) -> list[Span] | Non
     return there
 
 
+def _images(row: Row) -> list[Any] | Unusable:
+    """What stands for the images of a row, which a chosen and a rejected answer have in common."""
+    if not isinstance(row, Conversation):
+        return []
+    images, *others = ([*images_of(row.prompt), *images_of(answer)] for answer in row.answers)
+    return (
+        Unusable("has a rejected answer to other images than the chosen one")
+        if any(o != images for o in others)
+        else images
+    )
+
+
 def _as_texts(row: Conversation) -> Texts:
     """A conversation of one question and its answer as texts, for a prompt that is no chat. Raises Unusable."""
+    if row.images:
+        raise Unusable("has images, which model.train_prompt as a text does not hold: set model.train_prompt=chat")
     question, answers = row.question(), [answer[-1] for answer in row.answers]
     short = all(len(row.prompt) + len(answer) == 2 for answer in row.answers)
     if question is None or not short or any(m.get("tool_calls") or reasoning(m) for m in answers):
@@ -213,4 +295,4 @@ def _as_texts(row: Conversation) -> Texts:
             "is a conversation of several turns, or with a system prompt or tools, which model.train_prompt as a text "
             "does not hold: set model.train_prompt=chat"
         )
-    return Texts(question, tuple(message["content"] for message in answers), row.rewards, row.weights)
+    return Texts(question, tuple(map(words, answers)), row.rewards, row.weights)

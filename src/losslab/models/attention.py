@@ -18,10 +18,11 @@ from torch._dynamo import assume_constant_result
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.weak import WeakIdKeyDictionary
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from losslab.data.packing import Packing
 from losslab.models.cpu_products import computes_in_float32
+from losslab.models.decoder import decoder
 
 NAME = "packed"
 TOLD = "packed, layers told"  # and what is no attention is told, too, where the sequences lie
@@ -204,6 +205,20 @@ def _block_mask(packing: Packing, window: int | None, device: torch.device) -> B
 def _ampere() -> bool:
     """Whether this process's GPU is of Ampere's generation or a later one, which flash attention needs."""
     return torch.cuda.get_device_capability() >= (8, 0)
+
+
+def attend(model: PreTrainedModel, implementation: str) -> None:
+    """Let a model compute attention by one of transformers' names. Only a decoder packs: a vision tower looks ahead.
+
+    Raises ValueError where it cannot; a family with its own code for attention stays as it is.
+    """
+    part = decoder(model) if implementation == NAME else model
+    part.set_attn_implementation(implementation)
+
+
+def implementation(model: PreTrainedModel) -> str:
+    """transformers' name of the way in which the model's decoder computes attention."""
+    return decoder(model).config._attn_implementation
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -17,12 +17,14 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from losslab.config.messages import first_line
 from losslab.config.schema import EMBEDDED, ModelConfig
@@ -120,6 +122,12 @@ def load_config(model: ModelConfig) -> PretrainedConfig:
         raise ValueError(f"the model model.path={model.path} cannot be loaded: {first_line(error)}") from error
 
 
+def auto_class(config: PretrainedConfig) -> Any:
+    """The class of transformers that loads an architecture: a causal language model, or one that reads images too."""
+    pictured = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForImageTextToText if pictured else AutoModelForCausalLM
+
+
 def load_model(model: ModelConfig, packed: bool = True) -> PreTrainedModel:
     """The model in float32 on the CPU; the embedded one with random weights.
 
@@ -128,7 +136,7 @@ def load_model(model: ModelConfig, packed: bool = True) -> PreTrainedModel:
     one that it has no place for.
     """
     if model.path == EMBEDDED:
-        return _attend(AutoModelForCausalLM.from_config(load_config(model), dtype=torch.float32), packed)
+        return _attend(auto_class(load_config(model)).from_config(load_config(model), dtype=torch.float32), packed)
     loaded, report = _from_files(model)
     _check(report, model.path)
     return _attend(loaded, packed)
@@ -147,7 +155,7 @@ def _from_files(model: ModelConfig, **options: Any) -> tuple[PreTrainedModel, di
     """The model of a folder or of the hub in float32, and what transformers says of its loading."""
     try:
         with quiet():  # it would print a table of what `_check` says
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = auto_class(load_config(model)).from_pretrained(
                 model.path,
                 revision=model.revision,
                 trust_remote_code=model.trust_remote_code,
@@ -178,7 +186,7 @@ def _attend(model: PreTrainedModel, packed: bool) -> PreTrainedModel:
     """Give a model attention over packed rows; one whose family has its own code for attention stays as it is."""
     if packed:
         with quiet():
-            model.set_attn_implementation(attention.NAME)
+            attention.attend(model, attention.NAME)
     return model
 
 
@@ -195,10 +203,9 @@ def quiet() -> Iterator[None]:
 
 def structure(model: ModelConfig) -> PreTrainedModel:
     """The model without its weights: their names and shapes on the meta device, and the buffers that it computes."""
+    config = load_config(model)
     with init_empty_weights(include_buffers=False):
-        empty = AutoModelForCausalLM.from_config(
-            load_config(model), dtype=torch.float32, trust_remote_code=model.trust_remote_code
-        )
+        empty = auto_class(config).from_config(config, dtype=torch.float32, trust_remote_code=model.trust_remote_code)
     _attend(empty, packed=True)
     if model.path == EMBEDDED:
         return empty

@@ -63,6 +63,7 @@ def _merge(adapter: str, base: str, revision: str | None, target: Path, trust_re
     from transformers import AutoTokenizer
 
     from losslab.models.loading import load_config, load_model
+    from losslab.models.processors import write_processor
 
     model = ModelConfig(path=base, revision=revision, trust_remote_code=trust_remote_code)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -87,3 +88,4 @@ def _merge(adapter: str, base: str, revision: str | None, target: Path, trust_re
             raise ValueError(f"{problem} ({min(names)}{more})")
     adapted.merge_and_unload().to(published).save_pretrained(target)  # type: ignore[operator]
     tokenizer.save_pretrained(target)
+    write_processor(model, target)

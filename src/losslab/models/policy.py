@@ -15,16 +15,17 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from losslab.config.schema import AdapterConfig, Config, Precision
+from losslab.config.schema import AdapterConfig, Config, ModelConfig, Precision
 from losslab.data.batches import Batch
 from losslab.files import whole
 from losslab.models import attention, layout, lora
 from losslab.models.compute_weights import ComputeWeights
 from losslab.models.cpu_products import install as install_cpu_products
-from losslab.models.decoder import decoder, layers
+from losslab.models.decoder import body, decoder, layers
 from losslab.models.fused_loss import Head, HeadOutput, objective_loss, target_logprobs
 from losslab.models.loading import fill, load_config, load_model, quiet, structure
 from losslab.models.output_layer import OutputForm
+from losslab.models.processors import write_processor
 from losslab.objectives import Context, Objective
 
 
@@ -42,11 +43,13 @@ class Policy(nn.Module):
         self.precision = precision
         self.published = published  # the dtype of the weights on disk, in which they are exported too
         self.adapters = adapters
+        self.source: ModelConfig | None = None  # whose processor goes with an exported model
         self.frozen: PreTrainedModel | None = None  # for objectives that need its distribution
         self.output_form = self.frozen_form = OutputForm.of(model)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]  # of the distributions
-        self.packed = model.config._attn_implementation == attention.NAME  # else sequences of one length at a time
+        self.packed = attention.implementation(model) == attention.NAME  # else sequences of one length at a time
         self.told = False  # whether layers with a state are told where the sequences of a row lie
+        self.trains_vision = False  # whether a vision tower is among what is trained
         self.compute_weights: ComputeWeights | None = None  # on one GPU that FSDP2 does not hold
 
     def forward(self, batch: Batch, objective: Objective | None, context: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -101,17 +104,26 @@ class Policy(nn.Module):
         """(N, D) last hidden states at the positions that predict an answer token."""
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self.precision == Precision.bf16):
             if self.packed:
-                states = packed_states(decoder(model), batch, self.told)
+                states = packed_states(model, batch, self.told)
             else:
-                states = separate_states(decoder(model), batch)
+                states = separate_states(model, batch)
             states = states.index_select(0, batch.predictors)
+        if batch.images is None and self.trains_vision:
+            # Every rank has a gradient of every parameter, since those of all ranks are added up.
+            states = states + 0.0 * sum(
+                parameter.flatten()[0] for parameter in towers(model) if parameter.requires_grad
+            )
         return states.bfloat16() if self.precision == Precision.bf16 else states
 
-    def plain_logits(self, tokens: Tensor, kept: Tensor) -> Tensor:
-        """(N, V) of the model's own forward over one sequence (1, T), at the positions `kept` (N,)."""
+    def plain_logits(self, tokens: Tensor, kept: Tensor, images: dict[str, Tensor] | None = None) -> Tensor:
+        """(N, V) of the model's own forward over one sequence (1, T), at the positions `kept` (N,).
+
+        `images` are what it reads of images, by the names of its arguments.
+        """
         selects = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        options = (images or {}) | ({"logits_to_keep": kept} if selects else {})
         with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.precision == Precision.bf16):
-            logits = self.model(tokens, use_cache=False, **{"logits_to_keep": kept} if selects else {}).logits[0]
+            logits = self.model(tokens, use_cache=False, **options).logits[0]
         return logits if selects else logits[kept]
 
     def attend(self, implementation: str) -> None:
@@ -122,13 +134,13 @@ class Policy(nn.Module):
         self.told = implementation == attention.TOLD
         implementation = attention.NAME if self.told else implementation
         for model in (self.model, self.frozen):
-            if model is not None and model.config._attn_implementation != implementation:
+            if model is not None and attention.implementation(model) != implementation:
                 with quiet():
-                    model.set_attn_implementation(implementation)
-        self.packed = self.model.config._attn_implementation == attention.NAME
+                    attention.attend(model, implementation)
+        self.packed = attention.implementation(self.model) == attention.NAME
 
 
-def packed_states(decoder: nn.Module, batch: Batch, told: bool = False) -> Tensor:
+def packed_states(model: PreTrainedModel, batch: Batch, told: bool = False) -> Tensor:
     """(T, D) last hidden states of a micro-batch in one pass, which keeps its sequences apart by itself.
 
     `told` hands on what the kernels of recurrent and convolutional layers need for that, by transformers' names; its
@@ -139,11 +151,14 @@ def packed_states(decoder: nn.Module, batch: Batch, told: bool = False) -> Tenso
         ends = packing.boundaries
         more = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "seq_idx": packing.owners()}
         more |= {"max_length_q": packing.longest, "max_length_k": packing.longest}
-    states = decoder(input_ids=batch.tokens, position_ids=batch.positions, packing=packing, use_cache=False, **more)
-    return states.last_hidden_state[0]
+    part = decoder(model)
+    if batch.images is not None:
+        part, more = body(model), more | batch.images.arrays
+    row = {"input_ids": batch.tokens, "position_ids": batch.positions, "packing": packing}
+    return part(**row, **more, use_cache=False).last_hidden_state[0]
 
 
-def separate_states(decoder: nn.Module, batch: Batch) -> Tensor:
+def separate_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """(T, D) last hidden states of a micro-batch in passes over sequences of one length, for any causal decoder.
 
     Every rank takes as many passes, since the layers of all ranks are gathered together. Called on every rank.
@@ -151,13 +166,32 @@ def separate_states(decoder: nn.Module, batch: Batch) -> Tensor:
     runs = batch.packing.runs()
     passes = torch.tensor(len(runs), device=batch.tokens.device)
     dist.all_reduce(passes, dist.ReduceOp.MAX)
-    parts = []
+    parts, first = [], 0
     for start, count, length in runs:
-        tokens = batch.tokens[0, start : start + count * length].view(count, length)
-        parts.append(decoder(input_ids=tokens, use_cache=False).last_hidden_state.flatten(0, 1))
+        row = slice(start, start + count * length)
+        tokens = batch.tokens[0, row].view(count, length)
+        images = {} if batch.images is None else batch.images.of(first, first + count)
+        part = decoder(model)
+        if batch.images is not None and images:
+            part = body(model)
+            images |= with_types(part, batch.images.types[0, row].view(count, length))
+        parts.append(part(input_ids=tokens, **images, use_cache=False).last_hidden_state.flatten(0, 1))
+        first += count
     for _ in range(int(passes) - len(runs)):
-        parts.append(decoder(input_ids=batch.tokens[:, :1], use_cache=False).last_hidden_state[0, :0])
+        parts.append(decoder(model)(input_ids=batch.tokens[:, :1], use_cache=False).last_hidden_state[0, :0])
     return torch.cat(parts)
+
+
+def with_types(part: nn.Module, types: Tensor) -> dict[str, Tensor]:
+    """The types of tokens under the names by which a model asks for them: for its positions, or for its attention."""
+    asked = inspect.signature(part.forward).parameters
+    return {name: types for name in ("mm_token_type_ids", "token_type_ids") if name in asked}
+
+
+def towers(model: PreTrainedModel) -> list[nn.Parameter]:
+    """The parameters of a multimodal model outside of its decoder and output layer: vision tower and projector."""
+    text = {id(p) for part in (decoder(model), model.get_output_embeddings()) for p in part.parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) not in text]
 
 
 def build(config: Config, device: torch.device, reference: bool) -> Policy:
@@ -179,7 +213,9 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
     # What is frozen needs no master weights.
     held = precision if adapters.rank else config.train.weights
     policy = Policy(load(model), precision, published, adapters)
-    freeze_towers(policy.model)
+    policy.source = model
+    for parameter in towers(policy.model):
+        parameter.requires_grad_(not config.train.freeze_vision)
     for parameter in policy.parameters():  # but no buffer: rotary frequencies need float32
         parameter.data = parameter.data.to(torch.bfloat16 if held == Precision.bf16 else torch.float32)
     if adapters.rank:
@@ -208,14 +244,8 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
         policy.compute_weights = ComputeWeights(
             policy, torch.bfloat16 if precision == Precision.bf16 else torch.float32
         )
+    policy.trains_vision = any(parameter.requires_grad for parameter in towers(policy.model))
     return policy.eval()
-
-
-def freeze_towers(model: PreTrainedModel) -> None:
-    """Text trains the decoder and the output layer alone; a multimodal model's other parts stay as they are."""
-    trained = {id(p) for part in (decoder(model), model.get_output_embeddings()) for p in part.parameters()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in trained)
 
 
 def own_names(model: PreTrainedModel) -> list[str]:
@@ -245,6 +275,8 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, end
             model.config.dtype = policy.published  # save_pretrained put down that of the masters
             model.config.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
+            if policy.source is not None:
+                write_processor(policy.source, temporary)
             generation.to_json_file(temporary / GENERATION_CONFIG_NAME)
         model.generation_config = generation
     dist.barrier()

@@ -23,6 +23,7 @@ from losslab.models.loading import load_config, load_tokenizer
 from losslab.models.policy import build, export
 from losslab.objectives import Objective
 from losslab.training.checkpoints import Checkpoints
+from losslab.training.image_rows import readable
 from losslab.training.optimizer import Gradients, lr_factor, make_optimizer
 from losslab.training.packing_check import run_exactly
 from losslab.training.reference_logps import Reference, batch_nll, old_logp
@@ -53,9 +54,8 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
     validation = None
     if held_out is not None:
         rows, logps = map(Path, held_out)
-        validation = Validation(
-            config, policy, device, Examples.load(rows), Path(folder), logps, trainer.schedule.steps
-        )
+        others = readable(Examples.load(rows), config.model, policy.model)
+        validation = Validation(config, policy, device, others, Path(folder), logps, trainer.schedule.steps)
     with kept as checkpoints, trainer.loader, validation or nullcontext(), StopSignal() as stop:
         steps = Steps(
             machine, trainer.schedule, Path(folder), checkpoints, lambda target: export(policy, tokenizer, target, ends)
@@ -90,6 +90,7 @@ def measure_reference(config: Config, data: str, file: str) -> None:
     recipe = replace(config.train, weights=config.train.precision)  # frozen weights need no float32 copy
     plain = replace(config, model=config.reference_model, adapter=AdapterConfig(), train=recipe)
     policy = build(plain, device, reference=False)
+    examples = readable(examples, config.model, policy.model)
     run_exactly(policy, examples, device)
     policy.vocabulary = load_config(config.model).get_text_config(decoder=True).vocab_size
     assert isinstance(config.objective, Objective) and isinstance(tokens, int)
@@ -113,13 +114,14 @@ class Trainer:
     """
 
     def __init__(self, config: Config, examples: Examples, folder: Path, reference: Path, device: torch.device) -> None:
-        self.config, self.examples, self.device = config, examples, device
+        self.config, self.device = config, device
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
         self.schedule = Schedule.of(config.train, config.seed, examples)
         assert isinstance(config.objective, Objective)
         self.objective = config.objective
         self.eos = load_tokenizer(config.model).eos_token_id
         self.policy = build(config, device, "reference_distribution" in self.objective.needs)
+        self.examples = examples = readable(examples, config.model, self.policy.model)
         run_exactly(self.policy, examples, device, folder / "packing.json")
         self.optimizer = make_optimizer(config.optimizer, self.policy)
         tokens = config.machine.micro_batch_tokens

@@ -7,10 +7,11 @@ that fails with packed rows is run one sequence length at a time, which is slowe
 refused.
 """
 
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from transformers import PreTrainedModel
 
 from losslab.config.log import log
 from losslab.config.messages import first_line
@@ -27,7 +29,8 @@ from losslab.data.batches import Batch, collate
 from losslab.data.examples import Examples
 from losslab.files import write_json
 from losslab.models import attention
-from losslab.models.policy import Policy
+from losslab.models.decoder import body
+from losslab.models.policy import Policy, with_types
 
 ANSWERS = 256  # tokens of an answer that are compared, at most
 FLOPS = {"cpu": 4e11, "cuda": 2e14}  # that the check may take
@@ -121,7 +124,9 @@ def check(policy: Policy, examples: Examples, device: torch.device) -> PackingCh
         register_fsdp_forward_method(policy, "plain_logits")
     try:
         with torch.compiler.set_stance("force_eager"):
-            start = policy.model.config._attn_implementation
+            start = attention.implementation(policy.model)
+            if batch.images is not None and looks_ahead(policy.model) and start == attention.NAME:
+                failed[start], start = "a token of an image attends to those of the image behind it", "sdpa"
             policy.attend("eager")
             expected = _plain(policy, batch)
             told = [attention.TOLD] * (start == attention.NAME)
@@ -162,8 +167,11 @@ def _plain(policy: Policy, batch: Batch) -> _Result:
     logps, gradients, start = [], [], 0
     for i, length in enumerate(batch.packing.lengths):
         kept, targets = batch.predictors[batch.sequence == i] - start, batch.targets[batch.sequence == i]
+        images = {} if batch.images is None else batch.images.of(i, i + 1)
+        if batch.images is not None and images:
+            images |= with_types(policy.model, batch.images.types[:, start : start + length])
         with torch.set_grad_enabled(i == 1), _embedded(policy.model) as embedded:
-            logits = policy.plain_logits(batch.tokens[:, start : start + length], kept).float()
+            logits = policy.plain_logits(batch.tokens[:, start : start + length], kept, images).float()
             logp = torch.log_softmax(logits, -1).gather(1, targets[:, None])[:, 0]
         logps.append(logp.detach())
         gradients.append(_gradient(logp, embedded) if i else torch.zeros(()))
@@ -215,18 +223,33 @@ def _embedded(model: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
+def looks_ahead(model: PreTrainedModel) -> bool:
+    """Whether a family lets the tokens of an image attend to each other, as Gemma 3 does: its forward asks for them."""
+    ahead = getattr(model.config.get_text_config(decoder=True), "use_bidirectional_attention", None)
+    return bool(ahead) or "token_type_ids" in inspect.signature(body(model).forward).parameters
+
+
 def two_sequences(examples: Examples, tokens: int) -> Batch:
-    """The shortest and the longest sequence of the data in one row, cut to `tokens` in all."""
-    parts, prompts, left = [], [], tokens
-    for i, share in ((int(examples.lengths.argmin()), 3), (int(examples.lengths.argmax()), 1)):
+    """The shortest and the longest sequence of the data in one row, cut to `tokens` in all; where some have images,
+    of these, and with their images whole."""
+    parts, prompts, left, stored = [], [], tokens, examples.images
+    among = np.arange(len(examples)) if stored is None else np.flatnonzero(np.diff(stored.starts))
+    chosen = [int(among[choose(examples.lengths[among])]) for choose in (np.argmin, np.argmax)]
+    for i, share in zip(chosen, (3, 1), strict=True):
         begin, end = examples.offsets[i], examples.offsets[i + 1]
-        ids = np.asarray(examples.tokens[begin : min(end, begin + max(2, left // share))])
+        ids = np.asarray(examples.tokens[begin:end])
+        least = 2
+        if examples.image_inputs is not None:  # a token behind the last image, and one to predict from there
+            least += int(np.flatnonzero(examples.image_inputs.types(ids))[-1]) + 1
+        ids = ids[: max(least, left // share)]
         # Of a cut sequence the last quarter at least counts as an answer.
         prompts.append(max(1, len(ids) - ANSWERS, min(int(examples.prompts[i]), len(ids) * 3 // 4)))
         parts.append(ids)
         left -= len(ids)
     offsets = np.r_[0, np.cumsum([len(ids) for ids in parts])]
-    return collate(Examples(np.concatenate(parts), offsets, np.array(prompts), "", {}), np.arange(2))
+    images = None if stored is None else stored.select(chosen)
+    pair = Examples(np.concatenate(parts), offsets, np.array(prompts), "", {}, images=images)
+    return collate(replace(pair, image_inputs=examples.image_inputs), np.arange(2))
 
 
 def limit(policy: Policy, examples: Examples, device: torch.device) -> int:

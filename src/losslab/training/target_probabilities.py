@@ -24,6 +24,8 @@ from losslab.distributed.process_group import decide_on_main
 from losslab.files import content, lock, read_json, write_json
 from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
+from losslab.models.processors import image_inputs
+from losslab.training.image_rows import readable
 from losslab.training.loop import start
 from losslab.training.packing_check import run_exactly
 from losslab.training.reference_logps import answer_logp
@@ -45,7 +47,7 @@ def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
     def examples() -> str:
         tokenizer = load_tokenizer(base)
         model = replace(base, train_prompt=config.train_prompt)
-        return str(prepare(config.dataset, config.train, model, tokenizer, cache))
+        return str(prepare(config.dataset, config.train, model, tokenizer, cache, images=image_inputs(base)))
 
     data = decide_on_main(config.machine, examples)
     asked = config.machine.probabilities
@@ -66,6 +68,7 @@ def measure(config: Config, data: str, file: str) -> None:
     device = start(config)
     examples = Examples.load(Path(data))
     policy = build(config, device, reference=False)
+    examples = readable(examples, config.model, policy.model)
     run_exactly(policy, examples, device)
     tokens = config.machine.micro_batch_tokens
     assert config.machine.probabilities is not None and isinstance(tokens, int)
