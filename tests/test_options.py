@@ -34,6 +34,7 @@ CASES = [
     ("mathvision", "\\boxed{60^{\\circ}}", "60", "60", True, True),
     ("mathvision", "\\boxed{(C)}", "C", "c", True, True),
     ("mathvision", "\\boxed{D}", "C\n12", "d", False, False),
+    ("mathvision", "1+" * 200 + "1", "401", "1+" * 200 + "1", False, False),  # a response without an answer
     ("mathvision", "", "C\n12", "", False, False),
     # MathVerse: the quick match, which a model's comparison takes the place of.
     ("mathverse", "Reasons. The answer is B.", "B\n2√3", "B", True, True),

@@ -18,13 +18,13 @@ from losslab.config.choices import Device
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, Engine, EvalConfig, ModelConfig
 from losslab.data import processors
-from losslab.evaluation import requests, transformers_engine
+from losslab.evaluation import api_engine, requests, transformers_engine
 from losslab.evaluation.benchmarks import Benchmark, load
 from losslab.evaluation.engine_interface import TOO_LONG, Completion, Job, Request, Sampling
-from losslab.evaluation.evaluate import answer, check, check_images, evaluate
+from losslab.evaluation.evaluate import answer, check, check_images
 from losslab.evaluation.images import data_url, opened, thumbnail
 from losslab.evaluation.prompting import Prompt
-from losslab.evaluation.write_scores import MOST, Subject
+from losslab.evaluation.write_scores import MOST, Subject, publish
 
 SIZES = [(28, 28), (84, 56), (56, 28), (28, 84), (56, 56)]  # pixels of the first image of each problem
 TOKENS = 10
@@ -114,29 +114,30 @@ def test_a_prompt_that_its_image_makes_too_long_is_told(model, tmp_path):
     assert answers[1] == run(model, wanted[1:])[1]
 
 
-def test_records_have_thumbnails_and_prompts_and_go_on(tmp_path):
-    model = llava(tmp_path / "model")
+def test_records_have_thumbnails_and_prompts(model, tmp_path):
+    """All samples are there, so that no engine starts: what is asked, and what is made of the answers."""
+    chosen, folder = benchmark(tmp_path, instruction="Say: {problem}"), tmp_path / "scores"
+    folder.mkdir()
+    sample = {"sample": 0, "finish_reason": "stop", "tokens": 1, "seed": 1}
+    lines = [json.dumps({"index": i, "text": f"\\boxed{{{i % 5}}}", **sample}) + "\n" for i in range(6)]
+    (folder / "mine.samples.jsonl").write_text("".join(lines))
     cfg = config(model)
-    made = rows(tmp_path)
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-    about = BenchmarkConfig(path=str(tmp_path / "mine.jsonl"), images=["image"], instruction="Say: {problem}")
-    cfg.benchmark = {"mine": about}
-    result = evaluate(cfg, str(model), tmp_path / "scores")
-    records = [json.loads(line) for line in (tmp_path / "scores/mine.jsonl").read_text().splitlines()]
+    cfg.benchmark = {"mine": BenchmarkConfig(images=["image"])}
+    result = publish(*answer(cfg, str(model), folder, [chosen]))
+    records = [json.loads(line) for line in (folder / "mine.jsonl").read_text().splitlines()]
     assert [len(record.get("thumbnails", [])) for record in records] == [1, 2, 1, 1, 1, 0] and len(records) < MOST
-    assert (
-        records[0]["question"] == "0+1=?" and records[0]["prompt"] == f"<|user|>{IMAGE}Say: 0+1=?<|end|><|assistant|>"
-    )
-    assert records[1]["prompt"] == f"<|user|>Say: 1{IMAGE}+{IMAGE}1=?<|end|><|assistant|>"
-    page = (tmp_path / "scores/samples.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 6 and "img-src data:" in page
+    image = IMAGE if "llava" in (model / "config.json").read_text() else f"<|vision_start|>{IMAGE}<|vision_end|>"
+    assert records[0]["prompt"] == f"<|user|>{image}Say: 0+1=?<|end|><|assistant|>"
+    assert records[1]["prompt"] == f"<|user|>Say: 1{image}+{image}1=?<|end|><|assistant|>"
+    assert records[5]["prompt"] == "<|user|>Say: 2+2=?<|end|><|assistant|>" and records[0]["question"] == "0+1=?"
+    assert result["benchmarks"]["mine"]["official"] == pytest.approx(500 / 6) and result["engine"] == "transformers"
     assert "chat template" not in " ".join(result["warnings"])
-    texts = {record["index"]: record["samples"][0]["text"] for record in records}
-    assert texts == {key: completion.text for key, completion in run(model, asked(model, load("mine", about))).items()}
-    assert evaluate(cfg, str(model), tmp_path / "scores") == result  # no image is asked about again
+    page = (folder / "samples.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 6 and "img-src data:" in page
     (tmp_path / "0.png").write_bytes(picture(9, 28, 28))
+    about = BenchmarkConfig(path=str(tmp_path / "mine.jsonl"), images=["image"], instruction="Say: {problem}")
     with pytest.raises(ValueError, match="holds samples of another protocol"):
-        evaluate(cfg, str(model), tmp_path / "scores")
+        answer(cfg, str(model), folder, [load("mine", about)])
 
 
 def test_a_text_model_refuses_images_before_it_is_loaded(model, tmp_path):
@@ -246,15 +247,20 @@ def test_an_endpoint_gets_images_as_data_urls_in_their_places(tmp_path):
     Thread(target=server.serve_forever, daemon=True).start()
     chosen, address = benchmark(tmp_path), f"http://127.0.0.1:{server.server_port}/v1"
     cfg = config("vl", engine=Engine.api, api_url=address, api_concurrency=1)
+    prompt = Prompt.of(cfg, chosen)
+    prompts = {("mine", p.index): prompt.asked(Prompt.placed(p.asked, len(p.images))) for p in chosen.problems}
+    subject = Subject(cfg, "vl", None, {}, [chosen], {"mine": prompt}, prompts, None, [], True)
+    wanted = requests.to_endpoint(subject, [("mine", i, 0) for i in range(6)], [None] * 6)
     try:
-        _, samples, _ = answer(cfg, "vl", tmp_path / "scores", [chosen])
+        lists = list(api_engine.run(requests.job(subject, Sampling(0.0, 1.0, TOKENS)), wanted, False))
     finally:
         server.shutdown()
         server.server_close()
-    assert [samples.of("mine", i)[0]["corrected"] for i in range(6)] == [False, True, False, False, False, False]
+    assert [completion.text for completions in lists for completion in completions] == ["\\boxed{1}"] * 6
     content = [body["messages"][0]["content"] for body in bodies]
-    urls = {i: [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in p.images]
-            for i, p in enumerate(chosen.problems)}  # fmt: skip
+    urls = [
+        [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in p.images] for p in chosen.problems
+    ]
     assert [*urls[0], {"type": "text", "text": "0+1=?"}] in content
     between = [{"type": "text", "text": part} for part in ("1", "+", "1=?")]
     assert [between[0], urls[1][0], between[1], urls[1][1], between[2]] in content

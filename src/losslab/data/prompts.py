@@ -38,7 +38,8 @@ def render(
         raise ValueError(
             "the tokenizer has no chat template: set model.train_prompt and model.eval_prompt to a text with {problem}"
         )
-    messages: list[dict[str, Any]] = [*map(dict, turns), {"role": "user", "content": problem}]
+    messages: list[dict[str, Any]] = [dict(turn) for turn in turns]
+    messages.append({"role": "user", "content": problem})
     if images is not None:
         counts = [*(0 for _ in turns), images]
         messages = [

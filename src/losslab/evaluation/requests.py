@@ -35,10 +35,10 @@ def to_model(subject: Subject, missing: Sequence[Key], seeds: Sequence[int | Non
     images = {(b.name, p.index): p.images for b in subject.chosen for p in b.problems}
     asked = []
     for i, key in enumerate(missing):
-        prompt = ids[key[:2]]
+        prompt, (stop, stop_ids) = ids[key[:2]], stops[key[0]]
         text = start + subject.prompts[key[:2]] if images[key[:2]] else ""
         if len(prompt) < room:  # an engine sees how much the images add
-            asked.append(Request(i, prompt, seeds[i], *stops[key[0]], text=text, images=images[key[:2]]))
+            asked.append(Request(i, prompt, seeds[i], stop, stop_ids, text, images=images[key[:2]]))
     return asked
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from losslab.config.choices import Rules
 from losslab.grading import corrected, corrected_text
 
+LONGEST = 200  # characters of a formula that is read: without a box, all of a response may be taken for the answer
 LETTERS = "ABCDEFGH"  # that the published rules of We-Math know
 OPTION = re.compile(r"(?:^|[;\n])\s*\(?([A-H])\s*[).:．]\s*")
 # An answer that begins with a letter: alone, in brackets, or before a stop and the option's text.
@@ -84,7 +85,7 @@ def equal(answer: str, gold: str) -> bool:
 
 def _letter(answer: str) -> str | None:
     chosen = CHOSEN.match(UPRIGHT.sub(r"\1", answer).strip(" $*"))
-    return chosen and (chosen[1] or chosen[2])
+    return (chosen[1] or chosen[2]) if chosen else None
 
 
 def _same_text(extracted: str, gold: str) -> bool:
@@ -114,7 +115,7 @@ def _located(text: str) -> str:
     boxes = text.split("oxed{")
     if len(boxes) > 2:
         return "\\boxed{" + boxes[-1]
-    for phrase in () if len(boxes) == 2 else PHRASES:
+    for phrase in PHRASES if len(boxes) == 1 else ():
         for variant in (phrase, f"T{phrase[1:]}"):
             if variant in text:
                 text = text.split(variant)[-1].strip().split("\n")[0].split(". ")[0]
@@ -123,9 +124,10 @@ def _located(text: str) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        return float(text) is not None
+        float(text)
     except ValueError:
         return False
+    return True
 
 
 def _cleaned(text: str) -> str:
@@ -166,7 +168,9 @@ def _tuple(text: str) -> list[Any] | None:
 
 
 def _value(text: str) -> float | None:
-    """The number that a formula is, to two decimals; None where it is none."""
+    """The number that a formula is, to two decimals; None where it is none, and for what is too long to be one."""
+    if len(text) > LONGEST:
+        return None
     from losslab.grading import symbols  # sympy takes half a second to import
 
     expression = symbols.read(text.replace("$", ""))
