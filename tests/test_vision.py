@@ -18,7 +18,7 @@ from losslab.config.choices import Device
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, Engine, EvalConfig, ModelConfig
 from losslab.data import processors
-from losslab.evaluation import api_engine, requests, transformers_engine
+from losslab.evaluation import api_engine, protocol, requests, transformers_engine
 from losslab.evaluation.benchmarks import Benchmark, load
 from losslab.evaluation.engine_interface import TOO_LONG, Completion, Job, Request, Sampling
 from losslab.evaluation.evaluate import answer, check, check_images
@@ -99,6 +99,24 @@ def test_a_sample_does_not_depend_on_its_batch_and_its_padding(model, tmp_path):
     together = run(model, wanted, temperature=1.0)
     alone = [run(model, [request], temperature=1.0) for request in wanted[::-1]]
     assert together == {key: completion for one in alone for key, completion in one.items()}
+
+
+def test_arguments_of_the_processor_reach_it(tmp_path):
+    """784 pixels are one token of Qwen2.5-VL, and an image of 84 x 56 is six without a limit."""
+    model, chosen = qwen2_5_vl(tmp_path / "model"), benchmark(tmp_path, rows(tmp_path)[1:2])
+    (request,) = asked(model, chosen)
+    processor = transformers_engine.load_processor(Job(str(model), Sampling(0.0, 1.0, 1)))
+    lengths = [
+        transformers_engine.processed([request], processor, arguments)["input_ids"].shape[1]
+        for arguments in ({}, {"max_pixels": 28 * 28, "min_pixels": 28 * 28})
+    ]
+    assert lengths[0] - lengths[1] == 5
+    cfg = config(model)
+    cfg.model.image_arguments = {"max_pixels": 784}
+    subject = Subject(cfg, str(model), AutoTokenizer.from_pretrained(model), {}, [chosen], {}, {}, None, [], True)
+    assert requests.job(subject, Sampling(0.0, 1.0, 1)).image_arguments == {"max_pixels": 784}
+    described = protocol.describe(cfg, str(model), subject.tokenizer, Engine.transformers, [chosen])
+    assert described["image_arguments"] == {"max_pixels": 784}
 
 
 def test_a_prompt_that_its_image_makes_too_long_is_told(model, tmp_path):

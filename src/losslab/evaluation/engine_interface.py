@@ -71,6 +71,7 @@ class Job:
     device: Device = Device.auto
     tensor_parallel: int = 1  # GPUs that share one vLLM engine
     endpoint: Endpoint | None = None  # of engine=api
+    image_arguments: dict[str, Any] = field(default_factory=dict)  # of the processor's call
 
 
 def request_seed(*parts: int | str) -> int:

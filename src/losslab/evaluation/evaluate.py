@@ -87,6 +87,8 @@ def answer(
         if b.task is None
     }
     notes += prompting.notes(config, chosen, framed)
+    if config.served and reads_images and config.model.image_arguments:
+        notes.append("model.image_arguments reach no endpoint, which sizes images itself")
     subject = Subject(config, model, tokenizer, protocol, chosen, framed, prompts, seen, notes, reads_images)
     workers = min(16, max(1, available_cores() // 2))
     machine = config.machine

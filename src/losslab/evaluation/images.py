@@ -8,33 +8,24 @@ from typing import Any
 
 from PIL import Image
 
-from losslab.data.images import open_image
+from losslab.data.images import encoded, open_image
 
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif"}  # that endpoints take
 THUMBNAIL = 256  # pixels of its longer side at most
 QUALITY = 60  # of its JPEG: some 5 KB for a diagram
 
 
-def encoded(value: Any, folder: Path) -> bytes:
-    """The file behind a value of a row, unchanged, once it is seen to hold an image; a PNG where there is no file.
-
-    Raises Unusable, as `open_image` does.
-    """
-    image = open_image(value, folder)
-    if isinstance(value, Mapping):
-        value = value["path"] if value.get("bytes") is None else value["bytes"]
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, str) and not value.startswith("data:"):
-        return (folder / value).read_bytes()
-    return _as(image, "PNG")
+def checked(value: Any, folder: Path) -> bytes:
+    """The file behind a value of a row, once it is seen to hold an image. Raises Unusable, as `open_image` does."""
+    open_image(value, folder)
+    return encoded(value, folder)
 
 
 def of_columns(row: Mapping[str, Any], columns: Sequence[str], folder: Path) -> tuple[bytes, ...]:
     """The images in columns of a row, of which each holds one, a list of them, or nothing. Raises Unusable."""
     values = [row[column] for column in columns]
     lists = [value if isinstance(value, list) else [value] for value in values if value not in (None, "")]
-    return tuple(encoded(value, folder) for values in lists for value in values)
+    return tuple(checked(value, folder) for values in lists for value in values)
 
 
 def undecoded(table: Any) -> Any:

@@ -20,6 +20,7 @@ def job(subject: Subject, sampling: Sampling) -> Job:
         threads=machine.threads,
         device=machine.device,
         tensor_parallel=machine.tensor_parallel,
+        image_arguments=subject.config.model.image_arguments,
         endpoint=_endpoint(subject.config, subject.model) if subject.tokenizer is None else None,
         **protocols.source(subject.config, subject.model),
     )

@@ -1,7 +1,7 @@
 """Generation with transformers, for where vLLM is not: slower, and the same records."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -28,7 +28,7 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
         stop, ends = (*sampling.stop, *batch[0].stop), {*sampling.stop_ids, *batch[0].stop_ids}
         pad = min(ends, default=0)
         if batch[0].images:
-            batch, beyond, inputs = fitting(batch, processor, room)
+            batch, beyond, inputs = fitting(batch, processor, job.image_arguments, room)
             yield [Completion(request.key, "", 0, TOO_LONG) for request in beyond]
         else:
             inputs = padded([request.prompt for request in batch], pad)
@@ -82,15 +82,15 @@ def load_processor(job: Job) -> Any:
 
 
 def fitting(
-    batch: list[Request], processor: Any, room: int
+    batch: list[Request], processor: Any, arguments: Mapping[str, Any], room: int
 ) -> tuple[list[Request], list[Request], dict[str, torch.Tensor]]:
     """Requests whose prompt leaves room for an answer, with their images, the others, and the inputs of the first."""
-    inputs = processed(batch, processor)
+    inputs = processed(batch, processor, arguments)
     fits = (inputs["attention_mask"].sum(1) < room).tolist()
     if all(fits):
         return batch, [], inputs
     parts = [[request for request, fit in zip(batch, fits, strict=True) if fit == wanted] for wanted in (True, False)]
-    return parts[0], parts[1], processed(parts[0], processor) if parts[0] else {}
+    return parts[0], parts[1], processed(parts[0], processor, arguments) if parts[0] else {}
 
 
 def _moved(value: torch.Tensor, model: Any) -> torch.Tensor:
@@ -98,11 +98,12 @@ def _moved(value: torch.Tensor, model: Any) -> torch.Tensor:
     return value.to(model.device, model.dtype if value.is_floating_point() else None)
 
 
-def processed(batch: list[Request], processor: Any) -> dict[str, torch.Tensor]:
+def processed(batch: list[Request], processor: Any, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """What the model takes of texts with images: patches, and token ids in which each image has as many as it fills."""
     pictures = [[opened(image) for image in request.images] for request in batch]
     texts = [request.text for request in batch]
-    return dict(processor(images=pictures, text=texts, add_special_tokens=False, padding=True, return_tensors="pt"))
+    options = {**arguments, "add_special_tokens": False, "padding": True, "return_tensors": "pt"}
+    return dict(processor(images=pictures, text=texts, **options))
 
 
 def padded(prompts: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
