@@ -7,7 +7,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from losslab.config.schema import BenchmarkConfig, Gold, Rules
+from losslab.config.benchmark import BenchmarkConfig
+from losslab.config.choices import Gold, Rules
 from losslab.data.prompts import render
 from losslab.evaluation.benchmarks import Benchmark, Problem, load
 from losslab.grading.graders import Grader

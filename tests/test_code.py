@@ -8,7 +8,8 @@ import yaml
 from conftest import ROOT
 
 from losslab.commands.regrade import rules
-from losslab.config.schema import BenchmarkConfig, Rules
+from losslab.config.benchmark import BenchmarkConfig
+from losslab.config.choices import Rules
 from losslab.evaluation import benchmarks, runnable
 from losslab.grading.graders import Grader
 from losslab.grading.regrade import regrade

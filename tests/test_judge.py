@@ -10,6 +10,7 @@ import pytest
 
 from losslab.commands.cli import main
 from losslab.evaluation.judge import verdict
+from losslab.evaluation.scores import summarise
 from losslab.files import read_json, read_lines, write_json, write_lines
 
 ASKED: list[dict] = []
@@ -104,6 +105,31 @@ def test_only_what_is_disputed_is_asked_and_once(scores, url, capsys):
     (scores / "judge.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:2]) + "{torn")
     main(words)
     assert len(ASKED) == 4 and read_json(scores / "judge.json") == result
+
+
+def test_a_benchmark_whose_published_evaluation_asks_a_model_is_judged_whole(tmp_path, url, capsys):
+    groups = [{"problem_version": version} for version in ("Text Lite", "Text Lite", "Vision Only")]
+    answers = [[sample("so 2", True, True), sample("2 cm", False, True)], [sample("so 5", True, True)] * 2,
+               [sample("perhaps", False, False), sample("so 2", False, False)]]  # fmt: skip
+    rows = [
+        {"index": i, "question": "q", "gold": "2\n3 cm", "samples": samples, "groups": groups[i], "judged": True}
+        for i, samples in enumerate(answers)
+    ]
+    write_lines(tmp_path / "mathverse.jsonl", rows)
+    part = {"samples": 2, "only_official": 0, "only_corrected": 1, "judged": True}
+    write_json(tmp_path / "scores.json", {"benchmarks": {"mathverse": part}})
+    main(["judge", str(tmp_path), f"url={url}", "model=judge"])
+    assert capsys.readouterr().out.splitlines() == [
+        "mathverse: 1 disputed, 0 agrees official, 1 agrees corrected, 0 undecided",
+        "mathverse: 50.00% of 6 samples right by the judge, 1 left undecided",
+        "4 different answers, 400 + 40 tokens",
+    ]
+    assert read_json(tmp_path / "judge.json")["scores"]["mathverse"] == {
+        "samples": 6, "undecided": 1, "score": 50,
+        "breakdown": {"problem_version": {"Text Lite": 50, "Vision Only": 50}},
+    }  # fmt: skip
+    more = {"extracted": "2", "finish_reason": "stop", "tokens": 1, "timed_out": False}
+    assert summarise([{"judged": True, "samples": [sample("2", True, True) | more]}], 1, "official")["judged"] is True
 
 
 def test_the_last_word_decides():

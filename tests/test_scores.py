@@ -203,3 +203,22 @@ def test_the_page_shows_a_hostile_sample_as_text():
     assert shown["problems"] == [{"index": 0, "question": "q", "gold": "1<2", "prompt": "p"}]
     assert shown["cells"][0][0]["texts"][0]["text"] == "it is </pre><script>alert(1)</script>"
     assert "5 more problems of x" in sample_page("m", result, {"x": [hostile] * 7}, room=600)
+
+
+def test_the_page_shows_thumbnails_and_nothing_else_as_an_image():
+    thumbnail = "data:image/jpeg;base64,/9j/4AAQ+w=="
+    other = [
+        "https://x.org/a.jpg",
+        "data:image/svg+xml;base64,AAAA",
+        'data:image/jpeg;base64,A" onload="alert(1)',
+        None,
+    ]
+    shown = record(0, ["2"], "2") | {"thumbnails": [thumbnail, *other]}
+    result = {"verdict": "official", "benchmarks": {"x": scores.summarise([shown], 1, "official")}, "warnings": []}
+    html = sample_page("m", result, {"x": [shown, record(1, ["2"], "2") | {"thumbnails": other}]})
+    first, second = payload(html)["benchmarks"]["x"]["problems"]
+    assert first["images"] == [thumbnail] and "images" not in second and "onload" not in html
+    assert "img-src data:" in html and 'element("img", { src, alt:' in html
+    heavy = [record(i, ["2"], "2") | {"thumbnails": [f"data:image/jpeg;base64,{'A' * 5000}"]} for i in range(5)]
+    page = sample_page("m", result, {"x": heavy}, room=12_000)  # thumbnails count in what fits
+    assert len(payload(page)["benchmarks"]["x"]["problems"]) == 2 and "3 more problems of x" in page

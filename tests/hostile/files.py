@@ -115,7 +115,8 @@ def benchmark_cases(count: int) -> list[Case]:
     """Problems with their gold answers, and what the graders make of those."""
 
     def load() -> None:
-        from losslab.config.schema import BenchmarkConfig, Gold
+        from losslab.config.benchmark import BenchmarkConfig
+        from losslab.config.choices import Gold
         from losslab.evaluation import benchmarks
 
         kind = Gold.column

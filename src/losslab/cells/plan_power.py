@@ -41,7 +41,9 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
     if not rows or max(models.values()) < 2:
         return ""
     config, seeds = rows[0][0], min(len(group) for group in rows)
-    problems = {name: PROBLEMS if about.path == EMBEDDED else about.rows for name, about in config.benchmark.items()}
+    problems = {
+        name: PROBLEMS if about.path == EMBEDDED else about.problems for name, about in config.benchmark.items()
+    }
     if missing := [name for name, count in problems.items() if count is None]:
         return (
             f"power: not known before the problems of {', '.join(missing)} are read; benchmark.NAME.rows says how many"

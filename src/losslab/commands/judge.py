@@ -1,4 +1,5 @@
-"""Ask a model about the answers on which the official and the corrected verdict differ.
+"""Ask a model about the answers on which the official and the corrected verdict differ, and of benchmarks whose
+published evaluation asks a model, such as mathverse, about all.
 
 losslab judge SCORES url=URL model=NAME
   prices=0.25,2.0      dollars for a million tokens of prompts and of replies
@@ -7,7 +8,8 @@ losslab judge SCORES url=URL model=NAME
 
 losslab judge results/cells/CELL/scores/PROTOCOL url=http://localhost:8000/v1 model=Qwen/Qwen2.5-72B-Instruct
 The key is that of the environment variable OPENAI_API_KEY. The replies go to judge.jsonl in the folder of scores, and
-how often the judge agrees with either verdict, with its price, to judge.json. No score changes.
+how often the judge agrees with either verdict, its own score of benchmarks that it judges whole, and its price, to
+judge.json. No other score changes.
 """
 
 import os
@@ -51,5 +53,8 @@ def main(arguments: list[str]) -> None:
         )
     for name, counts in result["benchmarks"].items():
         print(f"{name}: " + ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in counts.items()))
+    for name, part in result["scores"].items():
+        left = f", {part['undecided']} left undecided" if part["undecided"] else ""
+        print(f"{name}: {part['score']:.2f}% of {part['samples']:,} samples right by the judge{left}")
     dollars = f", {result['dollars']:.4f} dollars" if "dollars" in result else ""
     print(f"{result['answers']} different answers, {result['prompt_tokens']:,} + {result['tokens']:,} tokens{dollars}")

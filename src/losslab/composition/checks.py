@@ -6,12 +6,13 @@ from typing import Any
 
 from losslab.composition.check_online import check_online
 from losslab.composition.check_optimizer import check_optimizer
-from losslab.config.choices import Device, TrackerName
+from losslab.config.benchmark import WITH_OPTIONS
+from losslab.config.choices import Device, Gold, Rules, TrackerName
 from losslab.config.keys import check_bounds
 from losslab.config.machine import AUTO, MachineConfig
 from losslab.config.paths import CONF, names_folder
 from losslab.config.prompt import CHAT
-from losslab.config.schema import BASE, EMBEDDED, Config, Engine, Gold, Normaliser, Precision, Reduction, Rules
+from losslab.config.schema import BASE, EMBEDDED, Config, Engine, Normaliser, Precision, Reduction
 from losslab.config.sweep import SweepConfig
 from losslab.data.table import held_out_file, local_files, unanswered
 from losslab.distributed import gpus
@@ -190,6 +191,11 @@ def check_prompts(config: Config) -> None:
             raise ValueError(f"benchmark {name} is a task of lm_eval, whose prompt is its own: leave yours out")
         if about.metric and about.task is None:
             raise ValueError(f"benchmark.{name}.metric is for tasks of lm_eval: leave it out")
+        if about.options and about.rules not in WITH_OPTIONS:
+            rules = ", ".join(WITH_OPTIONS)
+            raise ValueError(f"benchmark.{name}.options is for the rules {rules}: set one of them, or leave it out")
+        if about.task is not None and (about.images or about.instruction):
+            raise ValueError(f"benchmark {name} is a task of lm_eval, which shows no images: leave yours out")
         if (about.gold == Gold.any) != (about.rules == Rules.exact_match):
             raise ValueError(f"benchmark.{name}: gold=any and rules=exact_match go together: set both or neither")
 

@@ -22,11 +22,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losslab.composition.log_uniform import drawn
 from losslab.composition.record_file import read_record
+from losslab.config.benchmark import HARNESS
 from losslab.config.errors import exit_on_error
 from losslab.config.limits import check_open_files
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF
-from losslab.config.schema import BASE, HARNESS, Config
+from losslab.config.schema import BASE, Config
 
 TASKS = "lm_eval"  # the key of a composed configuration that holds tasks named among benchmarks
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}

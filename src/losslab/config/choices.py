@@ -126,6 +126,9 @@ class Rules(Choice):
     gsm8k = "gsm8k"
     exact_match = "exact_match"
     code = "code"
+    mathverse = "mathverse"
+    mathvision = "mathvision"
+    wemath = "wemath"
 
 
 class End(Choice):

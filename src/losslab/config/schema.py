@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
+from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import (
     AnswerEnd,
     Decay,
     Engine,
-    Gold,
     NonFinite,
     Normaliser,
     Overlong,
     Precision,
     Reduction,
-    Rules,
     Selection,
     Shape,
     Stage,
@@ -28,7 +27,7 @@ from losslab.config.choices import (
 )
 from losslab.config.keys import key, seed_key
 from losslab.config.machine import MachineConfig, TrackerConfig
-from losslab.config.prompt import CHANGED_PROMPT, MODEL_PROMPT, ExampleConfig, PromptConfig
+from losslab.config.prompt import CHANGED_PROMPT, MODEL_PROMPT, PromptConfig
 from losslab.config.sweep import SweepConfig
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from losslab.objectives.online import Online
 
 BASE = "base"  # the name of the loss in the records of cells that are scored without training
-HARNESS = "lm_eval:"  # begins the path of a benchmark that is a task of lm-evaluation-harness
 EMBEDDED = "embedded"  # the path of a model, data set or benchmark that is made on the spot (losslab.data.toy_task)
 
 
@@ -184,31 +182,6 @@ class EvalConfig:
     request_seeds: bool = key(True, "one seed for each sample; false = one for the engine")
     full_samples: int | None = key(None, "of the published protocol; fewer samples give a warning", low=1)
     data: str | None = key(None, "folder with <benchmark>.jsonl files in place of the hub")
-
-
-@dataclass
-class BenchmarkConfig:
-    path: str = key(MISSING, "hub id, .jsonl/.parquet file, `embedded`, or lm_eval:TASK (docs/evaluation.md)")
-    revision: str | None = key(None, "commit or tag on the hub")
-    subset: str | None = key(None, "the hub's configuration name")
-    split: str = key("test", "on the hub")
-    question: str = key("problem", "column of the question")
-    answer: str = key("answer", "column of the right answer")
-    gold: Gold = key(
-        Gold.column, "the answer column as it is | its last \\boxed{} | what follows #### | any of its texts"
-    )
-    rows: int | None = key(None, "the number of problems that the benchmark must have", low=1)
-    rules: Rules = key(Rules.general, "how answers are read and compared (docs/evaluation.md)")
-    prompt: str | None = key(None, "in place of model.eval_prompt: `chat`, or a text with {problem}")
-    examples: list[ExampleConfig] = key(list, "worked examples before its questions, in place of those of `prompt`")
-    stop: list[str] = key(list, "texts that end an answer to this benchmark, besides model.stop")
-    metric: str | None = key(None, "of an lm_eval task: the one that makes the score; null = its first")
-    breakdown: list[str] = key(list, "columns, such as subject and level, by whose values the scores are broken down")
-
-    @property
-    def task(self) -> str | None:
-        """The task of lm-evaluation-harness that this benchmark is; None for our own."""
-        return self.path.removeprefix(HARNESS) if self.path.startswith(HARNESS) else None
 
 
 @dataclass

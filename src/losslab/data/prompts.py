@@ -8,6 +8,7 @@ from jinja2 import TemplateError
 from losslab.config.limits import time_limit
 from losslab.config.messages import first_line
 from losslab.config.prompt import CHAT
+from losslab.data.images import parts, text_part
 from losslab.data.row_templates import with_breaks
 
 TEMPLATE_SECONDS = 10  # for one prompt
@@ -20,19 +21,31 @@ def render(
     tokenizer: Any,
     arguments: Mapping[str, Any] | None = None,
     turns: Sequence[Mapping[str, str]] = (),
+    images: int | None = None,
 ) -> str:
     """The prompt of a problem: the tokenizer's own chat template for `chat`, else `template` with {problem} filled in.
 
-    `arguments` are those of the chat template, `turns` its messages before the problem's. Braces elsewhere, as in
-    \\boxed{}, stay as they are. Raises ValueError for `chat` without a chat template.
+    `arguments` are those of the chat template, `turns` its messages before the problem's. `images` is how many
+    stand in the problem, in the places of <image>; None is for a model that reads none, whose messages are texts,
+    not lists of parts. Braces elsewhere, as in \\boxed{}, stay as they are. Raises ValueError for
+    `chat` without a chat template, and for images without `chat`.
     """
     if template != CHAT:
+        if images:
+            raise ValueError("only a chat template says where an image stands: set the prompt of its benchmark to chat")
         return with_breaks(template).replace("{problem}", problem)
     if not tokenizer.chat_template:
         raise ValueError(
             "the tokenizer has no chat template: set model.train_prompt and model.eval_prompt to a text with {problem}"
         )
-    messages = [*turns, {"role": "user", "content": problem}]
+    messages: list[dict[str, Any]] = [dict(turn) for turn in turns]
+    messages.append({"role": "user", "content": problem})
+    if images is not None:
+        counts = [*(0 for _ in turns), images]
+        messages = [
+            message | {"content": parts(message["content"], range(count)) if count else [text_part(message["content"])]}
+            for message, count in zip(messages, counts, strict=True)
+        ]
     with time_limit(TEMPLATE_SECONDS, f"the chat template takes more than {TEMPLATE_SECONDS} s for a prompt: mend it"):
         try:
             given = {"tokenize": False, "add_generation_prompt": True, **(arguments or {})}

@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from losslab.config.messages import among, first_line
+from losslab.data.images import parts
 from losslab.evaluation.engine_interface import TOO_LONG, Completion, Endpoint, Job, Request
+from losslab.evaluation.images import data_url
 
 TIMEOUT_SECONDS = 3600.0  # of one answer, which may be long
 TOLD = 10  # models of an endpoint that a message names
@@ -94,7 +96,7 @@ def _ask(client: Any, job: Job, request: Request, limit: int) -> Completion:
     if request.chat:
         arguments = job.endpoint.template_arguments
         options |= {"extra_body": {"chat_template_kwargs": arguments}} if arguments else {}
-        messages: list[Any] = [*request.earlier, {"role": "user", "content": request.text}]
+        messages: list[Any] = [*request.earlier, {"role": "user", "content": _content(request)}]
         answer = client.chat.completions.create(messages=messages, max_completion_tokens=limit, **options)
         text = answer.choices[0].message.content or ""
     else:
@@ -102,6 +104,16 @@ def _ask(client: Any, job: Job, request: Request, limit: int) -> Completion:
         text = answer.choices[0].text
     usage = answer.usage
     return Completion(request.key, text, usage.completion_tokens, answer.choices[0].finish_reason, usage.prompt_tokens)
+
+
+def _content(request: Request) -> str | list[dict[str, Any]]:
+    """The text of a user's message, or its parts, with images as data URLs in their places."""
+    if not request.images:
+        return request.text
+    return [
+        part if part["type"] == "text" else {"type": "image_url", "image_url": {"url": data_url(part["image"])}}
+        for part in parts(request.text, request.images)
+    ]
 
 
 def _reason(error: Any) -> str:

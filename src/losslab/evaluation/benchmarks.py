@@ -8,9 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from losslab.config.schema import EMBEDDED, BenchmarkConfig, Gold, Rules
+from losslab.config.benchmark import BenchmarkConfig
+from losslab.config.choices import Gold, Rules
+from losslab.config.schema import EMBEDDED
 from losslab.data import hub_datasets
-from losslab.grading import corrected_text, official_text
+from losslab.data.images import parts
+from losslab.data.messages import Unusable
+from losslab.data.row_templates import fill
+from losslab.evaluation import images, mastery
+from losslab.grading import corrected_text, official_text, options
 from losslab.programs import assembly
 
 QUESTIONS = ("question", "problem")  # the hub and the official files disagree on the name of the column
@@ -24,6 +30,14 @@ class Problem:
     gold_official: str  # as the official evaluation scores it, its faults included; empty for one MATH500 problem
     gold: str  # as the authors meant it; for exact match, a line for each right answer
     groups: dict[str, str] = field(default_factory=dict, hash=False)  # its value of each column of the breakdown
+    request: str = ""  # the question as it is put to the model, where that is more than `question`
+    images: tuple[bytes, ...] = field(default=(), repr=False)  # encoded
+    step: mastery.Step | None = None  # of the multi-step problem that it is a question of
+
+    @property
+    def asked(self) -> str:
+        """What is put to the model in the place of the problem."""
+        return self.request or self.question
 
 
 @dataclass(frozen=True)
@@ -37,6 +51,11 @@ class Benchmark:
     examples: tuple[tuple[str, str], ...] = ()  # worked ones, problem and answer, in place of the prompt's
     task: str | None = None  # of lm-evaluation-harness, which then asks and judges
 
+    @property
+    def images(self) -> bool:
+        """Whether some problem shows an image."""
+        return any(problem.images for problem in self.problems)
+
     @classmethod
     def of(cls, name: str, problems: list[Problem], about: BenchmarkConfig) -> "Benchmark":
         exact = ["exact"] if about.rules == Rules.exact_match else []
@@ -49,6 +68,10 @@ class Benchmark:
         named = name if name in set(Rules) else Rules.general  # the rules that earlier versions took
         if about.rules not in (named, Rules.exact_match):
             content.append(str(about.rules))
+        if requests := [p.request for p in problems if p.request]:
+            content.append({"requests": requests})
+        if any(p.images for p in problems):
+            content.append({"images": [[hashlib.sha256(image).hexdigest() for image in p.images] for p in problems]})
         sha256 = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         return cls(name, problems, sha256, about.rules, about.prompt, tuple(about.stop), examples)
 
@@ -60,7 +83,7 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
     else from `cfg.path`.
 
     Raises:
-        ValueError: an unknown benchmark, or a row that is malformed, has no question, or has no usable gold.
+        ValueError: an unknown benchmark, or a row that is malformed, has no question or gold, or a broken image.
     """
     problems: list[Problem] = []
     places: dict[str, str] = {}
@@ -70,12 +93,41 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
                 raise ValueError(f"{place}: {identifier} is also that of {places[identifier]}; remove one of the two")
             places[identifier] = place
         problem = _problem(len(problems), place, row, cfg)
+        problem = replace(problem, **_shown(place, row, problem.question, cfg, _folder(name, cfg, data)))
         problems.append(replace(problem, groups=_groups(place, row, cfg.breakdown)))
     if not problems:
         raise ValueError(f"benchmark {name} is empty")
     if cfg.rows is not None and len(problems) != cfg.rows:
         raise ValueError(f"benchmark {name} has {len(problems)} problems in place of {cfg.rows}; this is another set")
+    mastery.check(name, [problem.step for problem in problems if problem.step])
+    if cfg.images and not any(problem.images for problem in problems):
+        raise ValueError(f"benchmark {name} has no image in the columns {', '.join(cfg.images)}: name others, or none")
     return Benchmark.of(name, problems, cfg)
+
+
+def _shown(place: str, row: dict[str, Any], question: str, cfg: BenchmarkConfig, folder: Path) -> dict[str, Any]:
+    """What of a problem is put to the model besides its question, by the fields of `Problem`."""
+    if missing := [column for column in cfg.images if column not in row]:
+        raise ValueError(f"{place}: no column {missing[0]!r} of images; the row has {', '.join(row)}")
+    try:
+        request = "" if cfg.instruction is None else requested(cfg.instruction, row, question)
+        pictures = images.of_columns(row, cfg.images, folder)
+        if pictures:
+            parts(request or question, pictures)  # refuses other than as many places as images
+        return {"request": request, "images": pictures}
+    except Unusable as error:
+        raise ValueError(f"{place} {error}") from None
+
+
+def requested(instruction: str, row: dict[str, Any], question: str) -> str:
+    """An instruction with the question and other columns of the row in it; a list is one of options, a line each."""
+    lists = {name: "\n".join(options.lines(value)) for name, value in row.items() if isinstance(value, list)}
+    return fill(instruction, row | lists | {"problem": question})
+
+
+def _folder(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Path:
+    """From which paths of images are relative: that of the file."""
+    return Path(data) if data is not None else Path(cfg.path).parent if Path(cfg.path).is_file() else Path()
 
 
 def _problem(index: int, place: str, row: dict[str, Any], cfg: BenchmarkConfig) -> Problem:
@@ -88,6 +140,10 @@ def _problem(index: int, place: str, row: dict[str, Any], cfg: BenchmarkConfig) 
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
         return Problem(index, question.strip(), code, code)
+    if cfg.rules in options.PUBLISHED:
+        gold = _choice(place, row, cfg)
+        step = mastery.step(place, row) if cfg.rules == Rules.wemath else None
+        return Problem(index, question.strip(), gold, gold, step=step)
     if cfg.gold == Gold.any:
         answers = _right_answers(place, row.get(cfg.answer), cfg)
         return Problem(index, question.strip(), answers, answers)
@@ -101,6 +157,18 @@ def _problem(index: int, place: str, row: dict[str, Any], cfg: BenchmarkConfig) 
     if Counter(gold)["{"] != Counter(gold)["}"]:
         raise ValueError(f"{place}: the gold answer {gold!r} does not parse: its braces do not match")
     return Problem(index, question.strip(), gold_official, gold)
+
+
+def _choice(place: str, row: dict[str, Any], cfg: BenchmarkConfig) -> str:
+    """The right answer of a question that may have options, and behind a letter the text of its option."""
+    answer = row.get(cfg.answer)
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not str(answer).strip():
+        raise ValueError(f"{place}: no gold answer in the column {cfg.answer!r}")
+    try:
+        choices = options.parsed(row[cfg.options]) if cfg.options else {}
+    except (KeyError, ValueError):
+        raise ValueError(f"{place}: no list or text of options in the column {cfg.options!r}") from None
+    return options.gold(str(answer).strip(), choices)
 
 
 def _groups(place: str, row: dict[str, Any], columns: list[str]) -> dict[str, str]:
@@ -179,6 +247,7 @@ def _table(name: str, cfg: BenchmarkConfig) -> Iterator[tuple[str, dict[str, Any
             table = datasets.load_dataset("parquet", data_files=cfg.path, split="train")
         else:
             table = hub_datasets.load_dataset(cfg.path, cfg.subset, split=cfg.split, revision=cfg.revision)
+        table = images.undecoded(table)
     except Exception as error:  # the library raises many kinds, most of them for a name, a split or the network
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(

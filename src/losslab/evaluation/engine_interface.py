@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from losslab.config.choices import Device
+from losslab.config.messages import first_line
+from losslab.data.processors import reads_images
 
 TOO_LONG = "too_long"  # the finish reason of a problem that does not fit the context
 
@@ -30,9 +32,10 @@ class Request:
     seed: int | None = None
     stop: tuple[str, ...] = ()  # besides those of all samples
     stop_ids: tuple[int, ...] = ()
-    text: str = ""  # the prompt of an endpoint, in place of token ids
+    text: str = ""  # the prompt of an endpoint, in place of token ids; or with images, which a processor places there
     chat: bool = False  # it is a user's message, which the endpoint puts into the model's chat template
     earlier: list[dict[str, str]] = field(default_factory=list)  # messages of the chat before it
+    images: tuple[bytes, ...] = field(default=(), repr=False)  # encoded, in the order of their places in the text
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,23 @@ class Job:
     device: Device = Device.auto
     tensor_parallel: int = 1  # GPUs that share one vLLM engine
     endpoint: Endpoint | None = None  # of engine=api
+    image_arguments: dict[str, Any] = field(default_factory=dict)  # of the processor's call
 
 
 def request_seed(*parts: int | str) -> int:
     """A seed of one sample from what names it, such as (seed, benchmark, problem, sample): the same everywhere."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4])
+
+
+def takes_images(model: str, revision: str | None = None, trust_remote_code: bool = False) -> bool:
+    """Whether transformers has a model for images and text of this kind. Raises ValueError for one without a config."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the configuration of {model} cannot be loaded: {first_line(error)}") from None
+    return reads_images(config)
 
 
 def architecture(model: str, revision: str | None, trust_remote_code: bool) -> Any:

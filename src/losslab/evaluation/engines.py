@@ -46,12 +46,18 @@ START, DONE, FAILED, SAMPLES = "start", "done", "failed", "samples"  # messages 
 logging.getLogger("vllm").addHandler(logging.NullHandler())  # it warns before it configures its logging
 
 
-def choose(engine: Engine) -> Engine:
-    """The engine to use. `auto` is vLLM where it is installed.
+def choose(engine: Engine, images: bool = False) -> Engine:
+    """The engine to use, for benchmarks with `images` or without. `auto` is vLLM where it is installed, for texts.
 
     Raises:
-        ValueError: the engine, or any, is not installed.
+        ValueError: the engine, or any, is not installed, or it is vLLM and there are images.
     """
+    if images and engine == Engine.vllm:
+        raise ValueError(
+            "machine.engine=vllm is given no images here: set machine.engine=transformers, or serve the model with "
+            "vLLM and set machine.engine=api"
+        )
+    engine = Engine.transformers if images and engine == Engine.auto else engine
     if engine == Engine.api:
         if not importlib.util.find_spec("openai"):
             raise ValueError("machine.engine=api needs the package openai: pip install openai")

@@ -10,7 +10,6 @@ While samples are generated they are in <benchmark>.samples.jsonl, one line each
 call goes on from what is there.
 """
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,28 +19,26 @@ from typing import Any
 
 from losslab.config.log import log
 from losslab.config.prompt import CHAT
-from losslab.config.schema import Config, Engine
-from losslab.data.prompts import check_tokenizer, encode
+from losslab.config.schema import EMBEDDED, Config, Engine
+from losslab.data import processors
+from losslab.data.prompts import check_tokenizer
 from losslab.distributed.environment import available_cores
-from losslab.evaluation import benchmarks, contamination, engines, harness, prompting, scores
+from losslab.evaluation import benchmarks, contamination, engines, harness, prompting, requests, scores
 from losslab.evaluation import protocol as protocols
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.contamination import Corpus, Seen
 from losslab.evaluation.engine_interface import (
     TOO_LONG,
     Completion,
-    Endpoint,
-    Job,
-    Request,
     Sampling,
-    context_length,
     request_seed,
+    takes_images,
 )
 from losslab.evaluation.engines import Generation
 from losslab.evaluation.harness import TaskRequest
 from losslab.evaluation.prompting import Prompt
 from losslab.evaluation.runnable import runnable
-from losslab.evaluation.samples import Key, Samples
+from losslab.evaluation.samples import Samples
 from losslab.evaluation.write_scores import Subject, publish
 from losslab.files import refuse_pickled_weights
 from losslab.grading.graders import Grader
@@ -58,7 +55,8 @@ def evaluate(config: Config, model: str, folder: Path, corpus: Corpus | None = N
         ValueError: no engine or tokenizer, a broken benchmark, or a folder with samples of another protocol.
         RuntimeError: the engine died; what it had finished is kept.
     """
-    engines.warm_up(engines.choose(config.machine.engine), config.machine.device)
+    images = any(benchmark.images for benchmark in config.benchmark.values())
+    engines.warm_up(engines.choose(config.machine.engine, images), config.machine.device)
     return publish(*answer(config, model, folder, check(config), corpus))
 
 
@@ -69,8 +67,9 @@ def answer(
 
     Raises what `evaluate` does.
     """
-    engine = engines.choose(config.machine.engine)
+    engine = engines.choose(config.machine.engine, any(benchmark.images for benchmark in chosen))
     tokenizer = None if config.served else _tokenizer(config, model)
+    reads_images = check_images(config, model, chosen)
     seen, notes = _seen(config, corpus, chosen)
     folder.mkdir(parents=True, exist_ok=True)
     protocol = protocols.agree(folder / "protocol.yaml", protocols.describe(config, model, tokenizer, engine, chosen))
@@ -78,15 +77,19 @@ def answer(
     if line := prompting.announced(framed, config.prompt_name):
         log.info(line)
     prompts = {
-        (b.name, p.index): framed[b.name].asked(p.question)
+        (b.name, p.index): framed[b.name].asked(Prompt.placed(p.asked, len(p.images)))
         if tokenizer is None and framed[b.name].chat
-        else framed[b.name].text(p.question, tokenizer, config.model.template_arguments)
+        else framed[b.name].text(
+            p.asked, tokenizer, config.model.template_arguments, len(p.images) if reads_images else None
+        )
         for b in chosen
         for p in b.problems
         if b.task is None
     }
     notes += prompting.notes(config, chosen, framed)
-    subject = Subject(config, model, tokenizer, protocol, chosen, framed, prompts, seen, notes)
+    if config.served and reads_images and config.model.image_arguments:
+        notes.append("model.image_arguments reach no endpoint, which sizes images itself")
+    subject = Subject(config, model, tokenizer, protocol, chosen, framed, prompts, seen, notes, reads_images)
     workers = min(16, max(1, available_cores() // 2))
     machine = config.machine
     with (
@@ -105,12 +108,35 @@ def check(config: Config) -> list[Benchmark]:
     """The benchmarks of a configuration. Raises ValueError for all that can be wrong before there is a model."""
     if not config.benchmark:
         raise ValueError("no benchmark is chosen: set benchmark=[math500,...]")
-    engines.choose(config.machine.engine)
+    engines.choose(config.machine.engine, any(benchmark.images for benchmark in config.benchmark.values()))
     chosen = [
         harness.load(name, cfg) if cfg.task is not None else benchmarks.load(name, cfg, config.eval.data)
         for name, cfg in config.benchmark.items()
     ]
+    pictured = [benchmark for benchmark in chosen if benchmark.images]
+    if pictured and config.model.path != EMBEDDED:  # which `answer` looks at, once it is made
+        check_images(config, config.model.path, pictured)
     return runnable(chosen, config.machine.unsafe_code)
+
+
+def check_images(config: Config, model: str, chosen: Sequence[Benchmark]) -> bool:
+    """Whether the model reads images; of a served one, whether it is asked to.
+
+    Raises ValueError for benchmarks with images where it does not, or where nothing says where in a prompt they stand.
+    """
+    shown = [benchmark for benchmark in chosen if benchmark.images]
+    reads = bool(shown) if config.served else takes_images(model, **protocols.source(config, model))
+    for benchmark in shown:
+        if not reads:
+            raise ValueError(
+                f"{model} reads no images, which {benchmark.name} shows: leave it out, or take another model"
+            )
+        if not Prompt.of(config, benchmark).chat:
+            raise ValueError(
+                f"benchmark {benchmark.name} shows images, whose place only a chat template knows: set "
+                f"benchmark.{benchmark.name}.prompt=chat"
+            )
+    return reads
 
 
 def show(result: dict[str, Any], folder: Path) -> None:
@@ -131,12 +157,15 @@ def _seen(config: Config, corpus: Corpus | None, chosen: list[Benchmark]) -> tup
 
 
 def _tokenizer(config: Config, model: str) -> Any:
+    """The tokenizer; that of a processor has its chat template, which some keep beside it alone."""
     from transformers import AutoTokenizer
 
     if Path(model).is_dir():
         refuse_pickled_weights(model, (file.name for file in Path(model).iterdir()))
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, **protocols.source(config, model))
+        if not tokenizer.chat_template and takes_images(model, **protocols.source(config, model)):
+            tokenizer.chat_template = processors.load(model, **protocols.source(config, model)).chat_template
     except Exception as error:  # of many kinds, all of which mean this
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"no tokenizer can be loaded from {model}: {reason}") from None
@@ -153,7 +182,8 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
         return {}
     seed = protocol["seed"]
     seeds = [request_seed(seed, *key) if cfg.request_seeds else None for key in missing]
-    asked = _to_endpoint(subject, missing, seeds) if subject.tokenizer is None else _to_model(subject, missing, seeds)
+    ask = requests.to_endpoint if subject.tokenizer is None else requests.to_model
+    asked = ask(subject, missing, seeds)
     for i in set(range(len(missing))) - {request.key for request in asked}:
         samples.add(missing[i], Completion(i, "", 0, TOO_LONG), seeds[i])
     sampling = Sampling(
@@ -165,7 +195,7 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
         # Another one for each continuation: the same stream again would repeat samples that are there.
         seed=request_seed(seed, "engine", len(missing)),
     )
-    job = _job(subject, sampling)
+    job = requests.job(subject, sampling)
     tokens, begin = 0, time.perf_counter()
     with (
         bar(f"starting {protocol['engine']}", len(wanted), "sample", initial=len(wanted) - len(asked)) as progress,
@@ -191,7 +221,7 @@ def _run_tasks(subject: Subject, samples: Samples) -> None:
     """Run the tasks of lm-evaluation-harness of which an answer is missing, on transformers whatever the engine is."""
     tasks = [b for b in subject.chosen if b.task is not None]
     missing = [b for b in tasks if any((b.name, p.index, 0) not in samples.known for p in b.problems)]
-    requests = [
+    tasks_asked = [
         TaskRequest(
             b.name,
             str(b.task),
@@ -201,13 +231,13 @@ def _run_tasks(subject: Subject, samples: Samples) -> None:
         )
         for b in missing
     ]
-    if requests:
-        job = replace(_job(subject, Sampling(0.0, 1.0, subject.config.eval.max_new_tokens)), tensor_parallel=1)
+    if tasks_asked:
+        job = replace(requests.job(subject, Sampling(0.0, 1.0, subject.config.eval.max_new_tokens)), tensor_parallel=1)
         log = samples.folder / "engine.log"
         module = "losslab.evaluation.harness_engine"
         with (
-            bar("tasks of lm_eval", len(requests), "task") as progress,
-            Generation(Engine.transformers, job, requests, log, module) as answers,
+            bar("tasks of lm_eval", len(tasks_asked), "task") as progress,
+            Generation(Engine.transformers, job, tasks_asked, log, module) as answers,
         ):
             for rows in answers:
                 for name, index, sample in rows:
@@ -218,49 +248,3 @@ def _run_tasks(subject: Subject, samples: Samples) -> None:
     for b in tasks:
         for p in b.problems:
             subject.prompts[b.name, p.index] = samples.known[b.name, p.index, 0]["prompt"]
-
-
-def _job(subject: Subject, sampling: Sampling) -> Job:
-    machine = subject.config.machine
-    return Job(
-        subject.model,
-        sampling,
-        threads=machine.threads,
-        device=machine.device,
-        tensor_parallel=machine.tensor_parallel,
-        endpoint=_endpoint(subject.config, subject.model) if subject.tokenizer is None else None,
-        **protocols.source(subject.config, subject.model),
-    )
-
-
-def _to_model(subject: Subject, missing: Sequence[Key], seeds: Sequence[int | None]) -> list[Request]:
-    """What an engine is asked for the missing samples, but for those whose prompt fills the context."""
-    room = context_length(subject.model, **protocols.source(subject.config, subject.model))
-    ids = dict(zip(subject.prompts, encode(list(subject.prompts.values()), subject.tokenizer), strict=True))
-    stops = {name: protocols.split_stops(prompt.stop, subject.tokenizer) for name, prompt in subject.framed.items()}
-    return [
-        Request(i, ids[key[:2]], seeds[i], *stops[key[0]]) for i, key in enumerate(missing) if len(ids[key[:2]]) < room
-    ]
-
-
-def _to_endpoint(subject: Subject, missing: Sequence[Key], seeds: Sequence[int | None]) -> list[Request]:
-    """What an endpoint is asked: an answer in a conversation where the prompt is the chat template's, else a text."""
-    asked = []
-    for i, key in enumerate(missing):
-        prompt, text = subject.framed[key[0]], subject.prompts[key[:2]]
-        asked.append(Request(i, [], seeds[i], prompt.stop, text=text, chat=prompt.chat, earlier=prompt.earlier))
-    return asked
-
-
-def _endpoint(config: Config, model: str) -> Endpoint:
-    """The endpoint of engine=api, with the key of the environment; vLLM's own server needs none."""
-    machine = config.machine
-    assert machine.api_url is not None  # composition.checks
-    return Endpoint(
-        machine.api_url,
-        machine.api_model or model,
-        machine.api_concurrency,
-        machine.api_retries,
-        os.environ.get("OPENAI_API_KEY") or "none",
-        config.model.template_arguments,
-    )

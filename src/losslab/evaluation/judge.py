@@ -1,8 +1,10 @@
-"""A third verdict, by a model as judge, on the samples of which the official and the corrected verdict differ.
+"""A third verdict, by a model as judge, on the samples of which the official and the corrected verdict differ; on all
+samples of a benchmark whose published evaluation asks a model.
 
-It decides no score. What a folder of scores holds afterwards:
+It decides no score of scores.json. What a folder of scores holds afterwards:
     judge.jsonl    a line for each different answer: benchmark, problem, the judge's reply and its verdict
-    judge.json     how often the judge agrees with either verdict, what it was asked with, tokens and dollars
+    judge.json     how often the judge agrees with either verdict, its own score of benchmarks that were judged whole,
+                   what it was asked with, tokens and dollars
 """
 
 import re
@@ -14,6 +16,7 @@ from typing import Any
 
 from losslab.evaluation import api_engine
 from losslab.evaluation.engine_interface import Endpoint, Job, Request, Sampling
+from losslab.evaluation.scores import share
 from losslab.files import append_line, mend, read_json, read_lines, write_json
 from losslab.progress import bar
 
@@ -37,18 +40,25 @@ briefly, then end with one word: RIGHT or WRONG."""
 
 
 @dataclass(frozen=True)
-class Disputed:
-    """An answer to a problem on which the two verdicts differ."""
+class Judged:
+    """An answer to a problem on which the two verdicts differ, or of a benchmark that is judged whole."""
 
     benchmark: str
     index: int
     response: str
     official: bool
+    corrected: bool
     prompt: str
+    whole: bool
+    groups: dict[str, str]  # of the benchmark's breakdown
+
+    @property
+    def disputed(self) -> bool:
+        return self.official != self.corrected
 
 
-def disputed(folder: Path) -> Iterator[Disputed]:
-    """The samples of a folder of scores that count there and on which the two verdicts differ.
+def judged(folder: Path) -> Iterator[Judged]:
+    """The samples of a folder of scores that count there and that a judge is to see.
 
     Raises ValueError where the folder holds no scores, or no samples of a benchmark.
     """
@@ -57,23 +67,26 @@ def disputed(folder: Path) -> Iterator[Disputed]:
         raise ValueError(f"{folder} holds no scores.json: name a folder of results/cells/CELL/scores")
     for name, part in scores["benchmarks"].items():
         records = read_lines(folder / f"{name}.jsonl")
-        if not records and part["only_official"] + part["only_corrected"]:
+        whole = part.get("judged", False)
+        if not records and (whole or part["only_official"] + part["only_corrected"]):
             raise ValueError(f"{folder} has no samples of {name}: copy {name}.jsonl there, or score it again")
         for record in records:
             for sample in record["samples"][: part["samples"]]:
-                if sample["official"] != sample["corrected"]:
+                if whole or sample["official"] != sample["corrected"]:
                     end = sample["text"][-SHOWN:]
                     prompt = PROMPT.format(question=record["question"], gold=record["gold"], response=end)
-                    yield Disputed(name, record["index"], sample["text"], sample["official"], prompt)
+                    verdicts = sample["official"], sample["corrected"]
+                    groups = record.get("groups", {})
+                    yield Judged(name, record["index"], sample["text"], *verdicts, prompt, whole, groups)
 
 
 def judge(folder: Path, endpoint: Endpoint, prices: Sequence[float] = ()) -> dict[str, Any]:
     """Ask the judge about each different answer that it has not judged yet; returns what judge.json holds.
 
-    `prices` are dollars for a million tokens of prompts and of replies. Raises ValueError as `disputed` does, and where
+    `prices` are dollars for a million tokens of prompts and of replies. Raises ValueError as `judged` does, and where
     the folder has replies of another judge; RuntimeError where the endpoint fails, after which the same goes on.
     """
-    samples = list(disputed(folder))
+    samples = list(judged(folder))
     mend(folder / LINES)
     replies = {line["prompt"]: line for line in read_lines(folder / LINES)}
     if others := {line["judge"] for line in replies.values()} - {endpoint.model}:
@@ -91,7 +104,8 @@ def judge(folder: Path, endpoint: Endpoint, prices: Sequence[float] = ()) -> dic
                 append_line(folder / LINES, line)
                 replies[sample.prompt] = line
             progress.update(len(completions))
-    result = {"judge": endpoint.model, "endpoint": endpoint.url, **_counts(samples, replies), **_cost(replies, prices)}
+    result = {"judge": endpoint.model, "endpoint": endpoint.url, **_counts(samples, replies)}
+    result |= {"scores": scores(samples, replies), **_cost(replies, prices)}
     write_json(folder / SUMMARY, result)
     return result
 
@@ -102,15 +116,33 @@ def verdict(reply: str) -> bool | None:
     return words[-1] == "RIGHT" if words else None
 
 
-def _counts(samples: Sequence[Disputed], replies: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _counts(samples: Sequence[Judged], replies: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """For each benchmark, its disputed samples by whom the judge agrees with."""
     counts: dict[str, Counter[str]] = {}
-    for sample in samples:
+    for sample in filter(lambda sample: sample.disputed, samples):
         right = replies[sample.prompt]["right"]
         side = "undecided" if right is None else "agrees_official" if right == sample.official else "agrees_corrected"
         counts.setdefault(sample.benchmark, Counter(disputed=0, agrees_official=0, agrees_corrected=0, undecided=0))
         counts[sample.benchmark].update(["disputed", side])
     return {"benchmarks": {name: dict(count) for name, count in counts.items()}}
+
+
+def scores(samples: Sequence[Judged], replies: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The judge's own score in percent of each benchmark that it judges whole; what it leaves undecided is wrong."""
+    parts: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(sample.benchmark for sample in samples if sample.whole):
+        verdicts = [(replies[s.prompt]["right"], s.groups) for s in samples if s.benchmark == name]
+        groups: dict[str, dict[str, list[bool]]] = {}
+        for right, of_sample in verdicts:
+            for column, value in of_sample.items():
+                groups.setdefault(column, {}).setdefault(value, []).append(bool(right))
+        parts[name] = {
+            "samples": len(verdicts),
+            "undecided": sum(right is None for right, _ in verdicts),
+            "score": share(bool(right) for right, _ in verdicts),
+            "breakdown": {column: {key: share(of) for key, of in values.items()} for column, values in groups.items()},
+        }
+    return parts
 
 
 def _cost(replies: Mapping[str, Mapping[str, Any]], prices: Sequence[float]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from losslab.config.prompt import CHAT
 from losslab.config.schema import Config
+from losslab.data.images import PLACEHOLDER
 from losslab.data.prompts import render
 from losslab.data.row_templates import with_breaks
 from losslab.evaluation.benchmarks import Benchmark
@@ -53,9 +54,15 @@ class Prompt:
         shown = [] if self.turns else [self._filled(self.example, *example) for example in self.examples]
         return "".join([*shown, self._filled(self.question, problem)])
 
-    def text(self, problem: str, tokenizer: Any, arguments: Mapping[str, Any]) -> str:
-        """The whole prompt. Raises ValueError where `render` does."""
-        return render(self.template, self.asked(problem), tokenizer, arguments, self.earlier)
+    def text(self, problem: str, tokenizer: Any, arguments: Mapping[str, Any], images: int | None = None) -> str:
+        """The whole prompt; `images` as `render` takes it. Raises ValueError where `render` does."""
+        asked = self.asked(self.placed(problem, images or 0))
+        return render(self.template, asked, tokenizer, arguments, self.earlier, images)
+
+    @staticmethod
+    def placed(problem: str, images: int) -> str:
+        """A problem that has a place for each of its images: before it, where it has none of its own."""
+        return problem if PLACEHOLDER in problem else PLACEHOLDER * images + problem
 
     @staticmethod
     def _filled(template: str, problem: str, answer: str = "") -> str:

@@ -18,7 +18,7 @@ def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen:
     """Every setting that affects the samples. A model behind an endpoint is given by its name, without a tokenizer."""
     cfg = config.eval
     texts, ids = stop_tokens(config, model, tokenizer) if tokenizer else (list(config.model.stop), [])
-    arguments = config.model.template_arguments
+    arguments, sizes = config.model.template_arguments, config.model.image_arguments
     default = asdict(PromptConfig())
     asked = {k: v for k, v in asdict(config.prompt).items() if k != "template" and v != default[k]}
     return {
@@ -29,6 +29,7 @@ def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen:
         "prompt": config.scoring_template,
         **({"question_and_examples": asked} if asked else {}),
         **({"template_arguments": arguments} if arguments else {}),
+        **({"image_arguments": sizes} if sizes and tokenizer and any(b.images for b in chosen) else {}),
         "stop": texts,
         "stop_ids": ids,
         "temperature": cfg.temperature,

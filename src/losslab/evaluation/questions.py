@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from losslab.config.schema import BenchmarkConfig, DatasetConfig, Rules
+from losslab.config.benchmark import BenchmarkConfig
+from losslab.config.choices import Rules
+from losslab.config.schema import DatasetConfig
 from losslab.data.rows import asked
 from losslab.evaluation.benchmarks import Benchmark, Problem
 from losslab.grading import corrected_text, official_text

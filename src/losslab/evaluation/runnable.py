@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from losslab.config.choices import Rules
 from losslab.config.log import log
-from losslab.config.schema import Rules
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.programs.assembly import language
 from losslab.programs.languages import without

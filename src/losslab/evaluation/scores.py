@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from losslab.evaluation import mastery
 from losslab.statistics.intervals import Estimate, mean_of, over_problems, over_seeds
 from losslab.statistics.pass_at_k import majority_at, pass_at, rounded
 
@@ -19,15 +20,23 @@ def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dic
     `verdict` is `official` or `corrected`. Intervals are at 95%, by `losslab.statistics.intervals`: the one over
     problems takes the problems as drawn from a larger set; the one over seeds takes the problems as given and their `k`
     samples as repeated runs. Both are None where there is one number.
+
+    Where the records are questions of multi-step problems, these are the problems, and what is right is the points of
+    `losslab.evaluation.mastery`; pass@n, maj@n, shares and the breakdown are of questions.
     """
     samples = [record["samples"][:k] for record in records]
     verdicts = ("official", "corrected")
-    right = {name: np.array([[s[name] for s in row] for row in samples], dtype=float) for name in verdicts}
+    marks = {name: np.array([[s[name] for s in row] for row in samples], dtype=float) for name in verdicts}
+    answered = marks[verdict]
+    members = mastery.problems(records) if "step" in records[0] else None
+    right = {name: mastery.points(of, members) for name, of in marks.items()} if members else marks
     correct = right[verdict]
     flat = [sample for row in samples for sample in row]
     sizes = [n for n in (2**i for i in range(k.bit_length())) if n < k] + [k]
     return {
-        "problems": len(records),
+        "problems": len(correct),
+        **({"questions": len(records), "mastery": mastery.summary(answered, members)} if members else {}),
+        **({"judged": True} if records[0].get("judged") else {}),
         "samples": k,
         "score": 100 * float(correct.mean()),
         "interval": _interval(over_problems(100 * correct.mean(1))),
@@ -35,27 +44,34 @@ def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dic
         "official": 100 * float(right["official"].mean()),
         "corrected": 100 * float(right["corrected"].mean()),
         "rounded": rounded(correct),
-        "right": {name: [int(count) for count in marks.sum(1)] for name, marks in right.items()},  # of each problem
+        "right": {name: _counts(of) for name, of in right.items()},  # of each problem
         "first_sample": 100 * float(correct[:, 0].mean()),
-        "pass_at": {str(n): pass_at(correct, n) for n in sizes},
-        "maj_at": {str(n): majority_at([[s["extracted"] for s in row] for row in samples], correct, n) for n in sizes},
-        "only_official": int(((right["official"] == 1) & (right["corrected"] == 0)).sum()),
-        "only_corrected": int(((right["official"] == 0) & (right["corrected"] == 1)).sum()),
+        "pass_at": {str(n): pass_at(answered, n) for n in sizes},
+        "maj_at": {str(n): majority_at([[s["extracted"] for s in row] for row in samples], answered, n) for n in sizes},
+        "only_official": sum(s["official"] and not s["corrected"] for s in flat),
+        "only_corrected": sum(s["corrected"] and not s["official"] for s in flat),
         "without_answer": share(not s["extracted"] for s in flat),
         "cut_by_length": share(s["finish_reason"] == "length" for s in flat),
         "mean_tokens": float(np.mean([s["tokens"] for s in flat])),
         "timed_out": sum(s["timed_out"] for s in flat),
         "too_long": sum(row[0]["finish_reason"] == "too_long" for row in samples),
-        **_seen(records, correct),
-        "breakdown": _breakdown(records, right, correct),
+        **_seen(records, correct, members or [[i] for i in range(len(records))]),
+        "breakdown": _breakdown(records, marks, answered),
     }
 
 
-def _seen(records: Sequence[Mapping[str, Any]], correct: NDArray[np.float64]) -> dict[str, Any]:
+def _counts(marks: NDArray[np.float64]) -> list[int | float]:
+    """How many samples of each problem are right; of a multi-step problem, its points."""
+    return [int(count) if count.is_integer() else float(count) for count in marks.sum(1)]
+
+
+def _seen(
+    records: Sequence[Mapping[str, Any]], correct: NDArray[np.float64], members: Sequence[Sequence[int]]
+) -> dict[str, Any]:
     """How many problems stand in the training data, and the score on the others; None where that is not searched."""
-    searched = [record["seen"] for record in records if record.get("seen") is not None]
-    if len(searched) < len(records):
+    if any(record.get("seen") is None for record in records):
         return {"seen_exact": None, "seen_words": None, "unseen": None}
+    searched = [[kind for i in positions for kind in records[i]["seen"]] for positions in members]
     others = correct[[not kinds for kinds in searched]]
     counts = {f"seen_{kind}": sum(kind in kinds for kinds in searched) for kind in ("exact", "words")}
     return counts | {"unseen": 100 * float(others.mean()) if len(others) else None}
@@ -129,7 +145,7 @@ def markdown(scores: Mapping[str, Any]) -> str:
 
 
 def breakdown_tables(scores: Mapping[str, Any]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """For each benchmark and column: a title, the other heads, and rows of texts."""
+    """For each benchmark and column, and the four-way score: a title, the other heads, and rows of texts."""
     head = ["problems", "score", "95% interval", "official", "corrected"]
     for name, row in scores["benchmarks"].items():
         for column, values in row.get("breakdown", {}).items():
@@ -142,6 +158,14 @@ def breakdown_tables(scores: Mapping[str, Any]) -> Iterator[tuple[str, list[str]
                     for value, part in values.items()
                 ],
             )
+        if "mastery" in row:
+            kinds = list(row["mastery"]["strict"])
+            cells = {
+                way: ["–" if shares[kind] is None else f"{shares[kind]:.2f}" for kind in kinds]
+                for way, shares in row["mastery"].items()
+            }
+            heads = [kind.replace("_", " ") for kind in kinds]
+            yield f"{name} by mastery", heads, [[way, *shares] for way, shares in cells.items()]
 
 
 def _cells(row: Mapping[str, Any]) -> str:

@@ -1,15 +1,18 @@
 """Generation with transformers, for where vLLM is not: slower, and the same records."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
 import torch
 
-from losslab.evaluation.engine_interface import Completion, Job, Request, dtype_of, request_seed
+from losslab.data import processors
+from losslab.evaluation.engine_interface import TOO_LONG, Completion, Job, Request, dtype_of, request_seed, takes_images
+from losslab.evaluation.images import opened
 
 BATCH = 64  # sequences that transformers runs at once
+PICTURED = 16  # sequences with images, whose patches all pass the vision tower at once
 
 
 def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Completion]]:
@@ -17,15 +20,21 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
     from transformers import GenerationConfig, LogitsProcessorList
 
     model, tokenizer = load_model(job, on_gpu)
+    processor = load_processor(job) if any(request.images for request in requests) else None
     sampling = job.sampling
     room = model.config.get_text_config().max_position_embeddings
     yield []
     for batch in batches(requests):
         stop, ends = (*sampling.stop, *batch[0].stop), {*sampling.stop_ids, *batch[0].stop_ids}
-        width = len(batch[-1].prompt)
         pad = min(ends, default=0)
-        ids = torch.tensor([[pad] * (width - len(r.prompt)) + r.prompt for r in batch], device=model.device)
-        mask = torch.tensor([[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in batch], device=model.device)
+        if batch[0].images:
+            batch, beyond, inputs = fitting(batch, processor, job.image_arguments, room)
+            yield [Completion(request.key, "", 0, TOO_LONG) for request in beyond]
+        else:
+            inputs = padded([request.prompt for request in batch], pad)
+        if not batch:
+            continue
+        width = inputs["input_ids"].shape[1]
         settings = GenerationConfig(
             max_new_tokens=max(1, min(sampling.max_new_tokens, room - width)),
             do_sample=False,
@@ -34,12 +43,15 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
             stop_strings=list(stop) or None,
         )
         seeds = [request_seed(sampling.seed, r.key) if r.seed is None else r.seed for r in batch]
-        processors = LogitsProcessorList()
+        noise = LogitsProcessorList()
         if sampling.temperature > 0:
-            processors.append(Noise(sampling.temperature, sampling.top_p, seeds))
+            noise.append(Noise(sampling.temperature, sampling.top_p, seeds))
         with torch.inference_mode():
             output = model.generate(
-                ids, attention_mask=mask, generation_config=settings, logits_processor=processors, tokenizer=tokenizer
+                **{name: _moved(value, model) for name, value in inputs.items()},
+                generation_config=settings,
+                logits_processor=noise,
+                tokenizer=tokenizer,
             )
         rows = output[:, width:].tolist()
         yield [_finished(request.key, row, stop, ends, tokenizer) for request, row in zip(batch, rows, strict=True)]
@@ -47,27 +59,73 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
 
 def load_model(job: Job, on_gpu: bool) -> tuple[Any, Any]:
     """The model of a job, ready to run, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
     if job.threads and not on_gpu:
         torch.set_num_threads(job.threads)
     options: dict[str, Any] = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(job.model, **options)
     options |= {"dtype": dtype_of(job, on_gpu), "use_safetensors": True}  # pickled weights can run code
-    model: Any = AutoModelForCausalLM.from_pretrained(job.model, **options)
+    pictured = takes_images(job.model, job.revision, job.trust_remote_code)
+    kind: Any = AutoModelForImageTextToText if pictured else AutoModelForCausalLM
+    model: Any = kind.from_pretrained(job.model, **options)
     return model.eval().to("cuda" if on_gpu else "cpu"), tokenizer
+
+
+def load_processor(job: Job) -> Any:
+    """What places images in a prompt and makes patches of them, which pads on the left."""
+    processor = processors.load(job.model, job.revision, job.trust_remote_code)
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def fitting(
+    batch: list[Request], processor: Any, arguments: Mapping[str, Any], room: int
+) -> tuple[list[Request], list[Request], dict[str, torch.Tensor]]:
+    """Requests whose prompt leaves room for an answer, with their images, the others, and the inputs of the first."""
+    inputs = processed(batch, processor, arguments)
+    fits = (inputs["attention_mask"].sum(1) < room).tolist()
+    if all(fits):
+        return batch, [], inputs
+    parts = [[request for request, fit in zip(batch, fits, strict=True) if fit == wanted] for wanted in (True, False)]
+    return parts[0], parts[1], processed(parts[0], processor, arguments) if parts[0] else {}
+
+
+def _moved(value: torch.Tensor, model: Any) -> torch.Tensor:
+    """A tensor where the model is, and pixels as precise as its weights."""
+    return value.to(model.device, model.dtype if value.is_floating_point() else None)
+
+
+def processed(batch: list[Request], processor: Any, arguments: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What the model takes of texts with images: patches, and token ids in which each image has as many as it fills."""
+    pictures = [[opened(image) for image in request.images] for request in batch]
+    texts = [request.text for request in batch]
+    options = {**arguments, "add_special_tokens": False, "padding": True, "return_tensors": "pt"}
+    return dict(processor(images=pictures, text=texts, **options))
+
+
+def padded(prompts: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
+    """Token ids of prompts, the longest last, padded on the left."""
+    width = len(prompts[-1])
+    return {
+        "input_ids": torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts]),
+        "attention_mask": torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]),
+    }
 
 
 def batches(requests: list[Request]) -> Iterator[list[Request]]:
     """Requests that end alike, in batches of similar length."""
     for _, alike in groupby(sorted(requests, key=_ends), key=_ends):
         ordered = sorted(alike, key=lambda request: len(request.prompt))
-        for start in range(0, len(ordered), BATCH):
-            yield ordered[start : start + BATCH]
+        size = PICTURED if ordered[0].images else BATCH
+        for start in range(0, len(ordered), size):
+            yield ordered[start : start + size]
 
 
-def _ends(request: Request) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    return request.stop, request.stop_ids
+def _ends(request: Request) -> tuple[tuple[str, ...], tuple[int, ...], bool]:
+    return request.stop, request.stop_ids, bool(request.images)
 
 
 def _finished(key: int, ids: list[int], stop: Collection[str], ends: Collection[int], tokenizer: Any) -> Completion:

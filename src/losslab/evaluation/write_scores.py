@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from losslab.config.choices import Rules
 from losslab.config.schema import Config, Engine, EvalConfig
 from losslab.data.prompts import render
 from losslab.evaluation import engines, scores
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.contamination import Seen
 from losslab.evaluation.engine_interface import TOO_LONG
+from losslab.evaluation.images import thumbnail
 from losslab.evaluation.prompting import Prompt
 from losslab.evaluation.sample_page import sample_page
 from losslab.evaluation.samples import Samples
 from losslab.files import RECORD_VERSION, read_json, read_lines, write
 
+MOST = 200  # problems of a benchmark, the first ones, whose records have thumbnails: some 7 KB each
 CUT_SHARE = 20  # percent of samples cut by length above which a score misleads
 
 
@@ -33,6 +36,7 @@ class Subject:
     prompts: dict[tuple[str, int], str]  # of (benchmark, problem)
     seen: dict[str, Seen] | None  # problems that stand in the training data; None where that is not known
     notes: list[str]  # what went wrong before the first sample and could be done without
+    reads_images: bool = False  # the model is a vision-language model, whose chat template takes lists of parts
 
 
 def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
@@ -49,6 +53,9 @@ def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
                 "gold": p.gold,
                 "seen": None if matches is None else [kind for kind, indices in matches.items() if p.index in indices],
                 **({"groups": p.groups} if p.groups else {}),
+                **({"step": p.step} if p.step else {}),
+                **({"thumbnails": [thumbnail(image) for image in p.images]} if p.images and p.index < MOST else {}),
+                **({"judged": True} if benchmark.rules == Rules.mathverse else {}),  # by a model, as published
                 **({"task": benchmark.task} if benchmark.task is not None else {}),
                 "samples": samples.of(benchmark.name, p.index),
             }
@@ -145,7 +152,9 @@ def warnings(subject: Subject, rows: dict[str, dict[str, Any]], records: dict[st
     for reason in set(ends) - {"stop", "length", TOO_LONG}:
         texts.append(f"{ends[reason]} samples ended by {reason}")
     if tokenizer is not None and tokenizer.chat_template:
-        opening = render("chat", "PROBLEM", tokenizer, subject.config.model.template_arguments).split("PROBLEM")[-1]
+        images = 0 if subject.reads_images else None
+        whole = render("chat", "PROBLEM", tokenizer, subject.config.model.template_arguments, images=images)
+        opening = whole.split("PROBLEM")[-1]
         names = {benchmark.name for benchmark in subject.chosen if benchmark.task is None}
         if opening and not all(prompt.endswith(opening) for key, prompt in subject.prompts.items() if key[0] in names):
             texts.append("the prompt does not end as the model's own chat template does")

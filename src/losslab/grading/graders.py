@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from types import TracebackType
 
 from losslab.config.choices import Rules
-from losslab.grading import corrected, corrected_text, exact_match, official, official_text
+from losslab.grading import corrected, corrected_text, exact_match, official, official_text, options
 from losslab.programs import assembly
 from losslab.programs.languages import Toolchains
 
@@ -73,7 +73,7 @@ class Grader:
         Args:
             rules: how the benchmark's answers are read, one of `Rules`; `exact_match` takes a gold with a right answer
                 in each line, and its official and corrected verdicts are the same; `code` takes a problem as
-                `programs.assembly` has it.
+                `programs.assembly` has it; those of `options` a gold as that module has it.
             response: the whole response of the model.
             gold: the gold answer as `official_text.gold` gives it.
             truth: the gold answer as `corrected_text.gold` gives it, where that is known; else the gold, repaired where
@@ -88,6 +88,12 @@ class Grader:
             extracted = exact_match.extract(response)
             right = exact_match.equal(extracted, gold.splitlines())
             return _settled(Verdict(extracted, right, right, timed_out=False))
+        if rules in options.PUBLISHED:
+            read = options.extract(rules, response), options.answer_of(rules, response)
+            if (rules, *read, gold) not in self._verdicts:
+                asked = (rules, read[0], gold), ("option", read[1], gold)
+                self._verdicts[rules, *read, gold] = self._threads.submit(self._grade, *asked)
+            return self._verdicts[rules, *read, gold]
         extracted = official_text.extract(response, rules, gold)
         answer = corrected_text.extract(response)
         if truth is None:
@@ -97,7 +103,9 @@ class Grader:
             by_official = official.equal_as_text(extracted, gold)
             by_corrected = corrected.equal_as_text(answer, truth)
             if by_official is None or by_corrected is None:
-                self._verdicts[key] = self._threads.submit(self._grade, extracted, gold, answer, truth)
+                self._verdicts[key] = self._threads.submit(
+                    self._grade, ("official", extracted, gold), ("corrected", answer, truth)
+                )
             else:
                 self._verdicts[key] = _settled(Verdict(extracted, by_official, by_corrected, timed_out=False))
         return self._verdicts[key]
@@ -113,13 +121,14 @@ class Grader:
         told = assembly.verdict(toolchains, response, gold)
         return Verdict(told.completion, told.official, told.corrected, told.timed_out)
 
-    def _grade(self, extracted: str, gold: str, answer: str, truth: str) -> Verdict:
+    def _grade(self, official: tuple[str, str, str], corrected: tuple[str, str, str]) -> Verdict:
+        """Both verdicts of a worker, each asked for by a rule, an answer and a gold."""
         worker = self._idle.get()
         try:
-            verdicts = worker.ask("official", extracted, gold), worker.ask("corrected", answer, truth)
+            verdicts = worker.ask(*official), worker.ask(*corrected)
         finally:
             self._idle.put(worker)
-        return Verdict(extracted, bool(verdicts[0]), bool(verdicts[1]), timed_out=None in verdicts)
+        return Verdict(official[1], bool(verdicts[0]), bool(verdicts[1]), timed_out=None in verdicts)
 
 
 def _settled(verdict: Verdict) -> Future[Verdict]:
@@ -186,7 +195,7 @@ def _serve(descriptor: int, seconds: float, memory_mb: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     except (ValueError, OSError):  # macOS knows the limit and refuses it
         pass
-    rules = {"official": official.equal, "corrected": corrected.equal}
+    rules = {"official": official.equal, "corrected": corrected.equal, "option": options.equal, **options.PUBLISHED}
     for rule in rules.values():
         rule("x+1", "1+x")  # pays for all imports and first uses
     connection = Connection(descriptor)

@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
+from losslab.config.benchmark import HARNESS
 from losslab.config.paths import CONF
 from losslab.config.prompt import MODEL_PROMPT
-from losslab.config.schema import EMBEDDED, HARNESS
+from losslab.config.schema import EMBEDDED
 from losslab.files import read_json, write
 from losslab.hub.model_card import interval, local, public, scored
 from losslab.records.reading import read_yaml

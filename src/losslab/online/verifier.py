@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from losslab.config.schema import Rules
+from losslab.config.choices import Rules
 from losslab.grading.graders import Grader
 
 

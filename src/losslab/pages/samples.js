@@ -78,7 +78,9 @@ function drawProblem(benchmark, { problem, sides }) {
     head.append(element("span", {}, " official: "), element("code", { textContent: problem.gold_official }));
   }
   if (problem.seen) head.append(element("span", {}, " in the training data"));
-  const parts = [head, element("pre", { textContent: problem.question })];
+  const parts = [head];
+  for (const src of problem.images ?? []) parts.push(element("img", { src, alt: `image of ${benchmark} ${problem.index}` }));
+  parts.push(element("pre", { textContent: problem.question }));
   if (problem.prompt !== undefined) {
     const prompt = element("pre", { textContent: problem.prompt });
     parts.push(element("details", { className: "prompt" }, element("summary", { textContent: "prompt" }), prompt));

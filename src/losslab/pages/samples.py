@@ -4,11 +4,13 @@ The page's script draws them (samples.js). Verdicts are of all samples; texts ma
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 VERDICTS = ("official", "corrected")
 
+THUMBNAIL = re.compile(r"data:image/jpeg;base64,[A-Za-z0-9+/]{1,60000}={0,2}")  # the only images that a page shows
 LONGEST_GOLD = 4000  # characters; the tests of a program may have more
 
 Json = dict[str, Any]
@@ -25,6 +27,8 @@ def problem(record: Mapping[str, Any], prompt: bool = False) -> Json:
         shown["gold_official"] = shorten(record["gold_official"], LONGEST_GOLD)
     if record.get("seen"):
         shown["seen"] = True
+    if thumbnails := [image for image in record.get("thumbnails", ()) if THUMBNAIL.fullmatch(str(image))]:
+        shown["images"] = thumbnails
     return shown | ({"prompt": record["prompt"]} if prompt else {})
 
 

@@ -26,6 +26,7 @@ class CellSamples:
     scored: ScoredProblems
     problems: dict[str, list[Json]]
     answers: dict[str, list[Json]]
+    counts: dict[str, int]  # of problems in all; of multi-step problems, their questions
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def row_samples(
         shown = [cell.answers[name] if is_alike else [] for cell, is_alike in zip(cells, alike, strict=True)]
         count = fitting(first.problems[name], shown, room // len(names))
         benchmarks[name] = {"problems": first.problems[name][:count], "cells": [answered[:count] for answered in shown]}
-        total = len(first.scored.shares[name])
+        total = first.counts[name]
         notes.append(f"{'all' if count == total else f'the first {count} of'} {total} problems of {name}")
         if apart := [cell.label for cell, is_alike in zip(cells, alike, strict=True) if not is_alike]:
             notes.append(f"without {', '.join(apart)}, whose {name} has other problems or no samples")
@@ -101,7 +102,9 @@ def _of_row(
         if problems:
             label = f"{row.model} {row.label}" if several else row.label
             scored = shares.of(entry)
-            return CellSamples(row, f"{label}, seed {entry.seed}", scored, problems, shown)
+            parts = content["benchmarks"]
+            counts = {name: parts[name].get("questions", len(scored.shares[name])) for name in problems}
+            return CellSamples(row, f"{label}, seed {entry.seed}", scored, problems, shown, counts)
     return None
 
 

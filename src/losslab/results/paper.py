@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from losslab.config.choices import Rules
 from losslab.config.paths import EXPERIMENTS
 from losslab.config.schema import Config
 from losslab.records.reading import read_yaml
@@ -146,8 +147,9 @@ def slips(row: Printed, grid: list[Config]) -> Iterator[Slip]:
         yield Slip(row, AVERAGE, text)
     benchmarks = grid[0].benchmark if grid else {}
     for column, value in row.values.items():
-        if column in benchmarks and (problems := benchmarks[column].rows):
-            step = 100 / (problems * grid[0].eval.samples)
+        if column in benchmarks and (problems := benchmarks[column].problems):
+            halves = 1 + (benchmarks[column].rules == Rules.wemath)  # a problem of We-Math may count by half
+            step = 100 / (problems * grid[0].eval.samples * halves)
             if abs(value - round(value / step) * step) > COARSE_ROUNDING:
                 near = " or ".join(f"{int(value / step + i) * step:.2f}" for i in (0, 1))
                 about = f"{grid[0].eval.samples} samples of {problems} problems"
