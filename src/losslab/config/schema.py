@@ -34,11 +34,13 @@ from losslab.config.sweep import SweepConfig
 if TYPE_CHECKING:
     from losslab.objectives import Objective
     from losslab.objectives.base import Base
-    from losslab.objectives.online import Online
+    from losslab.objectives.online import OnPolicy
 
 BASE = "base"  # the name of the loss in the records of cells that are scored without training
 HARNESS = "lm_eval:"  # begins the path of a benchmark that is a task of lm-evaluation-harness
 EMBEDDED = "embedded"  # the path of a model, data set or benchmark that is made on the spot (losslab.data.toy_task)
+EMBEDDED_LARGE = "embedded_large"  # likewise of a larger model, which can teach the other one
+EMBEDDED_MODELS = (EMBEDDED, EMBEDDED_LARGE)
 
 
 @dataclass
@@ -79,7 +81,9 @@ class DatasetConfig:
     answer_end: AnswerEnd = key(AnswerEnd.eos, "of answers that are texts: EOS, or the chat template's end of a turn")
     rejected_column: str | None = key(None, "for pairs: `answer_column` is then the chosen answer")
     reward_column: str | None = key(None, "for answers that are right or wrong: 1 or 0")
-    success_rate_column: str = key("success_rate", "read beside the reward: the share of right answers to the question")
+    success_rate_column: str = key(
+        "success_rate", "read beside the reward: the share of right answers to the question; without it, of its rows"
+    )
     weights_column: str | None = key(None, "of loss=token_weights: a list with a number for each trained token")
     gold_column: str | None = key(None, "of `losslab sample`: the true answer; null = the box of `answer_column`")
     template: str | None = key(None, "in place of model.train_prompt: `chat`, or a text with {problem}")
@@ -241,7 +245,7 @@ class Config:
     force: bool = key(False, "run finished cells again")
 
     @property
-    def objective(self) -> "Objective | Online | Base":
+    def objective(self) -> "Objective | OnPolicy | Base":
         """What `loss` names. Raises ValueError, as `losslab.config.objective.resolve` does."""
         from losslab.config.objective import resolve
 
