@@ -10,10 +10,10 @@ class KTO(Objective):
     p_ref) a right one has the loss 1 - sigmoid(beta (m - z)), a wrong one 1 - sigmoid(beta (z - m)), times its weight.
 
     z is the mean of m over the batch's questions with answers to other questions, at least 0, and held constant. One
-    term per answer, so its natural normaliser is their number. Source: arXiv 2402.01306, equations 7 and 8, and TRL's
-    KTOTrainer, whose loss it has to 1e-5 on one batch; TRL's z is that of a micro-batch, here it is the global batch's.
-    With many more right answers than wrong ones the authors lower the weight of the right, so that weight times number
-    is in [1, 4/3] of the other side's.
+    term per answer, so its natural normaliser is their number. Source: arXiv 2402.01306, equation 7 as TRL cites it
+    (the paper was not read), and TRL's KTOTrainer, whose loss and z it has to 1e-4 on one batch. TRL's z is that of a
+    micro-batch, here it is the global batch's. TRL advises weights such that weight times number of the right answers
+    is 1 to 4/3 times that of the wrong ones.
     """
 
     scope: ClassVar[Scope] = "sequence"
