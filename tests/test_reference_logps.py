@@ -253,7 +253,6 @@ def test_a_student_resumes_bit_by_bit(checkpoint, rows, teacher, examples, tmp_p
         loss={"_target_": f"losslab.objectives.{objective}"},
         optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=1e-3, arguments={"fused": True}),
     )
-    config.train.max_steps = 4
     (tmp_path / "data").mkdir()
     examples.save(tmp_path / "data")
     places = str(tmp_path / "reference.npy")
@@ -272,7 +271,7 @@ def test_a_student_resumes_bit_by_bit(checkpoint, rows, teacher, examples, tmp_p
     update = loop.Trainer.update
 
     def asked(trainer, step, *rest):
-        if step == 1:
+        if step == 0:
             os.kill(os.getpid(), signal.SIGUSR1)  # seen in the next step
         return update(trainer, step, *rest)
 
@@ -281,7 +280,7 @@ def test_a_student_resumes_bit_by_bit(checkpoint, rows, teacher, examples, tmp_p
         train("cell")
     assert len(list((tmp_path / "cell/checkpoints").iterdir())) == 1 and not (tmp_path / "cell/model").exists()
     resumed, again = train("cell")
-    assert again == metrics and len(metrics) == 4
+    assert again == metrics and len(metrics) == 3
     assert all(torch.equal(resumed[name], tensor) for name, tensor in weights.items())
 
 
