@@ -24,11 +24,16 @@ GROUPS = {
 }
 NEEDED = {"model=custom": ["model.path=some/hub-id"], "dataset=file": ["dataset.path=some/hub-id"]}
 NEEDED |= {"loss=dpo": ["dataset.rejected_column=rejected"], "loss=nft": ["dataset.reward_column=reward"]}
+NEEDED |= {"loss=kto": ["dataset.reward_column=reward"]}
 NEEDED |= {f"loss={name}": ["dataset.rejected_column=rejected"] for name in ("simpo", "orpo")}
-NEEDED |= {f"loss={name}": ["reference.path=some/hub-id"] for name in ("forward_kl", "reverse_kl", "jsd", "top_k_kl")}
+NEEDED |= {
+    f"loss={name}": ["reference.path=some/hub-id"]
+    for name in ("forward_kl", "reverse_kl", "jsd", "top_k_kl", "stored_top_k_kl", "opd")
+}
 NEEDED |= {"loss=token_weights": ["dataset.weights_column=weights"]}
 # What a model has not answered yet can be planned.
 NEEDED |= {f"method={name}": ["plan=true"] for name in GROUPS["method"]} | {"dataset=self_correct": ["plan=true"]}
+NEEDED["method=opd"] = ["plan=true", "reference.path=some/hub-id"]
 NEEDED |= {
     f"dataset=self_{kind}": [f"loss={loss}", "plan=true"] for kind, loss in [("pairs", "dpo"), ("graded", "nft")]
 }
@@ -282,6 +287,7 @@ def test_numbers_of_a_plan_are_short():
             "loss=dft does not know what to do with reference.path: leave it out",
         ),
         (["loss=asft", "reference.path=/not/there"], "reference.path=/not/there is no folder: check the path"),
+        (["loss=jsd", "reference.path=embedded_large"], "embedded_large teaches the embedded task: set model=tiny"),
         (["loss=asft", "reference.path=embedded"], "reference.path=embedded is the base of model=tiny: leave it out"),
         (
             ["loss=label_smoothing", "train.normaliser=kept_tokens"],

@@ -124,9 +124,11 @@ def test_what_is_not_of_a_known_family_or_leaves_a_size_out_is_left_to_transform
     assert Architecture.of(without) is None
 
 
-def test_the_architecture_in_the_tiny_models_file_is_that_of_the_toy_task(root):
+@pytest.mark.parametrize(("name", "parameters"), [("tiny", 167_296), ("tiny_large", 867_712)])
+def test_the_architecture_in_the_tiny_models_files_is_that_of_the_toy_task(root, name, parameters):
     facts = yaml.safe_load((root / "conf/model/tiny.yaml").read_text())["architecture"]
-    made = toy_task.model_config()
+    facts |= yaml.safe_load((root / f"conf/model/{name}.yaml").read_text())["architecture"]
+    made = toy_task.model_config(large=name == "tiny_large")
     assert facts == {key: getattr(made, key) for key in facts}
     known = Architecture.of(facts)
-    assert known is not None and known.parameters == count_parameters(made)
+    assert known is not None and known.parameters == count_parameters(made) == parameters

@@ -31,9 +31,10 @@ from losslab.objectives.idft import IDFT
 from losslab.objectives.infosft import InfoSFT
 from losslab.objectives.iw_sft import IWSFT
 from losslab.objectives.iw_sft_token import TokenIWSFT
+from losslab.objectives.kto import KTO
 from losslab.objectives.luffy import LUFFY
 from losslab.objectives.nft import NFT
-from losslab.objectives.online import Online
+from losslab.objectives.online import OnPolicy
 from losslab.objectives.orpo import ORPO
 from losslab.objectives.power import Power
 from losslab.objectives.psft import PSFT
@@ -263,6 +264,15 @@ def test_dpo() -> None:
     assert run(DPO(), reference_logp=P.log().float()).terms.tolist() == [pytest.approx(LN2)]
 
 
+def test_kto() -> None:
+    # The same margins less a baseline of log 2, so that 1 - sigmoid is 1/3 of log 2 and 1/5 of log 4.
+    context = {"reference_logp": (P / torch.tensor([2, 2, 1, 0.5])).log().float(), "reward": torch.tensor([1.0, 0.0])}
+    out = run(KTO(beta=1.0), **context, mismatched_kl=torch.tensor(LN2))
+    check(out, [1 / 3, 1 / 5], [2 / 9, 2 / 9, -4 / 25, -4 / 25])
+    out = run(KTO(beta=1.0, right_weight=0.5, wrong_weight=2.0), **context, mismatched_kl=torch.tensor(LN2))
+    check(out, [1 / 6, 2 / 5], [1 / 9, 1 / 9, -8 / 25, -8 / 25])
+
+
 def test_simpo() -> None:
     # Means of log p: -1.5 log 2 of the chosen, -1.609438 of the rejected; sigmoid(2 * 0.569717 - 0.5) = 0.654626.
     check(run(SimPO()), [0.423692], [0.345374, 0.345374, -0.345374, -0.345374])
@@ -405,7 +415,7 @@ def test_asft_gradient() -> None:
 def test_shipped_configs(path: Path) -> None:
     config = OmegaConf.load(path)
     objective = hydra.utils.instantiate(config)
-    assert isinstance(objective, Objective | Online)
+    assert isinstance(objective, Objective | OnPolicy)
     # A file spells out all parameters, so that what a run used can be read from its config.
     assert {field.name for field in fields(objective)} == set(config) - {"_target_"}
 

@@ -1,4 +1,4 @@
-"""Online training in real worker processes: a model that guesses a digit, and a verifier that knows which one."""
+"""Training on the model's own answers: a model that guesses a digit, a verifier that knows which one, and teachers."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ from losslab.config.schema import (
     Names,
     OptimizerConfig,
     Precision,
+    ReferenceConfig,
     SchedulerConfig,
     Shape,
     TrainConfig,
@@ -36,7 +39,8 @@ from losslab.config.schema import (
 from losslab.data import toy_task
 from losslab.distributed.signals import Interrupted
 from losslab.grading.graders import Grader
-from losslab.online import questions
+from losslab.models.loading import load_tokenizer
+from losslab.online import questions, worker
 from losslab.online.advantages import generalised_advantages, value_terms
 from losslab.online.verifier import Verifier
 from losslab.records.identity import identity
@@ -73,7 +77,7 @@ def sums(tmp_path_factory) -> Path:
 
 
 def make(guesser: Path, sums: Path, results: Path, loss: str, parameters: dict | None = None, **machine) -> Config:
-    target = {"grpo": "losslab.objectives.online.GRPO", "ppo": "losslab.objectives.online.PPO"}[loss]
+    target = f"losslab.objectives.online.{loss.upper()}"
     return Config(
         model=ModelConfig(path=str(guesser)),
         dataset=DatasetConfig(path=str(sums), gold_column="answer", max_broken=0.1),
@@ -176,6 +180,101 @@ def test_adapters_two_updates_and_a_divergence(guesser, sums, tmp_path):
     assert found[0]["reward"] == found[1]["reward"] and found[0]["kl"] == 0 < found[-1]["kl"]
 
 
+@pytest.fixture
+def train_here(one_rank, monkeypatch) -> Callable[[Config, Path], list[dict]]:
+    """Train in this process, its only worker; returns the rows of the metrics."""
+    monkeypatch.setattr(worker, "start", lambda config: torch.device("cpu"))
+
+    def train(config: Config, cell: Path) -> list[dict]:
+        data, *_ = questions.prepare(config, load_tokenizer(config.model), Path(config.machine.results) / "cache")
+        worker.train(config, str(data), str(cell))
+        return rows(cell)
+
+    return train
+
+
+def divergence(logp: torch.Tensor, logq: torch.Tensor, beta: float) -> torch.Tensor:
+    """Of the policy's p and the teacher's q, from full distributions (T, V)."""
+    p, q = logp.exp(), logq.exp()
+    if beta == 1:
+        return (p * (logp - logq)).sum()
+    m = (beta * q + (1 - beta) * p).log()
+    return (beta * q * (logq - m) + (1 - beta) * p * (logp - m)).sum()
+
+
+@pytest.mark.parametrize("loss", ["opd", "opsd"])
+def test_distillation_on_policy_is_the_divergence_of_full_logits(whole, guesser, sums, tmp_path, train_here, loss):
+    """Its first step, of two micro-batches, beside each answer alone; the teacher of OPSD has read the solution."""
+    from losslab.online import distillation
+
+    config = make(guesser, sums, tmp_path, loss, {"samples": 2})
+    config.machine.micro_batch_tokens = 256
+    config.train.max_steps, config.reference = 2, ReferenceConfig(str(whole / "model") if loss == "opd" else None)
+    taken, plain = [], distillation.OPDTrainer.compute_loss
+
+    def compute_loss(trainer, model, inputs, **options):
+        taken.append(inputs)
+        return plain(trainer, model, inputs, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distillation.OPDTrainer, "compute_loss", compute_loss)
+        first = train_here(config, tmp_path / "cell")[0]
+    models = [
+        AutoModelForCausalLM.from_pretrained(path).double() for path in (guesser, config.reference.path or guesser)
+    ]
+    total, count, read, asked = 0.0, 0, 0, set()
+    for batch in taken[: len(taken) // 2]:
+        for row in range(len(batch["prompt_ids"])):
+            prompt, answer = (
+                batch[f"{name}_ids"][row][batch[f"{name}_mask"][row].bool()] for name in ("prompt", "completion")
+            )
+            informed = batch["teacher_ids"][row][batch["teacher_mask"][row].bool()] if loss == "opsd" else prompt
+            contexts = [torch.cat([context, answer]) for context in (prompt, informed)]
+            with torch.no_grad():
+                logp, logq = (
+                    model(input_ids=ids[None]).logits[0, -len(answer) - 1 : -1].log_softmax(-1)
+                    for model, ids in zip(models, contexts, strict=True)
+                )
+            total += divergence(logp, logq, 1.0 if loss == "opd" else 0.5).item()
+            count, read = count + len(answer), read + len(contexts[1])
+            asked.add(tuple(prompt.tolist()))
+            text = toy_task.tokenizer().decode(informed)
+            assert text.endswith("?\n\n\\boxed{7}<|end|><|assistant|>" if loss == "opsd" else "?<|end|><|assistant|>")
+    assert len(asked) == 8 and len(taken) == 2 * 2  # of 16 answers two micro-batches in each step
+    assert first["loss"] == pytest.approx(total / count, rel=1e-4) and first["teacher_tokens"] == read
+    assert first["completion_length"] == pytest.approx(count / 16)
+
+
+def test_a_student_learns_of_its_teacher_and_resumes_with_the_same_weights(whole, guesser, sums, tmp_path, train_here):
+    """The teacher knows the answer that is right, of which the student is told nothing else."""
+    config = make(guesser, sums, tmp_path, "opd")
+    config = replace(config, reference=ReferenceConfig(str(whole / "model")))
+    whole_rows, cell = train_here(config, tmp_path / "undisturbed"), tmp_path / "cell"
+    assert whole_rows[0]["reward"] < 0.7 < 0.9 < whole_rows[-1]["reward"]
+    assert whole_rows[-1]["loss"] < 0.3 * whole_rows[0]["loss"]
+    assert all(row["truncated"] < 0.2 and row["teacher_seconds"] > 0 for row in whole_rows)
+
+    reward = Verifier.__call__
+
+    def ask(*given):
+        if len(rows(cell)) == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return reward(*given)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Verifier, "__call__", ask)
+        train_here(config, cell)
+    assert len(rows(cell)) == 3 and not (cell / "model").exists()
+    drop = {"seconds", "teacher_seconds"}
+    again, before = (
+        [{k: v for k, v in row.items() if k not in drop} for row in each]
+        for each in (train_here(config, cell), whole_rows)
+    )
+    assert again == before
+    mine, theirs = weights(cell / "model"), weights(tmp_path / "undisturbed/model")
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
 def test_a_reward_is_for_a_right_answer_that_ended():
     tokenizer = toy_task.tokenizer()
     texts = [
@@ -265,6 +364,13 @@ def compose_cell(*overrides: str) -> Config:
         (["loss=grpo", "machine.cpu_offload=true"], "does not know machine.cpu_offload=true: leave it at false"),
         (["loss=grpo", "machine.recompute=selective"], "set it to none or full"),
         (["loss=grpo", "dataset.rejected_column=wrong"], "does not know what to do with dataset.rejected_column"),
+        (["loss=opd"], "loss=opd learns from another model: set reference.path to a teacher"),
+        (["loss=opsd", "loss.samples=0"], "loss.samples is 0: set it to 1 or more"),
+        (["loss=opsd", "+loss.clip=0.2"], "unknown key loss.clip"),
+        (["loss=opsd", "train.updates=2"], "loss=opsd takes one step on each batch: leave train.updates at 1"),
+        (["loss=opsd", "loss.beta=2"], "on-policy distillation needs a beta from 0 to 1, not 2.0"),
+        (["loss=opsd", "loss.teacher_prompt=x"], "loss.teacher_prompt must be a text that contains {problem} and"),
+        (["loss=grpo", "reference.path=some/id"], "loss=grpo does not know what to do with reference.path"),
     ],
 )
 def test_what_an_online_objective_cannot_do_is_one_sentence(composed, overrides, sentence):

@@ -1,7 +1,10 @@
 """What is known of a batch beside the policy: statistics, and a reference, by tiny models in this process."""
 
 import json
+import os
 import shutil
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from datasets import Dataset
+from safetensors.torch import load_file
 from test_training import make
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -17,11 +22,14 @@ from losslab.cells import cost
 from losslab.cells.architecture import describe
 from losslab.cells.memory import FRAGMENTS, on_device
 from losslab.config.choices import Recompute
-from losslab.config.schema import AdapterConfig, Config, Precision, ReferenceConfig
+from losslab.config.schema import AdapterConfig, Config, OptimizerConfig, Precision, ReferenceConfig
 from losslab.data import toy_task
 from losslab.data.batches import collate
 from losslab.data.examples import Examples, prepare
 from losslab.data.loader import MicroBatch, StepBatch
+from losslab.data.mismatched import mismatched
+from losslab.distributed.signals import Interrupted
+from losslab.files import read_lines
 from losslab.models import attention
 from losslab.models.loading import check_vocabulary
 from losslab.models.policy import Policy, build
@@ -139,6 +147,141 @@ def test_log_probabilities_of_another_reference_are_measured_alone(
     pairs = [logits(larger, examples, i) for i in (3, 1)]
     expected = torch.cat([z.log_softmax(-1)[range(len(ids)), ids] for z, ids in pairs]).detach()
     torch.testing.assert_close(known["reference_logp"].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_teachers_largest_log_probabilities_are_kept(
+    checkpoint, rows, teacher, examples, tmp_path, one_rank, monkeypatch
+):
+    """The loss of each token is that of the teacher beside the policy, which is not there."""
+    monkeypatch.setattr(loop, "start", lambda config: CPU)
+    config = with_teacher(checkpoint, rows, teacher, tmp_path)
+    target = "losslab.objectives.top_k_kl.{}"
+    both = [replace(config, loss={"_target_": target.format(name), "top_k": 3}) for name in ("TopKKL", "StoredTopKKL")]
+    (tmp_path / "data").mkdir()
+    examples.save(tmp_path / "data")
+    file, group = tmp_path / "reference.npy", np.array([3, 0, 4])
+    loop.measure_reference(both[1], str(tmp_path / "data"), str(file))
+    assert [path.name for path in tmp_path.glob("reference*")] == ["reference-top3.npy"]
+    terms, gradients = [], []
+    for each in both:
+        trainer = loop.Trainer(each, examples, tmp_path, file, CPU)
+        assert (trainer.policy.frozen is None) == (each is both[1])
+        out = trainer.policy(collate(examples, group), each.objective, trainer.reference.context(group))
+        out["loss"].backward()
+        terms.append(out["terms"])
+        gradients.append([p.grad for p in trainer.policy.model.parameters() if p.grad is not None])
+    torch.testing.assert_close(*terms, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+    larger = AutoModelForCausalLM.from_pretrained(teacher).double()
+    top = logits(larger, examples, 3)[0].log_softmax(-1).topk(3)
+    context = trainer.reference.context(np.array([3]))
+    assert torch.equal(context["reference_top_token"], top.indices.int())
+    torch.testing.assert_close(context["reference_top_logp"].double(), top.values.detach(), rtol=1e-5, atol=1e-5)
+    assert trainer.reference.context(np.array([], dtype=np.int64))["reference_top_logp"].shape == (0, 3)
+
+
+def test_kto_is_that_of_trl(checkpoint, rows, tmp_path, one_rank):
+    """One batch, whose answers to other questions are the same in both, against another reference."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "vllm", None)  # which TRL would import
+        import trl
+    other = tmp_path / "other"
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(toy_task.model_config()).save_pretrained(other)
+    lines, tokenizer = read_lines(rows), toy_task.tokenizer()
+    tokenizer.save_pretrained(other)
+    options = {"max_steps": 1, "per_device_train_batch_size": len(lines), "learning_rate": 0.0, "use_cpu": True}
+    options |= {"report_to": [], "bf16": False, "gradient_checkpointing": False, "max_length": None}
+    options |= {"output_dir": str(tmp_path), "train_sampling_strategy": "sequential", "disable_tqdm": True}
+    data = [
+        {"prompt": f"<|user|>{row['problem']}<|end|><|assistant|>", "completion": row["solution"]}
+        | {"label": row["reward"] == 1}
+        for row in lines
+    ]
+    theirs = trl.KTOTrainer(
+        AutoModelForCausalLM.from_pretrained(other),
+        AutoModelForCausalLM.from_pretrained(checkpoint),
+        args=trl.KTOConfig(**options, logging_steps=1, desirable_weight=1.5),
+        train_dataset=Dataset.from_list(data),
+        processing_class=tokenizer,
+    )
+    theirs.train()
+    config = make(other, rows, tmp_path, "nft", micro_batch_tokens=64)
+    config.loss = {"_target_": "losslab.objectives.kto.KTO", "right_weight": 1.5}
+    config.reference, config.train.batch_size = ReferenceConfig(str(checkpoint)), len(lines)
+    examples = Examples.load(prepare(config.dataset, config.train, config.model, tokenizer, tmp_path / "cache"))
+    examples.save(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "start", lambda config: CPU)
+        loop.measure_reference(config, str(tmp_path), str(tmp_path / "reference.npy"))
+    trainer = loop.Trainer(config, examples, tmp_path, tmp_path / "reference.npy", CPU)
+    batch, sums = trainer.forward_backward(0)
+    assert len(batch.micro_batches) > 3 and len(batch.mismatched) > 3
+    kl = batch_nll(config.objective, trainer.policy, batch, CPU).context(batch.micro_batches[0])["mismatched_kl"].item()
+    logged = theirs.state.log_history[0]
+    assert kl > 0.1 and logged["kl"] == pytest.approx(kl, rel=1e-4)
+    assert logged["loss"] == pytest.approx((sums.loss / sums.terms).item(), rel=1e-4)
+    assert sums.terms == len(lines)
+
+
+def test_answers_to_other_questions():
+    """The nearest before, of another prompt; cut at the longest; refused where there is none."""
+    tokens, offsets = np.array([1, 1, 9, 1, 1, 8, 8, 2, 7, 3, 3, 6]), np.array([0, 3, 7, 9, 12])
+    examples = Examples(tokens, offsets, np.array([2, 2, 1, 2]), "", {})
+    others = mismatched(examples)
+    assert others.tokens.tolist() == [1, 1, 6, 1, 1, 6, 2, 8, 8, 3, 3, 7] and others.offsets.tolist() == [
+        0,
+        3,
+        6,
+        9,
+        12,
+    ]
+    assert others.answers.tolist() == [1, 1, 2, 1]
+    first = mismatched(replace(examples, tokens=tokens[:9], offsets=offsets[:4], prompts=examples.prompts[:3]))
+    assert first.tokens.tolist() == [1, 1, 7, 1, 1, 7, 2, 8, 8]
+    with pytest.raises(ValueError, match="all rows have one prompt"):
+        mismatched(replace(examples, tokens=tokens[:7], offsets=offsets[:3], prompts=examples.prompts[:2]))
+    with pytest.raises(ValueError, match="rows with several trained turns"):
+        mismatched(replace(examples, trained=np.ones(12, dtype=bool)))
+
+
+@pytest.mark.parametrize("objective", ["forward_kl.ForwardKL", "top_k_kl.StoredTopKKL"])
+def test_a_student_resumes_bit_by_bit(checkpoint, rows, teacher, examples, tmp_path, one_rank, monkeypatch, objective):
+    monkeypatch.setattr(loop, "start", lambda config: CPU)
+    config = replace(
+        with_teacher(checkpoint, rows, teacher, tmp_path),
+        loss={"_target_": f"losslab.objectives.{objective}"},
+        optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=1e-3, arguments={"fused": True}),
+    )
+    (tmp_path / "data").mkdir()
+    examples.save(tmp_path / "data")
+    places = str(tmp_path / "reference.npy")
+    if objective.endswith("StoredTopKKL"):
+        loop.measure_reference(config, str(tmp_path / "data"), places)
+
+    def train(cell: str) -> tuple[dict[str, Tensor], list[dict]]:
+        loop.train(config, str(tmp_path / "data"), str(tmp_path / cell), places)
+        kept = [
+            {k: row[k] for k in ("step", "loss", "gradient_norm")}
+            for row in read_lines(tmp_path / cell / "metrics.jsonl")
+        ]
+        return load_file(tmp_path / cell / "model/model.safetensors"), kept
+
+    weights, metrics = train("whole")
+    update = loop.Trainer.update
+
+    def asked(trainer, step, *rest):
+        if step == 0:
+            os.kill(os.getpid(), signal.SIGUSR1)  # seen in the next step
+        return update(trainer, step, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop.Trainer, "update", asked)
+        train("cell")
+    assert len(list((tmp_path / "cell/checkpoints").iterdir())) == 1 and not (tmp_path / "cell/model").exists()
+    resumed, again = train("cell")
+    assert again == metrics and len(metrics) == 3
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in weights.items())
 
 
 def test_a_reference_with_other_tokens_or_of_another_family_is_refused(checkpoint, rows, teacher, tmp_path):

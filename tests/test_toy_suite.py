@@ -111,7 +111,10 @@ def test_a_complete_twin_is_collected_with_its_records(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["twins=table2", "loss=power"], "the rows of table2 name their objectives: leave loss= out"),
+        (
+            ["twins=table2", "loss=power"],
+            "the rows of table2 name their objectives: leave loss= out",
+        ),
         (["twins=tabel1"], "there is no twin tabel1; did you mean table1?"),
         (["tables"], "tables is no option: options are written key=value, as in twins=table1"),
         (["run=no"], "run=no is neither true nor false"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from losslab.config.schema import EMBEDDED, Config, ModelConfig
+from losslab.config.schema import EMBEDDED_MODELS, Config, ModelConfig
 from losslab.models import merged_adapters
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def describe(config: Config) -> "Architecture | PretrainedConfig":
 def _local(model: ModelConfig) -> Architecture | None:
     """The architecture of a model in a local folder; None if it is not one, or not of a family in FAMILIES."""
     file = Path(model.path) / "config.json"
-    if model.path == EMBEDDED or not file.is_file():
+    if model.path in EMBEDDED_MODELS or not file.is_file():
         return None
     from losslab.data.hub_datasets import check_model
 

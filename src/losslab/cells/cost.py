@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from losslab.cells.architecture import reference_parameters
 from losslab.config.schema import Config
-from losslab.objectives.online import PPO, Online
+from losslab.objectives.online import PPO, Online, OnPolicy
 
 TRAINING_SPEED = 4e14  # operations a second
 SAMPLING_SPEED = 1e14
@@ -67,11 +67,13 @@ def _read(config: Config, parameters: int, tokens: int) -> float:
         "reference_distribution": size,
         "batch_nll": 1.0,
         "batch_p": 1.0,
+        "mismatched_kl": 1 + size / config.train.epochs,  # of as many answers to other questions
         "reference_logp": size / config.train.epochs,  # of the data, once
+        "reference_top": size / config.train.epochs,
         "old_logp": 1 / config.train.updates,  # of each batch, once
     }
-    if objective := online(config):  # TRL asks for the old policy where there are several updates alone
-        shares["old_logp"] *= config.train.updates > 1
+    if isinstance(objective := online(config), Online):
+        shares["old_logp"] *= config.train.updates > 1  # TRL asks for the old policy there alone
         return tokens * (shares["old_logp"] + bool(objective.kl))
     return tokens * sum(shares.get(need, 0.0) for need in needs)
 
@@ -84,9 +86,9 @@ def step_tokens(config: Config) -> int:
     return config.train.batch_size * sequences * config.train.max_length
 
 
-def online(config: Config) -> Online | None:
-    """The online objective of a cell, None for any other."""
-    return config.objective if isinstance(config.objective, Online) else None
+def online(config: Config) -> OnPolicy | None:
+    """The objective of a cell that learns from its own answers, None for any other."""
+    return config.objective if isinstance(config.objective, OnPolicy) else None
 
 
 def exported(config: Config, tokens: int) -> int:

@@ -19,11 +19,12 @@ from losslab.distributed import gpus
 from losslab.distributed.environment import is_worker
 from losslab.distributed.worker_count import worker_count, workers_per_node
 from losslab.models.chunk_size import FLOAT32_ELEMENTS, chunk_tokens
-from losslab.objectives.online import PPO
+from losslab.objectives.online import OPD, PPO
 
 GIB = 2**30
 PROCESS = 3.3e8  # bytes of Python with torch and transformers
 SKLEARN = 1.0e8  # bytes of scikit-learn, which transformers imports where it is installed
+TILE = (4096, 32768)  # tokens and vocabulary that TRL's divergence takes at once
 FRAGMENTS = 1.05  # of what is in use on a CPU, the allocator's share of it included
 
 
@@ -95,13 +96,19 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     rows = chunk_tokens(tokens, vocabulary, computed, "cuda" if devices.gpu else "cpu", buffers)
     logits = buffers * computed * rows * vocabulary + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
     head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
-    if "reference_distribution" in config.objective.needs and (config.reference.path or not config.adapter.rank):
+    online = cost.online(config)
+    copied_reference = config.reference.path or not config.adapter.rank or online
+    if "reference_distribution" in config.objective.needs and copied_reference:
         state += computed * (reference_parameters(config) or parameters)  # frozen
     shards = devices.each if machine.sharding == Sharding.hybrid else devices.count
-    if online := cost.online(config):  # every worker holds all: the policy, a value model, a reference
+    if online:  # every worker holds all: the policy, a value model, a reference
         shards = 1
-        state += (computed * parameters if online.kl else 0) + 4 * held * parameters * isinstance(online, PPO)
+        state += (computed * parameters if getattr(online, "kl", 0) else 0) + 4 * held * parameters * isinstance(
+            online, PPO
+        )
         head = 3 * 4 * tokens * vocabulary  # logits, their logarithms and their gradient
+        if isinstance(online, OPD):  # those of policy and teacher, in tiles
+            head = 2 * 3 * 4 * min(tokens, TILE[0]) * min(vocabulary, TILE[1])
     if not devices.gpu:  # where what is copied for a checkpoint takes the same memory, and so does the process
         learned = parameters * (2 if isinstance(online, PPO) else 1)
         copied = 0 if config.adapter.rank else 3 * held * learned / shards

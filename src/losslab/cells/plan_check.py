@@ -21,7 +21,7 @@ from losslab.distributed.process_group import WorkerError
 from losslab.files import lock, read_json, write_json
 from losslab.models.loading import load_model, load_tokenizer
 from losslab.models.policy import build
-from losslab.objectives.online import Online
+from losslab.objectives.online import OnPolicy
 from losslab.online import padding_check
 from losslab.training import packing_check
 from losslab.training.image_rows import readable
@@ -48,7 +48,7 @@ def show(configs: list[Config]) -> int:
 
 def check(config: Config) -> str:
     """What the check says of one model and data set. Raises ValueError or WorkerError where they cannot be trained."""
-    online = isinstance(config.objective, Online)
+    online = isinstance(config.objective, OnPolicy)
     key = hashlib.sha256(_about(config).encode()).hexdigest()[:16]
     folder = Path(config.machine.results) / "cache" / "checks" / key
     with lock(folder):
@@ -89,7 +89,7 @@ def check_padding(config: Config, data: str, file: str) -> None:
 def _about(config: Config) -> str:
     """What the check depends on."""
     data = replace(config.dataset, validation=None)
-    train, kind = config.train, isinstance(config.objective, Online)
+    train, kind = config.train, isinstance(config.objective, OnPolicy)
     recipe = [train.precision, train.weights, train.max_length, train.overlong, kind]
     return repr([config.model, data, config.adapter, recipe, config.machine.device])
 

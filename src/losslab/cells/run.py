@@ -18,6 +18,7 @@ from losslab.config.log import log
 from losslab.config.messages import of_the_disk
 from losslab.config.schema import (
     EMBEDDED,
+    EMBEDDED_MODELS,
     Config,
     DatasetConfig,
     ModelConfig,
@@ -29,6 +30,7 @@ from losslab.config.schema import (
     TrainConfig,
 )
 from losslab.data.examples import Examples, prepare, shared
+from losslab.data.mismatched import mismatched
 from losslab.data.schedule import Schedule
 from losslab.distributed.environment import is_main_process, is_worker, node_count
 from losslab.distributed.launch import launch
@@ -41,7 +43,7 @@ from losslab.models import lora, merged_adapters
 from losslab.models.loading import check_checkpoint, check_tokens, check_vocabulary, load_tokenizer, structure
 from losslab.models.processors import image_inputs
 from losslab.objectives import Objective
-from losslab.objectives.online import Online
+from losslab.objectives.online import OnPolicy
 from losslab.online import questions
 from losslab.online.worker import train as train_online
 from losslab.records.identity import identity
@@ -51,6 +53,7 @@ from losslab.tracking import follow
 from losslab.training import target_probabilities
 from losslab.training.checkpoints import clear
 from losslab.training.loop import measure_reference, train
+from losslab.training.reference_logps import files as reference_files
 
 
 def run(config: Config) -> None:
@@ -180,7 +183,7 @@ def base_model(config: Config) -> ModelConfig:
     Its recipe is its own: whatever a sweep varies, the cells start from the same base.
     """
     model = config.model
-    if model.path != EMBEDDED:
+    if model.path not in EMBEDDED_MODELS:
         cache = Path(config.machine.results) / "cache"
         return replace(model, path=merged_adapters.merged(model.path, cache, model.trust_remote_code))
     seed = model.pretrain_seed
@@ -206,17 +209,15 @@ def base_model(config: Config) -> ModelConfig:
 
 
 def merged_reference(config: Config) -> ReferenceConfig:
-    """The reference as a whole checkpoint: an adapter is merged."""
-    path = config.reference.path
-    if path is None:
+    """The reference as a whole checkpoint, as `base_model` has it."""
+    if config.reference.path is None:
         return config.reference
-    cache = Path(config.machine.results) / "cache"
-    return replace(config.reference, path=merged_adapters.merged(path, cache, config.model.trust_remote_code))
+    return replace(config.reference, path=base_model(replace(config, model=config.reference_model)).path)
 
 
 def train_model(config: Config, folder: Path) -> None:
     """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
-    online = isinstance(config.objective, Online)
+    online = isinstance(config.objective, OnPolicy)
     data, held_out = decide_on_main(config.machine, lambda: prepared(config, folder))
     config = sized(config, None if online else Examples.load(Path(data)).report["tokens"] * config.train.epochs)
     if is_main_process():
@@ -238,7 +239,9 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
     tokenizer, held_out = load_tokenizer(config.model), None
     if config.adapter.rank:
         lora.Targets.of(structure(config.model), config.adapter)
-    if isinstance(config.objective, Online):
+    if config.reference.path is not None:
+        check_vocabulary(config.model, config.reference_model)
+    if isinstance(config.objective, OnPolicy):
         data, report, steps = questions.prepare(config, tokenizer, cache)
         lines: list[str] = []
     else:
@@ -247,8 +250,8 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
         data = prepare(config.dataset, config.train, model, tokenizer, cache, images=images)
         examples = Examples.load(data)
         check_tokens(int(examples.tokens.max()), tokenizer, config.model)
-        if config.reference.path is not None:
-            check_vocabulary(config.model, config.reference_model)
+        if "mismatched_kl" in config.objective.needs:
+            mismatched(examples)  # which refuses what has none
         report, lines = examples.report, examples.notes
         about |= {"notes": lines} if lines else {}
         steps = Schedule.of(config.train, config.seed, examples).steps
@@ -267,9 +270,8 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
 def _held_out(rows: Examples, training: Examples) -> tuple[dict[str, Any], list[str]]:
     """What the record and what the terminal say of held-out rows."""
     repeated, asked = shared(training, rows)
-    about = (
-        rows.report | {"repeated": repeated, "prompts_trained": asked} | ({"notes": rows.notes} if rows.notes else {})
-    )
+    about = rows.report | {"repeated": repeated, "prompts_trained": asked}
+    about |= {"notes": rows.notes} if rows.notes else {}
     lines = [f"held out: {', '.join(f'{v:,} {k}' for k, v in rows.report.items())}"]
     if rows.notes[:1] != training.notes[:1]:
         lines += [f"held out: {line}" for line in rows.notes]
@@ -292,9 +294,9 @@ def _reference(config: Config, data: str) -> str:
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     file = Path(config.machine.results) / "cache" / "reference" / f"{name}.npy"
     assert isinstance(config.objective, Objective)
-    if config.reference.path is not None and "reference_logp" in config.objective.needs:
+    kept = reference_files(config.objective, file).values()
+    if config.reference.path is not None and kept:
         with lock(file.with_suffix(""), quiet=True) if is_main_process() else nullcontext():
-            if decide_on_main(config.machine, lambda: not file.exists()):
-                arguments = (measure_reference, config, data, str(file))
-                launch(*arguments, machine=config.machine, logs=file.with_suffix(""))
+            if decide_on_main(config.machine, lambda: not all(path.exists() for path in kept)):
+                launch(measure_reference, config, data, str(file), machine=config.machine, logs=file.with_suffix(""))
     return str(file)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from losslab.composition.compose import recorded
-from losslab.config.schema import EMBEDDED, Config
+from losslab.config.schema import EMBEDDED_MODELS, Config
 from losslab.data.rows import texts
 from losslab.evaluation.contamination import Corpus
 from losslab.evaluation.evaluate import evaluate, show
@@ -62,7 +62,7 @@ def score_again(path: str, overrides: list[str]) -> None:
     models: dict[int | None, str] = {step: str(folder) for step, folder in cell.steps().items()}
     if cell.model.is_dir():
         models = {None: str(cell.model), **models}
-    elif not config.trains and config.model.path != EMBEDDED:
+    elif not config.trains and config.model.path not in EMBEDDED_MODELS:
         cache = Path(config.machine.results) / "cache"
         models = {None: merged_adapters.merged(config.model.path, cache, config.model.trust_remote_code)}
     if Path(path).resolve() not in (cell.folder.resolve(), (cell.folder / "steps").resolve()):

@@ -1,6 +1,7 @@
 """Run a small twin of every table and figure of the paper on the embedded task.
 
-losslab toy-suite                              everything; goes on from what is there
+losslab toy-suite                              the paper's; goes on from what is there
+losslab toy-suite twins=distillation           others, which are named: distillation, preferences
 losslab toy-suite loss=mine                    with one more objective, and how it stands beside SFT and DFT
 losslab toy-suite twins=table1,facts seed=0    some of them, with one seed
 losslab toy-suite run=false                    tables and figures again, from the records that are there
@@ -40,9 +41,10 @@ TWINS = (
     "table7",
     "table2",
 )
+OURS = ("distillation", "preferences")  # of no table of the paper: run where they are named
 FIRST = ("table1",)  # it exports models along the way, in cells that others share
-SAMPLED = ("table7", "table2")  # these need the base model's own answers
-METHODS = ("table2",)  # the rows of these fix their objectives
+SAMPLED = ("table7", "table2", "preferences")  # these need the base model's own answers
+METHODS = ("table2", "distillation", "preferences")  # the rows of these fix their objectives
 RESULTS = "results/toy_suite"  # apart from other results: a cell that is there would be exported no more
 SEEDS = "0,1,2,3,4"
 OWN = ("twins", "seed", "run", "machine.results")  # options of this program
@@ -59,13 +61,13 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"run={run_all} is neither true nor false")
     twins = options.get("twins", ",".join(TWINS)).split(",")
     for name in twins:
-        if name not in TWINS:
-            raise ValueError(f"there is no twin {name}{did_you_mean(name, TWINS)}")
+        if name not in TWINS + OURS:
+            raise ValueError(f"there is no twin {name}{did_you_mean(name, TWINS + OURS)}")
     objective_overrides = [argument for argument in arguments if argument.startswith(("loss=", "loss."))]
     if "loss" in options:
+        if set(twins) <= set(METHODS):
+            raise ValueError(f"the rows of {', '.join(twins)} name their objectives: leave loss= out")
         twins = [name for name in twins if name not in METHODS]
-        if not twins:
-            raise ValueError(f"the rows of {', '.join(METHODS)} name their objectives: leave loss= out")
     results = Path(options.get("machine.results", RESULTS))
     given = [
         argument for argument in arguments if argument not in objective_overrides and argument.split("=")[0] not in OWN

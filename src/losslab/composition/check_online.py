@@ -1,18 +1,19 @@
-"""What an online objective cannot run with, or would not honour."""
+"""What an on-policy objective cannot run with, or would not honour."""
 
 import importlib.util
 
 from losslab.config.machine import AUTO
 from losslab.config.schema import Config
-from losslab.objectives.online import Online
+from losslab.objectives.online import Online, OnPolicy
 
 
-def check_online(config: Config, objective: Online) -> None:
-    """Refuse, with ValueError, what an online objective cannot run with or would not honour."""
+def check_online(config: Config, objective: OnPolicy) -> None:
+    """Refuse, with ValueError, what an on-policy objective cannot run with or would not honour."""
     name, train, machine = config.names.loss, config.train, config.machine
     if importlib.util.find_spec("trl") is None:
         raise ValueError(f"loss={name} needs TRL: install the extra, as in pip install -e '.[online]'")
-    bounds = {"samples": 2, "max_new_tokens": 1, "temperature": 1e-3, "clip": 0, "kl": 0}  # TRL's trainer wants two
+    bounds = {"samples": 2 if isinstance(objective, Online) else 1}  # TRL's trainer of GRPO compares them
+    bounds |= {"max_new_tokens": 1, "temperature": 1e-3, "clip": 0, "kl": 0}
     bounds |= {"value_weight": 0, "value_clip": 0, "value_lr": 0, "gae_lambda": 0}
     for key, low in bounds.items():
         if (value := getattr(objective, key, None)) is not None and value < low:

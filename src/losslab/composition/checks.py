@@ -12,11 +12,21 @@ from losslab.config.keys import check_bounds
 from losslab.config.machine import AUTO, MachineConfig
 from losslab.config.paths import CONF, names_folder
 from losslab.config.prompt import CHAT
-from losslab.config.schema import BASE, EMBEDDED, Config, Engine, Normaliser, Precision, Reduction
+from losslab.config.schema import (
+    BASE,
+    EMBEDDED,
+    EMBEDDED_LARGE,
+    EMBEDDED_MODELS,
+    Config,
+    Engine,
+    Normaliser,
+    Precision,
+    Reduction,
+)
 from losslab.config.sweep import SweepConfig
 from losslab.data.table import held_out_file, local_files, unanswered
 from losslab.distributed import gpus
-from losslab.objectives.online import Online
+from losslab.objectives.online import OnPolicy
 
 TUNED = ("model", "dataset", "loss", "adapter", "optimizer", "scheduler", "train")  # groups that sweep.tune may name
 CHECKPOINT = ("config.json", "adapter_config.json")
@@ -116,7 +126,7 @@ def check(config: Config) -> None:
             "train.freeze_vision=false trains all weights, and adapter those of the decoder: leave one out"
         )
     check_optimizer(config.optimizer)
-    if isinstance(config.objective, Online):
+    if isinstance(config.objective, OnPolicy):
         check_online(config, config.objective)
     check_objective(config)
 
@@ -207,16 +217,18 @@ def check_reference(config: Config) -> None:
         if "teacher" in needs:
             raise ValueError(f"loss={loss} learns from another model: set reference.path to a teacher")
         return
-    if not needs & {"reference_logp", "reference_distribution"}:
+    if not needs & {"reference_logp", "reference_distribution", "reference_top"}:
         raise ValueError(f"loss={loss} does not know what to do with reference.path: leave it out")
     if path == EMBEDDED:
         raise ValueError("reference.path=embedded is the base of model=tiny: leave it out, or name a folder")
+    if path == EMBEDDED_LARGE and config.model.path not in EMBEDDED_MODELS:
+        raise ValueError("reference.path=embedded_large teaches the embedded task: set model=tiny, or name another")
     check_model("reference.path", path)
 
 
 def check_model(key: str, name: str) -> None:
     """Refuse a folder that is not there or holds no checkpoint, before it is read for the identity of the cell."""
-    if name == EMBEDDED:
+    if name in EMBEDDED_MODELS:
         return
     if not name:
         raise ValueError(f"{key} is empty: set it to a hub id or the folder of a checkpoint")
@@ -239,7 +251,7 @@ def check_held_out(config: Config) -> None:
     dataset = config.dataset
     if dataset.validation is None:
         return
-    if isinstance(config.objective, Online):
+    if isinstance(config.objective, OnPolicy):
         raise ValueError(
             f"loss={config.names.loss} learns from answers that it samples, and has no loss of held-out rows: leave "
             "dataset.validation out"

@@ -14,10 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from losslab.config.messages import among, did_you_mean, first_line, sentence
 from losslab.objectives import Objective
 from losslab.objectives.base import Base
-from losslab.objectives.online import Online
+from losslab.objectives.online import OnPolicy
 
 
-def resolve(name: str, loss: Mapping[str, Any]) -> Objective | Online | Base:
+def resolve(name: str, loss: Mapping[str, Any]) -> Objective | OnPolicy | Base:
     """The objective that `_target_` names, with the other keys as its parameters; `name` is that of its file.
 
     Raises ValueError for a class that is none or cannot be imported, and for a parameter that is unknown, missing, of
@@ -31,7 +31,7 @@ def resolve(name: str, loss: Mapping[str, Any]) -> Objective | Online | Base:
 
 
 @lru_cache(maxsize=1024)  # by the class itself: one that was edited and imported again is another
-def _instance(cls: Any, loss: str) -> Objective | Online | Base:
+def _instance(cls: Any, loss: str) -> Objective | OnPolicy | Base:
     given = json.loads(loss)
     parameters, hints = {field.name: field for field in fields(cls)}, get_type_hints(cls)
     for key in set(given) - set(parameters):
@@ -51,7 +51,7 @@ def _class(name: str, target: str) -> Any:
     if attribute not in there:
         raise ValueError(f"loss={name}: {module} has no {attribute}{did_you_mean(attribute, there)}")
     cls = there[attribute]
-    if not (isinstance(cls, type) and is_dataclass(cls) and issubclass(cls, Objective | Online | Base)):
+    if not (isinstance(cls, type) and is_dataclass(cls) and issubclass(cls, Objective | OnPolicy | Base)):
         raise ValueError(f"loss={name}: {target} is not a dataclass that derives from Objective")
     return cls
 

@@ -33,10 +33,12 @@ from losslab.config.sweep import SweepConfig
 if TYPE_CHECKING:
     from losslab.objectives import Objective
     from losslab.objectives.base import Base
-    from losslab.objectives.online import Online
+    from losslab.objectives.online import OnPolicy
 
 BASE = "base"  # the name of the loss in the records of cells that are scored without training
 EMBEDDED = "embedded"  # the path of a model, data set or benchmark that is made on the spot (losslab.data.toy_task)
+EMBEDDED_LARGE = "embedded_large"  # likewise of a larger model, which can teach the other one
+EMBEDDED_MODELS = (EMBEDDED, EMBEDDED_LARGE)
 
 
 @dataclass
@@ -78,7 +80,9 @@ class DatasetConfig:
     answer_end: AnswerEnd = key(AnswerEnd.eos, "of answers that are texts: EOS, or the chat template's end of a turn")
     rejected_column: str | None = key(None, "for pairs: `answer_column` is then the chosen answer")
     reward_column: str | None = key(None, "for answers that are right or wrong: 1 or 0")
-    success_rate_column: str = key("success_rate", "read beside the reward: the share of right answers to the question")
+    success_rate_column: str = key(
+        "success_rate", "read beside the reward: the share of right answers to the question; without it, of its rows"
+    )
     weights_column: str | None = key(None, "of loss=token_weights: a list with a number for each trained token")
     images_column: str | None = key(
         None, "of each row, one or a list; null = `images` or `image`, where these hold some"
@@ -220,7 +224,7 @@ class Config:
     force: bool = key(False, "run finished cells again")
 
     @property
-    def objective(self) -> "Objective | Online | Base":
+    def objective(self) -> "Objective | OnPolicy | Base":
         """What `loss` names. Raises ValueError, as `losslab.config.objective.resolve` does."""
         from losslab.config.objective import resolve
 

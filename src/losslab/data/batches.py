@@ -106,9 +106,8 @@ def token_weights(examples: Examples, group: np.ndarray) -> dict[str, Tensor]:
 
 
 def of_answers(values: np.ndarray, offsets: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """(N,) float32 of a group's answer tokens, from the values of all, which lie at the examples' offsets."""
-    parts = [values[offsets[i] : offsets[i + 1]] for i in group]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    """(N, ...) of a group's answer tokens, from the values of all, which lie at the examples' offsets."""
+    return np.concatenate([values[:0], *(values[offsets[i] : offsets[i + 1]] for i in group)])
 
 
 def collate(examples: Examples, group: np.ndarray) -> Batch:

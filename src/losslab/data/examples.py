@@ -227,6 +227,11 @@ class Collected:
         rewards = None
         if rows.layout.rewards:
             rewards = np.array([rows.usable[number].rewards for number in self.numbers], dtype=np.float32)
+            if rewards.shape[1] == 1:
+                questions = [rows.usable[number].texts()[0] for number in self.numbers]
+                _, asked = np.unique(questions, return_inverse=True)
+                rates = np.bincount(asked, rewards[:, 0]) / np.bincount(asked)
+                rewards = np.c_[rewards, rates[asked]].astype(np.float32)
         weights = np.concatenate(self.weights).astype(np.float32) if rows.layout.weights else None
         unit, tokens = len(rows.layout.answers), np.concatenate(self.tokens)
         about = (key, report, sentences, unit, rewards, weights, trained)
@@ -278,6 +283,8 @@ def notes(rows: Rows, tokeniser: Tokeniser) -> list[str]:
     lines = [describe(rows, dataset)]
     if dataset.path != EMBEDDED and layout.unread:
         lines.append(f"not read: {', '.join(layout.unread)}")
+    if len(layout.rewards) == 1:
+        lines.append("the success rate of a question is that of its rows, as no column has it")
     if cut := sum(row.cut for row in rows.usable.values() if isinstance(row, Conversation)):
         lines.append(f"{cut:,} messages behind the last answer of their rows train nothing")
     chat = tokeniser.model.train_prompt == "chat"

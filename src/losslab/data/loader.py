@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from losslab.data.batches import Batch, collate, micro_batches, micro_batches_of, rewards, token_weights
 from losslab.data.examples import Examples
+
+Context = Callable[[np.ndarray], dict[str, Tensor]]  # from the indices of examples to keywords for an objective's
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class StepBatch:
     micro_batches: list[MicroBatch]  # those of this rank: as many on every rank
     tokens: int  # the size that they were made for
     waited: float = 0.0  # seconds until they were there
+    mismatched: list[MicroBatch] = field(default_factory=list)  # its prompts with other answers, where asked for
 
 
 class Batches(Protocol):
@@ -55,21 +58,25 @@ class Batches(Protocol):
 
 
 class Loader:
-    """Hands out the data of each step; `tokens` is the size of a micro-batch, unless `rows` says how many it takes."""
+    """Hands out the data of each step; `tokens` is the size of a micro-batch, unless `rows` says how many it takes.
+
+    `mismatched` are examples with other answers, and their context.
+    """
 
     def __init__(
         self,
         examples: Examples,
         schedule: Batches,
-        context: Callable[[np.ndarray], dict[str, Tensor]],
+        context: Context,
         *,
         tokens: int,
         rows: int | None = None,
         rank: int = 0,
         ranks: int = 1,
         pinned: bool = False,
+        mismatched: tuple[Examples, Context] | None = None,
     ) -> None:
-        self.examples, self.schedule, self.context = examples, schedule, context
+        self.examples, self.schedule, self.context, self.mismatched = examples, schedule, context, mismatched
         self.units = examples.units
         self.tokens, self.rows = tokens, rows
         self.rank, self.ranks, self.pinned = rank, ranks, pinned
@@ -105,10 +112,15 @@ class Loader:
             shares = micro_batches(units, self.units, self.tokens, self.rank, self.ranks)
         else:
             shares = micro_batches_of(units, self.rows, self.rank, self.ranks)
-        groups = [self._collate(self.examples.expand(share)) for share in shares]
-        return StepBatch(self.examples.expand(units), groups, self.tokens)
+        groups = [self._collate(self.examples, self.context, self.examples.expand(share)) for share in shares]
+        others = []
+        if self.mismatched is not None:
+            lengths = self.mismatched[0].lengths
+            shares = micro_batches(units, lengths, self.tokens, self.rank, self.ranks)
+            others = [self._collate(*self.mismatched, share) for share in shares]
+        return StepBatch(self.examples.expand(units), groups, self.tokens, mismatched=others)
 
-    def _collate(self, group: np.ndarray) -> MicroBatch:
-        context = self.context(group) | rewards(self.examples, group) | token_weights(self.examples, group)
-        micro = MicroBatch(group, collate(self.examples, group), context)
+    def _collate(self, examples: Examples, context: Context, group: np.ndarray) -> MicroBatch:
+        known = context(group) | rewards(examples, group) | token_weights(examples, group)
+        micro = MicroBatch(group, collate(examples, group), known)
         return micro.pin_memory() if self.pinned else micro

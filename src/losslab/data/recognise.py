@@ -47,8 +47,10 @@ def recognise(dataset: DatasetConfig, table: Table) -> Layout:
                 raise ValueError(f"{dataset.path} has no column {name!r} but {columns}: mend the template {template!r}")
     rewards: tuple[str, ...] = ()
     if dataset.reward_column is not None:
-        _check_column(dataset, "success_rate_column", columns)
-        rewards = (dataset.reward_column, dataset.success_rate_column)
+        rewards = (dataset.reward_column,)
+        if dataset.success_rate_column in columns or dataset.success_rate_column != DEFAULTS.success_rate_column:
+            _check_column(dataset, "success_rate_column", columns)
+            rewards = (*rewards, dataset.success_rate_column)
     layout = Layout(prompt, answers, templates, rewards, dataset.weights_column)
     system, tools, arguments = (
         name if name in columns and name not in layout.columns else None for name in (SYSTEM, TOOLS, ARGUMENTS)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,17 @@ def asked(dataset: DatasetConfig) -> Iterator[tuple[str | None, Any]]:
             yield layout.question(raw), gold[0] if isinstance(gold, list) and gold else gold
         except Unusable:
             yield None, None
+
+
+def solutions(dataset: DatasetConfig) -> dict[str, str]:
+    """The answer's text of each question, of one that is asked again its first."""
+    table = load(dataset)
+    layout = recognise(dataset, table)
+    texts: dict[str, str] = {}
+    for raw in table.rows(layout.columns):
+        with suppress(Unusable):
+            texts.setdefault(layout.question(raw).strip(), layout.answer(raw))
+    return texts
 
 
 def check_broken(broken: Mapping[int, str], rows: int, dataset: DatasetConfig, place: Callable[[int], str]) -> None:

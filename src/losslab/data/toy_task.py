@@ -86,17 +86,18 @@ def tokenizer() -> Qwen2Tokenizer:
     return result
 
 
-def model_config() -> Qwen2Config:
-    """A Qwen2 of 167 thousand parameters."""
+def model_config(*, large: bool = False) -> Qwen2Config:
+    """A Qwen2 of 167 thousand parameters, or of 868 thousand."""
     from transformers import Qwen2Config
 
+    width, layers = (128, 4) if large else (64, 3)
     return Qwen2Config(
         vocab_size=len(VOCABULARY),
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=3,
-        num_attention_heads=2,  # of 32 dimensions, the fewest that vLLM's attention on the CPU takes
-        num_key_value_heads=2,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,  # of 32 dimensions, the fewest that vLLM's attention on the CPU takes
+        num_key_value_heads=width // 32,
         max_position_embeddings=MAX_LENGTH,
         rope_parameters={"rope_type": "default", "rope_theta": 1000.0},  # short texts need no slower rotations
         tie_word_embeddings=True,

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hydra.utils import get_class
 
 from losslab.composition.record_file import check_objective
-from losslab.config.schema import EMBEDDED
+from losslab.config.schema import EMBEDDED_MODELS
 from losslab.config.sweep import SweepConfig
 from losslab.files import named, read_json
 from losslab.records.record import Cell
@@ -61,7 +61,7 @@ def local(path: str) -> bool:
 
 def on_hub(cell: Cell, group: str) -> bool:
     path = yaml.safe_load((cell.folder / "config.yaml").read_text(encoding="utf-8"))[group]["path"]
-    return path != EMBEDDED and not local(path) and not Path(path).is_dir()
+    return path not in EMBEDDED_MODELS and not local(path) and not Path(path).is_dir()
 
 
 def scored(cell: Cell) -> dict[str, dict[str, Any]]:

@@ -43,12 +43,13 @@ class ChunkedLogits:
         chunk: int | None,
         reference: tuple[Tensor, Head] | None = None,
         row_term: bool = False,  # whether the slopes of an objective's row term are wanted too
+        reference_top: tuple[Tensor, Tensor] | None = None,  # (N, k) what a row term reads of the reference
     ) -> None:
         pairs = [(hidden, head)] if reference is None else [(hidden, head), reference]
         self.hidden = [states.to(hidden.dtype) for states, _ in pairs]  # of the policy, and of the reference
         self.heads = [each for _, each in pairs]
         self.weights = [each.weight.to(hidden.dtype) for each in self.heads]
-        self.targets, self.wanted = targets, any(wanted)
+        self.targets, self.wanted, self.reference_top = targets, any(wanted), reference_top
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.kernels = kernels(hidden.device) if self.dtype == torch.float32 else None
         tokens, vocabulary = len(hidden), len(head.weight)
@@ -102,6 +103,15 @@ class ChunkedLogits:
             self.kernels.softmax(logits, self.heads, self.targets[part], results, slopes)
         return buffers
 
+    def top(self, part: slice, k: int) -> tuple[Tensor, Tensor]:
+        """(rows, k) the largest log-probabilities of a chunk's tokens, descending, and (rows, k) int64 their tokens."""
+        logits = self.buffers[:1, : part.stop - part.start]
+        multiply(self.hidden[0][part], self.weights[0].T, logits[0], _tile(self.weights[0]))
+        blocks = [
+            self._distributions(logits[:, block])[0].logp().topk(k) for block in _cut(logits.shape[1], self.block)
+        ]
+        return torch.cat([block.values for block in blocks]), torch.cat([block.indices for block in blocks])
+
     def _distributions(self, logits: Tensor) -> "list[_Distribution]":
         """The distributions of a block of tokens, for each head, in `scratch`."""
         scratch = self.scratch[:, : logits.shape[1]].unflatten(0, (-1, 2))
@@ -121,8 +131,13 @@ class ChunkedLogits:
         with torch.set_grad_enabled(slope is not None):
             logp, logsumexp = (x.requires_grad_(slope is not None) for x in (policy.logp(), policy.logsumexp()))
             reference_logp = reference[0].logp() if reference else None
+            top = None if self.reference_top is None else (self.reference_top[0][rows], self.reference_top[1][rows])
             read = Distributions(
-                logp=logp, logsumexp=logsumexp, target=self.targets[rows], reference_logp=reference_logp
+                logp=logp,
+                logsumexp=logsumexp,
+                target=self.targets[rows],
+                reference_logp=reference_logp,
+                reference_top=top,
             )
             term = objective.row_term(read)
         self.row_term[rows] = term.detach()

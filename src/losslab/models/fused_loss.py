@@ -29,7 +29,7 @@ class HeadOutput:
     """Loss of a micro-batch. Only `loss` carries a gradient."""
 
     loss: Tensor  # () float32, SUM of the terms
-    terms: Tensor  # (N,) per token or (S/2,) per pair; their number is the objective's natural normaliser
+    terms: Tensor  # (N,) per token, (S,) or (S/2,) per pair; their number is the objective's natural normaliser
     logp: Tensor  # (N,) float32 log-probability of the target
     weight: Tensor  # (N,) float32 -dloss/dlogp: 1 for SFT, p for DFT
     entropy: Tensor  # (N,) float32 entropy of the distribution, nats
@@ -85,6 +85,16 @@ def target_logprobs(hidden: Tensor, head: Head, targets: Tensor, *, chunk: int |
     return _TargetLogprobs.apply(hidden, head.weight, head.bias, head, targets, chunk)
 
 
+@torch.no_grad()
+def top_logprobs(hidden: Tensor, head: Head, k: int, *, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+    """(N, k) float32 the largest log-probabilities under `hidden` (N, D), descending, and (N, k) int64 their tokens."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        none = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
+        logits = ChunkedLogits(hidden, head, none, (False, False, False), chunk)
+        values, tokens = zip(*(logits.top(part, k) for part in logits.chunks), strict=True)
+    return torch.cat(values), torch.cat(tokens)
+
+
 def objective_loss(
     objective: Objective,
     hidden: Tensor,
@@ -108,7 +118,8 @@ def objective_loss(
     wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         row_term = objective.row_term is not None
-        logits = ChunkedLogits(hidden, head, targets, wanted, chunk, reference, row_term)
+        top = context.reference_top_logp, context.reference_top_token
+        logits = ChunkedLogits(hidden, head, targets, wanted, chunk, reference, row_term, None if None in top else top)
         if objective.scope == "sequence" and len(logits.chunks) > 1:
             for part in logits.chunks:
                 logits.softmax(part, objective, slopes=False)

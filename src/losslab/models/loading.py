@@ -27,7 +27,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from losslab.config.messages import first_line
-from losslab.config.schema import EMBEDDED, ModelConfig
+from losslab.config.schema import EMBEDDED_LARGE, EMBEDDED_MODELS, ModelConfig
 from losslab.data import toy_task
 from losslab.data.hub_datasets import check_model
 from losslab.data.prompts import check_tokenizer
@@ -41,7 +41,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
     Raises ValueError when there is none, it has no end, or it belongs to another model.
     """
-    if model.path == EMBEDDED:
+    if model.path in EMBEDDED_MODELS:
         return toy_task.tokenizer()
     tokenizer = _tokenizer(model)
     if tokenizer.eos_token_id is None:
@@ -69,7 +69,7 @@ def check_checkpoint(model: ModelConfig) -> None:
 
     Of the weights that are read names and shapes alone are kept.
     """
-    if model.path != EMBEDDED:
+    if model.path not in EMBEDDED_MODELS:
         _tokenizer(model)
         check_files(model)
 
@@ -111,8 +111,8 @@ def check_vocabulary(model: ModelConfig, reference: ModelConfig) -> None:
 
 def load_config(model: ModelConfig) -> PretrainedConfig:
     """The architecture, without weights. Raises ValueError when it cannot be had."""
-    if model.path == EMBEDDED:
-        return toy_task.model_config()
+    if model.path in EMBEDDED_MODELS:
+        return toy_task.model_config(large=model.path == EMBEDDED_LARGE)
     check_model(model)
     try:
         return AutoConfig.from_pretrained(
@@ -135,7 +135,7 @@ def load_model(model: ModelConfig, packed: bool = True) -> PreTrainedModel:
     (`losslab.models.attention`). Raises ValueError when it cannot be loaded, or its files lack a weight of it, or hold
     one that it has no place for.
     """
-    if model.path == EMBEDDED:
+    if model.path in EMBEDDED_MODELS:
         return _attend(auto_class(load_config(model)).from_config(load_config(model), dtype=torch.float32), packed)
     loaded, report = _from_files(model)
     _check(report, model.path)
@@ -147,7 +147,7 @@ def check_files(model: ModelConfig) -> None:
 
     Only names and shapes of the weights are kept.
     """
-    if model.path != EMBEDDED:
+    if model.path not in EMBEDDED_MODELS:
         _check(_from_files(model, device_map="meta")[1], model.path)
 
 
@@ -207,7 +207,7 @@ def structure(model: ModelConfig) -> PreTrainedModel:
     with init_empty_weights(include_buffers=False):
         empty = auto_class(config).from_config(config, dtype=torch.float32, trust_remote_code=model.trust_remote_code)
     _attend(empty, packed=True)
-    if model.path == EMBEDDED:
+    if model.path in EMBEDDED_MODELS:
         return empty
     try:  # its stop tokens are exported too
         empty.generation_config = GenerationConfig.from_pretrained(model.path, revision=model.revision or "main")
@@ -244,7 +244,7 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
 
 def _safetensors(model: ModelConfig) -> Path | None:
     """The folder of a model's safetensors files, downloaded once per node; None where it has none."""
-    if model.path == EMBEDDED:
+    if model.path in EMBEDDED_MODELS:
         return None
     folder = Path(model.path)
     if not folder.is_dir():

@@ -22,7 +22,7 @@ from losslab.models import attention, layout, lora
 from losslab.models.compute_weights import ComputeWeights
 from losslab.models.cpu_products import install as install_cpu_products
 from losslab.models.decoder import body, decoder, layers
-from losslab.models.fused_loss import Head, HeadOutput, objective_loss, target_logprobs
+from losslab.models.fused_loss import Head, HeadOutput, objective_loss, target_logprobs, top_logprobs
 from losslab.models.loading import fill, load_config, load_model, quiet, structure
 from losslab.models.output_layer import OutputForm
 from losslab.models.processors import write_processor
@@ -52,13 +52,21 @@ class Policy(nn.Module):
         self.trains_vision = False  # whether a vision tower is among what is trained
         self.compute_weights: ComputeWeights | None = None  # on one GPU that FSDP2 does not hold
 
-    def forward(self, batch: Batch, objective: Objective | None, context: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fields of `HeadOutput`, or only logp (N,) without an objective. `context` adds to `Context`."""
+    def forward(
+        self, batch: Batch, objective: Objective | None, context: dict[str, Tensor], top_k: int | None = None
+    ) -> dict[str, Tensor]:
+        """Fields of `HeadOutput`. Without an objective only logp (N,), or with `top_k` those of `top_logprobs` (N, k).
+
+        `context` adds to `Context`.
+        """
         self.begin_forward()
         reference = None
         if objective is not None and "reference_distribution" in objective.needs:
             reference = self.reference(batch)
         hidden, head = self.hidden(self.model, batch), self.head(self.model)
+        if top_k is not None:
+            logp, tokens = top_logprobs(hidden, head, top_k)
+            return {"logp": logp, "token": tokens}
         if objective is None:
             return {"logp": target_logprobs(hidden, head, batch.targets)}
         # A rank may have less to do than another: then its row holds no answer and is no sequence of the objective.
@@ -73,6 +81,16 @@ class Policy(nn.Module):
         logp = self(batch, None, {})["logp"]
         self.end_backward()
         return logp
+
+    @torch.no_grad()
+    def top_logp(self, batch: Batch, k: int) -> tuple[Tensor, Tensor]:
+        """(N, k) float32 the largest log-probabilities at the answer tokens, and (N, k) int32 their tokens.
+
+        Called on every rank.
+        """
+        out = self(batch, None, {}, top_k=k)
+        self.end_backward()
+        return out["logp"], out["token"].int()
 
     def begin_forward(self) -> None:
         """From here to the last backward of a step the parameters are those that are computed with."""

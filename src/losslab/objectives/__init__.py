@@ -35,8 +35,8 @@ else:
 
 Scope = Literal["token", "sequence", "batch"]
 Need = Literal[
-    "reference_logp", "reference_distribution", "old_logp", "batch_nll", "batch_p", "pairs", "reward", "token_weight",
-    "teacher",
+    "reference_logp", "reference_distribution", "reference_top", "old_logp", "batch_nll", "batch_p", "pairs", "reward",
+    "token_weight", "teacher", "mismatched_kl",
 ]  # fmt: skip
 
 
@@ -47,17 +47,23 @@ class Context:
     sequence: Tensor  # (N,) int64 in [0, S), not decreasing: the sequence of each token
     sequences: int  # S
     reference_logp: Tensor | None = None  # (N,) float32, the same tokens under the frozen reference model
+    reference_top_logp: Tensor | None = None  # (N, k) float32, the reference's largest log-probabilities, descending
+    reference_top_token: Tensor | None = None  # (N, k) int32, their tokens
     old_logp: Tensor | None = None  # (N,) float32, under the policy at the start of the collected batch
     token_weight: Tensor | None = None  # (N,) float32, what the data set says of each token, at least 0
     reward: Tensor | None = None  # (S,) float32, 1 for a right answer and 0 for a wrong one
     success_rate: Tensor | None = None  # (S,) float32, the share of right answers among those to the same question
     sequence_nll: Tensor | None = None  # (S,) float32, mean -log p of each sequence before this update, nats per token
     batch_nll: Tensor | None = None  # (B,) float32, the same for all sequences of the global batch, over ranks too
+    # () float32, the mean over the global batch of log p - log p_ref of answers to other questions, before this update,
+    # at least 0
+    mismatched_kl: Tensor | None = None
     batch_p: Tensor | None = None  # () float32, mean p of the answer tokens of the global batch, before this update
 
     def tokens(self, part: slice) -> "Context":
         """The context of a contiguous part of the tokens; what belongs to sequences or to the batch stays whole."""
-        cut = {name: getattr(self, name) for name in ("sequence", "reference_logp", "old_logp", "token_weight")}
+        names = ("sequence", "reference_logp", "reference_top_logp", "reference_top_token", "old_logp", "token_weight")
+        cut = {name: getattr(self, name) for name in names}
         return replace(self, **{name: value[part] for name, value in cut.items() if value is not None})
 
 
@@ -72,6 +78,7 @@ class Distributions:
     logsumexp: Tensor  # (R,) of the logits
     target: Tensor  # (R,) int64
     reference_logp: Tensor | None = None  # (R, V) likewise, under the reference, for an objective that needs it
+    reference_top: tuple[Tensor, Tensor] | None = None  # (R, k) and (R, k): those of the context, where it has them
 
     def of_target(self, values: Tensor) -> Tensor:
         """(R, V) -> (R,): the values at the target tokens."""
@@ -113,9 +120,8 @@ class Objective(ABC):
     # once the loop has measured statistics of the global batch. Both take loss and gradients in one pass.
     # "sequence": terms couple the tokens of a micro-batch, so log-probabilities come first and gradients second.
     scope: ClassVar[Scope] = "token"
-    needs: ClassVar[frozenset[Need]] = (
-        frozenset()
-    )  # what the loop must supply; a teacher is a reference of another name
+    # What the loop must supply. A teacher is a reference of another name; "reference_top" is its `top_k`, a parameter.
+    needs: ClassVar[frozenset[Need]] = frozenset()
     # Set to a method (R, V) float32 probabilities -> (R,) where the loss reads the whole distribution of a token. Its
     # result arrives, detached, as `Targets.statistic`. It must neither keep nor change the probabilities.
     statistic: ClassVar[Callable[..., Tensor] | None] = None
@@ -137,7 +143,7 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, t: Targets) -> Tensor:
-        """The terms of the loss, to be SUMMED: (N,) one per token, or (S/2,) one per pair.
+        """The terms of the loss, to be SUMMED: (N,) one per token, (S,) one per sequence, or (S/2,) one per pair.
 
         No division by a token count: the loop divides once, by the global batch, and the natural normaliser is the
         number of terms.

@@ -1,4 +1,5 @@
-"""Online objectives as a configuration names them: the model answers questions, and learns from rewarded answers.
+"""On-policy objectives as a configuration names them: the model answers questions, and learns from its own answers, by
+their rewards or from a teacher.
 
 They are settings; `losslab.online` trains with them.
 """
@@ -10,22 +11,28 @@ PROMPT_SHARE = 0.25  # of train.max_length, left to the prompt where max_new_tok
 
 
 @dataclass(frozen=True)
-class Online:
-    """What the online objectives have in common. A step draws `train.batch_size` questions and answers each `samples`
-    times, as the train batch size of verl counts. All of its answers are generated at once, and `train.updates` steps
-    are taken on them.
+class OnPolicy:
+    """What objectives on the model's own answers have in common. A step draws `train.batch_size` questions and answers
+    each `samples` times, as the train batch size of verl counts. All of its answers are generated at once.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"old_logp"})  # which the trainer keeps
+    needs: ClassVar[frozenset[str]] = frozenset()
     samples: int = 4  # answers to each question
     temperature: float = 1.0
     max_new_tokens: int | None = None  # of an answer; null = three quarters of train.max_length
-    clip: float = 0.2  # of the probability ratio of an answer's token to 1 ± clip
-    kl: float = 0.0  # weight of the divergence from the model before training; the paper names none
 
     def answer_tokens(self, max_length: int) -> int:
         """The longest answer, in tokens; the rest of `max_length` is for the prompt."""
         return self.max_new_tokens or max_length - int(PROMPT_SHARE * max_length)
+
+
+@dataclass(frozen=True)
+class Online(OnPolicy):
+    """Reinforcement learning from rewarded answers: `train.updates` steps are taken on the answers of a step."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"old_logp"})  # which the trainer keeps
+    clip: float = 0.2  # of the probability ratio of an answer's token to 1 ± clip
+    kl: float = 0.0  # weight of the divergence from the model before training; the paper names none
 
 
 @dataclass(frozen=True)
@@ -49,3 +56,48 @@ class PPO(Online):
     value_clip: float = 0.2  # of the change of a value
     value_lr: float = 10.0  # the value model's learning rate, as a multiple of the policy's
     gae_lambda: float = 1.0
+
+
+@dataclass(frozen=True)
+class OPD(OnPolicy):
+    """On-policy distillation: at every token of the model's own answers, the generalised Jensen-Shannon divergence
+    between teacher and policy over the vocabulary; the mean over all tokens of a step.
+
+    The teacher is `reference.path`. With M = beta teacher + (1 - beta) policy it is beta KL(teacher || M) + (1 - beta)
+    KL(policy || M), at beta 0 KL(teacher || policy) and at 1 KL(policy || teacher). Answers are not differentiated
+    through. `temperature` is that of the answers and of both distributions. Source: arXiv 2306.13649 (GKD), equations 1
+    and 3, with all answers the policy's own (its lambda is 1); computed by TRL's DistillationTrainer.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference_distribution", "teacher"})
+    samples: int = 1
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"on-policy distillation needs a beta from 0 to 1, not {self.beta}.")
+
+
+@dataclass(frozen=True)
+class OPSD(OPD):
+    """On-policy self-distillation: the teacher is the model before training, and has read the solution.
+
+    The same divergence as `OPD`. The teacher's question is `teacher_prompt`, in the prompt's template; the policy has
+    the question alone. `reference.path` may name another teacher. Source: arXiv 2601.18734 (OPSD), at its beta 0.5 and
+    its frozen teacher, and 2601.19897 (SDFT), whose teacher follows the policy as a moving average; `teacher_prompt` is
+    that of TRL's SDFTTrainer. The papers' own prompts were not read.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"reference_distribution"})
+    beta: float = 0.5
+    teacher_prompt: str = "{problem}\n\n{solution}"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if missing := [part for part in ("{problem}", "{solution}") if part not in self.teacher_prompt]:
+            raise ValueError(f"loss.teacher_prompt must be a text that contains {' and '.join(missing)}")
+
+    def informed(self, problem: str, solution: str) -> str:
+        """What the teacher is asked; braces elsewhere, as in \\boxed{}, stay as they are."""
+        before, after = self.teacher_prompt.split("{solution}", 1)
+        return f"{before.replace('{problem}', problem)}{solution}{after.replace('{problem}', problem)}"

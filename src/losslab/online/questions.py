@@ -7,28 +7,32 @@ from typing import Any
 
 from losslab.config.schema import Config
 from losslab.data.prompts import encode, render
+from losslab.data.rows import solutions
 from losslab.data.schedule import Schedule
 from losslab.evaluation import questions
 from losslab.files import cached, content, read_json, write_json
-from losslab.objectives.online import Online
+from losslab.objectives.online import OPSD, OnPolicy
 
 
 def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str, int], int]:
     """Read the questions of a data set once and keep them; returns their folder, a report of what was left out, and
     the number of steps.
 
-    A prompt that leaves no room for the longest answer is left out, and so is a question without a true answer: see
-    `losslab.evaluation.questions`. Raises ValueError where no question is left.
+    A prompt that leaves no room for the longest answer is left out, that of a teacher who reads the solution too, and
+    so is a question without a true answer: see `losslab.evaluation.questions`. Raises ValueError where no question is
+    left.
     """
     from datasets import Dataset
 
     dataset, template = config.dataset, config.train_prompt
-    assert isinstance(config.objective, Online)
-    room = config.train.max_length - config.objective.answer_tokens(config.train.max_length)
+    objective = config.objective
+    assert isinstance(objective, OnPolicy)
+    room = config.train.max_length - objective.answer_tokens(config.train.max_length)
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
     about = [
         {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},
         [vocabulary, tokenizer.chat_template, template, config.model.template_arguments, room],
+        *([objective.teacher_prompt] if isinstance(objective, OPSD) else []),
     ]
 
     def make(folder: Path) -> None:
@@ -42,22 +46,34 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
     return folder, kept, Schedule.of_questions(config.train, config.seed, kept["prompts"]).steps
 
 
-def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, str]], dict[str, int]]:
-    """Rows {prompt, gold} of a data set, and how many there are and why others are not."""
-    template, arguments = config.train_prompt, config.model.template_arguments
+def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Rows {prompt, gold} of a data set, and how many there are and why others are not.
+
+    A teacher who reads the solution has a prompt of its own, {informed}.
+    """
     asked, report = questions.questions(config.dataset)
-    prompts = [render(template, problem.question, tokenizer, arguments) for problem in asked.problems]
-    tokens = encode(prompts, tokenizer)
-    if tokenizer(prompts[0])["input_ids"] != tokens[0]:  # TRL's tokenisation adds a BOS that the prompt spells out
-        prompts = [prompt.removeprefix(tokenizer.bos_token) for prompt in prompts]
-    rows = [
-        {"prompt": prompt, "gold": problem.gold}
-        for prompt, ids, problem in zip(prompts, tokens, asked.problems, strict=True)
-        if len(ids) <= room
-    ]
+    problems, objective, columns = asked.problems, config.objective, dict[str, list[str | None]]()
+    if isinstance(objective, OPSD):
+        texts = solutions(config.dataset)
+        problems = [problem for problem in problems if problem.question in texts]
+        report |= {"without_solution": len(asked.problems) - len(problems)}
+        informed = [objective.informed(problem.question, texts[problem.question]) for problem in problems]
+        columns["informed"] = _prompts(config, informed, room, tokenizer)
+    columns["prompt"] = _prompts(config, [problem.question for problem in problems], room, tokenizer)
+    columns["gold"] = [problem.gold for problem in problems]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True) if None not in row]
     if not rows:
         raise ValueError(
             f"no prompt of {config.dataset.path} has {room} tokens or fewer, which is what loss.max_new_tokens leaves: "
             "raise train.max_length"
         )
-    return rows, report | {"overlong_dropped": len(tokens) - len(rows), "prompts": len(rows)}
+    return rows, report | {"overlong_dropped": len(problems) - len(rows), "prompts": len(rows)}
+
+
+def _prompts(config: Config, asked: list[str], room: int, tokenizer: Any) -> list[str | None]:
+    """Prompts as TRL is to tokenise them, None for one of more than `room` tokens."""
+    prompts = [render(config.train_prompt, text, tokenizer, config.model.template_arguments) for text in asked]
+    tokens = encode(prompts, tokenizer)
+    if prompts and tokenizer(prompts[0])["input_ids"] != tokens[0]:  # it adds a BOS that the prompt spells out
+        prompts = [prompt.removeprefix(tokenizer.bos_token) for prompt in prompts]
+    return [prompt if len(ids) <= room else None for prompt, ids in zip(prompts, tokens, strict=True)]

@@ -1,4 +1,4 @@
-"""From a configuration to a trainer: TRL's GRPO trainer, and PPO on top of it.
+"""From a configuration to a trainer: TRL's GRPO trainer and PPO on top of it, or its trainer of distillation.
 
 A trainer is given models, an optimizer, the questions of the steps to come in their order, and callbacks. It generates,
 asks for rewards and learns; checkpoints, schedule and records are ours (`losslab.online.worker`).
@@ -23,7 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from losslab.config.choices import Recompute
 from losslab.config.schema import Config, Engine, ModelConfig, Precision
 from losslab.evaluation import engines
-from losslab.objectives.online import GRPO, PPO, Online
+from losslab.objectives.online import GRPO, OPD, PPO, Online, OnPolicy
 from losslab.online.verifier import Verifier
 
 VLLM_MEMORY = 0.3  # of a GPU's memory, for the answers being generated beside the training
@@ -34,13 +34,13 @@ class Parts:
     """What a trainer is made of."""
 
     config: Config
-    objective: Online
+    objective: OnPolicy
     policy: PreTrainedModel
     value: nn.Module | None  # for PPO
     optimizer: Optimizer
     tokenizer: PreTrainedTokenizerBase
     verifier: Verifier
-    questions: Any  # a datasets.Dataset with the columns prompt and gold: those of the steps to come, in order
+    questions: Any  # a datasets.Dataset with the columns of `questions.ask`: those of the steps to come, in order
     steps: int  # to come
     device: torch.device
     folder: Path
@@ -65,25 +65,23 @@ class Parts:
 
 
 def trainer(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
-    """The trainer of an online objective: a transformers.Trainer, ready for `train()`."""
-    with hidden("vllm", parts.device.type == "cpu"):
-        from trl import GRPOConfig, GRPOTrainer
+    """The trainer of an on-policy objective: a transformers.Trainer, ready for `train()`."""
+    made = _distillation(parts, callbacks) if isinstance(parts.objective, OPD) else _online(parts, callbacks)
+    made.remove_callback(PrinterCallback)
+    return made
+
+
+def _arguments(parts: Parts) -> dict[str, Any]:
+    """What TRL's trainers have in common."""
     config, objective = parts.config, parts.objective
-    arguments = GRPOConfig(
+    return dict(
         output_dir=str(parts.folder),
         max_steps=parts.steps,
         per_device_train_batch_size=parts.micro_batch,
         gradient_accumulation_steps=parts.answers // parts.micro_batch,
-        num_generations=objective.samples,
-        num_iterations=config.train.updates,
         max_completion_length=objective.answer_tokens(config.train.max_length),
         temperature=objective.temperature,
         shuffle_dataset=False,
-        beta=objective.kl,
-        epsilon=objective.clip,
-        # GRPO: the mean over an answer's tokens, then over answers. PPO: the mean over all tokens.
-        loss_type="grpo" if isinstance(objective, GRPO) else "dapo",
-        scale_rewards="group",
         disable_dropout=True,  # as in all of our training
         max_grad_norm=0.0,  # clipping is ours, and so is the learning rate
         bf16=config.train.precision == Precision.bf16,
@@ -104,6 +102,24 @@ def trainer(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
         seed=config.seed,
         ddp_find_unused_parameters=False,
     )
+
+
+def _online(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
+    """GRPO, or PPO."""
+    with hidden("vllm", parts.device.type == "cpu"):
+        from trl import GRPOConfig, GRPOTrainer
+    objective = parts.objective
+    assert isinstance(objective, Online)
+    arguments = GRPOConfig(
+        **_arguments(parts),
+        num_generations=objective.samples,
+        num_iterations=parts.config.train.updates,
+        beta=objective.kl,
+        epsilon=objective.clip,
+        # GRPO: the mean over an answer's tokens, then over answers. PPO: the mean over all tokens.
+        loss_type="grpo" if isinstance(objective, GRPO) else "dapo",
+        scale_rewards="group",
+    )
     cls = GRPOTrainer
     if isinstance(objective, PPO):
         from losslab.online.ppo import PPOTrainer as cls
@@ -118,7 +134,28 @@ def trainer(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
     )
     if isinstance(objective, PPO):
         made.give(objective, parts.value, parts.verifier)
-    made.remove_callback(PrinterCallback)
+    return made
+
+
+def _distillation(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
+    """On-policy distillation. TRL answers each of its questions once, so one with several samples is asked again."""
+    with hidden("vllm", parts.device.type == "cpu"):
+        from trl import DistillationConfig
+
+        from losslab.online.distillation import OPDTrainer, teacher
+    objective = parts.objective
+    assert isinstance(objective, OPD)
+    again = [i for i in range(len(parts.questions)) for _ in range(objective.samples)]
+    made = OPDTrainer(
+        model=parts.policy,
+        teacher_model=teacher(parts.config),
+        args=DistillationConfig(**_arguments(parts), beta=objective.beta, remove_unused_columns=False),
+        train_dataset=parts.questions.select(again),
+        processing_class=parts.tokenizer,
+        optimizers=(parts.optimizer, LambdaLR(parts.optimizer, lambda _: 1.0)),
+        callbacks=callbacks,
+    )
+    made.give(parts.verifier)
     return made
 
 

@@ -26,7 +26,7 @@ from losslab.grading.graders import Grader
 from losslab.models import lora
 from losslab.models.loading import load_config, load_model, load_tokenizer
 from losslab.models.policy import Policy, export
-from losslab.objectives.online import PPO, Online
+from losslab.objectives.online import PPO, OnPolicy
 from losslab.online.padding_check import FILE, check, two_prompts
 from losslab.online.trainers import Parts, trainer, value_model
 from losslab.online.verifier import Verifier
@@ -35,6 +35,7 @@ from losslab.training.loop import start
 from losslab.training.optimizer import lr_factor, make_optimizer
 from losslab.training.steps import Steps, StopSignal
 
+OF_TRAINER = ("entropy", "kl", "value_loss", "teacher_tokens", "teacher_seconds")  # metrics that it may log
 GRADERS = 2  # processes that grade what text alone does not decide
 
 
@@ -48,7 +49,7 @@ def train(config: Config, data: str, folder: str) -> None:
 
     device = start(config)
     objective = config.objective
-    assert isinstance(objective, Online)
+    assert isinstance(objective, OnPolicy)
     questions = load_from_disk(data)
     plan = Schedule.of_questions(config.train, config.seed, len(questions))
     if config.train.batch_size * objective.samples % dist.get_world_size():
@@ -169,7 +170,7 @@ class AroundSteps(TrainerCallback):
         answers, reward, tokens, ended, asked = sums.tolist()
         row = {"step": self.done, "loss": logs["loss"], "gradient_norm": self.norm, "lr": self.lr}
         row |= {"reward": reward / answers, "completion_length": tokens / answers, "truncated": 1 - ended / answers}
-        row |= {key: logs[key] for key in ("entropy", "kl", "value_loss") if key in logs}
+        row |= {key: logs[key] for key in OF_TRAINER if key in logs}
         row |= {"seconds": round(time.perf_counter() - self.began, 4)}
         self.steps.record(row, f"reward {row['reward']:.3f}")
         self.steps.end(self.done - 1, asked > 0)

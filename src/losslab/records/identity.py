@@ -38,7 +38,7 @@ def recipe(config: Config) -> str:
 
 
 def _science(config: Config) -> dict[str, Any]:
-    from losslab.objectives.online import Online  # here, since it loads torch, which readers do not need
+    from losslab.objectives.online import OnPolicy  # here, since it loads torch, which readers do not need
 
     defaults = asdict(Config())
     objective: Any = config.objective
@@ -51,7 +51,7 @@ def _science(config: Config) -> dict[str, Any]:
         science["adapter"] = adapter
     if trains and config.reference.path is not None:
         science["reference"] = [content(config.reference.path), config.reference.revision]
-    online = isinstance(objective, Online)
+    online = isinstance(objective, OnPolicy)
     if trains and config.dataset.template:  # in place of the model's
         science["model"]["train_prompt"] = science["dataset"].pop("template")
     for key in ("eval_prompt", "learning_rate", "architecture", "trust_remote_code"):

@@ -136,6 +136,7 @@ class Trainer:
             rank=self.rank,
             ranks=self.ranks,
             pinned=device.type == "cuda",
+            mismatched=self.reference.mismatched,
         )
         self.old: list[dict[str, Tensor]] = []  # of each micro-batch: its log-probabilities under the old policy
 

@@ -46,6 +46,7 @@ def loader(
         rank=dist.get_rank(),
         ranks=dist.get_world_size(),
         pinned=device.type == "cuda",
+        mismatched=reference.mismatched,
     )
 
 

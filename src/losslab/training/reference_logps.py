@@ -1,6 +1,7 @@
 """What an objective needs to know before its gradients: passes over the data without any."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from losslab.data.batches import collate, micro_batches, of_answers
+from losslab.data.batches import Batch, collate, micro_batches, of_answers
 from losslab.data.examples import Examples
-from losslab.data.loader import MicroBatch, StepBatch
+from losslab.data.loader import Context, MicroBatch, StepBatch
+from losslab.data.mismatched import mismatched
 from losslab.models.policy import Policy
 from losslab.objectives import Objective
 from losslab.progress import bar
@@ -19,11 +21,11 @@ from losslab.progress import bar
 
 @dataclass(frozen=True)
 class Reference:
-    """Log-probabilities of every answer token under the model before training; empty when the objective needs no
-    reference."""
+    """What is kept of the reference for every answer token; empty when the objective needs none of it."""
 
-    values: np.ndarray | None = None  # (all answer tokens,) float32, example by example
-    offsets: np.ndarray | None = None  # (examples + 1,) int64
+    stored: dict[str, np.ndarray]  # (all answer tokens, ...), example by example, by what `Context` calls them
+    offsets: np.ndarray  # (examples + 1,) int64
+    mismatched: tuple[Examples, Context] | None = None  # the examples with other answers, and the same of them
 
     @classmethod
     def of(
@@ -35,45 +37,84 @@ class Reference:
         budget: int,
         device: torch.device,
     ) -> "Reference":
-        """Read from `file`, or measured with `policy` as it is now and written there. Called on every rank."""
-        if "reference_logp" not in objective.needs:
-            return cls()
-        offsets = examples.answer_offsets
-        there = torch.tensor(int(file.exists()), device=device)
-        dist.broadcast(there, src=0)  # one view of the disk for all ranks
-        if there:
-            return cls(np.load(file, mmap_mode="r"), offsets)
-        values = answer_logp(policy, examples, np.arange(len(examples)), budget, device, "reference log-probabilities")
-        if dist.get_rank() == 0:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f".{file.name}.{os.getpid()}")
-            with temporary.open("wb") as stream:
-                np.save(stream, values)
-            temporary.rename(file)
-        dist.barrier()
-        return cls(values, offsets)
+        """Read from `files`, or measured with `policy` as it is now and written there.
+
+        The top_k of all answer tokens are held on each device while they are measured, at 8 bytes each. Called on every
+        rank.
+        """
+        stored, pairs = dict[str, np.ndarray](), None
+        for need, path in files(objective, file).items():
+            there = torch.tensor(int(path.exists()), device=device)
+            dist.broadcast(there, src=0)  # one view of the disk for all ranks
+            others = mismatched(examples) if need == "mismatched_kl" else examples
+            if not there:
+                _measure(objective, need, path, policy, others, budget, device)
+            values = np.load(path, mmap_mode="r")
+            if need == "reference_top":
+                stored |= {f"reference_top_{name}": values[name] for name in ("logp", "token")}
+            elif need == "mismatched_kl":
+                pairs = others, cls({"reference_logp": values}, others.answer_offsets).context
+            else:
+                stored[need] = values
+        return cls(stored, examples.answer_offsets, pairs)
 
     def context(self, group: np.ndarray) -> dict[str, Tensor]:
-        """Keywords for `Context`, on the host: reference_logp (N,) float32 of the group's answer tokens."""
-        if self.values is None or self.offsets is None:
-            return {}
-        return {"reference_logp": torch.from_numpy(of_answers(self.values, self.offsets, group))}
+        """Keywords for `Context`, on the host: what is kept for the group's answer tokens, (N, ...)."""
+        return {name: torch.from_numpy(of_answers(values, self.offsets, group)) for name, values in self.stored.items()}
+
+
+def files(objective: Objective, file: Path) -> dict[str, Path]:
+    """The file of each part of a reference that an objective needs to be kept: `file`, or one beside it."""
+    names = {"reference_logp": file.name, "mismatched_kl": f"{file.stem}-mismatched.npy"}
+    if "reference_top" in objective.needs:
+        names["reference_top"] = f"{file.stem}-top{objective.top_k}.npy"  # type: ignore[attr-defined]
+    return {need: file.with_name(name) for need, name in names.items() if need in objective.needs}
+
+
+def _measure(
+    objective: Objective,
+    need: str,
+    file: Path,
+    policy: Policy,
+    examples: Examples,
+    budget: int,
+    device: torch.device,
+) -> None:
+    """Write to `file` what is kept of the reference, with `policy` as it is now. Called on every rank."""
+    chosen, title = np.arange(len(examples)), "reference log-probabilities"
+    if need != "reference_top":
+        values = answer_logp(policy, examples, chosen, budget, device, title)
+    else:
+        k: int = objective.top_k  # type: ignore[attr-defined]
+        logp, token = of_all(lambda batch: policy.top_logp(batch, k), examples, chosen, budget, device, title)
+        values = np.empty(len(logp), dtype=[("logp", "<f4", logp.shape[1:]), ("token", "<i4", logp.shape[1:])])
+        values["logp"], values["token"] = logp.cpu(), token.cpu()
+    if dist.get_rank() == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        with temporary.open("wb") as stream:
+            np.save(stream, values)
+        temporary.rename(file)
+    dist.barrier()
 
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """What the global batch is before the update: mean negative log-probability of each sequence, and mean p."""
+    """What the global batch is before the update: mean negative log-probability of each sequence, mean p, and the mean
+    log-ratio to the reference of other answers."""
 
     batch: np.ndarray | None = None  # (B,) examples of the batch, ascending
     nll: Tensor | None = None  # (B,) float32, in that order
     p: Tensor | None = None  # () float32, over the answer tokens
+    kl: Tensor | None = None  # () float32, at least 0
 
     def context(self, micro: MicroBatch) -> dict[str, Tensor]:
-        """Keywords for `Context`: batch_nll (B,) and batch_p () of the batch, sequence_nll (S,) of the micro-batch."""
+        """Keywords for `Context`, of the batch, and of the micro-batch sequence_nll (S,)."""
+        kl = {} if self.kl is None else {"mismatched_kl": self.kl}
         if self.batch is None or self.nll is None or self.p is None:
-            return {}
+            return kl
         sequence_nll = self.nll[self.places(micro)] if len(micro.examples) else self.nll.new_zeros(1)
-        return {"batch_nll": self.nll, "sequence_nll": sequence_nll, "batch_p": self.p}
+        return {"batch_nll": self.nll, "sequence_nll": sequence_nll, "batch_p": self.p} | kl
 
     def places(self, micro: MicroBatch) -> Tensor:
         """(S,) where the sequences of a micro-batch stand in the batch."""
@@ -83,9 +124,10 @@ class BatchStatistics:
 
 def batch_nll(objective: Objective, policy: Policy, batch: StepBatch, device: torch.device) -> BatchStatistics:
     """Measure the global batch for an objective that needs its statistics. Called on every rank."""
+    kl = _mismatched_kl(policy, batch, device) if "mismatched_kl" in objective.needs else None
     if not objective.needs & {"batch_nll", "batch_p"}:
-        return BatchStatistics()
-    statistics = BatchStatistics(np.sort(batch.examples), torch.zeros(len(batch.examples), device=device))
+        return BatchStatistics(kl=kl)
+    statistics = BatchStatistics(np.sort(batch.examples), torch.zeros(len(batch.examples), device=device), kl=kl)
     assert statistics.nll is not None
     total = torch.zeros(2, dtype=torch.float64, device=device)  # of p, and of answer tokens
     for micro in batch.micro_batches:
@@ -98,6 +140,17 @@ def batch_nll(objective: Objective, policy: Policy, batch: StepBatch, device: to
     dist.all_reduce(statistics.nll)
     dist.all_reduce(total)
     return replace(statistics, p=(total[0] / total[1].clamp(min=1)).float())
+
+
+def _mismatched_kl(policy: Policy, batch: StepBatch, device: torch.device) -> Tensor:
+    """() float32: the mean log-ratio to the reference of the batch's prompts with other answers, at least 0."""
+    total = torch.zeros(2, dtype=torch.float64, device=device)  # of log-ratios, and of answers
+    for micro in batch.mismatched:
+        moved = micro.to(device)
+        ratio = policy.target_logp(moved.batch) - moved.context["reference_logp"]
+        total += torch.stack([ratio.double().sum(), ratio.new_tensor(len(micro.examples), dtype=torch.float64)])
+    dist.all_reduce(total)
+    return (total[0] / total[1].clamp(min=1)).clamp(min=0).float()
 
 
 def old_logp(objective: Objective, policy: Policy, batch: StepBatch, device: torch.device) -> list[dict[str, Tensor]]:
@@ -115,17 +168,37 @@ def answer_logp(
     (N,) float32, example by example in the order of `chosen`, alike on all ranks. Called on every rank; rank 0 shows a
     bar with this title.
     """
+    (values,) = of_all(lambda batch: (policy.target_logp(batch),), examples, chosen, budget, device, title)
+    return values.cpu().numpy()
+
+
+def of_all(
+    measure: Callable[[Batch], tuple[Tensor, ...]],
+    examples: Examples,
+    chosen: np.ndarray,
+    budget: int,
+    device: torch.device,
+    title: str,
+) -> list[Tensor]:
+    """The results of `measure`, (n, ...) each for the answer tokens of a micro-batch, of all that are chosen.
+
+    In the order and on the ranks of `answer_logp`, and on the device.
+    """
     lengths, answers = examples.lengths[chosen], examples.answers[chosen]
     offsets = np.r_[0, answers.cumsum()]
-    values = torch.zeros(int(offsets[-1]), device=device)
+    values: list[Tensor] = []
     groups = micro_batches(np.arange(len(chosen)), lengths, budget, dist.get_rank(), dist.get_world_size())
     progress = bar(title, len(groups), "batch", disable=dist.get_rank() > 0)
     for group in groups:
         batch = collate(examples, chosen[group])
         places = [np.arange(offsets[i], offsets[i + 1]) for i in group] or [np.zeros(0, dtype=np.int64)]
-        logp = policy.target_logp((batch.pin_memory() if device.type == "cuda" else batch).to(device))
-        values.index_copy_(0, torch.from_numpy(np.concatenate(places)).to(device, non_blocking=True), logp)
+        parts = measure((batch.pin_memory() if device.type == "cuda" else batch).to(device))
+        values = values or [part.new_zeros(int(offsets[-1]), *part.shape[1:]) for part in parts]
+        at = torch.from_numpy(np.concatenate(places)).to(device, non_blocking=True)
+        for value, part in zip(values, parts, strict=True):
+            value.index_copy_(0, at, part)
         progress.update()
     progress.close()
-    dist.all_reduce(values)
-    return values.cpu().numpy()
+    for value in values:
+        dist.all_reduce(value)
+    return values
