@@ -270,7 +270,7 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
 def _held_out(rows: Examples, training: Examples) -> tuple[dict[str, Any], list[str]]:
     """What the record and what the terminal say of held-out rows."""
     repeated, asked = shared(training, rows)
-    about = rows.report | {"repeated": repeated, "prompts_trained": asked}
+    about: dict[str, Any] = rows.report | {"repeated": repeated, "prompts_trained": asked}
     about |= {"notes": rows.notes} if rows.notes else {}
     lines = [f"held out: {', '.join(f'{v:,} {k}' for k, v in rows.report.items())}"]
     if rows.notes[:1] != training.notes[:1]:

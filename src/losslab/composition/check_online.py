@@ -12,7 +12,9 @@ def check_online(config: Config, objective: OnPolicy) -> None:
     name, train, machine = config.names.loss, config.train, config.machine
     if importlib.util.find_spec("trl") is None:
         raise ValueError(f"loss={name} needs TRL: install the extra, as in pip install -e '.[online]'")
-    bounds = {"samples": 2 if isinstance(objective, Online) else 1}  # TRL's trainer of GRPO compares them
+    bounds: dict[str, float] = {
+        "samples": 2 if isinstance(objective, Online) else 1
+    }  # TRL's trainer of GRPO compares them
     bounds |= {"max_new_tokens": 1, "temperature": 1e-3, "clip": 0, "kl": 0}
     bounds |= {"value_weight": 0, "value_clip": 0, "value_lr": 0, "gae_lambda": 0}
     for key, low in bounds.items():

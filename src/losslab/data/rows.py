@@ -82,7 +82,8 @@ def solutions(dataset: DatasetConfig) -> dict[str, str]:
     texts: dict[str, str] = {}
     for raw in table.rows(layout.columns):
         with suppress(Unusable):
-            texts.setdefault(layout.question(raw).strip(), layout.answer(raw))
+            if question := layout.question(raw):
+                texts.setdefault(question.strip(), layout.answer(raw))
     return texts
 
 

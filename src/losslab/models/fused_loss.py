@@ -118,8 +118,9 @@ def objective_loss(
     wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         row_term = objective.row_term is not None
-        top = context.reference_top_logp, context.reference_top_token
-        logits = ChunkedLogits(hidden, head, targets, wanted, chunk, reference, row_term, None if None in top else top)
+        logp, token = context.reference_top_logp, context.reference_top_token
+        top = None if logp is None or token is None else (logp, token)
+        logits = ChunkedLogits(hidden, head, targets, wanted, chunk, reference, row_term, top)
         if objective.scope == "sequence" and len(logits.chunks) > 1:
             for part in logits.chunks:
                 logits.softmax(part, objective, slopes=False)

@@ -61,7 +61,7 @@ def measure(config: Config, data: str, file: str) -> None:
     place = {int(example): i for i, example in enumerate(units * examples.unit)}
     sums = torch.zeros(6, len(units), dtype=torch.float64, device=device)
     ends = torch.tensor(examples.ends, device=device)
-    with loader(config, examples, units, BATCH, Reference(), device) as batches:
+    with loader(config, examples, units, BATCH, Reference({}, examples.answer_offsets), device) as batches:
         for number in range(batches.schedule.steps):
             for micro, out in outputs(policy, SFT(), batches.take(number), device):
                 p, entropy = out["logp"].exp().double(), out["entropy"].double()
