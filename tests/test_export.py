@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from losslab.config.choices import AnswerEnd, Overlong, Turns
 from losslab.config.schema import TrainConfig
 from losslab.data import toy_task
-from losslab.models.policy import build, export
+from losslab.models.export import export
+from losslab.models.policy import build
 
 TEXTS = [{"question": "2+2?", "answer": "4"}]
 TURNS = [{"messages": [FIRST, ONE, SECOND, TWO]}]

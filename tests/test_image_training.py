@@ -27,8 +27,9 @@ from losslab.config.schema import (
 )
 from losslab.data.batches import collate
 from losslab.data.examples import Examples, prepare
+from losslab.models.export import export
 from losslab.models.loading import load_model, load_tokenizer
-from losslab.models.policy import Policy, build, export, towers
+from losslab.models.policy import Policy, build, towers
 from losslab.models.processors import image_inputs, load_processor
 from losslab.objectives.sft import SFT
 from losslab.training.image_rows import readable

@@ -1,23 +1,18 @@
 """The model under training: load, lay out, run to a loss, export."""
 
 import inspect
-from collections.abc import Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import GENERATION_CONFIG_NAME
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from transformers import PreTrainedModel
 
 from losslab.config.schema import AdapterConfig, Config, ModelConfig, Precision
 from losslab.data.batches import Batch
-from losslab.files import whole
 from losslab.models import attention, layout, lora
 from losslab.models.compute_weights import ComputeWeights
 from losslab.models.cpu_products import install as install_cpu_products
@@ -25,7 +20,6 @@ from losslab.models.decoder import body, decoder, layers
 from losslab.models.fused_loss import Head, HeadOutput, objective_loss, target_logprobs, top_logprobs
 from losslab.models.loading import fill, load_config, load_model, quiet, structure
 from losslab.models.output_layer import OutputForm
-from losslab.models.processors import write_processor
 from losslab.objectives import Context, Objective
 
 
@@ -270,41 +264,3 @@ def own_names(model: PreTrainedModel) -> list[str]:
     """Names of the weights that a checkpoint of the model holds: a tied one once, adapters not at all."""
     tied = set(model._tied_weights_keys or ()) if model.config.tie_word_embeddings else set()
     return [name for name in model.state_dict() if ".lora_" not in name and name not in tied]
-
-
-def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, ends: Sequence[int]) -> None:
-    """Write the model in Hugging Face format, adapters merged, in the dtype it was published in, with its tokenizer.
-
-    `ends` are the tokens by which it was trained to end an answer: its generation config has them too, so that whoever
-    loads it stops there. The folder appears whole. Called on every rank.
-    """
-    model = policy.model
-    state: dict[str, Any] = get_model_state_dict(
-        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
-    )
-    if dist.get_rank() == 0:
-        if policy.adapters.rank:
-            state = lora.merged(state, model, policy.adapters)
-        names = {name.replace(lora.BASE, "") for name in own_names(model)}
-        weights = {name: value.to(policy.published) for name, value in state.items() if name in names}
-        generation, model.generation_config = with_ends(model, ends), GenerationConfig()  # which is always valid
-        with whole(folder) as temporary:
-            model.save_pretrained(temporary, state_dict=weights)
-            model.config.dtype = policy.published  # save_pretrained put down that of the masters
-            model.config.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            if policy.source is not None:
-                write_processor(policy.source, temporary)
-            generation.to_json_file(temporary / GENERATION_CONFIG_NAME)
-        model.generation_config = generation
-    dist.barrier()
-
-
-def with_ends(model: PreTrainedModel, ends: Sequence[int]) -> GenerationConfig:
-    """The generation config of a model, as it was published, with these tokens among those that end an answer."""
-    config = deepcopy(model.generation_config)
-    published = config.eos_token_id if config.eos_token_id is not None else model.config.get_text_config().eos_token_id
-    stops = published if isinstance(published, list) else [] if published is None else [published]
-    if not set(ends) <= set(stops):
-        config.eos_token_id = [*stops, *sorted(set(ends) - set(stops))]
-    return config

@@ -24,8 +24,9 @@ from losslab.evaluation.protocol import stop_tokens
 from losslab.files import write_json
 from losslab.grading.graders import Grader
 from losslab.models import lora
+from losslab.models.export import export
 from losslab.models.loading import load_config, load_model, load_tokenizer
-from losslab.models.policy import Policy, export
+from losslab.models.policy import Policy
 from losslab.objectives.online import PPO, OnPolicy
 from losslab.online.padding_check import FILE, check, two_prompts
 from losslab.online.trainers import Parts, trainer, value_model

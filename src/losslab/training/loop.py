@@ -19,8 +19,9 @@ from losslab.data.loader import Loader, MicroBatch, StepBatch
 from losslab.distributed.environment import available_cores
 from losslab.distributed.process_group import init_process_group
 from losslab.models import layout
+from losslab.models.export import export
 from losslab.models.loading import load_config, load_tokenizer
-from losslab.models.policy import build, export
+from losslab.models.policy import build
 from losslab.objectives import Objective
 from losslab.training.checkpoints import Checkpoints
 from losslab.training.image_rows import readable
