@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 from collections import Counter
@@ -211,6 +212,20 @@ def test_bad_files_are_one_clear_sentence(tmp_path, rows, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         local(tmp_path, *rows, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_compressed_file_is_read_as_it_is(tmp_path):
+    lines = json.dumps(good)
+    (tmp_path / "plain.jsonl").write_text(lines)
+    (tmp_path / "small.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    plain, small = (
+        load("plain", BenchmarkConfig(path="x"), tmp_path),
+        load("small", BenchmarkConfig(path="x"), tmp_path),
+    )
+    named = load("small", BenchmarkConfig(path=str(tmp_path / "small.jsonl.gz")))
+    assert plain.sha256 == small.sha256 == named.sha256 and plain.problems == small.problems
+    with pytest.raises(ValueError, match="no benchmark other in .*, which has plain, small"):
+        load("other", BenchmarkConfig(path="x"), tmp_path)
 
 
 def test_unknown_benchmarks(tmp_path):

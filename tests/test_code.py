@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 import yaml
@@ -148,6 +149,20 @@ def test_what_the_published_rules_let_pass_or_fail_differs_in_the_corrected_verd
     if not languages.missing("cs"):
         verdict = assembly.verdict(toolchains, '        throw new Exception("no");\n', gold(row, "cs"))
         assert (verdict.official, verdict.corrected) == (True, False)  # an exception other than Debug.Assert's
+
+
+@isolated
+def test_what_a_program_finds_does_not_depend_on_the_machine(toolchains):
+    program = (
+        "import os, site, sys, numpy\nplaces = [place for place in site.getsitepackages() if os.path.isdir(place)]\n"
+        "print(sys.version, [os.listdir(place) for place in places])\nopen(places[0] + '/x', 'w')"
+    )
+    seen = toolchains.run("python", program)
+    assert seen.output == f"{sys.version} [[]]\n", seen  # of this interpreter, and not of another that the system has
+    assert "Read-only file system" in seen.errors
+    assert "No module named 'pytest'" in toolchains.run("python", "import pytest").errors
+    if not languages.missing("sh"):
+        assert toolchains.run("sh", "bc <<< 1+1").status in (126, 127)  # whether this machine has one or not
 
 
 @isolated

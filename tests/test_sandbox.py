@@ -14,6 +14,7 @@ from losslab.programs import sandbox
 from losslab.programs.sandbox import Limits, Run, Sandbox
 
 PYTHON = f"/python/bin/{Path(os.path.realpath(sys.executable)).name}"
+LIBRARY = {"LD_LIBRARY_PATH": "/python/lib"}  # of the interpreter
 pytestmark = pytest.mark.skipif(
     bool(sandbox.refusal()) and not os.environ.get("LOSSLAB_CODE"), reason=f"no isolation: {sandbox.refusal()}"
 )
@@ -25,7 +26,7 @@ def box() -> Sandbox:
 
 
 def run(box: Sandbox, program: str, **limits: float) -> Run:
-    return box.run([PYTHON, "-s", "-B", "program.py"], {"program.py": program}, Limits(**limits))  # type: ignore[arg-type]
+    return box.run([PYTHON, "-s", "-B", "program.py"], {"program.py": program}, Limits(**limits), LIBRARY)  # type: ignore[arg-type]
 
 
 def processes(mark: str) -> list[str]:
@@ -56,7 +57,8 @@ def test_a_program_runs_and_its_end_is_told(box):
 
 def test_a_fork_bomb_stays_small_and_nothing_of_it_is_left(box):
     bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass\n"
-    ended = box.run([PYTHON, "-s", "program.py", "bomb-7261"], {"program.py": bomb}, Limits(clock=3, processes=20))
+    command = [PYTHON, "-s", "program.py", "bomb-7261"]
+    ended = box.run(command, {"program.py": bomb}, Limits(clock=3, processes=20), LIBRARY)
     assert ended.stopped == "time"
     assert gone("bomb-7261")
     counted = run(

@@ -284,8 +284,8 @@ def _held_out(rows: Examples, training: Examples) -> tuple[dict[str, Any], list[
 
 
 def _reference(config: Config, data: str) -> str:
-    """The file of the reference's log-probabilities of some examples. Training measures those of the model
-    before it; others are measured here, in processes that hold no other model: there may be no room beside what is trained."""
+    """The file of the reference's log-probabilities of some examples. Training measures those of the model before it;
+    another model's are measured here, in processes that hold that model alone, since memory may be short."""
     model = config.reference_model
     about = [content(model.path), model.revision, Path(data).name, str(config.train.precision)]
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

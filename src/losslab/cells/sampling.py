@@ -25,7 +25,7 @@ from losslab.data.messages import is_text
 from losslab.distributed.signals import REQUEUE, Interrupted, ignore_stop_signals, raise_on_stop
 from losslab.evaluation import engines
 from losslab.evaluation.evaluate import answer
-from losslab.evaluation.questions import NAME, questions
+from losslab.evaluation.questions import NAME, check_verifier, questions
 from losslab.evaluation.write_scores import keep
 from losslab.files import lock, write_json, write_lines
 from losslab.records.code_snapshot import commit, dirty
@@ -42,6 +42,7 @@ def sample(config: Config) -> None:
     config = config.seeded
     engine = engines.choose(config.machine.engine)
     asked, counts = questions(config.dataset)
+    check_verifier(config.dataset, [problem.gold for problem in asked.problems], config.machine.unsafe_code)
     name = f"{config.names.model}-{config.names.dataset}"
     folder = Path(config.machine.results) / "sampled" / name
     log.info(f"{name}: {len(asked.problems):,} questions, {config.eval.samples} answers to each")

@@ -7,7 +7,7 @@ from typing import Any
 from losslab.composition.check_online import check_online
 from losslab.composition.check_optimizer import check_optimizer
 from losslab.config.benchmark import WITH_OPTIONS
-from losslab.config.choices import Device, Gold, Rules, TrackerName
+from losslab.config.choices import Device, Gold, Rules, SampleRules, TrackerName
 from losslab.config.keys import check_bounds
 from losslab.config.machine import AUTO, MachineConfig
 from losslab.config.paths import CONF, names_folder
@@ -18,6 +18,7 @@ from losslab.config.schema import (
     EMBEDDED_LARGE,
     EMBEDDED_MODELS,
     Config,
+    DatasetConfig,
     Engine,
     Normaliser,
     Precision,
@@ -101,6 +102,7 @@ def check(config: Config) -> None:
         )
     check_model("model.path", config.model.path)
     check_machine(config.machine)
+    check_rules(config.dataset)
     if not config.trains:
         return
     if config.served:
@@ -268,6 +270,19 @@ def check_held_out(config: Config) -> None:
         local_files(elsewhere)
     except ValueError as error:
         raise ValueError(str(error).replace("dataset.path", "dataset.validation")) from None
+
+
+def check_rules(dataset: DatasetConfig) -> None:
+    """Refuse keys that the rules by which sampled answers are verified do not read."""
+    if dataset.rules != SampleRules.code:
+        if dataset.stop:
+            raise ValueError("dataset.stop is for answers that are code: set dataset.rules=code too, or leave it out")
+        return
+    unread = {"gold_column": dataset.gold_column, "prompt": dataset.prompt}
+    unread |= {"prompt_column": None if dataset.prompt_column == "prompt" else dataset.prompt_column}
+    for name, value in unread.items():
+        if value not in (None, getattr(DatasetConfig(), name)):
+            raise ValueError(f"dataset.rules=code reads the column prompt, not dataset.{name}={value}: leave that out")
 
 
 def check_data(config: Config) -> None:

@@ -14,7 +14,7 @@ WITH_OPTIONS = (Rules.mathverse, Rules.mathvision, Rules.wemath)  # rules that k
 
 @dataclass
 class BenchmarkConfig:
-    path: str = key(MISSING, "hub id, .jsonl/.parquet file, `embedded`, or lm_eval:TASK (docs/evaluation.md)")
+    path: str = key(MISSING, "hub id, .jsonl(.gz) or .parquet file, `embedded`, or lm_eval:TASK (docs/evaluation.md)")
     revision: str | None = key(None, "commit or tag on the hub")
     subset: str | None = key(None, "the hub's configuration name")
     split: str = key("test", "on the hub")

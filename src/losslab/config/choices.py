@@ -131,6 +131,13 @@ class Rules(Choice):
     wemath = "wemath"
 
 
+class SampleRules(Choice):
+    """Those of `Rules` by which answers to the questions of a data set are verified."""
+
+    general = "general"
+    code = "code"
+
+
 class End(Choice):
     rare = "rare"
     sure = "sure"

@@ -19,6 +19,7 @@ from losslab.config.choices import (
     Overlong,
     Precision,
     Reduction,
+    SampleRules,
     Selection,
     Shape,
     Stage,
@@ -70,6 +71,7 @@ class ModelConfig:
 class DatasetConfig:
     path: str = key(MISSING, "hub id, file or pattern of files, folder of save_to_disk (docs/data.md), or `embedded`")
     revision: str | None = key(None, "commit or tag on the hub")
+    subset: str | None = key(None, "the hub's configuration name")
     split: str = key("train", "on the hub; of a file there is one")
     messages_column: str | None = key(None, "whole conversations; null = recognised by their shape")
     prompt_column: str = key("problem", "the question, or the messages before the answer")
@@ -89,6 +91,8 @@ class DatasetConfig:
     )
     image_folder: str | None = key(None, "what paths of images are relative to; null = the folder of the data's file")
     gold_column: str | None = key(None, "of `losslab sample`: the true answer; null = the box of `answer_column`")
+    rules: SampleRules = key(SampleRules.general, "how sampled answers are verified; code = by the tests of the row")
+    stop: list[str] = key(list, "with rules=code: texts at which an answer is cut, as of a benchmark")
     template: str | None = key(None, "in place of model.train_prompt: `chat`, or a text with {problem}")
     source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")
     rows: int | None = key(None, "how many rows to take; null = all", low=1)
@@ -185,7 +189,7 @@ class EvalConfig:
     seed: int | None = seed_key(None, "of sampling; null = that of the cell")
     request_seeds: bool = key(True, "one seed for each sample; false = one for the engine")
     full_samples: int | None = key(None, "of the published protocol; fewer samples give a warning", low=1)
-    data: str | None = key(None, "folder with <benchmark>.jsonl files in place of the hub")
+    data: str | None = key(None, "folder with <benchmark>.jsonl(.gz) files in place of the hub")
 
 
 @dataclass

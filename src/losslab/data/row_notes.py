@@ -2,8 +2,7 @@
 
 from losslab.config.schema import EMBEDDED
 from losslab.data.layouts import Conversation, Texts
-from losslab.data.recognise import describe
-from losslab.data.rows import Rows
+from losslab.data.rows import Rows, describe
 from losslab.data.tokenise import Tokeniser
 
 

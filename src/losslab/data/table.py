@@ -102,7 +102,8 @@ def held_out_file(dataset: DatasetConfig) -> DatasetConfig | None:
     if not isinstance(dataset.validation, str):
         return None
     split = "train" if dataset.path == EMBEDDED else dataset.split
-    return replace(dataset, path=dataset.validation, split=split, revision=None, rows=None, validation=None)
+    elsewhere = replace(dataset, path=dataset.validation, split=split, revision=None, subset=None)
+    return replace(elsewhere, rows=None, validation=None)
 
 
 def held_out_count(dataset: DatasetConfig, rows: int) -> int:
@@ -207,7 +208,7 @@ def _whole(dataset: DatasetConfig) -> Table:
     try:
         if any((Path(path) / name).is_file() for name in SAVED):
             return _table(path, _saved(dataset))
-        whole = hub_datasets.load_dataset(path, split=dataset.split, revision=dataset.revision)
+        whole = hub_datasets.load_dataset(path, dataset.subset, split=dataset.split, revision=dataset.revision)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"the data set {path} cannot be read ({reason}): check dataset.path") from error

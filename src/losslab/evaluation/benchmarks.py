@@ -1,5 +1,6 @@
 """Problems of a benchmark with their gold answers, from the hub, from local files, or from the embedded toy task."""
 
+import gzip
 import hashlib
 import json
 from collections import Counter
@@ -21,6 +22,7 @@ from losslab.programs import assembly
 
 QUESTIONS = ("question", "problem")  # the hub and the official files disagree on the name of the column
 IDENTIFIERS = ("unique_id", "id", "idx")
+ENDINGS = (".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Benchmark:
 def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Benchmark:
     """The problems of a benchmark, in the order of its file.
 
-    With `data`, a folder, they come from `<data>/<name>.jsonl` in the format of the official evaluation or of the hub;
-    else from `cfg.path`.
+    With `data`, a folder, they come from its `<name>.jsonl` or `.jsonl.gz`, in the format of the official evaluation or
+    of the hub; else from `cfg.path`.
 
     Raises:
         ValueError: an unknown benchmark, or a row that is malformed, has no question or gold, or a broken image.
@@ -208,15 +210,16 @@ def _rows(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Iterator[
     """Each row, and where it stands for messages."""
     if data is not None:
         folder = Path(data)
-        if not (folder / f"{name}.jsonl").is_file():
-            names = ", ".join(sorted(path.stem for path in folder.glob("*.jsonl"))) or "no .jsonl file"
-            raise ValueError(f"no benchmark {name} in {folder}, which has {names}")
-        yield from _jsonl(folder / f"{name}.jsonl")
+        files = [file for ending in ENDINGS if (file := folder / f"{name}{ending}").is_file()]
+        if not files:
+            there = sorted({path.name.partition(".")[0] for ending in ENDINGS for path in folder.glob(f"*{ending}")})
+            raise ValueError(f"no benchmark {name} in {folder}, which has {', '.join(there) or 'no .jsonl file'}")
+        yield from _jsonl(files[0])
     elif cfg.path == EMBEDDED:
         from losslab.data import toy_task
 
         yield from ((f"{name}, problem {i}", row) for i, row in enumerate(toy_task.problems(name)))
-    elif cfg.path.endswith(".jsonl"):
+    elif cfg.path.endswith(ENDINGS):
         if not Path(cfg.path).is_file():
             raise ValueError(f"benchmark {name}: there is no file {cfg.path}")
         yield from _jsonl(Path(cfg.path))
@@ -225,7 +228,7 @@ def _rows(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Iterator[
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open("rb") as lines:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue

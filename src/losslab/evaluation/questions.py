@@ -1,13 +1,18 @@
 """The questions of a data set with their true answers, for answers that are to be graded."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from losslab.config.benchmark import BenchmarkConfig
-from losslab.config.choices import Rules
+from losslab.config.choices import Rules, SampleRules
 from losslab.config.schema import DatasetConfig
 from losslab.data.rows import asked
+from losslab.data.table import load
 from losslab.evaluation.benchmarks import Benchmark, Problem
 from losslab.grading import corrected_text, official_text
+from losslab.grading.regrade import check_code
+from losslab.programs import assembly
 
 NAME = "questions"  # of the data set's questions among benchmarks
 
@@ -15,13 +20,17 @@ NAME = "questions"  # of the data set's questions among benchmarks
 def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
     """The different questions of a data set that have a gold answer, and how many rows were left out.
 
-    The gold is the content of `gold_column`, else the last box of the solution.
+    The gold is the content of `gold_column`, else the last box of the solution; with rules=code it is the problem of
+    code that the row is, which has the prompt and the stops of the data set.
+
+    Raises:
+        ValueError: no row can be asked.
     """
+    code = dataset.rules == SampleRules.code
     golds: dict[str, str] = {}
     rows = without = repeated = 0
-    for question, value in asked(dataset):
+    for question, gold in _problems_of_code(dataset) if code else _true_answers(dataset):
         rows += 1
-        gold = gold_of(value, boxed=dataset.gold_column is None)
         if question is None or gold is None:
             without += 1
         elif question.strip() in golds:
@@ -30,13 +39,42 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
             golds[question.strip()] = gold
     if not golds:
         place = dataset.gold_column or f"a box of {dataset.answer_column}"
-        raise ValueError(f"no row of {dataset.path} has a gold answer in {place}: set dataset.gold_column")
+        raise ValueError(
+            f"no row of {dataset.path} has texts in prompt and in test (or tests), which dataset.rules=code needs"
+            if code
+            else f"no row of {dataset.path} has a gold answer in {place}: set dataset.gold_column"
+        )
     problems = [
-        Problem(i, question, official_text.gold(Rules.general, {"answer": gold}), gold)
+        Problem(i, question, gold if code else official_text.gold(Rules.general, {"answer": gold}), gold)
         for i, (question, gold) in enumerate(golds.items())
     ]
     counts = {"rows": rows, "without_gold": without, "repeated_questions": repeated, "questions": len(problems)}
-    return Benchmark.of(NAME, problems, BenchmarkConfig()), counts
+    about = BenchmarkConfig(rules=Rules(dataset.rules))
+    if code:
+        about = replace(about, prompt=dataset.template, stop=dataset.stop)
+    return Benchmark.of(NAME, problems, about), counts
+
+
+def check_verifier(dataset: DatasetConfig, golds: list[str], unsafe_code: bool) -> None:
+    """Raise ValueError where answers to these questions are code that cannot be run on this machine."""
+    if dataset.rules == SampleRules.code:
+        check_code(golds, dataset.path, unsafe_code)
+
+
+def _true_answers(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | None]]:
+    for question, value in asked(dataset):
+        yield question, gold_of(value, boxed=dataset.gold_column is None)
+
+
+def _problems_of_code(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | None]]:
+    """The prompt of each row and the row as a problem; None where it is none. ValueError for an unknown language."""
+    for raw in load(dataset).rows():
+        row = {column: value for column, value in raw.items() if value is not None}
+        texts = [row.get("prompt"), row.get("test", row.get("tests"))]
+        if all(isinstance(text, str) and text.strip() for text in texts):
+            yield texts[0], assembly.problem(row, dataset.stop)
+        else:
+            yield None, None
 
 
 def gold_of(value: Any, boxed: bool) -> str | None:

@@ -20,9 +20,9 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
 
     A prompt that leaves no room for the longest answer is left out, that of a teacher who reads the solution too, and
     so is a question without a true answer: see `losslab.evaluation.questions`. Raises ValueError where no question is
-    left.
+    left, and where answers are code that this machine cannot run.
     """
-    from datasets import Dataset
+    from datasets import Dataset, load_from_disk
 
     dataset, template = config.dataset, config.train_prompt
     objective = config.objective
@@ -42,6 +42,7 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
 
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     folder = cached(cache / "questions" / key, make)
+    questions.check_verifier(dataset, list(load_from_disk(folder)["gold"]), config.machine.unsafe_code)
     kept = read_json(folder / "report.json")
     return folder, kept, Schedule.of_questions(config.train, config.seed, kept["prompts"]).steps
 

@@ -19,10 +19,10 @@ class Seen:
 
 
 class Verifier:
-    """Grades answers against the true ones, each within the grader's limits of time and memory."""
+    """Grades answers against the true ones by the rules of the data set, each within the grader's limits."""
 
-    def __init__(self, grader: Grader, tokenizer: Any, ends: list[int]) -> None:
-        self.grader, self.tokenizer = grader, tokenizer
+    def __init__(self, grader: Grader, tokenizer: Any, ends: list[int], rules: Rules = Rules.general) -> None:
+        self.grader, self.tokenizer, self.rules = grader, tokenizer, rules
         self.ends = ends  # the tokens that end an answer
         self.seen, self.rewards = Seen(), [0.0]  # of the last batch
 
@@ -32,7 +32,7 @@ class Verifier:
         bodies = [list(ids[:-1] if end else ids) for ids, end in zip(answers, ended, strict=True)]
         texts = self.tokenizer.batch_decode(bodies, skip_special_tokens=True)
         verdicts = [
-            self.grader.submit(Rules.general, text, gold, truth=gold) for text, gold in zip(texts, golds, strict=True)
+            self.grader.submit(self.rules, text, gold, truth=gold) for text, gold in zip(texts, golds, strict=True)
         ]
         self.rewards = [float(end and verdict.result().corrected) for end, verdict in zip(ended, verdicts, strict=True)]
         self.seen = Seen(len(answers), sum(self.rewards), sum(map(len, answers)), sum(ended))

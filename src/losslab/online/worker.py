@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import GenerationConfig, TrainerCallback, set_seed
 
+from losslab.config.choices import Rules
 from losslab.config.schema import Config
 from losslab.data.schedule import Schedule
 from losslab.evaluation.engine_interface import request_seed
@@ -86,10 +87,11 @@ def train(config: Config, data: str, folder: str) -> None:
 
     machine = config.machine
     kept = Checkpoints(Path(folder) / "checkpoints", learners, optimizer, device, machine.keep_last, machine.keep_every)
-    with kept as checkpoints, StopSignal() as stop, Grader(GRADERS, machine.grading_seconds) as grader:
+    grading = Grader(GRADERS, machine.grading_seconds, unsafe_code=machine.unsafe_code)
+    with kept as checkpoints, StopSignal() as stop, grading as grader:
         steps = Steps(machine, plan, Path(folder), checkpoints, publish)
         todo = steps.resume()
-        verifier = Verifier(grader, tokenizer, ends)
+        verifier = Verifier(grader, tokenizer, ends, Rules(config.dataset.rules))
         order = [i for step in todo[:: plan.updates] for i in plan.batch(step)]
         around = AroundSteps(config, factors, todo.start, learners, verifier, stop, steps)
         optimizer.register_step_pre_hook(around.before_update)

@@ -59,14 +59,15 @@ class Sandbox:
     """Runs commands on files. Safe to use from several threads at once.
 
     Args:
-        folders: besides the system's, what a program may read, by the place where it finds it.
+        folders: besides the system's, what a program may read, by the place where it finds it; None hides what the
+            system, or an earlier folder, has at that place.
         isolated: False runs it as a plain process of this user, with limits alone; for machines without bubblewrap.
 
     Raises:
         ValueError: this machine cannot isolate a process.
     """
 
-    def __init__(self, folders: Mapping[str, Path] | None = None, isolated: bool = True) -> None:
+    def __init__(self, folders: Mapping[str, Path | None] | None = None, isolated: bool = True) -> None:
         self.folders = tuple((folders or {}).items())
         self.isolated = isolated
         if isolated:
@@ -116,7 +117,7 @@ def no_isolation(reason: str) -> str:
 
 
 @cache
-def refusal(folders: tuple[tuple[str, Path], ...] = ()) -> str:
+def refusal(folders: tuple[tuple[str, Path | None], ...] = ()) -> str:
     """Why this machine cannot isolate a process, in a few words; empty where it can."""
     if not sys.platform.startswith("linux"):
         return "isolation needs Linux"
@@ -142,7 +143,7 @@ def _is_root() -> bool:
 
 
 def _isolated(
-    folders: Sequence[tuple[str, Path]], files: Mapping[str, str], limits: Limits, stack: ExitStack
+    folders: Sequence[tuple[str, Path | None]], files: Mapping[str, str], limits: Limits, stack: ExitStack
 ) -> tuple[list[str], list[int]]:
     """The command line of bubblewrap, and the descriptors that it reads."""
     arguments = ["bwrap", *NAMESPACES, "--die-with-parent", "--new-session", "--hostname", "sandbox"]
@@ -153,7 +154,9 @@ def _isolated(
         elif os.path.isdir(name):
             arguments += ["--ro-bind", name, name]
     for place, folder in [*((f"/etc/{name}", Path("/etc") / name) for name in SYSTEM), *folders]:
-        if folder.exists():
+        if folder is None:
+            arguments += ["--size", "4096", "--tmpfs", place, "--remount-ro", place]
+        elif folder.exists():
             parent = os.path.dirname(place)  # which bubblewrap would make for its user alone
             arguments += [
                 *(["--perms", "0755", "--dir", parent] if parent != "/" else []),

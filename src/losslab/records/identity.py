@@ -58,7 +58,8 @@ def _science(config: Config) -> dict[str, Any]:
         science["model"].pop(key, None)
     if not online:  # whose answers end there
         science["model"].pop("stop", None)
-    for key in ("source",) if online else ("gold_column", "source"):  # of sampling; what came of it is in a file
+    sampling = ("source",) if online else ("gold_column", "rules", "stop", "source")
+    for key in sampling:  # what came of it is in a file
         science.get("dataset", {}).pop(key, None)
     if isinstance(config.dataset.validation, str):  # a share takes rows from training, and another file none
         science.get("dataset", {}).pop("validation", None)
