@@ -13,7 +13,7 @@ from test_training import data_rows, logprobs, make
 from transformers import AutoModelForCausalLM
 
 from losslab.cells.plan import rows_of
-from losslab.composition.checks import check_held_out
+from losslab.composition.check_data import check_held_out
 from losslab.config.schema import DatasetConfig
 from losslab.config.sweep import SweepConfig
 from losslab.data.examples import Examples, prepare, shared

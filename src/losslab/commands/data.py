@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
 
     from rich.console import Console
 
-    from losslab.composition.checks import check_held_out
+    from losslab.composition.check_data import check_held_out
     from losslab.composition.compose import composed
     from losslab.config.keys import check_bounds
     from losslab.data.examples import collect, notes

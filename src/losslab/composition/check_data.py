@@ -1,0 +1,69 @@
+"""What of a data set can be known to be wrong before its rows are read."""
+
+import re
+from pathlib import Path
+
+from losslab.config.choices import SampleRules
+from losslab.config.paths import CONF
+from losslab.config.schema import EMBEDDED, Config, DatasetConfig
+from losslab.data.table import held_out_file, local_files, unanswered
+from losslab.objectives.online import OnPolicy
+
+
+def check_held_out(config: Config) -> None:
+    """Refuse held-out rows that are not there, that nothing would measure, or that are those of training."""
+    dataset = config.dataset
+    if dataset.validation is None:
+        return
+    if isinstance(config.objective, OnPolicy):
+        raise ValueError(
+            f"loss={config.names.loss} learns from answers that it samples, and has no loss of held-out rows: leave "
+            "dataset.validation out"
+        )
+    if (elsewhere := held_out_file(dataset)) is None:
+        return
+    if elsewhere.path in (EMBEDDED, ""):
+        raise ValueError(f"dataset.validation={elsewhere.path}: set it to a share of the rows, as 0.1, or to a file")
+    if elsewhere.path == dataset.path:
+        raise ValueError(
+            "dataset.validation and dataset.path are the same: set a share of the rows, as 0.1, or another file"
+        )
+    try:
+        local_files(elsewhere)
+    except ValueError as error:
+        raise ValueError(str(error).replace("dataset.path", "dataset.validation")) from None
+
+
+def check_rules(dataset: DatasetConfig) -> None:
+    """Refuse keys that the rules by which sampled answers are verified do not read."""
+    if dataset.rules != SampleRules.code:
+        if dataset.stop:
+            raise ValueError("dataset.stop is for answers that are code: set dataset.rules=code too, or leave it out")
+        return
+    unread = {"gold_column": dataset.gold_column, "prompt": dataset.prompt}
+    unread |= {"prompt_column": None if dataset.prompt_column == "prompt" else dataset.prompt_column}
+    for name, value in unread.items():
+        if value not in (None, getattr(DatasetConfig(), name)):
+            raise ValueError(f"dataset.rules=code reads the column prompt, not dataset.{name}={value}: leave that out")
+
+
+def check_data(config: Config) -> None:
+    """Refuse a data set whose local files are not there; a plan may be made before the model's own answers are."""
+    dataset, names = config.dataset, config.names
+    if not dataset.path:
+        raise ValueError("dataset.path is empty: set it to a hub id, a file, or a folder of data")
+    for column, pattern in dataset.keep.items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"dataset.keep.{column} is no regular expression ({error}): mend it") from None
+    if Path.cwd().is_relative_to(Path(dataset.path).absolute()) and Path(dataset.path).is_dir():
+        raise ValueError(f"dataset.path={dataset.path} holds all of this folder: name the folder of the data alone")
+    check_held_out(config)
+    if not unanswered(dataset):
+        local_files(dataset)
+    elif not config.plan:
+        model = names.model if (CONF / "model" / f"{names.model}.yaml").exists() else config.model.path
+        raise ValueError(
+            f"{dataset.path} is not there yet: losslab sample model={model} dataset={dataset.source} makes it"
+        )
