@@ -127,7 +127,7 @@ def test_other_protocols_do_not_mix(config, model, tmp_path):
     folder = tmp_path / "scores"
     evaluate(config, str(model), folder)
     hotter = replace(config, eval=replace(config.eval, temperature=1.5))
-    with pytest.raises(ValueError, match=r"samples of another protocol \(temperature: 1.0, now 1.5\); choose another"):
+    with pytest.raises(ValueError, match=r"samples of another protocol \(temperature: 1.0, now 1.5\); use another"):
         evaluate(hotter, str(model), folder)
     (tmp_path / "one.jsonl").write_text(json.dumps({"question": "9+9=?", "answer": "18"}))
     with pytest.raises(ValueError, match=r"samples of another protocol \(benchmarks"):

@@ -218,7 +218,7 @@ def test_what_is_there_is_not_asked_again_and_no_protocols_mix(undisturbed, plac
     size = log.stat().st_size
     sample(make(*own))
     assert content(undisturbed) == before and log.stat().st_size == size
-    with pytest.raises(ValueError, match=r"samples of another protocol \(temperature: 1.0, now 0.5\); choose another"):
+    with pytest.raises(ValueError, match=r"samples of another protocol \(temperature: 1.0, now 0.5\); use another"):
         sample(make(*own, "eval.temperature=0.5"))
     with pytest.raises(ValueError, match=r"samples of another protocol \(benchmarks"):
         sample(make(*own, "dataset.rows=30"))

@@ -1,5 +1,6 @@
-"""Ask a model about the answers on which the official and the corrected verdict differ, and of benchmarks whose
-published evaluation asks a model, such as mathverse, about all.
+"""Ask a model about the answers on which the official and the corrected verdict differ.
+
+Of benchmarks whose published evaluation asks a model, such as mathverse, it is asked about all answers.
 
 losslab judge SCORES url=URL model=NAME
   prices=0.25,2.0      dollars for a million tokens of prompts and of replies
