@@ -287,7 +287,10 @@ def test_numbers_of_a_plan_are_short():
             "loss=dft does not know what to do with reference.path: leave it out",
         ),
         (["loss=asft", "reference.path=/not/there"], "reference.path=/not/there is no folder: check the path"),
-        (["loss=jsd", "reference.path=embedded_large"], "embedded_large teaches the embedded task: set model=tiny"),
+        (
+            ["loss=jsd", "reference.path=embedded_large"],
+            "reference.path=embedded_large teaches the embedded task: set model=tiny",
+        ),
         (["loss=asft", "reference.path=embedded"], "reference.path=embedded is the base of model=tiny: leave it out"),
         (
             ["loss=label_smoothing", "train.normaliser=kept_tokens"],

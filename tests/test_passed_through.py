@@ -1,6 +1,8 @@
 """Keys of scoring reach the arguments of what they are for: the engine's own objects, and the graders."""
 
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -102,38 +104,56 @@ def test_the_limit_of_a_verdict_reaches_the_graders(model, tmp_path, monkeypatch
     assert seconds == 7.5 and options == {"unsafe_code": True}
 
 
-@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
-def test_the_job_reaches_vllms_own_arguments(model, tmp_path, monkeypatch):
+def of_vllm(job: Job, requests: list[Request]) -> tuple[dict, list[dict]]:
+    """What vLLM's own objects hold of a job: the engine's arguments, and the sampling parameters of each request."""
     import vllm
     from vllm.engine.arg_utils import EngineArgs
 
     from losslab.evaluation import vllm_engine
 
-    asked = Answers(monkeypatch)
-    scored(model, tmp_path, stop=("\n\n",))
-    (job,), (requests,) = asked.jobs, asked.requests
-    monkeypatch.setattr(vllm, "LLM", lambda **options: EngineArgs(**options))
-    arguments = vllm_engine.start(job, requests, on_gpu=True)
-    assert (arguments.model, arguments.tensor_parallel_size, arguments.seed) == (str(model), 2, job.sampling.seed)
-    assert arguments.load_format == "safetensors" and arguments.dtype == "bfloat16"
-    assert arguments.max_model_len == max(len(request.prompt) for request in requests) + 9
-
-    parameters = []
-
     class Enqueued:
         """Takes the requests; none of them is left to run."""
 
-        def enqueue(self, prompts, each, use_tqdm):
-            parameters.extend(each)
-            return [f"{i}-x" for i in range(len(prompts))]
-
         llm_engine = type("", (), {"has_unfinished_requests": lambda self: False})()
 
-    assert list(vllm_engine.sample(Enqueued(), job.sampling, requests)) == []
-    assert [p.seed for p in parameters] == [request.seed for request in requests]
-    for p in parameters:
-        assert (p.temperature, p.top_p, p.max_tokens, p.stop) == (0.7, 0.6, 9, ["\n\n", "!"])
-        assert set(job.sampling.stop_ids) <= set(p.stop_token_ids)
+        def __init__(self) -> None:
+            self.parameters: list = []
+
+        def enqueue(self, prompts, parameters, use_tqdm):
+            self.parameters = parameters
+            return [f"{i}-x" for i in range(len(prompts))]
+
+    vllm.LLM = lambda **options: EngineArgs(**options)  # type: ignore[assignment,misc]
+    arguments = vllm_engine.start(job, requests, on_gpu=True)
+    engine = Enqueued()
+    assert list(vllm_engine.sample(engine, job.sampling, requests)) == []
+    names = ("model", "tensor_parallel_size", "seed", "load_format", "dtype", "max_model_len")
+    own = ("seed", "temperature", "top_p", "max_tokens", "stop", "stop_token_ids")
+    return (
+        {name: getattr(arguments, name) for name in names},
+        [{name: getattr(each, name) for name in own} for each in engine.parameters],
+    )
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
+def test_the_job_reaches_vllms_own_arguments(model, tmp_path, monkeypatch):
+    asked = Answers(monkeypatch)
+    scored(model, tmp_path, stop=("\n\n",))
+    (job,), (requests,) = asked.jobs, asked.requests
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:  # vLLM stays out of this process
+        arguments, parameters = apart.submit(of_vllm, job, requests).result()
+    assert arguments == {
+        "model": str(model),
+        "tensor_parallel_size": 2,
+        "seed": job.sampling.seed,
+        "load_format": "safetensors",
+        "dtype": "bfloat16",
+        "max_model_len": max(len(request.prompt) for request in requests) + 9,
+    }
+    assert [each["seed"] for each in parameters] == [request.seed for request in requests]
+    for each in parameters:
+        assert (each["temperature"], each["top_p"], each["max_tokens"]) == (0.7, 0.6, 9)
+        assert each["stop"] == ["\n\n", "!"] and set(job.sampling.stop_ids) <= set(each["stop_token_ids"])
 
 
 def test_the_job_reaches_generate_of_transformers(model, tmp_path, monkeypatch):

@@ -153,9 +153,10 @@ def check_files(model: ModelConfig) -> None:
 
 def _from_files(model: ModelConfig, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model of a folder or of the hub in float32, and what transformers says of its loading."""
+    kind = auto_class(load_config(model))
     try:
         with quiet():  # it would print a table of what `_check` says
-            loaded: Any = auto_class(load_config(model)).from_pretrained(
+            loaded: Any = kind.from_pretrained(
                 model.path,
                 revision=model.revision,
                 trust_remote_code=model.trust_remote_code,
