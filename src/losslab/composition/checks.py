@@ -121,7 +121,10 @@ def check(config: Config) -> None:
     if train.weights == Precision.bf16 and train.precision == Precision.fp32:
         raise ValueError("train.weights=bf16 cannot be computed with in float32: set train.precision=bf16")
     if config.adapter.rank and not config.adapter.target_modules:
-        raise ValueError("adapter.target_modules is empty: name the linear layers to adapt, or choose adapter=lora")
+        raise ValueError(
+            f"adapter.rank={config.adapter.rank} and adapter.target_modules is empty: name the linear layers to adapt, "
+            "or choose adapter=lora"
+        )
     if config.adapter.rank and not train.freeze_vision:
         raise ValueError(
             "train.freeze_vision=false trains all weights, and adapter those of the decoder: leave one out"
