@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 from torch._dynamo.utils import counters
-from torch.library import custom_op
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
@@ -66,7 +65,7 @@ def test_packed_attention_is_that_of_each_sequence_alone(width):
         assert relative(value, right) < bound
 
 
-@custom_op("losslab::varlen_attention_of_the_cpu", mutates_args=())
+@library.custom_op("losslab::varlen_attention_of_the_cpu", mutates_args=())
 def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int) -> torch.Tensor:
     assert longest == ends.diff().max()
     return torch.zeros_like(q)

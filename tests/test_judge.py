@@ -3,10 +3,11 @@
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from endpoint import Endpoint
 
 from losslab.commands.cli import main
 from losslab.evaluation.judge import verdict
@@ -16,44 +17,19 @@ from losslab.files import read_json, read_lines, write_json, write_lines
 ASKED: list[dict] = []
 
 
-class Judge(BaseHTTPRequestHandler):
+class Judge(Endpoint):
     """Says RIGHT where the response holds the reference, WRONG where it does not, and nothing of a hedge."""
 
-    def do_GET(self) -> None:
-        self._send({"object": "list", "data": [{"id": "judge", "object": "model", "created": 0, "owned_by": "us"}]})
+    model = "judge"
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def answer(self, body: dict) -> str:
         ASKED.append(body)
         text = body["messages"][0]["content"]
         gold = text.split("Reference answer:\n")[1].split("\n")[0]
         response = text.split("response:\n")[1].split("\n\nIs the")[0]
-        said = (
-            "Hm." if "perhaps" in response else f"It is not WRONG at first.\n{'RIGHT' if gold in response else 'WRONG'}"
-        )
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
-        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        self._send(
-            {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 0,
-                "model": "judge",
-                "choices": [choice],
-                "usage": usage,
-            }
-        )
-
-    def _send(self, content: dict) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        if "perhaps" in response:
+            return "Hm."
+        return f"It is not WRONG at first.\n{'RIGHT' if gold in response else 'WRONG'}"
 
 
 @pytest.fixture

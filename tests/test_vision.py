@@ -1,13 +1,14 @@
 """Benchmarks with images on tiny random vision-language models of two architectures."""
 
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
 import datasets
 import pytest
 import torch
+from endpoint import Endpoint
 from PIL import Image
 from tiny_models import random_toy_model
 from transformers import AutoModelForImageTextToText, AutoTokenizer
@@ -239,29 +240,14 @@ def test_thumbnails_are_small_and_data_urls_of_formats_that_endpoints_know():
 def test_an_endpoint_gets_images_as_data_urls_in_their_places(tmp_path):
     bodies = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.reply({"object": "list", "data": [{"id": "vl", "object": "model", "created": 0, "owned_by": "us"}]})
+    class Served(Endpoint):
+        model = "vl"
 
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            message = {"role": "assistant", "content": "\\boxed{1}"}
-            about = {"id": "1", "object": "chat.completion", "created": 0, "model": "vl"}
-            usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-            self.reply(about | {"choices": [{"index": 0, "finish_reason": "stop", "message": message}], "usage": usage})
+        def answer(self, body: dict) -> str:
+            bodies.append(body)
+            return "\\boxed{1}"
 
-        def reply(self, content: dict) -> None:
-            data = json.dumps(content).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Served)
     Thread(target=server.serve_forever, daemon=True).start()
     chosen, address = benchmark(tmp_path), f"http://127.0.0.1:{server.server_port}/v1"
     cfg = config("vl", engine=Engine.api, api_url=address, api_concurrency=1)

@@ -11,8 +11,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.library import Library
+from torch import Tensor, library
 
 SIZE = 128  # of the matrices that are measured
 REPEATS = 5
@@ -49,16 +48,16 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, tile: int) -> None:
         out.copy_(total)
 
 
-@cache  # keeps a reference to the library, without which the replacement would end
-def install() -> Library | None:
+@cache  # keeps a reference to what is replaced, without which the replacement would end
+def install() -> library.Library | None:
     """Make autocast compute linear layers this way in this process. Does nothing if bfloat16 products are fast."""
     if not slow():
         return None
-    library = Library("aten", "IMPL")
+    replaced = library.Library("aten", "IMPL")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # autocast's own is replaced intentionally
-        library.impl("linear", _linear, "AutocastCPU", allow_override=True)
-    return library
+        replaced.impl("linear", _linear, "AutocastCPU", allow_override=True)
+    return replaced
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,0 +1,36 @@
+"""An OpenAI-compatible endpoint of our own, in a thread of the tests: what it answers is a subclass's."""
+
+import json
+from http.server import BaseHTTPRequestHandler
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    model = "served"
+
+    def answer(self, body: dict) -> str:
+        """The text of the assistant's message for the body of a request."""
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        self._send({"object": "list", "data": [{"id": self.model, "object": "model", "created": 0, "owned_by": "us"}]})
+
+    def do_POST(self) -> None:
+        message = {
+            "role": "assistant",
+            "content": self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"])))),
+        }
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        about = {"id": "1", "object": "chat.completion", "created": 0, "model": self.model}
+        self._send(about | {"choices": [choice], "usage": usage})
+
+    def _send(self, content: dict) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
