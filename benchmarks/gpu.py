@@ -21,7 +21,9 @@ import gpu_report
 
 ROOT = Path(__file__).parents[1]
 # Seconds at most, in order of value.
-SECTIONS = {"tests": 90, "steps": 220, "trl": 110, "loss": 60, "kills": 90, "large": 90}
+SECTIONS = {
+    "tests": 90, "steps": 100, "trl": 110, "loss": 60, "options": 180, "profile": 50, "kills": 100, "large": 80,
+}  # fmt: skip
 TESTS = ["test_gpu", "test_fused_loss", "test_attention"]  # which take a GPU where there is one
 
 
@@ -29,7 +31,7 @@ def command(section: str, tiny: bool) -> list[str]:
     if section == "tests":
         return [sys.executable, "-m", "pytest", "-q", *(str(ROOT / f"tests/{name}.py") for name in TESTS)]
     if section == "kills":  # a cell is trained, killed, resumed, exported and scored: bit for bit as an undisturbed one
-        where = ["--device", "cpu" if tiny else "cuda", "--moments", "1" if tiny else "3"]
+        where = ["--device", "cpu" if tiny else "cuda", "--moments", "1" if tiny else "2"]
         return [sys.executable, str(ROOT / "tests/kill.py"), *where]
     if section == "loss":
         return [sys.executable, str(ROOT / "benchmarks/loss.py"), *(["--shapes", "64x32x1024"] if tiny else [])]

@@ -41,8 +41,24 @@ def write_page(card: str | None = None, versions: str | None = None) -> Path:
     return path
 
 
+def pooled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each name: the mean speed of its turns, of the last one the rest."""
+    turns: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        turns.setdefault(row["name"], []).append(row)
+    means = []
+    for each in turns.values():
+        whole = [row for row in each if "error" not in row]
+        if len(whole) > 1 and len(whole) == len(each):
+            keys = [key for key in ("answer_tokens_per_second", "mfu") if whole[0].get(key) is not None]
+            means.append(whole[-1] | {key: sum(row[key] for row in whole) / len(whole) for key in keys})
+        else:
+            means.append(each[-1])
+    return means
+
+
 def page(rows: list[dict[str, Any]], card: str, versions: str) -> str:
-    steps = [row for row in rows if row["section"] == "steps"]
+    steps = pooled([row for row in rows if row["section"] == "steps"])
     peers = [row["answer_tokens_per_second"] for row in steps if row["name"].startswith("TRL") and "error" not in row]
     best = max(peers, default=None)
     lines = [
@@ -50,9 +66,9 @@ def page(rows: list[dict[str, Any]], card: str, versions: str) -> str:
         "",
         f"`python benchmarks/gpu.py`, {versions}, one run.",
         "Random weights in the shape of Qwen2.5-Math-1.5B, 64 sequences a step of log-normal lengths up to 2,048 with",
-        "three quarters answers, bfloat16 over float32 weights, fused AdamW; three steps after the third (of TRL's",
-        "after the second), so that differences of a few percent mean nothing. MFU counts no recomputation. The plan",
-        "is the estimate of memory that `losslab plan` shows.",
+        "three quarters answers, bfloat16 over float32 weights, fused AdamW; nine steps after the third (objectives in",
+        "two turns), of TRL four after the second, so that differences of a percent or two mean nothing. MFU",
+        "counts no recomputation. The plan is the estimate of memory that `losslab plan` shows.",
         "",
         "| whole step | answer tokens/s | beside the best of TRL | MFU | peak, GB | plan, GB | micro-batch tokens |",
         "|---|---:|---:|---:|---:|---:|---:|",

@@ -22,8 +22,9 @@ from losslab.config.schema import AdapterConfig, Config, ModelConfig, OptimizerC
 from losslab.data import toy_task
 from losslab.data.examples import Examples
 from losslab.training import loop
+from losslab.training.steps import Steps
 
-STEPS, WARM, LENGTH = 6, 3, 2048
+STEPS, WARM, LENGTH = 12, 3, 2048  # of losslab; TRL takes half of them, after the second
 QWEN_1_5B = {
     "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
     "num_key_value_heads": 2, "vocab_size": 151_936, "tie_word_embeddings": True,
@@ -39,8 +40,8 @@ TINY = {
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def architecture(shape: dict[str, Any]) -> Qwen2Config:
-    return Qwen2Config(**shape, max_position_embeddings=4096, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+def architecture(sizes: dict[str, Any]) -> Qwen2Config:
+    return Qwen2Config(**sizes, max_position_embeddings=4096, pad_token_id=0, eos_token_id=1, bos_token_id=None,
                        dtype="bfloat16")  # fmt: skip
 
 
@@ -65,7 +66,7 @@ def random_weights(model: torch.nn.Module, *_: Any) -> None:
         local.normal_(std=0.02, generator=generator) if local.ndim > 1 else local.fill_(1.0)
 
 
-def losslab(name: str, shape: dict[str, Any], tiny: bool, loss: str = "dft.DFT", adapter: bool = False,
+def losslab(name: str, sizes: dict[str, Any], tiny: bool, loss: str = "dft.DFT", adapter: bool = False,
             **machine: Any) -> list[dict[str, Any]]:  # fmt: skip
     """Say what a run of STEPS steps measured after its first three; `machine` are options beside the defaults."""
     from losslab.models import policy
@@ -79,10 +80,10 @@ def losslab(name: str, shape: dict[str, Any], tiny: bool, loss: str = "dft.DFT",
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29555"}
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
-        architecture(shape).save_pretrained(model)
+        architecture(sizes).save_pretrained(model)
         toy_task.tokenizer().save_pretrained(model)
         if DEVICE == "cpu":
-            AutoModelForCausalLM.from_config(architecture(shape)).save_pretrained(model)
+            AutoModelForCausalLM.from_config(architecture(sizes)).save_pretrained(model)
         examples = Examples(tokens, np.r_[0, lengths.cumsum()], np.array([p for _, p in rows]), "", {})
         examples.save(Path(scratch) / "data")
         config = Config(
@@ -93,7 +94,7 @@ def losslab(name: str, shape: dict[str, Any], tiny: bool, loss: str = "dft.DFT",
             if adapter else AdapterConfig(),
         )  # fmt: skip
         config = sizing.sized(config)
-        planned = memory.on_device(config, architecture(shape), count_parameters(architecture(shape)))
+        planned = memory.on_device(config, architecture(sizes), count_parameters(architecture(sizes)))
         if DEVICE == "cuda":
             torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
@@ -136,26 +137,65 @@ def attempt(name: str, run: Callable[[], Any]) -> None:
 
 
 def steps(tiny: bool) -> None:
-    """losslab at its defaults and with one option changed at a time."""
-    shape = TINY if tiny else QWEN_1_5B
-    long: dict[str, Any] = {"compile": True} if not tiny else {}  # as `auto` decides for a run of minutes
-    attempt("DFT", partial(losslab, "losslab DFT, defaults", shape, tiny, **long))
-    attempt("SFT", partial(losslab, "losslab SFT, defaults", shape, tiny, "sft.SFT", **long))
-    attempt("iw-SFT", partial(losslab, "losslab iw-SFT, stored references", shape, tiny, "iw_sft.IWSFT", **long))
-    attempt("eager", partial(losslab, "losslab DFT, not compiled", shape, tiny, compile=False))
-    attempt("large", partial(losslab, "losslab DFT, 32,768 tokens", shape, tiny, micro_batch_tokens=32_768, **long))
-    options = long | {"recompute": "selective"}
-    attempt("selective", partial(losslab, "losslab DFT, selective recompute", shape, tiny, **options))
-    attempt("reshard", partial(losslab, "losslab DFT, reshard", shape, tiny, reshard=True, **long))
-    # Last, since it is a setting of the whole process.
-    attempt("deterministic", partial(losslab, "losslab DFT, deterministic", shape, tiny, deterministic=True, **long))
+    """Three objectives at losslab's defaults, in two turns, so that a card that slows down is no objective's fault."""
+    for _ in range(2):
+        for name, loss in {"DFT": "dft.DFT", "SFT": "sft.SFT", "iw-SFT, stored references": "iw_sft.IWSFT"}.items():
+            attempt(name, partial(losslab, f"losslab {name}", shape(tiny), tiny, loss, **compiled(tiny)))
+
+
+def options(tiny: bool) -> None:
+    """DFT with one option changed at a time. Deterministic comes last, since it is a setting of the whole process."""
+    changes: dict[str, dict[str, Any]] = {
+        "not compiled": {"compile": False},
+        "16,384 tokens": {"micro_batch_tokens": 16_384},
+        "32,768 tokens": {"micro_batch_tokens": 32_768},
+        "reshard": {"reshard": True},
+        "selective recompute": {"recompute": "selective"},
+        "deterministic": {"deterministic": True},
+    }
+    for name, change in changes.items():
+        attempt(name, partial(losslab, f"losslab DFT, {name}", shape(tiny), tiny, **(compiled(tiny) | change)))
+
+
+def shape(tiny: bool) -> dict[str, Any]:
+    return TINY if tiny else QWEN_1_5B
+
+
+def compiled(tiny: bool) -> dict[str, Any]:
+    """What `auto` decides for a run of minutes."""
+    return {} if tiny else {"compile": True}
+
+
+def profile(tiny: bool) -> None:
+    """Where the device's time goes in the last two steps of losslab's defaults: its kernels, by their time."""
+    from torch.profiler import ProfilerActivity, schedule
+    from torch.profiler import profile as profiler
+
+    activities = [ProfilerActivity.CUDA] if DEVICE == "cuda" else [ProfilerActivity.CPU]
+    # A row is recorded while the step after it is computed.
+    steps = schedule(wait=STEPS - 4, warmup=1, active=2)
+    with profiler(activities=activities, schedule=steps) as recorder:
+        record = Steps.record
+
+        def counted(*arguments: Any) -> None:
+            record(*arguments)
+            recorder.step()
+
+        Steps.record = counted  # type: ignore[assignment, method-assign]
+        name = "losslab DFT, under the profiler"
+        attempt("profile", partial(losslab, name, shape(tiny), tiny, **compiled(tiny)))
+        Steps.record = record  # type: ignore[method-assign]
+    key = "self_device_time_total" if DEVICE == "cuda" else "self_cpu_time_total"
+    spent = {kernel.key: (getattr(kernel, key) / 2e3, kernel.count / 2) for kernel in recorder.key_averages()}
+    total = sum(milliseconds for milliseconds, _ in spent.values())
+    for name, (milliseconds, count) in sorted(spent.items(), key=lambda each: -each[1][0])[:60]:
+        say(section="profile", kernel=name[:150], ms=milliseconds, count=count, share=milliseconds / total)
 
 
 def large(tiny: bool) -> None:
     """The shape of Qwen2.5-7B with adapters."""
-    shape = TINY if tiny else QWEN_7B
-    options: dict[str, Any] = {} if tiny else {"compile": True}
-    attempt("7B", partial(losslab, "losslab DFT, 7B with LoRA", shape, tiny, adapter=True, **options))
+    large = TINY if tiny else QWEN_7B
+    attempt("7B", partial(losslab, "losslab DFT, 7B with LoRA", large, tiny, adapter=True, **compiled(tiny)))
 
 
 def trl(tiny: bool) -> None:
@@ -204,14 +244,13 @@ def _trl(name: str, tiny: bool, micro: int = 8, **options: Any) -> None:
     rows = [{"input_ids": ids, "completion_mask": [0] * p + [1] * (len(ids) - p)} for ids, p in sequences(tiny)]
     with tempfile.TemporaryDirectory() as scratch:
         config = SFTConfig(
-            output_dir=scratch, max_steps=STEPS - 1, per_device_train_batch_size=micro, loss_type="dft",
+            output_dir=scratch, max_steps=STEPS // 2, per_device_train_batch_size=micro, loss_type="dft",
             gradient_accumulation_steps=max(1, (8 if options.get("packing") else batch(tiny)) // micro), bf16=True,
             use_cpu=DEVICE == "cpu", report_to=[], save_strategy="no", learning_rate=1e-5, disable_tqdm=True,
             logging_steps=100, optim="adamw_torch_fused", completion_only_loss=True, max_length=LENGTH, **options,
         )  # fmt: skip
         with torch.device(DEVICE):
-            shape = architecture(TINY if tiny else QWEN_1_5B)
-            model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(architecture(shape(tiny)), dtype=torch.float32)
         Counting(model, config, train_dataset=Dataset.from_list(rows), callbacks=[clock],
                  processing_class=toy_task.tokenizer()).train()  # fmt: skip
     seconds, answers = zip(*steps[2:], strict=True)

@@ -176,7 +176,8 @@ class ChunkedLogits:
         grad_hidden, grad_weight, grad_bias = self.gradients
         slope, weight = slopes[0], weights[0]
         if len(slopes) > 1:
-            columns = weights[self.sloped].to(slope.dtype)[:, :, None]
+            # One by one: a list as an index would be copied to the device, for which the host waits.
+            columns = [weights[i, :, None].to(slope.dtype) for i in self.sloped]
             slope.mul_(columns[0])
             for other, column in zip(slopes[1:], columns[1:], strict=True):
                 slope.addcmul_(other, column)
