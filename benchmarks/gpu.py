@@ -35,7 +35,8 @@ def command(section: str, tiny: bool) -> list[str]:
         return [sys.executable, str(ROOT / "tests/kill.py"), *where]
     if section == "loss":
         return [sys.executable, str(ROOT / "benchmarks/loss.py"), *(["--shapes", "64x32x1024"] if tiny else [])]
-    return [sys.executable, "-c", f"import gpu_steps; gpu_steps.{section}({tiny})"]
+    late = f"faulthandler.dump_traceback_later({SECTIONS[section] - 5})"  # where it stands, before it is killed
+    return [sys.executable, "-c", f"import faulthandler, gpu_steps; {late}; gpu_steps.{section}({tiny})"]
 
 
 def run(section: str, tiny: bool) -> str:

@@ -1,5 +1,6 @@
 """Whole training steps on one GPU, of losslab and of TRL, in the shape of Qwen2.5-Math-1.5B; sections of gpu.py."""
 
+import atexit
 import gc
 import json
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from gpu_report import say
 from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -38,6 +40,8 @@ TINY = {
     "num_key_value_heads": 2, "vocab_size": 4096, "tie_word_embeddings": True,
 }  # fmt: skip
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# All runs of a process share a group. A process that leaves it to NCCL may never end.
+atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
 
 
 def architecture(sizes: dict[str, Any]) -> Qwen2Config:
