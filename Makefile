@@ -32,7 +32,7 @@ demo: setup ## the main job on the embedded default: base, SFT, DFT, iw-SFT, thr
 	@$(BIN)/python train.py experiment=demo
 
 test: setup ## all tests
-	@$(BIN)/pytest -n 2 --dist loadfile --durations 25 --durations-min 10
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25 --durations-min 10
 
 check: setup ## formatting, lint and types
 	@$(BIN)/ruff format --check .

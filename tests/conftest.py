@@ -23,6 +23,18 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Files that take minutes, the longest first. A worker takes whole files: one that began last would run alone.
+LONGEST = [
+    "test_toy_suite", "test_run", "test_slurm", "test_drills", "test_families", "test_hostile", "test_engines",
+    "test_online", "test_notebooks", "test_failures", "test_docs", "test_training", "test_memory", "test_experiments",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
