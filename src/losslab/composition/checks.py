@@ -37,7 +37,7 @@ def check_sweep(sweep: SweepConfig) -> None:
     if not names_folder(sweep.name):
         raise ValueError(f"sweep.name={sweep.name!r} is no name of a folder: write letters, digits, - and _")
     if sweep.needs:
-        raise ValueError(f"{sweep.name} is declared and not built; it would need {sweep.needs}")
+        raise ValueError(f"{sweep.name} is declared and not built; it would need {sweep.needs} (sweep.needs)")
 
 
 def check_tune(config: Config) -> None:
