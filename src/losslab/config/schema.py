@@ -12,6 +12,7 @@ from omegaconf import MISSING
 from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import (
     AnswerEnd,
+    Corpus,
     Decay,
     Engine,
     NonFinite,
@@ -58,8 +59,9 @@ class ModelConfig:
         0,
         "rows of the corpus",
         low=0,
-        heading="How model=tiny is made, which is part of its identity:",
+        heading="How model=tiny and tiny_coder are made, which is part of their identity:",
     )
+    pretrain_split: Corpus = key(Corpus.corpus, "of the embedded data set: sums, or programs of a stack language")
     pretrain_batch: int = key(64, "rows in a step", low=1)
     pretrain_learning_rate: float = key(1e-3, "peak learning rate", low=0, high=1000)
     pretrain_seed: int | None = seed_key(

@@ -26,7 +26,7 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
     Raises:
         ValueError: no row can be asked.
     """
-    code = dataset.rules == SampleRules.code
+    code, general = (dataset.rules == rules for rules in (SampleRules.code, SampleRules.general))
     golds: dict[str, str] = {}
     rows = without = repeated = 0
     for question, gold in _problems_of_code(dataset) if code else _true_answers(dataset):
@@ -45,7 +45,7 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
             else f"no row of {dataset.path} has a gold answer in {place}: set dataset.gold_column"
         )
     problems = [
-        Problem(i, question, gold if code else official_text.gold(Rules.general, {"answer": gold}), gold)
+        Problem(i, question, official_text.gold(Rules.general, {"answer": gold}) if general else gold, gold)
         for i, (question, gold) in enumerate(golds.items())
     ]
     counts = {"rows": rows, "without_gold": without, "repeated_questions": repeated, "questions": len(problems)}
