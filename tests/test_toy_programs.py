@@ -1,19 +1,24 @@
 """The embedded world's code: the stack language by hand, and formulas, programs and tests that agree with it."""
 
+import hashlib
 import json
 import random
 
 import pytest
 from hydra import compose, initialize_config_dir
 
+from losslab.commands.regrade import rules
 from losslab.composition.compose import read
+from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.paths import CONF
-from losslab.config.schema import BenchmarkConfig, Config, DatasetConfig
+from losslab.config.schema import Config, DatasetConfig
 from losslab.data import toy_programs, toy_task
 from losslab.data.table import load
 from losslab.evaluation import benchmarks
-from losslab.evaluation.questions import questions
+from losslab.evaluation.questions import check_verifier, questions
+from losslab.files import TOY_TASK
 from losslab.grading.graders import Grader
+from losslab.grading.regrade import regrade
 from losslab.online.verifier import Verifier
 from losslab.programs import stack_language
 from losslab.records.identity import identity
@@ -56,7 +61,10 @@ def test_a_program_passes_where_every_test_does():
     assert stack_language.passes("xy*z+", gold) and stack_language.passes("zyx*+", gold)
     assert not stack_language.passes("xy+z+1+", gold)  # 10, and 4
     assert not stack_language.passes("", gold)
-    for text in ("", "3", "[]", "[[[1, 2], 3]]", "[[1, 2, 3], 4]", '{"x": 1}', "[[[1, 2, null], 3]]"):
+    for text in (
+        "", "3", "[]", "[[[1, 2], 3]]", "[[1, 2, 3], 4]", '{"x": 1}', "[[[1, 2, null], 3]]", "[[[1, 2, 3], 4.5]]",
+        "[[[1, 2, true], 3]]", '[["xyz", 1]]',
+    ):  # fmt: skip
         with pytest.raises(ValueError, match="the tests of a stack program are"):
             stack_language.tests(text)
 
@@ -85,19 +93,19 @@ def test_a_program_without_bugs_passes_and_python_agrees():
 
 
 def test_demonstrations_have_the_share_of_bugs_and_the_corpus_its_styles():
-    rows = toy_programs.demonstrations(6000, 1)
+    rows = toy_programs.demonstrations(2500, 1)
     right = sum(stack_language.passes(row["solution"], row["answer"]) for row in rows) / len(rows)
-    assert right == pytest.approx((0.9**5 + 0.9**7) / 2, abs=0.02)  # of 5 and of 7 instructions
+    assert right == pytest.approx((0.9**5 + 0.9**7) / 2, abs=0.03)  # of 5 and of 7 instructions
     assert {row["problem"].split()[0] for row in rows} == {"Program", "Write"}
-    corpus = toy_programs.corpus(6000, 1)
+    corpus = toy_programs.corpus(2500, 1)
     right = sum(stack_language.passes(row["solution"], row["answer"]) for row in corpus) / len(corpus)
-    assert right == pytest.approx((0.95**5 + 0.95**7 + 0.95**9) / 3 / 2, abs=0.02)
+    assert right == pytest.approx((0.95**5 + 0.95**7 + 0.95**9) / 3 / 2, abs=0.03)  # half of it are programs
 
 
 def test_benchmarks_are_held_out_and_longer_or_worded_differently():
     seen = {
         row["problem"].translate(str.maketrans("", "", "?. ")).removeprefix(head)
-        for row in toy_programs.corpus(8000, 0) + toy_programs.demonstrations(8000, 0)
+        for row in toy_programs.corpus(2000, 0) + toy_programs.demonstrations(2000, 0)
         for head in ("Programof", "Write", "Code", "Whatcomputes")
     }
     for name, (_, operands) in toy_programs.PROGRAMS.items():
@@ -133,7 +141,12 @@ def test_golden_rows():
     assert [toy_programs.problems(name)[0]["question"] for name in toy_programs.PROGRAMS] == [
         "Program of (6+7)*(y+1)?", "What computes y+(8-4)?", "Program of 9+(x+2)+y+9?",
     ]  # fmt: skip
-    assert toy_programs.demonstrations(50, 7) == toy_programs.demonstrations(80, 7)[:50]
+    made = [
+        [make(200, seed) for make in (toy_programs.corpus, toy_programs.demonstrations) for seed in (0, 1)],
+        [toy_programs.problems(name) for name in toy_programs.PROGRAMS],
+    ]
+    digest = hashlib.sha256(json.dumps(made).encode()).hexdigest()
+    assert (TOY_TASK[:16], digest[:16]) == ("9c3ffb0277d14bc4", "788cbe69a5b2bbbd")
 
 
 def test_texts_are_those_of_the_tokenizer():
@@ -163,6 +176,17 @@ def test_tests_that_are_none_are_refused(tmp_path):
     about = BenchmarkConfig(path=str(tmp_path / "rows.jsonl"), question="question", rules="stack_program")
     with pytest.raises(ValueError, match=r"rows.jsonl:1: the tests of a stack program are .* and not '3'"):
         benchmarks.load("mine", about)
+    stored = {"benchmark": "tiny_code", "response": "xy+", "gold": "[[[1, 2, 3], 3]]"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(stored) + "\n" + json.dumps(stored | {"gold": 3}))
+    with pytest.raises(ValueError, match=r"rows.jsonl: the tests of a stack program are .* and not '3'"):
+        regrade(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", 1, rules())
+    (tmp_path / "rows.jsonl").write_text(json.dumps(stored) + "\n" + json.dumps(stored | {"response": "xy-"}))
+    regrade(tmp_path / "rows.jsonl", tmp_path / "out.jsonl", 1, rules())
+    verdicts = [json.loads(line)["official"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert verdicts == [True, False]
+    sums = DatasetConfig(path="embedded", split="demonstrations", rows=2, gold_column="answer", rules="stack_program")
+    with pytest.raises(ValueError, match="embedded: the tests of a stack program are"):
+        check_verifier(sums, [problem.gold for problem in questions(sums)[0].problems], unsafe_code=False)
 
 
 def test_demonstrations_ask_and_verify_samples_too():

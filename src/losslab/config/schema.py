@@ -93,7 +93,7 @@ class DatasetConfig:
     )
     image_folder: str | None = key(None, "what paths of images are relative to; null = the folder of the data's file")
     gold_column: str | None = key(None, "of `losslab sample`: the true answer; null = the box of `answer_column`")
-    rules: SampleRules = key(SampleRules.general, "how sampled answers are verified; code = by the tests of the row")
+    rules: SampleRules = key(SampleRules.general, "how sampled answers are verified; code, stack_program = by tests")
     stop: list[str] = key(list, "with rules=code: texts at which an answer is cut, as of a benchmark")
     template: str | None = key(None, "in place of model.train_prompt: `chat`, or a text with {problem}")
     source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")

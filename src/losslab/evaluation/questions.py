@@ -11,7 +11,7 @@ from losslab.data.rows import asked
 from losslab.data.table import load
 from losslab.evaluation.benchmarks import Benchmark, Problem
 from losslab.grading import corrected_text, official_text
-from losslab.grading.regrade import check_code
+from losslab.grading.regrade import check_code, check_stack_tests
 from losslab.programs import assembly
 
 NAME = "questions"  # of the data set's questions among benchmarks
@@ -56,9 +56,11 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
 
 
 def check_verifier(dataset: DatasetConfig, golds: list[str], unsafe_code: bool) -> None:
-    """Raise ValueError where answers to these questions are code that cannot be run on this machine."""
+    """Raise ValueError where answers to these questions are code that cannot be run on this machine or has no tests."""
     if dataset.rules == SampleRules.code:
         check_code(golds, dataset.path, unsafe_code)
+    if dataset.rules == SampleRules.stack_program:
+        check_stack_tests(golds, dataset.path)
 
 
 def _true_answers(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | None]]:

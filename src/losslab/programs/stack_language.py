@@ -39,10 +39,11 @@ def run(program: str, arguments: Sequence[int]) -> int | None:
 def tests(gold: str) -> list[tuple[list[int], int]]:
     """The tests of a problem, `[[[x, y, z], result], ...]` in JSON. Raises ValueError for another text."""
     try:
-        cases = [([int(value) for value in arguments], int(result)) for arguments, result in json.loads(gold)]
+        cases = [(list(arguments), result) for arguments, result in json.loads(gold)]
     except (TypeError, ValueError):
         cases = []
-    if not cases or any(len(arguments) != len(ARGUMENTS) for arguments, _ in cases):
+    numbers = [[*arguments, result] for arguments, result in cases]
+    if not cases or any(len(row) != len(ARGUMENTS) + 1 or {*map(type, row)} != {int} for row in numbers):
         raise ValueError(f"the tests of a stack program are [[[x, y, z], result], ...] in JSON, and not {gold!r}")
     return cases
 
