@@ -246,6 +246,29 @@ def test_stored_answers_are_graded_again(tmp_path):
         regrade(tmp_path / "in.jsonl", tmp_path / "out.jsonl", 2, rules())
 
 
+def test_stored_answers_whose_compiler_is_missing_are_left_without_a_verdict(tmp_path, monkeypatch, capsys, caplog):
+    files = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    sums = {"benchmark": "gsm8k", "response": "#### 3", "gold": "3", "rules": "general"}
+    lines = [
+        {"benchmark": "multipl_e_cs", "gold": gold(ROWS["cs"][0], "cs"), "response": text, "official": True}
+        for text in (ROWS["cs"][1], ROWS["cs"][2])
+    ]
+    lines = [lines[0], sums | {"response": "\\boxed{3}"}, lines[1], sums | {"response": "\\boxed{4}"}]
+    files[0].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(languages, "missing", lambda language: ["mono", "mcs"] if language == "cs" else [])
+    regrade(*files, 1, rules(), unsafe_code=True)
+    graded = [json.loads(line) for line in files[1].read_text().splitlines()]
+    assert [line["benchmark"] for line in graded] == ["multipl_e_cs", "gsm8k"] * 2
+    assert [line.get("official") for line in graded] == [None, True, None, False]
+    assert "2 responses are left without a verdict: C# needs mono and mcs (apt-get install mono-mcs" in caplog.text
+    told = capsys.readouterr().out
+    assert "multipl_e_cs" not in told and "| gsm8k | 2 | 50.0 |" in told
+    assert "2 responses graded, 2 left without a verdict" in told
+    files[0].write_text(json.dumps(lines[0]))
+    with pytest.raises(ValueError, match="in.jsonl: C# needs mono and mcs"):
+        regrade(*files, 1, rules(), unsafe_code=True)
+
+
 @isolated
 def test_equal_answers_run_once():
     with Grader(workers=2) as grader:

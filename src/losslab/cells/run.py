@@ -191,7 +191,7 @@ def base_model(config: Config) -> ModelConfig:
     adam = {"betas": [0.9, 0.95], "eps": 1e-8, "fused": True}
     recipe = Config(
         model=model,
-        dataset=DatasetConfig(path=EMBEDDED, split="corpus", rows=model.pretrain_rows, seed=seed),
+        dataset=DatasetConfig(path=EMBEDDED, split=model.pretrain_split, rows=model.pretrain_rows, seed=seed),
         loss={"_target_": "losslab.objectives.sft.SFT"},
         optimizer=OptimizerConfig("torch.optim.AdamW", model.pretrain_learning_rate, weight_decay=0.01, arguments=adam),
         train=TrainConfig(batch_size=model.pretrain_batch, precision=Precision.fp32),

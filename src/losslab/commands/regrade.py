@@ -7,7 +7,8 @@ A row of IN has the columns
   response    the whole text of the model; or prediction
   gold        the right answer as the official evaluation cleaned it, a text or a number: for the official verdict
   gold_raw    optional: the right answer as its authors wrote it, for the corrected verdict
-The gold of code is a problem (docs/evaluation.md). Code runs in a sandbox, or without one if machine.unsafe_code=true.
+The gold of code is a problem (docs/evaluation.md). Code runs in a sandbox, or without one if machine.unsafe_code=true;
+that of a language without its compiler comes out without a verdict.
 OUT has the same rows with extracted, official, corrected and timed_out; the accuracy of each benchmark by both verdicts
 is printed. After an interruption the same command grades the rest.
 """

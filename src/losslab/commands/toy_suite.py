@@ -31,6 +31,7 @@ from losslab.results.write_tables import layouts, write_tables
 
 TWINS = (
     "table1",
+    "table3",
     "table5",
     "table6",
     "table8",

@@ -7,6 +7,11 @@ class Choice(StrEnum):
     """An enumeration whose YAML spelling is its name."""
 
 
+class Corpus(Choice):
+    corpus = "corpus"
+    program_corpus = "program_corpus"
+
+
 class Selection(Choice):
     random = "random"
     first = "first"
@@ -129,6 +134,7 @@ class Rules(Choice):
     mathverse = "mathverse"
     mathvision = "mathvision"
     wemath = "wemath"
+    stack_program = "stack_program"
 
 
 class SampleRules(Choice):
@@ -136,6 +142,7 @@ class SampleRules(Choice):
 
     general = "general"
     code = "code"
+    stack_program = "stack_program"
 
 
 class End(Choice):

@@ -12,6 +12,7 @@ from omegaconf import MISSING
 from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import (
     AnswerEnd,
+    Corpus,
     Decay,
     Engine,
     NonFinite,
@@ -58,8 +59,9 @@ class ModelConfig:
         0,
         "rows of the corpus",
         low=0,
-        heading="How model=tiny is made, which is part of its identity:",
+        heading="How model=tiny and tiny_coder are made, which is part of their identity:",
     )
+    pretrain_split: Corpus = key(Corpus.corpus, "of the embedded data set: sums, or programs of a stack language")
     pretrain_batch: int = key(64, "rows in a step", low=1)
     pretrain_learning_rate: float = key(1e-3, "peak learning rate", low=0, high=1000)
     pretrain_seed: int | None = seed_key(
@@ -91,7 +93,7 @@ class DatasetConfig:
     )
     image_folder: str | None = key(None, "what paths of images are relative to; null = the folder of the data's file")
     gold_column: str | None = key(None, "of `losslab sample`: the true answer; null = the box of `answer_column`")
-    rules: SampleRules = key(SampleRules.general, "how sampled answers are verified; code = by the tests of the row")
+    rules: SampleRules = key(SampleRules.general, "how sampled answers are verified; code, stack_program = by tests")
     stop: list[str] = key(list, "with rules=code: texts at which an answer is cut, as of a benchmark")
     template: str | None = key(None, "in place of model.train_prompt: `chat`, or a text with {problem}")
     source: str | None = key(None, "of self_*.yaml: the data set whose questions the model answered")

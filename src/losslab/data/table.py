@@ -12,7 +12,7 @@ import numpy as np
 
 from losslab.config.choices import Selection
 from losslab.config.schema import EMBEDDED, DatasetConfig
-from losslab.data import hub_datasets, read_files, toy_task
+from losslab.data import hub_datasets, read_files, toy_programs, toy_task
 from losslab.data.read_files import Raw
 from losslab.files import named
 
@@ -21,6 +21,8 @@ MAKERS = {  # splits of the embedded data set
     "demonstrations": toy_task.demonstrations,
     "traces": toy_task.traces,
     "facts": toy_task.facts,
+    "program_corpus": toy_programs.corpus,
+    "programs": toy_programs.demonstrations,
 }
 COLUMNS = ("problem", "solution", "answer")  # of the embedded data set
 SAVED = ("dataset_info.json", "dataset_dict.json")  # what a folder of save_to_disk holds

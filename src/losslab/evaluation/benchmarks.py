@@ -18,7 +18,7 @@ from losslab.data.messages import Unusable
 from losslab.data.row_templates import fill
 from losslab.evaluation import images, mastery
 from losslab.grading import corrected_text, official_text, options
-from losslab.programs import assembly
+from losslab.programs import assembly, stack_language
 
 QUESTIONS = ("question", "problem")  # the hub and the official files disagree on the name of the column
 IDENTIFIERS = ("unique_id", "id", "idx")
@@ -146,6 +146,13 @@ def _problem(index: int, place: str, row: dict[str, Any], cfg: BenchmarkConfig) 
         gold = _choice(place, row, cfg)
         step = mastery.step(place, row) if cfg.rules == Rules.wemath else None
         return Problem(index, question.strip(), gold, gold, step=step)
+    if cfg.rules == Rules.stack_program:
+        tests = str(row.get(cfg.answer))
+        try:
+            stack_language.tests(tests)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        return Problem(index, question.strip(), tests, tests)
     if cfg.gold == Gold.any:
         answers = _right_answers(place, row.get(cfg.answer), cfg)
         return Problem(index, question.strip(), answers, answers)
@@ -216,9 +223,10 @@ def _rows(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Iterator[
             raise ValueError(f"no benchmark {name} in {folder}, which has {', '.join(there) or 'no .jsonl file'}")
         yield from _jsonl(files[0])
     elif cfg.path == EMBEDDED:
-        from losslab.data import toy_task
+        from losslab.data import toy_programs, toy_task
 
-        yield from ((f"{name}, problem {i}", row) for i, row in enumerate(toy_task.problems(name)))
+        made = toy_programs if name in toy_programs.PROGRAMS else toy_task
+        yield from ((f"{name}, problem {i}", row) for i, row in enumerate(made.problems(name)))
     elif cfg.path.endswith(ENDINGS):
         if not Path(cfg.path).is_file():
             raise ValueError(f"benchmark {name}: there is no file {cfg.path}")

@@ -11,7 +11,7 @@ from losslab.data.rows import asked
 from losslab.data.table import load
 from losslab.evaluation.benchmarks import Benchmark, Problem
 from losslab.grading import corrected_text, official_text
-from losslab.grading.regrade import check_code
+from losslab.grading.regrade import check_code, check_stack_tests
 from losslab.programs import assembly
 
 NAME = "questions"  # of the data set's questions among benchmarks
@@ -26,7 +26,7 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
     Raises:
         ValueError: no row can be asked.
     """
-    code = dataset.rules == SampleRules.code
+    code, general = (dataset.rules == rules for rules in (SampleRules.code, SampleRules.general))
     golds: dict[str, str] = {}
     rows = without = repeated = 0
     for question, gold in _problems_of_code(dataset) if code else _true_answers(dataset):
@@ -45,7 +45,7 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
             else f"no row of {dataset.path} has a gold answer in {place}: set dataset.gold_column"
         )
     problems = [
-        Problem(i, question, gold if code else official_text.gold(Rules.general, {"answer": gold}), gold)
+        Problem(i, question, official_text.gold(Rules.general, {"answer": gold}) if general else gold, gold)
         for i, (question, gold) in enumerate(golds.items())
     ]
     counts = {"rows": rows, "without_gold": without, "repeated_questions": repeated, "questions": len(problems)}
@@ -56,9 +56,11 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
 
 
 def check_verifier(dataset: DatasetConfig, golds: list[str], unsafe_code: bool) -> None:
-    """Raise ValueError where answers to these questions are code that cannot be run on this machine."""
+    """Raise ValueError where answers to these questions are code that cannot be run on this machine or has no tests."""
     if dataset.rules == SampleRules.code:
         check_code(golds, dataset.path, unsafe_code)
+    if dataset.rules == SampleRules.stack_program:
+        check_stack_tests(golds, dataset.path)
 
 
 def _true_answers(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | None]]:

@@ -20,7 +20,7 @@ from types import TracebackType
 
 from losslab.config.choices import Rules
 from losslab.grading import corrected, corrected_text, exact_match, official, official_text, options
-from losslab.programs import assembly
+from losslab.programs import assembly, stack_language
 from losslab.programs.languages import Toolchains
 
 START_SECONDS = 120.0  # a cold file system can take this long over the first import of sympy
@@ -73,7 +73,8 @@ class Grader:
         Args:
             rules: how the benchmark's answers are read, one of `Rules`; `exact_match` takes a gold with a right answer
                 in each line, and its official and corrected verdicts are the same; `code` takes a problem as
-                `programs.assembly` has it; those of `options` a gold as that module has it.
+                `programs.assembly` has it, `stack_program` tests as `programs.stack_language` has them; those of
+                `options` a gold as that module has it.
             response: the whole response of the model.
             gold: the gold answer as `official_text.gold` gives it.
             truth: the gold answer as `corrected_text.gold` gives it, where that is known; else the gold, repaired where
@@ -84,6 +85,9 @@ class Grader:
         """
         if rules == Rules.code:
             return self._submit_code(response, gold)
+        if rules == Rules.stack_program:
+            right = stack_language.passes(response.strip(), gold)
+            return _settled(Verdict(response.strip(), right, right, timed_out=False))
         if rules == Rules.exact_match:
             extracted = exact_match.extract(response)
             right = exact_match.equal(extracted, gold.splitlines())

@@ -15,7 +15,7 @@ from losslab.config.log import log
 from losslab.config.masking import masked
 from losslab.files import content, mend, read_lines, syntax, write
 from losslab.grading.graders import Grader, Verdict
-from losslab.programs import assembly, languages
+from losslab.programs import assembly, languages, stack_language
 from losslab.programs.sandbox import no_isolation, refusal
 from losslab.progress import bar
 
@@ -33,34 +33,41 @@ def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str], u
     gold_raw, the gold before the official clean-up, is the gold of the corrected verdict where it is there. Both golds
     may be numbers. The accuracy of each benchmark by both verdicts is printed.
 
+    Code in a language whose compiler is missing here comes out without a verdict, with a message: it is not wrong.
+
     Verdicts are kept beside the output as they are made: the same call after an interruption grades the rest.
 
     Raises:
-        ValueError: a row is malformed, or is code that cannot be run here; nothing is written then.
+        ValueError: a row is malformed, no code can be isolated here, or no row can be graded; nothing is written then.
     """
     rows = list(_rows(input))
-    check_code([row["gold"] for row in rows if _rules(row, rules) == Rules.code], str(input), unsafe_code)
+    check_stack_tests([_text(row["gold"]) for row in rows if _rules(row, rules) == Rules.stack_program], str(input))
+    skipped = _skipped(rows, rules, str(input), unsafe_code)
+    gradable = [row for i, row in enumerate(rows) if i not in skipped]
     for name in sorted({row["benchmark"] for row in rows if "rules" not in row} - set(rules)):
         log.info(f"benchmark {name} is not in conf/benchmark: graded by the general rules")
     output.parent.mkdir(parents=True, exist_ok=True)  # a bad path shows now and not after the work
     partial = output.with_name(f".{output.name}.partial")
-    verdicts = _kept(partial, _key(input, rules))
+    verdicts = _kept(partial, _key(input, rules, skipped))
     if verdicts:
-        log.info(f"{len(verdicts)} of {len(rows)} responses were graded before: going on from there")
+        log.info(f"{len(verdicts)} of {len(gradable)} responses were graded before: going on from there")
     with (
         Grader(workers, unsafe_code=unsafe_code) as grader,
         partial.open("a", encoding="utf-8") as file,
-        bar("grading", len(rows), "response", initial=len(verdicts)) as progress,
+        bar("grading", len(gradable), "response", initial=len(verdicts)) as progress,
     ):
-        for verdict in _verdicts(grader, rows[len(verdicts) :], rules):
+        for verdict in _verdicts(grader, gradable[len(verdicts) :], rules):
             verdicts.append(asdict(verdict))
             file.write(masked(json.dumps(verdicts[-1]) + "\n"))
             file.flush()
             progress.update()
-    graded = [{**row, **verdict} for row, verdict in zip(rows, verdicts, strict=True)]
-    write(output, "".join(json.dumps(row) + "\n" for row in graded))
+    graded = [{**row, **verdict} for row, verdict in zip(gradable, verdicts, strict=True)]
+    in_order = iter(graded)
+    lines = [_without_verdict(row) if i in skipped else next(in_order) for i, row in enumerate(rows)]
+    write(output, "".join(json.dumps(line) + "\n" for line in lines))
     partial.unlink()
-    print(f"{summary(graded)}\n{len(graded)} responses graded: {output}", flush=True)
+    left = f", {len(skipped)} left without a verdict" if skipped else ""
+    print(f"{summary(graded)}\n{len(graded)} responses graded{left}: {output}", flush=True)
 
 
 def summary(graded: Sequence[Row]) -> str:
@@ -88,6 +95,25 @@ def check_code(golds: Sequence[Any], place: str, unsafe_code: bool) -> None:
     Raises:
         ValueError: no isolation, a missing compiler, or a gold answer that is no problem of code.
     """
+    for sentence in lacking(golds, place, unsafe_code).values():
+        raise ValueError(f"{place}: {sentence}")
+
+
+def check_stack_tests(golds: Sequence[str], place: str) -> None:
+    """Refuse gold answers that are no tests of a stack program, before the first verdict."""
+    for gold in golds:
+        try:
+            stack_language.tests(gold)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+
+
+def lacking(golds: Sequence[Any], place: str, unsafe_code: bool) -> dict[str, str]:
+    """The languages of code problems whose compiler is missing here, each with the sentence that says so.
+
+    Raises:
+        ValueError: no isolation, or a gold answer that is no problem of code.
+    """
     kinds = set()
     for gold in golds:
         if not assembly.is_problem(gold):
@@ -98,9 +124,25 @@ def check_code(golds: Sequence[Any], place: str, unsafe_code: bool) -> None:
         kinds.add(assembly.language(gold))
     if golds and not unsafe_code and (reason := refusal()):
         raise ValueError(no_isolation(reason))
-    for kind in sorted(kinds):
-        if sentence := languages.without(kind):
-            raise ValueError(f"{place}: {sentence}")
+    return {kind: sentence for kind in sorted(kinds) if (sentence := languages.without(kind))}
+
+
+def _skipped(rows: Sequence[Row], rules: Mapping[str, str], place: str, unsafe_code: bool) -> set[int]:
+    """The positions of the rows whose language has no compiler here, which is told of each language."""
+    code = {i: row["gold"] for i, row in enumerate(rows) if _rules(row, rules) == Rules.code}
+    lacks = lacking(list(code.values()), place, unsafe_code)
+    skipped = {i for i, gold in code.items() if assembly.language(gold) in lacks}
+    if skipped and len(skipped) == len(rows):
+        raise ValueError(f"{place}: {'; '.join(lacks.values())}")
+    for kind, sentence in lacks.items():
+        count = sum(assembly.language(code[i]) == kind for i in skipped)
+        log.warning(f"{count} responses are left without a verdict: {sentence}")
+    return skipped
+
+
+def _without_verdict(row: Row) -> Row:
+    """The row without what an earlier grading may have said of it."""
+    return {column: value for column, value in row.items() if column not in Verdict.__dataclass_fields__}
 
 
 def _rules(row: Row, rules: Mapping[str, str]) -> str:
@@ -120,12 +162,12 @@ def _verdicts(grader: Grader, rows: Sequence[Row], rules: Mapping[str, str]) -> 
         yield verdict.result()
 
 
-def _key(input: Path, rules: Mapping[str, str]) -> str:
-    """A hash of what decides the verdicts: the rows, the rules of benchmarks, and the code of the grader."""
+def _key(input: Path, rules: Mapping[str, str], skipped: set[int]) -> str:
+    """A hash of what decides the verdicts: the rows, those left out, the rules, and the code of the grader."""
     package = Path(__file__).parents[1]
     files = sorted(file for name in ("grading", "programs") for file in (package / name).glob("*.py"))
     code = [syntax(file.read_text(encoding="utf-8")) for file in files]
-    return hashlib.sha256(json.dumps([content(str(input)), dict(rules), code]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([content(str(input)), sorted(skipped), dict(rules), code]).encode()).hexdigest()
 
 
 def _kept(partial: Path, key: str) -> list[Row]:
