@@ -52,7 +52,9 @@ class Benchmark:
     stop: tuple[str, ...] = ()  # besides the model's
     examples: tuple[tuple[str, str], ...] = ()  # worked ones, problem and answer, in place of the prompt's
     task: str | None = None  # of lm-evaluation-harness, which then asks and judges
-    unshown: dict[str, int] = field(default_factory=dict, hash=False)  # problems by column of images, unnamed
+    unshown: dict[str, int] = field(
+        default_factory=dict, hash=False
+    )  # by column of images that no key names, its problems
 
     @property
     def images(self) -> bool:
