@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,12 @@ def test_a_corpus_is_read_once_and_only_for_what_is_new(tmp_path):
     assert seen(corpus, [one, benchmark("three", "3+3=?")], tmp_path)["three"] == {"exact": [], "words": []}
     seen(Corpus("b", rows), [one], tmp_path)
     assert len(readings) == 3
+
+
+def test_nothing_is_said_of_a_benchmark_with_images(tmp_path):
+    shown = replace(benchmark("shown", LONG), problems=[Problem(0, LONG, "1", "1", images=(b"",))])
+    corpus = Corpus("a", lambda: iter([(LONG, "12")]))
+    assert seen(corpus, [benchmark("one", LONG), shown], tmp_path) == {"one": {"exact": [0], "words": [0]}}
 
 
 @pytest.fixture(scope="module")

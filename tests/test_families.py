@@ -26,7 +26,7 @@ from losslab.records.record import Cell
 
 REAL = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(EXPERIMENTS.glob("*.yaml"))}
 REAL = {name: own for name, own in REAL.items() if not name.startswith("demo") and not own["sweep"].get("needs")}
-del REAL["table4"]  # images, in test_image_training.py
+del REAL["table4"]  # images: test_table4.py
 YAMLS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / "model").glob("*.yaml"))}
 YAMLS = {name: own for name, own in YAMLS.items() if "architecture" in own and not own["path"].startswith("embedded")}
 YAMLS = {name: own for name, own in YAMLS.items() if "vision_config" not in own["architecture"]}

@@ -14,8 +14,10 @@ from PIL import Image
 
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
 from losslab.data.batches import collate
-from losslab.data.examples import Examples, prepare, tokenise
+from losslab.data.examples import Examples, collect, prepare, shared, tokenise
 from losslab.data.image_inputs import ImageInputs
+from losslab.data.mismatched import mismatched
+from losslab.data.preview import repeated
 from losslab.data.rows import asked, read
 from losslab.data.tokenise import Tokeniser
 from losslab.models.processors import image_inputs
@@ -171,6 +173,26 @@ def test_what_is_kept_is_found_again_until_an_image_changes(inputs, tmp_path):
     os.utime(rows.parent / "0-0.png", ns=(1, 1))
     with pytest.raises(ValueError, match=r"the image .*0-0.png has changed since it was tokenised: remove"):
         prepare(*about, images=inputs)
+
+
+def test_examples_with_the_same_tokens_and_other_images_are_different(data, inputs, tmp_path):
+    """b2 is a copy of b: of the first four rows two are the same, and of the others one is trained and one asked."""
+    (tmp_path / "b2.png").write_bytes((tmp_path / "b.png").read_bytes())
+    rows = [{"question": "Read.", "answer": "a", "image": f"{name}.png"} for name in ("a", "b", "b2")]
+    others = [rows[0], rows[1] | {"answer": "b"}, rows[0] | {"image": "c.png"}]
+    pictures.draw("c").save(tmp_path / "c.png")
+    trained, held_out = data(rows, inputs), data(others, inputs)
+    assert len({ids.tobytes() for ids in np.split(trained.tokens, trained.offsets[1:-1])}) == 1
+    assert shared(trained, held_out) == (1, 2)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    about = DatasetConfig(path=str(tmp_path / "rows.jsonl"))
+    tokeniser = Tokeniser(ModelConfig(), about, pictures.tokenizer("qwen2_5_vl"), inputs)
+    assert repeated(collect(read(about), TrainConfig(), tokeniser)) == (1, 2)
+    answers = [{"question": "Read.", "answer": name, "image": f"{name}.png"} for name in "ab"]
+    swapped = mismatched(data(answers, inputs))
+    assert [shown(swapped, i)[1] for i in (0, 1)] == ["b<|im_end|>", "a<|im_end|>"]
+    rewarded = [row | {"reward": reward} for row, reward in zip([*rows, rows[0]], (1, 0, 1, 0), strict=True)]
+    assert data(rewarded, inputs, reward_column="reward").rewards[:, 1].tolist() == [0.5] * 4
 
 
 def test_a_batch_has_the_images_of_its_sequences_in_their_order(inputs, tmp_path):

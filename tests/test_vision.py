@@ -19,7 +19,7 @@ from losslab.config.choices import Device
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, Engine, EvalConfig, ModelConfig
 from losslab.data import processors
-from losslab.evaluation import api_engine, protocol, requests, transformers_engine
+from losslab.evaluation import api_engine, prompting, protocol, requests, transformers_engine
 from losslab.evaluation.benchmarks import Benchmark, load
 from losslab.evaluation.engine_interface import TOO_LONG, Completion, Job, Request, Sampling
 from losslab.evaluation.evaluate import answer, check, check_images
@@ -221,6 +221,13 @@ def test_a_row_whose_images_are_broken_is_a_sentence(change, options, sentence, 
     broken[0] |= change
     with pytest.raises(ValueError, match=sentence):
         benchmark(tmp_path, broken, **options)
+
+
+def test_images_that_no_key_names_are_told(tmp_path):
+    chosen = benchmark(tmp_path, images=[])
+    told = "mine: 5 problems have images in image, which are not shown: name it in benchmark.mine.images"
+    assert not chosen.images and prompting.notes(config("any"), [chosen], {}) == [told]
+    assert benchmark(tmp_path).unshown == {}
 
 
 def test_a_benchmark_without_a_single_image_is_refused(tmp_path):

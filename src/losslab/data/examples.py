@@ -17,7 +17,7 @@ from losslab.data.image_inputs import ImageInputs
 from losslab.data.messages import Unusable
 from losslab.data.row_notes import notes
 from losslab.data.rows import Rows, check_broken, read
-from losslab.data.stored_images import StoredImages
+from losslab.data.stored_images import StoredImages, digest
 from losslab.data.table import held_out_file
 from losslab.data.tokenise import Encoded, Span, Tokeniser
 from losslab.files import cached, content
@@ -85,6 +85,13 @@ class Examples:
         """(N,) ids of the trained tokens of some examples, in their order."""
         return np.concatenate([self.tokens[self.offsets[i] : self.offsets[i + 1]][self.is_trained(i)] for i in chosen])
 
+    def content(self, i: int) -> tuple[bytes, bytes]:
+        """What tells example i from others, and what its prompt: token ids, and images, of which two may have the
+        same tokens."""
+        ids = self.tokens[self.offsets[i] : self.offsets[i + 1]]
+        images = b"" if self.images is None else digest(self.images.of_example(i))
+        return ids.tobytes() + images, ids[: self.prompts[i]].tobytes() + images
+
     @classmethod
     def load(cls, folder: Path) -> "Examples":
         about = json.loads((folder / "about.json").read_text())
@@ -140,18 +147,14 @@ def prepare(
 
 
 def shared(training: Examples, held_out: Examples) -> tuple[int, int]:
-    """How many held-out examples are trained token for token, and how many have a prompt that is trained on."""
-    whole, prompts = set(), set()
-    for i in range(len(training)):
-        ids = training.tokens[training.offsets[i] : training.offsets[i + 1]]
-        whole.add(ids.tobytes())
-        prompts.add(ids[: training.prompts[i]].tobytes())
-    repeated = asked = 0
-    for i in range(len(held_out)):
-        ids = held_out.tokens[held_out.offsets[i] : held_out.offsets[i + 1]]
-        repeated += ids.tobytes() in whole
-        asked += ids[: held_out.prompts[i]].tobytes() in prompts
-    return repeated, asked
+    """How many held-out examples are trained token for token, and how many have a prompt that is trained on.
+
+    Examples with images are alike only where these are too.
+    """
+    trained = [training.content(i) for i in range(len(training))]
+    whole, prompts = {ids for ids, _ in trained}, {prompt for _, prompt in trained}
+    others = [held_out.content(i) for i in range(len(held_out))]
+    return sum(ids in whole for ids, _ in others), sum(prompt in prompts for _, prompt in others)
 
 
 def tokenise(
@@ -228,7 +231,8 @@ class Collected:
         if rows.layout.rewards:
             rewards = np.array([rows.usable[number].rewards for number in self.numbers], dtype=np.float32)
             if rewards.shape[1] == 1:
-                questions = [rows.usable[number].texts()[0] for number in self.numbers]
+                texts = [rows.usable[number].texts()[0] for number in self.numbers]
+                questions = [text + of.hex() for text, of in zip(texts, map(digest, self.images), strict=True)]
                 _, asked = np.unique(questions, return_inverse=True)
                 rates = np.bincount(asked, rewards[:, 0]) / np.bincount(asked)
                 rewards = np.c_[rewards, rates[asked]].astype(np.float32)

@@ -17,10 +17,11 @@ def mismatched(examples: Examples) -> Examples:
         raise ValueError("rows with several trained turns have no single answer that another prompt could have")
     starts = examples.offsets[:-1] + examples.prompts
     prompts = [examples.tokens[a:b] for a, b in zip(examples.offsets[:-1], starts, strict=True)]
+    asked = [examples.content(i)[1] for i in range(len(examples))]
     answers = [examples.tokens[a:b] for a, b in zip(starts, examples.offsets[1:], strict=True)]
     before = np.arange(len(examples)) - 1  # negative ones count from the end
     for i in range(len(examples)):
-        while np.array_equal(prompts[before[i]], prompts[i]):
+        while asked[before[i]] == asked[i]:
             before[i] = before[i - 1] if i else before[i] - 1
             if before[i] < -len(examples):
                 raise ValueError("all rows have one prompt, and answers to other prompts are needed")

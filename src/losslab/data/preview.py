@@ -11,6 +11,7 @@ import numpy as np
 from losslab.data.examples import Collected
 from losslab.data.images import shortened
 from losslab.data.rows import Rows
+from losslab.data.stored_images import digest
 
 BINS = 10  # of a histogram, at most
 SHARE = 0.995  # of the values that the bins cover; the last bin holds the rest
@@ -50,11 +51,15 @@ def turns(collected: Collected) -> list[int]:
 
 
 def repeated(collected: Collected) -> tuple[int, int]:
-    """How many examples duplicate another one token for token, and how many share their prompt with another."""
-    whole = Counter(ids.tobytes() for ids in collected.tokens)
-    prompts = [ids[: spans[0][0]].tobytes() for ids, spans in zip(collected.tokens, collected.spans, strict=True)]
+    """How many examples duplicate another one token for token, and how many share their prompt with another.
+
+    Examples with images are alike only where these are too.
+    """
+    examples = list(zip(collected.tokens, collected.spans, map(digest, collected.images), strict=True))
+    whole = {ids.tobytes() + images for ids, _, images in examples}
+    prompts = [ids[: spans[0][0]].tobytes() + images for ids, spans, images in examples]
     counts = Counter(prompts)
-    return len(collected.tokens) - len(whole), sum(counts[prompt] > 1 for prompt in prompts)
+    return len(examples) - len(whole), sum(counts[prompt] > 1 for prompt in prompts)
 
 
 def left_out(rows: Rows, collected: Collected) -> list[tuple[str, list[str]]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -60,12 +60,12 @@ class StoredImages:
                 if isinstance(value, str) and (file := Path(value)).is_file():
                     files[value] = _state(file)
                 data = encoded(value, Path())
-                digest = hashlib.sha256(data).digest()
-                if digest not in places:
-                    places[digest] = len(places)
+                name = hashlib.sha256(data).digest()
+                if name not in places:
+                    places[name] = len(places)
                     stream.write(data)
                     offsets.append(offsets[-1] + len(data))
-                numbers.append(places[digest])
+                numbers.append(places[name])
             starts.append(len(numbers))
         stream.flush()
         arrays = {
@@ -101,6 +101,11 @@ class StoredImages:
                 raise ValueError(
                     f"the image {name} has changed since it was tokenised: remove {folder} to read it again"
                 )
+
+
+def digest(images: Iterable[Any]) -> bytes:
+    """What tells the images of an example from others: the SHA-256 of each; of none, nothing."""
+    return b"".join(hashlib.sha256(encoded(image, Path())).digest() for image in images)
 
 
 def _state(file: Path) -> list[int]:

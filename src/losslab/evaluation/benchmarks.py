@@ -13,7 +13,7 @@ from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import Gold, Rules
 from losslab.config.schema import EMBEDDED
 from losslab.data import hub_datasets
-from losslab.data.images import parts
+from losslab.data.images import looks_like_images, parts
 from losslab.data.messages import Unusable
 from losslab.data.row_templates import fill
 from losslab.evaluation import images, mastery
@@ -52,6 +52,9 @@ class Benchmark:
     stop: tuple[str, ...] = ()  # besides the model's
     examples: tuple[tuple[str, str], ...] = ()  # worked ones, problem and answer, in place of the prompt's
     task: str | None = None  # of lm-evaluation-harness, which then asks and judges
+    unshown: dict[str, int] = field(
+        default_factory=dict, hash=False
+    )  # by column of images that no key names, its problems
 
     @property
     def images(self) -> bool:
@@ -89,7 +92,9 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
     """
     problems: list[Problem] = []
     places: dict[str, str] = {}
+    unshown = Counter[str]()
     for place, row in _rows(name, cfg, data):
+        unshown.update(column for column, value in row.items() if not cfg.images and looks_like_images(value))
         for identifier in [f"{column} {row[column]!r}" for column in IDENTIFIERS if column in row][:1]:
             if identifier in places:
                 raise ValueError(f"{place}: {identifier} is also that of {places[identifier]}; remove one of the two")
@@ -104,7 +109,7 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
     mastery.check(name, [problem.step for problem in problems if problem.step])
     if cfg.images and not any(problem.images for problem in problems):
         raise ValueError(f"benchmark {name} has no image in the columns {', '.join(cfg.images)}: name others, or none")
-    return Benchmark.of(name, problems, cfg)
+    return replace(Benchmark.of(name, problems, cfg), unshown=dict(unshown))
 
 
 def _shown(place: str, row: dict[str, Any], question: str, cfg: BenchmarkConfig, folder: Path) -> dict[str, Any]:

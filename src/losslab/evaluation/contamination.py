@@ -35,10 +35,12 @@ class Corpus:
 def seen(corpus: Corpus, chosen: Sequence[Benchmark], cache: Path) -> dict[str, Seen]:
     """The problems of each benchmark that the corpus contains; the corpus is read once for all that `cache` lacks.
 
-    Errors are those of reading the corpus.
+    Nothing is said of a benchmark with images, whose texts may be asked about any. Errors are those of reading the
+    corpus.
     """
-    files = {benchmark.name: cache / f"{_key(corpus, benchmark)}.json" for benchmark in chosen}
-    missing = {b.name: [p.question for p in b.problems] for b in chosen if not files[b.name].exists()}
+    files = {b.name: cache / f"{_key(corpus, b)}.json" for b in chosen if not b.images}
+    texts = {b.name: [p.question for p in b.problems] for b in chosen if b.name in files}
+    missing = {name: questions for name, questions in texts.items() if not files[name].exists()}
     if missing:
         for name, seen in search(corpus.rows(), missing).items():
             write_json(files[name], seen)

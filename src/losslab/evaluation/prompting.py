@@ -85,9 +85,14 @@ def announced(prompts: Mapping[str, Prompt], name: str) -> str | None:
 
 
 def notes(config: Config, chosen: Sequence[Benchmark], prompts: Mapping[str, Prompt]) -> list[str]:
-    """What of a chosen prompt does not reach a benchmark, and examples that a benchmark asks for itself."""
+    """What of a chosen prompt or of a row does not reach the model, and examples that a benchmark asks for itself."""
     warnings = []
     for benchmark in chosen:
+        warnings += [
+            f"{benchmark.name}: {count} problems have images in {column}, which are not shown: name it in "
+            f"benchmark.{benchmark.name}.images"
+            for column, count in benchmark.unshown.items()
+        ]
         if config.names.prompt and (benchmark.prompt is not None or benchmark.task is not None):
             warnings.append(f"{benchmark.name}: it has a prompt of its own, in place of prompt={config.names.prompt}")
         shown = {" ".join(problem.split()) for problem, _ in getattr(prompts.get(benchmark.name), "examples", ())}

@@ -34,7 +34,8 @@ class Subject:
     chosen: list[Benchmark]
     framed: dict[str, Prompt]  # how each benchmark asks, but for tasks of lm_eval
     prompts: dict[tuple[str, int], str]  # of (benchmark, problem)
-    seen: dict[str, Seen] | None  # problems that stand in the training data; None where that is not known
+    # Problems that stand in the training data: of the benchmarks of texts, and None where that is not known.
+    seen: dict[str, Seen] | None
     notes: list[str]  # what went wrong before the first sample and could be done without
     reads_images: bool = False  # the model is a vision-language model, whose chat template takes lists of parts
 
@@ -43,7 +44,7 @@ def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
     """Write the records of each benchmark, which take the place of what was kept while it was sampled; return them."""
     records = {}
     for benchmark in subject.chosen:
-        matches = None if subject.seen is None else subject.seen[benchmark.name]
+        matches = None if subject.seen is None else subject.seen.get(benchmark.name)
         records[benchmark.name] = [
             {
                 "index": p.index,
