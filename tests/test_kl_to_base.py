@@ -152,15 +152,15 @@ def test_samples_of_the_model_estimate_the_exact_divergence(models, rows, tmp_pa
             for model in models
         )
     exact = float((p.exp() * (p - q)).sum())
-    drawn = np.random.default_rng(0).choice(len(p), 400, p=p.exp().numpy() / p.exp().numpy().sum())
+    drawn = np.random.default_rng(0).choice(len(p), 200, p=p.exp().numpy() / p.exp().numpy().sum())
     tokens = np.array([[*prompt, token] for token in drawn], dtype=np.int32)
-    offsets = np.arange(401) * tokens.shape[1]
-    Examples(tokens.ravel(), offsets, np.full(400, len(prompt)), "", {}).save(tmp_path / "data")
+    offsets = np.arange(201) * tokens.shape[1]
+    Examples(tokens.ravel(), offsets, np.full(200, len(prompt)), "", {}).save(tmp_path / "data")
     config = make(models[0], rows, tmp_path, "sft", micro_batch_tokens=512)
     base, trained = (ModelConfig(path=str(model)) for model in models)
     ratios = kl_to_base.of(config, base, trained, str(tmp_path / "data"))
     assert ratios == pytest.approx((p - q)[drawn].tolist(), abs=1e-4)
-    found = Estimate(*kl_to_base.summary(ratios, np.ones(400), range(400))["per_token"])
+    found = Estimate(*kl_to_base.summary(ratios, np.ones(200), range(200))["per_token"])
     assert exact > 0.01 and found.contains(exact) and found.half < exact
     write_json(tmp_path / "data/log_ratios.json", {"log_ratios": [1.0]})
     assert kl_to_base.of(config, base, trained, str(tmp_path / "data")) == [1.0]  # kept once made

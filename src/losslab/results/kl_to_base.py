@@ -51,10 +51,16 @@ def divergences(table: Table) -> list[Divergence]:
     for row in table.rows:
         read = [table.attempt(read_kl_to_base, score_folder(entry), {}) for entry in row.scored if row.trains]
         if records := [record for record in read if record]:
-            estimates = [_over_cells([record[name] for record in records]) for name in ("per_token", "per_answer")]
-            counts = [sum(record[name] for record in records) for name in ("answers", "retokenised")]
-            names = dict.fromkeys(name for record in records for name in record["benchmarks"])
-            of_rows.append(Divergence(row, *estimates, *counts, tuple(names), len(records)))
+            of_row = Divergence(
+                row,
+                per_token=_over_cells([record["per_token"] for record in records]),
+                per_answer=_over_cells([record["per_answer"] for record in records]),
+                answers=sum(record["answers"] for record in records),
+                retokenised=sum(record["retokenised"] for record in records),
+                benchmarks=tuple(dict.fromkeys(name for record in records for name in record["benchmarks"])),
+                seeds=len(records),
+            )
+            of_rows.append(of_row)
     return of_rows
 
 

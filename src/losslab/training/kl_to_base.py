@@ -72,7 +72,8 @@ def summary(ratios: Sequence[float], tokens: np.ndarray, problems: Sequence[int]
     Intervals are over problems, since answers to one problem are alike; half is None where there is one problem.
     """
     _, cluster = np.unique(problems, return_inverse=True)
-    sums, counts, answers = (np.bincount(cluster, weights) for weights in (ratios, tokens, np.ones(len(ratios))))
+    weights = np.array([ratios, tokens, np.ones(len(ratios))], dtype=np.float64)
+    sums, counts, answers = (np.bincount(cluster, row).astype(np.float64) for row in weights)
     per_token, per_answer = over_clusters(sums, counts), over_clusters(sums, answers)
     return {
         "answers": len(ratios),
