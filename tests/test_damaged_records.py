@@ -122,6 +122,8 @@ def test_a_record_without_a_name_of_its_sweep_is_a_line(results, capsys):
         ("metrics.jsonl", '{"step": "first"}\n'),
         ("metrics.jsonl", "{\n"),
         ("probabilities.json", '{"before": 1, "after": 2}'),
+        ("scores/paper-12345678/kl_to_base.json", '{"per_token": [0.1, "wide"]}'),
+        ("scores/paper-12345678/kl_to_base.json", '{"per_token": [0.1, 0.2]}'),
         ("scores/paper-12345678/protocol.yaml", ""),
         ("scores/paper-12345678/math500.jsonl", '{"index": 0}\n'),
         ("scores/paper-12345678/math500.jsonl", "[]\n"),

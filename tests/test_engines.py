@@ -75,6 +75,7 @@ def test_samples_end_at_the_end_token_or_at_the_limit(engine, model, sampled):
     assert reasons <= {"stop", "length"} and "length" in reasons
     for completion in sampled[engine].values():
         assert (completion.tokens == 24) or completion.finish_reason == "stop"
+        assert completion.end_token == (1 if completion.finish_reason == "stop" else None)
         assert "<|" not in completion.text
 
 
@@ -89,7 +90,7 @@ def test_stop_texts_end_a_sample_and_are_not_part_of_it(engine, model, sampled, 
         text = re.split("[74]", completion.text)[0]
         if text != completion.text:
             stopped += 1
-            assert (cut[key].text, cut[key].finish_reason) == (text, "stop")
+            assert (cut[key].text, cut[key].finish_reason, cut[key].end_token) == (text, "stop", None)
             # A special token may be among them: it counts and does not show.
             assert len(tokenizer(text)["input_ids"]) < cut[key].tokens <= completion.tokens
     assert stopped > 3

@@ -9,7 +9,7 @@ from losslab.records import record
 from losslab.records.environment import difference, environment, succeed
 from losslab.records.reading import read_cell
 from losslab.records.record import Cell
-from losslab.results.write_tables import changed_while_training
+from losslab.results.notes import changed_while_training
 
 BEFORE = {"commit": "a", "cpu": "Xeon", "gpus": ["H100"] * 8, "workers": 8, "versions": {"torch": "2.11", "trl": "1"}}
 

@@ -66,7 +66,7 @@ def test_an_evaluation_writes_its_records(engine, config, model, tmp_path, capsy
     assert rows[3]["prompt"] == "<|user|>3+3=?<|end|><|assistant|>"
     for row in rows:
         assert [set(sample) for sample in row["samples"]] == [
-            {"text", "finish_reason", "tokens", "seed", "extracted", "official", "corrected", "timed_out"}
+            {"text", "finish_reason", "tokens", "end_token", "seed", "extracted", "official", "corrected", "timed_out"}
         ] * 3
         assert [s["seed"] for s in row["samples"]] == [
             engine_interface.request_seed(0, "one", row["index"], j) for j in range(3)
@@ -107,7 +107,11 @@ def test_only_what_is_missing_is_generated(config, model, tmp_path):
     # An interrupted run: half of the samples of `two`, the last line torn.
     lines = [
         json.dumps(
-            {"index": row["index"], "sample": j, **{k: sample[k] for k in ("text", "finish_reason", "tokens", "seed")}}
+            {
+                "index": row["index"],
+                "sample": j,
+                **{k: sample[k] for k in ("text", "finish_reason", "tokens", "end_token", "seed")},
+            }
         )
         for row in records(folder, "two")
         for j, sample in enumerate(row["samples"])

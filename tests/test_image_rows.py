@@ -14,7 +14,8 @@ from PIL import Image
 
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
 from losslab.data.batches import collate
-from losslab.data.examples import Examples, collect, prepare, shared, tokenise
+from losslab.data.examples import Examples, collect, prepare, tokenise
+from losslab.data.held_out_rows import shared
 from losslab.data.image_inputs import ImageInputs
 from losslab.data.mismatched import mismatched
 from losslab.data.preview import repeated

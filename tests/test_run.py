@@ -336,7 +336,7 @@ def test_ranks_that_wait_leave_with_the_one_that_scores(root, place):
 
 
 def test_a_kill_between_training_and_the_measurement_of_its_probabilities(root, place):
-    arguments = [DFT, "machine.probabilities=64"]
+    arguments = [DFT, "machine.probabilities=64", "machine.kl_to_base=16"]
     process = warm.Popen(command(root, *arguments), cwd=place, start_new_session=True)
     wait_for(lambda: any(place.glob("results/cells/*/model")), process)
     os.killpg(process.pid, signal.SIGKILL)
@@ -352,8 +352,18 @@ def test_a_kill_between_training_and_the_measurement_of_its_probabilities(root, 
     assert found["examples"] == 64 and before["tokens"] == after["tokens"] == sum(before["counts"])
     assert before["counts"] != after["counts"]
     assert "| dft |" in (place / "results/tables/ablation/probabilities.md").read_text()
-    for asked, there in (("64", True), ("null", True), ("65", False)):
-        config = recorded(cell / "config.yaml", [f"machine.probabilities={asked}"])
+    (kl,) = cell.glob("scores/*/kl_to_base.json")
+    of_samples = json.loads(kl.read_text())
+    assert (of_samples["answers"], of_samples["benchmarks"]) == (16, ["tiny_add"]) and of_samples["per_token"][0] > 0
+    assert "## KL to the base" in (place / "results/tables/ablation/table.md").read_text()
+    for key, asked, there in (
+        ("probabilities", "64", True),
+        ("probabilities", "null", True),
+        ("probabilities", "65", False),
+        ("kl_to_base", "16", True),
+        ("kl_to_base", "17", False),
+    ):
+        config = recorded(cell / "config.yaml", [f"machine.{key}={asked}"])
         assert Cell.at(cell).done(config) == there
 
 

@@ -210,7 +210,7 @@ def test_one_value_is_nothing_to_choose_from(tmp_path):
     table = tables.build(SweepConfig(name="study", tune="optimizer.lr"), str(tmp_path))
     assert tuning.tune(table, ProblemShares(table)) is None
     write_tables(["study"], str(tmp_path))
-    from losslab.results.write_tables import notes
+    from losslab.results.notes import notes
 
     assert list(notes(table, {}, [])) == [
         "No row has several values of optimizer.lr, of which sweep.tune is to choose one."

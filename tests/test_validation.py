@@ -16,7 +16,8 @@ from losslab.cells.plan import rows_of
 from losslab.composition.check_data import check_held_out
 from losslab.config.schema import DatasetConfig
 from losslab.config.sweep import SweepConfig
-from losslab.data.examples import Examples, prepare, shared
+from losslab.data.examples import Examples, prepare
+from losslab.data.held_out_rows import shared
 from losslab.data.table import load
 from losslab.files import append_line, read_lines, write_json, write_lines
 from losslab.models.loading import load_tokenizer

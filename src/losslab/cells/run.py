@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from losslab.cells.measurements import measure_kl_to_base, measure_probabilities
 from losslab.cells.scoring import score
 from losslab.cells.sizing import settings, sized
 from losslab.composition.record_file import read_record
@@ -29,7 +30,8 @@ from losslab.config.schema import (
     Stage,
     TrainConfig,
 )
-from losslab.data.examples import Examples, prepare, shared
+from losslab.data import held_out_rows
+from losslab.data.examples import Examples, prepare
 from losslab.data.mismatched import mismatched
 from losslab.data.schedule import Schedule
 from losslab.distributed.environment import is_main_process, is_worker, node_count
@@ -50,7 +52,6 @@ from losslab.records.identity import identity
 from losslab.records.lock import Busy, cell_lock, slurm_job, slurm_restarts
 from losslab.records.record import Cell
 from losslab.tracking import follow
-from losslab.training import target_probabilities
 from losslab.training.checkpoints import clear
 from losslab.training.loop import measure_reference, train
 from losslab.training.reference_logps import files as reference_files
@@ -72,7 +73,9 @@ def run(config: Config) -> None:
             if decide_on_main(config.machine, lambda: finished(config, cell)):
                 return
             if not is_main_process():
-                trained_model(config, cell)
+                model = trained_model(config, cell)
+                if config.stage != Stage.train:
+                    score_model(config, cell, model)
                 return
             with follow.follow(config, cell):
                 model = trained_model(config, cell)
@@ -81,7 +84,7 @@ def run(config: Config) -> None:
                     return
                 cell.update(state="scoring")
                 began = time.monotonic()
-                score(config, cell, {None: model} | {step: str(path) for step, path in cell.steps().items()})
+                score_model(config, cell, model)
                 cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
         except (KeyboardInterrupt, Interrupted):
             ignore_stop_signals()
@@ -168,13 +171,25 @@ def trained_model(config: Config, cell: Cell) -> str:
         if is_main_process():
             seconds = cell.state().get("training_seconds", 0.0) + time.monotonic() - began
             cell.update(training_seconds=round(seconds, 1), devices=worker_count(config.machine))
-    if decide_on_main(config.machine, lambda: not cell.measured(config)):
-        models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
-        histograms = {when: target_probabilities.of(sized(config), base, model) for when, model in models.items()}
-        if is_main_process():
-            about = {"version": RECORD_VERSION, "examples": config.machine.probabilities}
-            write_json(cell.probabilities, about | histograms)
+    measure_probabilities(config, cell, base)
     return str(cell.model)
+
+
+def score_model(config: Config, cell: Cell, model: str) -> None:
+    """Score a cell's models and, where that is asked for, measure the KL of the finished one to its base.
+
+    Called by every process; those but the first have a part in the KL alone.
+    """
+
+    def scores() -> None:
+        score(config, cell, {None: model} | {step: str(path) for step, path in cell.steps().items()})
+
+    if config.machine.kl_to_base is None or not config.trains:  # the others need not wait
+        if is_main_process():
+            scores()
+        return
+    decide_on_main(config.machine, scores)
+    measure_kl_to_base(config, cell, base_model(config.seeded))
 
 
 def base_model(config: Config) -> ModelConfig:
@@ -257,7 +272,7 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
         steps = Schedule.of(config.train, config.seed, examples).steps
         if config.dataset.validation is not None:
             held_out = prepare(config.dataset, config.train, model, tokenizer, cache, held_out=True, images=images)
-            about["validation"], sentences = _held_out(Examples.load(held_out), examples)
+            about["validation"], sentences = held_out_rows.describe(Examples.load(held_out), examples)
             lines = [*lines, *sentences]
     if steps == 0:
         raise ValueError("the rows do not fill one batch: lower train.batch_size or take more of them")
@@ -265,22 +280,6 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
     for line in (", ".join(f"{v:,} {k}" for k, v in report.items()), *lines):
         log.info(f"{config.names.dataset}: {line}")
     return str(data), str(held_out) if held_out else None
-
-
-def _held_out(rows: Examples, training: Examples) -> tuple[dict[str, Any], list[str]]:
-    """What the record and what the terminal say of held-out rows."""
-    repeated, asked = shared(training, rows)
-    about: dict[str, Any] = rows.report | {"repeated": repeated, "prompts_trained": asked}
-    about |= {"notes": rows.notes} if rows.notes else {}
-    lines = [f"held out: {', '.join(f'{v:,} {k}' for k, v in rows.report.items())}"]
-    if rows.notes[:1] != training.notes[:1]:
-        lines += [f"held out: {line}" for line in rows.notes]
-    if asked:
-        lines.append(
-            f"{asked:,} of the {len(rows):,} held-out examples have a prompt that is trained on, and {repeated:,} are "
-            "trained token for token"
-        )
-    return about, lines
 
 
 def _reference(config: Config, data: str) -> str:

@@ -59,6 +59,8 @@ def score_again(path: str, overrides: list[str]) -> None:
     cell = find(path)
     assert cell is not None
     config = recorded(cell.folder / "config.yaml", overrides)
+    if config.machine.kl_to_base is not None:
+        raise ValueError("machine.kl_to_base is measured where a cell is trained: leave it out, or run train.py again")
     models: dict[int | None, str] = {step: str(folder) for step, folder in cell.steps().items()}
     if cell.model.is_dir():
         models = {None: str(cell.model), **models}

@@ -145,7 +145,7 @@ def summary(console: Any, rows: Any, collected: Any, sentences: list[str]) -> No
 
 def held_out_sentence(rows: Any, collected: Any, held_out: Any, others: Any) -> str:
     """How many rows are held out, and how many of their examples are also trained."""
-    from losslab.data.examples import shared
+    from losslab.data.held_out_rows import shared
 
     if not others.tokens:
         return f"\nheld out: {len(held_out):,} rows of {held_out.table.path}, of which none can be used"

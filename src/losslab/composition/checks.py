@@ -9,6 +9,7 @@ from losslab.composition.check_online import check_online
 from losslab.composition.check_optimizer import check_optimizer
 from losslab.config.benchmark import WITH_OPTIONS
 from losslab.config.choices import Device, Gold, Rules, TrackerName
+from losslab.config.forgetting import of_new_task
 from losslab.config.keys import check_bounds
 from losslab.config.machine import AUTO, MachineConfig
 from losslab.config.paths import names_folder
@@ -130,6 +131,7 @@ def check(config: Config) -> None:
             "train.freeze_vision=false trains all weights, and adapter those of the decoder: leave one out"
         )
     check_optimizer(config.optimizer)
+    check_kl_to_base(config)
     if isinstance(config.objective, OnPolicy):
         check_online(config, config.objective)
     check_objective(config)
@@ -212,6 +214,23 @@ def check_prompts(config: Config) -> None:
             raise ValueError(f"benchmark {name} is a task of lm_eval, which shows no images: leave yours out")
         if (about.gold == Gold.any) != (about.rules == Rules.exact_match):
             raise ValueError(f"benchmark.{name}: gold=any and rules=exact_match go together: set both or neither")
+
+
+def check_kl_to_base(config: Config) -> None:
+    """Refuse a KL to the base on samples that are not the model's own distribution, or without samples."""
+    if config.machine.kl_to_base is None:
+        return
+    if (config.eval.temperature, config.eval.top_p) != (1.0, 1.0):
+        raise ValueError(
+            f"machine.kl_to_base is the KL of what the model samples at temperature 1, and eval.temperature="
+            f"{config.eval.temperature:g}, eval.top_p={config.eval.top_p:g} sample something else: set both to 1, or "
+            "leave machine.kl_to_base out"
+        )
+    if not of_new_task(config.benchmark):
+        raise ValueError(
+            "machine.kl_to_base needs sampled answers to texts, and no benchmark here has them but those of forgetting "
+            "and of lm_eval: add one, such as math500, or leave it out"
+        )
 
 
 def check_reference(config: Config) -> None:

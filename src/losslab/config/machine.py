@@ -62,6 +62,9 @@ class MachineConfig:
     probabilities: int | None = key(
         None, "training examples on which the base and the trained model are compared", low=1
     )
+    kl_to_base: int | None = key(
+        None, "sampled answers to benchmarks on which the KL of the trained model to its base is measured", low=1
+    )
     engine: Engine = key(Engine.auto, "auto = vLLM where it is installed")
     tensor_parallel: int = key(1, "GPUs that share one vLLM engine, for a model that one cannot hold", low=1)
     grading_seconds: float = key(3.0, "limit for the verdict on one answer", low=0.1, high=3600)

@@ -146,17 +146,6 @@ def prepare(
     return folder
 
 
-def shared(training: Examples, held_out: Examples) -> tuple[int, int]:
-    """How many held-out examples are trained token for token, and how many have a prompt that is trained on.
-
-    Examples with images are alike only where these are too.
-    """
-    trained = [training.content(i) for i in range(len(training))]
-    whole, prompts = {ids for ids, _ in trained}, {prompt for _, prompt in trained}
-    others = [held_out.content(i) for i in range(len(held_out))]
-    return sum(ids in whole for ids, _ in others), sum(prompt in prompts for _, prompt in others)
-
-
 def tokenise(
     rows: Rows, train: TrainConfig, tokeniser: Tokeniser, key: str = "", folder: Path | None = None
 ) -> Examples:

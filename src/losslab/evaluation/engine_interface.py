@@ -45,6 +45,7 @@ class Completion:
     tokens: int  # the one that ended it is counted
     finish_reason: str  # stop | length, or what else an endpoint says
     prompt_tokens: int | None = None  # as an endpoint counts them; None of other engines
+    end_token: int | None = None  # the one that ended it; None where it was cut, ended by a text, or of an endpoint
 
 
 @dataclass(frozen=True)

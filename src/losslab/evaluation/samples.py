@@ -48,8 +48,9 @@ class Samples:
 
     def add(self, key: Key, completion: Completion, seed: int | None) -> None:
         text, tokens, reason = completion.text, completion.tokens, completion.finish_reason
-        counted = {} if completion.prompt_tokens is None else {"prompt_tokens": completion.prompt_tokens}
-        self.keep(key, {"text": text, "finish_reason": reason, "tokens": tokens, "seed": seed, **counted})
+        more = {"end_token": completion.end_token}
+        more |= {} if completion.prompt_tokens is None else {"prompt_tokens": completion.prompt_tokens}
+        self.keep(key, {"text": text, "finish_reason": reason, "tokens": tokens, "seed": seed, **more})
         self._grade(key)
 
     def keep(self, key: Key, sample: Sample) -> None:

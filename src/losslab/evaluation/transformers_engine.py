@@ -137,7 +137,9 @@ def _finished(key: int, ids: list[int], stop: Collection[str], ends: Collection[
         lengths = (len(tokenizer.decode(ids[:n], skip_special_tokens=True)) for n in range(1, len(ids) + 1))
         tokens = next(n for n, length in enumerate(lengths, start=1) if length > cut)
         return Completion(key, text[:cut], tokens, "stop")
-    return Completion(key, text, len(ids) if end is None else end + 1, "length" if end is None else "stop")
+    if end is None:
+        return Completion(key, text, len(ids), "length")
+    return Completion(key, text, end + 1, "stop", end_token=ids[end])
 
 
 class Noise:

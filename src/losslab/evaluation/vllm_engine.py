@@ -80,12 +80,18 @@ def sample(llm: Any, sampling: Sampling, requests: list[Request]) -> Iterator[li
     prompts = [{"prompt_token_ids": request.prompt} for request in requests]
     names = llm.enqueue(prompts, parameters, use_tqdm=False)
     # vLLM appends "-" and letters to the name of a request, and leaves them out of its output.
-    keys = {name.split("-")[0]: request.key for name, request in zip(names, requests, strict=True)}
+    asked = {name.split("-")[0]: request for name, request in zip(names, requests, strict=True)}
     while llm.llm_engine.has_unfinished_requests():
         finished = [output for output in llm.llm_engine.step() if output.finished]
         if finished:
-            samples = [(keys[output.request_id], output.outputs[0]) for output in finished]
-            yield [Completion(key, s.text, len(s.token_ids), s.finish_reason) for key, s in samples]
+            yield [_completion(asked[output.request_id], output.outputs[0], sampling) for output in finished]
+
+
+def _completion(request: Request, sample: Any, sampling: Sampling) -> Completion:
+    last = sample.token_ids[-1] if sample.finish_reason == "stop" else None
+    ended = last in (*sampling.stop_ids, *request.stop_ids)  # else by a text
+    count = len(sample.token_ids)
+    return Completion(request.key, sample.text, count, sample.finish_reason, end_token=last if ended else None)
 
 
 def _cache_bytes(job: Job, tokens: int) -> int:

@@ -4,6 +4,7 @@
         config.yaml  environment.json  changes.diff  cell.json  metrics.jsonl  validation.jsonl  tokens.json
         probabilities.json  checkpoints/  steps/<step>/  model/
         scores/<protocol>-<identity>/  scores/<protocol>-<identity>/steps/<step>/
+        scores/<protocol>-<identity>/kl_to_base.json
 
 A kill leaves the old file or the whole new one.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from losslab.config.forgetting import of_new_task
 from losslab.config.log import log
 from losslab.config.schema import BASE, Config, Stage
 from losslab.files import RECORD_VERSION, read_json, read_lines, write, write_json
@@ -28,6 +30,7 @@ from losslab.records.environment import environment, succeed
 from losslab.records.identity import identities, protocol, recipe
 
 PROBABILITIES = "probabilities.json"
+KL_TO_BASE = "kl_to_base.json"
 VALIDATION = "validation.jsonl"
 ENDED = ("done", "failed", "trained")  # the states of a cell that nothing is on its way with
 KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
@@ -95,6 +98,10 @@ class Cell:
         folder = self.folder / "scores" / protocol_name(config)
         return folder if step is None else folder / "steps" / f"{step:08d}"
 
+    def kl_to_base(self, config: Config) -> Path:
+        """Where the KL of the finished model to its base is, on the samples of its scores, where that was asked for."""
+        return self.scores(config) / KL_TO_BASE
+
     def state(self) -> dict[str, Any]:
         """The content of cell.json, `{}` for a cell that was never begun."""
         return read_json(self.folder / "cell.json")
@@ -116,11 +123,21 @@ class Cell:
         asked = config.machine.probabilities
         return not config.trains or (asked or 0) <= read_json(self.probabilities).get("examples", 0)
 
+    def kl_measured(self, config: Config) -> bool:
+        """Whether the KL to the base is on record for as many samples, and for all benchmarks, that are asked for."""
+        asked = config.machine.kl_to_base
+        if not config.trains or asked is None:
+            return True
+        there = {"asked": 0, "benchmarks": []} | read_json(self.kl_to_base(config))
+        return asked <= there["asked"] and set(of_new_task(config.benchmark)) <= set(there["benchmarks"])
+
     def done(self, config: Config) -> bool:
         """Whether what was asked for is there: the trained model, measured, and with `stage` all its scores."""
         if self.asked_again or not (self.trained(config) and self.measured(config)):
             return False
-        return config.stage == Stage.train or all(self.scored(config, step) for step in [None, *self.steps()])
+        if config.stage == Stage.train:
+            return True
+        return all(self.scored(config, step) for step in [None, *self.steps()]) and self.kl_measured(config)
 
     @property
     def asked_again(self) -> bool:

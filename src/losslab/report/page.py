@@ -18,13 +18,24 @@ from losslab.report.cell_states import absent_line, cell_line
 from losslab.report.diagnostic_notes import diagnostic_notes
 from losslab.report.rows import DRAWN, ReportRow, by_model, choose_reference, drawn_rows, report_rows
 from losslab.report.token_views import token_views
-from losslab.results import breakdown, claims, gain_and_loss, paper, probability_plots, table_formats, tables, tuning
+from losslab.results import (
+    breakdown,
+    claims,
+    gain_and_loss,
+    kl_to_base,
+    paper,
+    probability_plots,
+    table_formats,
+    tables,
+    tuning,
+)
 from losslab.results.conclusion import conclude
 from losslab.results.conclusion_text import sentences
 from losslab.results.learning_curves import AVERAGE
+from losslab.results.notes import notes, shown_divergences
 from losslab.results.problem_shares import ProblemShares, Scores
 from losslab.results.tables import Table
-from losslab.results.write_tables import curves_of, homeless, layouts, notes, report_faults
+from losslab.results.write_tables import curves_of, homeless, layouts, report_faults
 
 
 def write_report(
@@ -109,6 +120,7 @@ def _numbers(
     """What the template shows in tables, by the name that it has there."""
     comparison, by_part = paper.compare(table), list(breakdown.sheets(table))
     points, tuned = gain_and_loss.tradeoffs(table, shares), tuning.tune(table, shares)
+    divergences = shown_divergences(table)
     of_cells = {cell.folder: costs.cell_cost(cell, scores) for row in rows for cell in row.cells}
     return {
         "sweep": table.name,
@@ -120,7 +132,8 @@ def _numbers(
             *([table_formats.paper_sheet(table, comparison)] if comparison else []),
             *([claims.sheet(table)] if table.sweep.directions else []),
             *([tuning.sheet(tuned)] if tuned else []),
-            *([gain_and_loss.sheet(table, points)] if points else []),
+            *([gain_and_loss.sheet(table, points, divergences)] if points else []),
+            *([kl_to_base.sheet(divergences)] if divergences else []),
             *by_part,
         ],
         "numbers": {
@@ -129,6 +142,7 @@ def _numbers(
             "seeds",
             "gain",
             "loss",
+            *kl_to_base.NUMBERS,
             *(head for sheet in by_part for head in sheet.head[2:]),
         },
         "rows": [_row(line, table.columns, reference) for line in lines],

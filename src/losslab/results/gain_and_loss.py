@@ -7,20 +7,16 @@ other row, nor the base, has at least its gain with at most its loss.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import yaml
-
-from losslab.config.paths import CONF
+from losslab.config.forgetting import forgetting
 from losslab.files import csv_text
-from losslab.results import plots
+from losslab.results import kl_to_base, plots
+from losslab.results.kl_to_base import Divergence
 from losslab.results.problem_shares import ProblemShares, comparable
 from losslab.results.table_formats import Sheet, SheetCell
 from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import Estimate, simultaneous_level
-
-FORGETTING = CONF / "benchmark" / "forgetting.yaml"
 
 
 @dataclass(frozen=True)
@@ -31,12 +27,6 @@ class Tradeoff:
     gain: Estimate  # on mathematics
     loss: Estimate  # on the benchmarks of forgetting: more than 0 where the row is worse than the base
     front: bool  # whether it is on the Pareto front, by these means
-
-
-@cache
-def forgetting() -> frozenset[str]:
-    """The names of the benchmarks in conf/benchmark/forgetting.yaml."""
-    return frozenset(yaml.safe_load(FORGETTING.read_text(encoding="utf-8")))
 
 
 def sides(table: Table) -> tuple[list[str], list[str]]:
@@ -80,13 +70,15 @@ def _on_front(point: tuple[float, float], others: Sequence[tuple[float, float]])
     )
 
 
-def sheet(table: Table, points: Sequence[Tradeoff]) -> Sheet:
-    """Gain and loss of each row, and the rows of the Pareto front."""
+def sheet(table: Table, points: Sequence[Tradeoff], divergences: Sequence[Divergence] = ()) -> Sheet:
+    """Gain and loss of each row, its KL to the base where some have one, and the rows of the Pareto front."""
     mathematics, forgotten = sides(table)
+    kl = kl_to_base.by_row(divergences)
     rows = [
         [
             *(SheetCell(point.row.names["model"]), SheetCell(point.row.label)),
             *(SheetCell(_signed(value)) for value in (point.gain, point.loss)),
+            *([SheetCell(kl_to_base.text(kl(point.row)))] if divergences else []),
             SheetCell("yes" if point.front else "no"),
         ]
         for point in points
@@ -100,7 +92,10 @@ def sheet(table: Table, points: Sequence[Tradeoff]) -> Sheet:
     )
     if missing:
         caption += f" Not shown, since they do not share a seed and all benchmarks with a base: {', '.join(missing)}."
-    return Sheet("Gain against loss", "", ["model", "objective", "gain", "loss", "Pareto front"], rows, caption, [])
+    if divergences:
+        caption += f" {kl_to_base.COLUMN}: nats per token, each with its own interval, as in the table of that name."
+    head = ["model", "objective", "gain", "loss", *([kl_to_base.COLUMN] if divergences else []), "Pareto front"]
+    return Sheet("Gain against loss", "", head, rows, caption, [])
 
 
 def _signed(value: Estimate) -> str:
@@ -108,11 +103,15 @@ def _signed(value: Estimate) -> str:
     return f"{value.mean:+.1f}{half}".replace("-", "−")
 
 
-def to_csv(points: Sequence[Tradeoff]) -> str:
-    lines = [
-        [p.row.names["model"], p.row.label, p.gain.mean, p.gain.half, p.loss.mean, p.loss.half, p.front] for p in points
-    ]
-    return csv_text(["model", "objective", "gain", "gain_half", "loss", "loss_half", "pareto_front"], lines)
+def to_csv(points: Sequence[Tradeoff], divergences: Sequence[Divergence] = ()) -> str:
+    kl = kl_to_base.by_row(divergences)
+    lines = []
+    for p in points:
+        estimates = p.gain, p.loss, kl(p.row)
+        values = [part for value in estimates for part in ((value.mean, value.half) if value else (None, None))]
+        lines.append([p.row.names["model"], p.row.label, *values, p.front])
+    head = [f"{name}{part}" for name in ("gain", "loss", "kl_to_base") for part in ("", "_half")]
+    return csv_text(["model", "objective", *head, "pareto_front"], lines)
 
 
 Drawn = tuple[str, str, Estimate, Estimate, bool]  # model, label, gain, loss, front

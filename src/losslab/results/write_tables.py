@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from losslab.config.sweep import SweepConfig
 from losslab.data.probability_bins import EDGES
 from losslab.files import lock, write, write_json
 from losslab.records.cell_records import CellRecord, cell_records
-from losslab.records.reading import DamagedRecord, read_facts, read_metrics
+from losslab.records.reading import DamagedRecord, read_metrics
 from losslab.results import (
     breakdown,
     claims,
     conclusion_text,
     gain_and_loss,
+    kl_to_base,
     learning_curves,
     paper,
     plots,
@@ -32,10 +33,11 @@ from losslab.results import (
 from losslab.results.conclusion import conclude
 from losslab.results.learning_curves import AVERAGE, LearningCurve, scores_by_step
 from losslab.results.load_records import CellScores
+from losslab.results.notes import notes, row_label, shown, shown_divergences
 from losslab.results.plots import BarRow
 from losslab.results.probability_plots import BeforeAfter
 from losslab.results.problem_shares import ProblemShares
-from losslab.results.tables import Measure, Row, Table, build
+from losslab.results.tables import Measure, Table, build
 
 
 def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None = None) -> None:
@@ -57,8 +59,9 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
         bars = bar_rows(table)
         # The first one comes last, since its notes name all records that cannot be read.
         sheets.insert(0, table_formats.scores_sheet(table, list(notes(table, curves, measured))))
-        points = gain_and_loss.tradeoffs(table, shares)
-        sheets += [gain_and_loss.sheet(table, points)] if points else []
+        points, divergences = gain_and_loss.tradeoffs(table, shares), shown_divergences(table)
+        sheets += [gain_and_loss.sheet(table, points, divergences)] if points else []
+        sheets += [kl_to_base.sheet(divergences)] if divergences else []
         parts = list(breakdown.sheets(table))
         texts = [table_formats.markdown(sheet, 1 if i == 0 else 2) for i, sheet in enumerate([*sheets, *parts])]
         write(folder / "table.md", "\n".join(texts))
@@ -79,10 +82,13 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
         if sweep.directions:
             write(folder / "claims.csv", claims.to_csv(table))
         if points:
-            write(folder / "gain_and_loss.csv", gain_and_loss.to_csv(points))
+            write(folder / "gain_and_loss.csv", gain_and_loss.to_csv(points, divergences))
             shown_points = gain_and_loss.drawn(points)
             plots.draw(folder / "gain_and_loss", cache / "figures.json", gain_and_loss.figure, shown_points)
             written["gain"] = "gain_and_loss.png, gain_and_loss.svg, gain_and_loss.csv"
+        if divergences:
+            write(folder / "kl_to_base.csv", kl_to_base.to_csv(divergences))
+            written["KL"] = "kl_to_base.csv, and in table.md"
         written = _figures(table, bars, curves, measured, folder, cache / "figures.json") | written
     console = Console()
     if conclusions:
@@ -186,63 +192,6 @@ def report_faults(faults: Sequence[str]) -> None:
         log.warning(f"damaged: {fault}")
 
 
-def notes(table: Table, curves: Mapping[str, LearningCurve], measured: Sequence[BeforeAfter]) -> Iterator[str]:
-    """What the sweep declares and its records lack, besides scores."""
-    trained = {_label(table, row): row for row in table.rows if row.trains}
-    for label, row in trained.items():
-        names = {name for entry in row.entries for name in changed_while_training(entry.folder)}
-        if names:
-            yield f"Cells of {label} went on with another {', '.join(sorted(names))} than they began with."
-    having = {pair.after.label for pair in measured}
-    if declares(table, "export_steps"):
-        if missing := [name for name in trained if name not in curves]:
-            yield f"No accuracy over steps is on record for {', '.join(missing)}."
-        for name in (name for name in trained if name in curves):
-            seeds = {len(scores) for step, scores in curves[name].items() if step}
-            if seeds != {len(trained[name].scored)}:
-                counts = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
-                yield f"The accuracy of {name} over steps is that of {counts} of its {len(trained[name].scored)} seeds."
-    if declares(table, "probabilities") and (missing := [name for name in trained if name not in having]):
-        yield f"No probabilities of training targets are on record for {', '.join(missing)}."
-    if (key := table.sweep.tune) and not any(len(choices) > 1 for choices in tuning.values(table)):
-        yield f"No row has several values of {key}, of which sweep.tune is to choose one."
-    if len([row for row in table.rows if row.scored]) > plots.MOST_ROWS:
-        yield f"There is no figure of more than {plots.MOST_ROWS} rows."
-    if table.faults:
-        count = len(table.faults)
-        yield f"{count} damaged {'file is' if count == 1 else 'files are'} left out: " + "; ".join(table.faults) + "."
-
-
-def changed_while_training(cell: Path) -> set[str]:
-    """What of a cell's environment changed between its starts, such as gpus, workers or torch."""
-    try:
-        changes = read_facts(cell / "environment.json", {"changes": [{"changed": dict}]}).get("changes", [])
-    except DamagedRecord:  # the table says so
-        return set()
-    return {name for change in changes for name in change["changed"]}
-
-
-def shown(table: Table, option: str, having: Collection[str]) -> bool:
-    """Whether to show what some cells have beside scores: where the sweep's file asks for it, or all rows have it.
-
-    Else they have it for another sweep, which shares them.
-
-    Args:
-        option: of the machine, which makes cells record it.
-        having: labels of the rows that have it.
-    """
-    scored = [_label(table, row) for row in table.rows if row.trains and row.scored]
-    return bool(having) and (not table.grid or declares(table, option) or set(scored) <= set(having))
-
-
-def declares(table: Table, option: str) -> bool:
-    return any(getattr(config.machine, option) for config in table.grid)
-
-
-def _label(table: Table, row: Row) -> str:
-    return f"{row.names['model']} {row.label}" if len(table.models) > 1 else row.label
-
-
 def bar_rows(table: Table) -> list[BarRow]:
     """The rows with scores, each with the histogram of the last step of its cells' training."""
     scored = [row for row in table.rows if row.scored]
@@ -277,7 +226,7 @@ def curves_of(table: Table) -> dict[str, LearningCurve]:
                 if of_step := learning_curves.values(scores, table.benchmarks):
                     curve.setdefault(step, []).append(of_step)
         if curve:
-            curves[_label(table, row)] = bases.get((row.names["model"], row.measure), {}) | curve
+            curves[row_label(table, row)] = bases.get((row.names["model"], row.measure), {}) | curve
     return curves
 
 

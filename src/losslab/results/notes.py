@@ -1,0 +1,77 @@
+"""What a sweep declares and its records lack, and what is shown of what some of its cells have beside scores."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from losslab.records.reading import DamagedRecord, read_facts
+from losslab.results import kl_to_base, plots, tuning
+from losslab.results.kl_to_base import Divergence
+from losslab.results.learning_curves import LearningCurve
+from losslab.results.probability_plots import BeforeAfter
+from losslab.results.tables import Row, Table
+
+
+def notes(table: Table, curves: Mapping[str, LearningCurve], measured: Sequence[BeforeAfter]) -> Iterator[str]:
+    """What the sweep declares and its records lack, besides scores."""
+    trained = {row_label(table, row): row for row in table.rows if row.trains}
+    for label, row in trained.items():
+        names = {name for entry in row.entries for name in changed_while_training(entry.folder)}
+        if names:
+            yield f"Cells of {label} went on with another {', '.join(sorted(names))} than they began with."
+    having = {pair.after.label for pair in measured}
+    if declares(table, "export_steps"):
+        if missing := [name for name in trained if name not in curves]:
+            yield f"No accuracy over steps is on record for {', '.join(missing)}."
+        for name in (name for name in trained if name in curves):
+            seeds = {len(scores) for step, scores in curves[name].items() if step}
+            if seeds != {len(trained[name].scored)}:
+                counts = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+                yield f"The accuracy of {name} over steps is that of {counts} of its {len(trained[name].scored)} seeds."
+    if declares(table, "probabilities") and (missing := [name for name in trained if name not in having]):
+        yield f"No probabilities of training targets are on record for {', '.join(missing)}."
+    having = {row_label(table, divergence.row) for divergence in kl_to_base.divergences(table)}
+    if declares(table, "kl_to_base") and (missing := [name for name in trained if name not in having]):
+        yield f"No KL to the base is on record for {', '.join(missing)}."
+    if (key := table.sweep.tune) and not any(len(choices) > 1 for choices in tuning.values(table)):
+        yield f"No row has several values of {key}, of which sweep.tune is to choose one."
+    if len([row for row in table.rows if row.scored]) > plots.MOST_ROWS:
+        yield f"There is no figure of more than {plots.MOST_ROWS} rows."
+    if table.faults:
+        count = len(table.faults)
+        yield f"{count} damaged {'file is' if count == 1 else 'files are'} left out: " + "; ".join(table.faults) + "."
+
+
+def changed_while_training(cell: Path) -> set[str]:
+    """What of a cell's environment changed between its starts, such as gpus, workers or torch."""
+    try:
+        changes = read_facts(cell / "environment.json", {"changes": [{"changed": dict}]}).get("changes", [])
+    except DamagedRecord:  # the table says so
+        return set()
+    return {name for change in changes for name in change["changed"]}
+
+
+def shown(table: Table, option: str, having: Collection[str]) -> bool:
+    """Whether to show what some cells have beside scores: where the sweep's file asks for it, or all rows have it.
+
+    Else they have it for another sweep, which shares them.
+
+    Args:
+        option: of the machine, which makes cells record it.
+        having: labels of the rows that have it.
+    """
+    scored = [row_label(table, row) for row in table.rows if row.trains and row.scored]
+    return bool(having) and (not table.grid or declares(table, option) or set(scored) <= set(having))
+
+
+def declares(table: Table, option: str) -> bool:
+    return any(getattr(config.machine, option) for config in table.grid)
+
+
+def shown_divergences(table: Table) -> list[Divergence]:
+    """The KL of the rows to their base, where it is to be shown."""
+    measured = kl_to_base.divergences(table)
+    return measured if shown(table, "kl_to_base", [row_label(table, divergence.row) for divergence in measured]) else []
+
+
+def row_label(table: Table, row: Row) -> str:
+    return f"{row.names['model']} {row.label}" if len(table.models) > 1 else row.label
