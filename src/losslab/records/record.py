@@ -128,8 +128,9 @@ class Cell:
         asked = config.machine.kl_to_base
         if not config.trains or asked is None:
             return True
-        there = {"asked": 0, "benchmarks": []} | read_json(self.kl_to_base(config))
-        return asked <= there["asked"] and set(of_new_task(config.benchmark)) <= set(there["benchmarks"])
+        record = read_json(self.kl_to_base(config))
+        benchmarks = set(record.get("benchmarks", []))
+        return asked <= record.get("asked", 0) and set(of_new_task(config.benchmark)) <= benchmarks
 
     def done(self, config: Config) -> bool:
         """Whether what was asked for is there: the trained model, measured, and with `stage` all its scores."""
