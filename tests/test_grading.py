@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,21 @@ def test_ctrl_c_does_not_reach_a_grading_process_that_starts(tmp_path: Path) -> 
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_grading_process_whose_parent_was_killed_ends_without_a_word(asked: bool) -> None:
+    """While it starts, and while it has a question."""
+    ours, theirs = Pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from losslab.grading.graders import _serve; _serve({theirs.fileno()}, 9.0, 4096)"],
+        pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    theirs.close()
+    if asked:
+        assert ours.recv_bytes() == b"null"
+        ours.send_bytes(json.dumps(["official", "2", "2"]).encode())
+    ours.close()
+    assert process.communicate(timeout=120)[1] == ""
+    assert process.returncode == 0

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
@@ -203,19 +204,17 @@ def _serve(descriptor: int, seconds: float, memory_mb: int) -> None:
     for rule in rules.values():
         rule("x+1", "1+x")  # pays for all imports and first uses
     connection = Connection(descriptor)
-    connection.send_bytes(b"null")
-    while True:
-        try:
+    with suppress(EOFError, OSError):  # the other end has closed, or its process was killed
+        connection.send_bytes(b"null")
+        while True:
             rule, answer, gold = json.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        # The parent kills first; the unhandled alarm is for a parent that has died.
-        signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)
-        try:
-            verdict: bool | None = rules[rule](answer, gold)
-        except MemoryError:
-            verdict = None
-        except Exception:  # an answer that breaks a rule in a new way is wrong, and stops nothing
-            verdict = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send_bytes(json.dumps(verdict).encode())
+            # The parent kills first; the unhandled alarm is for a parent that has died.
+            signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)
+            try:
+                verdict: bool | None = rules[rule](answer, gold)
+            except MemoryError:
+                verdict = None
+            except Exception:  # an answer that breaks a rule in a new way is wrong, and stops nothing
+                verdict = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            connection.send_bytes(json.dumps(verdict).encode())
