@@ -11,6 +11,7 @@ default; a processor without instructions for it computes it slowly, which lossl
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -149,7 +150,8 @@ def main() -> None:
         lines += table(arithmetic, results)
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
     lines += ["", f"`{' '.join(['python benchmarks/integrations.py', *sys.argv[1:]])}`", ""]
-    lines += [f"{processor()}, {platform.system()}, Python {platform.python_version()}, {versions}.", ""]
+    load = f"load {os.getloadavg()[0]:.1f} at the end"
+    lines += [f"{processor()}, {load}, {platform.system()}, Python {platform.python_version()}, {versions}.", ""]
     text = "\n".join(lines)
     print(text)
     if args.vocabulary == parser.get_default("vocabulary"):
