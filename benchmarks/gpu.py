@@ -50,7 +50,7 @@ def run(section: str, tiny: bool) -> str:
             command(section, tiny), env=environment, stdout=log, stderr=log, start_new_session=True
         )
         try:
-            status = process.wait(SECTIONS[section] * (10 if tiny else 1))
+            status = process.wait(SECTIONS[section] * (40 if tiny else 1))  # a rehearsal shares its machine
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
