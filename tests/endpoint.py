@@ -1,15 +1,16 @@
 """An OpenAI-compatible endpoint of our own, in a thread of the tests: what it answers is a subclass's."""
 
 import json
+from abc import ABC, abstractmethod
 from http.server import BaseHTTPRequestHandler
 
 
-class Endpoint(BaseHTTPRequestHandler):
+class Endpoint(BaseHTTPRequestHandler, ABC):
     model = "served"
 
+    @abstractmethod
     def answer(self, body: dict) -> str:
         """The text of the assistant's message for the body of a request."""
-        raise NotImplementedError
 
     def do_GET(self) -> None:
         self._send({"object": "list", "data": [{"id": self.model, "object": "model", "created": 0, "owned_by": "us"}]})
