@@ -19,7 +19,7 @@ from losslab.models import attention
 
 def test_runs_join_neighbours_of_equal_length():
     packing = Packing.of([5, 3, 3, 2, 3])
-    assert packing.runs() == [(0, 1, 5), (5, 2, 3), (11, 1, 2), (13, 1, 3)]
+    assert packing.runs() == [(1, 5), (2, 3), (1, 2), (1, 3)]
     assert packing.boundaries.tolist() == [0, 5, 8, 11, 13, 16]
 
 

@@ -59,24 +59,31 @@ class SlurmLauncher(_Launcher):
         from losslab.cells.sweep import unfinished
         from losslab.launchers.slurm import submit
 
-        found, own = unfinished(self.config, job_overrides), self.parameters
-        if not found:
+        cells, own = unfinished(self.config, job_overrides), self.parameters
+        if not cells:
             print(f"{self.config.sweep.name}: all cells are done, there is nothing to submit", flush=True)
             return []
         if own["mem_gb"] is None:
-            own["mem_gb"] = math.ceil(max(of_node(config, own) for config, _ in found.values()) / GIB)
-        cells = {str(folder): overrides for folder, (_, overrides) in found.items()}
-        submit(self.config.sweep.name, cells, own, Path(self.config.machine.results))
+            own["mem_gb"] = math.ceil(max(of_node(config, own) for config, _ in cells.values()) / GIB)
+        overrides = {str(folder): words for folder, (_, words) in cells.items()}
+        submit(self.config.sweep.name, overrides, own, Path(self.config.machine.results))
         return []
 
 
 class LocalLauncher(_Launcher):
-    """Runs each cell as a process of its own, as many at a time as GPUs are free, and waits for the last."""
+    """Runs each cell as a process of its own, as many at a time as the machine has room for, and waits for the last."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from losslab.cells.memory import cells_at_once
         from losslab.cells.sweep import unfinished
+        from losslab.config.choices import Device
+        from losslab.distributed.gpus import free
         from losslab.launchers.local import run
 
-        found = unfinished(self.config, job_overrides)
-        run({folder: own for folder, (_, own) in found.items()}, self.parameters["processes"])
+        machine = self.config.machine
+        gpus = free() if machine.device != Device.cpu else None
+        if gpus == []:
+            raise ValueError("every GPU of this machine is in use: wait, or end what uses them")
+        cells = {folder: overrides for folder, (_, overrides) in unfinished(self.config, job_overrides).items()}
+        run(cells, self.parameters["processes"] or len(gpus or []) or cells_at_once(machine.threads), gpus or [])
         return []

@@ -16,7 +16,7 @@ from losslab.config.choices import Device, Recompute, Sharding
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, Precision
 from losslab.distributed import gpus
-from losslab.distributed.environment import is_worker
+from losslab.distributed.environment import available_cores, is_worker
 from losslab.distributed.worker_count import worker_count, workers_per_node
 from losslab.models.chunk_size import FLOAT32_ELEMENTS, chunk_tokens
 from losslab.objectives.online import OPD, PPO
@@ -24,6 +24,7 @@ from losslab.objectives.online import OPD, PPO
 GIB = 2**30
 PROCESS = 3.3e8  # bytes of Python with torch and transformers
 SKLEARN = 1.0e8  # bytes of scikit-learn, which transformers imports where it is installed
+CELL = 4 * GIB  # of a small cell on a CPU, with its engine
 TILE = (4096, 32768)  # tokens and vocabulary that TRL's divergence takes at once
 FRAGMENTS = 1.05  # of what is in use on a CPU, the allocator's share of it included
 
@@ -150,6 +151,12 @@ def room(gpu: bool, root: Path = Path("/")) -> float | None:
         return gpus.memory()
     free = _numbers(root / "proc/meminfo").get("MemAvailable:")
     return min([*([1024.0 * free] if free is not None else []), *_left(root)], default=None)
+
+
+def cells_at_once(threads: int | None) -> int:
+    """How many cells of `threads` CPU threads (None: of all) this machine has cores for, and `CELL` bytes of memory."""
+    cores, left = available_cores(), room(gpu=False)
+    return max(1, min(cores // (threads or cores), cores if left is None else int(left) // CELL))
 
 
 def _left(root: Path) -> Iterator[float]:

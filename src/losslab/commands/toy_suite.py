@@ -12,7 +12,6 @@ complete and were run as their files have them. docs/toy_suite.md says what they
 """
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from losslab.cells.memory import cells_at_once
 from losslab.config.messages import did_you_mean
 from losslab.files import csv_text, write
 from losslab.records.record import Cell
@@ -50,7 +50,6 @@ RESULTS = "results/toy_suite"  # apart from other results: a cell that is there 
 SEEDS = "0,1,2,3,4"
 OWN = ("twins", "seed", "run", "machine.results")  # options of this program
 LOSSLAB = [sys.executable, "-m", "losslab"]
-MEMORY = 4 << 30  # bytes for one run with its engine
 
 
 def main(arguments: list[str]) -> int:
@@ -121,7 +120,7 @@ def run_twins(
         )
 
     done = True
-    with ThreadPoolExecutor(processes()) as pool:
+    with ThreadPoolExecutor(cells_at_once(threads=1)) as pool:
         try:
             runs = [pool.submit(sample)] if set(twins) & set(SAMPLED) else []
             runs += [pool.submit(run, name, seed) for name in twins if name in FIRST for seed in seeds]
@@ -149,12 +148,6 @@ def complete(study: Table) -> bool:
         row.names["loss"] in declared and not row.earlier and all(entry.scores for entry in row.entries if row.declared)
         for row in study.rows
     )
-
-
-def processes() -> int:
-    """How many runs at a time: one on each core, as far as memory goes."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(os.cpu_count() or 1, memory // MEMORY))
 
 
 def call(log: Path, verb: str, *arguments: str) -> bool:

@@ -1,6 +1,7 @@
 """Where sequences start and end in a packed row."""
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -25,15 +26,6 @@ class Packing:
         row = torch.arange(sum(self.lengths), device=self.boundaries.device, dtype=torch.int32)
         return (torch.searchsorted(self.boundaries, row, right=True, out_int32=True) - 1)[None]
 
-    def runs(self) -> list[tuple[int, int, int]]:
-        """(start, count, length) of adjacent sequences of equal length, which attention can process as one batch."""
-        runs: list[tuple[int, int, int]] = []
-        start = 0
-        for i, length in enumerate(self.lengths):
-            if i and length == self.lengths[i - 1]:
-                first, count, _ = runs[-1]
-                runs[-1] = (first, count + 1, length)
-            else:
-                runs.append((start, 1, length))
-            start += length
-        return runs
+    def runs(self) -> list[tuple[int, int]]:
+        """(count, length) of adjacent sequences of equal length, which attention can process as one batch."""
+        return [(len(list(run)), length) for length, run in groupby(self.lengths)]

@@ -118,12 +118,12 @@ def by_lengths(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scor
 def by_runs(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
     """Attention by torch's kernels for whole batches, which take neighbours of equal length together."""
     assert query.shape[2] == sum(packing.lengths)
+    runs = packing.runs()
+    # One split, whose backward writes the gradient of a row once; that of a slice fills a row with zeros for each run.
+    pieces = [x[0].split([count * length for count, length in runs], dim=1) for x in (query, key, value)]
     parts = []
-    for start, count, length in packing.runs():
-        q, k, v = (
-            x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
-            for x in (query, key, value)
-        )
+    for (count, length), *piece in zip(runs, *pieces, strict=True):
+        q, k, v = (x.unflatten(1, (count, length)).transpose(0, 1) for x in piece)
         if scores.softcap is None and scores.sinks is None:
             mask = _visible(length, scores.window, query.device)
             if computes_in_float32(q):

@@ -178,8 +178,8 @@ def separate_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     runs = batch.packing.runs()
     passes = torch.tensor(len(runs), device=batch.tokens.device)
     dist.all_reduce(passes, dist.ReduceOp.MAX)
-    parts, first = [], 0
-    for start, count, length in runs:
+    parts, first, start = [], 0, 0
+    for count, length in runs:
         row = slice(start, start + count * length)
         tokens = batch.tokens[0, row].view(count, length)
         images = {} if batch.images is None else batch.images.of(first, first + count)
@@ -188,7 +188,7 @@ def separate_states(model: PreTrainedModel, batch: Batch) -> Tensor:
             part = body(model)
             images |= with_types(part, batch.images.types[0, row].view(count, length))
         parts.append(part(input_ids=tokens, **images, use_cache=False).last_hidden_state.flatten(0, 1))
-        first += count
+        first, start = first + count, row.stop
     for _ in range(int(passes) - len(runs)):
         parts.append(decoder(model)(input_ids=batch.tokens[:, :1], use_cache=False).last_hidden_state[0, :0])
     return torch.cat(parts)
