@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from losslab.cells import cost, memory, plan, sizing
 from losslab.cells.sweep import Sweep
 from losslab.composition.checks import check
-from losslab.composition.compose import any_model, read
+from losslab.composition.compose import any_model, culprit, read
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF
 from losslab.config.schema import Config
@@ -489,3 +490,20 @@ def test_a_model_may_be_a_name_or_a_path(argument, expected):
 def test_names_and_paths_of_models_do_not_mix():
     with pytest.raises(ValueError, match="model=tiny,a/b mixes names of conf/model with paths"):
         any_model("model=tiny,a/b")
+
+
+@pytest.mark.parametrize("value", ["nan", "-inf", "1e5", "3", "true"])
+def test_a_number_is_no_name_of_a_file(value):
+    with pytest.raises(ValueError, match=f"^tracker={value} does not exist: choose a file of conf/tracker"):
+        any_model(f"tracker={value}")
+
+
+@pytest.mark.parametrize("wrong", ["++prompt.examples.x=1", "++benchmark.x=1"])
+def test_an_override_is_named_where_the_library_names_none(wrong):
+    with pytest.raises(ValueError, match="^optimizer.lr: ") as raised:
+        make("optimizer.lr=high")
+    assert culprit(raised.value, ["optimizer.lr=high"]) is None
+    words = ["seed=1", wrong, "loss=sft"]
+    with pytest.raises(HydraException) as raised:
+        make(*words)
+    assert culprit(raised.value, words) == wrong

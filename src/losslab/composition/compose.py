@@ -6,6 +6,7 @@
 import os
 import re
 import sys
+import traceback
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -60,7 +62,30 @@ def entry(task: str, arguments: list[str]) -> None:
             get_method(task)(read(cfg, HydraConfig.get().runtime.choices))
 
     sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's wish
-    run()
+    try:
+        run()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if (argument := culprit(error, flags.overrides)) is None:
+            raise
+        raise ValueError(f"{argument}: {sentence(error)}") from None
+
+
+def culprit(error: Exception, overrides: list[str]) -> str | None:
+    """The override that does not compose by itself, for an error of Hydra or OmegaConf that names none of them."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    ours = frame.f_globals.get("__name__", "").split(".")[0] not in ("hydra", "omegaconf")
+    text = sentence(error)
+    if ours or any(override.lstrip("+~").partition("=")[0] in text for override in overrides):
+        return None
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        for override in overrides:
+            try:
+                composed = hydra.compose("config", [override], return_hydra_config=True)
+                typed(composed, composed.hydra.runtime.choices)
+            except Exception:  # of any kind, as long as it is this override's
+                return override
+    return None
 
 
 @cache
@@ -194,7 +219,7 @@ def any_model(argument: str) -> list[str]:
     Hydra has no way to compose, and for a number in place of the name of a file.
     """
     group, _, names = argument.partition("=")
-    if group in GROUPS and re.fullmatch(r"-?\d+(\.\d+)?|true|false", names):
+    if group in GROUPS and (names in ("true", "false") or _number(names)):
         raise ValueError(f"{argument} does not exist: choose a file of conf/{group}")
     if group != "model":
         return [argument]
@@ -208,6 +233,14 @@ def any_model(argument: str) -> list[str]:
     plain = re.compile(r"[\w./@:+~-]+")
     quoted = [path if plain.fullmatch(path) else "'" + path.replace("'", "\\'") + "'" for path in paths]
     return ["model=custom", f"model.path={','.join(quoted)}"]
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _shipped(name: str) -> bool:
