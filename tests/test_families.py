@@ -149,14 +149,27 @@ def overrides(place: Path) -> list[str]:
 
 
 def configurations() -> list[Any]:
-    """(turn, experiment, method, loss): each method and loss once, and each experiment at least once."""
-    found: list[tuple[str, str, str]] = []
+    """(turn, experiment, method, loss): each method and loss once, and each experiment at least once.
+
+    Methods that differ in learning rate or batch size alone take the same step.
+    """
+    chosen: list[tuple[str, str, str]] = []
+    taken = set()
     for experiment, own in REAL.items():
         swept = [own["hydra"]["sweeper"]["params"].get(group, "").split(",") for group in ("method", "loss")]
         mine = [(experiment, method, loss) for method, loss in product(*swept) if loss != BASE]
-        taken = {one[1:] for one in found}
-        found += [one for one in mine if one[1:] not in taken] or mine[:1]
-    return [pytest.param(turn, *one, id="-".join(filter(None, one))) for turn, one in enumerate(found)]
+        new = {(step(method), loss): (experiment, method, loss) for _, method, loss in reversed(mine)}
+        chosen += [one for key, one in reversed(new.items()) if key not in taken] or mine[:1]
+        taken |= new.keys()
+    return [pytest.param(turn, *one, id="-".join(filter(None, one))) for turn, one in enumerate(chosen)]
+
+
+def step(method: str) -> str:
+    """What a method's file decides of a step."""
+    own = yaml.safe_load((CONF / f"method/{method}.yaml").read_text()) if method else {}
+    own.get("optimizer", {}).pop("lr", None)
+    own.get("train", {}).pop("batch_size", None)
+    return json.dumps({group: keys for group, keys in own.items() if keys})
 
 
 def make(*arguments: str) -> Config:

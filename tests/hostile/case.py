@@ -75,7 +75,8 @@ def judge(case: Case, ending: Ending, work: Path, before: dict[str, bytes | None
     if "\x1b" in ending.output:
         return Verdict("escaped", "an escape sequence reached the terminal")
     if "Traceback (most recent call last)" in ending.output or ending.status not in USAGE:
-        return Verdict("traceback", f"exit status {ending.status}: {ending.output.strip()[-400:]}")
+        shown = ending.output[max(ending.output.find("Traceback"), 0) :].strip()[-1500:]
+        return Verdict("traceback", f"exit status {ending.status}: {shown}")
     for name in before.keys() - {name for name in before if Path(name).parts[0] in case.writes}:
         if after.get(name) != before[name]:
             return Verdict("lost", f"the input {name} was changed")
