@@ -65,9 +65,9 @@ def entry(task: str, arguments: list[str]) -> None:
     try:
         run()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if (argument := culprit(error, flags.overrides)) is None:
+        if (wrong := culprit(error, flags.overrides)) is None:
             raise
-        raise ValueError(f"{argument}: {sentence(error)}") from None
+        raise ValueError(f"{wrong}: {sentence(error)}") from None
 
 
 def culprit(error: Exception, overrides: list[str]) -> str | None:
