@@ -503,7 +503,7 @@ def test_an_override_is_named_where_the_library_names_none(wrong):
     with pytest.raises(HydraException) as raised:
         make("optimizer.lr=high")
     assert culprit(raised.value, ["optimizer.lr=high"]) is None
-    words = ["seed=1", wrong, "loss=sft"]
+    words = ["seed=1", "model=custom", wrong, "loss=sft"]  # the model has no path yet, which is another mistake
     with pytest.raises((HydraException, ValueError)) as raised:
         make(*words)
     assert culprit(raised.value, words) == wrong

@@ -71,7 +71,7 @@ def entry(task: str, arguments: list[str]) -> None:
 
 
 def culprit(error: Exception, overrides: list[str]) -> str | None:
-    """The override that does not compose by itself, for an error of Hydra or OmegaConf that names none of them."""
+    """The override that raises the same by itself, for an error of Hydra or OmegaConf that names none of them."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     ours = frame.f_globals.get("__name__", "").split(".")[0] not in ("hydra", "omegaconf")
     text = sentence(error)
@@ -83,8 +83,9 @@ def culprit(error: Exception, overrides: list[str]) -> str | None:
             try:
                 composed = hydra.compose("config", [override], return_hydra_config=True)
                 typed(composed, composed.hydra.runtime.choices)
-            except Exception:  # of any kind, as long as it is this override's
-                return override
+            except Exception as alone:
+                if sentence(alone) == text:
+                    return override
     return None
 
 
