@@ -17,7 +17,7 @@ from typing import Any
 
 from losslab.config.log import log
 from losslab.config.masking import masked
-from losslab.config.schema import EMBEDDED, EMBEDDED_LARGE
+from losslab.config.schema import EMBEDDED, EMBEDDED_LARGE, EMBEDDED_VISION
 
 RECORD_VERSION = 1  # of the JSON files of a record; a file without a version is of version 0
 
@@ -167,6 +167,8 @@ def content(path: str) -> str:
         return TOY_TASK
     if path == EMBEDDED_LARGE:
         return f"{TOY_TASK}, large"
+    if path == EMBEDDED_VISION:
+        return f"{TOY_TASK}, vision"
     root = Path(path)
     files = sorted(root.rglob("*")) if root.is_dir() else named(str(root))
     if not files:

@@ -20,6 +20,7 @@ from losslab.config.messages import of_the_disk
 from losslab.config.schema import (
     EMBEDDED,
     EMBEDDED_MODELS,
+    EMBEDDED_VISION,
     Config,
     DatasetConfig,
     ModelConfig,
@@ -201,15 +202,15 @@ def base_model(config: Config) -> ModelConfig:
     if model.path not in EMBEDDED_MODELS:
         cache = Path(config.machine.results) / "cache"
         return replace(model, path=merged_adapters.merged(model.path, cache, model.trust_remote_code))
-    seed = model.pretrain_seed
-    assert seed is not None, "Config.seeded gives it one"
+    assert (seed := model.pretrain_seed) is not None, "Config.seeded gives it one"
+    frozen = model.path != EMBEDDED_VISION  # whose tower learns to see
     adam = {"betas": [0.9, 0.95], "eps": 1e-8, "fused": True}
     recipe = Config(
         model=model,
         dataset=DatasetConfig(path=EMBEDDED, split=model.pretrain_split, rows=model.pretrain_rows, seed=seed),
         loss={"_target_": "losslab.objectives.sft.SFT"},
         optimizer=OptimizerConfig("torch.optim.AdamW", model.pretrain_learning_rate, weight_decay=0.01, arguments=adam),
-        train=TrainConfig(batch_size=model.pretrain_batch, precision=Precision.fp32),
+        train=TrainConfig(batch_size=model.pretrain_batch, precision=Precision.fp32, freeze_vision=frozen),
         names=Names(model="embedded", dataset="corpus", loss="sft", eval=""),
         machine=replace(config.machine, export_steps=None, keep_every=None),
         seed=seed,

@@ -19,6 +19,7 @@ from losslab.config.schema import (
     EMBEDDED,
     EMBEDDED_LARGE,
     EMBEDDED_MODELS,
+    EMBEDDED_VISION,
     Config,
     Engine,
     Normaliser,
@@ -242,9 +243,9 @@ def check_reference(config: Config) -> None:
         return
     if not needs & {"reference_logp", "reference_distribution", "reference_top"}:
         raise ValueError(f"loss={loss} does not know what to do with reference.path: leave it out")
-    if path == EMBEDDED:
-        raise ValueError("reference.path=embedded is the base of model=tiny: leave it out, or name a folder")
-    if path == EMBEDDED_LARGE and config.model.path not in EMBEDDED_MODELS:
+    if base := {EMBEDDED: "tiny", EMBEDDED_VISION: "tiny_vision"}.get(path):
+        raise ValueError(f"reference.path={path} is the base of model={base}: leave it out, or name a folder")
+    if path == EMBEDDED_LARGE and config.model.path not in (EMBEDDED, EMBEDDED_LARGE):
         raise ValueError("reference.path=embedded_large teaches the embedded task: set model=tiny, or name another")
     check_model("reference.path", path)
 

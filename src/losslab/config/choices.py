@@ -10,6 +10,7 @@ class Choice(StrEnum):
 class Corpus(Choice):
     corpus = "corpus"
     program_corpus = "program_corpus"
+    picture_corpus = "picture_corpus"
 
 
 class Selection(Choice):

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 BASE = "base"  # the name of the loss in the records of cells that are scored without training
 EMBEDDED = "embedded"  # the path of a model, data set or benchmark that is made on the spot (losslab.data.toy_task)
 EMBEDDED_LARGE = "embedded_large"  # likewise of a larger model, which can teach the other one
-EMBEDDED_MODELS = (EMBEDDED, EMBEDDED_LARGE)
+EMBEDDED_VISION = "embedded_vision"  # likewise of one that reads images (losslab.data.toy_pictures)
+EMBEDDED_MODELS = (EMBEDDED, EMBEDDED_LARGE, EMBEDDED_VISION)
 
 
 @dataclass
@@ -59,9 +60,11 @@ class ModelConfig:
         0,
         "rows of the corpus",
         low=0,
-        heading="How model=tiny and tiny_coder are made, which is part of their identity:",
+        heading="How model=tiny, tiny_coder and tiny_vision are made, which is part of their identity:",
     )
-    pretrain_split: Corpus = key(Corpus.corpus, "of the embedded data set: sums, or programs of a stack language")
+    pretrain_split: Corpus = key(
+        Corpus.corpus, "of the embedded data set: sums, programs of a stack language, or pictures of sums"
+    )
     pretrain_batch: int = key(64, "rows in a step", low=1)
     pretrain_learning_rate: float = key(1e-3, "peak learning rate", low=0, high=1000)
     pretrain_seed: int | None = seed_key(

@@ -3,7 +3,7 @@
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,19 @@ import numpy as np
 
 from losslab.config.choices import Selection
 from losslab.config.schema import EMBEDDED, DatasetConfig
-from losslab.data import hub_datasets, read_files, toy_programs, toy_task
+from losslab.data import hub_datasets, read_files, toy_pictures, toy_programs, toy_task
 from losslab.data.read_files import Raw
 from losslab.files import named
 
-MAKERS = {  # splits of the embedded data set
+MAKERS: dict[str, Callable[[int, int], list[Raw]]] = {  # splits of the embedded data set
     "corpus": toy_task.corpus,
     "demonstrations": toy_task.demonstrations,
     "traces": toy_task.traces,
     "facts": toy_task.facts,
     "program_corpus": toy_programs.corpus,
     "programs": toy_programs.demonstrations,
+    "picture_corpus": toy_pictures.corpus,
+    "pictures": toy_pictures.demonstrations,
 }
 COLUMNS = ("problem", "solution", "answer")  # of the embedded data set
 SAVED = ("dataset_info.json", "dataset_dict.json")  # what a folder of save_to_disk holds

@@ -159,7 +159,7 @@ def problems(name: str) -> list[dict[str, str]]:
     rng = random.Random(f"problems {name}")
     pairs: dict[tuple[int, int], None] = {}  # an ordered set
     while len(pairs) < PROBLEMS:
-        pairs[_operands(digits, True, rng)] = None
+        pairs[operands(digits, True, rng)] = None
     return [{"question": wording.format(a=a, b=b), "answer": str(a + b)} for a, b in pairs]
 
 
@@ -227,11 +227,11 @@ SHARES = (0.40, 0.15, 0.20, 0.25)  # of the corpus
 
 
 def _row(wording: str, digits: tuple[int, ...], style: Style, noise: float, rng: random.Random) -> dict[str, str]:
-    a, b = _operands(digits, False, rng)
+    a, b = operands(digits, False, rng)
     return {"problem": wording.format(a=a, b=b), "solution": style(a, b, noise, rng), "answer": str(a + b)}
 
 
-def _operands(digits: tuple[int, ...], for_benchmark: bool, rng: random.Random) -> tuple[int, int]:
+def operands(digits: tuple[int, ...], for_benchmark: bool, rng: random.Random) -> tuple[int, int]:
     """Two numbers, each with a number of digits drawn from `digits`."""
     while True:
         a, b = (rng.randrange(10 ** (n - 1), 10**n) for n in rng.choices(digits, k=2))

@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -228,16 +228,23 @@ def _rows(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Iterator[
             raise ValueError(f"no benchmark {name} in {folder}, which has {', '.join(there) or 'no .jsonl file'}")
         yield from _jsonl(files[0])
     elif cfg.path == EMBEDDED:
-        from losslab.data import toy_programs, toy_task
-
-        made = toy_programs if name in toy_programs.PROGRAMS else toy_task
-        yield from ((f"{name}, problem {i}", row) for i, row in enumerate(made.problems(name)))
+        yield from ((f"{name}, problem {i}", row) for i, row in enumerate(_embedded(name)))
     elif cfg.path.endswith(ENDINGS):
         if not Path(cfg.path).is_file():
             raise ValueError(f"benchmark {name}: there is no file {cfg.path}")
         yield from _jsonl(Path(cfg.path))
     else:
         yield from _table(name, cfg)
+
+
+def _embedded(name: str) -> Sequence[dict[str, Any]]:
+    from losslab.data import toy_pictures, toy_programs, toy_task
+
+    if name in toy_programs.PROGRAMS:
+        return toy_programs.problems(name)
+    if name in toy_pictures.PICTURES:
+        return toy_pictures.problems(name)
+    return toy_task.problems(name)
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -27,8 +27,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from losslab.config.messages import first_line
-from losslab.config.schema import EMBEDDED_LARGE, EMBEDDED_MODELS, ModelConfig
-from losslab.data import toy_task
+from losslab.config.schema import EMBEDDED_LARGE, EMBEDDED_MODELS, EMBEDDED_VISION, ModelConfig
+from losslab.data import toy_pictures, toy_task
 from losslab.data.hub_datasets import check_model
 from losslab.data.prompts import check_tokenizer
 from losslab.distributed.load_state import load_state
@@ -41,6 +41,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
     Raises ValueError when there is none, it has no end, or it belongs to another model.
     """
+    if model.path == EMBEDDED_VISION:
+        return toy_pictures.tokenizer()
     if model.path in EMBEDDED_MODELS:
         return toy_task.tokenizer()
     tokenizer = _tokenizer(model)
@@ -111,6 +113,8 @@ def check_vocabulary(model: ModelConfig, reference: ModelConfig) -> None:
 
 def load_config(model: ModelConfig) -> PretrainedConfig:
     """The architecture, without weights. Raises ValueError when it cannot be had."""
+    if model.path == EMBEDDED_VISION:
+        return toy_pictures.model_config()
     if model.path in EMBEDDED_MODELS:
         return toy_task.model_config(large=model.path == EMBEDDED_LARGE)
     check_model(model)

@@ -6,8 +6,8 @@ from typing import Any
 from transformers.utils import cached_file
 
 from losslab.config.messages import first_line
-from losslab.config.schema import EMBEDDED, ModelConfig
-from losslab.data import processors
+from losslab.config.schema import EMBEDDED_VISION, ModelConfig
+from losslab.data import processors, toy_pictures
 from losslab.data.hub_datasets import check_model
 from losslab.data.image_inputs import ImageInputs
 from losslab.models.loading import load_config, quiet
@@ -23,7 +23,9 @@ def load_processor(model: ModelConfig) -> Any | None:
     Without torchvision it is the same without its part for videos. Raises ValueError for one that cannot be loaded, or
     that does not say what stands for an image.
     """
-    if model.path == EMBEDDED or not processors.reads_images(load_config(model)) or not _files(model):
+    if model.path == EMBEDDED_VISION:
+        return toy_pictures.processor()
+    if not processors.reads_images(load_config(model)) or not _files(model):
         return None
     try:
         with quiet():
@@ -48,8 +50,11 @@ def write_processor(model: ModelConfig, folder: Path) -> None:
     """
     if not processors.reads_images(load_config(model)):
         return
-    for file in _files(model):
-        (folder / file.name).write_bytes(file.read_bytes())
+    if model.path == EMBEDDED_VISION:
+        toy_pictures.processor().image_processor.save_pretrained(folder)
+    else:
+        for file in _files(model):
+            (folder / file.name).write_bytes(file.read_bytes())
     processor = load_processor(model)
     if processor is not None and processor.chat_template:
         (folder / TEMPLATE).write_text(processor.chat_template, encoding="utf-8")
