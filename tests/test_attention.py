@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
@@ -137,3 +138,20 @@ def test_keywords_that_say_nothing_about_scores_are_taken():
     got, _ = attention.packed_attention(nn.Identity(), *inputs(), None, packing, **neutral)
     expected, _ = attention.packed_attention(nn.Identity(), *inputs(), None, packing, scaling=8**-0.5)
     assert torch.equal(got, expected)
+
+
+def test_the_backward_of_runs_writes_a_gradient_once():
+    """That of a slice would fill a whole row with zeros for each run."""
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.append(function.overloadpacket.__name__)
+            return function(*args, **kwargs or {})
+
+    names: list[str] = []
+    packing = Packing.of([3, 5, 2, 2, 7])
+    query, key, value = (torch.randn(1, heads, 19, 8, requires_grad=True) for heads in (4, 2, 2))
+    out = attention.by_runs(query, key, value, packing, attention.Scores(1.0, None, None, None))
+    with Calls():
+        out.sum().backward()
+    assert names.count("slice_backward") == 0 and names.count("select_backward") == 3

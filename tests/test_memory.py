@@ -1,7 +1,10 @@
 """The plan's memory against the peak of real training processes."""
 
 import json
+import math
+import resource
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +17,7 @@ from losslab.config.choices import Recompute
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import OptimizerConfig, Precision
 from losslab.data import toy_task
+from losslab.training.trim_malloc import held, trim_malloc
 
 ROW = {"problem": "12+30=?", "solution": "2+0+0=2, " * 100 + "\\boxed{42}"}
 
@@ -130,3 +134,20 @@ def test_the_architecture_in_the_tiny_models_files_is_that_of_the_toy_task(root,
     assert facts == {key: getattr(made, key) for key in facts}
     known = Architecture.of(facts)
     assert known is not None and known.parameters == count_parameters(made) == parameters
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists() or held() == math.inf, reason="glibc 2.33 on Linux")
+def test_freed_memory_goes_back_to_the_system_where_there_is_much_of_it(monkeypatch):
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    blocks = [bytearray(60_000) for _ in range(2000)]  # too small for mappings of their own
+    blocks = blocks[::10]  # so that glibc cannot return what is free from its end
+    before = resident()
+    assert 100e6 < held()
+    monkeypatch.setattr("losslab.training.trim_malloc.HELD", held() + 1)
+    trim_malloc()
+    assert resident() > before - 20e6
+    monkeypatch.setattr("losslab.training.trim_malloc.HELD", 50_000_000)
+    trim_malloc()
+    assert resident() < before - 80e6 and len(blocks) == 200
