@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from losslab.config.choices import Device
 from losslab.config.machine import MachineConfig
 from losslab.distributed import environment, process_group
+from losslab.distributed.signals import Interrupted, raise_on_stop
 
 STEP = {
     "SLURM_STEP_NUM_TASKS": "7",
@@ -169,3 +172,16 @@ def test_each_rank_reads_its_own_shards_of_a_model_in_several_files(checkpoint, 
     assert one[1:] == other[1:] == [True, True]
     assert one[0] + other[0] == 2 * model.num_parameters()  # with the frozen copy, and split about evenly
     assert abs(one[0] - other[0]) < 0.01 * one[0]
+
+
+def test_a_request_to_stop_that_comes_in_a_destructor_is_not_lost(capsys):
+    class Destroyed:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            time.sleep(0.01)
+
+    hook = sys.unraisablehook
+    with pytest.raises(Interrupted), raise_on_stop():
+        Destroyed()
+        time.sleep(60)
+    assert sys.unraisablehook is hook and capsys.readouterr().err == ""

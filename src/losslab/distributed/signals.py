@@ -4,10 +4,14 @@ SLURM sends SIGTERM or SIGUSR1/2 before a time limit and on preemption. A cell t
 status 75 (EX_TEMPFAIL): the same command continues it.
 """
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 REQUEUE = 75  # EX_TEMPFAIL
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -23,16 +27,32 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def raise_on_stop(signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> Iterator[None]:
-    """Raise Interrupted in the block on the first of `signals`; further ones are ignored."""
+    """Raise Interrupted in the block on the first of `signals`; further ones are ignored.
+
+    A destructor in which it is raised cannot be left by an exception, so there the signal comes again a moment later.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         ignore_stop_signals()
         raise Interrupted
 
+    def tell(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, Interrupted):
+            tell_before(unraisable)
+            return
+        signal.signal(signals[0], stop)
+        again.append(threading.Timer(0.1, os.kill, (os.getpid(), signals[0])))
+        again[-1].start()
+
+    again: list[threading.Timer] = []
+    tell_before, sys.unraisablehook = sys.unraisablehook, tell
     before = {number: signal.signal(number, stop) for number in signals}
     try:
         yield
     finally:
+        sys.unraisablehook = tell_before
+        for timer in again:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
