@@ -136,6 +136,16 @@ def test_the_architecture_in_the_tiny_models_files_is_that_of_the_toy_task(root,
     assert known is not None and known.parameters == count_parameters(made) == parameters
 
 
+@pytest.mark.parametrize(
+    ("cores", "left", "threads", "cells"),
+    [(8, 64, 1, 8), (8, 64, 3, 2), (8, 64, None, 1), (8, 9, 1, 2), (8, 3, 1, 1), (2, None, 1, 2), (2, 64, 4, 1)],
+)
+def test_as_many_cells_at_once_as_there_are_cores_and_memory_for(monkeypatch, cores, left, threads, cells):
+    monkeypatch.setattr(memory, "available_cores", lambda: cores)
+    monkeypatch.setattr(memory, "room", lambda gpu: left and float(left * memory.GIB))
+    assert memory.cells_at_once(threads) == cells
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists() or held() == math.inf, reason="glibc 2.33 on Linux")
 def test_freed_memory_goes_back_to_the_system_where_there_is_much_of_it(monkeypatch):
     def resident() -> int:

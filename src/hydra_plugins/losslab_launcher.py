@@ -85,5 +85,6 @@ class LocalLauncher(_Launcher):
         if gpus == []:
             raise ValueError("every GPU of this machine is in use: wait, or end what uses them")
         cells = {folder: overrides for folder, (_, overrides) in unfinished(self.config, job_overrides).items()}
-        run(cells, self.parameters["processes"] or len(gpus or []) or cells_at_once(machine.threads), gpus or [])
+        threads = machine.threads and machine.threads * (machine.workers or 1)
+        run(cells, self.parameters["processes"] or len(gpus or []) or cells_at_once(threads), gpus or [])
         return []
