@@ -5,12 +5,14 @@ import io
 import json
 import os
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pictures
 import pytest
 from families import chatml
 from PIL import Image
+from transformers import AutoConfig
 
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
 from losslab.data.batches import collate
@@ -210,3 +212,12 @@ def test_a_batch_has_the_images_of_its_sequences_in_their_order(inputs, tmp_path
     assert batch.images.of(1, 2) == {}
     assert len(batch.images.of(2, 3)["pixel_values"]) == int(grid[2].prod())
     assert not set(batch.targets.tolist()) & set(inputs.processor.image_token_ids)
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="says what is missing without it")
+def test_a_processor_that_needs_torchvision_says_so(tmp_path):
+    AutoConfig.for_model("gemma4").save_pretrained(tmp_path)
+    pictures.tokenizer("gemma3").save_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "Gemma4Processor"}')
+    with pytest.raises(ValueError, match="^no processor can be loaded from model.path=.*need torchvision: install it$"):
+        image_inputs(ModelConfig(path=str(tmp_path)))

@@ -1,5 +1,6 @@
 """The processor of a model that reads images: loaded from the checkpoint, and written beside an exported model."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def load_processor(model: ModelConfig) -> Any | None:
         with quiet():
             processor = processors.load(model.path, model.revision, model.trust_remote_code)
     except Exception as error:
-        raise ValueError(f"no processor can be loaded from model.path={model.path}: {first_line(error)}") from error
+        why = first_line(error) + ("" if find_spec("torchvision") else "; some need torchvision: install it")
+        raise ValueError(f"no processor can be loaded from model.path={model.path}: {why}") from error
     if not getattr(processor, "image_token", None):
         raise ValueError(f"the processor of model.path={model.path} names no image_token: choose another model")
     return processor
