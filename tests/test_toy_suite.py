@@ -49,10 +49,7 @@ def test_a_mistyped_objective_ends_before_anything_runs(tmp_path):
 @pytest.mark.timeout(2400)
 @pytest.mark.skipif(os.environ.get("LOSSLAB_TOY_SUITE") != "required", reason="minutes: LOSSLAB_TOY_SUITE=required")
 def test_two_twins_in_short(tmp_path, root):
-    """Noisy demonstrations and new facts, one seed: the signs of both, and the row of one more objective.
-
-    From a base of half the pre-training, since the whole of it would take as long as the rest.
-    """
+    """Noisy demonstrations and new facts, one seed: the signs of both, and the row of one more objective."""
     command = [
         *LOSSLAB,
         "toy-suite",
@@ -60,7 +57,7 @@ def test_two_twins_in_short(tmp_path, root):
         "seed=0",
         f"machine.results={tmp_path}",
     ]
-    short = ["model.pretrain_rows=25600", "eval.samples=4", "machine.export_steps=null", "tracker=none"]
+    short = ["eval.samples=4", "machine.export_steps=null", "tracker=none"]
     own = ["loss=power", "loss.alpha=0.5"]
     done = subprocess.run([*command, *short, *own], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
