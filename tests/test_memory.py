@@ -143,7 +143,7 @@ def test_the_architecture_in_the_tiny_models_files_is_that_of_the_toy_task(root,
 def test_as_many_cells_at_once_as_there_are_cores_and_memory_for(monkeypatch, cores, left, threads, cells):
     monkeypatch.setattr(memory, "available_cores", lambda: cores)
     monkeypatch.setattr(memory, "room", lambda gpu: left and float(left * memory.GIB))
-    assert memory.cells_at_once(threads) == cells
+    assert memory.at_once(threads) == cells
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists() or held() == math.inf, reason="glibc 2.33 on Linux")

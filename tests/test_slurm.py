@@ -7,11 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import warm
+from omegaconf import OmegaConf
 from place import HELD, LAUNCHER, TINY, Place, apart, copy, queue, record, steps, until
 
+from hydra_plugins.losslab_launcher import LocalLauncher
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import Config
 from losslab.files import write_json
 from losslab.launchers import status
 from losslab.records import code_snapshot
@@ -234,6 +239,38 @@ def test_several_cells_at_once_on_one_machine(root, checkpoint, tmp_path):
     assert done.stdout.count("started: ", 0, ended) == 2 and started < ended  # both were at work at once
     assert f"failed: {failed.folder.name}" in done.stdout
     assert "broken on purpose" in (failed.folder / "logs/main.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "settings", "expected"),
+    [
+        (["a", "b"], {}, (2, ["a", "b"])),
+        (["a", "b"], {"device": "cpu", "threads": 1}, (8, [])),
+        ([], {"device": "cpu", "threads": 3}, (2, [])),
+        ([], {}, "every GPU of this machine is in use"),
+        (None, {"threads": 2}, (4, [])),
+        (None, {"threads": 2, "workers": 2}, (2, [])),
+        (None, {}, (1, [])),
+    ],
+)
+def test_how_many_cells_run_at_once_on_one_machine(monkeypatch, gpus, settings, expected):
+    machine = MachineConfig(**settings)
+    cells = {Path(name): (Config(machine=machine), []) for name in "abc"}
+    monkeypatch.setattr("losslab.distributed.gpus.free", lambda: gpus)
+    monkeypatch.setattr("losslab.cells.sweep.unfinished", lambda config, words: cells)
+    monkeypatch.setattr("losslab.cells.sizing.of_node", lambda config: 1e9)
+    monkeypatch.setattr("losslab.cells.memory.available_cores", lambda: 8)
+    monkeypatch.setattr("losslab.cells.memory.room", lambda gpu: 64e9)
+    monkeypatch.setattr("losslab.launchers.local.run", lambda cells, processes, gpus: asked.append((processes, gpus)))
+    asked: list[tuple[int, list[str]]] = []
+    launcher = LocalLauncher(processes=None)
+    launcher.config = OmegaConf.create({"machine": {"device": str(machine.device)}})
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            launcher.launch([], 0)
+    else:
+        launcher.launch([], 0)
+        assert asked == [expected]
 
 
 def test_a_lock_that_does_not_reach_another_machine_is_noticed(tmp_path, monkeypatch):

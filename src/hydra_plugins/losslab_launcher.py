@@ -74,17 +74,17 @@ class LocalLauncher(_Launcher):
     """Runs each cell as a process of its own, as many at a time as the machine has room for, and waits for the last."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from losslab.cells.memory import cells_at_once
+        from losslab.cells.sizing import cells_at_once
         from losslab.cells.sweep import unfinished
         from losslab.config.choices import Device
         from losslab.distributed.gpus import free
         from losslab.launchers.local import run
 
-        machine = self.config.machine
-        gpus = free() if machine.device != Device.cpu else None
+        gpus = free() if self.config.machine.device != Device.cpu else None
         if gpus == []:
             raise ValueError("every GPU of this machine is in use: wait, or end what uses them")
-        cells = {folder: overrides for folder, (_, overrides) in unfinished(self.config, job_overrides).items()}
-        threads = machine.threads and machine.threads * (machine.workers or 1)
-        run(cells, self.parameters["processes"] or len(gpus or []) or cells_at_once(threads), gpus or [])
+        cells = unfinished(self.config, job_overrides)
+        if cells:
+            at_once = self.parameters["processes"] or len(gpus or []) or cells_at_once([c for c, _ in cells.values()])
+            run({folder: overrides for folder, (_, overrides) in cells.items()}, at_once, gpus or [])
         return []

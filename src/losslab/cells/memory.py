@@ -66,7 +66,7 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     generates the answers takes memory that is not counted.
 
     On a CPU also what the interpreter and its libraries take, and the copy of weights and moments that is written as a
-    checkpoint; training gives freed memory back there (`trim_malloc`).
+    checkpoint; training gives freed memory back there, but for 256 MiB (`trim_malloc`).
     """
     machine, train = config.machine, config.train
     devices = devices or Devices.of(machine)
@@ -153,10 +153,10 @@ def room(gpu: bool, root: Path = Path("/")) -> float | None:
     return min([*([1024.0 * free] if free is not None else []), *_left(root)], default=None)
 
 
-def cells_at_once(threads: int | None) -> int:
-    """How many cells of `threads` CPU threads (None: of all) this machine has cores for, and `CELL` bytes of memory."""
+def at_once(threads: int | None, needed: float = CELL) -> int:
+    """Cells of `threads` CPU threads (None: of all) and `needed` bytes that this machine has room for: 1 or more."""
     cores, left = available_cores(), room(gpu=False)
-    return max(1, min(cores // (threads or cores), cores if left is None else int(left) // CELL))
+    return max(1, min(cores // (threads or cores), cores if left is None else int(left / needed)))
 
 
 def _left(root: Path) -> Iterator[float]:

@@ -202,7 +202,8 @@ def base_model(config: Config) -> ModelConfig:
     if model.path not in EMBEDDED_MODELS:
         cache = Path(config.machine.results) / "cache"
         return replace(model, path=merged_adapters.merged(model.path, cache, model.trust_remote_code))
-    assert (seed := model.pretrain_seed) is not None, "Config.seeded gives it one"
+    seed = model.pretrain_seed
+    assert seed is not None, "Config.seeded gives it one"
     frozen = model.path != EMBEDDED_VISION  # whose tower learns to see
     adam = {"betas": [0.9, 0.95], "eps": 1e-8, "fused": True}
     recipe = Config(

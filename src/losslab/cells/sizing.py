@@ -5,16 +5,17 @@ The choice follows the plan's estimate of memory (`losslab.cells.memory`). It af
 
 import importlib.util
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from losslab.cells import cost
 from losslab.cells.architecture import count_parameters, describe
-from losslab.cells.memory import GIB, Devices, on_device, room
+from losslab.cells.memory import CELL, GIB, Devices, at_once, on_device, room
 from losslab.config.choices import Recompute
 from losslab.config.machine import AUTO, MachineConfig
 from losslab.config.schema import Config
+from losslab.distributed.worker_count import workers_per_node
 
 CPU_LAYOUT = (4096, Recompute.none, True)  # micro-batch tokens, recompute, reshard
 GPU_TOKENS = (24_576, 16_384, 12_288, 8192)  # on an H200 32,768 are 3% faster and take 10 GB more
@@ -97,8 +98,26 @@ def settings(machine: MachineConfig) -> dict[str, Any]:
     }
 
 
-def of_node(config: Config, job: Mapping[str, Any]) -> float:
-    """Bytes of a node's own memory that a job needs: its processes, a copy of the state to write, and an export."""
+def cells_at_once(configs: Sequence[Config]) -> int:
+    """How many of these cells this machine has cores and free memory for at a time; 1 where they use GPUs.
+
+    Also 1 where a cell may take all cores, or where what it takes of memory is not known.
+    """
+    machines = [config.machine for config in configs]
+    if any(Devices.of(machine).gpu or machine.threads is None for machine in machines):
+        return 1
+    threads = max((machine.threads or 1) * workers_per_node(machine) for machine in machines)
+    try:
+        return at_once(threads, max(CELL, *(of_node(config) for config in configs)))
+    except ValueError:
+        return 1
+
+
+def of_node(config: Config, job: Mapping[str, Any] | None = None) -> float:
+    """Bytes of a node's own memory that a job needs: its processes, a copy of the state to write, and an export.
+
+    `job` has the settings of conf/hydra/launcher/slurm.yaml; None is this machine.
+    """
     devices = Devices.of(config.machine, job)
     config = replace(config, machine=resolve(config, devices, None))
     architecture = describe(config)

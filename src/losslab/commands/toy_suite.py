@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from losslab.cells.memory import cells_at_once
+from losslab.cells.memory import at_once
 from losslab.config.messages import did_you_mean
 from losslab.files import csv_text, write
 from losslab.records.record import Cell
@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> int:
 def run_twins(seeds: dict[str, list[str]], overrides: list[str], objective_overrides: list[str], logs: Path) -> bool:
     """Run what is not on record of the twins that `seeds` has seeds of; returns whether all is done.
 
-    `own` adds the rows of an objective to every twin.
+    `objective_overrides` add the rows of an objective to every twin.
     """
     logs.mkdir(parents=True, exist_ok=True)
 
@@ -123,7 +123,7 @@ def run_twins(seeds: dict[str, list[str]], overrides: list[str], objective_overr
         )
 
     done = True
-    with ThreadPoolExecutor(cells_at_once(threads=1)) as pool:
+    with ThreadPoolExecutor(at_once(threads=1)) as pool:
         try:
             runs = [pool.submit(sample)] if set(seeds) & set(SAMPLED) else []
             runs += [pool.submit(run, name, seed) for name in seeds if name in FIRST for seed in seeds[name]]

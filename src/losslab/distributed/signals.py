@@ -29,7 +29,7 @@ class Interrupted(SystemExit):
 def raise_on_stop(signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> Iterator[None]:
     """Raise Interrupted in the block on the first of `signals`; further ones are ignored.
 
-    A destructor in which it is raised cannot be left by an exception, so there the signal comes again a moment later.
+    Where it is raised in a destructor, which an exception cannot leave, this process sends itself `signals[0]` soon.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -53,6 +53,7 @@ def raise_on_stop(signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> Iterato
         sys.unraisablehook = tell_before
         for timer in again:
             timer.cancel()
+            timer.join()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from losslab.config.log import log
 from losslab.config.prompt import CHAT
-from losslab.config.schema import EMBEDDED_MODELS, Config, Engine
+from losslab.config.schema import EMBEDDED_MODELS, EMBEDDED_VISION, Config, Engine
 from losslab.data import processors
 from losslab.data.prompts import check_tokenizer
 from losslab.distributed.environment import available_cores
@@ -114,6 +114,8 @@ def check(config: Config) -> list[Benchmark]:
         for name, cfg in config.benchmark.items()
     ]
     pictured = [benchmark for benchmark in chosen if benchmark.images]
+    if pictured and config.model.path in EMBEDDED_MODELS and config.model.path != EMBEDDED_VISION:
+        raise ValueError(f"{config.names.model} reads no images, which {pictured[0].name} shows: set model=tiny_vision")
     if pictured and config.model.path not in EMBEDDED_MODELS:  # which `answer` looks at, once it is made
         check_images(config, config.model.path, pictured)
     return runnable(chosen, config.machine.unsafe_code)

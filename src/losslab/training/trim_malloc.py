@@ -26,7 +26,7 @@ def trim_malloc() -> None:
 
 
 def held() -> float:
-    """Bytes that glibc holds and nobody uses; infinite where it does not say."""
+    """Bytes of glibc's free blocks, pages that were returned included; infinite where it does not say."""
     try:
         mallinfo = _libc().mallinfo2
     except AttributeError:
