@@ -137,6 +137,8 @@ def test_a_benchmark_shows_pictures_and_has_the_rules_of_the_sums():
     row, problem = toy_pictures.problems("tiny_picture")[0], benchmark.problems[0]
     assert (problem.question, problem.images, problem.gold) == ("=?", (row["image"],), row["answer"])
     assert benchmark.rules == "general"  # of mathematics: what the last box holds
+    with pytest.raises(ValueError, match="^tiny reads no images, which tiny_picture shows: set model=tiny_vision$"):
+        check(composed("model=tiny", "dataset=embedded", "benchmark=[tiny_picture]"))
 
 
 def test_the_twin_of_table_4_has_its_model_rows_and_seeds():

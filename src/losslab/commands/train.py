@@ -14,7 +14,6 @@ scheduler, adapter (LoRA) and train define the training; machine says where it r
 shows the run elsewhere (results/cells has everything in any case).
 
 The ten most used options:
-
   loss=dft                   the objective; conf/loss/<name>.yaml adds one
   model=NAME                 a name above, a hub id, or the folder of a checkpoint
   dataset=NAME               a name above; or dataset=file dataset.path=rows.jsonl
