@@ -273,6 +273,14 @@ def test_numbers_of_a_plan_are_short():
             ["dataset=embedded", "loss=dpo", "dataset.rejected_column=bad"],
             "embedded has no column 'bad' but ['problem', 'solution', 'answer']: set dataset.rejected_column",
         ),
+        (
+            ["dataset=embedded_pictures", "model=tiny_vision", "dataset.images_column=picture"],
+            "embedded has no column 'picture' but ['problem', 'solution', 'answer', 'image']: set dataset.images_",
+        ),
+        (
+            ["dataset=embedded", "dataset.images_column=image"],
+            "embedded has no column 'image' but ['problem', 'solution', 'answer']: set dataset.images_column",
+        ),
         (["benchmark=[math50]"], "benchmark=math50 does not exist; did you mean math500?"),
         (["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate; there are _target_, lr, weight_decay"),
         (["loss=ddft"], "loss=ddft does not exist; did you mean dft?; there are "),

@@ -155,13 +155,13 @@ def configurations() -> list[Any]:
     """
     chosen: list[tuple[str, str, str]] = []
     taken = set()
-    for experiment, own in REAL.items():
-        swept = [own["hydra"]["sweeper"]["params"].get(group, "").split(",") for group in ("method", "loss")]
+    for experiment, file in REAL.items():
+        swept = [file["hydra"]["sweeper"]["params"].get(group, "").split(",") for group in ("method", "loss")]
         mine = [(experiment, method, loss) for method, loss in product(*swept) if loss != BASE]
         new = {(step(method), loss): (experiment, method, loss) for _, method, loss in reversed(mine)}
-        chosen += [one for key, one in reversed(new.items()) if key not in taken] or mine[:1]
+        chosen += [choice for key, choice in reversed(new.items()) if key not in taken] or mine[:1]
         taken |= new.keys()
-    return [pytest.param(turn, *one, id="-".join(filter(None, one))) for turn, one in enumerate(chosen)]
+    return [pytest.param(turn, *choice, id="-".join(filter(None, choice))) for turn, choice in enumerate(chosen)]
 
 
 def step(method: str) -> str:

@@ -59,14 +59,14 @@ class SlurmLauncher(_Launcher):
         from losslab.cells.sweep import unfinished
         from losslab.launchers.slurm import submit
 
-        cells, own = unfinished(self.config, job_overrides), self.parameters
+        cells, settings = unfinished(self.config, job_overrides), self.parameters
         if not cells:
             print(f"{self.config.sweep.name}: all cells are done, there is nothing to submit", flush=True)
             return []
-        if own["mem_gb"] is None:
-            own["mem_gb"] = math.ceil(max(of_node(config, own) for config, _ in cells.values()) / GIB)
+        if settings["mem_gb"] is None:
+            settings["mem_gb"] = math.ceil(max(of_node(config, settings) for config, _ in cells.values()) / GIB)
         overrides = {str(folder): words for folder, (_, words) in cells.items()}
-        submit(self.config.sweep.name, overrides, own, Path(self.config.machine.results))
+        submit(self.config.sweep.name, overrides, settings, Path(self.config.machine.results))
         return []
 
 

@@ -27,6 +27,7 @@ MAKERS: dict[str, Callable[[int, int], list[Raw]]] = {  # splits of the embedded
     "pictures": toy_pictures.demonstrations,
 }
 COLUMNS = ("problem", "solution", "answer")  # of the embedded data set
+PICTURED = ("picture_corpus", "pictures")  # its splits with another one, `image`
 SAVED = ("dataset_info.json", "dataset_dict.json")  # what a folder of save_to_disk holds
 HELD_OUT = 1  # of the seed of a draw
 BATCH = 1000  # rows of an Arrow table that are Python objects at once
@@ -89,9 +90,11 @@ def local_files(dataset: DatasetConfig) -> list[str]:
             raise ValueError(f"dataset.split={dataset.split} does not exist: set it to one of {', '.join(MAKERS)}")
         if dataset.rows is None:
             raise ValueError("dataset.rows has no value: the embedded data set is made on the spot, say how many rows")
-        for key in ("prompt_column", "answer_column", "rejected_column", "reward_column", "gold_column"):
-            if (column := getattr(dataset, key)) is not None and column not in COLUMNS:
-                raise ValueError(f"{EMBEDDED} has no column {column!r} but {list(COLUMNS)}: set dataset.{key}")
+        columns = [*COLUMNS, *(["image"] if dataset.split in PICTURED else [])]
+        keys = ("prompt_column", "answer_column", "rejected_column", "reward_column", "gold_column", "images_column")
+        for key in keys:
+            if (column := getattr(dataset, key)) is not None and column not in columns:
+                raise ValueError(f"{EMBEDDED} has no column {column!r} but {columns}: set dataset.{key}")
         return []
     if Path(path).is_dir() or not read_files.is_file_name(path):
         return []

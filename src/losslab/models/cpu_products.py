@@ -11,7 +11,8 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, library
+from torch import Tensor
+from torch.library import Library
 
 SIZE = 128  # of the matrices that are measured
 REPEATS = 5
@@ -49,11 +50,11 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, tile: int) -> None:
 
 
 @cache  # keeps a reference to what is replaced, without which the replacement would end
-def install() -> library.Library | None:
+def install() -> Library | None:
     """Make autocast compute linear layers this way in this process. Does nothing if bfloat16 products are fast."""
     if not slow():
         return None
-    replaced = library.Library("aten", "IMPL")
+    replaced = Library("aten", "IMPL")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # autocast's own is replaced intentionally
         replaced.impl("linear", _linear, "AutocastCPU", allow_override=True)
