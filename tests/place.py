@@ -193,12 +193,15 @@ def queue(sweep: str, form: str = "%i") -> list[str]:
 def until(reached: Callable[[], bool], place: Place, limit: float = PATIENCE) -> None:
     deadline = time.monotonic() + limit
     while not reached():
-        assert time.monotonic() < deadline, "\n".join(
-            f"{path}:\n{path.read_text()}"
-            for pattern in ("results/cells/*/logs/*", "results/sweeps/*/*/jobs/*.err")
-            for path in place.folder.glob(pattern)
-        )
+        assert time.monotonic() < deadline, ends(place)
         time.sleep(0.3)
+
+
+def ends(place: Place) -> str:
+    """The end of every log, and last what the records say of failures."""
+    patterns = ("results/sweeps/*/*/jobs/*.err", "results/cells/*/logs/*", "results/cells/*/error.txt")
+    files = [path for pattern in patterns for path in sorted(place.folder.glob(pattern)) if path.is_file()]
+    return "\n".join(f"{path}:\n{path.read_text()[-1500:]}" for path in files)
 
 
 def steps(place: Place, sweep: str, least: int) -> Callable[[], bool]:

@@ -144,8 +144,9 @@ def test_twins_declare_their_rows(root, tmp_path):
     for name in toy_suite.TWINS:
         grid = declared(f"toy_suite/{name}", str(tmp_path))
         table = tables.build(grid[0].sweep, str(tmp_path))
-        assert grid[0].sweep.directions and {config.seed for config in grid} == {0, 1, 2, 3, 4}
+        seeds = set(range(3 if name == "table4" else 5))  # its pictures take three times a text's training
+        assert grid[0].sweep.directions and {config.seed for config in grid} == seeds
         for claim in grid[0].sweep.directions:
             for row in filter(None, (claim.higher, claim.lower)):
                 (own,) = claims.named_rows(table, row).values()
-                assert {entry.seed for entry in own.entries} == {0, 1, 2, 3, 4}, (name, claim.claim)
+                assert {entry.seed for entry in own.entries} == seeds, (name, claim.claim)

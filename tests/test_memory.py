@@ -4,8 +4,10 @@ import json
 import math
 import resource
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from test_training import make, trained
@@ -61,8 +63,10 @@ def test_the_peak_is_near_that_of_the_plan(shape, precision, recompute, tmp_path
     config = replace(config, optimizer=adam, train=own)
     _, metrics = trained(config, tmp_path / "cell")
     planned = memory.on_device(config, architecture, sum(p.numel() for p in model.parameters()))
-    # The server that workers are forked from may have imported more for other tests (tests/warm.py), 300 MB of it.
-    assert 0.7 < metrics[-1]["peak_memory"] / planned < 1.55
+    # A worker begins with the pages of the server that it is forked from, which has imported more for other tests.
+    server = psutil.Process(forkserver._forkserver._forkserver_pid).memory_info().rss
+    imported = max(0, server - memory.PROCESS - memory.SKLEARN)
+    assert 0.7 < metrics[-1]["peak_memory"] / (planned + imported) < 1.4
 
 
 @pytest.mark.parametrize(
