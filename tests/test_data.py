@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from losslab.config.choices import Overlong, Selection, Turns
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
 from losslab.data import toy_task
-from losslab.data.batches import Schedule, collate, micro_batches, rewards, token_weights
+from losslab.data.batch_sampler import RandomBatchSampler
+from losslab.data.batches import collate, micro_batches, rewards, token_weights
 from losslab.data.examples import Examples, prepare, tokenise
 from losslab.data.layouts import Layout
 from losslab.data.messages import Unusable
@@ -242,18 +243,18 @@ def test_the_embedded_examples_are_the_same_token_for_token(split, digest, tmp_p
 
 
 def test_schedule_sees_every_example_once_an_epoch():
-    schedule = Schedule(units=10, batch_size=4, epochs=2, seed=3)
-    assert (schedule.steps_per_epoch, schedule.steps) == (3, 6)
-    epochs = [np.concatenate([schedule.batch(e * 3 + i) for i in range(3)]) for e in range(2)]
+    sampler = RandomBatchSampler(units=10, batch_size=4, epochs=2, seed=3)
+    assert (sampler.steps_per_epoch, sampler.steps) == (3, 6)
+    epochs = [np.concatenate([sampler.batch(e * 3 + i) for i in range(3)]) for e in range(2)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0].tolist() != epochs[1].tolist()
-    assert Schedule(10, 4, 2, seed=3).batch(4).tolist() == schedule.batch(4).tolist()
-    assert Schedule(10, 4, 1, seed=4).batch(0).tolist() != schedule.batch(0).tolist()
-    assert Schedule(10, 4, 1, seed=3, drop_last=True).steps == 2
-    assert Schedule(10, 4, 2, seed=3, max_steps=5).steps == 5
-    twice = Schedule(10, 4, 2, seed=3, updates=2)
+    assert RandomBatchSampler(10, 4, 2, seed=3).batch(4).tolist() == sampler.batch(4).tolist()
+    assert RandomBatchSampler(10, 4, 1, seed=4).batch(0).tolist() != sampler.batch(0).tolist()
+    assert RandomBatchSampler(10, 4, 1, seed=3, drop_last=True).steps == 2
+    assert RandomBatchSampler(10, 4, 2, seed=3, max_steps=5).steps == 5
+    twice = RandomBatchSampler(10, 4, 2, seed=3, updates=2)
     assert twice.steps == 12
-    assert [twice.batch(step).tolist() for step in (0, 1, 2, 7)] == [schedule.batch(i).tolist() for i in (0, 0, 1, 3)]
+    assert [twice.batch(step).tolist() for step in (0, 1, 2, 7)] == [sampler.batch(i).tolist() for i in (0, 0, 1, 3)]
     assert [step for step in range(12) if twice.saves(step, every=3, asked=False)] == [3, 5, 9]
     assert twice.saves(1, 3, True) and not twice.saves(2, 3, True)
 
@@ -280,9 +281,9 @@ def test_real_rows_are_packed_without_padding_and_shared_evenly(shared):
     lengths = words.sum(1)
     tokens = np.zeros(lengths.sum(), dtype=np.int32)
     examples = Examples(tokens, np.r_[0, lengths.cumsum()], words[:, 0], "", {})
-    schedule, held, waited = Schedule(len(rows), 256, epochs=1, seed=0), 0, 0
-    for step in range(schedule.steps):
-        shares = [micro_batches(schedule.batch(step), lengths, 4096, rank, 8) for rank in range(8)]
+    sampler, held, waited = RandomBatchSampler(len(rows), 256, epochs=1, seed=0), 0, 0
+    for step in range(sampler.steps):
+        shares = [micro_batches(sampler.batch(step), lengths, 4096, rank, 8) for rank in range(8)]
         sizes = np.array([[collate(examples, group).tokens.numel() for group in share] for share in shares])
         held, waited = held + sizes.sum(), waited + (sizes.max(0) - sizes).sum()
     assert len(rows) == 4500 and held == lengths.sum()

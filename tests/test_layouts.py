@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from losslab.config.choices import Recompute, Sharding
 from losslab.config.schema import AdapterConfig, Normaliser
 from losslab.data import toy_task
-from losslab.data.batches import Schedule
+from losslab.data.batch_sampler import RandomBatchSampler
 
 LORA = AdapterConfig(rank=4, alpha=8, target_modules=["q_proj", "down_proj"])
 
@@ -81,7 +81,7 @@ def naive_lora(checkpoint, rows, loss: str) -> dict[str, torch.Tensor]:
     data = data_rows(rows)
     for step in range(STEPS):
         total, count = torch.zeros((), dtype=torch.float64), 0
-        for i in Schedule(len(data), 8, 1, seed=5).batch(step):
+        for i in RandomBatchSampler(len(data), 8, 1, seed=5).batch(step):
             ids, start = sequence(data[i])
             table, known = (
                 m(input_ids=ids[None]).logits[0].log_softmax(-1)[start - 1 : -1] for m in (model, reference)

@@ -23,7 +23,7 @@ from losslab.config.schema import (
     Selection,
 )
 from losslab.data import toy_task
-from losslab.data.batches import Schedule
+from losslab.data.batch_sampler import RandomBatchSampler
 
 BATCH, MICRO, RANKS, LENGTH, CLIP, LR = 8, 2, 2, 20, 1.0, 1e-3
 # With Adam's usual 1e-8 the update of a weight whose gradient is all but zero would be that of its rounding errors.
@@ -106,7 +106,7 @@ def test_three_steps_equal_the_official_ones(checkpoint, rows, tmp_path, loss):
             reduction=Reduction.micro_batch, micro_batch=MICRO, non_finite=NonFinite.skip,
         ),
     )  # fmt: skip
-    assert Schedule.of(config.train, 5, 20).steps_per_epoch == 2
+    assert RandomBatchSampler.of(config.train, 5, 20).steps_per_epoch == 2
     weights, metrics = trained(config, tmp_path / "cell")
     expected, losses, norms = naive(checkpoint, rows, loss, torch.float64, weight_decay=0.01, **ADAM)
     np.testing.assert_allclose([row["loss"] for row in metrics], losses, rtol=1e-6)

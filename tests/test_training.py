@@ -31,7 +31,7 @@ from losslab.config.schema import (
     TrainConfig,
 )
 from losslab.data import toy_task
-from losslab.data.batches import Schedule
+from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.distributed.process_group import WorkerError
 from losslab.files import read_json, read_lines, write_lines
 from losslab.models.loading import load_model
@@ -120,16 +120,16 @@ def naive(
     model = AutoModelForCausalLM.from_pretrained(checkpoint).double()
     reference = AutoModelForCausalLM.from_pretrained(checkpoint).double()
     data = data_rows(rows)
-    schedule = Schedule(len(data), BATCH, 1, seed=5, updates=3 if loss == "psft" else 1)
+    sampler = RandomBatchSampler(len(data), BATCH, 1, seed=5, updates=3 if loss == "psft" else 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
     losses, norms, first = [], [], dict[str, torch.Tensor]()
 
     for step in range(STEPS):
         total, count = torch.zeros((), dtype=torch.float64), 0
         if loss in ("talr", "cadft"):  # of the whole batch, before its update
-            nll = [-float(logprobs(model, data[i])[0].detach().mean()) for i in schedule.batch(step)]
+            nll = [-float(logprobs(model, data[i])[0].detach().mean()) for i in sampler.batch(step)]
             median, mean, deviation = statistics.median(nll), statistics.mean(nll), statistics.pstdev(nll)
-        for i in schedule.batch(step):
+        for i in sampler.batch(step):
             logp, table = logprobs(model, data[i])
             known, known_table = logprobs(reference, data[i])
             p = logp.detach().exp()
@@ -320,7 +320,7 @@ def test_resume_is_bit_identical_also_from_a_checkpoint_between(checkpoint, rows
     intact = np.load(folder / "tokens.npy")
     broken = intact.copy()
     lengths = np.diff(np.load(folder / "offsets.npy"))
-    first = Schedule(len(lengths), BATCH, 2, seed=5).batch(2)[0]
+    first = RandomBatchSampler(len(lengths), BATCH, 2, seed=5).batch(2)[0]
     broken[np.load(folder / "offsets.npy")[first]] = -1  # no such token
     np.save(folder / "tokens.npy", broken)
     with pytest.raises(WorkerError, match="rank 0: IndexError: index out of range"):
@@ -354,7 +354,7 @@ class Breaking(Objective):
 def test_a_skipped_step_moves_the_schedule_and_nothing_else(checkpoint, rows, tmp_path):
     """Four steps of 4 rows; one row of the second breaks its gradient. The rates are 1, 3/4, 1/2, 1/4 of the peak."""
     data = [row | {"reward": 0} for row in data_rows(rows)[:16]]
-    data[Schedule(16, 4, 1, seed=5).batch(1)[2]]["reward"] = 1
+    data[RandomBatchSampler(16, 4, 1, seed=5).batch(1)[2]]["reward"] = 1
     broken = tmp_path / "broken.jsonl"
     broken.write_text("".join(json.dumps(row) + "\n" for row in data))
     config = make(checkpoint, broken, tmp_path, "nft", export_steps=1)

@@ -20,7 +20,7 @@ from losslab.config.choices import Recompute
 from losslab.config.machine import MachineConfig
 from losslab.config.messages import first_line
 from losslab.config.schema import Config
-from losslab.data.schedule import Schedule
+from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.table import count, held_out_count, unanswered
 from losslab.records.record import Cell, protocol_name
 
@@ -108,8 +108,8 @@ def steps_of(config: Config) -> int | None:
         return 0
     if (rows := rows_of(config)) is None:
         return None
-    schedule = Schedule.of_questions if cost.online(config) else Schedule.of
-    return schedule(config.train, config.seed, rows).steps
+    sampler = RandomBatchSampler.of_questions if cost.online(config) else RandomBatchSampler.of
+    return sampler(config.train, config.seed, rows).steps
 
 
 def state(cell: Cell, config: Config) -> str:

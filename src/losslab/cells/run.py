@@ -32,9 +32,9 @@ from losslab.config.schema import (
     TrainConfig,
 )
 from losslab.data import held_out_rows
+from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.examples import Examples, prepare
 from losslab.data.mismatched import mismatched
-from losslab.data.schedule import Schedule
 from losslab.distributed.environment import is_main_process, is_worker, node_count
 from losslab.distributed.launch import launch
 from losslab.distributed.process_group import WorkerError, all_equal, decide_on_main
@@ -271,7 +271,7 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
             mismatched(examples)  # which refuses what has none
         report, lines = examples.report, examples.notes
         about |= {"notes": lines} if lines else {}
-        steps = Schedule.of(config.train, config.seed, examples).steps
+        steps = RandomBatchSampler.of(config.train, config.seed, examples).steps
         if config.dataset.validation is not None:
             held_out = prepare(config.dataset, config.train, model, tokenizer, cache, held_out=True, images=images)
             about["validation"], sentences = held_out_rows.describe(Examples.load(held_out), examples)

@@ -16,7 +16,6 @@ from torch import Tensor
 from losslab.data.examples import Examples
 from losslab.data.image_inputs import joined
 from losslab.data.packing import Packing
-from losslab.data.schedule import Schedule as Schedule
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from losslab.data.batch_sampler import BatchSampler
 from losslab.data.batches import Batch, collate, micro_batches, micro_batches_of, rewards, token_weights
 from losslab.data.examples import Examples
 
@@ -48,15 +48,6 @@ class StepBatch:
     mismatched: list[MicroBatch] = field(default_factory=list)  # its prompts with other answers, where asked for
 
 
-class Batches(Protocol):
-    """Which units of data each step takes, as `Schedule` says for training."""
-
-    @property
-    def steps(self) -> int: ...
-
-    def batch(self, step: int) -> np.ndarray: ...
-
-
 class Loader:
     """Hands out the data of each step; `tokens` is the size of a micro-batch, unless `rows` says how many it takes.
 
@@ -66,7 +57,7 @@ class Loader:
     def __init__(
         self,
         examples: Examples,
-        schedule: Batches,
+        sampler: BatchSampler,
         context: Context,
         *,
         tokens: int,
@@ -76,7 +67,7 @@ class Loader:
         pinned: bool = False,
         mismatched: tuple[Examples, Context] | None = None,
     ) -> None:
-        self.examples, self.schedule, self.context, self.mismatched = examples, schedule, context, mismatched
+        self.examples, self.sampler, self.context, self.mismatched = examples, sampler, context, mismatched
         self.units = examples.units
         self.tokens, self.rows = tokens, rows
         self.rank, self.ranks, self.pinned = rank, ranks, pinned
@@ -98,7 +89,7 @@ class Loader:
             self._ahead = step, self._thread.submit(self._make, step)
         batch = self._ahead[1].result()
         self._ahead = None
-        if step + 1 < self.schedule.steps:
+        if step + 1 < self.sampler.steps:
             self._ahead = step + 1, self._thread.submit(self._make, step + 1)
         return replace(batch, waited=time.perf_counter() - began)
 
@@ -107,7 +98,7 @@ class Loader:
         self.tokens, self._ahead = tokens, None
 
     def _make(self, step: int) -> StepBatch:
-        units = self.schedule.batch(step)
+        units = self.sampler.batch(step)
         if self.rows is None:
             shares = micro_batches(units, self.units, self.tokens, self.rank, self.ranks)
         else:

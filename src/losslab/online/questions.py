@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from losslab.config.schema import Config
+from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.prompts import encode, render
 from losslab.data.rows import solutions
-from losslab.data.schedule import Schedule
 from losslab.evaluation import questions
 from losslab.files import cached, content, read_json, write_json
 from losslab.objectives.online import OPSD, OnPolicy
@@ -44,7 +44,7 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
     folder = cached(cache / "questions" / key, make)
     questions.check_verifier(dataset, list(load_from_disk(folder)["gold"]), config.machine.unsafe_code)
     kept = read_json(folder / "report.json")
-    return folder, kept, Schedule.of_questions(config.train, config.seed, kept["prompts"]).steps
+    return folder, kept, RandomBatchSampler.of_questions(config.train, config.seed, kept["prompts"]).steps
 
 
 def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:

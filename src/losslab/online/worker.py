@@ -19,7 +19,7 @@ from transformers import GenerationConfig, TrainerCallback, set_seed
 
 from losslab.config.choices import Rules
 from losslab.config.schema import Config
-from losslab.data.schedule import Schedule
+from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.evaluation.engine_interface import request_seed
 from losslab.evaluation.protocol import stop_tokens
 from losslab.files import write_json
@@ -53,7 +53,7 @@ def train(config: Config, data: str, folder: str) -> None:
     objective = config.objective
     assert isinstance(objective, OnPolicy)
     questions = load_from_disk(data)
-    plan = Schedule.of_questions(config.train, config.seed, len(questions))
+    plan = RandomBatchSampler.of_questions(config.train, config.seed, len(questions))
     if config.train.batch_size * objective.samples % dist.get_world_size():
         raise ValueError(
             f"{config.train.batch_size * objective.samples} answers of a step cannot be divided over "
@@ -146,7 +146,7 @@ class AroundSteps(TrainerCallback):
 
     def before_update(self, optimizer: Optimizer, *_: Any) -> None:
         """Set the learning rates, and clip the gradients of each model, as the loop for demonstrations does."""
-        self.lr = self.config.optimizer.lr * lr_factor(self.config.scheduler, self.done, self.steps.schedule.steps)
+        self.lr = self.config.optimizer.lr * lr_factor(self.config.scheduler, self.done, self.steps.sampler.steps)
         for name, learner in self.learners.items():
             gradients = [p.grad for p in learner.parameters() if p.grad is not None]
             if name == "value":  # the trainer takes the mean over ranks of the policy's gradients alone

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from losslab.config.log import log
 from losslab.config.schema import AdapterConfig, Config, NonFinite, Reduction
-from losslab.data.batches import Schedule
+from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.examples import Examples
 from losslab.data.loader import Loader, MicroBatch, StepBatch
 from losslab.distributed.environment import available_cores
@@ -56,10 +56,10 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
     if held_out is not None:
         rows, logps = map(Path, held_out)
         others = readable(Examples.load(rows), config.model, policy.model)
-        validation = Validation(config, policy, device, others, Path(folder), logps, trainer.schedule.steps)
+        validation = Validation(config, policy, device, others, Path(folder), logps, trainer.sampler.steps)
     with kept as checkpoints, trainer.loader, validation or nullcontext(), StopSignal() as stop:
         steps = Steps(
-            machine, trainer.schedule, Path(folder), checkpoints, lambda target: export(policy, tokenizer, target, ends)
+            machine, trainer.sampler, Path(folder), checkpoints, lambda target: export(policy, tokenizer, target, ends)
         )
         step_log = StepLog(config, trainer.examples, Speed.of(policy, device, dist.get_world_size()), steps.record)
         todo = steps.resume(same_ranks=config.train.reduction == Reduction.micro_batch)
@@ -117,7 +117,7 @@ class Trainer:
     def __init__(self, config: Config, examples: Examples, folder: Path, reference: Path, device: torch.device) -> None:
         self.config, self.device = config, device
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
-        self.schedule = Schedule.of(config.train, config.seed, examples)
+        self.sampler = RandomBatchSampler.of(config.train, config.seed, examples)
         assert isinstance(config.objective, Objective)
         self.objective = config.objective
         self.eos = load_tokenizer(config.model).eos_token_id
@@ -130,7 +130,7 @@ class Trainer:
         self.reference = Reference.of(self.objective, reference, self.policy, examples, tokens, device)
         self.loader = Loader(
             examples,
-            self.schedule,
+            self.sampler,
             self.reference.context,
             tokens=tokens,
             rows=config.train.micro_batch,
@@ -158,7 +158,7 @@ class Trainer:
 
     def _accumulate(self, step: int, batch: StepBatch) -> StepSums:
         statistics = batch_nll(self.objective, self.policy, batch, self.device)
-        if step % self.schedule.updates == 0:
+        if step % self.sampler.updates == 0:
             self.old = old_logp(self.objective, self.policy, batch, self.device)
         sums = StepSums.zeros(self.device, len(self.objective.metrics))
         for number, (micro, old) in enumerate(zip(batch.micro_batches, self.old, strict=True), start=1):
@@ -190,7 +190,7 @@ class Trainer:
         if recipe.reduction == Reduction.batch:
             count = normaliser(sums, recipe.normaliser).to(norm.device)
         norm = norm / count
-        lr = self.config.optimizer.lr * lr_factor(self.config.scheduler, step, self.schedule.steps)
+        lr = self.config.optimizer.lr * lr_factor(self.config.scheduler, step, self.sampler.steps)
         # Under `stop` the host learns of a gradient that is not finite a step later, and ends the run then.
         skipped = recipe.non_finite == NonFinite.skip and not math.isfinite(float(norm))
         if not skipped:
@@ -205,7 +205,7 @@ class Trainer:
 
     def _can_halve(self, step: int) -> bool:
         """Alone: other ranks would wait. Not where rows make a micro-batch, or within the updates on one batch."""
-        alone = self.ranks == 1 and self.config.train.micro_batch is None and step % self.schedule.updates == 0
+        alone = self.ranks == 1 and self.config.train.micro_batch is None and step % self.sampler.updates == 0
         return alone and self.loader.tokens > 1
 
     def _halve(self, reason: str) -> None:

@@ -62,7 +62,7 @@ def measure(config: Config, data: str, file: str) -> None:
     sums = torch.zeros(6, len(units), dtype=torch.float64, device=device)
     ends = torch.tensor(examples.ends, device=device)
     with loader(config, examples, units, BATCH, Reference({}, examples.answer_offsets), device) as batches:
-        for number in range(batches.schedule.steps):
+        for number in range(batches.sampler.steps):
             for micro, out in outputs(policy, SFT(), batches.take(number), device):
                 p, entropy = out["logp"].exp().double(), out["entropy"].double()
                 end = torch.isin(micro.batch.targets, ends).double()

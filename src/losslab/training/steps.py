@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 from losslab.config.machine import MachineConfig
-from losslab.data.batches import Schedule
+from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.distributed.signals import WORKER_STOP_SIGNALS, Interrupted
 from losslab.files import append_line, read_lines, write_lines
 from losslab.progress import bar
@@ -22,12 +22,12 @@ class Steps:
     def __init__(
         self,
         machine: MachineConfig,
-        schedule: Schedule,
+        sampler: RandomBatchSampler,
         folder: Path,
         checkpoints: Checkpoints,
         export: Callable[[Path], None],
     ) -> None:
-        self.machine, self.schedule, self.checkpoints, self.export = machine, schedule, checkpoints, export
+        self.machine, self.sampler, self.checkpoints, self.export = machine, sampler, checkpoints, export
         self.folder, self.metrics = folder, folder / "metrics.jsonl"
         self.main = dist.get_rank() == 0
 
@@ -40,8 +40,8 @@ class Steps:
         if self.main:
             write_lines(self.metrics, [row for row in read_lines(self.metrics) if row["step"] <= first])
         title = f"training {self.folder.name}"
-        self.progress = bar(title, self.schedule.steps, "step", initial=first, disable=not self.main)
-        return range(first, self.schedule.steps)
+        self.progress = bar(title, self.sampler.steps, "step", initial=first, disable=not self.main)
+        return range(first, self.sampler.steps)
 
     def record(self, row: dict[str, Any], note: str) -> None:
         """Append the metrics of a step; `note` is shown beside the progress bar."""
@@ -53,11 +53,11 @@ class Steps:
     def exports(self, step: int) -> bool:
         """Whether the model is exported after a step (counted from 0), beside the export at the end."""
         every, done = self.machine.export_steps, step + 1
-        return every is not None and done % every == 0 and done < self.schedule.steps
+        return every is not None and done % every == 0 and done < self.sampler.steps
 
     def saves(self, step: int, asked: bool) -> bool:
         """Whether a checkpoint follows a step."""
-        return self.schedule.saves(step, self.machine.checkpoint_steps, asked)
+        return self.sampler.saves(step, self.machine.checkpoint_steps, asked)
 
     def due(self, step: int, asked: bool) -> bool:
         """Whether `end` exports or saves after this step."""

@@ -73,7 +73,7 @@ class Validation:
     def measure(self, done: int) -> None:
         """Measure the rows after `done` steps and append the result to validation.jsonl."""
         sums = StepSums.zeros(self.device)
-        for number in range(self.loader.schedule.steps):
+        for number in range(self.loader.sampler.steps):
             for micro, out in outputs(self.policy, self.objective, self.loader.take(number), self.device):
                 sums += measure(out, micro.batch, self.eos)
         sums = sums.all_reduce(asked=False)

@@ -1,7 +1,7 @@
 """Which data each step trains on, and how many steps there are. Does not import torch, since the plan uses it."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from losslab.config.schema import TrainConfig
 
@@ -11,9 +11,19 @@ if TYPE_CHECKING:
     from losslab.data.examples import Examples
 
 
+class BatchSampler(Protocol):
+    """Which units of data each step takes."""
+
+    @property
+    def steps(self) -> int: ...
+
+    def batch(self, step: int) -> "np.ndarray":
+        """Indices of the units of a step, counted from 0."""
+
+
 @dataclass(frozen=True)
-class Schedule:
-    """Which units of data each step trains on: one permutation per epoch, which depends on the seed alone."""
+class RandomBatchSampler:
+    """Takes one permutation of the units per epoch, which depends on the seed alone."""
 
     units: int
     batch_size: int
@@ -24,14 +34,14 @@ class Schedule:
     updates: int = 1  # steps in a row on the same batch
 
     @classmethod
-    def of(cls, train: TrainConfig, seed: int, examples: "Examples | int") -> "Schedule":
-        """The schedule of a training configuration over examples, or over a number of rows."""
+    def of(cls, train: TrainConfig, seed: int, examples: "Examples | int") -> "RandomBatchSampler":
+        """The batches of a training configuration over examples, or over a number of rows."""
         units = examples if isinstance(examples, int) else len(examples) // examples.unit
         return cls(units, train.batch_size, train.epochs, seed, train.drop_last, train.max_steps, train.updates)
 
     @classmethod
-    def of_questions(cls, train: TrainConfig, seed: int, questions: int) -> "Schedule":
-        """The schedule of online training, which leaves out questions that do not fill a batch."""
+    def of_questions(cls, train: TrainConfig, seed: int, questions: int) -> "RandomBatchSampler":
+        """The batches of online training, which leaves out questions that do not fill a batch."""
         return cls.of(replace(train, drop_last=True), seed, questions)
 
     @property
