@@ -245,11 +245,18 @@ def test_distillation_on_policy_is_the_divergence_of_full_logits(whole, guesser,
     assert first["completion_length"] == pytest.approx(count / 16)
 
 
-def test_a_student_learns_of_its_teacher_and_resumes_with_the_same_weights(whole, guesser, sums, tmp_path, train_here):
+def test_a_student_learns_of_its_teacher_and_resumes_with_the_same_weights(
+    whole, guesser, sums, tmp_path, train_here, monkeypatch
+):
     """The teacher knows the answer that is right, of which the student is told nothing else."""
-    config = make(guesser, sums, tmp_path, "opd")
+    limits: list[float] = []
+    monkeypatch.setattr(
+        worker, "Grader", lambda count, seconds, **options: limits.append(seconds) or Grader(count, seconds, **options)
+    )
+    config = make(guesser, sums, tmp_path, "opd", grading_seconds=7.5)
     config = replace(config, reference=ReferenceConfig(str(whole / "model")))
     whole_rows, cell = train_here(config, tmp_path / "undisturbed"), tmp_path / "cell"
+    assert limits == [7.5]
     assert whole_rows[0]["reward"] < 0.7 < 0.9 < whole_rows[-1]["reward"]
     assert whole_rows[-1]["loss"] < 0.3 * whole_rows[0]["loss"]
     assert all(row["truncated"] < 0.2 and row["teacher_seconds"] > 0 for row in whole_rows)
