@@ -223,6 +223,30 @@ def test_an_interrupted_run_ends_with_the_same_weights(root, sweep, place, numbe
     assert [json.loads(line)["step"] for line in lines(cell, "metrics.jsonl")] == list(range(1, 11))
 
 
+def test_an_interrupted_on_policy_run_ends_with_the_same_weights(root, place, checkpoint):
+    """Answers that are sampled after the interruption are those of the undisturbed run."""
+    arguments = [
+        "loss=opd", f"reference.path={checkpoint}", "loss.max_new_tokens=8", "train.batch_size=16", "train.max_steps=6",
+        "machine.checkpoint_steps=2", "stage=train",
+    ]  # fmt: skip
+    whole = run(root, place, *arguments, "machine.results=whole")
+    assert whole.returncode == 0, whole.stderr
+    process = warm.Popen(command(root, *arguments), cwd=place, start_new_session=True)
+    wait_for(lambda: len(lines(place, "results/cells/*/metrics.jsonl")) >= 3, process)
+    process.terminate()
+    assert process.wait(PATIENCE) == 75
+    (cell,) = (place / "results/cells").iterdir()
+    assert not (cell / "model").exists() and list(cell.glob("checkpoints/step-*"))
+    done = run(root, place, *arguments)
+    assert done.returncode == 0, done.stderr
+    (undisturbed,) = (place / "whole/cells").iterdir()
+    mine, theirs = (load_file(folder / "model/model.safetensors") for folder in (cell, undisturbed))
+    assert mine.keys() == theirs.keys() and all((mine[name] == theirs[name]).all() for name in theirs)
+    rows = [[json.loads(line) for line in lines(folder, "metrics.jsonl")] for folder in (cell, undisturbed)]
+    assert [row["step"] for row in rows[0]] == list(range(1, 7))
+    assert [row["reward"] for row in rows[0]] == [row["reward"] for row in rows[1]]
+
+
 def test_a_run_that_leaves_while_scoring_goes_on_from_its_samples(root, place):
     """SIGTERM to the run alone, then Ctrl-C, which a terminal sends to all of its processes."""
     arguments = ["-m", "loss=base", "seed=0,1", "eval.samples=4", "eval.max_new_tokens=80"]
