@@ -50,7 +50,7 @@ tables: setup ## rebuild all tables and figures from the records, those of the t
 report: setup ## one page for each sweep, from the records: results/reports/<sweep>.html
 	@$(BIN)/losslab report
 
-toys: setup ## a small twin of every table and figure of the paper, up to 90 minutes; LOSS=mine adds an objective to them
+toys: setup ## a small twin of every table and figure of the paper, two and a half hours; LOSS=mine adds an objective to them
 	@$(BIN)/losslab toy-suite $(if $(LOSS),loss=$(LOSS))
 
 hostile: setup ## bad inputs of every kind through every command, a thousand and more: results/benchmarks/hostile.md

@@ -27,8 +27,9 @@ Made from `src/losslab/config/schema.py` and `conf/` by `make docs`; a test fail
 
 A group is a folder of `conf/`, and `group=file` chooses one of its files; `group.key=value` changes one value. Defaults
 are those of `python train.py` without any option. `null` means none. A number has bounds, and a whole number without a
-limit of its own may be as large as 1,000,000,000. What is not in `machine`, `tracker`, `sweep`,
-`eval`, `prompt` or `benchmark` decides what is trained, and so is part of a cell's identity ([results.md](results.md)).
+limit of its own may be as large as 1,000,000,000. All that decides what is trained is
+part of a cell's identity. `machine`, `tracker`, `sweep`, `eval`, `prompt`, `benchmark`, `stage`, `plan`, `check` and
+`force` are not, nor is what scoring or sampling alone reads of `model` and `dataset` ([results.md](results.md)).
 """
 
 
@@ -75,10 +76,10 @@ def table(cls: type, prefix: str, defaults: Any) -> list[str]:
     return lines
 
 
-def launcher() -> list[str]:
-    """The settings of SLURM from the comments of their YAML."""
+def launcher(name: str) -> list[str]:
+    """The settings of a launcher from the comments of its YAML."""
     lines = ["| key | default | |", "|---|---|---|"]
-    for line in (CONF / "hydra/launcher/slurm.yaml").read_text().splitlines():
+    for line in (CONF / f"hydra/launcher/{name}.yaml").read_text().splitlines():
         if match := re.fullmatch(r"(\w+): (\S.*?)(?:\s+# (.*))?", line):
             key, value, comment = match.groups()
             lines.append(f"| `hydra.launcher.{key}` | `{value}` | {comment or ''} |")
@@ -112,9 +113,13 @@ def text() -> str:
             part += "\n".join(table(hint, f"{name}.", composed[name])) + "\n"
         parts.append(part)
     for name, meaning in WHOLE.items():
-        files = ", ".join(f"`{path.stem}`" for path in sorted((CONF / name).glob("*.yaml")))
+        folder = CONF / name
+        chosen = sorted(path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+        files = ", ".join(f"`{path}`" for path in sorted(chosen, key=lambda path: (len(path.parts), path)))
         parts.append(f"## {name}\n\n`{name}=` {files}\n\n{meaning}\n")
-    parts.append("## hydra/launcher=slurm\n\n" + "\n".join(launcher()) + "\n\nThe guide is [slurm.md](slurm.md).\n")
+    for name in ("local", "slurm"):
+        lines = "\n".join(launcher(name))
+        parts.append(f"## hydra/launcher={name}\n\n{lines}\n\nThe guide is [slurm.md](slurm.md).\n")
     return "\n".join(parts)
 
 

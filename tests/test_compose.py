@@ -487,6 +487,8 @@ def test_configuration_is_at_most_two_folders_deep():
         ("model=tiny,qwen2.5-math-7b", ["model=tiny,qwen2.5-math-7b"]),
         ("model=Qwen/Qwen3-0.6B", ["model=custom", "model.path=Qwen/Qwen3-0.6B"]),
         ("model=a/b,/c/d", ["model=custom", "model.path=a/b,/c/d"]),
+        ("model=Qwen/Qwen2.5-Math-1.5B", ["model=qwen2.5-math-1.5b"]),  # with the paper's prompt and stops
+        ("model=Qwen/Qwen2.5-Math-1.5B,tiny", ["model=qwen2.5-math-1.5b,tiny"]),
         ("model=./tiny", ["model=custom", "model.path=./tiny"]),
         ("loss=dft", ["loss=dft"]),
     ],

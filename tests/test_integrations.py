@@ -1,6 +1,11 @@
 """Objectives in the trainers of transformers and TRL, in real training beside these trainers' own losses."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,10 +14,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from losslab.data import toy_task
+from losslab.integrations.loss_func import loss_func
 from losslab.integrations.trainer import ObjectiveTrainer
 from losslab.objectives.cadft import CADFT
 from losslab.objectives.dft import DFT
 from losslab.objectives.dft_sequence import SequenceDFT
+from losslab.objectives.eaft import EAFT
+from losslab.objectives.gem import GEM
 from losslab.objectives.label_smoothing import LabelSmoothing
 from losslab.objectives.sft import SFT
 
@@ -86,6 +94,86 @@ def test_the_trainer_of_transformers(checkpoint, rows, tmp_path, smoothing, obje
         [-t[range(p - 1, n - 1), row["input_ids"][p:]] for t, row, (n, p) in zip(table, rows, LENGTHS, strict=True)]
     )
     assert evaluated["eval_cross_entropy"] == pytest.approx(nll.mean().item(), rel=1e-4)
+    predicted = trainer.predict(rows.select(range(2)))  # asks for logits too
+    some = sum(n - p for n, p in LENGTHS[:2])
+    assert predicted.predictions is None
+    assert predicted.metrics["test_cross_entropy"] == pytest.approx(nll[:some].mean().item(), rel=1e-4)
+    both = trainer.evaluate({"few": rows.select(range(2)), "all": rows})  # each has its own
+    assert both["eval_few_cross_entropy"] == predicted.metrics["test_cross_entropy"]
+    assert both["eval_all_cross_entropy"] == evaluated["eval_cross_entropy"]
+
+
+@pytest.mark.parametrize("objective", [DFT(), EAFT(), GEM(), LabelSmoothing(0.1)])
+def test_the_loss_of_logits_is_that_of_the_fused_loss(checkpoint, rows, tmp_path, objective):
+    """Of a token, of its distribution, and of terms that move probability among other tokens."""
+    options = OPTIONS | {"output_dir": str(tmp_path)}
+    arguments = {"train_dataset": rows, "data_collator": collate}
+    fused = ObjectiveTrainer(model(checkpoint), TrainingArguments(**options), objective=objective, **arguments)
+    plain = TrainingArguments(**options)
+    same(fused, Trainer(model(checkpoint), plain, compute_loss_func=loss_func(objective), **arguments))
+
+
+def test_the_loss_of_logits_by_hand():
+    logits = torch.tensor([[[0.0, 1.0], [2.0, 0.0], [5.0, 5.0]]], requires_grad=True)
+    labels = torch.tensor([[-100, 0, -100]])  # the first position predicts token 0: p = 1 / (1 + e) = 0.268941
+    out = SimpleNamespace(logits=logits)
+    loss = loss_func(DFT())(out, labels)
+    assert loss.item() == pytest.approx(0.268941 * 1.313262, rel=1e-5)
+    assert loss_func(DFT())(out, labels, num_items_in_batch=4).item() == pytest.approx(loss.item() / 4)
+    loss.backward()
+    slope = 0.268941 * 0.731059  # p (1 - p)
+    assert logits.grad is not None and logits.grad[0, 0].tolist() == pytest.approx([-slope, slope], rel=1e-5)
+    assert not logits.grad[0, 1:].any()
+    nothing = loss_func(DFT())(out, torch.full_like(labels, -100))
+    nothing.backward()
+    assert nothing.item() == 0
+
+
+MEASURED = ("loss", "grad_norm", "cross_entropy", "entropy", "eval_cross_entropy", "eval_entropy")
+
+
+def in_processes(rows: datasets.Dataset, checkpoint: str, folder: str, fsdp: str) -> None:
+    """In each of two processes: steps of one micro-batch each, which are the two of one process's step."""
+    options = OPTIONS | {"gradient_accumulation_steps": 1, "output_dir": folder}
+    if fsdp:
+        options |= {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"]}}
+    arguments = {"train_dataset": rows, "eval_dataset": rows, "data_collator": collate}
+    trainer = ObjectiveTrainer(model(Path(checkpoint)), TrainingArguments(**options), objective=DFT(), **arguments)
+    trainer.train()
+    trainer.evaluate()
+    if trainer.args.process_index == 0:
+        Path(folder, "logs.json").write_text(json.dumps(trainer.state.log_history))
+
+
+@pytest.mark.parametrize("fsdp", ["", "fsdp"])
+def test_two_processes_log_what_one_does(checkpoint, rows, tmp_path, fsdp):
+    """Under DDP and under FSDP2; the processes have different numbers of labels."""
+    arguments = {"train_dataset": rows, "eval_dataset": rows, "data_collator": collate}
+    options = TrainingArguments(**OPTIONS, output_dir=str(tmp_path / "one"))
+    alone = ObjectiveTrainer(model(checkpoint), options, objective=DFT(), **arguments)
+    alone.train()
+    alone.evaluate()
+    rows.save_to_disk(str(tmp_path / "rows"))
+    program = (
+        "import sys, datasets; from test_integrations import in_processes; "
+        "in_processes(datasets.load_from_disk(sys.argv[1]), *sys.argv[2:])"
+    )
+    script = tmp_path / "two.py"
+    script.write_text(program)
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "rows"), str(checkpoint), str(tmp_path), fsdp],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    logs = json.loads((tmp_path / "logs.json").read_text())
+    seen: set[str] = set()
+    for both in zip(logs, alone.state.log_history, strict=True):
+        two, one = ({key: row[key] for key in MEASURED if key in row} for row in both)
+        assert two == pytest.approx(one, rel=1e-4)
+        seen |= one.keys()
+    assert seen == set(MEASURED)
 
 
 @pytest.mark.parametrize(("kind", "objective"), [("nll", SFT()), ("dft", DFT())])
@@ -148,6 +236,13 @@ def test_what_cannot_be_served_is_refused(checkpoint, tmp_path, objective, optio
     settings = TrainingArguments(**OPTIONS, output_dir=str(tmp_path), **options)
     with pytest.raises(ValueError, match=message):
         ObjectiveTrainer(model(checkpoint), settings, objective=objective, **arguments)
+
+
+def test_what_the_loss_of_logits_cannot_serve_is_refused():
+    with pytest.raises(ValueError, match="CADFT needs batch_nll, which a trainer does not have"):
+        loss_func(CADFT())
+    with pytest.raises(ValueError, match="SequenceDFT couples the tokens of a sequence.*: use ObjectiveTrainer"):
+        loss_func(SequenceDFT("geometric"))
 
 
 def test_a_batch_without_labels_is_refused_and_one_without_trained_tokens_is_zero(checkpoint, rows, tmp_path):

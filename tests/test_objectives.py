@@ -172,6 +172,13 @@ def test_asft() -> None:
 def test_sft_kl() -> None:
     out = run(SFTKL(kl_weight=0.1), reference=torch.full((4, 3), 1 / 3))  # the divergences of `test_asft`
     check(out, [n + 0.1 * k for n, k in zip(NLL, [0.056633, 0.056633, 0.510826, 0.933663], strict=True)], [1] * 4)
+    hidden = PROBABILITIES.log().requires_grad_()
+    context, third = Context(sequence=SEQUENCE, sequences=2), torch.full((4, 3), 1 / 3)
+    uniform, identity = (third.log(), Head(torch.eye(3))), Head(torch.eye(3))
+    zeros = torch.zeros(4, dtype=torch.int64)
+    objective_loss(SFTKL(0.1), hidden, identity, zeros, context, reference=uniform).loss.backward()
+    slopes = PROBABILITIES - torch.eye(3)[0] + 0.1 * (PROBABILITIES - third)
+    torch.testing.assert_close(hidden.grad, slopes, rtol=1e-5, atol=1e-6)
 
 
 def test_asft_k3() -> None:
@@ -211,6 +218,10 @@ def test_luffy() -> None:
 def test_band() -> None:
     check(run(Band(0.1, 0.5)), *weighted([1, 1, 0, 0]))
     check(run(Band(0.3, alpha=1.0)), [0.5, 0, 0.2, 0], [0.5, 0, 0.8, 0])
+    far = torch.tensor([[-1000.0, 0.0, 0.0]]).requires_grad_()  # p^-0.5 overflows, outside of the band
+    context = Context(sequence=torch.tensor([0]), sequences=1)
+    objective_loss(Band(0.05, alpha=-0.5), far, Head(torch.eye(3)), torch.tensor([0]), context).loss.backward()
+    assert far.grad is not None and far.grad.tolist() == [[0, 0, 0]]
     check(run(Band(alpha=-0.5)), [0.828427, 2, 0.236068, 6.944272], [2**0.5, 2, 1.118034, 4.472136])
 
 

@@ -21,7 +21,7 @@ from losslab.objectives.label_smoothing import LabelSmoothing
 from losslab.objectives.reverse_kl import ReverseKL
 from losslab.objectives.sft import SFT
 from losslab.objectives.target_sft import TargetSFT
-from losslab.objectives.top_k_kl import TopKKL
+from losslab.objectives.top_k_kl import StoredTopKKL, TopKKL
 from losslab.objectives.z_loss import ZLoss
 
 TOKENS, WIDTH, VOCABULARY = 11, 6, 9
@@ -198,6 +198,20 @@ def by_hand(objective: Objective, reference: list[float]) -> HeadOutput:
 )  # fmt: skip
 def test_by_hand(objective: Objective, expected: float) -> None:
     assert by_hand(objective, [0.25, 0.5, 0.25]).loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_stored_teacher_by_hand() -> None:
+    """Of the teacher 1/4, 1/2, 1/4 the largest is kept, which is the second token."""
+    context = Context(
+        sequence=torch.tensor([0]), sequences=1, reference_top_logp=torch.tensor([[0.5]]).log(),
+        reference_top_token=torch.tensor([[1]], dtype=torch.int32),
+    )  # fmt: skip
+    hidden = torch.tensor([[0.5, 0.25, 0.25]]).log().requires_grad_()
+    out = objective_loss(StoredTopKKL(top_k=1), hidden, Head(torch.eye(3)), torch.tensor([0]), context)
+    assert out.loss.item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), rel=1e-5)
+    out.loss.backward()
+    # p - q of the kept token; its -1/4 is taken from the others in proportion to their probability, 2 to 1
+    assert hidden.grad is not None and hidden.grad[0].tolist() == pytest.approx([1 / 6, -1 / 4, 1 / 12], rel=1e-4)
 
 
 def test_divergences_of_the_teacher_from_itself_are_zero() -> None:

@@ -216,8 +216,9 @@ def with_tasks(cfg: DictConfig) -> dict[str, Any]:
 def any_model(argument: str) -> list[str]:
     """`model=<hub id or folder>` works wherever `model=<shipped name>` does, several of them too.
 
-    A path is quoted, so that it may have brackets or equals signs. Raises ValueError for a sweep over both kinds, which
-    Hydra has no way to compose, and for a number in place of the name of a file.
+    A hub id that a file of conf/model has is that file, with its prompts and stops. Any other path is quoted, so that
+    it may have brackets or equals signs. Raises ValueError for a sweep over both kinds, which Hydra has no way to
+    compose, and for a number in place of the name of a file.
     """
     group, _, names = argument.partition("=")
     if group in GROUPS and (names in ("true", "false") or _number(names)):
@@ -226,10 +227,14 @@ def any_model(argument: str) -> list[str]:
         return [argument]
     if not names:
         raise ValueError("model has no value: set it to a name of conf/model, a hub id, or the folder of a checkpoint")
-    paths = [name for name in names.split(",") if "/" in name or (Path(name).is_dir() and not _shipped(name))]
+    models = names.split(",")
+    if any("/" in name for name in models):
+        shipped = _shipped_ids()
+        models = [name if Path(name).exists() else shipped.get(name, name) for name in models]
+    paths = [name for name in models if "/" in name or (Path(name).is_dir() and not _shipped(name))]
     if not paths:
-        return [argument]
-    if len(paths) < len(names.split(",")):
+        return [f"model={','.join(models)}"]
+    if len(paths) < len(models):
         raise ValueError(f"{argument} mixes names of conf/model with paths: run two sweeps, or give each path a YAML")
     plain = re.compile(r"[\w./@:+~-]+")
     quoted = [path if plain.fullmatch(path) else "'" + path.replace("'", "\\'") + "'" for path in paths]
@@ -242,6 +247,15 @@ def _number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+@cache
+def _shipped_ids() -> dict[str, str]:
+    """The files of conf/model by the hub id in each."""
+    ids = {
+        file.stem: re.search(r"^path: (\S+/\S+)", file.read_text(), re.M) for file in (CONF / "model").glob("*.yaml")
+    }
+    return {match[1]: name for name, match in ids.items() if match}
 
 
 def _shipped(name: str) -> bool:

@@ -60,7 +60,7 @@ class ModelConfig:
         0,
         "rows of the corpus",
         low=0,
-        heading="How model=tiny, tiny_coder and tiny_vision are made, which is part of their identity:",
+        heading="How model=tiny, tiny_coder, tiny_large and tiny_vision are made, which is part of their identity:",
     )
     pretrain_split: Corpus = key(
         Corpus.corpus, "of the embedded data set: sums, programs of a stack language, or pictures of sums"

@@ -111,6 +111,8 @@ class Layout:
     def row(self, raw: Raw, folder: Path = Path()) -> Row:
         """What a row trains; paths of images are relative to `folder`. Raises Unusable."""
         rewards = tuple(_number(raw.get(column), column) for column in self.rewards)
+        if rewards and rewards[0] not in (0, 1):
+            raise Unusable(f"has a reward in `{self.rewards[0]}` that is neither 1 (right) nor 0 (wrong)")
         weights = _weights(raw.get(self.weights), self.weights) if self.weights else ()
         tools = _tools(raw.get(self.tools)) if self.tools else None
         arguments = _arguments(raw.get(self.arguments)) if self.arguments else {}

@@ -1,4 +1,4 @@
-"""Every objective in TRL's SFTTrainer: its data preparation, packing and adapters, with the fused loss of losslab.
+"""Objectives in TRL's SFTTrainer: its data preparation, packing and adapters, with the fused loss of losslab.
 
 trainer = ObjectiveSFTTrainer(model, args, train_dataset=rows, objective=DFT())
 """

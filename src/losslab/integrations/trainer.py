@@ -1,4 +1,4 @@
-"""Every objective in the Trainer of transformers, with the fused loss: never the full logits.
+"""Objectives in the Trainer of transformers, with the fused loss: never the full logits.
 
     trainer = ObjectiveTrainer(model, args, train_dataset=rows, objective=DFT())
 
@@ -28,11 +28,7 @@ class ObjectiveLoss(_Base):  # type: ignore[misc, valid-type]
 
     def __init__(self, *args: Any, objective: Objective, **kwargs: Any) -> None:
         """Raises ValueError for an objective or arguments that the fused loss does not support."""
-        if objective.needs:
-            needs = ", ".join(sorted(objective.needs))
-            raise ValueError(
-                f"{type(objective).__name__} needs {needs}, which a trainer does not have: train it with losslab train"
-            )
+        refuse_needs(objective)
         if kwargs.get("compute_metrics") or kwargs.get("compute_loss_func"):
             raise ValueError("compute_metrics and compute_loss_func need logits, which do not exist: leave them out")
         super().__init__(*args, **kwargs)
@@ -65,19 +61,46 @@ class ObjectiveLoss(_Base):  # type: ignore[misc, valid-type]
             loss = loss * self.accelerator.num_processes  # the count is over all processes, and DDP averages
         return (loss, {"loss": loss}) if return_outputs else loss
 
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss alone, without logits and labels, whatever the caller asks for: there are no logits."""
+        return super().prediction_step(model, inputs, True)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Adds cross-entropy and entropy, in nats per label, to the metrics of an evaluation or a prediction."""
+        self._sums[False].clear()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update(self._means(False, f"{metric_key_prefix}_"))
+        return output
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds cross-entropy and entropy, in nats per label, which are comparable between objectives, unlike losses."""
-        sums = self._sums[self.model.training]
-        if sums:
-            tokens, nll, entropy = self.accelerator.reduce(torch.stack(sums).sum(0), "sum").tolist()
-            prefix = "" if self.model.training else "eval_"
-            logs |= {f"{prefix}cross_entropy": nll / max(tokens, 1), f"{prefix}entropy": entropy / max(tokens, 1)}
-            sums.clear()
+        if self.model.training:
+            logs |= self._means(True, "")
         super().log(logs, *args, **kwargs)
+
+    def _means(self, training: bool, prefix: str) -> dict[str, float]:
+        """Cross-entropy and entropy over the labels since the last call, of all processes; empty where there are none.
+
+        Called on every process.
+        """
+        if not (sums := self._sums[training]):
+            return {}
+        tokens, nll, entropy = self.accelerator.reduce(torch.stack(sums).sum(0), "sum").tolist()
+        sums.clear()
+        return {f"{prefix}cross_entropy": nll / max(tokens, 1), f"{prefix}entropy": entropy / max(tokens, 1)}
 
 
 class ObjectiveTrainer(ObjectiveLoss, Trainer):
     """transformers' Trainer with an objective of losslab. Labels are those of a causal language model, not shifted."""
+
+
+def refuse_needs(objective: Objective) -> None:
+    """Raise ValueError for an objective that needs what a trainer does not have."""
+    if objective.needs:
+        needs = ", ".join(sorted(objective.needs))
+        raise ValueError(
+            f"{type(objective).__name__} needs {needs}, which a trainer does not have: train it with losslab train"
+        )
 
 
 def add_objective(model: Any) -> None:
@@ -91,7 +114,10 @@ def add_objective(model: Any) -> None:
     if not isinstance(causal.get_output_embeddings(), nn.Linear):
         raise ValueError("the output layer has adapters, which the fused loss ignores: do not adapt lm_head")
     if getattr(causal.config, "output_router_logits", False):
-        raise ValueError("the auxiliary loss of routers is not supported: set output_router_logits to false")
+        raise ValueError(
+            "the auxiliary loss of routers is not supported: set output_router_logits to false in the model's "
+            "configuration, and router_aux_loss_coef=0.0 in TRL's SFTConfig"
+        )
     with torch.device("meta"):
         twin = AutoModelForCausalLM.from_config(causal.config)
     form = OutputForm.of(twin)

@@ -9,9 +9,10 @@ class Band(Objective):
 
     The weight is p^alpha within the band. alpha may be negative: then unlikely tokens weigh more than in SFT, without
     bound, so give `low` too where such tokens are noise.
-    Source: arXiv 2510.00526, whose code has any alpha and both kinds of limits ("GeneralFamily", "OnlyTopP",
+    Source: arXiv 2510.00526, whose code has any alpha above 0 and both kinds of limits ("GeneralFamily", "OnlyTopP",
     "OnlyBottomP"; the paper's limit is 0.2) and divides by the kept tokens (train.normaliser=kept_tokens); arXiv
-    2601.09195 (ProFit), whose code has a middle band at alpha 0 and divides by all answer tokens, as is the default.
+    2601.09195 (ProFit), whose code has a middle band at alpha 0, 0.3 to 0.7 in its examples, and divides by all answer
+    tokens, as is the default. alpha below 0 is the same formula continued, and of no source.
     """
 
     low: float = 0.0
@@ -24,5 +25,5 @@ class Band(Objective):
 
     def loss(self, t: Targets) -> Tensor:
         kept = (t.p >= self.low) & (t.p <= self.high)
-        loss = -t.logp if self.alpha == 0 else -torch.expm1(self.alpha * t.logp) / self.alpha
-        return torch.where(kept, loss, 0.0)  # a product would make nan of what overflows outside of the band
+        logp = torch.where(kept, t.logp, 0.0)  # first, since a gradient of 0 times what overflows outside would be nan
+        return -logp if self.alpha == 0 else -torch.expm1(self.alpha * logp) / self.alpha

@@ -9,7 +9,8 @@ class GEM(Objective):
     """GEM: -sum_v sg(q_v w_v) (log p - log p_v), q = softmax(logits / beta), which moves probability to the target from
     other tokens in proportion to their probability under a sharpened policy.
 
-    w_v = sigmoid(0.01 (logit_v - logit of the target)) for "logsigmoid", 1 for "linear". beta 1 and "linear" is SFT.
+    w_v = sigmoid(0.01 (logit_v - logit of the target)) for "logsigmoid", 1 for "linear". beta 1 and "linear" has the
+    gradient of SFT.
     Source: arXiv 2408.16673; checked against the official code (liziniu/GEM, sft_trainer_v2.py): beta 0.7, logsigmoid.
     """
 

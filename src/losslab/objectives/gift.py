@@ -12,8 +12,9 @@ class GIFT(Objective):
     It is computed as g (-log p) + (1 - g) KL(reference || policy), g = sigmoid(log p_ref + log(e^beta - 1)), which
     differs by a constant, the entropy of the reference times 1 - g. At beta 20 g is 0.98 for p_ref = 1e-7, so training
     differs from SFT only for tokens that the reference almost excludes. Source: arXiv 2601.09233 v2; checked against
-    the official trainer (zzy1127/GIFT, fsdp_gift_trainer.py): beta 20. Its optional smoothing, off by default, is not
-    implemented.
+    the official trainer (zzy1127/GIFT, fsdp_gift_trainer.py): beta 20. It adds 1e-10 to every p_ref
+    first, so that there g is at least 0.046 (here 0.0005 for p_ref = 1e-12). Its optional smoothing, off by default, is
+    not implemented.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_logp", "reference_distribution"})

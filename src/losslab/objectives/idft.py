@@ -10,8 +10,9 @@ class IDFT(Objective):
 
     Near SFT for a token that is more likely than expected from the entropy, beyond DFT for one that is less likely.
     Source: arXiv 2602.12222; checked against the trainer that the official script runs (zhangmiaosen2000/
-    Towards-On-Policy-SFT, fsdp_polylog_trainer.py): beta 1, limits 0.1 and 2, no warm-up. Its entropy adds 1e-10 inside
-    the logarithm. The paper was not read.
+    Towards-On-Policy-SFT, fsdp_polylog_trainer.py): beta 1, limits 0.1 and 2, no warm-up, since March 2026 (commit
+    eb0f3e7): before, and perhaps in the paper's runs, p^g was differentiated too. Its entropy adds 1e-10 inside the
+    logarithm. The paper was not read.
     """
 
     beta: float = 1.0

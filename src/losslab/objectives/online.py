@@ -67,6 +67,7 @@ class OPD(OnPolicy):
     KL(policy || M), at beta 0 KL(teacher || policy) and at 1 KL(policy || teacher). Answers are not differentiated
     through. `temperature` is that of the answers and of both distributions. Source: arXiv 2306.13649 (GKD), equations 1
     and 3, with all answers the policy's own (its lambda is 1); computed by TRL's DistillationTrainer.
+    Its beta is 1 too; that of TRL's GKDTrainer is 0.5, with lambda 0.5 and temperature 0.9.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference_distribution", "teacher"})
@@ -85,7 +86,8 @@ class OPSD(OPD):
     The same divergence as `OPD`. The teacher's question is `teacher_prompt`, in the prompt's template; the policy has
     the question alone. `reference.path` may name another teacher. Source: arXiv 2601.18734 (OPSD), at its beta 0.5 and
     its frozen teacher, and 2601.19897 (SDFT), whose teacher follows the policy as a moving average; `teacher_prompt` is
-    that of TRL's SDFTTrainer. The papers' own prompts were not read.
+    that of TRL's SDFTTrainer. The papers' own prompts were not read. OPSD's scripts sample at temperature 1.1 to 1.2
+    with top_p 0.95 and top_k 20, and up to 2,048 tokens; here it is temperature 1 and the whole distribution.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference_distribution"})

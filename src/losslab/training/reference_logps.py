@@ -85,7 +85,8 @@ def _measure(
     if need != "reference_top":
         values = answer_logp(policy, examples, chosen, budget, device, title)
     else:
-        k: int = objective.top_k  # type: ignore[attr-defined]
+        vocabulary = policy.model.config.get_text_config(decoder=True).vocab_size
+        k: int = min(objective.top_k, vocabulary - 1)  # type: ignore[attr-defined]  # all others count as one token
         logp, token = of_all(lambda batch: policy.top_logp(batch, k), examples, chosen, budget, device, title)
         values = np.empty(len(logp), dtype=[("logp", "<f4", logp.shape[1:]), ("token", "<i4", logp.shape[1:])])
         values["logp"], values["token"] = logp.cpu(), token.cpu()
