@@ -141,10 +141,10 @@ def test_the_table_of_claims(tmp_path):
 
 def test_twins_declare_their_rows(root, tmp_path):
     """Every claim of a twin is about rows that its sweep has."""
-    for name in toy_suite.TWINS:
+    for name in toy_suite.TWINS + toy_suite.OURS:
         grid = declared(f"toy_suite/{name}", str(tmp_path))
         table = tables.build(grid[0].sweep, str(tmp_path))
-        seeds = set(range(3 if name == "table4" else 5))  # its pictures take three times a text's training
+        seeds = set(range(3 if name in toy_suite.FEWER_SEEDS else 5))
         assert grid[0].sweep.directions and {config.seed for config in grid} == seeds
         for claim in grid[0].sweep.directions:
             for row in filter(None, (claim.higher, claim.lower)):

@@ -1,5 +1,6 @@
 """The conclusion of a sweep: its sentences, and how often they are right where the truth is chosen."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,68 @@ def test_one_seed_each_decides_nothing_and_says_what_would():
         f"10 points of sweep.difference take {seeds_for(10.0, type(parts)(between, parts.problems))} seeds"
         in sentences(replace(found, asked=10.0))[2]
     )
+
+
+def test_averages_over_other_seeds_do_not_turn_a_difference_round():
+    """dft has the higher average, by seeds that sft lacks; on the two that both have, sft is ahead by 2."""
+    common = np.array([[0.55, 0.55, 0.56, 0.54], [0.552, 0.552, 0.562, 0.542]])
+    rest = np.array([[0.64] * 4, [0.65] * 4, [0.66] * 4])
+    found = concluded({"dft": {"x": np.concatenate([common, rest])}, "sft": {"x": common + 0.02}})
+    (pair,) = found.pairs
+    assert (pair.higher, pair.lower, pair.seeds, found.seeds) == ("sft", "dft", 2, (2, 2)) and pair.decided
+    said = sentences(found)
+    assert said[0] == (
+        "Undecided: dft has the highest average, 61.0%. On the seeds that both have, it is below sft (2.0 points, "
+        "2.0 to 2.0)."
+    )
+
+
+def test_the_sign_of_an_interval_is_that_of_its_difference():
+    rng = np.random.default_rng(0)
+    said = sentences(concluded(simulated(rng, {"sft": 0.0, "dft": 0.2, "iw_sft": -0.2}, 5)))[1]
+    match = re.fullmatch(r"Against sft: worse: iw_sft \(−([\d.]+) points, −([\d.]+) to −([\d.]+)\)\.", said)
+    assert match, said
+    mean, low, high = map(float, match.groups())
+    assert high < mean < low
+
+
+def test_a_seed_that_lacks_a_benchmark_is_left_out_and_named(tmp_path):
+    """The others are compared on all benchmarks, and the table counts the seeds that its average has."""
+    for loss, right in (("sft", [1, 2, 1]), ("dft", [3, 4, 3])):
+        for seed in range(3):
+            scored(tmp_path, loss, seed, right)
+    for path in tmp_path.glob("cells/*/scores/*/scores.json"):
+        content = read_json(path)
+        content["benchmarks"]["amc23"] = content["benchmarks"]["math500"]
+        if "dft-s2" not in str(path):
+            write_json(path, content)
+        path.with_name("protocol.yaml").write_text("benchmarks: {math500: a, amc23: b}\n")
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    (found,) = conclude(table)
+    (pair,) = found.pairs
+    assert (pair.higher, pair.lower, pair.seeds) == ("dft", "sft", 2) and pair.decided
+    assert found.left_out == ["dft lacks benchmarks in 1 of its 3 seeds"]
+    assert "over 2 seeds and 6 problems of math500, amc23" in text([found])
+    write_tables(["study"], str(tmp_path))
+    rows = (tmp_path / "tables/study/table.md").read_text()
+    assert "| 2/3 |" in rows and "| 3 |" in rows
+
+
+def test_a_base_that_other_sweeps_score_too_stays_in_the_conclusion(tmp_path):
+    """On other benchmarks under the same protocol, and under another one."""
+    for loss, right in (("base", [0, 1, 0]), ("sft", [1, 2, 1]), ("dft", [3, 4, 3])):
+        for seed in range(2):
+            scored(tmp_path, loss, seed, right)
+    before = text(conclude(tables.build(SweepConfig(name="study"), str(tmp_path))))
+    assert before.startswith("dft is the best") and "Against base: better: sft" in before
+    for path in list(tmp_path.glob("cells/*base*/scores/*/scores.json")):
+        content = read_json(path)
+        part = content["benchmarks"]["math500"]
+        write_json(path, content | {"benchmarks": {"math500": part, "gsm8k": part}})
+        write_json(path.parent.with_name("greedy-1") / "scores.json", content | {"benchmarks": {"gsm8k": part}})
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    assert table.benchmarks == ["math500"] and not table.others
+    assert text(conclude(table)) == before
 
 
 def test_a_base_that_nothing_improves():

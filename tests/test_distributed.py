@@ -10,12 +10,20 @@ import time
 
 import pytest
 import torch
+from torch.distributed.elastic.metrics import api as metrics_api
+from torch.distributed.elastic.metrics.api import prof
+from torch.distributed.elastic.multiprocessing import SignalException
 from transformers import AutoModelForCausalLM
 
+from losslab.cells import run as cell_run
+from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import Device
-from losslab.config.machine import MachineConfig
+from losslab.config.machine import MachineConfig, TrackerConfig, TrackerName
+from losslab.config.schema import Config, DatasetConfig, ModelConfig, Names, Stage
 from losslab.distributed import environment, process_group
-from losslab.distributed.signals import Interrupted, raise_on_stop
+from losslab.distributed.launch import StopForwarded
+from losslab.distributed.signals import REQUEUE, WORKER_STOP_SIGNALS, Interrupted, came_of_stop, heeded, raise_on_stop
+from losslab.records.record import Cell
 
 STEP = {
     "SLURM_STEP_NUM_TASKS": "7",
@@ -78,7 +86,7 @@ def test_cores_are_those_that_a_process_was_given():
 
 TALK = """
 import json, sys
-from losslab.config.machine import MachineConfig
+from losslab.config.machine import MachineConfig, TrackerConfig, TrackerName
 from losslab.distributed.process_group import WorkerError, all_equal, decide_on_main
 here = MachineConfig(device="cpu")
 decision = decide_on_main(here, lambda: ["é", None, 1.5, {"a": True}])
@@ -117,7 +125,7 @@ SLOW = """
 import json, time
 from datetime import timedelta
 import torch.distributed as dist
-from losslab.config.machine import MachineConfig
+from losslab.config.machine import MachineConfig, TrackerConfig, TrackerName
 from losslab.distributed.environment import is_main_process
 from losslab.distributed.process_group import barrier_at_end, init_process_group
 init_process_group(MachineConfig(device="cpu"))
@@ -145,7 +153,7 @@ import json, sys
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
-from losslab.config.machine import MachineConfig
+from losslab.config.machine import MachineConfig, TrackerConfig, TrackerName
 from losslab.config.schema import Config, ModelConfig
 from losslab.distributed.process_group import init_process_group
 from losslab.models import loading, policy
@@ -172,6 +180,61 @@ def test_each_rank_reads_its_own_shards_of_a_model_in_several_files(checkpoint, 
     assert one[1:] == other[1:] == [True, True]
     assert one[0] + other[0] == 2 * model.num_parameters()  # with the frozen copy, and split about evenly
     assert abs(one[0] - other[0]) < 0.01 * one[0]
+
+
+def test_a_stop_that_torch_replaces_by_an_error_of_its_own_is_a_stop(monkeypatch):
+    """Its metrics read in a `finally` what the signal kept from being assigned."""
+
+    def stop() -> float:
+        raise StopForwarded(signal.SIGUSR2)
+
+    @prof
+    def monitor() -> None: ...
+
+    monkeypatch.setattr(metrics_api.time, "time", stop)
+    with pytest.raises(UnboundLocalError) as replaced:
+        monitor()
+    assert came_of_stop(replaced.value) and not came_of_stop(UnboundLocalError("start"))
+    request = StopForwarded(signal.SIGUSR2)
+    assert isinstance(request, SignalException) and isinstance(request, Interrupted)
+    assert (request.code, request.sigval, str(request)) == (REQUEUE, signal.SIGTERM, "asked to stop by SIGUSR2")
+
+
+@pytest.mark.parametrize("error", [OSError(9, "Bad file descriptor"), UnboundLocalError("start")])
+def test_a_cell_whose_stop_comes_up_as_another_error_is_interrupted(checkpoint, rows, tmp_path, monkeypatch, error):
+    def trained(*_: object) -> None:
+        try:
+            raise StopForwarded(signal.SIGUSR2)
+        finally:
+            raise error
+
+    config = Config(
+        model=ModelConfig(path=str(checkpoint)), dataset=DatasetConfig(path=str(rows)),
+        loss={"_target_": "losslab.objectives.sft.SFT"}, names=Names(model="tiny", dataset="rows", loss="sft", eval=""),
+        machine=MachineConfig(results=str(tmp_path)), tracker=TrackerConfig(name=TrackerName.none), stage=Stage.train,
+        benchmark={"tiny_add": BenchmarkConfig(path="embedded")},
+    )  # fmt: skip
+    handlers = {number: signal.getsignal(number) for number in WORKER_STOP_SIGNALS}
+    monkeypatch.setattr(cell_run, "trained_model", trained)
+    try:
+        with pytest.raises(SystemExit) as left:
+            cell_run.run(config)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert left.value.code == REQUEUE
+    assert Cell.of(config).state()["state"] == "interrupted"
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in heeded(WORKER_STOP_SIGNALS) and len(heeded(WORKER_STOP_SIGNALS)) == 4
+        with raise_on_stop(WORKER_STOP_SIGNALS):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.SIGHUP in heeded(WORKER_STOP_SIGNALS)
 
 
 def test_a_request_to_stop_that_comes_in_a_destructor_is_not_lost(capsys):

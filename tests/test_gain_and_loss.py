@@ -1,6 +1,7 @@
 """Gain on mathematics against what is forgotten, from records written by hand."""
 
 import csv
+import shutil
 
 import pytest
 from test_tables import cell
@@ -48,12 +49,26 @@ def test_gain_and_loss_are_paired_with_the_base(tmp_path):
     assert points["dft"].loss.half == 0.0
 
 
+def test_rows_of_other_seeds_are_not_on_one_front(tmp_path):
+    """The base has two seeds, sft the first of them alone, so that dft, which it would push off, stays on its own."""
+    records(tmp_path, seeds=(0, 1))
+    (folder,) = [path for path in (tmp_path / "cells").iterdir() if "-sft-s1" in path.name]
+    shutil.rmtree(folder)
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    points = {p.row.label: p for p in gain_and_loss.tradeoffs(table, ProblemShares(table))}
+    assert {label: point.seeds for label, point in points.items()} == {"sft": (0,), "dft": (0, 1), "nft": (0, 1)}
+    assert all(point.front == (label != "nft") for label, point in points.items())
+
+
 def test_the_table_names_the_front_and_the_page_draws_it(tmp_path, capsys):
     records(tmp_path, seeds=(0, 1))
     write_tables(["study"], str(tmp_path))
     folder = tmp_path / "tables/study"
     text = (folder / "table.md").read_text().split("## Gain against loss\n")[1]
-    assert text.splitlines()[1:3] == ["| model | objective | gain | loss | Pareto front |", "|---|---|---:|---:|---:|"]
+    assert text.splitlines()[1:3] == [
+        "| model | objective | gain | loss | seeds | Pareto front |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
     assert "| tiny | nft | +0.0 ± 0.0 | +12.5 ±" in text and "mean of math500, amc23. Loss: the decrease" in text
     rows = list(csv.DictReader((folder / "gain_and_loss.csv").open()))
     fronts = {row["objective"]: (float(row["gain"]), float(row["loss"]), row["pareto_front"]) for row in rows}

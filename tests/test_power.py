@@ -9,6 +9,7 @@ from conftest import ROOT
 
 from losslab.cells import plan_power
 from losslab.composition.compose import composed
+from losslab.config.benchmark import BenchmarkConfig
 from losslab.files import write_json
 from losslab.records.record import Cell
 from losslab.statistics.intervals import Variances, over_seeds_and_problems, simultaneous_level
@@ -61,10 +62,10 @@ def test_assumed_variances_by_hand():
     """Chances 0, 0.5 and 1: variance 0.25, mean of p (1 - p) 1 / 12; four samples; and two benchmarks of them."""
     chances = np.array([0.0, 0.5, 1.0])
     omega, noise = 2 * 0.5 * 0.25, 2 / 12 / 4
-    one = assumed([chances], 4)
+    one = assumed([chances], [4])
     assert one.problems == ((pytest.approx(1e4 * omega / 3), 2),)
     assert one.between_seeds == pytest.approx(2 * 0.41**2 * 5 + 1e4 * noise / 3)
-    two = assumed([chances, chances], 4)
+    two = assumed([chances, chances], [4, 4])
     assert two.problems == ((pytest.approx(1e4 * omega / 12), 2),) * 2
     assert two.between_seeds == pytest.approx(2 * 0.41**2 * 2.5 + 1e4 * noise / 6)
 
@@ -83,7 +84,7 @@ def test_chances_behind_shares_have_less_variance_than_the_shares():
 
 def test_what_miller_says_of_a_thousand_problems():
     """About 1,000 of them show 3 points at 80% (arXiv 2411.00640); here with so many seeds that runs do not count."""
-    parts = assumed([uniform_chances(1000)], 16)
+    parts = assumed([uniform_chances(1000)], [16])
     assert detectable(parts, 50) == pytest.approx(2.8 * (1e4 / 12 / 1000) ** 0.5, rel=0.08)
 
 
@@ -96,7 +97,7 @@ def test_a_plan_says_what_it_can_show_from_assumptions_and_from_the_base(tmp_pat
         return [[replace(one, seed=seed) for seed in range(seeds)] for one in (config, other)]
 
     said = plan_power.sentence(groups("sweep.difference=16"))
-    parts = assumed([uniform_chances(40)], 4)
+    parts = assumed([uniform_chances(40)], [4])
     assert said.startswith(
         f"power: between two of 2 rows 3 seeds show {detectable(parts, 3):.1f} points of the average"
     )
@@ -109,7 +110,16 @@ def test_a_plan_says_what_it_can_show_from_assumptions_and_from_the_base(tmp_pat
     part = {"score": 65.0, "interval": None, "samples": 4, "right": {"official": right}}
     write_json(Cell.of(base).scores(base) / "scores.json", {"benchmarks": {"tiny_add": part}, "verdict": "official"})
     said = plan_power.sentence(groups())
-    parts = assumed([true_chances(np.array(right) / 4, 4)], 4)
+    parts = assumed([true_chances(np.array(right) / 4, 4)], [4])
     assert f"3 seeds show {detectable(parts, 3):.1f} points" in said and "as hard as for the base" in said
+    # A task of lm_eval has one answer to each question, however many samples the others have.
+    task = BenchmarkConfig(path="lm_eval:arc_easy", rows=30)
+    mixed = groups()
+    for config in (config for group in mixed for config in group):
+        config.benchmark = {**config.benchmark, "arc_easy": task}
+    both = assumed([uniform_chances(40), uniform_chances(30)], [4, 1])
+    said = plan_power.sentence(mixed)
+    assert f"3 seeds show {detectable(both, 3):.1f} points of the average" in said
+    assert f"arc_easy {detectable(assumed([uniform_chances(30)], [1]), 3):.1f})" in said
     unknown = plan_power.sentence(groups("benchmark.tiny_add.path=problems.jsonl"))
     assert unknown.startswith("power: not known before the problems of tiny_add are read")

@@ -49,15 +49,19 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
             f"power: not known before the problems of {', '.join(missing)} are read; benchmark.NAME.rows says how many"
         )
     compared = max(Counter(group[0].names.model for group in groups).values())
-    level, samples = simultaneous_level(compared * (compared - 1) // 2), config.eval.samples
+    level = simultaneous_level(compared * (compared - 1) // 2)
+    # lm_eval asks each question of its tasks once.
+    samples = {name: config.eval.samples if about.task is None else 1 for name, about in config.benchmark.items()}
     base_chances = scored_base(config)
     chances = base_chances or {name: uniform_chances(count) for name, count in problems.items() if count}
     if tune:  # half of the problems score, easy and hard ones alike
         chances = {name: np.sort(p)[::2] for name, p in chances.items()}
-    average = assumed([*chances.values()], samples)
+    average = assumed([*chances.values()], [samples[name] for name in chances])
 
     def points(count: int) -> str:
-        each = ", ".join(f"{name} {detectable(assumed([p], samples), count, level):.1f}" for name, p in chances.items())
+        each = ", ".join(
+            f"{name} {detectable(assumed([p], [samples[name]]), count, level):.1f}" for name, p in chances.items()
+        )
         return f"{detectable(average, count, level):.1f} points of the average ({each})"
 
     more = MORE_SEEDS if seeds < MORE_SEEDS else 2 * seeds
@@ -65,7 +69,7 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
     rows_shown = f"between two of {compared} rows {of_seeds}, and {more} seeds {points(more)}"
     sentences = [f"power: {rows_shown}, with a chance of 80%"]
     if (asked := config.sweep.difference) is not None:
-        sentences.append(f"sweep.difference={asked:g}: {_needed(asked, [*chances.values()], samples, seeds, level)}")
+        sentences.append(f"sweep.difference={asked:g}: {_needed(asked, chances, samples, seeds, level)}")
     spread = "the chances of problems spread evenly from 0 to 1"
     hardness = "problems are as hard as for the base" if base_chances else spread
     sentences.append(
@@ -75,14 +79,16 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
     return "\n".join(sentences)
 
 
-def _needed(asked: float, chances: list[Floats], samples: int, seeds: int, level: float) -> str:
+def _needed(asked: float, chances: dict[str, Floats], samples: dict[str, int], seeds: int, level: float) -> str:
     """The seeds, or else the samples, that a difference of the average takes."""
-    needed = seeds_for(asked, assumed(chances, samples), level)
+    each = [samples[name] for name in chances]
+    needed = seeds_for(asked, assumed([*chances.values()], each), level)
     ways = [f"{needed} seeds" if needed else f"more than {MOST_SEEDS} seeds, so other or more problems"]
     if needed and seeds < needed:
-        counts = [count for i in range(1, 9) if (count := samples * 2**i) <= MOST_SAMPLES]
-        for count in counts:
-            if (smallest := detectable(assumed(chances, count), seeds, level)) is not None and smallest <= asked:
+        most = max(each)
+        for count in (count for i in range(1, 9) if (count := most * 2**i) <= MOST_SAMPLES):
+            more = assumed([*chances.values()], [count if number == most else number for number in each])
+            if (smallest := detectable(more, seeds, level)) is not None and smallest <= asked:
                 ways.append(f"{count} samples of each problem")
                 break
     return " or ".join(ways)

@@ -15,16 +15,16 @@ def verdict(race: Race, rungs: Sequence[Rung]) -> str:
     last, leader = rungs[-1], rungs[-1].standings[0]
     sure = f"{100 * (1 - ALPHA):.0f}%"
     if len(last.left) == 1:
-        where = "all rows" if last.name == "all" else f"{_share(last)} of the rows"
+        worse = and_([f"{row.name} ({-row.difference.mean:.1f} points)" for row in last.standings[1:]])
         beyond = "" if last.name == "all" else " On more rows than that nothing was compared."
         return (
-            f"{leader.name} is the best: after {where} every other row was worse ({sure} for all rows and rungs "
-            f"together).{beyond}"
+            f"{leader.name} is left: after {_share(last)} of the rows it was better than {worse}.{_dropped(rungs[:-1])}"
+            f"{beyond} All of these comparisons hold together with {sure}, each for the rows that it was made on."
         )
     if last.name == "all":
         return (
             f"Undecided: {and_(last.left)} are left after all rows. {leader.name} has the highest average, "
-            f"{leader.average:.1f}%, which does not set it apart from the others that are left."
+            f"{leader.average:.1f}%, which does not set it apart from the others that are left.{_dropped(rungs)}"
         )
     following = list(RUNGS)[list(RUNGS).index(last.name) + 1]
     return f"No verdict yet: {and_(last.left)} are left, and cells of {race.name}/{following} have no scores."
@@ -93,5 +93,17 @@ def to_csv(rungs: Sequence[Rung]) -> str:
     return csv_text(["rung", "training_rows", "row", "average", "difference", "half", "dropped"], lines)
 
 
+def _dropped(rungs: Sequence[Rung]) -> str:
+    """Which rows were dropped at these rungs, and behind which row, a sentence for each rung that dropped some."""
+    told = []
+    for rung in rungs:
+        if worse := [row.name for row in rung.standings if row.worse]:
+            told.append(
+                f" {and_(worse)} {'were' if len(worse) > 1 else 'was'} dropped after {_share(rung)} of the rows, "
+                f"behind {rung.standings[0].name}, and not trained on more."
+            )
+    return "".join(told)
+
+
 def _share(rung: Rung) -> str:
-    return {"eighth": "an eighth", "quarter": "a quarter", "half": "half"}[rung.name]
+    return {"all": "all", "eighth": "an eighth", "quarter": "a quarter", "half": "half"}[rung.name]

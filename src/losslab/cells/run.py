@@ -38,7 +38,7 @@ from losslab.data.mismatched import mismatched
 from losslab.distributed.environment import is_main_process, is_worker, node_count
 from losslab.distributed.launch import launch
 from losslab.distributed.process_group import WorkerError, all_equal, decide_on_main
-from losslab.distributed.signals import REQUEUE, Interrupted, ignore_stop_signals, raise_on_stop
+from losslab.distributed.signals import REQUEUE, Interrupted, came_of_stop, ignore_stop_signals, raise_on_stop
 from losslab.distributed.worker_count import worker_count
 from losslab.evaluation.evaluate import check as check_scoring
 from losslab.files import RECORD_VERSION, content, lock, write_json
@@ -87,13 +87,13 @@ def run(config: Config) -> None:
                 began = time.monotonic()
                 score_model(config, cell, model)
                 cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
-        except (KeyboardInterrupt, Interrupted):
-            ignore_stop_signals()
-            if is_main_process() and not cell.done(config):  # it may only have waited for its tracker
-                cell.update(state="interrupted")
-                log.warning(f"{cell.folder.name}: interrupted; the same command goes on from here")
-            sys.exit(REQUEUE)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt, Interrupted) as error:
+            if isinstance(error, KeyboardInterrupt) or came_of_stop(error):
+                ignore_stop_signals()
+                if is_main_process() and not cell.done(config):  # it may only have waited for its tracker
+                    cell.update(state="interrupted")
+                    log.warning(f"{cell.folder.name}: interrupted; the same command goes on from here")
+                sys.exit(REQUEUE)
             if not is_main_process():
                 if node_count() > 1 and isinstance(error, WorkerError):
                     return  # the first process tells it

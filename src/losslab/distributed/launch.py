@@ -26,15 +26,23 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from losslab.config.choices import Device
+from losslab.config.log import log
 from losslab.config.machine import MachineConfig
 from losslab.distributed.environment import first_host, is_worker, node_count, node_rank
 from losslab.distributed.process_group import WorkerError, decide_on_main, gather_from_nodes, release_memory, store
-from losslab.distributed.signals import REQUEUE, STOP_SIGNALS, WORKER_STOP_SIGNALS, Interrupted, stop_signals_blocked
+from losslab.distributed.signals import (
+    REQUEUE,
+    STOP_SIGNALS,
+    WORKER_STOP_SIGNALS,
+    Interrupted,
+    heeded,
+    stop_signals_blocked,
+)
 from losslab.distributed.worker import run_worker
 from losslab.distributed.worker_count import workers_per_node
+from losslab.files import read_json
 
 PRELOAD = ["losslab.training.loop"]  # imported once by the fork server, so that later cells start at once
-FORWARDED_SIGNALS = (*WORKER_STOP_SIGNALS, signal.SIGHUP)
 SHUTDOWN_SECONDS = 600  # that a worker may take to save its checkpoint after a request to stop
 
 
@@ -75,7 +83,7 @@ def _launch_on_node(worker: Callable[..., None], args: tuple, machine: MachineCo
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they would log the exception that is raised here again
     handlers = {signal.SIGQUIT: signal.getsignal(signal.SIGQUIT)}
-    handlers |= {number: signal.signal(number, _forward_stop) for number in FORWARDED_SIGNALS}
+    handlers |= {number: signal.signal(number, _forward_stop) for number in heeded(WORKER_STOP_SIGNALS)}
     logs.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="losslab-") as errors:
         config = _launch_config(machine, WorkerLogs(logs, errors))
@@ -84,6 +92,8 @@ def _launch_on_node(worker: Callable[..., None], args: tuple, machine: MachineCo
                 elastic_launch(config, run_worker)(worker, *args)
         except (SignalException, Interrupted):
             handlers |= dict.fromkeys(STOP_SIGNALS, signal.SIG_IGN)  # this process is stopping
+            for file in Path(errors).rglob("error.json"):
+                log.warning(f"a worker failed while it was stopping: {read_json(file)['message']['message']}")
             return Failure(time.time())
         except ChildFailedError as error:
             failure = _failure_of(error)
@@ -142,11 +152,19 @@ def _shutdown_timeout() -> dict[str, Any]:
     return {}
 
 
+class StopForwarded(SignalException, Interrupted):
+    """Makes torch's launcher stop its workers; wherever else it comes up, the run is interrupted."""
+
+    def __init__(self, number: int) -> None:
+        SignalException.__init__(self, f"asked to stop by {signal.Signals(number).name}", sigval=signal.SIGTERM)
+        self.code = REQUEUE
+
+
 def _forward_stop(number: int, frame: FrameType | None) -> None:
     """Make torch's launcher stop its workers, once: SLURM sends the signal twice, and the second must not kill them."""
-    for forwarded in FORWARDED_SIGNALS:
+    for forwarded in WORKER_STOP_SIGNALS:
         signal.signal(forwarded, signal.SIG_IGN)
-    raise SignalException(f"asked to stop by {signal.Signals(number).name}", sigval=signal.SIGTERM)
+    raise StopForwarded(number)
 
 
 def _failure_of(error: ChildFailedError) -> Failure:

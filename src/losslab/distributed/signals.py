@@ -15,7 +15,7 @@ from typing import Any
 
 REQUEUE = 75  # EX_TEMPFAIL
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-WORKER_STOP_SIGNALS = (*STOP_SIGNALS, signal.SIGINT)  # those that a worker handles
+WORKER_STOP_SIGNALS = (*STOP_SIGNALS, signal.SIGINT, signal.SIGHUP)  # those that a worker handles
 
 
 class Interrupted(SystemExit):
@@ -23,6 +23,18 @@ class Interrupted(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(REQUEUE)
+
+
+def came_of_stop(error: BaseException | None) -> bool:
+    """Whether an error is Interrupted, or came up while one was on its way: clean-up in libraries may replace it."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error is not None
+
+
+def heeded(signals: tuple[signal.Signals, ...]) -> list[signal.Signals]:
+    """Those to install a handler for: all but a SIGHUP that is ignored, as `nohup` has it."""
+    return [n for n in signals if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
 
 
 @contextmanager
@@ -46,7 +58,7 @@ def raise_on_stop(signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> Iterato
 
     again: list[threading.Timer] = []
     tell_before, sys.unraisablehook = sys.unraisablehook, tell
-    before = {number: signal.signal(number, stop) for number in signals}
+    before = {number: signal.signal(number, stop) for number in heeded(signals)}
     try:
         yield
     finally:

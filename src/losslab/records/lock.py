@@ -118,7 +118,9 @@ def _heartbeat(folder: Path, this: dict[str, Any]) -> Iterator[None]:
         while not over.wait(HEARTBEAT_SECONDS):
             with suppress(OSError):  # a disk that does not answer for a moment
                 path.touch()
-            successor = read_json(folder / SUCCESSOR)
+            successor: dict[str, Any] = {}
+            with suppress(OSError, ValueError):
+                successor = read_json(folder / SUCCESSOR)
             if not stopping and successor.get("job") == this["job"] and successor.get("restarts", 0) > this["restarts"]:
                 stopping = True
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -191,7 +191,7 @@ class Cell:
         with self._editing() as state:
             state |= values
 
-    def fail(self, config: Config, error: Exception) -> None:
+    def fail(self, config: Config, error: BaseException) -> None:
         """Write down why the cell failed; the worker's own traceback, where a worker did."""
         trace = getattr(error, "trace", "") or "".join(traceback.format_exception(error))
         write(self.folder / "error.txt", trace)

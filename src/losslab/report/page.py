@@ -29,7 +29,7 @@ from losslab.results import (
     tables,
     tuning,
 )
-from losslab.results.conclusion import conclude
+from losslab.results.conclusion import Conclusion, conclude
 from losslab.results.conclusion_text import sentences
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.notes import notes, shown_divergences
@@ -122,10 +122,11 @@ def _numbers(
     points, tuned = gain_and_loss.tradeoffs(table, shares), tuning.tune(table, shares)
     divergences = shown_divergences(table)
     of_cells = {cell.folder: costs.cell_cost(cell, scores) for row in rows for cell in row.cells}
+    conclusions = conclude(table, shares)
     return {
         "sweep": table.name,
         "question": table.question,
-        "conclusions": [(conclusion.model, sentences(conclusion)) for conclusion in conclude(table, shares)],
+        "conclusions": [(conclusion.model, sentences(conclusion)) for conclusion in conclusions],
         "columns": table.columns,
         "caption": table_formats.caption(table),
         "sheets": [
@@ -147,7 +148,7 @@ def _numbers(
         },
         "rows": [_row(line, table.columns, reference) for line in lines],
         "legend": list(dict.fromkeys((row.style, row.label) for row in drawn if row.trained)),
-        "headlines": _headlines(lines),
+        "headlines": _headlines(conclusions),
         "settings": costs.settings(rows),
         "heads": [(row.model, row.label, row.style) for row in rows],
         "costs": costs.row_costs(rows, of_cells),
@@ -230,19 +231,9 @@ def _differences(
     return {label: [[_difference(line, label, column) for column in columns] for line in lines] for label in offered}
 
 
-def _headlines(lines: Sequence[ComparedRow]) -> list[dict[str, str]]:
-    """The best average of each model; the conclusion says whether it stands out."""
-    headlines = []
-    for model in dict.fromkeys(line.row.model for line in lines):
-        averages = [
-            (value.mean, line.row.label)
-            for line in lines
-            if line.row.model == model and not line.row.row.earlier and (value := line.row.row.value(AVERAGE))
-        ]
-        if averages:
-            mean, label = max(averages)
-            headlines.append({"model": model, "label": label, "value": f"{mean:.1f}"})
-    return headlines
+def _headlines(conclusions: Sequence[Conclusion]) -> list[dict[str, str]]:
+    """The best average of each model among the rows that compare; the conclusion says whether it stands out."""
+    return [{"model": c.model, "label": c.best, "value": f"{c.averages[c.best].mean:.1f}"} for c in conclusions]
 
 
 def _intervals(rows: Sequence[ReportRow], columns: Sequence[str]) -> list[training.Chart]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from losslab.files import csv_text
 from losslab.results.load_records import Part
-from losslab.results.table_formats import Sheet, SheetCell, best_of_models, score_cells
+from losslab.results.table_formats import Sheet, SheetCell, best_of_rows, measure_of, score_cells
 from losslab.results.tables import Table
 
 CAPTION = "Accuracy in percent ± half of the 95% interval, on the problems with this {column} alone."
@@ -16,10 +16,10 @@ def sheets(table: Table) -> Iterator[Sheet]:
     for name, column in dict.fromkeys(part[:2] for part in parts):
         of_column = [part for part in parts if part[:2] == (name, column)]
         values = [[row.part(part) for part in of_column] for row in table.rows]
-        best = best_of_models(table, values)
+        best = best_of_rows(table, values)
         rows = []
         for row, of_row in zip(table.rows, values, strict=True):
-            cells = score_cells(of_row, best[row.names["model"]])
+            cells = score_cells(of_row, best[measure_of(row)])
             rows.append([SheetCell(row.names["model"]), SheetCell(row.label), *cells])
         head = ["model", "objective", *(part[2] for part in of_column)]
         yield Sheet(f"{name} by {column}", "", head, rows, CAPTION.format(column=column), [])

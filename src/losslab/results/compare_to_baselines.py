@@ -15,7 +15,8 @@ BASELINES = ("sft", "dft")
 WORDS = {"holds": "better", "the other way round": "worse"}
 CAPTION = (
     "In brackets, the objective minus the baseline, paired by seed: better or worse if the interval excludes zero, "
-    "which takes at least two seeds."
+    "which takes at least two seeds. Each is a 95% interval by itself, for other seeds on the same problems: of twenty "
+    "comparisons in which nothing differs, one is expected to say better or worse."
 )
 
 

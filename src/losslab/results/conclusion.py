@@ -74,7 +74,7 @@ class Conclusion:
     benchmarks: list[str]
     problems: int
     samples: tuple[int, ...]
-    seeds: tuple[int, int]  # fewest and most of a row
+    seeds: tuple[int, int]  # fewest and most of a pair
     family: int  # pairs whose intervals hold together
     spread: Spread | None  # None where no trained rows compare
     asked: float | None = None  # points that the sweep is to show
@@ -153,7 +153,7 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
     references = sorted((row for row in rows[1:] if row.name in REFERENCES), key=lambda row: row.name != BASE)
     pairs += [pair for two in _with_references(rows[1:], references) if (pair := _pair(*two, shares, level))]
     trained = [row for row in rows if row.trains]
-    counts = [len(row.scored) for row in rows]
+    counts = [pair.seeds for pair in pairs] or [len(best.averaged)]
     first = shares.of(best.scored[0]).shares
     return Conclusion(
         model=model,
@@ -168,7 +168,7 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
         family=family,
         spread=_spread(pairs, {row.label for row in trained}),
         asked=table.sweep.difference,
-        left_out=_left_out(of_model, rows, measure),
+        left_out=_left_out(of_model, rows, pairs, measure),
         rates=sorted({f"{row.config['optimizer.lr']:g}" for row in trained if "optimizer.lr" in row.config}),
         varies=varies(rows),
         cut=_cut(rows, table.benchmarks, shares),
@@ -209,13 +209,14 @@ def _spread(pairs: Sequence[Pair], trained: set[str]) -> Spread | None:
     return Spread(Variances(between, problems), min(pair.seeds for pair in between_trained), assumed=not several)
 
 
-def _left_out(of_model: Sequence[Row], rows: Sequence[Row], measure: Measure) -> list[str]:
+def _left_out(of_model: Sequence[Row], rows: Sequence[Row], pairs: Sequence[Pair], measure: Measure) -> list[str]:
     """The rows of a model that are not compared, and the seeds that compared rows lack, each with the reason."""
     reasons = []
     for row in of_model:
-        missing = len(row.entries) - len(row.scored)
+        missing, partial = len(row.entries) - len(row.scored), len(row.scored) - len(row.averaged)
         if row in rows:
             reasons += [f"{row.label} lacks {missing} of its {len(row.entries)} seeds"] if missing else []
+            reasons += [f"{row.label} lacks benchmarks in {partial} of its {len(row.entries)} seeds"] if partial else []
         elif row.earlier:
             reasons.append(f"{row.label} is of code or data that has changed since")
         elif not row.scored:
@@ -226,6 +227,10 @@ def _left_out(of_model: Sequence[Row], rows: Sequence[Row], measure: Measure) ->
             reasons.append(f"{row.label} is not scored on all benchmarks")
         else:
             reasons.append(f"{row.label} has no seed, or not all problems, in common with the best")
+    counts = {row.label: len(row.averaged) for row in rows}
+    for pair in pairs:
+        if pair.seeds < min(counts[pair.higher], counts[pair.lower]):
+            reasons.append(f"the seeds that only one of {pair.higher} and {pair.lower} has (both have {pair.seeds})")
     return reasons
 
 

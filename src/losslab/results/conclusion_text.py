@@ -1,6 +1,7 @@
 """The conclusion of a sweep in sentences: for the terminal, the report, the files of a table and the trackers."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from losslab.results.conclusion import Conclusion, Pair
 from losslab.results.table_formats import and_
@@ -49,14 +50,18 @@ def _answer(c: Conclusion) -> str:
         return f"No objective improves the model: {c.best}, with an average of {average}, is better than {over}."
     if c.decided:
         return f"{c.best} is the best, with an average of {average}: better than {over}."
-    others = _listed(f"{_other(pair, c.best)} ({_points(pair)})" for pair in c.rivals)
+    others = _listed(f"{pair.lower} ({_points(pair)})" for pair in c.rivals if pair.higher == c.best)
+    # Averages are over all seeds of a row, differences over those that both have.
+    above = _listed(f"{pair.higher} ({_points(pair)})" for pair in c.rivals if pair.lower == c.best)
+    rest = f" On the seeds that both have, it is below {above}." if above else ""
     if all(pair.seeds == 1 for pair in c.rivals) and not better:
         return (
             f"Undecided: one seed each tells trained models apart, and not their objectives. The model of {c.best} has "
-            f"the highest average, {average}, above {others}."
+            f"the highest average, {average}{f', above {others}' * bool(others)}.{rest}"
         )
-    rest = f" It is better than {over}." if better else ""
-    return f"Undecided: {c.best} has the highest average, {average}, which does not set it apart from {others}.{rest}"
+    rest += f" It is better than {over}." if better else ""
+    apart = f", which does not set it apart from {others}" if others else ""
+    return f"Undecided: {c.best} has the highest average, {average}{apart}.{rest}"
 
 
 def _against(c: Conclusion) -> list[str]:
@@ -69,7 +74,7 @@ def _against(c: Conclusion) -> list[str]:
             if (other := _other(pair, reference)) not in said:
                 higher = other == pair.higher
                 kind = "undecided" if not pair.decided else "better" if higher else "worse"
-                groups.setdefault(kind, []).append(f"{other} ({'+' if higher else '−'}{_points(pair)})")
+                groups.setdefault(kind, []).append(f"{other} ({'+' * higher}{_points(pair, 1 if higher else -1)})")
         order = [kind for kind in ("better", "worse", "undecided") if kind in groups]
         compared += [f"Against {reference}: " + "; ".join(f"{kind}: {_listed(groups[kind])}" for kind in order)] * bool(
             order
@@ -113,11 +118,14 @@ def _power(c: Conclusion) -> list[str]:
     if power.smallest is None:
         shown = f"One seed each shows no difference between objectives; {more} points with a chance of 80%"
     else:
+        smallest = f"of {power.smallest:.1f}" if power.smallest >= 0.05 else "of less than 0.1"
         shown = (
-            f"{power.seeds} seeds show a difference between two objectives of {power.smallest:.1f} points with a "
-            f"chance of 80%; {more}"
+            f"{power.seeds} seeds show a difference between two objectives {smallest} points with a chance of 80%; "
+            f"{more}"
         )
-    if c.spread.assumed:
+    if not c.spread.assumed:
+        shown += f", if differences vary between seeds as those of these {c.spread.seeds} seeds do, a rough estimate"
+    else:
         shown += f", if runs of one recipe differ by {BETWEEN_RUNS} points (standard deviation; arXiv 2508.05629)"
     if c.asked is not None:
         never = f"other problems too, since {MOST_SEEDS} seeds do not do"
@@ -150,9 +158,10 @@ def _threats(c: Conclusion) -> list[str]:
     return threats
 
 
-def _points(pair: Pair) -> str:
-    """The difference and its interval; no interval where a benchmark has one problem."""
-    difference = pair.difference
+def _points(pair: Pair, sign: int = 1) -> str:
+    """The difference and its interval, the lower row's minus the higher one's where the sign is -1; no interval where a
+    benchmark has one problem."""
+    difference = replace(pair.difference, mean=sign * pair.difference.mean)
     interval = "" if difference.half is None else f", {difference.low:.1f} to {difference.high:.1f}"
     return f"{difference.mean:.1f} points{interval}{', one seed' * (pair.seeds == 1)}".replace("-", "−")
 

@@ -26,7 +26,8 @@ class Tradeoff:
     row: Row
     gain: Estimate  # on mathematics
     loss: Estimate  # on the benchmarks of forgetting: more than 0 where the row is worse than the base
-    front: bool  # whether it is on the Pareto front, by these means
+    front: bool  # whether it is on the Pareto front, by these means, of the rows with the same seeds
+    seeds: tuple[int, ...]  # that it and the base have
 
 
 def sides(table: Table) -> tuple[list[str], list[str]]:
@@ -50,16 +51,15 @@ def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
         bases = [row for row in rows if not row.trains]
         pairs = [(base, row) for row in rows if row.trains for base in bases if comparable(base, row)]
         level = simultaneous_level(2 * len(pairs))
-        measured: list[tuple[Row, Estimate, Estimate]] = []
+        measured: list[tuple[Row, Estimate, Estimate, tuple[int, ...]]] = []
         for base, row in pairs:
             gain = shares.mean_difference(base, row, mathematics, level)
             loss = shares.mean_difference(row, base, forgotten, level)
             if gain and loss:
-                measured.append((row, gain, loss))
-        means = [(gain.mean, loss.mean) for _, gain, loss in measured]
-        of_models += [
-            Tradeoff(row, gain, loss, _on_front((gain.mean, loss.mean), means)) for row, gain, loss in measured
-        ]
+                measured.append((row, gain, loss, shares.common_seeds(base, row)))
+        for row, gain, loss, seeds in measured:
+            rivals = [(other.mean, lost.mean) for _, other, lost, theirs in measured if theirs == seeds]
+            of_models.append(Tradeoff(row, gain, loss, _on_front((gain.mean, loss.mean), rivals), seeds))
     return of_models
 
 
@@ -79,6 +79,7 @@ def sheet(table: Table, points: Sequence[Tradeoff], divergences: Sequence[Diverg
             *(SheetCell(point.row.names["model"]), SheetCell(point.row.label)),
             *(SheetCell(_signed(value)) for value in (point.gain, point.loss)),
             *([SheetCell(kl_to_base.text(kl(point.row)))] if divergences else []),
+            SheetCell(str(len(point.seeds))),
             SheetCell("yes" if point.front else "no"),
         ]
         for point in points
@@ -88,13 +89,21 @@ def sheet(table: Table, points: Sequence[Tradeoff], divergences: Sequence[Diverg
         "Percentage points relative to the base, ± half of the 95% interval; the intervals of a model hold "
         f"simultaneously (Šidák). Gain: the mean of {', '.join(mathematics)}. Loss: the decrease of the mean of "
         f"{', '.join(forgotten)}. On the Pareto front, by the means: no other row, nor the base, has at least its gain "
-        "with at most its loss."
+        "with at most its loss, of the rows with the same seeds; of one seed the interval covers other problems alone."
     )
     if missing:
         caption += f" Not shown, since they do not share a seed and all benchmarks with a base: {', '.join(missing)}."
     if divergences:
         caption += f" {kl_to_base.COLUMN}: nats per token, each with its own interval, as in the table of that name."
-    head = ["model", "objective", "gain", "loss", *([kl_to_base.COLUMN] if divergences else []), "Pareto front"]
+    head = [
+        "model",
+        "objective",
+        "gain",
+        "loss",
+        *([kl_to_base.COLUMN] if divergences else []),
+        "seeds",
+        "Pareto front",
+    ]
     return Sheet("Gain against loss", "", head, rows, caption, [])
 
 
@@ -109,9 +118,9 @@ def to_csv(points: Sequence[Tradeoff], divergences: Sequence[Divergence] = ()) -
     for p in points:
         estimates = p.gain, p.loss, kl(p.row)
         values = [part for value in estimates for part in ((value.mean, value.half) if value else (None, None))]
-        lines.append([p.row.names["model"], p.row.label, *values, p.front])
+        lines.append([p.row.names["model"], p.row.label, *values, len(p.seeds), p.front])
     head = [f"{name}{part}" for name in ("gain", "loss", "kl_to_base") for part in ("", "_half")]
-    return csv_text(["model", "objective", *head, "pareto_front"], lines)
+    return csv_text(["model", "objective", *head, "seeds", "pareto_front"], lines)
 
 
 Drawn = tuple[str, str, Estimate, Estimate, bool]  # model, label, gain, loss, front

@@ -28,7 +28,7 @@ class ScoredProblems:
 class Difference:
     """The difference of two rows in percentage points, paired by seed and problem."""
 
-    seeds: list[int]  # that both have
+    seeds: list[int]  # in which both have all of the table's benchmarks; where there is none, that both have
     columns: dict[str, Estimate]  # by the names of the table's columns, where their problems are the same
     points: dict[str, NDArray[np.float64]]  # (seeds, problems) of each benchmark of the average
 
@@ -82,21 +82,27 @@ class ProblemShares:
         The average is over the table's benchmarks, and is left out if one of them has other problems in the two rows.
         """
         cells = [{entry.seed: self.of(entry) for entry in row.scored} for row in (a, b)]
-        seeds = sorted(set(cells[0]) & set(cells[1]))
-        if not seeds:
+        common = sorted(set(cells[0]) & set(cells[1]))
+        if not common:
             return None
-        first = cells[0][seeds[0]]
+        left, right = cells
+        whole = [seed for seed in common if all(same(left[seed], right[seed], n) for n in self.table.benchmarks)]
+        seeds = whole or common
+        first = left[seeds[0]]
         names = [n for n in self.table.columns if all(same(of[seed], first, n) for of in cells for seed in seeds)]
-        left, right = ({name: np.stack([of[seed].shares[name] for seed in seeds]) for name in names} for of in cells)
+        a_shares, b_shares = ({n: np.stack([of[seed].shares[n] for seed in seeds]) for n in names} for of in cells)
         benchmarks = self.table.benchmarks if set(self.table.benchmarks) <= set(names) else []
-        columns = paired(left, right, level) if names else {}
+        columns = paired(a_shares, b_shares, level) if names else {}
         if set(names) != set(benchmarks):  # the average is over the table's benchmarks alone
             columns.pop(AVERAGE, None)
-            a_means, b_means = ({name: of[name] for name in benchmarks} for of in (left, right))
+            a_means, b_means = ({name: of[name] for name in benchmarks} for of in (a_shares, b_shares))
             columns |= {AVERAGE: paired(a_means, b_means, level)[AVERAGE]} if benchmarks else {}
         if not columns:
             return None
-        return Difference(seeds, columns, {name: 100 * (right[name] - left[name]) for name in benchmarks})
+        return Difference(seeds, columns, {name: 100 * (b_shares[name] - a_shares[name]) for name in benchmarks})
+
+    def common_seeds(self, a: Row, b: Row) -> tuple[int, ...]:
+        return tuple(sorted({entry.seed for entry in a.scored} & {entry.seed for entry in b.scored}))
 
     def mean_difference(self, a: Row, b: Row, names: Sequence[str], level: float = LEVEL) -> Estimate | None:
         """Row b minus row a on the mean of these benchmarks; None without a common seed, or if one is missing."""

@@ -11,7 +11,7 @@ from rich.text import Text
 from losslab.config.log import printable
 from losslab.files import csv_text
 from losslab.results.paper import Comparison, PaperDifference
-from losslab.results.tables import Row, Table, varies
+from losslab.results.tables import Measure, Row, Table, varies
 from losslab.statistics.intervals import Estimate
 
 MISSING = "–"
@@ -75,13 +75,13 @@ def score_cells(values: Sequence[Estimate | None], best: Sequence[str | None]) -
 
 
 def scores_sheet(table: Table, notes: Sequence[str] = ()) -> Sheet:
-    """Our scores. The best mean of each model is marked; `1/3` seeds means one scored of three declared."""
+    """Our scores. The best mean of each model is marked; `1/3` seeds means that one of three has all scores."""
     values = [[row.value(column) for column in table.columns] for row in table.rows]
-    best = best_of_models(table, values)
+    best = best_of_rows(table, values)
     rows = []
     for row, of_row in zip(table.rows, values, strict=True):
-        cells = score_cells(of_row, best[row.names["model"]])
-        scored, asked = len(row.scored), len(row.entries)
+        cells = score_cells(of_row, best[measure_of(row)])
+        scored, asked = len(row.averaged), len(row.entries)
         seeds = str(scored) if scored == asked else f"{scored}/{asked}"
         rows.append([*map(SheetCell, _naming(table, row)), *cells, SheetCell(seeds)])
     naming = ["model", "objective", *(["prompt"] if len(table.prompts) > 1 else [])]
@@ -97,13 +97,22 @@ def _naming(table: Table, row: Row) -> list[str]:
     return [row.names["model"], row.label.replace(f" prompt={prompt}", ""), prompt]
 
 
-def best_of_models(table: Table, values: Sequence[Sequence[Estimate | None]]) -> dict[str, list[str | None]]:
-    """For each model and column, the text of the highest mean; None if there is only one."""
-    best: dict[str, list[str | None]] = {}
-    for model in table.models:
-        of_model = [row for row, of in zip(values, table.rows, strict=True) if of.names["model"] == model]
-        columns = [[value.mean for value in column if value] for column in zip(*of_model, strict=True)]
-        best[model] = [f"{max(means):.1f}" if len(means) > 1 else None for means in columns]
+Measured = tuple[str, Measure | None, bool]  # model, measure, and whether it is of earlier code or data
+
+
+def measure_of(row: Row) -> Measured:
+    """What rows have in common whose scores compare."""
+    return row.names["model"], row.measure, row.earlier is not None
+
+
+def best_of_rows(table: Table, values: Sequence[Sequence[Estimate | None]]) -> dict[Measured, list[str | None]]:
+    """For rows whose scores compare, the text of the highest mean of each column; None if there is only one, and for
+    rows of earlier code or data."""
+    best: dict[Measured, list[str | None]] = {}
+    for key in dict.fromkeys(map(measure_of, table.rows)):
+        alike = [row for row, of in zip(values, table.rows, strict=True) if measure_of(of) == key]
+        columns = [[value.mean for value in column if value] for column in zip(*alike, strict=True)]
+        best[key] = [f"{max(means):.1f}" if len(means) > 1 and not key[2] else None for means in columns]
     return best
 
 

@@ -66,6 +66,11 @@ class Row:
     def scored(self) -> list[CellScores]:
         return [entry for entry in self.entries if entry.scores]
 
+    @property
+    def averaged(self) -> list[CellScores]:
+        """Those with scores on all benchmarks of the table; where none has all, those with some."""
+        return [entry for entry in self.scored if AVERAGE in entry.scores] or self.scored
+
     def value(self, column: str) -> Estimate | None:
         """Mean over the seeds with a score in this column, with its interval; None if their samples differ."""
         return self._over_seeds(column, [(entry, entry.scores.get(column)) for entry in self.scored])
@@ -133,10 +138,11 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     if not entries and not grid:
         raise ValueError(f"no record of the sweep {sweep.name} under {results}: run it first, or give another sweep")
     scored = list(dict.fromkeys(name for entry in entries for name in entry.scores))
-    benchmarks = list(dict.fromkeys(name for config in grid for name in config.benchmark)) or scored
     # Sweeps share the cell of a base, which may have scores on the benchmarks of other sweeps.
-    trained = {name for entry in entries if entry.trains for name in entry.scores}
-    others = [name for name in scored if name not in benchmarks and (name in trained or not grid)]
+    of_trained = {name for entry in entries if entry.trains for name in entry.scores}
+    trained = [name for name in scored if name in of_trained]
+    benchmarks = list(dict.fromkeys(name for config in grid for name in config.benchmark)) or trained or scored
+    others = [name for name in trained if name not in benchmarks]
     for entry in entries:
         if benchmarks and set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
             entry.scores[AVERAGE] = mean_of([entry.scores[name] for name in benchmarks])
@@ -191,7 +197,12 @@ def _rows(entries: list[CellScores], benchmarks: Collection[str], declared: Row 
     measures: dict[Measure | None, list[CellScores]] = {}
     for entry in entries:
         measures.setdefault(Measure.of(entry, benchmarks), []).append(entry)
-    unscored = measures.pop(None, [])
+    unmeasured = measures.pop(None, [])
+    measured = {entry.seed for of_measure in measures.values() for entry in of_measure}
+    unscored = [entry for entry in unmeasured if not entry.scores]
+    # Scores on the benchmarks of other sweeps alone are none of this table's.
+    foreign = {entry.seed: entry for entry in unmeasured if entry.scores and entry.seed not in measured}
+    unscored += [replace(entry, protocol=None, scores={}, samples={}, verdict=None) for entry in foreign.values()]
     scored: list[Measure | None] = [*sorted(filter(None, measures))]
     rows = []
     for measure in scored or [None]:

@@ -24,7 +24,7 @@ from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import ProblemShares, ScoredProblems
 from losslab.results.setting_curves import grouped, without
-from losslab.results.table_formats import Sheet, SheetCell, best_of_models, score_cells
+from losslab.results.table_formats import Sheet, SheetCell, best_of_rows, measure_of, score_cells
 from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import mean_of, over_problems
 
@@ -194,13 +194,13 @@ def sheet(tuning: Tuning) -> Sheet:
     rows.sort(key=lambda row: tuning.table.models.index(row.names["model"]))
     table = replace(tuning.table, rows=rows)
     scores = [[row.value(column) for column in table.columns] for row in rows]
-    best = best_of_models(table, scores)
+    best = best_of_rows(table, scores)
     lines: list[list[SheetCell]] = []
     for row, of_row in zip(rows, scores, strict=True):
         choice = at_values.get(id(row))
         kind = "" if choice is None else f"{'shared' if choice.shared else 'own'}: {choice}"
         scored, asked = len(row.scored), len(row.entries)
-        cells = score_cells(of_row, best[row.names["model"]])
+        cells = score_cells(of_row, best[measure_of(row)])
         seeds = SheetCell(str(scored) if scored == asked else f"{scored}/{asked}")
         lines.append([SheetCell(row.names["model"]), SheetCell(row.label), SheetCell(kind), *cells, seeds])
     caption = (

@@ -57,18 +57,18 @@ def between_runs(benchmarks: int, deviation: float = BETWEEN_RUNS) -> float:
     return 2 * deviation**2 * BENCHMARKS_OF_RUNS / benchmarks
 
 
-def assumed(chances: Sequence[Floats], samples: int) -> Variances:
+def assumed(chances: Sequence[Floats], samples: Sequence[int]) -> Variances:
     """Variances of the mean difference of two rows whose models are as good as a scored one, in squared points.
 
     Args:
         chances: for each benchmark, each problem's probability of a right sample, between 0 and 1.
-        samples: samples of each problem per seed.
+        samples: for each benchmark, the samples of each problem per seed.
     """
     count = len(chances)
     omega = [2 * (1 - CORRELATION) * float(p.var(ddof=1)) for p in chances]
     sigma = [float((p * (1 - p)).mean()) for p in chances]
     scale = [1e4 / len(p) / count**2 for p in chances]  # to squared points of the average
-    noise = sum(2 * s / samples * c for s, c in zip(sigma, scale, strict=True))
+    noise = sum(2 * s / n * c for s, n, c in zip(sigma, samples, scale, strict=True))
     problems = tuple((o * c, len(p) - 1) for o, c, p in zip(omega, scale, chances, strict=True))
     return Variances(between_runs(count) + noise, problems)
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from losslab.config.machine import MachineConfig
 from losslab.data.batch_sampler import RandomBatchSampler
-from losslab.distributed.signals import WORKER_STOP_SIGNALS, Interrupted
+from losslab.distributed.signals import WORKER_STOP_SIGNALS, Interrupted, heeded
 from losslab.files import append_line, read_lines, write_lines
 from losslab.progress import bar
 from losslab.training.checkpoints import Checkpoints
@@ -90,7 +90,7 @@ class StopSignal:
         self.asked = False
 
     def __enter__(self) -> "StopSignal":
-        self.before = {number: signal.signal(number, self._ask) for number in WORKER_STOP_SIGNALS}
+        self.before = {number: signal.signal(number, self._ask) for number in heeded(WORKER_STOP_SIGNALS)}
         return self
 
     def __exit__(
