@@ -10,11 +10,12 @@ from test_tables import cell
 
 from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write_json
-from losslab.results import tables
+from losslab.results import compare_to_baselines, tables
 from losslab.results.conclusion import Conclusion, conclude
 from losslab.results.conclusion_text import markdown, sentences, text
 from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import ProblemShares, ScoredProblems
+from losslab.results.table_formats import markdown as markdown_of
 from losslab.results.tables import Measure, Row, Table
 from losslab.results.write_tables import write_tables
 from losslab.statistics.intervals import Estimate, over_seeds_and_problems, simultaneous_level
@@ -187,6 +188,27 @@ def test_a_base_that_other_sweeps_score_too_stays_in_the_conclusion(tmp_path):
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
     assert table.benchmarks == ["math500"] and not table.others
     assert text(conclude(table)) == before
+
+
+def test_scores_on_other_problems_are_rows_of_their_own(tmp_path):
+    """One benchmark's file was changed between cells: no mean, claim or comparison has both."""
+    for loss, right in (("sft", [1, 2, 1]), ("dft", [3, 4, 3])):
+        for seed in range(3):
+            scored(tmp_path, loss, seed, right)
+    for path in tmp_path.glob("cells/*/scores/*/protocol.yaml"):
+        changed = "-dft-" in str(path) and "-s2" not in str(path)
+        path.write_text(f"benchmarks:\n  math500: {'b' * 64 if changed else 'a' * 64}\n")
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    assert [(row.label, len(row.scored)) for row in table.rows] == [
+        ("sft", 3), ("dft", 1), ("dft problems=math500:bbbbbbbb", 2),
+    ]  # fmt: skip
+    (found,) = conclude(table)
+    assert list(found.averages) == ["dft", "sft"] and found.pairs[0].seeds == 1
+    assert found.left_out == [
+        "dft problems=math500:bbbbbbbb is scored by another protocol, verdict, number of samples or set of problems"
+    ]
+    page = markdown_of(compare_to_baselines.sheet("dft", [table]))
+    assert "| study | problems=math500:bbbbbbbb | 83.3 ± 0.0 | – |" in page
 
 
 def test_a_base_that_nothing_improves():

@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -92,6 +93,15 @@ def record(config: Config, rng: np.random.Generator) -> None:
     part = {"score": 100 * sum(right) / 640, "interval": None, "samples": 16, "right": {"official": right}}
     write_json(cell.scores(config) / "scores.json", {"benchmarks": {"tiny_add": part}, "verdict": "official"})
     write(cell.scores(config) / "protocol.yaml", "benchmarks: {tiny_add: hash}\n")
+
+
+def test_cells_scored_on_other_problems_end_a_race(tmp_path):
+    the_race = Race.of([*TINY, f"machine.results={tmp_path}"])
+    first, second = (tmp_path / name for name in ("first", "second"))
+    the_race._check_problems(SimpleNamespace(folder=first), {"tiny_add": "a"})
+    the_race._check_problems(SimpleNamespace(folder=second), {"tiny_add": "a", "tiny_word": "b"})
+    with pytest.raises(ValueError, match=f"^the problems of tiny_word have changed .*: score {second} and"):
+        the_race._check_problems(SimpleNamespace(folder=second), {"tiny_word": "c"})
 
 
 def test_a_race_from_its_command_line_to_its_verdict(tmp_path, capsys):

@@ -23,6 +23,7 @@ from losslab.config.schema import Config
 from losslab.records.reading import read_scores
 from losslab.records.record import Cell
 from losslab.results.compare import Shares, right_shares
+from losslab.results.load_records import problem_hashes
 from losslab.statistics.racing import FEWEST_SEEDS, Standing, level, look
 
 RUNGS = {"eighth": 8, "quarter": 4, "half": 2, "all": 1}  # what the rows are divided by
@@ -72,6 +73,11 @@ class Race:
         return Path(self.entrants[0].configs[0].machine.results) / "tables" / self.name
 
     @cached_property
+    def problems(self) -> dict[str, str]:
+        """The hash of each benchmark's problems, as the cells that were read so far have it."""
+        return {}
+
+    @cached_property
     def level(self) -> float:
         return level(len(self.entrants), len(RUNGS))
 
@@ -102,8 +108,18 @@ class Race:
             if not cell.done(config):
                 return None
             folder = cell.scores(config)
+            self._check_problems(cell, problem_hashes(folder))
             parts.append(right_shares(folder, read_scores(folder / "scores.json"), str(config.eval.verdict)))
         return {name: np.stack([part[name] for part in parts]) for name in configs[0].benchmark}
+
+    def _check_problems(self, cell: Cell, problems: dict[str, str]) -> None:
+        """Raise ValueError for a cell that was scored on other problems than those before it."""
+        for name, sha256 in problems.items():
+            if self.problems.setdefault(name, sha256) != sha256:
+                raise ValueError(
+                    f"the problems of {name} have changed between the cells of the race: score {cell.folder} and the "
+                    "others on the same ones, or give the race another sweep.name"
+                )
 
 
 @dataclass(frozen=True)

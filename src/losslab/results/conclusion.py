@@ -222,7 +222,7 @@ def _left_out(of_model: Sequence[Row], rows: Sequence[Row], pairs: Sequence[Pair
         elif not row.scored:
             reasons.append(f"{row.label} has no score")
         elif row.measure != measure:
-            reasons.append(f"{row.label} is scored by another protocol, verdict or number of samples")
+            reasons.append(f"{row.label} is scored by another protocol, verdict, number of samples or set of problems")
         elif row.value(AVERAGE) is None:
             reasons.append(f"{row.label} is not scored on all benchmarks")
         else:

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from losslab.results.tables import Row
 
 IMPLIED = {"loss._target_", "model.path", "dataset.path"}  # determined by the names of the chosen files
-MEASURE_KEYS = {"prompt": "prompt", "protocol": "eval", "verdict": "eval.verdict", "samples": "eval.samples"}
+MEASURE_KEYS = {
+    "prompt": "prompt",
+    "protocol": "eval",
+    "verdict": "eval.verdict",
+    "samples": "eval.samples",
+    "problems": "problems",
+}
 DEFAULTS = flatten(asdict(Config()))
 DAMAGED = "(damaged record)"
 
@@ -59,7 +65,8 @@ def _label(row: "Row", keys: Sequence[str], with_loss: bool, mixed: Sequence[str
     parts = [f"{key}={row.config[key]}" for key in keys if key != "loss" and key in row.config]
     for part in mixed if row.measure else []:
         value = getattr(row.measure, part)
-        parts.append(f"{MEASURE_KEYS[part]}={','.join(map(str, value)) if part == 'samples' else value}")
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        parts += [f"{MEASURE_KEYS[part]}={text}"] if text else []
     if row.earlier:
         parts.append(f"earlier={row.earlier}")
     if any(entry.faults for entry in row.entries):

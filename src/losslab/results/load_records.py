@@ -1,6 +1,7 @@
 """The cells of a sweep, from their records and from the sweep's file."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from losslab.config.prompt import MODEL_PROMPT
 from losslab.config.schema import BASE, Config
 from losslab.records.cell_records import CellRecord
-from losslab.records.reading import DamagedRecord, read_scores, score_files
+from losslab.records.reading import DamagedRecord, read_scores, read_yaml, score_files
 from losslab.statistics.intervals import Estimate
 
 # Keys that act through others, and groups that change nothing that a table shows.
@@ -36,6 +37,7 @@ class CellScores:
     touched: str = ""  # when the record was last written, as ISO 8601
     faults: tuple[str, ...] = ()  # a line for each file of the record that cannot be used
     breakdown: dict[Part, Estimate] = field(default_factory=dict)  # as `scores`, of the problems with one value
+    problems: dict[str, str] = field(default_factory=dict)  # the hash of each benchmark's problems
 
     @property
     def trains(self) -> bool:
@@ -63,6 +65,9 @@ def _of_cell(record: CellRecord, sweep: str) -> Iterator[CellScores]:
             scored.append({"protocol": path.parent.name, **_scores(path)})
         except DamagedRecord as damage:
             faults.append(str(damage))
+            continue
+        with suppress(DamagedRecord):  # scores do without; `problem_shares` tells it
+            scored[-1]["problems"] = problem_hashes(path.parent)
     common = {"recipe": state.get("recipe"), "touched": state["updated"], "faults": tuple(faults)}
     for of_protocol in scored or [{"protocol": None, "scores": {}}]:
         yield CellScores(record.folder, names, state["seed"], config, **of_protocol, **common)
@@ -87,6 +92,13 @@ def _scores(path: Path) -> dict[str, Any]:
             for value, row in values.items()
         },
     }
+
+
+def problem_hashes(scores: Path) -> dict[str, str]:
+    """The hash of each benchmark's problems in a folder of scores; empty for records without. Raises DamagedRecord."""
+    path = scores / "protocol.yaml"
+    benchmarks = read_yaml(path).get("benchmarks") if path.exists() else None
+    return {name: str(sha256) for name, sha256 in (benchmarks or {}).items()}
 
 
 def promised(config: Config) -> CellScores:

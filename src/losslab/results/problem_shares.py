@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from losslab.records.reading import read_scores, read_yaml
+from losslab.records.reading import read_scores
 from losslab.results.compare import right_shares
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.load_records import CellScores
+from losslab.results.load_records import CellScores, problem_hashes
 from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import LEVEL, Estimate, paired
 
@@ -70,8 +70,8 @@ class ProblemShares:
 
             def read(_: Path) -> ScoredProblems:
                 shares = right_shares(folder, content, content["verdict"])
-                protocol: dict[str, Any] = read_yaml(folder / "protocol.yaml").get("benchmarks") or {}
-                return ScoredProblems({name: str(protocol.get(name, "")) for name in shares}, shares)
+                hashes = problem_hashes(folder)
+                return ScoredProblems({name: hashes.get(name, "") for name in shares}, shares)
 
             self.cells[key] = self.table.attempt(read, folder, ScoredProblems({}, {}))
         return self.cells[key]

@@ -2,11 +2,11 @@
 
 A row is a configuration without its seed. Several seeds give a mean with a 95% interval over seeds (Student's t), a
 single one has its interval over problems. Cells that are not scored, or not started, are shown as missing. Scores with
-different protocols, verdicts or numbers of samples are separate rows, and so are earlier versions of the objective's
-code or of the data.
+different protocols, verdicts, problems or numbers of samples are separate rows, and so are earlier versions of the
+objective's code or of the data.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,15 +32,20 @@ class Measure:
     protocol: str  # name and hash
     verdict: str
     samples: tuple[int, ...]  # answers to each problem: one number, unless benchmarks differ
+    problems: tuple[str, ...] = ()  # benchmarks whose problems are not those of most cells, with the hash of theirs
     prompt: str = field(default=MODEL_PROMPT, compare=False)  # a name, which the protocol implies
 
     @classmethod
-    def of(cls, entry: CellScores, benchmarks: Collection[str]) -> "Measure | None":
-        """The measure of a cell's scores on these benchmarks; None without scores."""
+    def of(cls, entry: CellScores, usual: Mapping[str, str | None]) -> "Measure | None":
+        """The measure of a cell's scores on these benchmarks, given the usual hash of each one's problems; None without
+        scores."""
         if entry.protocol is None or entry.verdict is None:
             return None
-        samples = {number for name, number in entry.samples.items() if name in benchmarks}
-        return cls(entry.protocol, entry.verdict, tuple(sorted(samples)), entry.prompt) if samples else None
+        samples = {number for name, number in entry.samples.items() if name in usual}
+        hashes = [(name, entry.problems.get(name)) for name in usual if name in entry.scores]
+        others = tuple(f"{name}:{sha256[:8]}" for name, sha256 in hashes if sha256 and sha256 != usual[name])
+        measure = cls(entry.protocol, entry.verdict, tuple(sorted(samples)), others, entry.prompt)
+        return measure if samples else None
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     for entry in entries:
         if benchmarks and set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
             entry.scores[AVERAGE] = mean_of([entry.scores[name] for name in benchmarks])
-    rows = _grouped(grid, entries, benchmarks)
+    rows = _grouped(grid, entries, {name: _usual_problems(entries, name) for name in benchmarks})
     rows = [replace(row, label=label) for row, label in zip(rows, labels(rows), strict=True)]
     order = {model: i for i, model in enumerate(dict.fromkeys(row.names["model"] for row in rows))}
     if sweep.paper:  # the declared rows in their order, then others
@@ -165,7 +170,17 @@ def varies(rows: Sequence[Row]) -> list[str]:
     return [*parts, *(["order of training"] if trained else []), "sampling of answers"]
 
 
-def _grouped(grid: Sequence[Config], entries: Sequence[CellScores], benchmarks: Collection[str]) -> list[Row]:
+def _usual_problems(entries: Sequence[CellScores], benchmark: str) -> str | None:
+    """The hash of a benchmark's problems in most cells, else the one in the newest; None if unrecorded."""
+    counts: dict[str, tuple[int, str]] = {}
+    for entry in entries:
+        if benchmark in entry.scores and (sha256 := entry.problems.get(benchmark)):
+            count, touched = counts.get(sha256, (0, ""))
+            counts[sha256] = count + 1, max(touched, entry.touched)
+    return max(counts, key=lambda sha256: counts[sha256], default=None)
+
+
+def _grouped(grid: Sequence[Config], entries: Sequence[CellScores], usual: Mapping[str, str | None]) -> list[Row]:
     """The rows of declared cells in their order, then those of other cells of the sweep."""
     rows_of: dict[str, list[Row]] = {}
     for config in grid:
@@ -181,14 +196,14 @@ def _grouped(grid: Sequence[Config], entries: Sequence[CellScores], benchmarks: 
         unversioned = recipes.pop(None, []) if len(recipes) > 1 else []  # recorded before versions were
         newest, *earlier = sorted(recipes, key=lambda recipe: max(e.touched for e in recipes[recipe]), reverse=True)
         recipes[newest] += unversioned
-        rows_of[key] = _rows(recipes[newest], benchmarks, *rows_of.get(key, []))
+        rows_of[key] = _rows(recipes[newest], usual, *rows_of.get(key, []))
         for recipe in earlier:
-            rows = _rows(recipes[recipe], benchmarks)
+            rows = _rows(recipes[recipe], usual)
             rows_of[key] += [replace(row, earlier=str(recipe)[:8]) for row in rows]
     return [row for group in rows_of.values() for row in group]
 
 
-def _rows(entries: list[CellScores], benchmarks: Collection[str], declared: Row | None = None) -> list[Row]:
+def _rows(entries: list[CellScores], usual: Mapping[str, str | None], declared: Row | None = None) -> list[Row]:
     """A row for each measure of the scores of one configuration.
 
     Declared cells whose seed has no record are missing. If the sweep's file declares a single seed, any seed counts.
@@ -196,7 +211,7 @@ def _rows(entries: list[CellScores], benchmarks: Collection[str], declared: Row 
     first, missing = declared or entries[0], list(declared.entries) if declared else []
     measures: dict[Measure | None, list[CellScores]] = {}
     for entry in entries:
-        measures.setdefault(Measure.of(entry, benchmarks), []).append(entry)
+        measures.setdefault(Measure.of(entry, usual), []).append(entry)
     unmeasured = measures.pop(None, [])
     measured = {entry.seed for of_measure in measures.values() for entry in of_measure}
     unscored = [entry for entry in unmeasured if not entry.scores]
