@@ -498,6 +498,8 @@ def test_a_model_may_be_a_name_or_a_path(argument, expected):
 
 
 def test_names_and_paths_of_models_do_not_mix():
+    with pytest.raises(ValueError, match=r"run two sweeps \(Qwen/Qwen2.5-Math-7B is model=qwen2.5-math-7b\)$"):
+        any_model("model=Qwen/Qwen2.5-Math-7B,/data/checkpoint")
     with pytest.raises(ValueError, match="model=tiny,a/b mixes names of conf/model with paths"):
         any_model("model=tiny,a/b")
 

@@ -151,7 +151,8 @@ def test_the_sign_of_an_interval_is_that_of_its_difference():
     assert high < mean < low
 
 
-def test_a_seed_that_lacks_a_benchmark_is_left_out_and_named(tmp_path):
+@pytest.mark.parametrize("lacking", [0, 2])
+def test_a_seed_that_lacks_a_benchmark_is_left_out_and_named(tmp_path, lacking):
     """The others are compared on all benchmarks, and the table counts the seeds that its average has."""
     for loss, right in (("sft", [1, 2, 1]), ("dft", [3, 4, 3])):
         for seed in range(3):
@@ -159,7 +160,7 @@ def test_a_seed_that_lacks_a_benchmark_is_left_out_and_named(tmp_path):
     for path in tmp_path.glob("cells/*/scores/*/scores.json"):
         content = read_json(path)
         content["benchmarks"]["amc23"] = content["benchmarks"]["math500"]
-        if "dft-s2" not in str(path):
+        if f"dft-s{lacking}" not in str(path):
             write_json(path, content)
         path.with_name("protocol.yaml").write_text("benchmarks: {math500: a, amc23: b}\n")
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
@@ -171,6 +172,15 @@ def test_a_seed_that_lacks_a_benchmark_is_left_out_and_named(tmp_path):
     write_tables(["study"], str(tmp_path))
     rows = (tmp_path / "tables/study/table.md").read_text()
     assert "| 2/3 |" in rows and "| 3 |" in rows
+    assert "\ntiny,dft,2,3," in (tmp_path / "tables/study/table.csv").read_text()
+    difference = ProblemShares(table).difference(*sorted(table.rows, key=lambda row: row.label))
+    assert difference.seeds == [seed for seed in range(3) if seed != lacking]
+    assert (
+        difference.columns["math500"]
+        == ProblemShares(replace(table, benchmarks=["math500"]))
+        .difference(*sorted(table.rows, key=lambda row: row.label))
+        .columns["math500"]
+    )  # over all three seeds
 
 
 def test_a_base_that_other_sweeps_score_too_stays_in_the_conclusion(tmp_path):

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from losslab.cells import run as cell_run
 from losslab.config.benchmark import BenchmarkConfig
-from losslab.config.choices import Device
-from losslab.config.machine import MachineConfig, TrackerConfig, TrackerName
+from losslab.config.choices import Device, TrackerName
+from losslab.config.machine import MachineConfig, TrackerConfig
 from losslab.config.schema import Config, DatasetConfig, ModelConfig, Names, Stage
 from losslab.distributed import environment, process_group
 from losslab.distributed.launch import StopForwarded
@@ -86,7 +86,7 @@ def test_cores_are_those_that_a_process_was_given():
 
 TALK = """
 import json, sys
-from losslab.config.machine import MachineConfig, TrackerConfig, TrackerName
+from losslab.config.machine import MachineConfig
 from losslab.distributed.process_group import WorkerError, all_equal, decide_on_main
 here = MachineConfig(device="cpu")
 decision = decide_on_main(here, lambda: ["é", None, 1.5, {"a": True}])
@@ -125,7 +125,7 @@ SLOW = """
 import json, time
 from datetime import timedelta
 import torch.distributed as dist
-from losslab.config.machine import MachineConfig, TrackerConfig, TrackerName
+from losslab.config.machine import MachineConfig
 from losslab.distributed.environment import is_main_process
 from losslab.distributed.process_group import barrier_at_end, init_process_group
 init_process_group(MachineConfig(device="cpu"))
@@ -153,7 +153,7 @@ import json, sys
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
-from losslab.config.machine import MachineConfig, TrackerConfig, TrackerName
+from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, ModelConfig
 from losslab.distributed.process_group import init_process_group
 from losslab.models import loading, policy
@@ -232,9 +232,10 @@ def test_a_hangup_that_nohup_ignores_stays_ignored():
         assert signal.SIGHUP not in heeded(WORKER_STOP_SIGNALS) and len(heeded(WORKER_STOP_SIGNALS)) == 4
         with raise_on_stop(WORKER_STOP_SIGNALS):
             os.kill(os.getpid(), signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert signal.SIGHUP in heeded(WORKER_STOP_SIGNALS)
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert signal.SIGHUP in heeded(WORKER_STOP_SIGNALS)
 
 
 def test_a_request_to_stop_that_comes_in_a_destructor_is_not_lost(capsys):

@@ -121,5 +121,9 @@ def test_a_plan_says_what_it_can_show_from_assumptions_and_from_the_base(tmp_pat
     said = plan_power.sentence(mixed)
     assert f"3 seeds show {detectable(both, 3):.1f} points of the average" in said
     assert f"arc_easy {detectable(assumed([uniform_chances(30)], [1]), 3):.1f})" in said
+    for config in (config for group in mixed for config in group):
+        config.benchmark, config.sweep = {"arc_easy": task}, replace(config.sweep, difference=18.0)
+    said = plan_power.sentence(mixed)
+    assert "sweep.difference=18: " in said and " seeds" in said and "samples of each problem" not in said
     unknown = plan_power.sentence(groups("benchmark.tiny_add.path=problems.jsonl"))
     assert unknown.startswith("power: not known before the problems of tiny_add are read")

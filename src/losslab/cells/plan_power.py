@@ -50,8 +50,8 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
         )
     compared = max(Counter(group[0].names.model for group in groups).values())
     level = simultaneous_level(compared * (compared - 1) // 2)
-    # lm_eval asks each question of its tasks once.
-    samples = {name: config.eval.samples if about.task is None else 1 for name, about in config.benchmark.items()}
+    tasks = {name for name, about in config.benchmark.items() if about.task is not None}  # one answer to each question
+    samples = {name: 1 if name in tasks else config.eval.samples for name in config.benchmark}
     base_chances = scored_base(config)
     chances = base_chances or {name: uniform_chances(count) for name, count in problems.items() if count}
     if tune:  # half of the problems score, easy and hard ones alike
@@ -69,7 +69,7 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
     rows_shown = f"between two of {compared} rows {of_seeds}, and {more} seeds {points(more)}"
     sentences = [f"power: {rows_shown}, with a chance of 80%"]
     if (asked := config.sweep.difference) is not None:
-        sentences.append(f"sweep.difference={asked:g}: {_needed(asked, chances, samples, seeds, level)}")
+        sentences.append(f"sweep.difference={asked:g}: {_needed(asked, chances, samples, tasks, seeds, level)}")
     spread = "the chances of problems spread evenly from 0 to 1"
     hardness = "problems are as hard as for the base" if base_chances else spread
     sentences.append(
@@ -79,15 +79,17 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
     return "\n".join(sentences)
 
 
-def _needed(asked: float, chances: dict[str, Floats], samples: dict[str, int], seeds: int, level: float) -> str:
-    """The seeds, or else the samples, that a difference of the average takes."""
+def _needed(
+    asked: float, chances: dict[str, Floats], samples: dict[str, int], tasks: set[str], seeds: int, level: float
+) -> str:
+    """The seeds, or else the samples, that a difference of the average takes; those of `tasks` are one each."""
     each = [samples[name] for name in chances]
     needed = seeds_for(asked, assumed([*chances.values()], each), level)
     ways = [f"{needed} seeds" if needed else f"more than {MOST_SEEDS} seeds, so other or more problems"]
     if needed and seeds < needed:
-        most = max(each)
+        most = max((samples[name] for name in chances if name not in tasks), default=MOST_SAMPLES)
         for count in (count for i in range(1, 9) if (count := most * 2**i) <= MOST_SAMPLES):
-            more = assumed([*chances.values()], [count if number == most else number for number in each])
+            more = assumed([*chances.values()], [1 if name in tasks else count for name in chances])
             if (smallest := detectable(more, seeds, level)) is not None and smallest <= asked:
                 ways.append(f"{count} samples of each problem")
                 break

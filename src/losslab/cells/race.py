@@ -108,7 +108,8 @@ class Race:
             if not cell.done(config):
                 return None
             folder = cell.scores(config)
-            self._check_problems(cell, problem_hashes(folder))
+            hashes = problem_hashes(folder)
+            self._check_problems(cell, {name: hashes[name] for name in config.benchmark if name in hashes})
             parts.append(right_shares(folder, read_scores(folder / "scores.json"), str(config.eval.verdict)))
         return {name: np.stack([part[name] for part in parts]) for name in configs[0].benchmark}
 

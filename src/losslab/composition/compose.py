@@ -229,8 +229,11 @@ def any_model(argument: str) -> list[str]:
         raise ValueError("model has no value: set it to a name of conf/model, a hub id, or the folder of a checkpoint")
     models = names.split(",")
     if any("/" in name for name in models):
-        shipped = _shipped_ids()
-        models = [name if Path(name).exists() else shipped.get(name, name) for name in models]
+        shipped = {name: _shipped_ids()[name] for name in models if name in _shipped_ids() and not Path(name).exists()}
+        models = [shipped.get(name, name) for name in models]
+        if shipped and any("/" in name for name in models):
+            known = ", ".join(f"{name} is model={file}" for name, file in shipped.items())
+            raise ValueError(f"{argument} mixes models with a file of conf/model and paths: run two sweeps ({known})")
     paths = [name for name in models if "/" in name or (Path(name).is_dir() and not _shipped(name))]
     if not paths:
         return [f"model={','.join(models)}"]

@@ -192,7 +192,7 @@ def _commits(rows: Sequence[ReportRow]) -> list[str]:
 
 
 def _row(line: ComparedRow, columns: Sequence[str], reference: str | None) -> dict[str, Any]:
-    row, scored = line.row, len(line.row.row.scored)
+    row, scored = line.row, len(line.row.row.averaged)
     return {
         "label": row.label,
         "model": row.model,
@@ -233,7 +233,11 @@ def _differences(
 
 def _headlines(conclusions: Sequence[Conclusion]) -> list[dict[str, str]]:
     """The best average of each model among the rows that compare; the conclusion says whether it stands out."""
-    return [{"model": c.model, "label": c.best, "value": f"{c.averages[c.best].mean:.1f}"} for c in conclusions]
+    headlines = []
+    for c in conclusions:
+        label = f"{c.best} at its own best {c.tuned}, on half of the problems" if c.tuned else c.best
+        headlines.append({"model": c.model, "label": label, "value": f"{c.averages[c.best].mean:.1f}"})
+    return headlines
 
 
 def _intervals(rows: Sequence[ReportRow], columns: Sequence[str]) -> list[training.Chart]:

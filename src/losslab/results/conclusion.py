@@ -154,7 +154,7 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
     pairs += [pair for two in _with_references(rows[1:], references) if (pair := _pair(*two, shares, level))]
     trained = [row for row in rows if row.trains]
     counts = [pair.seeds for pair in pairs] or [len(best.averaged)]
-    first = shares.of(best.scored[0]).shares
+    first = shares.of(best.averaged[0]).shares
     return Conclusion(
         model=model,
         averages={row.label: value for row, value in ranked if row in rows},
@@ -202,11 +202,14 @@ def _spread(pairs: Sequence[Pair], trained: set[str]) -> Spread | None:
     parts = [pair.variances for pair in between_trained if pair.variances]
     if not parts:
         return None
-    several = [pair.variances.between_seeds for pair in between_trained if pair.variances and pair.seeds > 1]
+    repeated = [pair for pair in between_trained if pair.seeds > 1]
+    several = [pair.variances.between_seeds for pair in repeated if pair.variances]
     between = float(np.mean(several)) if several else between_runs(len(parts[0].problems))
     columns = zip(*(part.problems for part in parts), strict=True)
     problems = tuple((float(np.mean([v for v, _ in column])), column[0][1]) for column in columns)
-    return Spread(Variances(between, problems), min(pair.seeds for pair in between_trained), assumed=not several)
+    return Spread(
+        Variances(between, problems), min(pair.seeds for pair in repeated or between_trained), assumed=not several
+    )
 
 
 def _left_out(of_model: Sequence[Row], rows: Sequence[Row], pairs: Sequence[Pair], measure: Measure) -> list[str]:
@@ -230,7 +233,8 @@ def _left_out(of_model: Sequence[Row], rows: Sequence[Row], pairs: Sequence[Pair
     counts = {row.label: len(row.averaged) for row in rows}
     for pair in pairs:
         if pair.seeds < min(counts[pair.higher], counts[pair.lower]):
-            reasons.append(f"the seeds that only one of {pair.higher} and {pair.lower} has (both have {pair.seeds})")
+            both = f"{pair.higher} and {pair.lower}"
+            reasons.append(f"seeds that only one of {both} has, or without the same problems ({pair.seeds} remain)")
     return reasons
 
 

@@ -114,14 +114,13 @@ def _power(c: Conclusion) -> list[str]:
     power = c.power
     if power is None or c.spread is None:
         return []
-    more = f"{power.more_seeds} seeds would show one of {power.with_more:.1f}"
+    more = f"{power.more_seeds} seeds would show one of {_at_least(power.with_more)}"
     if power.smallest is None:
         shown = f"One seed each shows no difference between objectives; {more} points with a chance of 80%"
     else:
-        smallest = f"of {power.smallest:.1f}" if power.smallest >= 0.05 else "of less than 0.1"
         shown = (
-            f"{power.seeds} seeds show a difference between two objectives {smallest} points with a chance of 80%; "
-            f"{more}"
+            f"{power.seeds} seeds show a difference between two objectives of {_at_least(power.smallest)} points with "
+            f"a chance of 80%; {more}"
         )
     if not c.spread.assumed:
         shown += f", if differences vary between seeds as those of these {c.spread.seeds} seeds do, a rough estimate"
@@ -132,6 +131,12 @@ def _power(c: Conclusion) -> list[str]:
         needed = f"{power.asked_seeds} seeds" if power.asked_seeds else never
         shown += f"; the {c.asked:g} points of sweep.difference take {needed}"
     return [shown + "."]
+
+
+def _at_least(points: float | None) -> str:
+    """Records without spread would show any difference, which nobody should read."""
+    assert points is not None
+    return f"{points:.1f}" if points >= 0.05 else "less than 0.1"
 
 
 def _threats(c: Conclusion) -> list[str]:

@@ -2,9 +2,11 @@
 
 Gain is the row's mean on the mathematics benchmarks minus the base's; loss is the base's mean on the forgetting
 benchmarks minus the row's; both in percentage points, paired by problem and seed. A row is on the Pareto front if no
-other row, nor the base, has at least its gain with at most its loss.
+other row, nor the base, has at least its gain with at most its loss; rows whose seeds are not those of most are left
+out of it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +28,7 @@ class Tradeoff:
     row: Row
     gain: Estimate  # on mathematics
     loss: Estimate  # on the benchmarks of forgetting: more than 0 where the row is worse than the base
-    front: bool  # whether it is on the Pareto front, by these means, of the rows with the same seeds
+    front: bool  # whether it is on the Pareto front, by these means
     seeds: tuple[int, ...]  # that it and the base have
 
 
@@ -57,9 +59,11 @@ def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
             loss = shares.mean_difference(row, base, forgotten, level)
             if gain and loss:
                 measured.append((row, gain, loss, shares.common_seeds(base, row)))
+        usual = Counter(seeds for *_, seeds in measured).most_common(1)[0][0] if measured else ()
+        rivals = [(gain.mean, loss.mean) for _, gain, loss, seeds in measured if seeds == usual]
         for row, gain, loss, seeds in measured:
-            rivals = [(other.mean, lost.mean) for _, other, lost, theirs in measured if theirs == seeds]
-            of_models.append(Tradeoff(row, gain, loss, _on_front((gain.mean, loss.mean), rivals), seeds))
+            front = seeds == usual and _on_front((gain.mean, loss.mean), rivals)
+            of_models.append(Tradeoff(row, gain, loss, front, seeds))
     return of_models
 
 
@@ -89,7 +93,8 @@ def sheet(table: Table, points: Sequence[Tradeoff], divergences: Sequence[Diverg
         "Percentage points relative to the base, ± half of the 95% interval; the intervals of a model hold "
         f"simultaneously (Šidák). Gain: the mean of {', '.join(mathematics)}. Loss: the decrease of the mean of "
         f"{', '.join(forgotten)}. On the Pareto front, by the means: no other row, nor the base, has at least its gain "
-        "with at most its loss, of the rows with the same seeds; of one seed the interval covers other problems alone."
+        "with at most its loss, among the rows with the seeds that most have; of one seed the interval covers other "
+        "problems alone."
     )
     if missing:
         caption += f" Not shown, since they do not share a seed and all benchmarks with a base: {', '.join(missing)}."

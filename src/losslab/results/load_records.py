@@ -95,10 +95,12 @@ def _scores(path: Path) -> dict[str, Any]:
 
 
 def problem_hashes(scores: Path) -> dict[str, str]:
-    """The hash of each benchmark's problems in a folder of scores; empty for records without. Raises DamagedRecord."""
+    """The hash of each benchmark's problems in a folder of scores. Raises DamagedRecord."""
     path = scores / "protocol.yaml"
-    benchmarks = read_yaml(path).get("benchmarks") if path.exists() else None
-    return {name: str(sha256) for name, sha256 in (benchmarks or {}).items()}
+    benchmarks = read_yaml(path).get("benchmarks")
+    if not isinstance(benchmarks, dict):
+        raise DamagedRecord(path, "names no benchmarks")
+    return {name: str(sha256) for name, sha256 in benchmarks.items()}
 
 
 def promised(config: Config) -> CellScores:

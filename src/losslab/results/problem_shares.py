@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from losslab.records.reading import read_scores
-from losslab.results.compare import right_shares
+from losslab.results.compare import Shares, right_shares
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores, problem_hashes
 from losslab.results.tables import Row, Table
@@ -79,27 +79,33 @@ class ProblemShares:
     def difference(self, a: Row, b: Row, level: float = LEVEL) -> Difference | None:
         """Row b minus row a, with intervals of this level; None without a common seed or column.
 
-        The average is over the table's benchmarks, and is left out if one of them has other problems in the two rows.
+        A benchmark's is over the seeds in which both have the same problems of it, the average's over those in which
+        both have the same problems of all of the table's; without any it is left out.
         """
-        cells = [{entry.seed: self.of(entry) for entry in row.scored} for row in (a, b)]
-        common = sorted(set(cells[0]) & set(cells[1]))
-        if not common:
-            return None
-        left, right = cells
-        whole = [seed for seed in common if all(same(left[seed], right[seed], n) for n in self.table.benchmarks)]
-        seeds = whole or common
-        first = left[seeds[0]]
-        names = [n for n in self.table.columns if all(same(of[seed], first, n) for of in cells for seed in seeds)]
-        a_shares, b_shares = ({n: np.stack([of[seed].shares[n] for seed in seeds]) for n in names} for of in cells)
-        benchmarks = self.table.benchmarks if set(self.table.benchmarks) <= set(names) else []
-        columns = paired(a_shares, b_shares, level) if names else {}
-        if set(names) != set(benchmarks):  # the average is over the table's benchmarks alone
-            columns.pop(AVERAGE, None)
-            a_means, b_means = ({name: of[name] for name in benchmarks} for of in (a_shares, b_shares))
-            columns |= {AVERAGE: paired(a_means, b_means, level)[AVERAGE]} if benchmarks else {}
+        left, right = ({entry.seed: self.of(entry) for entry in row.scored} for row in (a, b))
+        common = sorted(set(left) & set(right))
+
+        def alike(name: str) -> list[int]:
+            """The seeds in which both have the same problems of a benchmark."""
+            having = [seed for seed in common if same(left[seed], right[seed], name)]
+            return [seed for seed in having if same(left[seed], left[having[0]], name)]
+
+        def shares(of: dict[int, ScoredProblems], names: Sequence[str], seeds: Sequence[int]) -> Shares:
+            return {name: np.stack([of[seed].shares[name] for seed in seeds]) for name in names}
+
+        columns = {}
+        for name in self.table.columns:
+            if seeds := alike(name):
+                columns[name] = paired(shares(left, [name], seeds), shares(right, [name], seeds), level)[name]
+        benchmarks = self.table.benchmarks
+        whole = [seed for seed in common if all(seed in alike(name) for name in benchmarks)] if benchmarks else []
         if not columns:
             return None
-        return Difference(seeds, columns, {name: 100 * (b_shares[name] - a_shares[name]) for name in benchmarks})
+        if not whole:
+            return Difference(common, columns, {})
+        a_shares, b_shares = (shares(of, benchmarks, whole) for of in (left, right))
+        columns[AVERAGE] = paired(a_shares, b_shares, level)[AVERAGE]
+        return Difference(whole, columns, {name: 100 * (b_shares[name] - a_shares[name]) for name in benchmarks})
 
     def common_seeds(self, a: Row, b: Row) -> tuple[int, ...]:
         return tuple(sorted({entry.seed for entry in a.scored} & {entry.seed for entry in b.scored}))

@@ -75,7 +75,7 @@ def score_cells(values: Sequence[Estimate | None], best: Sequence[str | None]) -
 
 
 def scores_sheet(table: Table, notes: Sequence[str] = ()) -> Sheet:
-    """Our scores. The best mean of each model is marked; `1/3` seeds means that one of three has all scores."""
+    """Our scores. The best mean of rows that compare is marked; `1/3` seeds means that one of three has all scores."""
     values = [[row.value(column) for column in table.columns] for row in table.rows]
     best = best_of_rows(table, values)
     rows = []
@@ -238,7 +238,7 @@ def columns_and_rows(table: Table, comparison: Comparison | None) -> tuple[list[
     rows = []
     for row in table.rows:
         line: list[Any] = [row.names["model"], row.label, *([row.measure and row.measure.prompt] if several else [])]
-        line += [len(row.scored), len(row.entries)]
+        line += [len(row.averaged), len(row.entries)]
         for column in table.columns:
             ours, paper = row.value(column), of_paper.get(id(row), {}).get(column)
             values = [ours and ours.mean, ours and ours.half]

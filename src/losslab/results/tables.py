@@ -77,7 +77,7 @@ class Row:
         return [entry for entry in self.scored if AVERAGE in entry.scores] or self.scored
 
     def value(self, column: str) -> Estimate | None:
-        """Mean over the seeds with a score in this column, with its interval; None if their samples differ."""
+        """Mean over the seeds with a score in this column, with its interval; None if samples or problems differ."""
         return self._over_seeds(column, [(entry, entry.scores.get(column)) for entry in self.scored])
 
     def part(self, part: Part) -> Estimate | None:
@@ -86,7 +86,8 @@ class Row:
 
     def _over_seeds(self, column: str, scores: Sequence[tuple[CellScores, Estimate | None]]) -> Estimate | None:
         having = [(entry, score) for entry, score in scores if score is not None]
-        if len({entry.samples.get(column) for entry, _ in having}) > 1:
+        problems = {entry.problems.get(column) for entry, _ in having} - {None}
+        if len({entry.samples.get(column) for entry, _ in having}) > 1 or len(problems) > 1:
             return None
         if len(having) == 1:
             return having[0][1]
@@ -147,11 +148,12 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     of_trained = {name for entry in entries if entry.trains for name in entry.scores}
     trained = [name for name in scored if name in of_trained]
     benchmarks = list(dict.fromkeys(name for config in grid for name in config.benchmark)) or trained or scored
-    others = [name for name in trained if name not in benchmarks]
     for entry in entries:
         if benchmarks and set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
             entry.scores[AVERAGE] = mean_of([entry.scores[name] for name in benchmarks])
     rows = _grouped(grid, entries, {name: _usual_problems(entries, name) for name in benchmarks})
+    kept = {name for row in rows for entry in row.scored for name in entry.scores}
+    others = [name for name in trained if name not in benchmarks and name in kept]
     rows = [replace(row, label=label) for row, label in zip(rows, labels(rows), strict=True)]
     order = {model: i for i, model in enumerate(dict.fromkeys(row.names["model"] for row in rows))}
     if sweep.paper:  # the declared rows in their order, then others
@@ -214,9 +216,10 @@ def _rows(entries: list[CellScores], usual: Mapping[str, str | None], declared: 
         measures.setdefault(Measure.of(entry, usual), []).append(entry)
     unmeasured = measures.pop(None, [])
     measured = {entry.seed for of_measure in measures.values() for entry in of_measure}
-    unscored = [entry for entry in unmeasured if not entry.scores]
-    # Scores on the benchmarks of other sweeps alone are none of this table's.
-    foreign = {entry.seed: entry for entry in unmeasured if entry.scores and entry.seed not in measured}
+    # Scores on the benchmarks of other sweeps alone, by a protocol of their own, are none of this table's.
+    elsewhere = [entry for entry in unmeasured if entry.scores and not set(entry.scores) & set(usual)]
+    unscored = [entry for entry in unmeasured if entry not in elsewhere]
+    foreign = {entry.seed: entry for entry in elsewhere if entry.seed not in measured}
     unscored += [replace(entry, protocol=None, scores={}, samples={}, verdict=None) for entry in foreign.values()]
     scored: list[Measure | None] = [*sorted(filter(None, measures))]
     rows = []
