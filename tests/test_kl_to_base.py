@@ -252,8 +252,8 @@ def test_the_tables_and_the_page_have_it(tmp_path, capsys, monkeypatch):
     assert "on math500 and amc23" in own and "arXiv 2509.04259" in own
     assert "1 of 900 samples have other tokens here" in own
     gains = text.split("## Gain against loss\n")[1]
-    assert gains.splitlines()[1] == "| model | objective | gain | loss | KL to the base | Pareto front |"
-    assert f"| 0.1200 ± {half:.4f} | yes |" in gains and "| – | no |" in gains  # nft has none
+    assert gains.splitlines()[1] == "| model | objective | gain | loss | KL to the base | seeds | Pareto front |"
+    assert f"| 0.1200 ± {half:.4f} | 2 | yes |" in gains and "| – | 2 | no |" in gains  # nft has none
     rows = {row["objective"]: row for row in csv.DictReader((folder / "gain_and_loss.csv").open())}
     assert float(rows["dft"]["kl_to_base"]) == 0.05 and rows["nft"]["kl_to_base_half"] == ""
     rows = {row["objective"]: row for row in csv.DictReader((folder / "kl_to_base.csv").open())}
@@ -269,7 +269,7 @@ def test_without_records_nothing_is_shown(tmp_path):
     assert shown_divergences(table) == []
     points = gain_and_loss.tradeoffs(table, ProblemShares(table))
     assert "KL to the base" not in gain_and_loss.sheet(table, points).head
-    assert gain_and_loss.to_csv(points).splitlines()[0].endswith("kl_to_base,kl_to_base_half,pareto_front")
+    assert gain_and_loss.to_csv(points).splitlines()[0].endswith("kl_to_base,kl_to_base_half,seeds,pareto_front")
 
 
 def test_rows_on_other_benchmarks_and_missing_ones_are_named(tmp_path):
