@@ -75,10 +75,10 @@ UNSURE = {(0.7 + i / 200, 0.1 + i / 200): -10.0 for i in range(4)}  # where it i
 
 def test_records_that_agree_speak_and_say_how_often_they_were_right():
     found = place("dft", (0.03, 0.89), records(SURE | UNSURE))
-    assert (found.outcome, found.records, found.said, found.right) == ("better", 8, 8, 8)
+    assert (found.outcome, found.settings, found.said, found.right) == ("better", 8, 8, 8)
     assert sentence(found) == (
-        "dft: better than sft in the 3 nearest records (sweep 2, sweep 1, sweep 3); of the 8 records, left out one by "
-        "one, the others named the outcome of 8, and 8 of these rightly."
+        "dft: better than sft in the 3 nearest settings (sweep 2, sweep 1, sweep 3); of the 8 settings, left out one "
+        "by one, the others named the outcome of 8, and 8 of these rightly."
     )
     assert place("dft", (0.7, 0.1), records(SURE | UNSURE)).outcome == "worse"
     tied = dict.fromkeys(SURE, 0.5)
@@ -87,13 +87,13 @@ def test_records_that_agree_speak_and_say_how_often_they_were_right():
 
 def test_it_abstains_where_records_are_few_far_or_of_two_minds():
     assert sentence(place("dft", (0.03, 0.89), records(SURE)[:3])) == (
-        "dft against sft: no answer, since 3 records have it beside SFT, and a placement takes 4."
+        "dft against sft: no answer, since 3 settings have it beside SFT, and a placement takes 4."
     )
     far = place("dft", (0.4, 0.5), records(SURE | UNSURE))
-    assert far.outcome is None and "further from the records than these lie from each other" in sentence(far)
+    assert far.outcome is None and "further from the nearest settings than these from theirs" in sentence(far)
     mixed = {at: 10.0 * (-1) ** i for i, at in enumerate(SURE)}
     torn = place("dft", (0.03, 0.89), records(mixed))
-    assert torn.outcome is None and "its nearest records disagree (" in sentence(torn)
+    assert torn.outcome is None and "its nearest settings disagree (" in sentence(torn)
     rng, wrong, said = np.random.default_rng(0), 0, 0
     for _ in range(40):  # outcomes that have nothing to do with the place
         drawn = {(float(a), float(b)): float(rng.choice([-10, 0.5, 10])) for a, b in rng.uniform(0, 0.5, (12, 2))}
@@ -101,6 +101,17 @@ def test_it_abstains_where_records_are_few_far_or_of_two_minds():
         said += answer.outcome is not None
         wrong += answer.said > 0 and answer.right == answer.said and answer.said > 3
     assert said < 14 and wrong < 3  # it seldom speaks, and its hit rate does not speak for it
+
+
+def test_copies_of_a_setting_are_one_vote():
+    """Seven rates on the same demonstrations, and one record far away, say nothing of a probe between them."""
+    copies = [Known("rates", "dft", (0.02, 0.88), Estimate(15.0 + i, 1.0)) for i in range(7)]
+    far = Known("facts", "dft", (0.9, 0.02), Estimate(-70.0, 1.0))
+    found = place("dft", (0.5, 0.5), [*copies, far])
+    assert (found.settings, found.outcome) == (2, None) and "2 settings have it beside SFT" in sentence(found)
+    # One more place of theirs, and a rate that is worse there: its setting is of two minds.
+    torn = [*copies, Known("rates", "dft", (0.02, 0.88), Estimate(-5.0, 1.0)), *records(UNSURE)]
+    assert "disagree (mixed, worse, worse)" in sentence(place("dft", (0.3, 0.5), torn))
 
 
 def test_records_are_found_beside_sft_with_the_probabilities_of_the_base(tmp_path):

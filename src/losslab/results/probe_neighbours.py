@@ -2,8 +2,9 @@
 
 A record is a row of a sweep beside the row of SFT that differs from it in the objective alone, with two seeds or more,
 and with the probabilities of the demonstrations under the base (`machine.probabilities`). Its place is the share of
-tokens with p below 0.1 and the share with p of 0.9 or more. A new probe is placed by its nearest records: they speak
-where all of them agree, and where the probe is no further from them than records are from each other. Else it abstains.
+tokens with p below 0.1 and the share with p of 0.9 or more. Records of one place are one setting, since more rates on
+the same demonstrations are no more evidence. A new probe is placed by its nearest settings: they speak where all of
+them agree, and where the probe is no further from them than they are from theirs. Else it abstains.
 """
 
 import math
@@ -21,7 +22,7 @@ from losslab.results.tables import Row, Table, build
 from losslab.results.write_tables import layouts
 from losslab.statistics.intervals import Estimate
 
-NEAREST = 3  # records that have to agree
+NEAREST = 3  # settings that have to agree
 LOW, HIGH = 0.1, 0.9  # edges of the histograms of records
 # Mean p of the demonstrations under the base, and what came out: arXiv 2510.00526 ("Beyond Log Likelihood").
 ANCHORS = (
@@ -48,15 +49,29 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """All records of an objective on one base and one set of demonstrations, at whatever rates: one vote."""
+
+    place: Place
+    records: list[Known]
+
+    @property
+    def outcome(self) -> str | None:
+        """The one that all of its records have."""
+        outcomes = {record.outcome for record in self.records}
+        return outcomes.pop() if len(outcomes) == 1 else None
+
+
+@dataclass(frozen=True)
 class Placement:
-    """What the nearest records say of an objective."""
+    """What the nearest settings say of an objective."""
 
     objective: str
-    records: int
-    nearest: list[Known]
+    settings: int
+    nearest: list[Setting]
     outcome: str | None  # None: it abstains
     reason: str = ""  # of abstaining
-    right: int = 0  # of records that are left out one by one, those whose outcome the others name
+    right: int = 0  # of settings that are left out one by one, those whose outcome the others name
     said: int = 0  # those of which the others name any
 
 
@@ -105,30 +120,34 @@ def place_of(edges: Sequence[float], counts: Sequence[float]) -> Place:
 
 def place(objective: str, probe: Place, records: Sequence[Known]) -> Placement:
     """What the records say of one objective where the demonstrations are as the probe found them."""
-    mine = [record for record in records if record.objective == objective]
-    if len(mine) <= NEAREST:
-        few = f"{len(mine)} records have it beside SFT, and a placement takes {NEAREST + 1}"
-        return Placement(objective, len(mine), [], None, few)
-    outcome, nearest, reason = _vote(probe, mine)
+    by_place: dict[Place, list[Known]] = {}
+    for record in records:
+        if record.objective == objective:
+            by_place.setdefault(record.place, []).append(record)
+    settings = [Setting(at, of) for at, of in by_place.items()]
+    if len(settings) <= NEAREST:
+        few = f"{len(settings)} settings have it beside SFT, and a placement takes {NEAREST + 1}"
+        return Placement(objective, len(settings), [], None, few)
+    outcome, nearest, reason = _vote(probe, settings)
     right = said = 0
-    for i, left_out in enumerate(mine):
-        others = [*mine[:i], *mine[i + 1 :]]
+    for i, left_out in enumerate(settings):
+        others = [*settings[:i], *settings[i + 1 :]]
         if len(others) > NEAREST:
             vote, _, _ = _vote(left_out.place, others)
             said += vote is not None
-            right += vote == left_out.outcome
-    return Placement(objective, len(mine), nearest, outcome, reason, right, said)
+            right += vote is not None and vote == left_out.outcome
+    return Placement(objective, len(settings), nearest, outcome, reason, right, said)
 
 
-def _vote(probe: Place, records: Sequence[Known]) -> tuple[str | None, list[Known], str]:
-    """The outcome that all of the nearest records have, these, and why it is None where it is."""
-    nearest = sorted(records, key=lambda record: _distance(probe, record.place))[:NEAREST]
-    among = [sorted(_distance(a.place, b.place) for b in records if b is not a)[NEAREST - 1] for a in records]
+def _vote(probe: Place, settings: Sequence[Setting]) -> tuple[str | None, list[Setting], str]:
+    """The outcome that all of the nearest settings have, these, and why it is None where it is."""
+    nearest = sorted(settings, key=lambda setting: _distance(probe, setting.place))[:NEAREST]
+    among = [sorted(_distance(a.place, b.place) for b in settings if b is not a)[NEAREST - 1] for a in nearest]
     if _distance(probe, nearest[-1].place) > max(among):
-        return None, nearest, "it lies further from the records than these lie from each other"
-    outcomes = {record.outcome for record in nearest}
-    if len(outcomes) > 1:
-        return None, nearest, f"its nearest records disagree ({', '.join(record.outcome for record in nearest)})"
+        return None, nearest, "it lies further from the nearest settings than these from theirs"
+    outcomes = {setting.outcome for setting in nearest}
+    if len(outcomes) > 1 or None in outcomes:
+        return None, nearest, f"its nearest settings disagree ({', '.join(str(s.outcome or 'mixed') for s in nearest)})"
     return outcomes.pop(), nearest, ""
 
 
@@ -142,12 +161,12 @@ def sentence(placement: Placement) -> str:
     if placement.outcome is None:
         return f"{name} against sft: no answer, since {placement.reason}."
     words = {"better": "better than sft", "worse": "worse than sft", "open": "not told apart from sft"}
-    settings = ", ".join(dict.fromkeys(record.sweep for record in placement.nearest))
+    sweeps = ", ".join(dict.fromkeys(record.sweep for setting in placement.nearest for record in setting.records))
     hits = (
-        f"of the {placement.records} records, left out one by one, the others named the outcome of {placement.said}, "
+        f"of the {placement.settings} settings, left out one by one, the others named the outcome of {placement.said}, "
         f"and {placement.right} of these rightly"
     )
-    return f"{name}: {words[placement.outcome]} in the {NEAREST} nearest records ({settings}); {hits}."
+    return f"{name}: {words[placement.outcome]} in the {NEAREST} nearest settings ({sweeps}); {hits}."
 
 
 def folder(results: str) -> Path:
