@@ -3,7 +3,6 @@
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,12 +95,19 @@ def record(config: Config, rng: np.random.Generator) -> None:
 
 
 def test_cells_scored_on_other_problems_end_a_race(tmp_path):
-    the_race = Race.of([*TINY, f"machine.results={tmp_path}"])
-    first, second = (tmp_path / name for name in ("first", "second"))
-    the_race._check_problems(SimpleNamespace(folder=first), {"tiny_add": "a"})
-    the_race._check_problems(SimpleNamespace(folder=second), {"tiny_add": "a", "tiny_word": "b"})
-    with pytest.raises(ValueError, match=f"^the problems of tiny_word have changed .*: score {second} and"):
-        the_race._check_problems(SimpleNamespace(folder=second), {"tiny_word": "c"})
+    """Those of its own benchmarks; what else its cells were scored on may differ."""
+    the_race, rng = Race.of([*TINY, f"machine.results={tmp_path}"]), np.random.default_rng(0)
+    sft, *_, dft = the_race.entrants
+    for entrant, extra in ((sft, "b"), (dft, "c")):
+        for config in ran(the_race.commands("eighth", [entrant])[0][1:]):
+            record(config, rng)
+            path = Cell.of(config).scores(config) / "protocol.yaml"
+            write(path, f"benchmarks: {{tiny_add: hash, mine: {extra}}}\n")
+    assert the_race.shares("eighth", sft) and the_race.shares("eighth", dft)
+    write(path, "benchmarks: {tiny_add: another}\n")
+    folder = re.escape(str(path.parents[2]))
+    with pytest.raises(ValueError, match=f"^the problems of tiny_add have changed .*: score {folder} and the others"):
+        the_race.shares("eighth", dft)
 
 
 def test_a_race_from_its_command_line_to_its_verdict(tmp_path, capsys):
