@@ -1,13 +1,13 @@
 """What one GPU does with losslab: tests, whole steps beside TRL, the loss, kills, a 7B with LoRA; a page of tables.
 
-python benchmarks/gpu.py                  all sections, each in a process of its own with a limit: 10 minutes
+python benchmarks/gpu.py                  all sections, each in a process of its own with a limit: 10 to 15 minutes
 python benchmarks/gpu.py only=steps,trl   some of them
 python benchmarks/gpu.py tiny=true        every section in small, on a CPU as well: a rehearsal
 
 The sections write results/benchmarks/gpu/<section>.log and measurements.jsonl (or $OUT), and the page
 results/benchmarks/gpu-<card>.md is made of them. A section that fails or exceeds its limit does not stop others, and
 the status is 1 then. The machine needs torch, transformers and what pyproject.toml lists, pytest for the tests; and TRL
-and Liger where they are to be compared.
+and Liger where they are to be compared. flash-attn-4 is used where it is installed.
 """
 
 import os
@@ -22,7 +22,7 @@ import gpu_report
 ROOT = Path(__file__).parents[1]
 # Seconds at most, in order of value.
 SECTIONS = {
-    "tests": 90, "steps": 100, "trl": 110, "loss": 60, "options": 180, "profile": 50, "kills": 100, "large": 80,
+    "tests": 150, "steps": 120, "trl": 110, "loss": 60, "options": 180, "profile": 80, "kills": 190, "large": 130,
 }  # fmt: skip
 TESTS = ["test_gpu", "test_fused_loss", "test_attention"]  # which take a GPU where there is one
 
@@ -31,7 +31,7 @@ def command(section: str, tiny: bool) -> list[str]:
     if section == "tests":
         return [sys.executable, "-m", "pytest", "-q", *(str(ROOT / f"tests/{name}.py") for name in TESTS)]
     if section == "kills":  # a cell is trained, killed, resumed, exported and scored: bit for bit as an undisturbed one
-        where = ["--device", "cpu" if tiny else "cuda", "--moments", "1" if tiny else "2"]
+        where = ["--device", "cpu" if tiny else "cuda", "--moments", "1" if tiny else "3"]
         return [sys.executable, str(ROOT / "tests/kill.py"), *where]
     if section == "loss":
         return [sys.executable, str(ROOT / "benchmarks/loss.py"), *(["--shapes", "64x32x1024"] if tiny else [])]

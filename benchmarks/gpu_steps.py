@@ -23,6 +23,7 @@ from losslab.config.machine import MachineConfig
 from losslab.config.schema import AdapterConfig, Config, ModelConfig, OptimizerConfig, TrainConfig
 from losslab.data import toy_task
 from losslab.data.examples import Examples
+from losslab.models import flash_attention_4
 from losslab.training import loop
 from losslab.training.steps import Steps
 
@@ -155,10 +156,17 @@ def options(tiny: bool) -> None:
         "32,768 tokens": {"micro_batch_tokens": 32_768},
         "reshard": {"reshard": True},
         "selective recompute": {"recompute": "selective"},
+        "torch's flash attention": {},
         "deterministic": {"deterministic": True},
     }
     for name, change in changes.items():
+        if name == "torch's flash attention":
+            loaded = flash_attention_4._loaded.copy()
+            flash_attention_4._loaded[flash_attention_4.PACKAGE] = None
         attempt(name, partial(losslab, f"losslab DFT, {name}", shape(tiny), tiny, **(compiled(tiny) | change)))
+        if name == "torch's flash attention":
+            flash_attention_4._loaded.clear()
+            flash_attention_4._loaded.update(loaded)
 
 
 def shape(tiny: bool) -> dict[str, Any]:

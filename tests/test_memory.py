@@ -17,7 +17,7 @@ from losslab.cells import memory
 from losslab.cells.architecture import Architecture, count_parameters
 from losslab.config.choices import Recompute
 from losslab.config.machine import MachineConfig
-from losslab.config.schema import OptimizerConfig, Precision
+from losslab.config.schema import AdapterConfig, Config, OptimizerConfig, Precision
 from losslab.data import toy_task
 from losslab.training.trim_malloc import held, trim_malloc
 
@@ -67,6 +67,36 @@ def test_the_peak_is_near_that_of_the_plan(shape, precision, recompute, tmp_path
     server = psutil.Process(forkserver._forkserver._forkserver_pid).memory_info().rss
     imported = max(0, server - memory.PROCESS - memory.SKLEARN)
     assert 0.7 < metrics[-1]["peak_memory"] / (planned + imported) < 1.4
+
+
+QWEN = {"num_hidden_layers": 28, "head_dim": 128, "max_position_embeddings": 4096}
+QWEN_1_5B = QWEN | {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2}
+QWEN_7B = QWEN | {"hidden_size": 3584, "intermediate_size": 18_944, "num_attention_heads": 28, "num_key_value_heads": 4}
+LORA = AdapterConfig(8, 16, ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "gate_proj"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "vocabulary", "adapter", "tokens", "peak"),
+    [
+        (QWEN_1_5B, 151_936, AdapterConfig(), 24_576, 57.5e9),
+        (QWEN_1_5B, 151_936, AdapterConfig(), 26_112, 59.6e9),
+        (QWEN_7B, 152_064, LORA, 24_576, 94.7e9),
+    ],
+    ids=["1.5B", "1.5B-more", "7B-lora"],
+)
+def test_the_plan_of_a_gpu_is_near_the_peaks_of_an_h200(shape, vocabulary, adapter, tokens, peak):
+    """The peaks are those of results/benchmarks/gpu-nvidia-h200.md, of steps that few micro-batches fill.
+
+    The plan counts the gradients of a step's earlier micro-batches, 6.2 GB of the small model, beside them.
+    """
+    architecture = Qwen2Config(**shape, vocab_size=vocabulary, tie_word_embeddings=shape is QWEN_1_5B)
+    parameters = count_parameters(architecture)
+    machine = MachineConfig(micro_batch_tokens=tokens, recompute=Recompute.none, compile=True, reshard=False)
+    config = Config(loss={"_target_": "losslab.objectives.dft.DFT"}, machine=machine, adapter=adapter)
+    planned = memory.on_device(config, architecture, parameters, memory.Devices(1, 1, gpu=True))
+    earlier = 0.0 if adapter.rank else 4.0 * parameters
+    assert planned - earlier == pytest.approx(peak, rel=0.06)
+    assert planned > 0.95 * peak
 
 
 @pytest.mark.parametrize(

@@ -173,3 +173,17 @@ def test_scaling_by_one_does_nothing() -> None:
     fused_loss_triton.scale(values[:8999], torch.tensor(-2.0))
     assert torch.equal(values[:8999], -2 * torch.arange(8999.0)) and values[8999] == 8999
     fused_loss_triton.scale(values[:0], torch.tensor(3.0))
+
+
+@pytest.mark.parametrize("shape", [(4097,), (3, 5), (0,)])
+def test_sums_of_gradients(shape: tuple[int, ...]) -> None:
+    """The first replaces what is there; bfloat16 is added in float32; a transposed gradient keeps its places."""
+    draw = torch.Generator().manual_seed(0)
+    first, second = (
+        torch.randn(shape[::-1], generator=draw).bfloat16().permute(*range(len(shape))[::-1]) for _ in range(2)
+    )
+    total = torch.full(shape, math.nan)
+    fused_loss_triton.accumulate(total, first, add=False)
+    assert torch.equal(total, first.float())
+    fused_loss_triton.accumulate(total, second, add=True)
+    assert torch.equal(total, first.float() + second.float())

@@ -86,6 +86,8 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     layer = (parameters - outer) / layers
     sharded = devices.count > 1 or devices.gpu
     gathered = computed * (outer + 2 * layer if sharded and machine.reshard else parameters)
+    if devices.count == 1 and config.adapter.rank and not machine.cpu_offload:
+        gathered = 0  # frozen weights are computed with as they are held
     if devices.count > 1 and not machine.reshard and not config.adapter.rank:
         gathered += 4 * parameters  # the gradients of a step, which are reduced after its last micro-batch
     per_token = _activations(config, devices, (width, kv, inner), layers)

@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface, PreTrainedModel
 
 from losslab.data.packing import Packing
+from losslab.models import flash_attention_4
 from losslab.models.cpu_products import computes_in_float32
 from losslab.models.decoder import decoder
 
@@ -109,8 +110,10 @@ def by_lengths(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scor
         value = F.pad(value, (0, query.shape[-1] - width))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     ends, longest, back = packing.boundaries, packing.longest, -1 if scores.window is None else scores.window - 1
-    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scores.scaling, window_size=(back, 0), **GROUPED)
-    assert isinstance(out, Tensor)
+    if query.shape[-1] <= flash_attention_4.WIDTH and query.shape[-1] % 8 == 0 and flash_attention_4.usable():
+        out, _ = flash_attention_4.flash_attention_4(q, k, v, ends, longest, scores.scaling, back)
+    else:
+        out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scores.scaling, window_size=(back, 0), **GROUPED)
     return out[None, ..., :width]
 
 

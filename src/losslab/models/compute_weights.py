@@ -8,6 +8,8 @@ its master as soon as it is computed.
 import torch
 from torch import Tensor, nn
 
+from losslab.models.chunked_logits import kernels
+
 
 class ComputeWeights:
     """Copies of a module's weights in `dtype`, except of weights that have this dtype already."""
@@ -46,13 +48,22 @@ class ComputeWeights:
 
 
 class _Accumulate:
+    """Adds the gradient of a copy to that of its master. Torch's own sum of two dtypes runs at half of the memory's
+    speed on a GPU.
+    """
+
     def __init__(self, master: nn.Parameter) -> None:
         self.master = master
+        self.plain = master.dtype == torch.float32 and master.is_contiguous()
 
     def __call__(self, copy: Tensor) -> None:
-        assert copy.grad is not None
-        if self.master.grad is None:
-            self.master.grad = copy.grad.to(self.master.dtype)
+        gradient, copy.grad = copy.grad, None
+        assert gradient is not None
+        if (module := kernels(gradient.device)) is not None and self.plain:
+            first = self.master.grad is None
+            self.master.grad = torch.empty_like(self.master) if self.master.grad is None else self.master.grad
+            module.accumulate(self.master.grad, gradient, add=not first)
+        elif self.master.grad is None:
+            self.master.grad = gradient.to(self.master.dtype)
         else:
-            self.master.grad += copy.grad
-        copy.grad = None
+            self.master.grad += gradient

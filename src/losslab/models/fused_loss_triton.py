@@ -155,6 +155,15 @@ def scale_kernel(values_ptr, factor_ptr, length, BLOCK: tl.constexpr):  # type: 
         tl.store(values_ptr + at, (values * factor).to(values_ptr.dtype.element_ty), mask=at < length)
 
 
+@triton.jit
+def accumulate_kernel(total_ptr, values_ptr, length, ADD: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(values_ptr + at, mask=at < length).to(tl.float32)
+    if ADD:
+        values += tl.load(total_ptr + at, mask=at < length)
+    tl.store(total_ptr + at, values, mask=at < length)
+
+
 def softmax(products: Tensor, heads: "Sequence[Head]", targets: Tensor, results: Sequence[Tensor], write: bool) -> None:
     """Fills `results` (logp, entropy, KL; each (rows,) float32) from the products hidden @ weight.T (1 or 2, rows, V).
 
@@ -186,3 +195,13 @@ def scale(values: Tensor, factor: Tensor) -> None:
     if blocks:
         with torch.cuda.device_of(values):
             scale_kernel[(blocks,)](values, factor, values.numel(), BLOCK=8192, num_warps=8)
+
+
+def accumulate(total: Tensor, values: Tensor, add: bool) -> None:
+    """total += values, or total = values without `add`; `total` is float32 and contiguous."""
+    assert total.dtype == torch.float32 and total.is_contiguous() and total.shape == values.shape
+    values = values.contiguous()
+    blocks = triton.cdiv(values.numel(), 4096)
+    if blocks:
+        with torch.cuda.device_of(values):
+            accumulate_kernel[(blocks,)](total, values, values.numel(), ADD=add, BLOCK=4096, num_warps=8)

