@@ -42,6 +42,16 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 }
 
 
+def instructions() -> str:
+    """The widest vector instructions that torch and oneDNN use here; environment variables can lower them."""
+    vectors = torch.backends.cpu.get_cpu_capability()
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT")  # of matrix products
+    if most != "DEFAULT":
+        return f"{vectors}, products by {most}"
+    bfloat16 = "amx" if torch.cpu._is_amx_tile_supported() else "avx512_bf16"
+    return f"{vectors}, {bfloat16}" if torch.cpu._is_avx512_bf16_supported() else vectors
+
+
 def sequences(vocabulary: int, rows: str | None) -> list[tuple[list[int], int]]:
     """(token ids, length of the prompt) of the sequences of all steps.
 
@@ -186,7 +196,7 @@ def main() -> None:
     source = Path(chosen.rows).stem if chosen.rows else ""
     own_rate, own_peak = next((rate, peak) for _, rate, peak, _ in rows if rate and peak)
     lines = [
-        f"# Whole training steps ({processor()}, vocabulary {chosen.vocabulary:,}{', ' + source if source else ''})",
+        f"# Whole training steps ({processor()} with {instructions()}; vocabulary {chosen.vocabulary:,}{', ' + source if source else ''})",
         "",
         f"{BATCH} sequences a step, on average {tokens:,.0f} tokens of which {answers:,.0f} are answer; "
         f"{STEPS} steps after one of warm-up; {ARITHMETIC[chosen.precision]} arithmetic, float32 weights and AdamW.",
@@ -216,12 +226,9 @@ def main() -> None:
     ]
     text = "\n".join(lines)
     precision = "" if chosen.precision == "bf16" else chosen.precision
-    path = (
-        Path(__file__).parents[1]
-        / "results"
-        / "benchmarks"
-        / f"step-cpu-{'-'.join(filter(None, [str(chosen.vocabulary), source, precision]))}.md"
-    )
+    vectors = instructions().lower().replace(", ", "-").replace(" ", "-")
+    name = "-".join(filter(None, ["step-cpu", vectors, str(chosen.vocabulary), source, precision]))
+    path = Path(__file__).parents[1] / "results" / "benchmarks" / f"{name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     print(text)

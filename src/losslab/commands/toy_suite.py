@@ -1,7 +1,7 @@
 """Run a small twin of every table and figure of the paper on the embedded task.
 
 losslab toy-suite                              the paper's; goes on from what is there
-losslab toy-suite twins=distillation           others, which are named: distillation, preferences
+losslab toy-suite twins=objectives             others, which are named: objectives, distillation, preferences
 losslab toy-suite loss=mine                    with one more objective, and how it stands beside SFT and DFT
 losslab toy-suite twins=table1,facts seed=0    some of them, with one seed
 losslab toy-suite run=false                    tables and figures again, from the records that are there
@@ -43,7 +43,7 @@ TWINS = (
     "table7",
     "table2",
 )
-OURS = ("distillation", "preferences")  # of no table of the paper: run where they are named
+OURS = ("objectives", "distillation", "preferences")  # of no table of the paper: run where they are named
 FIRST = ("table1",)  # it exports models along the way, in cells that others share
 SAMPLED = ("table7", "table2", "preferences")  # these need the base model's own answers
 METHODS = ("table2", "distillation", "preferences")  # the rows of these fix their objectives
