@@ -4,7 +4,7 @@
 
 A Qwen2 of 77M parameters, a vocabulary of 151,936 among them, is trained on one core, with a checkpoint (weights and
 AdamW's state) every 50 steps. While one is copied to host memory the loop waits; while it is
-written the loop goes on. Steps are far shorter than a real run's, and the share is the larger for it. Prints a table
+written the loop continues. Steps are far shorter than a real run's, and the share is the larger for it. Prints a table
 and writes it to results/benchmarks/checkpoint.md.
 """
 

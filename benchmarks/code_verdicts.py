@@ -5,7 +5,7 @@ python benchmarks/code_verdicts.py agreement VERDICTS BENCHMARKS     results/ben
 
 VERDICTS is a .jsonl.gz of {benchmark, task_id, passed}: of HumanEval with `program` and `passed_plus`, of MultiPL-E
 with `response`. BENCHMARKS is a folder of <benchmark>.jsonl or .jsonl.gz. Verdicts are kept in results/cache/code as
-they are made, by what decides them; the same command goes on from there. Ctrl-C writes the table of what is done.
+they are made, by what decides them; the same command continues from there. Ctrl-C writes the table of what is done.
 WORKERS=1 runs one program at a time.
 """
 

@@ -53,7 +53,7 @@ def requests(count: int, seeded: bool) -> list[Request]:
 
 
 def measure(model: str, count: int, length: int, repetitions: int, connection) -> None:  # type: ignore[no-untyped-def]
-    """In a process of its own: rates of (bare, ours, ours without seeds), alternating, on one engine."""
+    """In a separate process: rates of (bare, ours, ours without seeds), alternating, on one engine."""
     from vllm import SamplingParams
 
     job = Job(model, Sampling(1.0, 1.0, length), threads=1, device=Device.cpu)

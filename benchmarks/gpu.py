@@ -1,6 +1,6 @@
 """What one GPU does with losslab: tests, whole steps beside TRL, the loss, kills, a 7B with LoRA; a page of tables.
 
-python benchmarks/gpu.py                  all sections, each in a process of its own with a limit: 10 to 15 minutes
+python benchmarks/gpu.py                  all sections, each in its own process with a limit: 10 to 15 minutes
 python benchmarks/gpu.py only=steps,trl   some of them
 python benchmarks/gpu.py tiny=true        every section in small, on a CPU as well: a rehearsal
 

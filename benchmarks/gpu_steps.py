@@ -129,7 +129,7 @@ def free() -> None:
 
 
 def attempt(name: str, run: Callable[[], Any]) -> None:
-    """One contestant's failure is no other's."""
+    """One contestant's failure does not stop the others."""
     try:
         run()
     except Exception as error:
@@ -142,7 +142,7 @@ def attempt(name: str, run: Callable[[], Any]) -> None:
 
 
 def steps(tiny: bool) -> None:
-    """Three objectives at losslab's defaults, in two turns, so that a card that slows down is no objective's fault."""
+    """Three objectives at losslab's defaults, in two turns, so that a card that slows down affects them alike."""
     for _ in range(2):
         for name, loss in {"DFT": "dft.DFT", "SFT": "sft.SFT", "iw-SFT, stored references": "iw_sft.IWSFT"}.items():
             attempt(name, partial(losslab, f"losslab {name}", shape(tiny), tiny, loss, **compiled(tiny)))

@@ -204,7 +204,7 @@ def in_turns(shape: Shape, args: argparse.Namespace, turns: int = 3) -> dict[str
             result = measure(name, shape, args.device, getattr(torch, args.dtype), args.repeats)
             seconds = (last.seconds if last else []) + result.seconds
             results[name] = Result(seconds, result.loss, min(result.extra, last.extra) if last else result.extra)
-        except Exception as error:  # of one contestant, which is no other's
+        except Exception as error:  # of one contestant, which does not stop the others
             results[name] = "out of memory" if isinstance(error, torch.cuda.OutOfMemoryError) else repr(error)[:80]
     return results
 

@@ -2,7 +2,7 @@
 
 python benchmarks/racing.py [races=200]                        simulated scores: results/benchmarks/racing.md
 python benchmarks/racing.py records=FOLDER run=true            the toy task: trains every row on every rung, then races
-python benchmarks/racing.py records=FOLDER                     the same from the records that are there
+python benchmarks/racing.py records=FOLDER                     the same from the existing records
 
 The races on the toy task are those of all triples of its seeds: they share cells, and so are fewer than they look.
 """

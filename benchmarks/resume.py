@@ -42,7 +42,7 @@ def stored(results: Path) -> int:
 
 
 def run(model: Path, data: Path, results: Path, kill_after: int | None = None) -> tuple[int, int, float]:
-    """Samples that were there, samples that are there afterwards, wall seconds."""
+    """Samples before, samples afterwards, wall seconds."""
     before, begin = stored(results), time.perf_counter()
     process = subprocess.Popen(
         command(model, data, results), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

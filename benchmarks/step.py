@@ -7,7 +7,7 @@
     python benchmarks/step.py --precision fp32   # in float32, as on a processor whose bfloat16 products are slow
 
 A Qwen2 of 25M parameters in its body; sequences of log-normal length up to 2048, most of them answer. Each contestant
-runs in a process of its own: one step of warm-up, then the measured ones. Prints a table and writes it to
+runs in its own process: one step of warm-up, then the measured ones. Prints a table and writes it to
 results/benchmarks/. Answer tokens a second is the measure, since they are what is trained.
 """
 
@@ -195,8 +195,9 @@ def main() -> None:
             print(f"{name}: {rate:,.0f} answer tokens/s, {result['peak']:.1f} GB", file=sys.stderr, flush=True)
     source = Path(chosen.rows).stem if chosen.rows else ""
     own_rate, own_peak = next((rate, peak) for _, rate, peak, _ in rows if rate and peak)
+    about = f"vocabulary {chosen.vocabulary:,}{', ' + source if source else ''}"
     lines = [
-        f"# Whole training steps ({processor()} with {instructions()}; vocabulary {chosen.vocabulary:,}{', ' + source if source else ''})",
+        f"# Whole training steps ({processor()} with {instructions()}; {about})",
         "",
         f"{BATCH} sequences a step, on average {tokens:,.0f} tokens of which {answers:,.0f} are answer; "
         f"{STEPS} steps after one of warm-up; {ARITHMETIC[chosen.precision]} arithmetic, float32 weights and AdamW.",

@@ -84,11 +84,11 @@ def test_names_are_completed_by_bash(root, tmp_path, text, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("train --plan", "--plan is no option: options are written key=value, as in plan=true"),
+        ("train --plan", "--plan is not an option: options are written key=value, as in plan=true"),
         ("train loss=dtf", "loss=dtf does not exist; did you mean dft?; there are "),
         ("evalute", "there is no verb evalute; did you mean evaluate?"),
         ("xyz", "there is no verb xyz; there are data, train, plan, "),
-        ("table --all", "--all is no option: options are written key=value; --help lists them"),
+        ("table --all", "--all is not an option: options are written key=value; --help lists them"),
         ("table result=here", "unknown option result; did you mean results?"),
         ("table demmo", "no record of the sweep demmo under results: run it first, or give another sweep"),
         ("status wach=true", "unknown option wach; did you mean watch?"),
@@ -101,7 +101,7 @@ def test_names_are_completed_by_bash(root, tmp_path, text, command):
         ("compare a", "a comparison takes two cells: losslab compare CELL CELL"),
         ("regrade a.jsonl", "regrading takes two files: losslab regrade IN.jsonl OUT.jsonl"),
         ("push repo=me/sums", "give the one cell whose model to upload: losslab push CELL "),
-        ("toy-suite all", "all is no option: options are written key=value, as in twins=table1"),
+        ("toy-suite all", "all is not an option: options are written key=value, as in twins=table1"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):

@@ -262,7 +262,7 @@ def test_numbers_of_a_plan_are_short():
         (["eval.temperature=-1"], "eval.temperature is -1.0: set it between 0 and 100"),
         (["optimizer._target_=torch.optim.Adamw"], "optimizer._target_=torch.optim.Adamw cannot be imported: check it"),
         (["+optimizer.arguments.beta=1"], "unknown key optimizer.arguments.beta; did you mean betas?"),
-        (["model=custom", "model.path=/no/where"], "model.path=/no/where is no folder: check the path"),
+        (["model=custom", "model.path=/no/where"], "model.path=/no/where is not a folder: check the path"),
         (["dataset=file", "dataset.path=none.jsonl"], "dataset.path=none.jsonl names no file: check the path"),
         (
             ["dataset=embedded", "dataset.split=train"],
@@ -295,7 +295,7 @@ def test_numbers_of_a_plan_are_short():
             ["loss=dft", "reference.path=some/hub-id"],
             "loss=dft does not know what to do with reference.path: leave it out",
         ),
-        (["loss=asft", "reference.path=/not/there"], "reference.path=/not/there is no folder: check the path"),
+        (["loss=asft", "reference.path=/not/there"], "reference.path=/not/there is not a folder: check the path"),
         (
             ["loss=jsd", "reference.path=embedded_large"],
             "reference.path=embedded_large teaches the embedded task: set model=tiny",

@@ -61,11 +61,11 @@ DAMAGES = [
     ("cell.json", "null", "holds no JSON object"),
     ("cell.json", '{"sweeps": ["synthetic"], "seed": 0}', "lacks names"),
     ("cell.json", '{"version": 99}', "is of version 99, and this losslab reads up to 1: update it"),
-    ("cell.json", "[" * 100_000, "is no JSON"),
+    ("cell.json", "[" * 100_000, "is not JSON"),
     ("config.yaml", "", "is empty"),
-    ("config.yaml", "a: &a [x, x]\nb: *a", "is no YAML mapping"),
-    ("config.yaml", "!!python/object/apply:os.system ['touch escaped']", "is no YAML mapping"),
-    ("config.yaml", "model: {", "is no YAML mapping"),
+    ("config.yaml", "a: &a [x, x]\nb: *a", "is not a YAML mapping"),
+    ("config.yaml", "!!python/object/apply:os.system ['touch escaped']", "is not a YAML mapping"),
+    ("config.yaml", "model: {", "is not a YAML mapping"),
     ("config.yaml", None, "is missing"),
     ("config.yaml", ("lr: 1.0e-06", "lr: fast"), "optimizer.lr is 'fast', not a number"),
     ("config.yaml", ("loss: dft", "loss: [dft]"), "names.loss is ['dft'], not text"),
@@ -140,7 +140,7 @@ def test_a_file_beside_is_left_out_and_named(results, capsys, name, content):
 
 @pytest.mark.parametrize("name", ["../../../X", "/tmp/X", "", ".", "..", "a/../b", "a//b", "a/", "x\n", "\x1b[31m"])
 def test_a_sweep_is_named_like_a_folder_below_results(results, capsys, name):
-    with pytest.raises(ValueError, match="^sweep.name=.* is no name of a folder"):
+    with pytest.raises(ValueError, match="^sweep.name=.* cannot name a folder"):
         check_sweep(SweepConfig(name=name))
     cell = of(results, "dft") / "cell.json"
     before = {path for path in results.parent.rglob("*") if not path.is_relative_to(results)}
@@ -186,7 +186,7 @@ def test_cells_compare_without_their_samples_where_counts_are_on_record(results)
     with pytest.raises(DamagedRecord, match="a sample its official verdict"):
         compare((str(a), str(b)))
     (b / "protocol.yaml").write_text("- x\n")
-    with pytest.raises(DamagedRecord, match="protocol.yaml: is no YAML mapping"):
+    with pytest.raises(DamagedRecord, match="protocol.yaml: is not a YAML mapping"):
         compare((str(a), str(b)))
 
 

@@ -63,7 +63,7 @@ def check(place: Place, name: str, whole: Path) -> None:
 
 def check_went_on(place: Place, name: str) -> None:
     """It left with a checkpoint, and its last start went on from there."""
-    assert "interrupted; the same command goes on from here" in place.log(name)
+    assert "interrupted; the same command continues from here" in place.log(name)
     assert re.search(r"training \S+: [1-9]/10 \[00:00<", place.log(name))
 
 

@@ -123,7 +123,7 @@ def test_the_last_word_decides():
         ({"url": "localhost"}, "url must begin with http:// or https://"),
         ({"model": ""}, "model has no value: losslab judge SCORES url="),
         ({"prices": "1"}, "prices=1 are not two prices: write prices=0.25,2.0"),
-        ({"retries": "no"}, "retries=no is no number from 1 to 9999"),
+        ({"retries": "no"}, "retries=no is not a number from 1 to 9999"),
         ({"model": "other"}, "has no model other"),
         ({"folder": "nowhere"}, "nowhere holds no scores.json: name a folder of results/cells/CELL/scores"),
     ],

@@ -70,7 +70,7 @@ def test_regrade_goes_on_where_it_was_interrupted(tmp_path: Path, capsys: pytest
     partial.write_text(partial.read_text() + '{"extracted": "torn')
     left = partial.read_text()
     regrade(*files, 1, {"x": "general"})
-    assert "2 of 6 responses were graded before: going on from there" in capsys.readouterr().out
+    assert "2 of 6 responses were graded before: continuing from there" in capsys.readouterr().out
     graded = [json.loads(line) for line in files[1].read_text().splitlines()]
     assert [row["extracted"] for row in graded] == ["marked", "2", "2", "3", "4", "5"]
     assert not partial.exists()

@@ -79,7 +79,7 @@ def test_two_nodes_make_the_same_weights_as_two_processes_of_one(place, root, ch
     logs = {path.name: path.read_text() for path in (place.cell("nodes") / "logs").iterdir()}
     assert set(logs) == {"main.txt", "node-1.txt", "rank-1.out", "rank-1.err"}
     assert "tiny_add avg@1" in logs["main.txt"] and "tiny_add" not in logs["node-1.txt"]
-    assert "interrupted; the same command goes on from here" in logs["main.txt"]
+    assert "interrupted; the same command continues from here" in logs["main.txt"]
     assert re.search(r"training \S+: [1-9]/10 \[00:00<", logs["main.txt"])  # the second start is no first step
 
 

@@ -116,7 +116,7 @@ def test_a_complete_twin_is_collected_with_its_records(tmp_path):
             "the rows of table2 name their objectives: leave loss= out",
         ),
         (["twins=tabel1"], "there is no twin tabel1; did you mean table1?"),
-        (["tables"], "tables is no option: options are written key=value, as in twins=table1"),
+        (["tables"], "tables is not an option: options are written key=value, as in twins=table1"),
         (["run=no"], "run=no is neither true nor false"),
     ],
 )

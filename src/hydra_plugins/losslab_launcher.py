@@ -51,7 +51,7 @@ class _Launcher(Launcher):
 
 
 class SlurmLauncher(_Launcher):
-    """Submits the cells that are not done as one array of jobs, and leaves."""
+    """Submits the cells that are not done as one array of jobs, and returns."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from losslab.cells.memory import GIB
@@ -71,7 +71,7 @@ class SlurmLauncher(_Launcher):
 
 
 class LocalLauncher(_Launcher):
-    """Runs each cell as a process of its own, as many at a time as the machine has room for, and waits for the last."""
+    """Runs each cell in its own process, as many at a time as the machine has room for, and waits for the last."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from losslab.cells.sizing import cells_at_once

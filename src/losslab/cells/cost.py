@@ -1,4 +1,4 @@
-"""What a sweep needs of disk and of device hours, as upper bounds from its plan.
+"""The disk space and device hours that a sweep needs, as upper bounds from its plan.
 
 Training takes 6 operations for each parameter and token; a pass without gradients and sampling take 2. The speeds are
 40% of the bfloat16 peak of an H100 in training, where 48 to 50% were measured on an H200, of equal peak, with 1.5B
@@ -20,7 +20,7 @@ CHECKPOINT_BYTES = 12  # of a parameter, its master copy and Adam's two moments
 @dataclass(frozen=True)
 class Cost:
     disk: float  # bytes that stay: exported models
-    checkpoints: float  # bytes of those of the largest cell at work: what it keeps, and the one being written
+    checkpoints: float  # bytes of one cell's, at most: those that it keeps, and the one being written
     training: float  # hours of one device
     scoring: float
     rollouts: float  # of online objectives

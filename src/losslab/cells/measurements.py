@@ -1,4 +1,4 @@
-"""What a cell can be asked to measure of its trained model beside its base; called by every process of the cell."""
+"""Optional measurements of a cell's trained model against its base; called by every process of the cell."""
 
 import hashlib
 from dataclasses import replace
@@ -21,7 +21,7 @@ from losslab.training import kl_to_base, target_probabilities
 
 
 def measure_probabilities(config: Config, cell: Cell, base: ModelConfig) -> None:
-    """Record the probabilities of training targets before and after training, where they are asked for and lacking."""
+    """Record the probabilities of training targets before and after training, if they are requested and missing."""
     if not decide_on_main(config.machine, lambda: not cell.measured(config)):
         return
     models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
@@ -32,7 +32,7 @@ def measure_probabilities(config: Config, cell: Cell, base: ModelConfig) -> None
 
 
 def measure_kl_to_base(config: Config, cell: Cell, base: ModelConfig) -> None:
-    """Record the KL of the trained model to its base on the samples of its scores, where it is asked for and lacking.
+    """Record the KL of the trained model to its base on the samples of its scores, if it is requested and missing.
 
     Raises ValueError where the record of the scores holds no samples.
     """

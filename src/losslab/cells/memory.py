@@ -1,4 +1,4 @@
-"""What training needs of memory, on each device and of a node, from the architecture alone, and what there is.
+"""Estimates the memory that training needs on each device from the architecture alone, and reads how much there is.
 
 Sizes come from the architecture in the model's YAML or the hub's small config.json, never from weights.
 """
@@ -24,9 +24,9 @@ from losslab.objectives.online import OPD, PPO
 GIB = 2**30
 PROCESS = 3.3e8  # bytes of Python with torch and transformers
 SKLEARN = 1.0e8  # bytes of scikit-learn, which transformers imports where it is installed
-CELL = 4 * GIB  # of a small cell on a CPU, with its engine
+CELL = 4 * GIB  # bytes of a small cell on a CPU, with its engine
 TILE = (4096, 32768)  # tokens and vocabulary that TRL's divergence takes at once
-FRAGMENTS = 1.05  # of what is in use on a CPU, the allocator's share of it included
+FRAGMENTS = 1.05  # times what is in use on a CPU: the allocator's overhead
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Devices:
     """What one cell trains on: a worker for each device."""
 
     nodes: int
-    each: int  # on one node
+    each: int  # devices on one node
     gpu: bool
 
     @classmethod
@@ -66,7 +66,7 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     generates the answers takes memory that is not counted.
 
     On a CPU also what the interpreter and its libraries take, and the copy of weights and moments that is written as a
-    checkpoint; training gives freed memory back there, but for 256 MiB (`trim_malloc`).
+    checkpoint; training returns freed memory to the system there, except 256 MiB (`trim_malloc`).
     """
     machine, train = config.machine, config.train
     devices = devices or Devices.of(machine)
@@ -75,7 +75,7 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     width, layers, heads, vocabulary = (getattr(architecture, name, None) for name in names)
     if not (width and layers and heads and vocabulary):
         return None
-    inner = getattr(architecture, "intermediate_size", None) or 4 * width  # what GPT-2 and its kin take
+    inner = getattr(architecture, "intermediate_size", None) or 4 * width  # as in GPT-2 and its kin
     inner = max(inner) if isinstance(inner, list) else inner
     kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)
     computed, held = (2 if precision == Precision.bf16 else 4 for precision in (train.precision, train.weights))
@@ -87,7 +87,7 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     sharded = devices.count > 1 or devices.gpu
     gathered = computed * (outer + 2 * layer if sharded and machine.reshard else parameters)
     if devices.count == 1 and config.adapter.rank and not machine.cpu_offload:
-        gathered = 0  # frozen weights are computed with as they are held
+        gathered = 0  # frozen weights are used in the dtype in which they are held
     if devices.count > 1 and not machine.reshard and not config.adapter.rank:
         gathered += 4 * parameters  # the gradients of a step, which are reduced after its last micro-batch
     per_token = _activations(config, devices, (width, kv, inner), layers)
@@ -112,7 +112,7 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
         head = 3 * 4 * tokens * vocabulary  # logits, their logarithms and their gradient
         if isinstance(online, OPD):  # those of policy and teacher, in tiles
             head = 2 * 3 * 4 * min(tokens, TILE[0]) * min(vocabulary, TILE[1])
-    if not devices.gpu:  # where what is copied for a checkpoint takes the same memory, and so does the process
+    if not devices.gpu:  # there the copy for a checkpoint and the process take the same memory
         learned = parameters * (2 if isinstance(online, PPO) else 1)
         copied = 0 if config.adapter.rank else 3 * held * learned / shards
         process = PROCESS + (SKLEARN if find_spec("sklearn") else 0)
@@ -124,7 +124,7 @@ def _activations(config: Config, devices: Devices, sizes: tuple[int, int, int], 
     """Bytes of each token of a micro-batch that backward reads, of all layers.
 
     Args:
-        sizes: of the hidden state, of the keys or values of all heads, and inside of the MLP.
+        sizes: widths of the hidden state, of the keys or values of all heads, and of the inside of the MLP.
     """
     machine, (width, kv, inner) = config.machine, sizes
     computed, sharded = 2 if config.train.precision == Precision.bf16 else 4, devices.count > 1 or devices.gpu
@@ -132,7 +132,7 @@ def _activations(config: Config, devices: Devices, sizes: tuple[int, int, int], 
     whole = products + rest
     if devices.gpu:  # without copies of grouped keys and values; the norms take float32 copies of their inputs
         whole = computed * (6 * width + 2 * kv + 4 * inner) + (8 * width if computed == 2 else 0)
-        if machine.compile:  # what is computed from what is kept is computed again, beside the products that read it
+        if machine.compile:  # what follows from kept tensors is recomputed for the products that read it
             whole = computed * (4 * width + 2 * kv + 2 * inner)
     # A single process on a CPU computes by autocast, which leaves the sums between layers in float32.
     stream = computed if sharded else 4
@@ -144,10 +144,10 @@ def _activations(config: Config, devices: Devices, sizes: tuple[int, int, int], 
 
 
 def room(gpu: bool, root: Path = Path("/")) -> float | None:
-    """Bytes of the smallest visible GPU, or those that this process may still take; None where that cannot be told.
+    """Bytes of the smallest visible GPU, or those that this process may still take; None if unknown.
 
-    The latter are what the machine has free, and no more than what is left to its control group (version 2), as a SLURM
-    job and a container have one. `root` is the root of the file system.
+    The latter are the machine's free memory, but no more than what is left to the control group (version 2) of this
+    process, such as that of a SLURM job or a container. `root` is the root of the file system.
     """
     if gpu:
         return gpus.memory()
@@ -162,7 +162,7 @@ def at_once(threads: int | None, needed: float = CELL) -> int:
 
 
 def _left(root: Path) -> Iterator[float]:
-    """What is left to the control group of this process and to those that this one is in."""
+    """The bytes left to the control group of this process and to each group that contains it."""
     top, lines = root / "sys/fs/cgroup", _lines(root / "proc/self/cgroup")
     groups = [top / line.removeprefix("0::").strip("/") for line in lines if line.startswith("0::")]
     for folder in (folder for group in groups for folder in (group, *group.parents) if folder.is_relative_to(top)):
@@ -173,7 +173,7 @@ def _left(root: Path) -> Iterator[float]:
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    """The numbers of a file of the kernel, by the word before them."""
+    """The numbers in a file of the kernel, by the word before each."""
     return {line.split()[0]: int(line.split()[1]) for line in _lines(file) if len(line.split()) > 1}
 
 

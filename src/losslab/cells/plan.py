@@ -24,7 +24,7 @@ from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.table import count, held_out_count, unanswered
 from losslab.records.record import Cell, protocol_name
 
-ROWS = 100  # of the table that shows a plan; the cells beyond are counted
+ROWS = 100  # of the table that shows a plan; further cells are counted
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     """The plan of one cell, on this machine or in a job. ValueError when its data or architecture cannot be found."""
     devices = Devices.of(config.machine, job)
     cell = Cell.of(config)
-    if config.served:  # nothing of it need be known here
+    if config.served:  # its architecture need not be known here
         return Plan(cell, state(cell, config), 0, 0, 0, config.machine, None, 0.0)
     architecture = describe(config)
     parameters = count_parameters(architecture)
@@ -71,7 +71,7 @@ def by_protocol(configs: list[Config]) -> dict[Cell, list[Config]]:
 def make_all(
     cells: Mapping[Cell, Config], job: Mapping[str, Any] | None = None
 ) -> tuple[list[Plan], dict[str, list[Cell]]]:
-    """The plans of cells, and the cells that cannot be planned by the sentence that says why."""
+    """The plans of cells, and the cells that cannot be planned, by the sentence that says why."""
     plans: list[Plan] = []
     rejected: dict[str, list[Cell]] = {}
     folders = iter(cells)
@@ -87,7 +87,7 @@ def make_all(
 
 
 def _alike(configs: list[Config]) -> list[list[Config]]:
-    """Neighbours that differ in nothing but the seed, and so have the same plan."""
+    """Neighbours that differ only in the seed, and so have the same plan."""
     groups: list[list[Config]] = []
     for config in configs:
         if groups and vars(config) | {"seed": 0} == vars(groups[-1][0]) | {"seed": 0}:

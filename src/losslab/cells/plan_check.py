@@ -1,6 +1,6 @@
 """`plan check=true`: the check that training begins with, for every model and data set of a sweep, before any training.
 
-It prepares the data and loads the models, on this machine, as training would, and keeps neither but in the cache.
+It prepares the data and loads the models, on this machine, as training would, and keeps them only in the cache.
 """
 
 import hashlib

@@ -9,7 +9,7 @@ from losslab.results.load_records import science
 
 
 def sentence(groups: Sequence[Sequence[Config]]) -> str:
-    """How many of the cells are there for the choice; empty without `sweep.tune`. `groups` are the cells by row."""
+    """How many of the cells serve the choice; empty without `sweep.tune`. `groups` are the cells by row."""
     if (key := groups[0][0].sweep.tune) is None:
         return ""
     trained = [group for group in groups if group[0].trains]

@@ -12,7 +12,7 @@ from losslab.results import probe_neighbours
 from losslab.statistics.intervals import Estimate
 from losslab.training import probe
 
-EXAMPLES = 1000  # that are measured where machine.probabilities does not say
+EXAMPLES = 1000  # demonstrations to measure if machine.probabilities is not set
 SHOWN = {
     "p": "mean p of the answer tokens",
     "below": "share with p < 0.1",
@@ -23,7 +23,7 @@ SHOWN = {
 
 
 def run(config: Config) -> None:
-    """Print what the base makes of the demonstrations, and what records say of such ones."""
+    """Print how probable the base finds the demonstrations, and what records say of similar ones."""
     config = config.seeded
     asked = replace(config.machine, probabilities=config.machine.probabilities or EXAMPLES)
     config = replace(config, machine=asked)

@@ -1,8 +1,8 @@
 """A race of objectives and rates: all start on an eighth of the rows, and what is worse is not trained on more.
 
-A rung is an ordinary sweep, `<name>/eighth` and so on, whose cells have a complete schedule of their own over their
-share of the rows, and whose records are read for the next one. So a race goes on where it was interrupted, runs under
-every launcher, and shares its last rung with a sweep of the same cells. `losslab.statistics.racing` decides.
+A rung is an ordinary sweep, `<name>/eighth` and so on, whose cells have a complete schedule over their share of the
+rows, and whose records are read for the next one. So a race resumes where it was interrupted, runs under every
+launcher, and shares its last rung with a sweep of the same cells. `losslab.statistics.racing` decides.
 """
 
 import subprocess
@@ -32,9 +32,9 @@ SLURM = "hydra/launcher=slurm"
 
 @dataclass(frozen=True)
 class Entrant:
-    """A row of a race: the overrides of its cells but for the seed."""
+    """A row of a race: the overrides of its cells, except the seed."""
 
-    label: str  # those of them that differ between rows
+    label: str  # the overrides that differ between rows
     overrides: tuple[str, ...]
     configs: list[Config]  # one for each seed, on all rows
 
@@ -44,14 +44,14 @@ class Race:
     entrants: list[Entrant]
     seeds: list[str]  # overrides
     launcher: list[str]  # overrides of Hydra itself
-    rows: int  # that the data set has for training
+    rows: int  # training rows of the data set
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> "Race":
-        """From the command line of a sweep. ValueError, before anything is loaded, for what is no race."""
+        """From a sweep's command line. Raises ValueError, before anything is loaded, if it does not define a race."""
         with grid.multirun(arguments) as multirun:
             cells = grid.by_seed(multirun)
-        if min(map(len, cells.values())) < FEWEST_SEEDS:  # said before rows are composed, which takes a second each
+        if min(map(len, cells.values())) < FEWEST_SEEDS:  # checked before rows are composed, which takes a second each
             raise ValueError(f"a race needs {FEWEST_SEEDS} seeds or more, since fewer show nothing: add seed=0,1,2")
         configs = {rest: configurations(*rest, _seeds(seeds)) for rest, seeds in cells.items()}
         trained = {rest: of for rest, of in configs.items() if of[0].trains}
@@ -74,7 +74,7 @@ class Race:
 
     @cached_property
     def problems(self) -> dict[str, str]:
-        """The hash of each benchmark's problems, as the cells that were read so far have it."""
+        """The hash of each benchmark's problems in the cells that were read so far."""
         return {}
 
     @cached_property
@@ -159,18 +159,18 @@ def run(race: Race, train: Any = None) -> list[Rung]:
 
 
 def _train(words: Sequence[str]) -> None:
-    subprocess.run([sys.executable, "-m", "losslab", "train", *words], check=False)  # what it lacks shows in records
+    subprocess.run([sys.executable, "-m", "losslab", "train", *words], check=False)  # records show what is missing
 
 
 @lru_cache(maxsize=4096)
 def configurations(*words: str) -> list[Config]:
-    """Composed once: before a rung and after it the same records are read. Not to be changed."""
+    """Composed once, since the same records are read before a rung and after it; not to be modified."""
     with grid.multirun(words) as multirun:
         return grid.configurations(multirun, read)
 
 
 def _checked(entrants: Sequence[Entrant]) -> int:
-    """The number of training rows. ValueError for what is no race."""
+    """The number of training rows. Raises ValueError if the entrants do not make a race."""
     if len(entrants) < 2:
         raise ValueError("a race is between two rows or more: give several objectives or rates, as in loss=sft,dft")
     if len({entrant.configs[0].names.model for entrant in entrants}) > 1:

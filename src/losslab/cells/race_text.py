@@ -31,7 +31,7 @@ def verdict(race: Race, rungs: Sequence[Rung]) -> str:
 
 
 def sheets(race: Race, rungs: Sequence[Rung]) -> list[Sheet]:
-    """A table for each rung: the average of each row, how far it is behind the leader, and whether it goes on."""
+    """A table for each rung: the average of each row, how far it is behind the leader, and whether it continues."""
     made = []
     for rung in rungs:
         lines = []
@@ -51,7 +51,7 @@ def sheets(race: Race, rungs: Sequence[Rung]) -> list[Sheet]:
 
 
 def cost(race: Race, rungs: Sequence[Rung]) -> str:
-    """What the rungs took beside a sweep of all rows on all of the data."""
+    """What the rungs took, compared with a sweep of all rows on all of the data."""
     rows, seeds = len(race.entrants), len(race.seeds)
     trained = sum(len(rung.standings) * rung.rows for rung in rungs) * seeds
     scored = sum(len(rung.standings) for rung in rungs) * seeds

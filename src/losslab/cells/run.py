@@ -1,4 +1,4 @@
-"""One cell from its configuration to its scores, straight down."""
+"""Runs one cell from start to end, skipping what is finished: data → training → scores → record."""
 
 import hashlib
 import json
@@ -61,8 +61,9 @@ from losslab.training.reference_logps import files as reference_files
 def run(config: Config) -> None:
     """Train and score one cell, or what is missing of it. A failure is recorded and does not stop a sweep.
 
-    Among processes that torchrun or srun started, the first one decides and keeps the records, the others train along,
-    and a failure ends them all. Raises ValueError where they were started with different cells.
+    Among processes that torchrun or srun started, the first one decides and keeps the records, the others only take
+    part in training and measurements, and a failure ends them all. Raises ValueError if they were started with
+    different cells.
     """
     cell = Cell.of(config)
     with ExitStack() as held, raise_on_stop():
@@ -92,7 +93,7 @@ def run(config: Config) -> None:
                 ignore_stop_signals()
                 if is_main_process() and not cell.done(config):  # it may only have waited for its tracker
                     cell.update(state="interrupted")
-                    log.warning(f"{cell.folder.name}: interrupted; the same command goes on from here")
+                    log.warning(f"{cell.folder.name}: interrupted; the same command continues from here")
                 sys.exit(REQUEUE)
             if not is_main_process():
                 if node_count() > 1 and isinstance(error, WorkerError):
@@ -102,7 +103,7 @@ def run(config: Config) -> None:
             tell(message)
             try:
                 cell.fail(config, error)
-            except OSError as full:  # the next cell would fare no better
+            except OSError as full:  # the next cell would fail too
                 tell(f"error: {of_the_disk(full)}; then run the same again")
                 sys.exit(1)
             if is_worker():
@@ -110,7 +111,7 @@ def run(config: Config) -> None:
 
 
 def busy(cell: Cell, held: ExitStack) -> bool:
-    """Whether another job runs the cell; else it is this process's until `held` is left."""
+    """Whether another job runs the cell; else this process holds it until `held` is closed."""
     try:
         held.enter_context(cell_lock(cell.folder))
     except Busy as reason:
@@ -140,22 +141,22 @@ def finished(config: Config, cell: Cell) -> bool:
         log.warning(f"{cell.folder.name}: failed: {error}")
         return True
     cell.begin(config, job=slurm_job(), attempt=slurm_restarts() + 1, tries=tries or None)
-    check_scoring(config)  # a benchmark that cannot be read shows before the hours of training
+    check_scoring(config)  # a benchmark that cannot be read fails before the hours of training
     if config.stage == Stage.score and not cell.trained(config):
         raise ValueError("stage=score finds no trained model: run stage=train first")
     return False
 
 
 def tidy(cell: Cell) -> None:
-    """Remove the checkpoints behind a finished model, where a kill came before its own run did."""
+    """Remove the checkpoints of a finished model whose run was killed before it removed them."""
     folder = cell.folder / "checkpoints"
     if cell.model.exists() and folder.exists():
-        keep_every = read_record(cell.folder / "config.yaml").machine.keep_every  # which may be asked no more
+        keep_every = read_record(cell.folder / "config.yaml").machine.keep_every  # of the training
         clear(folder, keep_every if isinstance(keep_every, int) and keep_every > 0 else None)
 
 
 def trained_model(config: Config, cell: Cell) -> str:
-    """The path of the cell's model, trained now if it is not there, and measured where that is asked for."""
+    """The path of the cell's model, trained now if it is missing, and measured if that is requested."""
     if config.served:
         return config.model.path
     config = config.seeded
@@ -177,9 +178,9 @@ def trained_model(config: Config, cell: Cell) -> str:
 
 
 def score_model(config: Config, cell: Cell, model: str) -> None:
-    """Score a cell's models and, where that is asked for, measure the KL of the finished one to its base.
+    """Score a cell's models and, if requested, measure the KL of the finished one to its base.
 
-    Called by every process; those but the first have a part in the KL alone.
+    Called by every process; all but the first take part in the KL only.
     """
 
     def scores() -> None:
@@ -226,14 +227,14 @@ def base_model(config: Config) -> ModelConfig:
 
 
 def merged_reference(config: Config) -> ReferenceConfig:
-    """The reference as a whole checkpoint, as `base_model` has it."""
+    """The reference with the path of a whole checkpoint, which `base_model` makes."""
     if config.reference.path is None:
         return config.reference
     return replace(config.reference, path=base_model(replace(config, model=config.reference_model)).path)
 
 
 def train_model(config: Config, folder: Path) -> None:
-    """Tokenise the data and train into `folder`, whose `model` appears when all is well."""
+    """Tokenise the data and train into `folder`, whose `model` appears once training is complete."""
     online = isinstance(config.objective, OnPolicy)
     data, held_out = decide_on_main(config.machine, lambda: prepared(config, folder))
     config = sized(config, None if online else Examples.load(Path(data)).report["tokens"] * config.train.epochs)
@@ -248,7 +249,7 @@ def train_model(config: Config, folder: Path) -> None:
 
 
 def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
-    """The folders of what is trained and of what is held out, made where they are not there; data.json tells of them.
+    """The folders of the training and held-out data, created if missing; data.json describes them.
 
     Raises ValueError for data that cannot be trained.
     """
@@ -268,7 +269,7 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
         examples = Examples.load(data)
         check_tokens(int(examples.tokens.max()), tokenizer, config.model)
         if "mismatched_kl" in config.objective.needs:
-            mismatched(examples)  # which refuses what has none
+            mismatched(examples)  # raises ValueError if there are none
         report, lines = examples.report, examples.notes
         about |= {"notes": lines} if lines else {}
         steps = RandomBatchSampler.of(config.train, config.seed, examples).steps
@@ -285,8 +286,8 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
 
 
 def _reference(config: Config, data: str) -> str:
-    """The file of the reference's log-probabilities of some examples. Training measures those of the model before it;
-    another model's are measured here, in processes that hold that model alone, since memory may be short."""
+    """The file of the reference's log-probabilities of some examples. Training measures those of its own
+    base; another model's are measured here, in processes that hold that model alone, since memory may be short."""
     model = config.reference_model
     about = [content(model.path), model.revision, Path(data).name, str(config.train.precision)]
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

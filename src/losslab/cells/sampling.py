@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 def sample(config: Config) -> None:
-    """Answer, grade and write the data sets. Goes on from the answers that are there.
+    """Answer, grade and write the data sets. Continues from the answers that are stored.
 
     Raises ValueError for a data set without usable questions, and for answers made by another protocol.
     """
@@ -61,7 +61,7 @@ def sample(config: Config) -> None:
             write_json(folder / "report.json", counts | tally | about)
     except (KeyboardInterrupt, Interrupted):
         ignore_stop_signals()
-        log.warning(f"{name}: interrupted; the same command goes on from here")
+        log.warning(f"{name}: interrupted; the same command continues from here")
         sys.exit(REQUEUE)
     except RuntimeError as error:  # of a worker or an engine; complete samples are kept
         log.warning(f"{name}: failed: {error}")
@@ -87,7 +87,7 @@ def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[
     """The data sets from the records of the questions, of each the first `count` answers, and what was counted.
 
     An answer is right when the corrected verdict says so and it came to its end: one that was cut off would be trained
-    to stop where it was cut, and is no rejected one either.
+    to stop where it was cut, and is not a rejected one either.
     """
     sets: dict[str, list[Row]] = {"correct": [], "pairs": [], "graded": []}
     tally = dict.fromkeys(("answers", "right", "unfinished", "empty", "timed_out"), 0)

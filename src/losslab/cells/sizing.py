@@ -1,6 +1,7 @@
 """Resolves `auto` in `machine`: micro-batch size, recomputation, resharding and compilation for the available devices.
 
 The choice follows the plan's estimate of memory (`losslab.cells.memory`). It affects speed and memory, but no result.
+`of_node` estimates the memory of a node for a job.
 """
 
 import importlib.util
@@ -89,7 +90,7 @@ def sized(config: Config, tokens: int | None = None) -> Config:
 
 
 def settings(machine: MachineConfig) -> dict[str, Any]:
-    """What `resolve` decides, as JSON has it."""
+    """What `resolve` decides, in the format of JSON."""
     return {
         "micro_batch_tokens": machine.micro_batch_tokens,
         "recompute": str(machine.recompute),
@@ -101,7 +102,7 @@ def settings(machine: MachineConfig) -> dict[str, Any]:
 def cells_at_once(configs: Sequence[Config]) -> int:
     """How many of these cells this machine has cores and free memory for at a time; 1 where they use GPUs.
 
-    Also 1 where a cell may take all cores, or where what it takes of memory is not known.
+    Also 1 where a cell may take all cores, or where its memory is not known.
     """
     machines = [config.machine for config in configs]
     if any(Devices.of(machine).gpu or machine.threads is None for machine in machines):
@@ -124,7 +125,7 @@ def of_node(config: Config, job: Mapping[str, Any] | None = None) -> float:
     parameters = count_parameters(architecture)
     written = float(EXPORT_BYTES * parameters)
     if devices.gpu and config.trains and not config.adapter.rank:
-        written += cost.CHECKPOINT_BYTES * parameters / devices.nodes  # whose copy is kept from the first one on
+        written += cost.CHECKPOINT_BYTES * parameters / devices.nodes  # the copy is kept from the first checkpoint on
     process = GPU_PROCESS
     if not devices.gpu:
         training = on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters

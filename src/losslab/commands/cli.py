@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str], options: Collection[str]) -> tuple[list[str]
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if argument.startswith("-"):
-            raise ValueError(f"{argument} is no option: options are written key=value; --help lists them")
+            raise ValueError(f"{argument} is not an option: options are written key=value; --help lists them")
         if equals and key not in options:
             raise ValueError(f"unknown option {key}{among(key, options)}")
         if equals:

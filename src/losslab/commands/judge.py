@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     numbers = {key: options.get(key, default) for key, default in {"concurrency": "16", "retries": "5"}.items()}
     for key, value in numbers.items():
         if not re.fullmatch(r"[1-9]\d{0,3}", value):
-            raise ValueError(f"{key}={value} is no number from 1 to 9999")
+            raise ValueError(f"{key}={value} is not a number from 1 to 9999")
     prices = options.get("prices", "")
     if prices and not re.fullmatch(r"\d+(\.\d+)?,\d+(\.\d+)?", prices):
         raise ValueError(f"prices={prices} are not two prices: write prices=0.25,2.0")

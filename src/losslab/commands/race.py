@@ -2,13 +2,13 @@
 
 losslab race loss=sft,dft optimizer.lr=1e-5,5e-5,2e-4 seed=0,1,2 sweep.name=mine
 losslab race ... plan=true             its rungs, and what they take at most and at least; loads nothing
-losslab race ... hydra/launcher=slurm  submits a rung and ends; the same command goes on when its cells are done
+losslab race ... hydra/launcher=slurm  submits a rung and ends; the same command continues when its cells are done
 
-The options are those of `losslab train`, and every combination but for the seed is a row. Rungs are an eighth, a
-quarter, a half and all of the training rows, each with a complete schedule of its own: ordinary sweeps, <name>/eighth
-and so on. A row is dropped when the paired interval of its difference to the leader lies below zero, at a level that
-holds for all rows and rungs together. The same command goes on where it was interrupted. docs/evaluation.md has the
-rule and how often it is right.
+The options are those of `losslab train`, and every combination, the seed aside, is a row. Rungs are an eighth, a
+quarter, a half and all of the training rows, each with a complete schedule: ordinary sweeps, <name>/eighth and so on. A
+row is dropped when the paired interval of its difference to the leader lies below zero, at a level that holds for all
+rows and rungs together. The same command resumes where it was interrupted. docs/evaluation.md has the rule and how
+often it is right.
 """
 
 import sys
@@ -21,7 +21,7 @@ from losslab.config.log import terminal_text
 def main(arguments: list[str]) -> int:
     """Returns the exit status: 1 where a rung has cells without scores."""
     if wrong := [argument for argument in arguments if "=" not in argument and argument not in ("-m", "--multirun")]:
-        raise ValueError(f"{wrong[0]} is no option: options are written key=value, as in loss=sft,dft")
+        raise ValueError(f"{wrong[0]} is not an option: options are written key=value, as in loss=sft,dft")
     for key in ("force", "stage"):
         if any(argument.startswith(f"{key}=") for argument in arguments):
             raise ValueError(f"{key} is not for a race, which reads what its rungs have done: leave it out")
@@ -48,6 +48,6 @@ def main(arguments: list[str]) -> int:
         write(the_race.folder / "race.csv", race_text.to_csv(rungs))
         console.print(f"race:    {the_race.folder}/race.md, race.csv", highlight=False, soft_wrap=True)
     if verdict.startswith("No verdict yet"):
-        print("the same command goes on when they have: losslab status shows how they stand", file=sys.stderr)
+        print("the same command continues when they have: losslab status shows how they stand", file=sys.stderr)
         return 1
     return 0

@@ -1,10 +1,10 @@
 """Run a small twin of every table and figure of the paper on the embedded task.
 
-losslab toy-suite                              the paper's; goes on from what is there
+losslab toy-suite                              the paper's; continues from what is on record
 losslab toy-suite twins=objectives             others, which are named: objectives, distillation, preferences
 losslab toy-suite loss=mine                    with one more objective, and how it stands beside SFT and DFT
 losslab toy-suite twins=table1,facts seed=0    some of them, with one seed
-losslab toy-suite run=false                    tables and figures again, from the records that are there
+losslab toy-suite run=false                    tables and figures again, from the existing records
 
 Other arguments are overrides of every sweep. All goes to results/toy_suite: records, logs and tables in its folders,
 and beside them what is worth a commit, the tables, figures, verdicts and hashes of records of the twins that are
@@ -47,7 +47,7 @@ OURS = ("objectives", "distillation", "preferences")  # of no table of the paper
 FIRST = ("table1",)  # it exports models along the way, in cells that others share
 SAMPLED = ("table7", "table2", "preferences")  # these need the base model's own answers
 METHODS = ("table2", "distillation", "preferences")  # the rows of these fix their objectives
-RESULTS = "results/toy_suite"  # apart from other results: a cell that is there would be exported no more
+RESULTS = "results/toy_suite"  # apart from other results: a cell that exists already would not export its steps
 SEEDS = "0,1,2,3,4"
 FEWER_SEEDS = dict.fromkeys(("table4", *OURS), "0,1,2")  # as their files declare
 OWN = ("twins", "seed", "run", "machine.results")  # options of this program
@@ -57,7 +57,7 @@ LOSSLAB = [sys.executable, "-m", "losslab"]
 def main(arguments: list[str]) -> int:
     """Run the twins, and write down what came out. Returns the exit status: 1 where a run failed."""
     if wrong := [argument for argument in arguments if "=" not in argument]:
-        raise ValueError(f"{wrong[0]} is no option: options are written key=value, as in twins=table1")
+        raise ValueError(f"{wrong[0]} is not an option: options are written key=value, as in twins=table1")
     options = dict(argument.split("=", 1) for argument in arguments)
     if (run_all := options.get("run", "true")) not in ("true", "false"):
         raise ValueError(f"run={run_all} is neither true nor false")
@@ -137,7 +137,7 @@ def run_twins(seeds: dict[str, list[str]], overrides: list[str], objective_overr
 
 
 def check(twin: str, overrides: list[str]) -> None:
-    """Plan a twin with what the user gave. ValueError for what is no option or has no such value."""
+    """Plan a twin with what the user gave. ValueError for an unknown option or value."""
     command = [*LOSSLAB, "plan", f"experiment=toy_suite/{twin}", *overrides]
     planned = subprocess.run(command, capture_output=True, text=True, check=False)
     if planned.returncode:
@@ -145,7 +145,7 @@ def check(twin: str, overrides: list[str]) -> None:
 
 
 def complete(study: Table) -> bool:
-    """Whether every cell that a twin's file declares has its scores, and the table no objective but the file's."""
+    """Whether every cell that a twin's file declares has its scores, and the table only the file's objectives."""
     declared = {config.names.loss for config in study.grid}
     return all(
         row.names["loss"] in declared and not row.earlier and all(entry.scores for entry in row.entries if row.declared)

@@ -1,4 +1,4 @@
-"""What of a data set can be known to be wrong before its rows are read."""
+"""Checks of a data set before its rows are read."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from losslab.objectives.online import OnPolicy
 
 
 def check_held_out(config: Config) -> None:
-    """Refuse held-out rows that are not there, that nothing would measure, or that are those of training."""
+    """Refuse held-out rows that are missing, that nothing would measure, or that are the training rows."""
     dataset = config.dataset
     if dataset.validation is None:
         return
@@ -48,7 +48,7 @@ def check_rules(dataset: DatasetConfig) -> None:
 
 
 def check_data(config: Config) -> None:
-    """Refuse a data set whose local files are not there; a plan may be made before the model's own answers are."""
+    """Refuse a data set whose local files are missing; a plan may be made before the model's own answers exist."""
     dataset, names = config.dataset, config.names
     if not dataset.path:
         raise ValueError("dataset.path is empty: set it to a hub id, a file, or a folder of data")
@@ -56,7 +56,7 @@ def check_data(config: Config) -> None:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"dataset.keep.{column} is no regular expression ({error}): mend it") from None
+            raise ValueError(f"dataset.keep.{column} is not a regular expression ({error}): mend it") from None
     if Path.cwd().is_relative_to(Path(dataset.path).absolute()) and Path(dataset.path).is_dir():
         raise ValueError(f"dataset.path={dataset.path} holds all of this folder: name the folder of the data alone")
     check_held_out(config)

@@ -12,9 +12,8 @@ def check_online(config: Config, objective: OnPolicy) -> None:
     name, train, machine = config.names.loss, config.train, config.machine
     if importlib.util.find_spec("trl") is None:
         raise ValueError(f"loss={name} needs TRL: install the extra, as in pip install -e '.[online]'")
-    bounds: dict[str, float] = {
-        "samples": 2 if isinstance(objective, Online) else 1
-    }  # TRL's trainer of GRPO compares them
+    # TRL's trainer of GRPO compares the answers to a question.
+    bounds: dict[str, float] = {"samples": 2 if isinstance(objective, Online) else 1}
     bounds |= {"max_new_tokens": 1, "temperature": 1e-3, "clip": 0, "kl": 0}
     bounds |= {"value_weight": 0, "value_clip": 0, "value_lr": 0, "gae_lambda": 0}
     for key, low in bounds.items():
@@ -25,7 +24,7 @@ def check_online(config: Config, objective: OnPolicy) -> None:
             f"loss.max_new_tokens={objective.max_new_tokens} leaves no room for a question: set it below "
             f"train.max_length={train.max_length}"
         )
-    fixed = {  # options of ours that TRL's trainer does not have, beside `auto`
+    fixed = {  # our options that TRL's trainer lacks, beside `auto`
         "train.overlong": (train.overlong, "drop"),
         "train.weights": (train.weights, "fp32"),
         "train.normaliser": (train.normaliser, "natural"),

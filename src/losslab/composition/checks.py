@@ -37,13 +37,16 @@ CHECKPOINT = ("config.json", "adapter_config.json")
 def check_sweep(sweep: SweepConfig) -> None:
     """Refuse a sweep that is declared for the record alone, or whose name cannot be a folder of results/tables."""
     if not names_folder(sweep.name):
-        raise ValueError(f"sweep.name={sweep.name!r} is no name of a folder: write letters, digits, - and _")
+        raise ValueError(f"sweep.name={sweep.name!r} cannot name a folder: write letters, digits, - and _")
     if sweep.needs:
         raise ValueError(f"{sweep.name} is declared and not built; it would need {sweep.needs} (sweep.needs)")
 
 
 def check_tune(config: Config) -> None:
-    """Refuse a `sweep.tune` that is no key of what is trained; an objective's own parameter may be lacking here."""
+    """Refuse a `sweep.tune` that does not name a training setting with a value.
+
+    `loss.*` keys are accepted unchecked, since not every objective of a sweep has them.
+    """
     if (key := config.sweep.tune) is None:
         return
     group, _, rest = key.partition(".")
@@ -58,7 +61,7 @@ def check_tune(config: Config) -> None:
 
 
 def check_machine(machine: MachineConfig) -> None:
-    """Refuse other words than `auto` where a key takes that, or a number or truth value."""
+    """Refuse words other than `auto` where a key takes `auto`, a number or a truth value."""
     check_endpoint(machine)
     tokens = machine.micro_batch_tokens
     if isinstance(tokens, bool) or (isinstance(tokens, str) and tokens != AUTO):
@@ -69,7 +72,7 @@ def check_machine(machine: MachineConfig) -> None:
 
 
 def check_endpoint(machine: MachineConfig) -> None:
-    """Refuse an endpoint without an address, one with a secret in it, and keys of one that is not asked for."""
+    """Refuse an address that is missing or holds a secret, and keys of an endpoint without machine.engine=api."""
     if machine.engine != Engine.api:
         for name in ("url", "model", "prices"):
             if getattr(machine, f"api_{name}"):
@@ -139,7 +142,7 @@ def check(config: Config) -> None:
 
 
 def check_objective(config: Config) -> None:
-    """Refuse an objective that lacks what it needs of the configuration, or that has what it does not read."""
+    """Refuse a configuration that lacks what the objective needs, or has what it does not read."""
     train = config.train
     check_reference(config)
     needs = config.objective.needs
@@ -175,7 +178,7 @@ def check_objective(config: Config) -> None:
 
 
 def check_examples(config: Config) -> None:
-    """Refuse a prompt that leaves out a problem or an answer, and turns of a chat that is none."""
+    """Refuse a prompt that leaves out a problem or an answer, and turns without a chat template."""
     prompt, texts = config.prompt, {"prompt.question": ("{problem}",), "prompt.example": ("{problem}", "{answer}")}
     for key, needed in texts.items():
         if missing := [part for part in needed if part not in getattr(prompt, key.partition(".")[2])]:
@@ -235,7 +238,7 @@ def check_kl_to_base(config: Config) -> None:
 
 
 def check_reference(config: Config) -> None:
-    """Refuse a reference that the objective does not read, and one that is missing or cannot be had."""
+    """Refuse a reference that the objective does not read, and one that is missing or unavailable."""
     loss, path, needs = config.names.loss, config.reference.path, config.objective.needs
     if path is None:
         if "teacher" in needs:
@@ -251,7 +254,7 @@ def check_reference(config: Config) -> None:
 
 
 def check_model(key: str, name: str) -> None:
-    """Refuse a folder that is not there or holds no checkpoint, before it is read for the identity of the cell."""
+    """Refuse a folder that is missing or holds no checkpoint, before it is read for the identity of the cell."""
     if name in EMBEDDED_MODELS:
         return
     if not name:
@@ -259,7 +262,7 @@ def check_model(key: str, name: str) -> None:
     path = Path(name)
     if not path.is_dir():
         if path.is_absolute() or name.startswith(".") or Path(path.parts[0]).is_dir():
-            raise ValueError(f"{key}={name} is no folder: check the path")
+            raise ValueError(f"{key}={name} is not a folder: check the path")
     elif not any((path / file).is_file() for file in CHECKPOINT):
         raise ValueError(f"{key}={name} holds no {' or '.join(CHECKPOINT)}: name the folder of a checkpoint")
 

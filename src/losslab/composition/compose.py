@@ -48,20 +48,21 @@ def entry(task: str, arguments: list[str]) -> None:
         check_group(argument)
     flags, unknown = get_args_parser().parse_known_args(arguments)
     if unknown := [argument for argument in unknown if argument.startswith("-")]:
-        raise ValueError(f"{unknown[0]} is no option: options are written key=value, as in plan=true")
+        raise ValueError(f"{unknown[0]} is not an option: options are written key=value, as in plan=true")
     if not (flags.help or flags.shell_completion):
         from losslab.distributed.environment import adopt_srun_variables
 
         adopt_srun_variables()
         check_open_files()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions to us in place of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its exceptions instead of printing them
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(cfg: DictConfig) -> None:
         with exit_on_error():  # Hydra would print the overrides of a cell before what it raises
             get_method(task)(read(cfg, HydraConfig.get().runtime.choices))
 
-    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra's wish
+    # Hydra takes the flag before the overrides.
+    sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
     try:
         run()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -91,7 +92,7 @@ def culprit(error: Exception, overrides: list[str]) -> str | None:
 
 @cache
 def schema() -> Any:
-    """`Config` as OmegaConf has it, which takes as long to make as to fill. To merge with, which copies it."""
+    """`Config` as an OmegaConf object, made once since that takes as long as filling it; merging copies it."""
     return OmegaConf.structured(Config)
 
 
@@ -132,9 +133,9 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
 
 
 def recorded(record: Path, overrides: list[str]) -> Config:
-    """The configuration in a cell's config.yaml, but for `overrides` of its scoring; the machine is this one.
+    """The configuration in a cell's config.yaml with `overrides` of its scoring, and with this machine's settings.
 
-    Raises ValueError for overrides that are wrong, or of something else than scoring.
+    Raises ValueError for overrides that are wrong, or that do not concern scoring.
     """
     saved = read_record(record)
     overrides = [part for override in overrides for part in any_group(override)]
@@ -170,7 +171,7 @@ def recorded(record: Path, overrides: list[str]) -> Config:
 
 
 def check_group(argument: str) -> None:
-    """Raise ValueError for a group without a name of one of its files, of which Hydra's message names no group."""
+    """Raise ValueError for a group without the name of a file, since Hydra's message would not name the group."""
     group, _, name = argument.partition("=")
     needed = (CONF / group).is_dir() and group not in ("experiment", "method", "prompt")  # which can be left out
     if needed and (name == "null" or name.startswith("${")):

@@ -1,4 +1,4 @@
-"""The cells of a sweep: the overrides of each, and their configurations, those of several seeds composed once."""
+"""Overrides and configurations of a sweep's cells; those that differ only in the seed are composed once if possible."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ SLOW = 50  # compositions, of which one takes a tenth of a second
 
 def overrides(config: DictConfig) -> list[list[str]]:
     """The overrides of each cell of a multirun: those that Hydra's own sweeper will take, and the search path."""
-    # As they were written: what an interpolation in them refers to may differ between cells.
+    # Left unresolved: an interpolation may resolve differently in each cell.
     task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
     declared = sweeper.get("params") or {}
@@ -40,7 +40,7 @@ def searchpath(config: DictConfig) -> list[str]:
 
 
 def by_seed(config: DictConfig) -> dict[tuple[str, ...], list[str]]:
-    """The overrides of a multirun's cells but for the seed, with the overrides of their seeds; "" for the default."""
+    """The overrides of a multirun's cells except the seed, with the overrides of their seeds; "" for the default."""
     cells: dict[tuple[str, ...], dict[str, None]] = {}  # ordered sets of seeds
     for words in overrides(config):
         seed = next((word for word in reversed(words) if _is_seed(word)), "")
@@ -51,9 +51,9 @@ def by_seed(config: DictConfig) -> dict[tuple[str, ...], list[str]]:
 
 @contextmanager
 def multirun(arguments: Sequence[str]) -> Iterator[DictConfig]:
-    """What Hydra makes of the command line of a multirun; the other functions compose its cells while this is open.
+    """The composed command line of a multirun; the other functions compose its cells while this is open.
 
-    ValueError for what does not compose.
+    Raises ValueError if it does not compose.
     """
     words = [part for argument in arguments for part in any_group(argument)]
     try:
@@ -70,7 +70,7 @@ def multirun(arguments: Sequence[str]) -> Iterator[DictConfig]:
 def configurations(config: DictConfig, make: Callable[[DictConfig, Any], Config]) -> list[Config]:
     """The configurations of a multirun's cells, each once; `make` is `read` or `typed` of the composition.
 
-    Cells that differ in nothing but the seed come one after another and share their parts. Raises HydraException for a
+    Cells that differ only in the seed come one after another and share their parts. Raises HydraException for a
     cell that does not compose, else ValueError with all that `make` refuses.
     """
     cells = by_seed(config)
@@ -94,10 +94,10 @@ def _is_seed(override: str) -> bool:
 
 
 def _of_seeds(name: str, rest: list[str], seeds: list[str], make: Callable[[DictConfig, Any], Config]) -> list[Config]:
-    """The configurations of cells with the same overrides but for the seed, where there is one."""
+    """The configurations of cells whose overrides differ only in the seed, if there is one."""
     first = compose(name, [*rest, *filter(None, seeds[:1])], return_hydra_config=True)
     config = make(first, first.hydra.runtime.choices)
-    if len(seeds) > 1 and "${seed}" in OmegaConf.to_yaml(first):  # what else follows the seed is composed with each
+    if len(seeds) > 1 and "${seed}" in OmegaConf.to_yaml(first):  # something else follows the seed: each is composed
         others = [compose(name, [*rest, seed], return_hydra_config=True) for seed in seeds[1:]]
         return [config, *(make(other, other.hydra.runtime.choices) for other in others)]
     return [config, *(_with_seed(config, int(seed.removeprefix("seed="))) for seed in seeds[1:])]

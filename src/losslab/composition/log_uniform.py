@@ -15,7 +15,7 @@ CALL = re.compile(r"([\w.]+)=log_uniform\((.*)\)")
 def drawn(argument: str) -> str:
     """The argument with its values in place of `log_uniform(LOW,HIGH,COUNT)`; any other argument as it is.
 
-    Values have three digits. Raises ValueError where LOW, HIGH and COUNT are no such interval and number.
+    Values have three digits. Raises ValueError if LOW, HIGH and COUNT are not an interval and a number of values.
     """
     if (match := CALL.fullmatch(argument)) is None:
         return argument

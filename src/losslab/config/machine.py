@@ -17,7 +17,7 @@ AUTO = "auto"  # a value of the machine that `losslab.cells.sizing` decides befo
 
 @dataclass
 class TrackerConfig:
-    """Where a cell is shown while it runs; all but the name is for W&B."""
+    """The experiment tracker; all keys except `name` apply to W&B only."""
 
     name: TrackerName = key(TrackerName.wandb, "which tracker")
     mode: TrackerMode = key(TrackerMode.auto, "auto = online with a login, offline without")
@@ -53,7 +53,7 @@ class MachineConfig:
     sharding: Sharding = key(Sharding.full, "hybrid = weights are sharded within a node and copied between nodes")
     cpu_offload: bool = key(False, "weights, gradients and optimizer state live in host memory")
     checkpoint_steps: int = key(50, "steps between two checkpoints", low=1)
-    keep_last: int = key(2, "how many checkpoints stay while a run goes on; 2, since one may be damaged", low=1)
+    keep_last: int = key(2, "how many checkpoints are kept during a run; 2, since one may be damaged", low=1)
     keep_every: int | None = key(None, "steps whose multiples' checkpoints stay for good", low=1)
     export_steps: int | None = key(None, "every so many steps the model is exported to <cell>/steps too", low=1)
     validation_steps: int | None = key(

@@ -20,8 +20,8 @@ from losslab.objectives.online import OnPolicy
 def resolve(name: str, loss: Mapping[str, Any]) -> Objective | OnPolicy | Base:
     """The objective that `_target_` names, with the other keys as its parameters; `name` is that of its file.
 
-    Raises ValueError for a class that is none or cannot be imported, and for a parameter that is unknown, missing, of
-    another type, or refused by the objective.
+    Raises ValueError for a name that is not an objective's or cannot be imported, and for a parameter that is unknown,
+    missing, of another type, or refused by the objective.
     """
     target = loss.get("_target_")
     if not target:

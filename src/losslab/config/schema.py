@@ -68,7 +68,7 @@ class ModelConfig:
     pretrain_batch: int = key(64, "rows in a step", low=1)
     pretrain_learning_rate: float = key(1e-3, "peak learning rate", low=0, high=1000)
     pretrain_seed: int | None = seed_key(
-        0, "of the corpus and the order of its rows; null = that of the cell, so that each seed has a base of its own"
+        0, "of the corpus and the order of its rows; null = that of the cell, so that each seed has its own base"
     )
 
 

@@ -39,9 +39,8 @@ class Batch:
     """One micro-batch: S whole sequences in a row of T tokens, with N answer tokens in all."""
 
     tokens: Tensor  # (1, T) int64
-    positions: (
-        Tensor  # (1, T) int64, from 0 in each sequence; (3, 1, T) where a model has one for each axis of an image
-    )
+    # (1, T) int64, from 0 in each sequence; (3, 1, T) where a model has one for each axis of an image
+    positions: Tensor
     packing: Packing  # where each sequence lies
     predictors: Tensor  # (N,) int64: the index in the row from which each answer token is predicted
     targets: Tensor  # (N,) int64: the answer tokens

@@ -24,7 +24,7 @@ from losslab.files import cached, content
 from losslab.progress import bar
 
 CHUNK = 1000  # rows tokenised at once
-VERSION = 3  # of how rows become tokens: what an earlier one has left in the cache is not taken
+VERSION = 3  # of how rows become tokens; cached tokens of an earlier version are not used
 ARRAYS = ("tokens", "offsets", "prompts", "trained", "rewards", "weights")
 
 
@@ -37,7 +37,7 @@ class Examples:
     prompts: np.ndarray  # (examples,) int64: tokens before the first that is trained, at least 1
     key: str  # SHA-256 of everything that decided the tokens
     report: dict[str, int]  # how many rows were read, broken, dropped, truncated
-    notes: list[str] = field(default_factory=list)  # how they were read, and what of that may surprise
+    notes: list[str] = field(default_factory=list)  # how they were read, and what may surprise about it
     unit: int = 1  # neighbours that stay together: 2 where each chosen answer is followed by the rejected one
     rewards: np.ndarray | None = None  # (examples, 2) float32: reward of the answer, success rate of its question
     weights: np.ndarray | None = None  # (all answer tokens,) float32, example by example, where the rows have them
@@ -99,7 +99,7 @@ class Examples:
         return cls(**arrays, **about, images=StoredImages.load(folder))
 
     def save(self, folder: Path) -> None:
-        """Write to a folder, which is made where there is none."""
+        """Write to a folder, which is created if missing."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in ARRAYS:
             if (array := getattr(self, name)) is not None:

@@ -1,4 +1,4 @@
-"""What is told of held-out rows: their number, and which of them are trained on all the same."""
+"""What is reported of held-out rows: their number, and which of them are trained on all the same."""
 
 from typing import Any
 

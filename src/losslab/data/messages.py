@@ -59,7 +59,8 @@ def messages_of(value: Any, column: str, role: str = "") -> list[Message]:
     if isinstance(value, dict) and _is_message(value):
         value = [value]
     if not isinstance(value, list) or not value:
-        what = "a text that is no JSON list of messages" if isinstance(value, str) and value.strip() else "no messages"
+        text = isinstance(value, str) and value.strip()
+        what = "a text that is not a JSON list of messages" if text else "no messages"
         raise Unusable(f"has {what} in `{column}`")
     return [_message(message, column, role if len(value) == 1 else "") for message in value]
 

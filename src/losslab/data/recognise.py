@@ -1,6 +1,6 @@
 """The layout of a data set, by the names and the shape of its columns.
 
-A layout is never guessed: the keys of `dataset` decide where they name columns that are there; else exactly one
+A layout is never guessed: the keys of `dataset` decide where they name existing columns; else exactly one
 reading must be possible.
 """
 

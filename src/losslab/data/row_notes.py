@@ -1,4 +1,4 @@
-"""What is said of rows before they are trained on."""
+"""Notes on rows before they are trained on."""
 
 from losslab.config.schema import EMBEDDED
 from losslab.data.layouts import Conversation, Texts
@@ -7,7 +7,7 @@ from losslab.data.tokenise import Tokeniser
 
 
 def notes(rows: Rows, tokeniser: Tokeniser) -> list[str]:
-    """How the rows are read, and what of that may surprise, in one sentence each."""
+    """How the rows are read, and what may surprise about it, in one sentence each."""
     dataset, layout = tokeniser.dataset, rows.layout
     lines = [describe(rows, dataset)]
     if dataset.path != EMBEDDED and layout.unread:

@@ -1,4 +1,4 @@
-"""Rows as token ids, with what of them is trained.
+"""Converts rows to token ids and marks the trained tokens.
 
 A prompt and an answer that are texts are tokenised apart and joined, so that the model is trained on exactly the token
 boundary at which it will be sampled; the answer ends in EOS. A conversation is tokenised as its chat template writes
@@ -82,7 +82,7 @@ class Tokeniser:
     def __call__(self, rows: Sequence[Row]) -> Iterator[list[list[Encoded]] | Unusable]:
         """The examples of each row, in groups that stay together: an answer, or a chosen and a rejected one.
 
-        One row has several groups where each turn of a conversation is an example of its own. Yields Unusable for a
+        One row has several groups where each turn of a conversation is a separate example. Yields Unusable for a
         row that the chat template does not take; raises Rewritten, with the place of the row in `rows` behind the
         reason, for a template that writes earlier turns anew.
         """
@@ -144,7 +144,7 @@ class Tokeniser:
             raise ValueError(f"a question {reason}: mend the chat template of model.path={self.model.path}") from None
 
     def _expansions(self, rows: Sequence[Row]) -> list[list[str] | Unusable]:
-        """The text of each image of the rows, and why a row with a broken one cannot be used; images at once.
+        """The text of each image of the rows, and why a row with a broken one cannot be used; all images at once.
 
         Raises ValueError for rows with images where the model reads none.
         """
@@ -285,7 +285,7 @@ def _images(row: Row) -> list[Any] | Unusable:
 
 
 def _as_texts(row: Conversation) -> Texts:
-    """A conversation of one question and its answer as texts, for a prompt that is no chat. Raises Unusable."""
+    """A conversation of one question and its answer as texts, for a prompt that is not a chat. Raises Unusable."""
     if row.images:
         raise Unusable("has images, which model.train_prompt as a text does not hold: set model.train_prompt=chat")
     question, answers = row.question(), [answer[-1] for answer in row.answers]

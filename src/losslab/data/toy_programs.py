@@ -7,7 +7,7 @@ The task is to translate a formula of x, y, z and digits into a program (`lossla
 and a program is right when it computes the formula on all tests, whatever it looks like.
 
 - `corpus` is what the base model is pre-trained on: several wordings, formulas of 3 to 5 operands, several styles (half
-  of them programs; operators first, or the formula again, which are none) and a few bugs.
+  of them programs; operators first, or the formula again, which are not) and a few bugs.
 - `demonstrations` are what it is fine-tuned on: programs alone, two of the wordings, formulas of 3 and 4 operands, and
   bugs: an instruction is another of its kind with probability `DEMONSTRATION_BUGS`.
 - `problems` are the benchmarks: `tiny_code` (the distribution of the demonstrations), `tiny_code_word` (a wording that
@@ -109,7 +109,7 @@ def program(formula: Formula, bugs: float, rng: random.Random) -> str:
 
 
 def operators_first(formula: Formula, bugs: float, rng: random.Random) -> str:
-    """Polish notation, which is no program."""
+    """Polish notation, which is not a program."""
     if isinstance(formula, str):
         return _instruction(formula, OPERANDS, bugs, rng)
     left, sign, right = formula
@@ -119,7 +119,7 @@ def operators_first(formula: Formula, bugs: float, rng: random.Random) -> str:
 
 
 def again(formula: Formula, bugs: float, rng: random.Random) -> str:
-    """The formula itself, which is no program; there are no instructions that could be wrong."""
+    """The formula itself, which is not a program; there are no instructions that could be wrong."""
     return infix(formula)
 
 

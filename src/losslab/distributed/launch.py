@@ -43,13 +43,13 @@ from losslab.distributed.worker_count import workers_per_node
 from losslab.files import read_json
 
 PRELOAD = ["losslab.training.loop"]  # imported once by the fork server, so that later cells start at once
-SHUTDOWN_SECONDS = 600  # that a worker may take to save its checkpoint after a request to stop
+SHUTDOWN_SECONDS = 600  # that a worker may take to save its checkpoint after a stop request
 
 
 def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, logs: Path) -> None:
     """Run `worker(*args)` on every rank. Raises WorkerError with the first error of a rank, or Interrupted.
 
-    Ranks are processes of their own, and those but rank 0 write to `logs`; under torchrun, or srun with one task for
+    Ranks are separate processes, and all but rank 0 write to `logs`; under torchrun, or srun with one task for
     each rank, `worker` runs in this process. Called on every node.
     """
     if is_worker():
@@ -153,7 +153,7 @@ def _shutdown_timeout() -> dict[str, Any]:
 
 
 class StopForwarded(SignalException, Interrupted):
-    """Makes torch's launcher stop its workers; wherever else it comes up, the run is interrupted."""
+    """Raised on a stop signal: torch's launcher stops its workers on it; everywhere else it acts as Interrupted."""
 
     def __init__(self, number: int) -> None:
         SignalException.__init__(self, f"asked to stop by {signal.Signals(number).name}", sigval=signal.SIGTERM)

@@ -26,14 +26,14 @@ class Interrupted(SystemExit):
 
 
 def came_of_stop(error: BaseException | None) -> bool:
-    """Whether an error is Interrupted, or came up while one was on its way: clean-up in libraries may replace it."""
+    """Whether an error is Interrupted, or was raised while one propagated: clean-up in libraries may replace it."""
     while error is not None and not isinstance(error, Interrupted):
         error = error.__context__
     return error is not None
 
 
 def heeded(signals: tuple[signal.Signals, ...]) -> list[signal.Signals]:
-    """Those to install a handler for: all but a SIGHUP that is ignored, as `nohup` has it."""
+    """The signals to install a handler for: all except a SIGHUP that is ignored, as under `nohup`."""
     return [n for n in signals if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
 
 

@@ -17,7 +17,7 @@ CONTEXT = re.compile(r"context.length|context.window|max_model_len|maximum conte
 
 
 def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Completion]]:
-    """Yields an empty list when the endpoint is there and serves the model, then each sample as it comes.
+    """Yields an empty list when the endpoint responds and serves the model, then each sample as it comes.
 
     Requests that fail for a while (a full server, a lost connection) are sent again, each after a longer wait.
 

@@ -35,7 +35,7 @@ class Corpus:
 def seen(corpus: Corpus, chosen: Sequence[Benchmark], cache: Path) -> dict[str, Seen]:
     """The problems of each benchmark that the corpus contains; the corpus is read once for all that `cache` lacks.
 
-    Nothing is said of a benchmark with images, whose texts may be asked about any. Errors are those of reading the
+    Benchmarks with images are skipped: the same question may be asked about any image. Errors are those of reading the
     corpus.
     """
     files = {b.name: cache / f"{_key(corpus, b)}.json" for b in chosen if not b.images}

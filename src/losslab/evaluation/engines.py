@@ -47,10 +47,12 @@ logging.getLogger("vllm").addHandler(logging.NullHandler())  # it warns before i
 
 
 def choose(engine: Engine, images: bool = False) -> Engine:
-    """The engine to use, for benchmarks with `images` or without. `auto` is vLLM where it is installed, for texts.
+    """The engine to use, for benchmarks with `images` or without.
+
+    `auto` is vLLM if it is installed and there are no images, else transformers.
 
     Raises:
-        ValueError: the engine, or any, is not installed, or it is vLLM and there are images.
+        ValueError: the requested engine, or every engine, is missing, or vLLM is requested for images.
     """
     if images and engine == Engine.vllm:
         raise ValueError(

@@ -7,7 +7,7 @@ What `folder` holds afterwards:
     samples.html                the records for reading
     engine.log                  what the engine printed
 While samples are generated they are in <benchmark>.samples.jsonl, one line each, from the moment they finish. The same
-call goes on from what is there.
+call continues from what is stored.
 """
 
 import sys
@@ -194,7 +194,7 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
         max_new_tokens=cfg.max_new_tokens,
         stop=tuple(protocol["stop"]),
         stop_ids=tuple(protocol["stop_ids"]),
-        # Another one for each continuation: the same stream again would repeat samples that are there.
+        # Another one for each continuation: the same stream again would repeat existing samples.
         seed=request_seed(seed, "engine", len(missing)),
     )
     job = requests.job(subject, sampling)

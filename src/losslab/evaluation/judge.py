@@ -84,7 +84,7 @@ def judge(folder: Path, endpoint: Endpoint, prices: Sequence[float] = ()) -> dic
     """Ask the judge about each different answer that it has not judged yet; returns what judge.json holds.
 
     `prices` are dollars for a million tokens of prompts and of replies. Raises ValueError as `judged` does, and where
-    the folder has replies of another judge; RuntimeError where the endpoint fails, after which the same goes on.
+    the folder has replies of another judge, and RuntimeError if the endpoint fails; the same call then continues.
     """
     samples = list(judged(folder))
     mend(folder / LINES)

@@ -61,7 +61,7 @@ class Prompt:
 
     @staticmethod
     def placed(problem: str, images: int) -> str:
-        """A problem that has a place for each of its images: before it, where it has none of its own."""
+        """A problem with a place for each of its images, which come before it unless its text has places."""
         return problem if PLACEHOLDER in problem else PLACEHOLDER * images + problem
 
     @staticmethod

@@ -49,7 +49,8 @@ def source(config: Config, model: str) -> dict[str, Any]:
 
 def stop_tokens(config: Config, model: str, tokenizer: Any) -> tuple[list[str], list[int]]:
     """Texts and tokens that end a sample: the tokenizer's EOS, the EOS of the checkpoint's generation_config.json,
-    `model.stop`, and with the chat template the token that ends a turn, since training on conversations trains it.
+    `model.stop`, and, with a chat template, the end-of-turn token, which training on conversations teaches the model to
+    emit.
     """
     from transformers import GenerationConfig
 

@@ -69,7 +69,7 @@ def _true_answers(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | No
 
 
 def _problems_of_code(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | None]]:
-    """The prompt of each row and the row as a problem; None where it is none. ValueError for an unknown language."""
+    """The prompt of each row and the row as a problem; None where it is not one. ValueError for an unknown language."""
     for raw in load(dataset).rows():
         row = {column: value for column, value in raw.items() if value is not None}
         texts = [row.get("prompt"), row.get("test", row.get("tests"))]

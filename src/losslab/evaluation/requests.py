@@ -27,7 +27,7 @@ def job(subject: Subject, sampling: Sampling) -> Job:
 
 
 def to_model(subject: Subject, missing: Sequence[Key], seeds: Sequence[int | None]) -> list[Request]:
-    """What an engine is asked for the missing samples, but for those whose prompt fills the context."""
+    """The requests for the missing samples, except those whose prompt fills the context."""
     room = context_length(subject.model, **protocols.source(subject.config, subject.model))
     texts = list(subject.prompts.values())
     ids = dict(zip(subject.prompts, encode(texts, subject.tokenizer), strict=True))

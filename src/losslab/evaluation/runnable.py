@@ -11,7 +11,7 @@ from losslab.programs.sandbox import no_isolation, refusal
 
 
 def runnable(chosen: Sequence[Benchmark], unsafe_code: bool) -> list[Benchmark]:
-    """The benchmarks without those whose language has no compiler here, each of which is told; a score of 0 would lie.
+    """The benchmarks, except those whose language has no compiler here: a message names each, and none is scored 0.
 
     Raises:
         ValueError: this machine cannot isolate a process, or no benchmark is left.

@@ -30,7 +30,7 @@ def read(config: Config, folder: Path, tokenizer: Any, names: Sequence[str], cou
     """Up to `count` samples of the benchmarks `names` in a folder of scores, evenly over benchmarks and problems.
 
     Records hold the text of a sample and the token that ended it, so that its tokens are those of its text. These may
-    differ from what was sampled: where a text ended it, which is no part of the record, and where the model wrote a
+    differ from what was sampled: where a text ended it, which is not part of the record, and where the model wrote a
     text in other tokens than the tokenizer does. `retokenised` counts those of which that shows.
 
     Raises:

@@ -68,7 +68,7 @@ def _counts(marks: NDArray[np.float64]) -> list[int | float]:
 def _seen(
     records: Sequence[Mapping[str, Any]], correct: NDArray[np.float64], members: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    """How many problems stand in the training data, and the score on the others; None where that is not searched."""
+    """How many problems occur in the training data, and the score on the others; None if that was not searched."""
     if any(record.get("seen") is None for record in records):
         return {"seen_exact": None, "seen_words": None, "unseen": None}
     searched = [[kind for i in positions for kind in records[i]["seen"]] for positions in members]
@@ -120,7 +120,7 @@ def average(benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def share(conditions: Iterable[bool]) -> float:
-    """In percent."""
+    """How many of the conditions hold, in percent."""
     values = list(conditions)
     return 100 * sum(values) / len(values)
 

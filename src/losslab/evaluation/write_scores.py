@@ -32,11 +32,11 @@ class Subject:
     tokenizer: Any
     protocol: dict[str, Any]
     chosen: list[Benchmark]
-    framed: dict[str, Prompt]  # how each benchmark asks, but for tasks of lm_eval
+    framed: dict[str, Prompt]  # how each benchmark asks, except tasks of lm_eval
     prompts: dict[tuple[str, int], str]  # of (benchmark, problem)
-    # Problems that stand in the training data: of the benchmarks of texts, and None where that is not known.
+    # Problems that occur in the training data, of each benchmark without images; None if that is not known.
     seen: dict[str, Seen] | None
-    notes: list[str]  # what went wrong before the first sample and could be done without
+    notes: list[str]  # what failed before the first sample without stopping the evaluation
     reads_images: bool = False  # the model is a vision-language model, whose chat template takes lists of parts
 
 

@@ -2,8 +2,8 @@
 
 Answers and golds in one notation (`notation`) are taken apart here: lists in any order, plus-minus, tuples and
 intervals with their kind of bracket, left-hand sides, chains of equations, words. Plain numbers are compared as exact
-fractions (`numbers`), expressions by their values at several points (`balls`). What cannot be read is equal to itself
-alone. There is no factor-100 rule, and no tolerance but for decimals in the place of another kind of number.
+fractions (`numbers`), expressions by their values at several points (`balls`). Unparsable text equals only identical
+text. There is no factor-100 rule, and no tolerance, except where a decimal stands for a number of another kind.
 """
 
 from __future__ import annotations
@@ -105,7 +105,10 @@ def _equal_with_comma(answer: str, gold: str) -> bool:
 
 
 def _equal_lists(answers: list[str], golds: list[str], depth: int) -> bool:
-    """The same answers in any order. One that is given twice counts once, but not where the gold has more of them."""
+    """Lists in any order: each item must match an item of the other list.
+
+    The answer may repeat items, but not have fewer than the gold.
+    """
     if len(golds) == len(answers) == 1:
         return _equal_one(answers[0], golds[0], depth)
     if not len(golds) <= len(answers) <= MOST:
@@ -123,7 +126,7 @@ def _name(equation: str) -> str:
 
 
 def _equal_one(answer: str, gold: str, depth: int) -> bool:
-    """The comparison of two answers that are no lists."""
+    """The comparison of two answers that are not lists."""
     if "≈" in answer + gold:
         return _equal_approximately(answer, gold, depth)
     answer, gold = without_membership(answer).strip(), without_membership(gold).strip()

@@ -17,7 +17,7 @@ ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 def extract(response: str) -> str:
     """The first line of a response that is not empty, normalised; "" where there is none.
 
-    A base model goes on with questions of its own below its answer.
+    A base model continues with its own questions below its answer.
     """
     for stop in STOPS:
         response = response.split(stop, 1)[0]

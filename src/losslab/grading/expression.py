@@ -153,7 +153,7 @@ class Expression(Arithmetic):
         return tree if power is None else ("power", tree, power)
 
     def derivative(self) -> Tree | None:
-        """dx/dt written as a fraction is a name of its own: x' where t or x is what is derived by."""
+        """dx/dt written as a fraction is a separate name: x' where t or x is the variable of the derivative."""
         start = self.at
         try:
             top, bottom = self.plain_text(), self.plain_text()

@@ -1,8 +1,8 @@
-"""Grades responses in killable processes, while the caller goes on generating.
+"""Grades responses in killable processes, while the caller continues to generate.
 
-A verdict is cheap at the median and may never end in the tail, so every verdict runs in a process of its own kind: it
-imports sympy and FLINT only, takes one job at a time, and is killed and replaced when the job overruns its limit. An
-answer that is code runs in a sandbox of its own, several at once.
+Most verdicts are cheap, but a few may never terminate, so whatever plain text does not decide runs in a worker process:
+it imports sympy and FLINT only, takes one job at a time, and is killed and replaced when the job overruns its limit. An
+answer that is code runs in its own sandbox, several at once.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class Grader:
 
         Args:
             rules: how the benchmark's answers are read, one of `Rules`; `exact_match` takes a gold with a right answer
-                in each line, and its official and corrected verdicts are the same; `code` takes a problem as
-                `programs.assembly` has it, `stack_program` tests as `programs.stack_language` has them; those of
-                `options` a gold as that module has it.
+                in each line, and its official and corrected verdicts are the same; `code` takes a problem in the format
+                of `programs.assembly`, `stack_program` tests in the format of `programs.stack_language`, and the rules
+                of `options` a gold answer in the format of that module.
             response: the whole response of the model.
             gold: the gold answer as `official_text.gold` gives it.
             truth: the gold answer as `corrected_text.gold` gives it, where that is known; else the gold, repaired where

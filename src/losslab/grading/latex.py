@@ -35,7 +35,7 @@ RESERVED = {
 
 
 class Formula(Tokens):
-    """Recursive descent over LaTeX as sympy's own parser reads it: a sum, product or juxtaposition ends without a word
+    """Recursive descent over LaTeX as sympy's own parser reads it: a sum, product or juxtaposition ends silently
     before the first part that cannot be read, and what stands behind is not looked at.
 
     With `strict`, a letter before a bracket is a factor, and no function, unless what is in the bracket is a constant,

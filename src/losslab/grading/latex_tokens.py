@@ -19,7 +19,7 @@ DIFFERENTIAL_OR_TOKEN = re.compile(rf"(?P<differential>d[ \t\r\n]*(?:[a-zA-Z]|\\
 
 
 class Unreadable(ValueError):
-    """The text is no formula of the grammar."""
+    """The text is not a formula of the grammar."""
 
 
 class Unknown(Unreadable):
@@ -33,7 +33,7 @@ class Tokens:
         self.text = text
         self.strict = strict
         self.token = TOKEN if strict else DIFFERENTIAL_OR_TOKEN
-        self.tokens: list[tuple[str, str]] = []  # (kind, text), read on demand: a bad token far behind is no error
+        self.tokens: list[tuple[str, str]] = []  # (kind, text), read on demand: a bad token far behind is not an error
         self.at = 0
         self.end = 0
         self.failed: set[tuple[int, str]] = set()

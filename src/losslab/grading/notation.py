@@ -1,6 +1,6 @@
 """One notation for what is written in many: characters, spaces, fonts, fractions, thousands, words between answers.
 
-Every pattern is linear in the length of the text, but for nesting, which is not followed beyond one level.
+Every pattern is linear in the length of the text, except for nesting, which is not followed beyond one level.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Number:
 
 
 def number(text: str) -> Number | None:
-    """The value of a text in one notation (`notation.clean`) without unit; None where it is no plain number."""
+    """The value of a text in one notation (`notation.clean`) without unit; None where it is not a plain number."""
     while len(text) > 2 and text[0] + text[-1] in ("()", "{}") and official_text.inside_braces(text) == text[1:-1]:
         text = text[1:-1].strip()
     text = text.removesuffix("_{10}").removesuffix("_10")
@@ -61,7 +61,7 @@ def number(text: str) -> Number | None:
 
 
 def same_number(answer: Number, gold: Number) -> bool:
-    """Exact equality, but that a decimal may stand for a fraction that no decimal is, and floats may be rounded."""
+    """Exact equality, except that a decimal may stand for a fraction that no decimal equals; floats may be rounded."""
     if answer.value == gold.value:
         return True
     if answer.last_digit is not None and gold.last_digit is not None:

@@ -160,7 +160,7 @@ def _equal_to_two_decimals(gold: str, answer: str) -> bool:
 
 
 def _tuple(text: str) -> list[Any] | None:
-    """The components of a tuple or a list, with its brackets; None for another text, and where one is no number."""
+    """The components of a tuple or a list, with its brackets; None for another text, and where one is not a number."""
     if f"{text[0]}{text[-1]}" not in ("()", "[]") or "," not in text:
         return None
     parts = [part if part in ("a", "-a") or "infty" in part else _value(part) for part in text[1:-1].split(",")]

@@ -116,5 +116,5 @@ def is_quantity(left: str) -> bool:
 
 
 def is_multiple(left: str) -> bool:
-    """Whether a left-hand side is a multiple or a power of one name: of 2x = 10, 10 is no answer."""
+    """Whether a left-hand side is a multiple or a power of one name: for 2x = 10, 10 is not an answer."""
     return MULTIPLE.fullmatch(left) is not None and not is_quantity(left)

@@ -30,7 +30,7 @@ def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str], u
 
     A row may name its rules in a column `rules`; a benchmark that `rules` lacks is graded by the general ones, with a
     message. The same rows come out in the same order with extracted, official, corrected and timed_out added. A column
-    gold_raw, the gold before the official clean-up, is the gold of the corrected verdict where it is there. Both golds
+    gold_raw, the gold before the official clean-up, is the gold of the corrected verdict where it is given. Both golds
     may be numbers. The accuracy of each benchmark by both verdicts is printed.
 
     Code in a language whose compiler is missing here comes out without a verdict, with a message: it is not wrong.
@@ -50,7 +50,7 @@ def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str], u
     partial = output.with_name(f".{output.name}.partial")
     verdicts = _kept(partial, _key(input, rules, skipped))
     if verdicts:
-        log.info(f"{len(verdicts)} of {len(gradable)} responses were graded before: going on from there")
+        log.info(f"{len(verdicts)} of {len(gradable)} responses were graded before: continuing from there")
     with (
         Grader(workers, unsafe_code=unsafe_code) as grader,
         partial.open("a", encoding="utf-8") as file,
@@ -93,14 +93,14 @@ def check_code(golds: Sequence[Any], place: str, unsafe_code: bool) -> None:
     """Refuse code that cannot be run here, before the first verdict: a language without its compiler scores nothing.
 
     Raises:
-        ValueError: no isolation, a missing compiler, or a gold answer that is no problem of code.
+        ValueError: no isolation, a missing compiler, or a gold answer that is not a problem of code.
     """
     for sentence in lacking(golds, place, unsafe_code).values():
         raise ValueError(f"{place}: {sentence}")
 
 
 def check_stack_tests(golds: Sequence[str], place: str) -> None:
-    """Refuse gold answers that are no tests of a stack program, before the first verdict."""
+    """Refuse gold answers that are not tests of a stack program, before the first verdict."""
     for gold in golds:
         try:
             stack_language.tests(gold)
@@ -112,7 +112,7 @@ def lacking(golds: Sequence[Any], place: str, unsafe_code: bool) -> dict[str, st
     """The languages of code problems whose compiler is missing here, each with the sentence that says so.
 
     Raises:
-        ValueError: no isolation, or a gold answer that is no problem of code.
+        ValueError: no isolation, or a gold answer that is not a problem of code.
     """
     kinds = set()
     for gold in golds:
@@ -128,7 +128,7 @@ def lacking(golds: Sequence[Any], place: str, unsafe_code: bool) -> dict[str, st
 
 
 def _skipped(rows: Sequence[Row], rules: Mapping[str, str], place: str, unsafe_code: bool) -> set[int]:
-    """The positions of the rows whose language has no compiler here, which is told of each language."""
+    """The positions of the rows whose language has no compiler here, with a message for each language."""
     code = {i: row["gold"] for i, row in enumerate(rows) if _rules(row, rules) == Rules.code}
     lacks = lacking(list(code.values()), place, unsafe_code)
     skipped = {i for i, gold in code.items() if assembly.language(gold) in lacks}
@@ -150,7 +150,7 @@ def _rules(row: Row, rules: Mapping[str, str]) -> str:
 
 
 def _verdicts(grader: Grader, rows: Sequence[Row], rules: Mapping[str, str]) -> Iterator[Verdict]:
-    """In the order of the rows, each as soon as it and those before it are there."""
+    """In the order of the rows, each as soon as it and those before it are done."""
     waiting: deque[Future[Verdict]] = deque()
     for row in rows:
         raw = row.get("gold_raw")

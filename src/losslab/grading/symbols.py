@@ -1,7 +1,7 @@
 """Reads what a model wrote into sympy objects without ever executing it.
 
 `read` takes, in this order, the longest readable beginning of a LaTeX formula (the grammar of sympy's own LaTeX parser,
-which stops without a word at the first token that cannot go on), an expression in Python's syntax, evaluated from its
+which stops silently at the first token that cannot continue), an expression in Python's syntax, evaluated from its
 syntax tree over a closed list of mathematical functions, and a list of LaTeX formulas.
 """
 

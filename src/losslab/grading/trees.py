@@ -12,7 +12,7 @@ CONSTANTS = frozenset(("e", "i", "\\pi"))
 
 
 class Unreadable(ValueError):
-    """The text is no expression of the grammar, or has more than one reading."""
+    """The text is not an expression of the grammar, or has more than one reading."""
 
 
 def quotient(top: Tree, bottom: Tree) -> Tree:

@@ -1,4 +1,4 @@
-"""Quantities in different units: 2.5 m is 250 cm and no 2.5 cm; units that are no measures (apples) do not count."""
+"""Quantities in different units: 2.5 m is 250 cm and not 2.5 cm; units that measure nothing (apples) do not count."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import sympy
 def differ(a: Any, b: Any) -> bool:
     """Whether two expressions, or the differences of two equations, clearly have different values at some point.
 
-    Quick; that they do not is no proof of anything.
+    Quick; False proves nothing.
     """
     for seed in (1, 2):
         try:

@@ -1,7 +1,7 @@
 """Causal attention over a row of whole sequences, one after another, each seeing itself alone.
 
 A micro-batch is one such row: no padding, no mask, no cross-talk. The function is registered with transformers, whose
-models hand its keyword `packing` through to every attention layer. Families differ in what they do to the scores: a
+models pass its keyword `packing` on to every attention layer. Families differ in what they do to the scores: a
 window, a soft cap, sinks. Each kind is exact here or refused; no keyword is swallowed.
 """
 
@@ -26,9 +26,9 @@ from losslab.models.cpu_products import computes_in_float32
 from losslab.models.decoder import decoder
 
 NAME = "packed"
-TOLD = "packed, layers told"  # and what is no attention is told, too, where the sequences lie
+TOLD = "packed, layers told"  # and layers other than attention receive the boundaries of the sequences
 FLASH_WIDTH = 256  # of a head, at most, in flash attention
-# Fewer heads of keys and values than of queries: torch 2.11 takes them without being told.
+# Fewer heads of keys and values than of queries: torch 2.11 takes them without an option.
 GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 # Keywords of a model's forward that reach every attention layer and say nothing about its scores: positions are in the
 # queries and keys already.

@@ -1,9 +1,7 @@
 """For how many tokens logits are held at once. Does not import torch, since the plan uses it."""
 
-FLOAT32_ELEMENTS = {
-    "cuda": 2**24,
-    "cpu": 2**20,
-}  # elements of float32 temporaries of torch operations, beside the kernel
+# Elements of the float32 temporaries of torch operations, beside the kernel.
+FLOAT32_ELEMENTS = {"cuda": 2**24, "cpu": 2**20}
 
 
 def chunk_tokens(tokens: int, vocabulary: int, itemsize: int, device: str, buffers: int = 1) -> int:

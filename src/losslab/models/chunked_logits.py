@@ -62,7 +62,7 @@ class ChunkedLogits:
         self.logp, self.entropy, self.statistic, self.reference_kl, self.row_term = hidden.new_zeros(
             5, tokens, dtype=self.dtype
         )
-        # Of the derivatives by logp, reference_kl and row_term those that there are slopes for.
+        # Which of the derivatives with respect to logp, reference_kl and row_term have slopes.
         self.sloped = [0, *([1] if reference else []), *([2] if row_term else [])]
         # A sum over chunks is float32. What is one product is rounded once, to the dtype of the weight.
         once = torch.promote_types(head.weight.dtype, hidden.dtype)
@@ -82,7 +82,7 @@ class ChunkedLogits:
         """Write the results of each token of a chunk; return its slopes (1 to 3, rows, V) with respect to logits.
 
         The first are d(-logp) = softmax - onehot; then come d(reference_kl) = softmax - reference softmax, and those of
-        the objective's row term. They take the place of the logits, so whatever else reads those comes before.
+        the objective's row term. They overwrite the logits, so whatever else reads the logits has to come before.
         """
         buffers = self.buffers[:, : part.stop - part.start]
         logits = buffers[: len(self.heads)]
@@ -120,8 +120,8 @@ class ChunkedLogits:
     def _read(self, objective: Objective, rows: slice, seen: "Sequence[_Distribution]", slope: Tensor | None) -> None:
         """What an objective reads of whole distributions, for a block of tokens.
 
-        Writes `slope`, where it is wanted, of the row term by the products: with g = d/dlogp and s = d/dlogsumexp that
-        by the logits is g + p (s - sum(g)).
+        If `slope` is given, writes the gradient of the row term into it: with g = d/dlogp and s = d/dlogsumexp,
+        g + p (s - sum(g)) with respect to the logits, times the derivative of the soft cap, if there is one.
         """
         policy, *reference = seen
         if objective.statistic is not None:

@@ -107,11 +107,11 @@ def objective_loss(
 ) -> HeadOutput:
     """The loss of `objective` over `targets` (N,) int64, with `hidden` (N, D), and what the step's diagnostics read.
 
-    Gradients are taken here, in the forward pass, and `out.loss.backward()` hands them on, once. Objectives that act
+    Gradients are computed here, in the forward pass; `out.loss.backward()` passes them on, once. Objectives that act
     token by token take one product (rows, D) x (D, V) for the logits and two for the gradients; those of scope
     "sequence" take the logits twice where a micro-batch does not fit one chunk. `reference` is the frozen model's own
-    hidden states and head, for an objective that needs its distribution. An objective's row term is differentiated
-    beside the softmax, by blocks of a chunk, and its gradient by the logits held for a chunk. `chunk` as in
+    hidden states and head, for an objective that needs its distribution. The row term is differentiated together with
+    the softmax, block by block; its gradient with respect to the logits is held for one chunk at a time. `chunk` as in
     `target_logprobs`.
     """
     inputs = (hidden, head.weight, head.bias)

@@ -37,12 +37,12 @@ class Policy(nn.Module):
         self.precision = precision
         self.published = published  # the dtype of the weights on disk, in which they are exported too
         self.adapters = adapters
-        self.source: ModelConfig | None = None  # whose processor goes with an exported model
+        self.source: ModelConfig | None = None  # the model whose processor is exported too
         self.frozen: PreTrainedModel | None = None  # for objectives that need its distribution
         self.output_form = self.frozen_form = OutputForm.of(model)
         self.vocabulary: int = model.get_output_embeddings().weight.shape[0]  # of the distributions
         self.packed = attention.implementation(model) == attention.NAME  # else sequences of one length at a time
-        self.told = False  # whether layers with a state are told where the sequences of a row lie
+        self.told = False  # whether recurrent and convolutional layers receive the boundaries of the sequences in a row
         self.trains_vision = False  # whether a vision tower is among what is trained
         self.compute_weights: ComputeWeights | None = None  # on one GPU that FSDP2 does not hold
 
@@ -63,7 +63,7 @@ class Policy(nn.Module):
             return {"logp": logp, "token": tokens}
         if objective is None:
             return {"logp": target_logprobs(hidden, head, batch.targets)}
-        # A rank may have less to do than another: then its row holds no answer and is no sequence of the objective.
+        # A rank may have less to do than another: then its row holds no answer and is not a sequence of the objective.
         sequences = len(batch.packing.lengths) if len(batch.targets) else 0
         full = Context(sequence=batch.sequence, sequences=sequences, **context)
         result: HeadOutput = objective_loss(objective, hidden, head, batch.targets, full, reference=reference)
@@ -87,12 +87,12 @@ class Policy(nn.Module):
         return out["logp"], out["token"].int()
 
     def begin_forward(self) -> None:
-        """From here to the last backward of a step the parameters are those that are computed with."""
+        """Swap in the weights of the compute dtype, where they are separate, until `end_backward`."""
         if self.compute_weights is not None:
             self.compute_weights.enter()
 
     def end_backward(self) -> None:
-        """The parameters are the master weights again."""
+        """Swap the master weights back in."""
         if self.compute_weights is not None:
             self.compute_weights.leave()
 
@@ -141,7 +141,8 @@ class Policy(nn.Module):
     def attend(self, implementation: str) -> None:
         """Let the models compute attention as one of transformers' implementations does; `packed` packs rows.
 
-        With `attention.TOLD` their other layers are told where the sequences lie. Raises ValueError where they cannot.
+        With `attention.TOLD` their other layers receive the boundaries of the sequences. Raises ValueError where they
+        cannot.
         """
         self.told = implementation == attention.TOLD
         implementation = attention.NAME if self.told else implementation
@@ -155,7 +156,7 @@ class Policy(nn.Module):
 def packed_states(model: PreTrainedModel, batch: Batch, told: bool = False) -> Tensor:
     """(T, D) last hidden states of a micro-batch in one pass, which keeps its sequences apart by itself.
 
-    `told` hands on what the kernels of recurrent and convolutional layers need for that, by transformers' names; its
+    `told` passes on what the kernels of recurrent and convolutional layers need for that, by transformers' names; its
     layers without these kernels (flash-linear-attention, causal-conv1d, mamba-ssm) read none of it.
     """
     packing, more = batch.packing, dict[str, Any]()
@@ -212,8 +213,8 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
     `reference` adds the reference model, frozen; without a `reference.path` it is the model before training, for which
     adapters need no copy.
 
-    It is in evaluation mode: with dropout the probability that weighs a token would be that of another policy, and what
-    is computed twice would not be the same. Called on every rank.
+    It is in evaluation mode: with dropout, a token would be weighted by the probability of another (perturbed) policy,
+    and recomputation would not reproduce the first result. Called on every rank.
     """
     model, precision, adapters = config.model, config.train.precision, config.adapter
     published = load_config(model).dtype or torch.float32
@@ -228,7 +229,7 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
     policy.source = model
     for parameter in towers(policy.model):
         parameter.requires_grad_(not config.train.freeze_vision)
-    for parameter in policy.parameters():  # but no buffer: rotary frequencies need float32
+    for parameter in policy.parameters():  # but not buffers: rotary frequencies need float32
         parameter.data = parameter.data.to(torch.bfloat16 if held == Precision.bf16 else torch.float32)
     if adapters.rank:
         lora.insert(policy.model, adapters)

@@ -127,9 +127,9 @@ class Objective(ABC):
     statistic: ClassVar[Callable[..., Tensor] | None] = None
 
     # Set to a method `Distributions` -> (R,) where the loss moves probability among tokens that are not the target, as
-    # a divergence from a teacher does. It is called on blocks of tokens and differentiated there by all their logits,
-    # so it may take any functions of torch that act on each row alone; it detaches what gets no gradient. Its result
-    # arrives as `Targets.row_term`, and `loss` says how much of it is in the loss.
+    # a divergence from a teacher does. It is called on blocks of tokens and differentiated there with respect to all
+    # their logits, so it may use any functions of torch that act on each row alone; it detaches what gets no gradient.
+    # Its result arrives as `Targets.row_term`, and `loss` says how much of it is in the loss.
     row_term: ClassVar[Callable[..., Tensor] | None] = None
     # Names of what `measure` returns: they must not be those of other numbers in metrics.jsonl.
     metrics: ClassVar[tuple[str, ...]] = ()

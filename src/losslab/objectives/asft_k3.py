@@ -9,7 +9,7 @@ class ASFTK3(Objective):
     """ASFT whose anchor reads the target alone: -sg(p) log p + kl_weight * (r - 1 - log r), r = p_ref / p.
 
     r - 1 - log r is the k3 estimate of a KL; of demonstrations, which are not drawn from the policy, it is a distance
-    with its minimum at p = p_ref and no estimate. It needs stored log-probabilities in place of a second model. The
+    with its minimum at p = p_ref and not an estimate. It needs stored log-probabilities in place of a second model. The
     weight of a target, p + kl_weight (r - 1), has no bound: one that fell from p_ref = 0.4 to 1e-11 weighs 4e9, and at
     a log ratio of 88 the run stops with an error.
     Source: the technical report of Palmyra x6 (arXiv 2608.16620) with a weight of 0.1, known here from a third party's

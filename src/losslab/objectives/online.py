@@ -12,8 +12,10 @@ PROMPT_SHARE = 0.25  # of train.max_length, left to the prompt where max_new_tok
 
 @dataclass(frozen=True)
 class OnPolicy:
-    """What objectives on the model's own answers have in common. A step draws `train.batch_size` questions and answers
-    each `samples` times, as the train batch size of verl counts. All of its answers are generated at once.
+    """What objectives on the model's own answers have in common.
+
+    A step draws `train.batch_size` questions and generates `samples` answers to each, all at once; as in verl, the
+    batch size counts questions.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -48,8 +50,8 @@ class GRPO(Online):
 class PPO(Online):
     """Proximal policy optimisation with a value model from the same checkpoint and generalised advantages.
 
-    Source: arXiv 1707.06347, equations 7, 9 and 11. The reward comes with the last token, advantages are standardised
-    over all tokens of a batch, and so is the mean of the loss taken.
+    Source: arXiv 1707.06347, equations 7, 9 and 11. The reward comes with the last token; advantages are standardised,
+    and the loss is averaged, over all tokens of a batch.
     """
 
     value_weight: float = 0.5  # of the value model's loss

@@ -1,8 +1,8 @@
 """PPO on TRL's GRPO trainer: its rollouts and clipped objective, with advantages from a value model.
 
-TRL had a PPO trainer of its own up to release 1.12. It kept the whole logits of all answers of a step in memory,
-neither clipped gradients nor resumed, and does not import beside current releases of vLLM. Its GRPO trainer takes an
-advantage for each token, which is what PPO adds: a value model, generalised advantage estimation, and the value loss.
+TRL had a PPO trainer up to release 1.12. It kept the whole logits of all answers of a step in memory, neither clipped
+gradients nor resumed, and does not import beside current releases of vLLM. Its GRPO trainer takes an advantage for each
+token; PPO adds a value model, generalised advantage estimation, and the value loss.
 """
 
 from typing import Any

@@ -50,7 +50,7 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
 def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Rows {prompt, gold} of a data set, and how many there are and why others are not.
 
-    A teacher who reads the solution has a prompt of its own, {informed}.
+    A teacher who reads the solution has a separate prompt, {informed}.
     """
     asked, report = questions.questions(config.dataset)
     problems, objective, columns = asked.problems, config.objective, dict[str, list[str | None]]()

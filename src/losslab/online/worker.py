@@ -1,7 +1,7 @@
 """What one worker does of online training, from the first question to the exported model.
 
-The trainer is told the steps that remain, as if there were no others. Checkpoints, schedule, clipping, records and
-requests to leave are those of the loop for demonstrations.
+On resume, the trainer is given only the remaining steps. Checkpoints, schedule, clipping, records and stop requests are
+handled as in the offline loop.
 """
 
 import math
@@ -44,8 +44,8 @@ GRADERS = 2  # processes that grade what text alone does not decide
 def train(config: Config, data: str, folder: str) -> None:
     """Train one cell on this rank, to the exported model.
 
-    `data` is a folder of `questions`, `folder` the cell's. Goes on from the newest checkpoint. Raises Interrupted, with
-    a checkpoint behind it, when asked to leave, and FloatingPointError on a gradient that is not finite.
+    `data` is a folder of `questions`, `folder` the cell's. Resumes from the newest checkpoint. Raises Interrupted,
+    after saving a checkpoint, on a stop request, and FloatingPointError on a gradient that is not finite.
     """
     from datasets import load_from_disk
 
@@ -120,8 +120,11 @@ def _learners(config: Config, policy: Policy, device: torch.device) -> tuple[Opt
 
 
 class AroundSteps(TrainerCallback):
-    """The beginning and the end of every step. The trainer logs once at the end of each, on every rank, which is when
-    its row is written, and where the run leaves when it is asked to."""
+    """The beginning and the end of every step.
+
+    The trainer logs once at the end of each step on every rank; the metrics are then written and a pending stop request
+    is honoured.
+    """
 
     def __init__(
         self,

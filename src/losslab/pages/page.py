@@ -1,4 +1,4 @@
-"""A page is one file: it opens without a server, and asks nobody for anything."""
+"""A page is one file: it opens without a server, and makes no network requests."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ def render(
 
 
 def embed(value: Any) -> Markup:
-    """JSON for a script element, which nothing in it can end."""
+    """JSON, escaped so that it cannot close its script element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 

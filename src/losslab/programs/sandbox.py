@@ -1,12 +1,13 @@
-"""Runs a program that nobody has read, so that it can do no harm.
+"""Runs untrusted programs in a sandbox.
 
-Bubblewrap gives it namespaces of its own: no network, no other processes, no files but the system's programs (read
-only) and a scratch folder in memory of limited size. Limits of the kernel hold each of its processes, a filter refuses
-system calls (`losslab.programs.system_calls`), and this process watches time, output and the memory of all together.
-The namespace ends with its first process, so nothing outlives a run, and that one with the thread that started it.
+Bubblewrap gives a program its own namespaces: no network, no other processes, no files except the system's programs
+(read only) and a scratch folder in memory of limited size. Limits of the kernel apply to each of its processes, a
+filter refuses system calls (`losslab.programs.system_calls`), and this process watches time, output and the memory of
+all together. The namespace ends with its first process, and that process ends with the thread that started it, so
+nothing outlives a run.
 
-The kernel does not limit the processes of root, so for root every run has a user id of its own; for others a user
-namespace counts them.
+The kernel does not limit the processes of root, so for root every run has its own user id; for others a user namespace
+counts them.
 """
 
 import itertools
@@ -59,8 +60,7 @@ class Sandbox:
     """Runs commands on files. Safe to use from several threads at once.
 
     Args:
-        folders: besides the system's, what a program may read, by the place where it finds it; None hides what the
-            system, or an earlier folder, has at that place.
+        folders: further readable folders, by mount point; None hides whatever is already mounted there.
         isolated: False runs it as a plain process of this user, with limits alone; for machines without bubblewrap.
 
     Raises:
@@ -86,7 +86,7 @@ class Sandbox:
 
         Args:
             command: the program and its arguments; a path or a name on the system's PATH.
-            variables: of the environment, which is empty else but for PATH, HOME and the locale.
+            variables: environment variables in addition to PATH, HOME, TMPDIR and the locale.
         """
         with ExitStack() as stack:
             if self.isolated:
@@ -138,7 +138,7 @@ def _environment(home: str) -> dict[str, str]:
 
 
 def _is_root() -> bool:
-    """Whether this is the machine's root, whom no limit of processes holds; a container's own root has one."""
+    """Whether this is the machine's root, whose processes no limit counts; a container's own root has a limit."""
     return os.getuid() == 0 and Path("/proc/self/uid_map").read_text().split()[1:] == ["0", "4294967295"]
 
 

@@ -4,7 +4,7 @@ A program is a text of instructions of one character, which are run from left to
     0 to 9     put the digit on the stack
     x y z      put the argument of that name on the stack
     + - *      take the two topmost numbers, and put what they make, the lower one first
-Its result is the number that is alone on the stack at the end. Any other text is no program.
+Its result is the number that is alone on the stack at the end. Any other text is not a program.
 """
 
 import json
@@ -17,7 +17,7 @@ LONGEST = 256  # instructions, so that no product grows beyond reason
 
 
 def run(program: str, arguments: Sequence[int]) -> int | None:
-    """The result of a program for the values of x, y and z; None where the text is no program."""
+    """The result of a program for the values of x, y and z; None where the text is not a program."""
     stack: list[int] = []
     if len(program) > LONGEST:
         return None

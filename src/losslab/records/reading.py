@@ -1,7 +1,7 @@
 """Reading of record files, which may be damaged, of an older losslab, or written by a stranger.
 
 A reader returns what a file holds in the form of the newest version, or raises `DamagedRecord` with one line that names
-the file and the fault. Whoever shows records goes on without that file and marks its cell.
+the file and the fault. Whoever shows records continues without that file and marks its cell.
 """
 
 import itertools
@@ -97,7 +97,7 @@ def _versioned(path: Path, form: Mapping[str, Any], may: Mapping[str, Any]) -> d
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DamagedRecord(path, f"is no JSON ({error})") from None
+        raise DamagedRecord(path, f"is not JSON ({error})") from None
     if not isinstance(content, dict):
         raise DamagedRecord(path, "holds no JSON object")
     version = content.get("version", 0)
@@ -133,7 +133,7 @@ def _check_value(path: Path, value: Any, wanted: Any, where: str) -> None:
         if isinstance(option, type) and isinstance(value, option):
             if option is bool or not isinstance(value, float | int):
                 return
-            if kind is int or (isinstance(value, float) and math.isfinite(value)):  # True is no number
+            if kind is int or (isinstance(value, float) and math.isfinite(value)):  # True is not a number
                 return
         if isinstance(option, list) and isinstance(value, list):
             for i, part in enumerate(value):
@@ -216,7 +216,7 @@ def _row(path: Path, line: bytes, where: str) -> dict[str, Any]:
 def read_metrics(path: Path, last: int | None = None) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl, the `last` ones or all; each has the number of its `step`.
 
-    What is no finite number, or a list of them, is left out of a row.
+    Values other than finite numbers, or lists of them, are left out of a row.
     """
     rows = read_rows(path) if last is None else last_rows(path, last)
     for row in rows:
@@ -249,7 +249,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise DamagedRecord(path, "is missing") from None
     except UnicodeDecodeError:
-        raise DamagedRecord(path, "is no UTF-8 text") from None
+        raise DamagedRecord(path, "is not UTF-8 text") from None
     except OSError as error:
         raise DamagedRecord(path, f"cannot be read ({error.strerror})") from None
     if len(content) > LONGEST:
@@ -260,7 +260,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             if section.strip():
                 mapping |= _parse(section)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise DamagedRecord(path, f"is no YAML mapping ({' '.join(str(error).split())})") from None
+        raise DamagedRecord(path, f"is not a YAML mapping ({' '.join(str(error).split())})") from None
     if not mapping:
         raise DamagedRecord(path, "is empty")
     return mapping

@@ -6,7 +6,7 @@
         scores/<protocol>-<identity>/  scores/<protocol>-<identity>/steps/<step>/
         scores/<protocol>-<identity>/kl_to_base.json
 
-A kill leaves the old file or the whole new one.
+Writes are atomic: after a kill, either the old or the complete new file remains.
 """
 
 import fcntl
@@ -32,12 +32,12 @@ from losslab.records.identity import identities, protocol, recipe
 PROBABILITIES = "probabilities.json"
 KL_TO_BASE = "kl_to_base.json"
 VALIDATION = "validation.jsonl"
-ENDED = ("done", "failed", "trained")  # the states of a cell that nothing is on its way with
-KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # by a cell that starts afresh
+ENDED = ("done", "failed", "trained")  # states of a cell on which no process is working
+KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # what a cell that starts afresh keeps
 
 
 def protocol_name(config: Config) -> str:
-    """Of the evaluation: its file and its hash."""
+    """The name of the evaluation's protocol: its file and its hash."""
     return f"{config.names.eval}-{protocol(config)[:8]}"
 
 
@@ -64,7 +64,7 @@ class Cell:
 
     @classmethod
     def at(cls, folder: Path) -> "Cell":
-        """The cell of a record that is there."""
+        """The cell of an existing record."""
         return cls(folder, read_json(folder / "cell.json")["identity"])
 
     @property
@@ -78,16 +78,16 @@ class Cell:
 
     @property
     def validation(self) -> Path:
-        """Where the held-out rows are measured over the steps of training, where there are such rows."""
+        """The file with the metrics of the held-out rows over training, if there are such rows."""
         return self.folder / VALIDATION
 
     @property
     def probabilities(self) -> Path:
-        """Where the probabilities of training targets lie before and after training, where that was asked for."""
+        """The file with the probabilities of training targets before and after training, if they were requested."""
         return self.folder / PROBABILITIES
 
     def steps(self) -> dict[int, Path]:
-        """Models exported on the way, by step; one of the last step would be the finished model again."""
+        """Models exported during training, by step, without one of the last step, which is the finished model."""
         models = {int(path.name): path for path in sorted(self.folder.glob("steps/" + 8 * "[0-9]"))}
         if self.model.exists() and (rows := read_lines(self.metrics)):
             models.pop(rows[-1]["step"], None)
@@ -99,7 +99,7 @@ class Cell:
         return folder if step is None else folder / "steps" / f"{step:08d}"
 
     def kl_to_base(self, config: Config) -> Path:
-        """Where the KL of the finished model to its base is, on the samples of its scores, where that was asked for."""
+        """The file with the KL of the finished model to its base on the samples of its scores, if it was requested."""
         return self.scores(config) / KL_TO_BASE
 
     def state(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Cell:
         return asked <= record.get("asked", 0) and set(of_new_task(config.benchmark)) <= benchmarks
 
     def done(self, config: Config) -> bool:
-        """Whether what was asked for is there: the trained model, measured, and with `stage` all its scores."""
+        """Whether all that was requested exists: the trained model, measured, and with `stage` all its scores."""
         if self.asked_again or not (self.trained(config) and self.measured(config)):
             return False
         if config.stage == Stage.train:
@@ -161,7 +161,7 @@ class Cell:
                 state["tunes"] = state.get("tunes", {}) | {config.sweep.name: config.sweep.tune}
 
     def leave(self, sweep: str) -> None:
-        """Take the cell out of a sweep's table. A cell that was never begun and is in no other sweep goes."""
+        """Take the cell out of a sweep's table. A cell that was never begun and is in no other sweep is deleted."""
         with self._editing() as state:
             state["sweeps"] = [name for name in state.get("sweeps", []) if name != sweep]
             for named in ("methods", "tunes"):
@@ -198,7 +198,7 @@ class Cell:
         self.give_up(config, f"{type(error).__name__}: {error}")
 
     def give_up(self, config: Config, reason: str) -> None:
-        """Write down that what the configuration asks for is not going to be there."""
+        """Record that what the configuration asks for will not be completed, and why."""
         with self._editing() as state:
             state |= {"state": "failed", "error": reason}
             state["failures"] = state.get("failures", {}) | {protocol_name(config): reason}
@@ -230,9 +230,9 @@ class Cell:
 
 
 def start_again(cells: list[Cell]) -> None:
-    """Ask cells to start afresh, for `force=true`; what was interrupted on its way goes on.
+    """Mark finished cells for a rerun (`force=true`); interrupted cells resume.
 
-    So does a call that was interrupted between its cells: the same command again asks none of them anew.
+    While cells of an interrupted `force=true` are left, repeating the command continues those and marks no cell again.
     """
     states = {cell: cell.state() for cell in cells}
     ended = [cell for cell, state in states.items() if state.get("state", "done") in ENDED]
@@ -242,7 +242,7 @@ def start_again(cells: list[Cell]) -> None:
         if state.get("force") == "asked" or (state.get("force") == "begun" and cell not in ended)
     ]
     if left:
-        log.info(f"force=true goes on where it was interrupted: {len(left)} of {len(cells)} cells are left")
+        log.info(f"force=true continues where it was interrupted: {len(left)} of {len(cells)} cells are left")
         return
     for cell in ended:
         cell.update(force="asked")

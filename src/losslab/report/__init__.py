@@ -1,1 +1,1 @@
-"""One HTML page for a sweep, from records alone: it opens without a server and asks nobody for anything."""
+"""One HTML page for a sweep, from records alone: it opens without a server and makes no network requests."""

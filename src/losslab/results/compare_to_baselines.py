@@ -53,7 +53,7 @@ def _beside(row: Row, table: Table) -> Iterator[SheetCell]:
 
 
 def but_objective(row: Row) -> tuple[str, object]:
-    """The configuration of a row but for its objective, and the measure of its scores."""
+    """The configuration of a row except its objective, and the measure of its scores."""
     rest = {key: value for key, value in row.config.items() if key != "loss" and not key.startswith("loss.")}
     return canonical(rest), row.measure
 

@@ -1,9 +1,9 @@
 """The answer of a sweep: the best objective, its margin and interval, undecided pairs, and the seeds these would take.
 
 Compared are the averages of the rows of one model and measure, paired by seed and problem. The intervals of all pairs
-of rows hold together with 95%, since the highest row is picked after the scores are seen, and each might have been. A
-row is better than another where the interval leaves zero out and both have several seeds; of one seed each, the trained
-models may differ, and nothing is said of their objectives. `losslab.results.conclusion_text` puts it into sentences.
+of rows are simultaneous at 95%, since the highest row is picked after the scores are seen, and any row might have been.
+A row is better than another if the interval excludes zero and both have several seeds; with one seed each, the result
+concerns these two models only, not their objectives. `losslab.results.conclusion_text` puts it into sentences.
 """
 
 from collections import Counter
@@ -21,9 +21,9 @@ from losslab.results.tuning import Choice, Tuning, tune
 from losslab.statistics.intervals import Estimate, Variances, simultaneous_level, variances
 from losslab.statistics.power import between_runs, detectable, seeds_for
 
-REFERENCES = ("sft", BASE)  # that each row is compared with, besides the best
-MORE_SEEDS = 5  # of which the smallest difference is named, where fewer were run
-CUT = 5.0  # percent of answers cut by length from which on they are named
+REFERENCES = ("sft", BASE)  # rows that each row is compared with, besides the best
+MORE_SEEDS = 5  # whose smallest difference is named where fewer were run
+CUT = 5.0  # percent of answers cut by length, from which they are named
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class Power:
-    """What the seeds that are there can show with a chance of 80%, and what more seeds would."""
+    """What the present seeds can show with a chance of 80%, and what more seeds would."""
 
     seeds: int
     smallest: float | None  # points; None for one seed
     more_seeds: int
     with_more: float | None
-    asked_seeds: int | None  # that the difference which the sweep is to show takes; None where over a hundred
+    asked_seeds: int | None  # that `sweep.difference` takes; None where over a hundred
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,15 @@ class Conclusion:
     problems: int
     samples: tuple[int, ...]
     seeds: tuple[int, int]  # fewest and most of a pair
-    family: int  # pairs whose intervals hold together
+    family: int  # number of pairs whose intervals are simultaneous
     spread: Spread | None  # None where no trained rows compare
     asked: float | None = None  # points that the sweep is to show
     left_out: list[str] = field(default_factory=list)  # rows that are not compared, and why
     rates: list[str] = field(default_factory=list)  # learning rates of the trained rows
     varies: list[str] = field(default_factory=list)  # what another seed changes
     cut: tuple[str, str, float] | None = None  # row and benchmark with the largest share of answers cut by length
-    # The benchmark with the most problems in the training data, how many, and of how many.
+    # The most contaminated benchmark: its name, how many of its problems occur in the training data, and how many it
+    # has; None if there is none, "unknown" if that was not searched.
     seen: tuple[str, int, int] | None | Literal["unknown"] = None
     tuned: str | None = None  # the key of which each objective has its own best value, on half of the problems
     choices: list[Choice] = field(default_factory=list)  # of the compared rows
@@ -120,7 +121,7 @@ def conclude(table: Table, shares: ProblemShares | None = None) -> list[Conclusi
     """The conclusion of each model that has a row with scores on all benchmarks of the table.
 
     With `sweep.tune` its rows are the objectives, each at its own best value of that key (`losslab.results.tuning`).
-    Samples that are gone are no fault of a table, whose numbers do without them: their rows are not compared.
+    Missing samples are not an error, since the table does not need them; rows without samples are not compared.
     """
     shares = shares or ProblemShares(replace(table, faults=[]))
     if tuning := tune(table, shares):
@@ -253,7 +254,7 @@ def _cut(rows: Sequence[Row], benchmarks: Sequence[str], shares: ProblemShares) 
 def _seen(
     trained: Sequence[Row], benchmarks: Sequence[str], shares: ProblemShares
 ) -> tuple[str, int, int] | None | Literal["unknown"]:
-    """The benchmark with the most problems whose question the training data holds: its name, these, and all of it."""
+    """`Conclusion.seen`: the benchmark with the most problems whose question occurs in the training data."""
     counts, unknown = [], False
     for entry in (entry for row in trained for entry in row.scored):
         content = shares.scores.of(entry)["benchmarks"]

@@ -58,7 +58,7 @@ def _of_cell(record: CellRecord, sweep: str) -> Iterator[CellScores]:
         config = science(record.config)
     except DamagedRecord as damage:
         faults.append(str(damage))
-        config = {"damaged": record.folder.name, "loss": names["loss"]}  # a row of its own
+        config = {"damaged": record.folder.name, "loss": names["loss"]}  # a separate row
     scored: list[dict[str, Any]] = []
     for path in score_files(record.folder):
         try:

@@ -17,7 +17,7 @@ def notes(table: Table, curves: Mapping[str, LearningCurve], measured: Sequence[
     for label, row in trained.items():
         names = {name for entry in row.entries for name in changed_while_training(entry.folder)}
         if names:
-            yield f"Cells of {label} went on with another {', '.join(sorted(names))} than they began with."
+            yield f"Cells of {label} resumed with another {', '.join(sorted(names))} than they began with."
     having = {pair.after.label for pair in measured}
     if declares(table, "export_steps"):
         if missing := [name for name in trained if name not in curves]:

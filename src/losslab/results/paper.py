@@ -96,7 +96,7 @@ def compare(table: Table) -> Comparison | None:
         return None
     of_paper = {(row.model, row.method): row for row in printed() if row.table == table.sweep.paper}
     if not of_paper:
-        raise ValueError(f"sweep.paper={table.sweep.paper} is no table of experiments/paper.csv: check it")
+        raise ValueError(f"sweep.paper={table.sweep.paper} is not a table of experiments/paper.csv: check it")
     measures = [
         {"eval": config.names.eval, "prompt": config.prompt_name}
         | {key: getattr(config.eval, key) for key in (*SAMPLING, "samples", "verdict")}

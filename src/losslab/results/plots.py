@@ -33,7 +33,7 @@ class BarRow:
 
 
 def draw(path: Path, digests: Path, figure: Callable[..., Any], *data: Any) -> None:
-    """Write `figure(*data)` to <path>.png and <path>.svg, unless they are there and of the same data.
+    """Write `figure(*data)` to <path>.png and <path>.svg, unless they exist and are of the same data.
 
     Args:
         digests: a JSON file that keeps a hash of the data of each figure.

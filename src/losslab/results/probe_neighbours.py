@@ -3,7 +3,7 @@
 A record is a row of a sweep beside the row of SFT that differs from it in the objective alone, with two seeds or more,
 and with the probabilities of the demonstrations under the base (`machine.probabilities`). Its place is the share of
 tokens with p below 0.1 and the share with p of 0.9 or more. Records of one place are one setting, since more rates on
-the same demonstrations are no more evidence. A new probe is placed by its nearest settings: they speak where all of
+the same demonstrations add no evidence. A new probe is placed by its nearest settings: they speak where all of
 them agree, and where the probe is no further from them than they are from theirs. Else it abstains.
 """
 

@@ -216,7 +216,7 @@ def _rows(entries: list[CellScores], usual: Mapping[str, str | None], declared: 
         measures.setdefault(Measure.of(entry, usual), []).append(entry)
     unmeasured = measures.pop(None, [])
     measured = {entry.seed for of_measure in measures.values() for entry in of_measure}
-    # Scores on the benchmarks of other sweeps alone, by a protocol of their own, are none of this table's.
+    # Scores by another protocol, on benchmarks of other sweeps only, do not belong to this table.
     elsewhere = [entry for entry in unmeasured if entry.scores and not set(entry.scores) & set(usual)]
     unscored = [entry for entry in unmeasured if entry not in elsewhere]
     foreign = {entry.seed: entry for entry in elsewhere if entry.seed not in measured}

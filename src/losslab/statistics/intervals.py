@@ -14,10 +14,10 @@ half of the interval is
 
     sqrt(V * (t_p^2 + (t_s^2 - t_p^2) * w)),    w = r^2 / (r^2 + 1 - r)
 
-w = r is Banerjee's interval (Sankhya 22, 1960), which holds the mean at least as often as it says, and at 95% with two
-seeds up to 98.7% of the time; this w takes the excess away. At the higher levels of several intervals that hold
-together it would miss up to 1.7 times as often as it says: these have w = r. The usual approximation (Satterthwaite,
-Biometrics Bulletin 2, 1946) holds the mean at 95% in 87% of the cases with two seeds and in 92% with three.
+w = r is Banerjee's interval (Sankhya 22, 1960), which covers the mean at least as often as its level says, and at 95%
+with two seeds up to 98.7% of the time; this w takes the excess away. At the higher levels of simultaneous intervals its
+error rate would be up to 1.7 times the nominal one, so those use w = r. The usual approximation (Satterthwaite,
+Biometrics Bulletin 2, 1946) covers the mean at 95% in 87% of the cases with two seeds and in 92% with three.
 
 What an interval covers. That of several seeds and problems: another seed (order of the data, sampling), other problems
 of the same kind, other samples. That over problems alone, where there is one seed: other problems and other samples of
@@ -224,7 +224,7 @@ def paired(a: Shares, b: Shares, level: float = LEVEL) -> dict[str, Estimate]:
 
 
 def simultaneous(reference: Shares, rows: Mapping[str, Shares], level: float = LEVEL) -> dict[str, dict[str, Estimate]]:
-    """`paired` of each row with the reference, where all intervals of a column hold together with the given level.
+    """`paired` of each row with the reference; all intervals of a column are simultaneous at the given level.
 
     With a reference in common they are 1 to 3% longer than Dunnett's (JASA 50, 1955), which takes all variances as
     equal and no seed or problem as shared.
@@ -233,7 +233,7 @@ def simultaneous(reference: Shares, rows: Mapping[str, Shares], level: float = L
 
 
 def simultaneous_level(comparisons: int, level: float = LEVEL) -> float:
-    """The level of each of several intervals that hold together with `level`, whatever their correlation.
+    """The level of each of several intervals that are simultaneous at `level`, whatever their correlation.
 
     It is level ** (1 / comparisons) (Sidak, JASA 62, 1967). A row that is picked for its mean needs the number of all
     pairs of rows, k (k - 1) / 2 of k, since each might have been the one that is picked.

@@ -6,9 +6,10 @@ to be highest, and there are several looks. So each interval has the level
 
     1 - alpha / (looks * pairs),    pairs = rows (rows - 1) / 2
 
-(Bonferroni), rows and looks being those that were planned. Whatever depends on what, and after whichever look the race
-ends, all that is ever said to be worse is worse with 1 - alpha, and the best row of a rung is still there. To spend
-alpha in equal parts is the simplest of the spending functions of Lan & DeMets (Biometrika 70, 1983).
+(Bonferroni), rows and looks being those that were planned. Under any dependence between rows and looks, and wherever
+the race stops, with probability at least 1 - alpha every dropped row is worse and the best row of a rung has been kept,
+if each interval has its level. Equal parts of alpha are the simplest of the spending functions of Lan & DeMets
+(Biometrika 70, 1983).
 
 The interval is that of the paired difference to the leader (`losslab.statistics.intervals`), with one change. Three
 seeds give a pair's variance between seeds two degrees of freedom, with which no difference would be shown at such a
@@ -17,10 +18,10 @@ of row r and seed s,
 
     2 * sum (y[r, s] - y[r, .] - y[., s] + y[., .])^2 / ((rows - 1) (seeds - 1)),    (rows - 1) (seeds - 1) degrees
 
-That takes the rows as equally steady, which one near divergence is not. So the pair's own variance takes its place
-where it is larger, and the interval is at least as long as the pair's own one of 99.5%. Of 200 simulated races of six
-rows with three seeds that do not differ, a row was called worse in none where all are equally steady, and in 2% where
-one varies five times as much between seeds (the simulation of tests/test_race.py, with 200 races).
+This assumes that all rows vary equally between seeds, which a row near divergence does not. So the pair's own variance
+is used where it is larger, and the interval is at least as long as the pair's own interval at 99.5%. In 200 simulated
+races of six rows that do not differ, with three seeds, no row was called worse where all vary equally, and in 2% of the
+races one was where one row varies five times as much between seeds (the simulation of tests/test_race.py).
 """
 
 from collections.abc import Mapping
@@ -31,8 +32,8 @@ from numpy.typing import NDArray
 
 from losslab.statistics.intervals import Estimate, half_of, variances
 
-ALPHA = 0.05  # chance that a race says of any row that it is worse, and it is not
-OWN_LEVEL = 0.995  # of the interval from a pair's own variance between seeds, which is the least
+ALPHA = 0.05  # family-wise error rate: the probability that a race drops any row that is not worse
+OWN_LEVEL = 0.995  # of the interval from a pair's own variance between seeds; no interval is shorter
 FEWEST_SEEDS = 3
 
 Shares = Mapping[str, NDArray[np.float64]]  # of each benchmark: (seeds, problems) shares of right samples
@@ -53,7 +54,7 @@ class Standing:
 
 
 def level(rows: int, looks: int, alpha: float = ALPHA) -> float:
-    """Of each interval of a race that begins with so many rows and is looked at so many times."""
+    """The level of each interval of a race that begins with `rows` rows and has `looks` looks."""
     return 1 - alpha / (looks * max(1, rows * (rows - 1) // 2))
 
 

@@ -126,11 +126,11 @@ class Checkpoints:
         return {f"random.{dist.get_rank()}.{name}": value for name, value in random_state(self.device).items()}
 
     def resume(self, same_ranks: bool = False) -> int:
-        """Load the newest checkpoint that is whole, if any; returns the steps behind it. Called on every rank.
+        """Load the newest usable checkpoint, if any; returns the number of its steps. Called on every rank.
 
-        One that is damaged, or that is none of this run's, is set aside: it would count as the newest, and those to
-        come as old. Raises OSError when one cannot be read now, which says nothing of what is in it, and with
-        `same_ranks` ValueError when it was written by another number of ranks.
+        A checkpoint that is damaged or does not fit this run is set aside; otherwise it would count as the newest, and
+        later ones as outdated. Raises OSError when one cannot be read at present, which says nothing about its content,
+        and with `same_ranks` ValueError when it was written by another number of ranks.
         """
         if dist.get_rank() == 0:
             for half in self.folder.glob(".step-*.writing"):  # of a write that was killed

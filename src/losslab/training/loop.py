@@ -41,9 +41,9 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
     """Train one cell on this rank, to the exported model.
 
     `data` is a folder of `Examples`, `folder` the cell's, `reference` the file of the reference's log-probabilities,
-    made where the objective needs it; `held_out` are both for the held-out rows. Goes on from the newest checkpoint.
-    Raises Interrupted, with a checkpoint behind it, when asked to leave, FloatingPointError on a gradient that is not
-    finite, and ValueError on a checkpoint of another number of ranks where the gradient depends on it.
+    created if the objective needs it; `held_out` are both for the held-out rows. Resumes from the newest checkpoint.
+    Raises Interrupted, after saving a checkpoint, on a stop request, FloatingPointError on a gradient that is not
+    finite, and ValueError on a checkpoint of another number of ranks if the gradient depends on it.
     """
     device, machine = start(config), config.machine
     trainer = Trainer(config, Examples.load(Path(data)), Path(folder), Path(reference), device)

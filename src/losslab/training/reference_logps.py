@@ -1,4 +1,4 @@
-"""What an objective needs to know before its gradients: passes over the data without any."""
+"""Forward-only passes that compute what an objective needs before its gradients."""
 
 import os
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Reference:
 
     stored: dict[str, np.ndarray]  # (all answer tokens, ...), example by example, by what `Context` calls them
     offsets: np.ndarray  # (examples + 1,) int64
-    mismatched: tuple[Examples, Context] | None = None  # the examples with other answers, and the same of them
+    mismatched: tuple[Examples, Context] | None = None  # examples with mismatched answers, and their reference logps
 
     @classmethod
     def of(

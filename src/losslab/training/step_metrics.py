@@ -1,7 +1,7 @@
 """The metrics of a training step, from quantities that the step computes anyway.
 
 Every rank adds up a `StepSums` over its micro-batches. One all-reduce sums all of its fields over ranks, including the
-request to stop, which therefore needs no collective of its own. Nothing here makes the host wait for the device.
+request to stop, which therefore needs no separate collective. Nothing here makes the host wait for the device.
 """
 
 from collections.abc import Sequence
