@@ -31,39 +31,45 @@ class Head:
     scale: float = 1.0  # Cohere's logit_scale, 1 / Granite's logits_scaling
 
 
+@dataclass(frozen=True)
+class LazyLogits:
+    """The logits (N, V) of a model's answer tokens, as what they are computed from."""
+
+    hidden: Tensor  # (N, D)
+    head: Head
+
+
 class ChunkedLogits:
     """Buffers shared by the chunks of a micro-batch, the results of its tokens, and the accumulated gradients."""
 
     def __init__(
         self,
-        hidden: Tensor,
-        head: Head,
+        logits: Sequence[LazyLogits],  # of the policy, and of the reference where there is one
         targets: Tensor,
-        wanted: Sequence[bool],  # which gradients: of hidden, weight, bias
+        wanted: Sequence[bool],  # which gradients of the policy: of hidden, weight, bias
         chunk: int | None,
-        reference: tuple[Tensor, Head] | None = None,
         row_term: bool = False,  # whether the slopes of an objective's row term are wanted too
         reference_top: tuple[Tensor, Tensor] | None = None,  # (N, k) what a row term reads of the reference
     ) -> None:
-        pairs = [(hidden, head)] if reference is None else [(hidden, head), reference]
-        self.hidden = [states.to(hidden.dtype) for states, _ in pairs]  # of the policy, and of the reference
-        self.heads = [each for _, each in pairs]
+        hidden, head = logits[0].hidden, logits[0].head
+        self.hidden = [each.hidden.to(hidden.dtype) for each in logits]
+        self.heads = [each.head for each in logits]
         self.weights = [each.weight.to(hidden.dtype) for each in self.heads]
         self.targets, self.wanted, self.reference_top = targets, any(wanted), reference_top
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.kernels = kernels(hidden.device) if self.dtype == torch.float32 else None
         tokens, vocabulary = len(hidden), len(head.weight)
-        chunk = chunk or chunk_tokens(tokens, vocabulary, hidden.itemsize, hidden.device.type, len(pairs) + row_term)
+        chunk = chunk or chunk_tokens(tokens, vocabulary, hidden.itemsize, hidden.device.type, len(logits) + row_term)
         self.chunks = _cut(tokens, chunk)
         self.block = _elements(hidden) // vocabulary or 1
         # For the kernel rows start at multiples of 64 elements: matrix units and wide loads need 16 bytes.
         padded = vocabulary if self.kernels is None else -(-vocabulary // 64) * 64
-        self.buffers = hidden.new_empty(len(pairs) + row_term, min(chunk, tokens), padded)[..., :vocabulary]
+        self.buffers = hidden.new_empty(len(logits) + row_term, min(chunk, tokens), padded)[..., :vocabulary]
         self.logp, self.entropy, self.statistic, self.reference_kl, self.row_term = hidden.new_zeros(
             5, tokens, dtype=self.dtype
         )
         # Which of the derivatives with respect to logp, reference_kl and row_term have slopes.
-        self.sloped = [0, *([1] if reference else []), *([2] if row_term else [])]
+        self.sloped = [0, *([1] if len(logits) > 1 else []), *([2] if row_term else [])]
         # A sum over chunks is float32. What is one product is rounded once, to the dtype of the weight.
         once = torch.promote_types(head.weight.dtype, hidden.dtype)
         self.gradients = (

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losslab.models.chunked_logits import ChunkedLogits, Head, scaled
+from losslab.models.chunked_logits import ChunkedLogits, Head, LazyLogits, scaled
 from losslab.objectives import Context, Objective, Targets
 
 
@@ -60,7 +60,7 @@ class _TargetLogprobs(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.softcap, ctx.scale, ctx.chunk = head.softcap, head.scale, chunk
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = ChunkedLogits(hidden, head, targets, (False, False, False), chunk)
+            logits = ChunkedLogits([LazyLogits(hidden, head)], targets, (False, False, False), chunk)
             for part in logits.chunks:
                 logits.softmax(part)
         return logits.logp
@@ -70,7 +70,7 @@ class _TargetLogprobs(torch.autograd.Function):
         hidden, weight, bias, targets = ctx.saved_tensors
         head = Head(weight, bias, ctx.softcap, ctx.scale)
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = ChunkedLogits(hidden, head, targets, ctx.needs_input_grad[:3], ctx.chunk)
+            logits = ChunkedLogits([LazyLogits(hidden, head)], targets, ctx.needs_input_grad[:3], ctx.chunk)
             for part in logits.chunks:
                 logits.add_gradients(part, logits.softmax(part), -grad[None, part])
         grad_hidden, grad_weight, grad_bias = logits.gradients
@@ -90,7 +90,7 @@ def top_logprobs(hidden: Tensor, head: Head, k: int, *, chunk: int | None = None
     """(N, k) float32 the largest log-probabilities under `hidden` (N, D), descending, and (N, k) int64 their tokens."""
     with torch.autocast(hidden.device.type, enabled=False):
         none = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
-        logits = ChunkedLogits(hidden, head, none, (False, False, False), chunk)
+        logits = ChunkedLogits([LazyLogits(hidden, head)], none, (False, False, False), chunk)
         values, tokens = zip(*(logits.top(part, k) for part in logits.chunks), strict=True)
     return torch.cat(values), torch.cat(tokens)
 
@@ -120,7 +120,8 @@ def objective_loss(
         row_term = objective.row_term is not None
         logp, token = context.reference_top_logp, context.reference_top_token
         top = None if logp is None or token is None else (logp, token)
-        logits = ChunkedLogits(hidden, head, targets, wanted, chunk, reference, row_term, top)
+        pairs = [(hidden, head)] if reference is None else [(hidden, head), reference]
+        logits = ChunkedLogits([LazyLogits(*pair) for pair in pairs], targets, wanted, chunk, row_term, top)
         if objective.scope == "sequence" and len(logits.chunks) > 1:
             for part in logits.chunks:
                 logits.softmax(part, objective, slopes=False)
