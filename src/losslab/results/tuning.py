@@ -25,10 +25,25 @@ from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import ProblemShares, ScoredProblems
 from losslab.results.setting_curves import grouped, without
 from losslab.results.table_formats import Sheet, SheetCell, best_of_rows, measure_of, score_cells
-from losslab.results.tables import Row, Table
+from losslab.results.tables import Measure, Row, Table
 from losslab.statistics.intervals import mean_of, over_problems
 
 Averages = dict[Any, dict[int, float]]  # by value of the key and seed: the average over the choosing halves, 0 to 1
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The rows of one objective, which differ in the tuned key alone."""
+
+    key: str
+    rows: list[Row]
+    label: str  # of the objective
+    averages: Averages  # of the cells that have all benchmarks
+
+    @property
+    def comparable(self) -> tuple[str, Measure | None]:
+        """The model and the measure: objectives that have both in common may share a value of the key."""
+        return self.rows[0].names["model"], self.rows[0].measure
 
 
 @dataclass(frozen=True)
@@ -91,16 +106,12 @@ def tune(table: Table, shares: ProblemShares) -> Tuning | None:
     key = table.sweep.tune
     if key is None or max(map(len, values(table)), default=0) < 2:
         return None
-    groups = grouped(table, [key])
-    own: list[Choice] = []
-    averages: list[Averages] = []
-    half = ScoringHalf(shares)
-    named = labels([without(rows[0], [key]) for rows in groups])
-    for rows, label in zip(groups, named, strict=True):
-        averages.append(_averages(rows, key, table, shares))
-        own.append(_choice(rows, label, key, averages[-1], half, table))
-    shared = _shared(groups, named, key, averages, half, table)
-    rest = [_halved(row, half, table) for row in table.rows if key not in row.config and not row.earlier]
+    groups, half = grouped(table, [key]), ScoringHalf(shares)
+    named = zip(groups, labels([without(rows[0], [key]) for rows in groups]), strict=True)
+    candidates = [Candidates(key, rows, label, _averages(rows, key, shares)) for rows, label in named]
+    own = [_choice(each, each.averages, half) for each in candidates]
+    shared = _shared(candidates, half)
+    rest = [_halved(row, half) for row in table.rows if key not in row.config and not row.earlier]
     tuned = replace(table, rows=[*rest, *(choice.row for choice in own)], others=[])
     return Tuning(key, tuned, half, own, shared)
 
@@ -111,25 +122,25 @@ def values(table: Table) -> list[list[Any]]:
     return [_ordered(row.config[key] for row in rows) for rows in grouped(table, [key])] if key else []
 
 
-def _averages(rows: Sequence[Row], key: str, table: Table, shares: ProblemShares) -> Averages:
+def _averages(rows: Sequence[Row], key: str, shares: ProblemShares) -> Averages:
     """Of each value and seed whose cell has all benchmarks of the table, each with two problems or more."""
     averages: Averages = {}
+    benchmarks = shares.table.benchmarks
     for value in _ordered(row.config[key] for row in rows):
         averages[value] = {}
         for entry in (entry for row in rows if row.config[key] == value for entry in row.scored):
             scored = shares.of(entry)
-            parts = [scored.shares.get(name, np.empty(0)) for name in table.benchmarks]
+            parts = [scored.shares.get(name, np.empty(0)) for name in benchmarks]
             if parts and min(map(len, parts)) > 1:
-                masks = [choosing(scored.problems[name], len(scored.shares[name])) for name in table.benchmarks]
+                masks = [choosing(scored.problems[name], len(scored.shares[name])) for name in benchmarks]
                 means = [part[mask].mean() for part, mask in zip(parts, masks, strict=True)]
                 averages[value][entry.seed] = float(np.mean(means))
     return averages
 
 
-def _choice(
-    rows: Sequence[Row], label: str, key: str, averages: Averages, half: ScoringHalf, table: Table, shared: bool = False
-) -> Choice:
-    """The first of the values with the highest average, in each seed that has them all."""
+def _choice(candidates: Candidates, averages: Averages, half: ScoringHalf, shared: bool = False) -> Choice:
+    """The first of the values with the highest of these averages, in each seed that has them all."""
+    key, rows = candidates.key, candidates.rows
     seeds = sorted({entry.seed for row in rows for entry in row.entries})
     complete = [seed for seed in seeds if all(seed in of_value for of_value in averages.values())]
     chosen = {seed: max(averages, key=lambda value: averages[value][seed]) for seed in complete}
@@ -137,27 +148,19 @@ def _choice(
     for seed in seeds:
         cells = {row.config[key]: entry for row in rows for entry in row.entries if entry.seed == seed}
         if seed in chosen:
-            entries.append(_of_half(cells[chosen[seed]], half, table))
+            entries.append(_of_half(cells[chosen[seed]], half))
         else:
             entries.append(replace(next(iter(cells.values())), protocol=None, scores={}))
-    row = replace(without(rows[0], [key]), entries=entries, label=label)
+    row = replace(without(rows[0], [key]), entries=entries, label=candidates.label)
     return Choice(row, list(averages), chosen, shared)
 
 
-def _shared(
-    groups: Sequence[Sequence[Row]],
-    named: Sequence[str],
-    key: str,
-    averages: Sequence[Averages],
-    half: ScoringHalf,
-    table: Table,
-) -> list[Choice]:
+def _shared(candidates: Sequence[Candidates], half: ScoringHalf) -> list[Choice]:
     """Each objective of one model and measure at the value that is best for all of them together."""
     choices = []
-    several = [(rows, label, of) for rows, label, of in zip(groups, named, averages, strict=True) if len(of) > 1]
-    for rows, label, _ in several:
-        about = rows[0].names["model"], rows[0].measure
-        together = [of for other, _, of in several if (other[0].names["model"], other[0].measure) == about]
+    several = [each for each in candidates if len(each.averages) > 1]
+    for each in several:
+        together = [other.averages for other in several if other.comparable == each.comparable]
         common = [value for value in together[0] if all(value in of for of in together)]
         if len(together) < 2 or len(common) < 2:
             continue
@@ -169,20 +172,20 @@ def _shared(
             }
             for value in common
         }
-        choices.append(_choice(rows, label, key, means, half, table, shared=True))
+        choices.append(_choice(each, means, half, shared=True))
     return choices
 
 
-def _halved(row: Row, half: ScoringHalf, table: Table) -> Row:
-    return replace(row, entries=[_of_half(entry, half, table) for entry in row.entries])
+def _halved(row: Row, half: ScoringHalf) -> Row:
+    return replace(row, entries=[_of_half(entry, half) for entry in row.entries])
 
 
-def _of_half(entry: CellScores, half: ScoringHalf, table: Table) -> CellScores:
+def _of_half(entry: CellScores, half: ScoringHalf) -> CellScores:
     """A cell with its scores on the scoring halves alone; without scores where its problems are not on record."""
     shares = half.of(entry).shares if entry.scores else {}
-    if not set(table.benchmarks) <= set(shares):
+    if not set(half.table.benchmarks) <= set(shares):
         return replace(entry, scores={})
-    scores = {name: over_problems(100 * shares[name]) for name in table.benchmarks}
+    scores = {name: over_problems(100 * shares[name]) for name in half.table.benchmarks}
     return replace(entry, scores=scores | {AVERAGE: mean_of(list(scores.values()))})
 
 
