@@ -12,11 +12,11 @@ from losslab.files import write
 from losslab.launchers import status
 from losslab.pages.page import embed, render
 from losslab.records.cell_records import CellRecord, cell_records
-from losslab.report import ablation, charts, costs, row_samples, training
-from losslab.report.ablation import ComparedRow
+from losslab.report import charts, costs, row_samples, training
+from losslab.report.ablation import Ablation, ComparedRow
 from losslab.report.cell_states import absent_line, cell_line
 from losslab.report.diagnostic_notes import diagnostic_notes
-from losslab.report.rows import DRAWN, ReportRow, by_model, choose_reference, drawn_rows, report_rows
+from losslab.report.rows import DRAWN, ReportRow, by_model
 from losslab.report.token_views import token_views
 from losslab.results import (
     breakdown,
@@ -33,8 +33,6 @@ from losslab.results.conclusion import Conclusion, conclude
 from losslab.results.conclusion_text import sentences
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.notes import notes, shown_divergences
-from losslab.results.problem_shares import ProblemShares, Scores
-from losslab.results.tables import Table
 from losslab.results.write_tables import curves_of, homeless, layouts, report_faults
 
 
@@ -67,19 +65,11 @@ def _page(sweep: SweepConfig, results: str, against: str | None, place: Path, re
         for cell_status in status.statuses(sweep.name, results, records)
     ]
     table = tables.build(sweep, results, records)
-    rows = report_rows(table, records)
+    ablation = Ablation.of(table, records, against)
+    rows, drawn, shares = ablation.rows, ablation.drawn, ablation.shares
     cells += [absent_line(cell.folder) for row in rows for cell in row.cells if not cell.folder.exists()]
-    reference = choose_reference(rows, against)
-    drawn, scores = drawn_rows(rows, reference), Scores(table)
-    shares = ProblemShares(table, scores)
-    offered = ablation.references(rows, drawn, reference)
-    lines = ablation.compared_rows(rows, offered, table, shares)
-    parts = _numbers(table, rows, drawn, lines, scores, shares, reference) | _curves(table, drawn, scores, shares)
-    samples = row_samples.row_samples(table, drawn, shares, scores, reference)
-    left_out = len(rows) - len(drawn)
-    limits = [f"{left_out} of {len(rows)} rows are not drawn: {DRAWN} of each model are."] if left_out else []
-    if len(offered) < len(labels := list(dict.fromkeys(row.label for row in rows))):
-        limits.append(f"{len(offered)} of {len(labels)} rows are offered to compare with; against=ROW takes any other.")
+    parts = _numbers(ablation) | _curves(ablation)
+    samples = row_samples.row_samples(table, drawn, shares, shares.scores, ablation.reference)
     page = render(
         "page.html",
         ["pages/style.css"],
@@ -91,10 +81,10 @@ def _page(sweep: SweepConfig, results: str, against: str | None, place: Path, re
         commits=_commits(rows),
         average=AVERAGE,
         ordered=not sweep.paper,
-        labels=offered,
-        reference=reference,
+        labels=ablation.offered,
+        reference=ablation.reference,
         several=len({row.model for row in rows}) > 1,
-        differences=embed(_differences(lines, table.columns, offered)),
+        differences=embed(_differences(ablation)),
         browser=samples,
         several_cells=True,
         payload=embed(samples.payload) if samples else None,
@@ -102,26 +92,29 @@ def _page(sweep: SweepConfig, results: str, against: str | None, place: Path, re
         states=Counter(cell["state"] for cell in cells),
         texts=row_samples.TEXTS,
         longest=row_samples.LONGEST,
-        **parts | {"notes": [*parts["notes"], *limits]},
+        **parts | {"notes": [*parts["notes"], *_limits(ablation)]},
     )
     report_faults(table.faults)
     return page
 
 
-def _numbers(
-    table: Table,
-    rows: Sequence[ReportRow],
-    drawn: Sequence[ReportRow],
-    lines: Sequence[ComparedRow],
-    scores: Scores,
-    shares: ProblemShares,
-    reference: str | None,
-) -> dict[str, Any]:
+def _limits(ablation: Ablation) -> list[str]:
+    """Sentences on the rows that are not drawn, or not offered to compare with."""
+    rows, offered = ablation.rows, ablation.offered
+    left_out = len(rows) - len(ablation.drawn)
+    limits = [f"{left_out} of {len(rows)} rows are not drawn: {DRAWN} of each model are."] if left_out else []
+    if len(offered) < len(labels := list(dict.fromkeys(row.label for row in rows))):
+        limits.append(f"{len(offered)} of {len(labels)} rows are offered to compare with; against=ROW takes any other.")
+    return limits
+
+
+def _numbers(ablation: Ablation) -> dict[str, Any]:
     """What the template shows in tables, by the name that it has there."""
+    table, rows, shares = ablation.table, ablation.rows, ablation.shares
     comparison, by_part = paper.compare(table), list(breakdown.sheets(table))
     points, tuned = gain_and_loss.tradeoffs(table, shares), tuning.tune(table, shares)
     divergences = shown_divergences(table)
-    of_cells = {cell.folder: costs.cell_cost(cell, scores) for row in rows for cell in row.cells}
+    of_cells = {cell.folder: costs.cell_cost(cell, shares.scores) for row in rows for cell in row.cells}
     conclusions = conclude(table, shares)
     return {
         "sweep": table.name,
@@ -146,8 +139,8 @@ def _numbers(
             *kl_to_base.NUMBERS,
             *(head for sheet in by_part for head in sheet.head[2:]),
         },
-        "rows": [_row(line, table.columns, reference) for line in lines],
-        "legend": list(dict.fromkeys((row.style, row.label) for row in drawn if row.trained)),
+        "rows": [_row(line, table.columns, ablation.reference) for line in ablation.compared],
+        "legend": list(dict.fromkeys((row.style, row.label) for row in ablation.drawn if row.trained)),
         "headlines": _headlines(conclusions),
         "settings": costs.settings(rows),
         "heads": [(row.model, row.label, row.style) for row in rows],
@@ -157,8 +150,9 @@ def _numbers(
     }
 
 
-def _curves(table: Table, drawn: Sequence[ReportRow], scores: Scores, shares: ProblemShares) -> dict[str, Any]:
-    """The variables of the template, and notes on missing parts."""
+def _curves(ablation: Ablation) -> dict[str, Any]:
+    """What the template shows in charts, by the name that it has there, and notes on missing parts."""
+    table, drawn, shares = ablation.table, ablation.drawn, ablation.shares
     curves = curves_of(table)
     changes = {model: training.probabilities(of_model) for model, of_model in by_model(drawn)}
     models = [
@@ -171,7 +165,7 @@ def _curves(table: Table, drawn: Sequence[ReportRow], scores: Scores, shares: Pr
             "changes": changes[model],
             "ends": training.ends(of_model),
             "views": token_views(table, of_model),
-            "hints": diagnostic_notes(of_model, changes[model], scores),
+            "hints": diagnostic_notes(of_model, changes[model], shares.scores),
         }
         for model, of_model in by_model(drawn)
     ]
@@ -224,11 +218,13 @@ def _difference(line: ComparedRow, reference: str | None, column: str) -> tuple[
     return f"{difference.mean:+.1f}{half}".replace("-", "−"), kind
 
 
-def _differences(
-    lines: Sequence[ComparedRow], columns: Sequence[str], offered: Sequence[str]
-) -> dict[str, list[list[tuple[str, str]]]]:
+def _differences(ablation: Ablation) -> dict[str, list[list[tuple[str, str]]]]:
     """For each row that others may be compared with: what the cells of all rows then say."""
-    return {label: [[_difference(line, label, column) for column in columns] for line in lines] for label in offered}
+    columns, compared = ablation.table.columns, ablation.compared
+    return {
+        label: [[_difference(line, label, column) for column in columns] for line in compared]
+        for label in ablation.offered
+    }
 
 
 def _headlines(conclusions: Sequence[Conclusion]) -> list[dict[str, str]]:
