@@ -7,7 +7,7 @@ handled as in the offline loop.
 import math
 import time
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +62,17 @@ def train(config: Config, data: str, folder: str) -> None:
     tokenizer = load_tokenizer(config.model)
     tokenizer.padding_side = "left"
 
-    model = load_model(config.model, packed=False)
-    published = load_config(config.model).dtype or torch.float32
-    assert isinstance(published, torch.dtype)
-    if config.adapter.rank:
-        lora.insert(model, config.adapter)
-        model.load_state_dict(lora.initial(model, config.seed), strict=False)
+    policy = _policy(config, device)
+    model = policy.model
     exported = deepcopy((model.config, model.generation_config))  # the trainer writes into them
     _, ends = stop_tokens(config, config.model.path, tokenizer)  # as in scoring
     model.generation_config = GenerationConfig(
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=ends
     )
-    policy = Policy(model, config.train.precision, published, config.adapter).to(device).eval()
     padding = check(model, two_prompts(questions["prompt"], tokenizer))
     if dist.get_rank() == 0:
         write_json(Path(folder) / FILE, asdict(padding))
-    optimizer, learners, factors = _learners(config, policy, device)
+    learners = Learners.of(config, policy, device)
 
     def publish(target: Path) -> None:
         trained_with = model.config, model.generation_config
@@ -86,18 +81,20 @@ def train(config: Config, data: str, folder: str) -> None:
         model.config, model.generation_config = trained_with
 
     machine = config.machine
-    kept = Checkpoints(Path(folder) / "checkpoints", learners, optimizer, device, machine.keep_last, machine.keep_every)
+    kept = Checkpoints(
+        Path(folder) / "checkpoints", learners.models, learners.optimizer, device, machine.keep_last, machine.keep_every
+    )
     grading = Grader(GRADERS, machine.grading_seconds, unsafe_code=machine.unsafe_code)
     with kept as checkpoints, StopSignal() as stop, grading as grader:
         steps = Steps(machine, plan, Path(folder), checkpoints, publish)
         todo = steps.resume()
         verifier = Verifier(grader, tokenizer, ends, Rules(config.dataset.rules))
         order = [i for step in todo[:: plan.updates] for i in plan.batch(step)]
-        around = AroundSteps(config, factors, todo.start, learners, verifier, stop, steps)
-        optimizer.register_step_pre_hook(around.before_update)
+        around = AroundSteps(config, learners, verifier, stop, steps, todo.start)
+        learners.optimizer.register_step_pre_hook(around.before_update)
         trainer(
             Parts(
-                config, objective, model, dict(learners.items()).get("value"), optimizer, tokenizer, verifier,
+                config, objective, model, learners.value, learners.optimizer, tokenizer, verifier,
                 questions.select(order), len(todo), device, checkpoints.folder,
             ),
             [around],
@@ -105,18 +102,39 @@ def train(config: Config, data: str, folder: str) -> None:
         steps.finish()
 
 
-def _learners(config: Config, policy: Policy, device: torch.device) -> tuple[Optimizer, nn.ModuleDict, list[float]]:
-    """The optimizer of the policy, and of a value model where the objective has one; these models by name; and the
-    factor of each parameter group on the learning rate.
-    """
-    optimizer = make_optimizer(config.optimizer, policy)
-    learners, factors = nn.ModuleDict({"policy": policy}), [1.0] * len(optimizer.param_groups)
-    if isinstance(config.objective, PPO):
-        learners["value"] = value_model(config.model).to(device)
-        for group in make_optimizer(config.optimizer, learners["value"]).param_groups:
-            optimizer.add_param_group(group)
-            factors.append(config.objective.value_lr)
-    return optimizer, learners, factors
+def _policy(config: Config, device: torch.device) -> Policy:
+    """The model of a cell on a device, with new adapters where it has any."""
+    model = load_model(config.model, packed=False)
+    published = load_config(config.model).dtype or torch.float32
+    assert isinstance(published, torch.dtype)
+    if config.adapter.rank:
+        lora.insert(model, config.adapter)
+        model.load_state_dict(lora.initial(model, config.seed), strict=False)
+    return Policy(model, config.train.precision, published, config.adapter).to(device).eval()
+
+
+@dataclass(frozen=True)
+class Learners:
+    """The models that are trained, under one optimizer."""
+
+    models: nn.ModuleDict  # "policy", and "value" where the objective has a value model
+    optimizer: Optimizer
+    factors: list[float]  # of the learning rate of each of the optimizer's groups
+
+    @classmethod
+    def of(cls, config: Config, policy: Policy, device: torch.device) -> "Learners":
+        optimizer, models = make_optimizer(config.optimizer, policy), nn.ModuleDict({"policy": policy})
+        factors = [1.0] * len(optimizer.param_groups)
+        if isinstance(config.objective, PPO):
+            models["value"] = value_model(config.model).to(device)
+            for group in make_optimizer(config.optimizer, models["value"]).param_groups:
+                optimizer.add_param_group(group)
+                factors.append(config.objective.value_lr)
+        return cls(models, optimizer, factors)
+
+    @property
+    def value(self) -> nn.Module | None:
+        return self.models["value"] if "value" in self.models else None
 
 
 class AroundSteps(TrainerCallback):
@@ -129,17 +147,15 @@ class AroundSteps(TrainerCallback):
     def __init__(
         self,
         config: Config,
-        factors: list[float],
-        first: int,
-        learners: nn.ModuleDict,
+        learners: Learners,
         verifier: Verifier,
         stop: StopSignal,
         steps: Steps,
+        first: int,  # step, counted from 0
     ) -> None:
-        self.config, self.done, self.learners = config, first, learners
-        self.verifier, self.stop, self.steps = verifier, stop, steps
+        self.config, self.learners, self.verifier = config, learners, verifier
+        self.stop, self.steps, self.done = stop, steps, first
         self.norm = self.lr = 0.0
-        self.factors = factors  # of the learning rate of each of the optimizer's groups
         self.began = time.perf_counter()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -150,7 +166,7 @@ class AroundSteps(TrainerCallback):
     def before_update(self, optimizer: Optimizer, *_: Any) -> None:
         """Set the learning rates, and clip the gradients of each model, as the loop for demonstrations does."""
         self.lr = self.config.optimizer.lr * lr_factor(self.config.scheduler, self.done, self.steps.sampler.steps)
-        for name, learner in self.learners.items():
+        for name, learner in self.learners.models.items():
             gradients = [p.grad for p in learner.parameters() if p.grad is not None]
             if name == "value":  # the trainer takes the mean over ranks of the policy's gradients alone
                 for gradient in gradients:
@@ -162,7 +178,7 @@ class AroundSteps(TrainerCallback):
             torch._foreach_mul_(gradients, min(1.0, self.config.train.clip / (norm + 1e-6)))
             if name == "policy":
                 self.norm = norm
-        for group, factor in zip(optimizer.param_groups, self.factors, strict=True):
+        for group, factor in zip(optimizer.param_groups, self.learners.factors, strict=True):
             group["lr"] = self.lr * factor
 
     def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
