@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> None:
     from losslab.composition.check_data import check_held_out
     from losslab.composition.compose import composed
     from losslab.config.keys import check_bounds
+    from losslab.data import preview
     from losslab.data.examples import collect, notes
     from losslab.data.rows import read
     from losslab.data.tokenise import Tokeniser
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> None:
     unit = len(rows.layout.answers)
     for first in chosen(collected, unit, show, row):
         for i in range(first, first + unit):
-            example(console, rows, collected, i, tokenizer, **flags)
+            example(console, preview.example(rows, collected, i, tokenizer), tokenizer, **flags)
     if (share := len(collected.broken) / len(rows)) > config.dataset.max_broken:
         console.print(
             f"{share:.1%} of the rows cannot be used, more than dataset.max_broken={config.dataset.max_broken}: "
@@ -176,31 +177,25 @@ def bars(console: Any, title: str, values: Sequence[int], limit: int | None = No
         console.print(f"  {part.start:>{wide},}{until}  [{colour}]{drawn}[/] {part.count:,}", soft_wrap=True)
 
 
-def example(console: Any, rows: Any, collected: Any, i: int, tokenizer: Any, full: bool, ids: bool) -> None:
-    """Print one example, its trained parts marked by a bar and in green."""
+def example(console: Any, shown: Any, tokenizer: Any, full: bool, ids: bool) -> None:
+    """Print one `preview.Example`, its trained parts marked by a bar and in green."""
     from rich.text import Text
 
-    from losslab.data import preview
-
-    parts = preview.segments(collected, i, tokenizer)
     special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    trained = sum(len(part.ids) for part in parts if part.trained)
-    which = f", {('chosen', 'rejected')[i % 2]}" if len(rows.layout.answers) == 2 else ""
-    number = collected.numbers[i]
     console.print()
-    title = f"{rows.table.place(number)}{which}  {len(collected.tokens[i]):,} tokens, {trained:,} trained"
+    title = f"{shown.title}  {shown.tokens:,} tokens, {shown.trained:,} trained"
     console.print(Text(f"{title}   {TRAINED} trained  {SEEN} not", style="bold"), soft_wrap=True)
-    for part in parts:
+    for part in shown.segments:
         lines = tokens(part.ids, tokenizer) if ids else part.text.split("\n")
         if not ids:
             lines = [line + BREAK for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
         if not full and len(lines) > HEAD + TAIL + 1:
             rest = len(lines) - HEAD - TAIL
-            lines = [*lines[:HEAD], f"… {rest} more lines; full=true row={number} shows them …", *lines[-TAIL:]]
+            lines = [*lines[:HEAD], f"… {rest} more lines; full=true row={shown.number} shows them …", *lines[-TAIL:]]
         for line in lines:
-            shown = Text(f"{TRAINED if part.trained else SEEN} {line}", style="green" if part.trained else "dim")
-            shown.highlight_words(special, "bold")
-            console.print(shown, soft_wrap=True)
+            printed = Text(f"{TRAINED if part.trained else SEEN} {line}", style="green" if part.trained else "dim")
+            printed.highlight_words(special, "bold")
+            console.print(printed, soft_wrap=True)
 
 
 def tokens(ids: list[int], tokenizer: Any) -> list[str]:

@@ -27,14 +27,38 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Example:
+    """One example as the model will see it."""
+
+    title: str  # where its row stands, and which answer of a pair it has
+    number: int  # of its row
+    segments: list[Segment]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(segment.ids) for segment in self.segments)
+
+    @property
+    def trained(self) -> int:
+        """Its trained tokens."""
+        return sum(len(segment.ids) for segment in self.segments if segment.trained)
+
+
+@dataclass(frozen=True)
 class Bin:
     start: int
     stop: int | None  # behind the last value; None for all from `start` on
     count: int
 
 
-def segments(collected: Collected, i: int, tokenizer: Any) -> list[Segment]:
-    """Example i in parts, as the model will see it."""
+def example(rows: Rows, collected: Collected, i: int, tokenizer: Any) -> Example:
+    """Example i of those that were collected from these rows."""
+    number = collected.numbers[i]
+    which = f", {('chosen', 'rejected')[i % 2]}" if len(rows.layout.answers) == 2 else ""
+    return Example(f"{rows.table.place(number)}{which}", number, _segments(collected, i, tokenizer))
+
+
+def _segments(collected: Collected, i: int, tokenizer: Any) -> list[Segment]:
     ids = collected.tokens[i].tolist()
     borders = [0, *(border for span in collected.spans[i] for border in span), len(ids)]
     parts = zip(borders, borders[1:], strict=False)
