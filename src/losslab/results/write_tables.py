@@ -30,7 +30,7 @@ from losslab.results import (
     table_formats,
     tuning,
 )
-from losslab.results.conclusion import conclude
+from losslab.results.conclusion import Conclusion, conclude
 from losslab.results.learning_curves import AVERAGE, LearningCurve, scores_by_step
 from losslab.results.load_records import CellScores
 from losslab.results.notes import notes, row_label, shown, shown_divergences
@@ -90,19 +90,24 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
             write(folder / "kl_to_base.csv", kl_to_base.to_csv(divergences))
             written["KL"] = "kl_to_base.csv, and in table.md"
         written = _figures(table, bars, curves, measured, folder, cache / "figures.json") | written
+    lines = {name: f"{folder}/{files}" for name, files in written.items()}
+    lines["records"] = str(Path(results) / "cells")
+    if sweep.next:
+        python = os.path.relpath(sys.executable)
+        lines["next"] = sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
+    _print(conclusions, sheets, lines)
+    report_faults(table.faults)
+
+
+def _print(conclusions: Sequence[Conclusion], sheets: Sequence[table_formats.Sheet], lines: Mapping[str, str]) -> None:
+    """Print the conclusions, the tables, and lines such as where they are written, each with its name before it."""
     console = Console()
     if conclusions:
         console.print(terminal_text(conclusion_text.text(conclusions)) + "\n", highlight=False, markup=False)
     for sheet in sheets:
         console.print(table_formats.terminal(sheet))
-    for name, files in written.items():
-        console.print(f"{name + ':':<9}{folder}/{files}", highlight=False, soft_wrap=True)
-    console.print(f"records: {Path(results) / 'cells'}", highlight=False, soft_wrap=True)
-    if sweep.next:
-        python = os.path.relpath(sys.executable)
-        command = sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
-        console.print(f"next:    {command}", highlight=False, soft_wrap=True)
-    report_faults(table.faults)
+    for name, line in lines.items():
+        console.print(f"{name + ':':<9}{line}", highlight=False, soft_wrap=True)
 
 
 def _figures(
