@@ -15,6 +15,7 @@ from losslab.data import toy_task
 from losslab.data.batches import collate
 from losslab.data.examples import Examples, prepare
 from losslab.data.packing import Packing
+from losslab.data.tokenise import Tokeniser
 from losslab.models import attention
 
 
@@ -29,7 +30,7 @@ def test_packed_row_equals_each_sequence_alone_under_the_librarys_attention(tmp_
     pairs = [("1+1=?", "2"), ("12+30=?", "42"), ("21+30=?", "51"), ("7", "7 7 7 7 7 7")]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps({"problem": problem, "solution": text}) + "\n" for problem, text in pairs))
-    data = prepare(DatasetConfig(path=str(file)), TrainConfig(), ModelConfig(), tokenizer, tmp_path)
+    data = prepare(Tokeniser(ModelConfig(), DatasetConfig(path=str(file)), tokenizer), TrainConfig(), tmp_path)
     examples = Examples.load(data)
     config = toy_task.model_config()
     config.num_key_value_heads = config.num_attention_heads // 2  # grouped queries

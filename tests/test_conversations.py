@@ -12,6 +12,7 @@ from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
 from losslab.data import toy_task
 from losslab.data.batches import collate
 from losslab.data.examples import Examples, prepare
+from losslab.data.tokenise import Tokeniser
 
 SYSTEM, FIRST, ONE, SECOND, TWO = (
     {"role": role, "content": content}
@@ -25,7 +26,8 @@ def examples(rows, tokenizer, folder: Path, train: TrainConfig | None = None, mo
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     dataset = DatasetConfig(path=str(file), **{"max_broken": 0.0} | keys)
-    return Examples.load(prepare(dataset, train or TrainConfig(), model or ModelConfig(), tokenizer, folder))
+    tokeniser = Tokeniser(model or ModelConfig(), dataset, tokenizer)
+    return Examples.load(prepare(tokeniser, train or TrainConfig(), folder))
 
 
 def shown(found: Examples, tokenizer, i: int = 0) -> str:

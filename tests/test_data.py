@@ -106,7 +106,7 @@ def test_broken_rows_are_named_by_their_number_in_the_file(tmp_path):
         with pytest.raises(
             ValueError, match=r"2 of 45 rows .*rows.jsonl:7 has no text in `solution`; so does .*rows.jsonl:41\)"
         ):
-            prepare(dataset, TrainConfig(), ModelConfig(), TOKENIZER, tmp_path)
+            prepare(Tokeniser(ModelConfig(), dataset, TOKENIZER), TrainConfig(), tmp_path)
     first, some = (
         {*rows.usable, *rows.broken}
         for rows in (
@@ -173,12 +173,12 @@ def test_prepare_keeps_tokens_and_notices_a_changed_file(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"problem": "1+1=?", "solution": "2"}\n{"problem": "3", "solution": "45"}\n')
     dataset = DatasetConfig(path=str(file))
-    folder = prepare(dataset, TrainConfig(), ModelConfig(), TOKENIZER, tmp_path)
-    assert prepare(dataset, TrainConfig(), ModelConfig(), TOKENIZER, tmp_path) == folder
+    folder = prepare(Tokeniser(ModelConfig(), dataset, TOKENIZER), TrainConfig(), tmp_path)
+    assert prepare(Tokeniser(ModelConfig(), dataset, TOKENIZER), TrainConfig(), tmp_path) == folder
     loaded = Examples.load(folder)
     assert len(loaded) == 2 and loaded.report["examples"] == 2
     file.write_text('{"problem": "1+1=?", "solution": "3"}\n')
-    assert prepare(dataset, TrainConfig(), ModelConfig(), TOKENIZER, tmp_path) != folder
+    assert prepare(Tokeniser(ModelConfig(), dataset, TOKENIZER), TrainConfig(), tmp_path) != folder
 
 
 def test_read_selects_rows_and_names_a_missing_column(tmp_path):
@@ -236,7 +236,7 @@ def test_the_embedded_data_set_is_one_of_two():
 def test_the_embedded_examples_are_the_same_token_for_token(split, digest, tmp_path):
     """Those of the records of the demo and of the toy suite, as the first version made them."""
     dataset = DatasetConfig(path="embedded", split=split, rows=3000, seed=1)
-    examples = Examples.load(prepare(dataset, TrainConfig(), ModelConfig(), TOKENIZER, tmp_path))
+    examples = Examples.load(prepare(Tokeniser(ModelConfig(), dataset, TOKENIZER), TrainConfig(), tmp_path))
     arrays = (examples.tokens, examples.offsets, examples.prompts)
     assert hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16] == digest
     assert examples.trained is None

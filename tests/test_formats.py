@@ -17,6 +17,7 @@ from losslab.data import formats
 from losslab.data.examples import Examples, prepare
 from losslab.data.rows import asked, read, texts
 from losslab.data.table import count
+from losslab.data.tokenise import Tokeniser
 
 MESSAGE = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n", re.S)
 PAIR = {"problem": "2+2?", "solution": "4"}
@@ -35,7 +36,7 @@ def write(path, rows) -> str:
 def test_a_layout_is_read_as_documented(layout, tmp_path):
     dataset = dataset_of(write(tmp_path / "rows.jsonl", [layout.row]), layout.keys)
     tokenizer = families.chatml()
-    examples = Examples.load(prepare(dataset, TrainConfig(), ModelConfig(), tokenizer, tmp_path))
+    examples = Examples.load(prepare(Tokeniser(ModelConfig(), dataset, tokenizer), TrainConfig(), tmp_path))
     pair = len(layout.trained) * ("rejected_column=rejected" in layout.keys)
     assert (len(examples), examples.unit) == (pair or 1, pair or 1)
     trained, said = [], []
@@ -53,7 +54,7 @@ def test_a_layout_is_read_as_documented(layout, tmp_path):
 def test_a_layout_is_refused_as_documented(layout, tmp_path):
     dataset = dataset_of(write(tmp_path / "rows.jsonl", [layout.row]), layout.keys)
     with pytest.raises(ValueError, match=re.escape(layout.refused)):
-        prepare(dataset, TrainConfig(), ModelConfig(), families.chatml(), tmp_path)
+        prepare(Tokeniser(ModelConfig(), dataset, families.chatml()), TrainConfig(), tmp_path)
 
 
 def test_the_documents_have_the_table(root):
@@ -146,8 +147,9 @@ def test_rows_are_named_by_file_and_line(tmp_path):
     (tmp_path / "part-2.jsonl").write_text(
         "\n\n" + json.dumps(PAIR) + "\n" + json.dumps(PAIR | {"solution": None}) + "\n"
     )
+    tokeniser = Tokeniser(ModelConfig(), dataset_of(tmp_path / "part-*.jsonl"), families.chatml())
     with pytest.raises(ValueError, match=r"1 of 5 rows of .*part-2.jsonl:4 has no text in `solution`\): mend them or"):
-        prepare(dataset_of(tmp_path / "part-*.jsonl"), TrainConfig(), ModelConfig(), families.chatml(), tmp_path)
+        prepare(tokeniser, TrainConfig(), tmp_path)
 
 
 DAMAGED = {
@@ -180,7 +182,7 @@ def test_damaged_files_are_refused_with_their_line(name, tmp_path):
     content, reason = DAMAGED[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=reason) as refusal:
-        prepare(dataset_of(tmp_path / name), TrainConfig(), ModelConfig(), families.chatml(), tmp_path)
+        prepare(Tokeniser(ModelConfig(), dataset_of(tmp_path / name), families.chatml()), TrainConfig(), tmp_path)
     assert "\n" not in str(refusal.value)
 
 

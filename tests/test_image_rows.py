@@ -168,14 +168,15 @@ def test_a_row_whose_image_does_not_fit_is_left_out(data, inputs):
 
 def test_what_is_kept_is_found_again_until_an_image_changes(inputs, tmp_path):
     rows = pictures.write_rows(tmp_path / "data")
-    about = (DatasetConfig(path=str(rows)), TrainConfig(), ModelConfig(), pictures.tokenizer("qwen2_5_vl"), tmp_path)
-    folder = prepare(*about, images=inputs)
+    tokenizer = pictures.tokenizer("qwen2_5_vl")
+    tokeniser = Tokeniser(ModelConfig(), DatasetConfig(path=str(rows)), tokenizer, inputs)
+    folder = prepare(tokeniser, TrainConfig(), tmp_path)
     before = (folder / "images/images.bin").stat().st_mtime_ns
-    assert prepare(*about, images=inputs) == folder
+    assert prepare(tokeniser, TrainConfig(), tmp_path) == folder
     assert (folder / "images/images.bin").stat().st_mtime_ns == before
     os.utime(rows.parent / "0-0.png", ns=(1, 1))
     with pytest.raises(ValueError, match=r"the image .*0-0.png has changed since it was tokenised: remove"):
-        prepare(*about, images=inputs)
+        prepare(tokeniser, TrainConfig(), tmp_path)
 
 
 def test_examples_with_the_same_tokens_and_other_images_are_different(data, inputs, tmp_path):
@@ -200,8 +201,9 @@ def test_examples_with_the_same_tokens_and_other_images_are_different(data, inpu
 
 def test_a_batch_has_the_images_of_its_sequences_in_their_order(inputs, tmp_path):
     rows = pictures.write_rows(tmp_path / "data")
-    about = (DatasetConfig(path=str(rows)), TrainConfig(), ModelConfig(), pictures.tokenizer("qwen2_5_vl"), tmp_path)
-    examples = Examples.load(prepare(*about, images=inputs))
+    tokenizer = pictures.tokenizer("qwen2_5_vl")
+    tokeniser = Tokeniser(ModelConfig(), DatasetConfig(path=str(rows)), tokenizer, inputs)
+    examples = Examples.load(prepare(tokeniser, TrainConfig(), tmp_path))
     batch = collate(replace(examples, image_inputs=inputs), np.array([1, 2, 0]))
     (grid,) = [batch.images.arrays["image_grid_thw"]]
     assert batch.images.counts["image_grid_thw"] == [2, 0, 1]

@@ -27,6 +27,7 @@ from losslab.config.schema import (
 )
 from losslab.data.batches import collate
 from losslab.data.examples import Examples, prepare
+from losslab.data.tokenise import Tokeniser
 from losslab.models.export import export
 from losslab.models.loading import load_model, load_tokenizer
 from losslab.models.policy import Policy, build, towers
@@ -49,10 +50,11 @@ def worlds(tmp_path_factory):
             path = pictures.write_checkpoint(family, folder / "model")
             rows = pictures.write_rows(folder / "data")
             model = ModelConfig(path=str(path))
-            inputs = image_inputs(model)
-            about = (DatasetConfig(path=str(rows)), TrainConfig(), model, load_tokenizer(model), folder / "cache")
-            examples = Examples.load(prepare(*about, images=inputs))
-            made[family] = SimpleNamespace(folder=folder, rows=rows, model=model, examples=examples, about=about)
+            tokeniser = Tokeniser(model, DatasetConfig(path=str(rows)), load_tokenizer(model), image_inputs(model))
+            examples = Examples.load(prepare(tokeniser, TrainConfig(), folder / "cache"))
+            made[family] = SimpleNamespace(
+                folder=folder, rows=rows, model=model, examples=examples, tokeniser=tokeniser
+            )
         return made[family]
 
     return world
@@ -183,7 +185,7 @@ def test_a_model_of_texts_refuses_images_and_one_of_images_takes_texts(worlds, c
     policy, _ = policy_of(world)
     lines = [json.dumps({"question": "What?", "answer": "Ten. " * n}) + "\n" for n in (1, 3, 2)]
     (world.folder / "texts.jsonl").write_text("".join(lines))
-    about = (DatasetConfig(path=str(world.folder / "texts.jsonl")), *world.about[1:])
-    examples = Examples.load(prepare(*about, images=image_inputs(world.model)))
+    tokeniser = replace(world.tokeniser, dataset=DatasetConfig(path=str(world.folder / "texts.jsonl")))
+    examples = Examples.load(prepare(tokeniser, TrainConfig(), world.folder / "cache"))
     assert examples.images is None
     assert check(policy, readable(examples, world.model, policy.model), torch.device("cpu")).packed

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from losslab.cells import probe as cell_probe
 from losslab.data.examples import prepare
 from losslab.data.probability_bins import EDGES
+from losslab.data.tokenise import Tokeniser
 from losslab.files import read_json, write_json
 from losslab.models.loading import load_tokenizer
 from losslab.results import probe_neighbours
@@ -25,7 +26,7 @@ ASKED = 17  # of 22 rows
 def test_the_numbers_are_those_of_a_full_softmax(one_rank, checkpoint, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(probe, "start", lambda config: torch.device("cpu"))  # the process group is there
     config = make(checkpoint, rows, tmp_path, "sft", probabilities=ASKED, micro_batch_tokens=64)
-    data = prepare(config.dataset, config.train, config.model, load_tokenizer(config.model), tmp_path)
+    data = prepare(Tokeniser(config.model, config.dataset, load_tokenizer(config.model)), config.train, tmp_path)
     probe.measure(config, str(data), str(tmp_path / "probe.json"))
     found = read_json(tmp_path / "probe.json")
     network, lines = AutoModelForCausalLM.from_pretrained(checkpoint).double(), []

@@ -28,6 +28,7 @@ from losslab.data.batches import collate
 from losslab.data.examples import Examples, prepare
 from losslab.data.loader import MicroBatch, StepBatch
 from losslab.data.mismatched import mismatched
+from losslab.data.tokenise import Tokeniser
 from losslab.distributed.signals import Interrupted
 from losslab.files import read_lines
 from losslab.models import attention
@@ -103,8 +104,8 @@ def logits(model: PreTrainedModel, examples: Examples, i: int) -> tuple[Tensor, 
 @pytest.fixture
 def examples(checkpoint: Path, rows: Path, tmp_path: Path) -> Examples:
     config = make(checkpoint, rows, tmp_path, "sft")
-    tokenizer = toy_task.tokenizer()
-    return Examples.load(prepare(config.dataset, config.train, config.model, tokenizer, tmp_path / "cache"))
+    tokeniser = Tokeniser(config.model, config.dataset, toy_task.tokenizer())
+    return Examples.load(prepare(tokeniser, config.train, tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -209,7 +210,8 @@ def test_kto_is_that_of_trl(checkpoint, rows, tmp_path, one_rank):
     config = make(other, rows, tmp_path, "nft", micro_batch_tokens=64)
     config.loss = {"_target_": "losslab.objectives.kto.KTO", "right_weight": 1.5}
     config.reference, config.train.batch_size = ReferenceConfig(str(checkpoint)), len(lines)
-    examples = Examples.load(prepare(config.dataset, config.train, config.model, tokenizer, tmp_path / "cache"))
+    tokeniser = Tokeniser(config.model, config.dataset, tokenizer)
+    examples = Examples.load(prepare(tokeniser, config.train, tmp_path / "cache"))
     examples.save(tmp_path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "start", lambda config: CPU)

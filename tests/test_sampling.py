@@ -21,6 +21,7 @@ from losslab.config.paths import CONF
 from losslab.config.schema import Config, DatasetConfig, ModelConfig
 from losslab.data import toy_task
 from losslab.data.examples import prepare
+from losslab.data.tokenise import Tokeniser
 from losslab.files import read_json, read_lines
 
 ENGINE = "vllm" if find_spec("vllm") else "transformers"
@@ -185,7 +186,8 @@ def test_sampled_answers_are_data_sets_of_their_methods(undisturbed, place):
     units = {}
     for method in ("rft", "dft_offline", "iw_sft_offline", "dpo", "nft"):
         config = make(f"method={method}", "dataset.source=asked", *own)
-        data = prepare(config.dataset, config.train, config.model, toy_task.tokenizer(), undisturbed / "cache")
+        tokeniser = Tokeniser(config.model, config.dataset, toy_task.tokenizer())
+        data = prepare(tokeniser, config.train, undisturbed / "cache")
         units[method] = read_json(data / "about.json")["report"]["examples"]
     assert units["rft"] == units["dft_offline"] == units["iw_sft_offline"] == report["rows_correct"]
     assert (units["dpo"], units["nft"]) == (2 * report["rows_pairs"], report["rows_graded"])

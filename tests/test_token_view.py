@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from losslab.commands import data
 from losslab.config.sweep import SweepConfig
 from losslab.data.examples import Examples, prepare
+from losslab.data.tokenise import Tokeniser
 from losslab.files import read_json, write_json, write_lines
 from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
@@ -42,7 +43,7 @@ RECORD = {
 def test_numbers_equal_the_naive_version(checkpoint, rows, tmp_path, one_rank, loss):
     config, device = make(checkpoint, rows, tmp_path, loss, micro_batch_tokens=64), torch.device("cpu")
     tokenizer = load_tokenizer(config.model)
-    examples = Examples.load(prepare(config.dataset, config.train, config.model, tokenizer, tmp_path))
+    examples = Examples.load(prepare(Tokeniser(config.model, config.dataset, tokenizer), config.train, tmp_path))
     policy = build(config, device, reference=False)
     reference = Reference.of(config.objective, tmp_path / "reference.npy", policy, examples, 64, device)
     view = TokenView(config, policy, device, examples, reference, tmp_path, tokenizer)

@@ -21,6 +21,7 @@ from losslab.config.schema import EMBEDDED_VISION, Config, ModelConfig, TrainCon
 from losslab.data import toy_pictures, toy_task
 from losslab.data.examples import Examples, prepare
 from losslab.data.table import load
+from losslab.data.tokenise import Tokeniser
 from losslab.evaluation import benchmarks
 from losslab.evaluation.evaluate import check
 from losslab.files import TOY_TASK
@@ -99,8 +100,8 @@ def test_golden_rows():
 def test_a_picture_is_five_tokens_none_of_them_trained(tmp_path):
     config = composed("experiment=toy_suite/table4", "loss=sft", "dataset.rows=64")
     tokenizer, images = load_tokenizer(config.model), image_inputs(config.model)
-    folder = prepare(config.dataset, TrainConfig(max_length=256), config.model, tokenizer, tmp_path, images=images)
-    examples = Examples.load(folder)
+    tokeniser = Tokeniser(config.model, config.dataset, tokenizer, images)
+    examples = Examples.load(prepare(tokeniser, TrainConfig(max_length=256), tmp_path))
     rows = toy_pictures.demonstrations(64, 0)
     assert (examples.report["images"], examples.report["image_tokens"]) == (64, 5 * 64)
     first = examples.tokens[: examples.offsets[1]].tolist()

@@ -19,6 +19,7 @@ from losslab.config.sweep import SweepConfig
 from losslab.data.examples import Examples, prepare
 from losslab.data.held_out_rows import shared
 from losslab.data.table import load
+from losslab.data.tokenise import Tokeniser
 from losslab.files import append_line, read_lines, write_json, write_lines
 from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
@@ -40,8 +41,8 @@ def with_share(checkpoint: Path, rows: Path, results: Path, loss: str = "dft", *
 
 def examples_of(config, held_out: bool) -> Examples:
     cache = Path(config.machine.results) / "cache"
-    tokenizer = load_tokenizer(config.model)
-    return Examples.load(prepare(config.dataset, config.train, config.model, tokenizer, cache, held_out=held_out))
+    tokeniser = Tokeniser(config.model, config.dataset, load_tokenizer(config.model))
+    return Examples.load(prepare(tokeniser, config.train, cache, held_out))
 
 
 def test_a_share_is_taken_from_training_and_is_the_same_whatever_the_cell(checkpoint, rows, tmp_path):

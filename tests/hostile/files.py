@@ -100,10 +100,12 @@ def data_cases(count: int, model: Path) -> list[Case]:
     def prepare_rows() -> None:
         from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
         from losslab.data.examples import prepare
+        from losslab.data.tokenise import Tokeniser
         from losslab.models.loading import load_tokenizer
 
         about = ModelConfig(path=str(model), train_prompt="{problem}")
-        prepare(DatasetConfig(path="rows.jsonl"), TrainConfig(), about, load_tokenizer(about), Path("results/cache"))
+        tokeniser = Tokeniser(about, DatasetConfig(path="rows.jsonl"), load_tokenizer(about))
+        prepare(tokeniser, TrainConfig(), Path("results/cache"))
 
     return [
         Case("data file", title, call(prepare_rows), ("rows.jsonl", "dataset."), at("rows.jsonl", writer))

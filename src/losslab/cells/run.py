@@ -35,6 +35,7 @@ from losslab.data import held_out_rows
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.examples import Examples, prepare
 from losslab.data.mismatched import mismatched
+from losslab.data.tokenise import Tokeniser
 from losslab.distributed.environment import is_main_process, is_worker, node_count
 from losslab.distributed.launch import launch
 from losslab.distributed.process_group import WorkerError, all_equal, decide_on_main
@@ -253,7 +254,7 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
 
     Raises ValueError for data that cannot be trained.
     """
-    cache, about = Path(config.machine.results) / "cache", dict[str, Any]()
+    cache, about, lines = Path(config.machine.results) / "cache", dict[str, Any](), list[str]()
     tokenizer, held_out = load_tokenizer(config.model), None
     if config.adapter.rank:
         lora.Targets.of(structure(config.model), config.adapter)
@@ -261,12 +262,10 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
         check_vocabulary(config.model, config.reference_model)
     if isinstance(config.objective, OnPolicy):
         data, report, steps = questions.prepare(config, tokenizer, cache)
-        lines: list[str] = []
     else:
         model = replace(config.model, train_prompt=config.train_prompt)
-        images = image_inputs(config.model)
-        data = prepare(config.dataset, config.train, model, tokenizer, cache, images=images)
-        examples = Examples.load(data)
+        tokeniser = Tokeniser(model, config.dataset, tokenizer, image_inputs(config.model))
+        examples = Examples.load(data := prepare(tokeniser, config.train, cache))
         check_tokens(int(examples.tokens.max()), tokenizer, config.model)
         if "mismatched_kl" in config.objective.needs:
             mismatched(examples)  # raises ValueError if there are none
@@ -274,7 +273,7 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
         about |= {"notes": lines} if lines else {}
         steps = RandomBatchSampler.of(config.train, config.seed, examples).steps
         if config.dataset.validation is not None:
-            held_out = prepare(config.dataset, config.train, model, tokenizer, cache, held_out=True, images=images)
+            held_out = prepare(tokeniser, config.train, cache, held_out=True)
             about["validation"], sentences = held_out_rows.describe(Examples.load(held_out), examples)
             lines = [*lines, *sentences]
     if steps == 0:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from losslab.config.choices import Overlong, Turns
-from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
+from losslab.config.schema import TrainConfig
 from losslab.data.chat_templates import Rewritten
 from losslab.data.image_inputs import ImageInputs
 from losslab.data.messages import Unusable
@@ -110,20 +110,13 @@ class Examples:
             self.images.save(folder)
 
 
-def prepare(
-    dataset: DatasetConfig,
-    train: TrainConfig,
-    model: ModelConfig,
-    tokenizer: Any,
-    cache: Path,
-    held_out: bool = False,
-    images: ImageInputs | None = None,
-) -> Path:
+def prepare(tokeniser: Tokeniser, train: TrainConfig, cache: Path, held_out: bool = False) -> Path:
     """Tokenise the rows of a data set that are trained, or those that are held out, once, and keep them.
 
-    `images` is the processor of a model that reads them. Returns the folder of the `Examples`. Raises ValueError when
-    the file, a column or too many rows are unusable, or an image has changed since it was kept.
+    Returns the folder of the `Examples`. Raises ValueError when the file, a column or too many rows are unusable, or an
+    image has changed since it was kept.
     """
+    model, dataset, tokenizer, images = tokeniser.model, tokeniser.dataset, tokeniser.tokenizer, tokeniser.images
     if elsewhere := held_out_file(dataset):  # a file of held-out rows is not trained on
         dataset = elsewhere if held_out else replace(dataset, validation=None)
         held_out = False
@@ -137,8 +130,7 @@ def prepare(
     key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
 
     def make(folder: Path) -> None:
-        tokeniser = Tokeniser(model, dataset, tokenizer, images)
-        tokenise(read(dataset, held_out), train, tokeniser, key, folder).save(folder)
+        tokenise(read(dataset, held_out), train, replace(tokeniser, dataset=dataset), key, folder).save(folder)
 
     folder = cached(cache / "data" / key[:16], make)
     if stored := StoredImages.load(folder):

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from losslab.config.schema import AdapterConfig, Config, ModelConfig
 from losslab.data.examples import Examples, prepare
+from losslab.data.tokenise import Tokeniser
 from losslab.distributed.environment import is_main_process
 from losslab.distributed.launch import launch
 from losslab.distributed.process_group import decide_on_main
@@ -37,7 +38,7 @@ def of(config: Config, base: ModelConfig) -> dict[str, Any]:
 
     def examples() -> str:
         model = replace(base, train_prompt=config.train_prompt)
-        return str(prepare(config.dataset, config.train, model, load_tokenizer(base), cache))
+        return str(prepare(Tokeniser(model, config.dataset, load_tokenizer(base)), config.train, cache))
 
     data = decide_on_main(config.machine, examples)
     about = (content(base.path), base.revision, Path(data).name, str(config.train.precision))

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from losslab.config.schema import AdapterConfig, Config, ModelConfig
 from losslab.data.examples import Examples, prepare
 from losslab.data.probability_bins import EDGES
+from losslab.data.tokenise import Tokeniser
 from losslab.distributed.environment import is_main_process
 from losslab.distributed.launch import launch
 from losslab.distributed.process_group import decide_on_main
@@ -45,9 +46,9 @@ def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
     cache = Path(config.machine.results) / "cache"
 
     def examples() -> str:
-        tokenizer = load_tokenizer(base)
         model = replace(base, train_prompt=config.train_prompt)
-        return str(prepare(config.dataset, config.train, model, tokenizer, cache, images=image_inputs(base)))
+        tokeniser = Tokeniser(model, config.dataset, load_tokenizer(base), image_inputs(base))
+        return str(prepare(tokeniser, config.train, cache))
 
     data = decide_on_main(config.machine, examples)
     asked = config.machine.probabilities
