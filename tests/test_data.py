@@ -14,7 +14,7 @@ from losslab.config.choices import Overlong, Selection, Turns
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
 from losslab.data import toy_task
 from losslab.data.batch_sampler import RandomBatchSampler
-from losslab.data.batches import collate, micro_batches, rewards, token_weights
+from losslab.data.batches import Shard, collate, micro_batches, rewards, token_weights
 from losslab.data.examples import Examples, prepare, tokenise
 from losslab.data.layouts import Layout
 from losslab.data.messages import Unusable
@@ -263,7 +263,7 @@ def test_schedule_sees_every_example_once_an_epoch():
 @settings(max_examples=200, deadline=None)
 def test_micro_batches_are_a_partition_within_the_budget(lengths, ranks, budget):
     lengths = np.array(lengths)
-    shares = [micro_batches(np.arange(len(lengths)), lengths, budget, rank, ranks) for rank in range(ranks)]
+    shares = [micro_batches(np.arange(len(lengths)), lengths, budget, Shard(rank, ranks)) for rank in range(ranks)]
     assert len({len(share) for share in shares}) == 1  # ranks move in step
     groups = [group for share in shares for group in share if len(group)]
     assert sorted(np.concatenate(groups)) == list(range(len(lengths)))
@@ -283,7 +283,7 @@ def test_real_rows_are_packed_without_padding_and_shared_evenly(shared):
     examples = Examples(tokens, np.r_[0, lengths.cumsum()], words[:, 0], "", {})
     sampler, held, waited = RandomBatchSampler(len(rows), 256, epochs=1, seed=0), 0, 0
     for step in range(sampler.steps):
-        shares = [micro_batches(sampler.batch(step), lengths, 4096, rank, 8) for rank in range(8)]
+        shares = [micro_batches(sampler.batch(step), lengths, 4096, Shard(rank, 8)) for rank in range(8)]
         sizes = np.array([[collate(examples, group).tokens.numel() for group in share] for share in shares])
         held, waited = held + sizes.sum(), waited + (sizes.max(0) - sizes).sum()
     assert len(rows) == 4500 and held == lengths.sum()

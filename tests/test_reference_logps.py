@@ -143,7 +143,7 @@ def test_log_probabilities_of_another_reference_are_measured_alone(
     loop.measure_reference(config, str(tmp_path / "data"), str(file))
     trainer = loop.Trainer(config, examples, tmp_path, file, CPU)
     assert trainer.policy.frozen is None
-    known = Reference.of(IWSFT(), file, trainer.policy, examples, 64, CPU).context(np.array([3, 1]))
+    known = Reference.of(IWSFT(), file, trainer.inference, examples).context(np.array([3, 1]))
     larger = AutoModelForCausalLM.from_pretrained(teacher).double()
     pairs = [logits(larger, examples, i) for i in (3, 1)]
     expected = torch.cat([z.log_softmax(-1)[range(len(ids)), ids] for z, ids in pairs]).detach()

@@ -22,6 +22,7 @@ from losslab.records.tokens import read_examples
 from losslab.report.rows import ReportCell, ReportRow
 from losslab.report.token_views import token_views
 from losslab.results.tables import Row, Table
+from losslab.training.inference import Inference
 from losslab.training.reference_logps import Reference
 from losslab.training.token_view import TokenView
 
@@ -45,8 +46,9 @@ def test_numbers_equal_the_naive_version(checkpoint, rows, tmp_path, one_rank, l
     tokenizer = load_tokenizer(config.model)
     examples = Examples.load(prepare(Tokeniser(config.model, config.dataset, tokenizer), config.train, tmp_path))
     policy = build(config, device, reference=False)
-    reference = Reference.of(config.objective, tmp_path / "reference.npy", policy, examples, 64, device)
-    view = TokenView(config, policy, device, examples, reference, tmp_path, tokenizer)
+    inference = Inference(policy, device, tokens=64)
+    reference = Reference.of(config.objective, tmp_path / "reference.npy", inference, examples)
+    view = TokenView(config, inference, examples, reference, tmp_path, tokenizer)
     view.measure("before")
     assert read_examples(tmp_path) == []  # of a training that has not ended
     with torch.no_grad():

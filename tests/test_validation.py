@@ -29,6 +29,7 @@ from losslab.report import training
 from losslab.report.rows import ReportCell, ReportRow
 from losslab.results.tables import Row, Table
 from losslab.tracking import content
+from losslab.training.inference import Inference
 from losslab.training.validation import Validation
 
 SHARE = 0.25  # of 22 rows
@@ -108,7 +109,8 @@ def test_cross_entropy_and_loss_equal_the_naive_version(checkpoint, rows, tmp_pa
     config = with_share(checkpoint, rows, tmp_path, loss, micro_batch_tokens=64)
     held_out, device = examples_of(config, True), torch.device("cpu")
     policy = build(config, device, "reference_distribution" in config.objective.needs)
-    with Validation(config, policy, device, held_out, tmp_path, tmp_path / "reference.npy", steps=3) as validation:
+    inference = Inference(policy, device, tokens=64)
+    with Validation(config, inference, held_out, tmp_path, tmp_path / "reference.npy", steps=3) as validation:
         validation.begin(0)
         with torch.no_grad():  # the model has moved
             policy.model.model.norm.weight.mul_(1.5)

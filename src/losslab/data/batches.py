@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from losslab.data.examples import Examples
@@ -62,29 +63,42 @@ class Batch:
         return replace(self, **moved, packing=replace(self.packing, boundaries=move(self.packing.boundaries)))
 
 
-def micro_batches(batch: np.ndarray, lengths: np.ndarray, budget: int, rank: int, ranks: int) -> list[np.ndarray]:
-    """This rank's share of a batch in groups of about equal size, of at most `budget` tokens each.
+@dataclass(frozen=True)
+class Shard:
+    """The part of every batch that one rank takes."""
+
+    rank: int  # from 0
+    ranks: int
+
+    @classmethod
+    def own(cls) -> "Shard":
+        """That of this process."""
+        return cls(dist.get_rank(), dist.get_world_size())
+
+
+def micro_batches(batch: np.ndarray, lengths: np.ndarray, budget: int, shard: Shard) -> list[np.ndarray]:
+    """A rank's share of a batch in groups of about equal size, of at most `budget` tokens each.
 
     `batch` holds units, `lengths` the tokens of each. Every rank gets the same number of groups, since they move in
     step; some are empty where units are few. A unit above the budget stands alone.
     """
     ordered = batch[np.argsort(-lengths[batch], kind="stable")]
-    rounds = max(1, -(-int(lengths[batch].sum()) // (budget * ranks)))
+    rounds = max(1, -(-int(lengths[batch].sum()) // (budget * shard.ranks)))
     while True:
-        groups: list[list[int]] = [[] for _ in range(rounds * ranks)]
+        groups: list[list[int]] = [[] for _ in range(rounds * shard.ranks)]
         loads = [(0, i) for i in range(len(groups))]  # a heap: the longest left goes where there is least
         for unit in ordered:
             load, i = loads[0]
             groups[i].append(unit)
             heapq.heapreplace(loads, (load + int(lengths[unit]), i))
         if all(load <= budget or len(groups[i]) == 1 for load, i in loads):
-            return [np.array(group, dtype=np.int64) for group in groups[rank::ranks]]
+            return [np.array(group, dtype=np.int64) for group in groups[shard.rank :: shard.ranks]]
         rounds += max(1, rounds // 100)  # of a whole data set there are thousands, and each try takes a pass
 
 
-def micro_batches_of(batch: np.ndarray, rows: int, rank: int, ranks: int) -> list[np.ndarray]:
-    """This rank's share of a batch, every `ranks`-th unit, in its order, in groups of `rows`; as many on every rank."""
-    share, most = batch[rank::ranks], -(-len(batch) // ranks)
+def micro_batches_of(batch: np.ndarray, rows: int, shard: Shard) -> list[np.ndarray]:
+    """A rank's share of a batch, every `ranks`-th unit, in its order, in groups of `rows`; as many on every rank."""
+    share, most = batch[shard.rank :: shard.ranks], -(-len(batch) // shard.ranks)
     return [share[start : start + rows].astype(np.int64) for start in range(0, most, rows)]
 
 

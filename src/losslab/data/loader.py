@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from losslab.data.batch_sampler import BatchSampler
-from losslab.data.batches import Batch, collate, micro_batches, micro_batches_of, rewards, token_weights
+from losslab.data.batches import Batch, Shard, collate, micro_batches, micro_batches_of, rewards, token_weights
 from losslab.data.examples import Examples
 
 Context = Callable[[np.ndarray], dict[str, Tensor]]  # from the indices of examples to keywords for an objective's
@@ -48,29 +48,43 @@ class StepBatch:
     mismatched: list[MicroBatch] = field(default_factory=list)  # its prompts with other answers, where asked for
 
 
-class Loader:
-    """Hands out the data of each step; `tokens` is the size of a micro-batch, unless `rows` says how many it takes.
+@dataclass(frozen=True)
+class KnownExamples:
+    """Examples, and what is known of them before training."""
 
-    `mismatched` are examples with other answers, and their context.
-    """
+    examples: Examples
+    context: Context
+
+    def micro_batch(self, group: np.ndarray) -> MicroBatch:
+        """Of the examples (S,) of a group, on the host."""
+        known = self.context(group) | rewards(self.examples, group) | token_weights(self.examples, group)
+        return MicroBatch(group, collate(self.examples, group), known)
+
+
+@dataclass(frozen=True)
+class MicroBatchSize:
+    """How much data a rank takes at once."""
+
+    tokens: int  # at most
+    rows: int | None = None  # in place of that, so many units of data
+
+
+class Loader:
+    """Hands out the data of each step; `mismatched` are the same examples with other answers."""
 
     def __init__(
         self,
-        examples: Examples,
+        data: KnownExamples,
         sampler: BatchSampler,
-        context: Context,
+        size: MicroBatchSize,
+        shard: Shard,
         *,
-        tokens: int,
-        rows: int | None = None,
-        rank: int = 0,
-        ranks: int = 1,
         pinned: bool = False,
-        mismatched: tuple[Examples, Context] | None = None,
+        mismatched: KnownExamples | None = None,
     ) -> None:
-        self.examples, self.sampler, self.context, self.mismatched = examples, sampler, context, mismatched
-        self.units = examples.units
-        self.tokens, self.rows = tokens, rows
-        self.rank, self.ranks, self.pinned = rank, ranks, pinned
+        self.data, self.sampler, self.size, self.shard = data, sampler, size, shard
+        self.pinned, self.mismatched = pinned, mismatched
+        self.lengths = data.examples.units  # tokens of each unit
         self._thread = ThreadPoolExecutor(1, "loader")
         self._ahead: tuple[int, Future[StepBatch]] | None = None  # a step, and its data in the making
 
@@ -95,23 +109,21 @@ class Loader:
 
     def resize(self, tokens: int) -> None:
         """Make micro-batches of so many tokens from the next `take` on."""
-        self.tokens, self._ahead = tokens, None
+        self.size, self._ahead = replace(self.size, tokens=tokens), None
 
     def _make(self, step: int) -> StepBatch:
-        units = self.sampler.batch(step)
-        if self.rows is None:
-            shares = micro_batches(units, self.units, self.tokens, self.rank, self.ranks)
+        units, expand, size = self.sampler.batch(step), self.data.examples.expand, self.size
+        if size.rows is None:
+            shares = micro_batches(units, self.lengths, size.tokens, self.shard)
         else:
-            shares = micro_batches_of(units, self.rows, self.rank, self.ranks)
-        groups = [self._collate(self.examples, self.context, self.examples.expand(share)) for share in shares]
+            shares = micro_batches_of(units, size.rows, self.shard)
+        groups = [self._micro_batch(self.data, expand(share)) for share in shares]
         others = []
         if self.mismatched is not None:
-            lengths = self.mismatched[0].lengths
-            shares = micro_batches(units, lengths, self.tokens, self.rank, self.ranks)
-            others = [self._collate(*self.mismatched, share) for share in shares]
-        return StepBatch(self.examples.expand(units), groups, self.tokens, mismatched=others)
+            shares = micro_batches(units, self.mismatched.examples.lengths, size.tokens, self.shard)
+            others = [self._micro_batch(self.mismatched, share) for share in shares]
+        return StepBatch(expand(units), groups, size.tokens, mismatched=others)
 
-    def _collate(self, examples: Examples, context: Context, group: np.ndarray) -> MicroBatch:
-        known = context(group) | rewards(examples, group) | token_weights(examples, group)
-        micro = MicroBatch(group, collate(examples, group), known)
+    def _micro_batch(self, data: KnownExamples, group: np.ndarray) -> MicroBatch:
+        micro = data.micro_batch(group)
         return micro.pin_memory() if self.pinned else micro

@@ -23,9 +23,9 @@ from losslab.distributed.process_group import decide_on_main, release_memory
 from losslab.files import lock, read_json, write_json
 from losslab.models.policy import build
 from losslab.statistics.intervals import over_clusters
+from losslab.training.inference import Inference
 from losslab.training.loop import start
 from losslab.training.packing_check import run_exactly
-from losslab.training.reference_logps import answer_logp
 
 
 def of(config: Config, base: ModelConfig, trained: ModelConfig, data: str) -> list[float]:
@@ -49,10 +49,9 @@ def measure(config: Config, base: ModelConfig, trained: ModelConfig, data: str) 
         train = replace(config.train, weights=config.train.precision)
         policy = build(replace(config, model=model, adapter=AdapterConfig(), train=train), device, reference=False)
         run_exactly(policy, examples, device)
-        tokens, chosen = config.machine.micro_batch_tokens, np.arange(len(examples))
-        assert isinstance(tokens, int)
-        logps.append(answer_logp(policy, examples, chosen, tokens, device, "log-probabilities of answers"))
-        del policy
+        inference, title = Inference.of(policy, device, config.machine), "log-probabilities of answers"
+        logps.append(inference.answer_logp(examples, np.arange(len(examples)), title))
+        del policy, inference
         release_memory()
     of_base, of_trained = (logp.astype(np.float64) for logp in logps)
     ratios = np.add.reduceat(of_trained - of_base, examples.answer_offsets[:-1])

@@ -15,7 +15,7 @@ from losslab.config.log import log
 from losslab.config.schema import AdapterConfig, Config, NonFinite, Reduction
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.examples import Examples
-from losslab.data.loader import Loader, MicroBatch, StepBatch
+from losslab.data.loader import MicroBatch, StepBatch
 from losslab.distributed.environment import available_cores
 from losslab.distributed.process_group import init_process_group
 from losslab.models import layout
@@ -25,8 +25,10 @@ from losslab.models.policy import build
 from losslab.objectives import Objective
 from losslab.training.checkpoints import Checkpoints
 from losslab.training.image_rows import readable
+from losslab.training.inference import Inference
 from losslab.training.optimizer import Gradients, lr_factor, make_optimizer
 from losslab.training.packing_check import run_exactly
+from losslab.training.passes import loader
 from losslab.training.reference_logps import Reference, batch_nll, old_logp
 from losslab.training.step_log import StepLog, StepResult
 from losslab.training.step_metrics import StepSums, measure, normaliser
@@ -51,12 +53,13 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
     kept = Checkpoints(
         Path(folder) / "checkpoints", policy, trainer.optimizer, device, machine.keep_last, machine.keep_every
     )
-    view = TokenView(config, policy, device, trainer.examples, trainer.reference, Path(folder), tokenizer)
+    inference = trainer.inference
+    view = TokenView(config, inference, trainer.examples, trainer.reference, Path(folder), tokenizer)
     validation = None
     if held_out is not None:
         rows, logps = map(Path, held_out)
         others = readable(Examples.load(rows), config.model, policy.model)
-        validation = Validation(config, policy, device, others, Path(folder), logps, trainer.sampler.steps)
+        validation = Validation(config, inference, others, Path(folder), logps, trainer.sampler.steps)
     with kept as checkpoints, trainer.loader, validation or nullcontext(), StopSignal() as stop:
         steps = Steps(
             machine, trainer.sampler, Path(folder), checkpoints, lambda target: export(policy, tokenizer, target, ends)
@@ -87,15 +90,15 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
 
 def measure_reference(config: Config, data: str, file: str) -> None:
     """Write to `file` the log-probabilities of all answer tokens under `config.reference_model`, on this rank."""
-    device, examples, tokens = start(config), Examples.load(Path(data)), config.machine.micro_batch_tokens
+    device, examples = start(config), Examples.load(Path(data))
     recipe = replace(config.train, weights=config.train.precision)  # frozen weights need no float32 copy
     plain = replace(config, model=config.reference_model, adapter=AdapterConfig(), train=recipe)
     policy = build(plain, device, reference=False)
     examples = readable(examples, config.model, policy.model)
     run_exactly(policy, examples, device)
     policy.vocabulary = load_config(config.model).get_text_config(decoder=True).vocab_size
-    assert isinstance(config.objective, Objective) and isinstance(tokens, int)
-    Reference.of(config.objective, Path(file), policy, examples, tokens, device)
+    assert isinstance(config.objective, Objective)
+    Reference.of(config.objective, Path(file), Inference.of(policy, device, config.machine), examples)
 
 
 def start(config: Config) -> torch.device:
@@ -116,7 +119,7 @@ class Trainer:
 
     def __init__(self, config: Config, examples: Examples, folder: Path, reference: Path, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.ranks = dist.get_world_size()
         self.sampler = RandomBatchSampler.of(config.train, config.seed, examples)
         assert isinstance(config.objective, Objective)
         self.objective = config.objective
@@ -125,20 +128,9 @@ class Trainer:
         self.examples = examples = readable(examples, config.model, self.policy.model)
         run_exactly(self.policy, examples, device, folder / "packing.json")
         self.optimizer = make_optimizer(config.optimizer, self.policy)
-        tokens = config.machine.micro_batch_tokens
-        assert isinstance(tokens, int)
-        self.reference = Reference.of(self.objective, reference, self.policy, examples, tokens, device)
-        self.loader = Loader(
-            examples,
-            self.sampler,
-            self.reference.context,
-            tokens=tokens,
-            rows=config.train.micro_batch,
-            rank=self.rank,
-            ranks=self.ranks,
-            pinned=device.type == "cuda",
-            mismatched=self.reference.mismatched,
-        )
+        self.inference = Inference.of(self.policy, device, config.machine)
+        self.reference = Reference.of(self.objective, reference, self.inference, examples)
+        self.loader = loader(config, examples, self.sampler, self.reference, device)
         self.old: list[dict[str, Tensor]] = []  # of each micro-batch: its log-probabilities under the old policy
 
     def forward_backward(self, step: int) -> tuple[StepBatch, StepSums]:
@@ -206,10 +198,10 @@ class Trainer:
     def _can_halve(self, step: int) -> bool:
         """Alone: other ranks would wait. Not where rows make a micro-batch, or within the updates on one batch."""
         alone = self.ranks == 1 and self.config.train.micro_batch is None and step % self.sampler.updates == 0
-        return alone and self.loader.tokens > 1
+        return alone and self.loader.size.tokens > 1
 
     def _halve(self, reason: str) -> None:
-        tokens = self.loader.tokens // 2
+        tokens = self.loader.size.tokens // 2
         log.warning(f"{reason}\ntrying the step again with machine.micro_batch_tokens={tokens}")
         self.loader.resize(tokens)
         layout.abandon_backward(self.policy)

@@ -1,18 +1,19 @@
-"""What an objective makes of data, without gradients."""
+"""Batches as training takes them, and what an objective makes of one without gradients."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from losslab.config.schema import Config
+from losslab.data.batch_sampler import BatchSampler
+from losslab.data.batches import Shard
 from losslab.data.examples import Examples
-from losslab.data.loader import Loader, MicroBatch, StepBatch
-from losslab.models.policy import Policy
+from losslab.data.loader import KnownExamples, Loader, MicroBatch, MicroBatchSize, StepBatch
 from losslab.objectives import Objective
+from losslab.training.inference import Inference
 from losslab.training.reference_logps import Reference, batch_nll, old_logp
 
 
@@ -33,18 +34,16 @@ class InOrder:
 
 
 def loader(
-    config: Config, examples: Examples, units: np.ndarray, batch_size: int, reference: Reference, device: torch.device
+    config: Config, examples: Examples, sampler: BatchSampler, reference: Reference, device: torch.device
 ) -> Loader:
-    """Hands out batches of some units as training would."""
-    assert isinstance(config.machine.micro_batch_tokens, int)
+    """Hands out this rank's micro-batches of the sampler's batches, with what is kept of the reference."""
+    tokens = config.machine.micro_batch_tokens
+    assert isinstance(tokens, int)
     return Loader(
-        examples,
-        InOrder(units, batch_size),
-        reference.context,
-        tokens=config.machine.micro_batch_tokens,
-        rows=config.train.micro_batch,
-        rank=dist.get_rank(),
-        ranks=dist.get_world_size(),
+        KnownExamples(examples, reference.context),
+        sampler,
+        MicroBatchSize(tokens, config.train.micro_batch),
+        Shard.own(),
         pinned=device.type == "cuda",
         mismatched=reference.mismatched,
     )
@@ -52,12 +51,13 @@ def loader(
 
 @torch.no_grad()
 def outputs(
-    policy: Policy, objective: Objective, batch: StepBatch, device: torch.device
+    inference: Inference, objective: Objective, batch: StepBatch
 ) -> Iterator[tuple[MicroBatch, dict[str, Tensor]]]:
     """The micro-batches of this rank on the device, each with the fields of `HeadOutput`. Called on every rank.
 
     An objective with an old policy finds it equal to the one at hand.
     """
+    policy, device = inference.policy, inference.device
     statistics = batch_nll(objective, policy, batch, device)
     old = old_logp(objective, policy, batch, device)
     for micro, old_logps in zip(batch.micro_batches, old, strict=True):

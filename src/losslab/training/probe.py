@@ -22,9 +22,10 @@ from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
 from losslab.objectives.sft import SFT
 from losslab.statistics.intervals import over_clusters
+from losslab.training.inference import Inference
 from losslab.training.loop import start
 from losslab.training.packing_check import run_exactly
-from losslab.training.passes import loader, outputs
+from losslab.training.passes import InOrder, loader, outputs
 from losslab.training.reference_logps import Reference
 from losslab.training.target_probabilities import sample
 
@@ -62,9 +63,10 @@ def measure(config: Config, data: str, file: str) -> None:
     place = {int(example): i for i, example in enumerate(units * examples.unit)}
     sums = torch.zeros(6, len(units), dtype=torch.float64, device=device)
     ends = torch.tensor(examples.ends, device=device)
-    with loader(config, examples, units, BATCH, Reference({}, examples.answer_offsets), device) as batches:
+    none, inference = Reference({}, examples.answer_offsets), Inference.of(policy, device, config.machine)
+    with loader(config, examples, InOrder(units, BATCH), none, device) as batches:
         for number in range(batches.sampler.steps):
-            for micro, out in outputs(policy, SFT(), batches.take(number), device):
+            for micro, out in outputs(inference, SFT(), batches.take(number)):
                 p, entropy = out["logp"].exp().double(), out["entropy"].double()
                 end = torch.isin(micro.batch.targets, ends).double()
                 rows = torch.stack([torch.ones_like(p), p, (p < LOW).double(), (p > HIGH).double(), entropy, end * p])

@@ -1,7 +1,6 @@
 """Forward-only passes that compute what an objective needs before its gradients."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from losslab.data.batches import Batch, collate, micro_batches, of_answers
+from losslab.data.batches import of_answers
 from losslab.data.examples import Examples
-from losslab.data.loader import Context, MicroBatch, StepBatch
+from losslab.data.loader import KnownExamples, MicroBatch, StepBatch
 from losslab.data.mismatched import mismatched
 from losslab.models.policy import Policy
 from losslab.objectives import Objective
-from losslab.progress import bar
+from losslab.training.inference import Inference
 
 
 @dataclass(frozen=True)
@@ -25,35 +24,27 @@ class Reference:
 
     stored: dict[str, np.ndarray]  # (all answer tokens, ...), example by example, by what `Context` calls them
     offsets: np.ndarray  # (examples + 1,) int64
-    mismatched: tuple[Examples, Context] | None = None  # examples with mismatched answers, and their reference logps
+    mismatched: KnownExamples | None = None  # examples with mismatched answers, and their reference logps
 
     @classmethod
-    def of(
-        cls,
-        objective: Objective,
-        file: Path,
-        policy: Policy,
-        examples: Examples,
-        budget: int,
-        device: torch.device,
-    ) -> "Reference":
-        """Read from `files`, or measured with `policy` as it is now and written there.
+    def of(cls, objective: Objective, file: Path, inference: Inference, examples: Examples) -> "Reference":
+        """Read from `files`, or measured with the policy as it is now and written there.
 
         The top_k of all answer tokens are held on each device while they are measured, at 8 bytes each. Called on every
         rank.
         """
         stored, pairs = dict[str, np.ndarray](), None
         for need, path in files(objective, file).items():
-            there = torch.tensor(int(path.exists()), device=device)
+            there = torch.tensor(int(path.exists()), device=inference.device)
             dist.broadcast(there, src=0)  # one view of the disk for all ranks
             others = mismatched(examples) if need == "mismatched_kl" else examples
             if not there:
-                _measure(objective, need, path, policy, others, budget, device)
+                _measure(objective, need, path, inference, others)
             values = np.load(path, mmap_mode="r")
             if need == "reference_top":
                 stored |= {f"reference_top_{name}": values[name] for name in ("logp", "token")}
             elif need == "mismatched_kl":
-                pairs = others, cls({"reference_logp": values}, others.answer_offsets).context
+                pairs = KnownExamples(others, cls({"reference_logp": values}, others.answer_offsets).context)
             else:
                 stored[need] = values
         return cls(stored, examples.answer_offsets, pairs)
@@ -71,23 +62,15 @@ def files(objective: Objective, file: Path) -> dict[str, Path]:
     return {need: file.with_name(name) for need, name in names.items() if need in objective.needs}
 
 
-def _measure(
-    objective: Objective,
-    need: str,
-    file: Path,
-    policy: Policy,
-    examples: Examples,
-    budget: int,
-    device: torch.device,
-) -> None:
-    """Write to `file` what is kept of the reference, with `policy` as it is now. Called on every rank."""
-    chosen, title = np.arange(len(examples)), "reference log-probabilities"
+def _measure(objective: Objective, need: str, file: Path, inference: Inference, examples: Examples) -> None:
+    """Write to `file` what is kept of the reference, with the policy as it is now. Called on every rank."""
+    policy, chosen, title = inference.policy, np.arange(len(examples)), "reference log-probabilities"
     if need != "reference_top":
-        values = answer_logp(policy, examples, chosen, budget, device, title)
+        values = inference.answer_logp(examples, chosen, title)
     else:
         vocabulary = policy.model.config.get_text_config(decoder=True).vocab_size
         k: int = min(objective.top_k, vocabulary - 1)  # type: ignore[attr-defined]  # all others count as one token
-        logp, token = of_all(lambda batch: policy.top_logp(batch, k), examples, chosen, budget, device, title)
+        logp, token = inference.of_all(lambda batch: policy.top_logp(batch, k), examples, chosen, title)
         values = np.empty(len(logp), dtype=[("logp", "<f4", logp.shape[1:]), ("token", "<i4", logp.shape[1:])])
         values["logp"], values["token"] = logp.cpu(), token.cpu()
     if dist.get_rank() == 0:
@@ -159,47 +142,3 @@ def old_logp(objective: Objective, policy: Policy, batch: StepBatch, device: tor
     if "old_logp" not in objective.needs:
         return [{} for _ in batch.micro_batches]
     return [{"old_logp": policy.target_logp(micro.batch.to(device))} for micro in batch.micro_batches]
-
-
-def answer_logp(
-    policy: Policy, examples: Examples, chosen: np.ndarray, budget: int, device: torch.device, title: str
-) -> np.ndarray:
-    """Log-probabilities of the answer tokens of some examples under the policy as it is now.
-
-    (N,) float32, example by example in the order of `chosen`, alike on all ranks. Called on every rank; rank 0 shows a
-    bar with this title.
-    """
-    (values,) = of_all(lambda batch: (policy.target_logp(batch),), examples, chosen, budget, device, title)
-    return values.cpu().numpy()
-
-
-def of_all(
-    measure: Callable[[Batch], tuple[Tensor, ...]],
-    examples: Examples,
-    chosen: np.ndarray,
-    budget: int,
-    device: torch.device,
-    title: str,
-) -> list[Tensor]:
-    """The results of `measure`, (n, ...) each for the answer tokens of a micro-batch, of all that are chosen.
-
-    In the order and on the ranks of `answer_logp`, and on the device.
-    """
-    lengths, answers = examples.lengths[chosen], examples.answers[chosen]
-    offsets = np.r_[0, answers.cumsum()]
-    values: list[Tensor] = []
-    groups = micro_batches(np.arange(len(chosen)), lengths, budget, dist.get_rank(), dist.get_world_size())
-    progress = bar(title, len(groups), "batch", disable=dist.get_rank() > 0)
-    for group in groups:
-        batch = collate(examples, chosen[group])
-        places = [np.arange(offsets[i], offsets[i + 1]) for i in group] or [np.zeros(0, dtype=np.int64)]
-        parts = measure((batch.pin_memory() if device.type == "cuda" else batch).to(device))
-        values = values or [part.new_zeros(int(offsets[-1]), *part.shape[1:]) for part in parts]
-        at = torch.from_numpy(np.concatenate(places)).to(device, non_blocking=True)
-        for value, part in zip(values, parts, strict=True):
-            value.index_copy_(0, at, part)
-        progress.update()
-    progress.close()
-    for value in values:
-        dist.all_reduce(value)
-    return values

@@ -27,9 +27,9 @@ from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
 from losslab.models.processors import image_inputs
 from losslab.training.image_rows import readable
+from losslab.training.inference import Inference
 from losslab.training.loop import start
 from losslab.training.packing_check import run_exactly
-from losslab.training.reference_logps import answer_logp
 from losslab.training.target_text import text
 
 FREQUENT = 20  # tokens listed for each end bin
@@ -71,11 +71,9 @@ def measure(config: Config, data: str, file: str) -> None:
     policy = build(config, device, reference=False)
     examples = readable(examples, config.model, policy.model)
     run_exactly(policy, examples, device)
-    tokens = config.machine.micro_batch_tokens
-    assert config.machine.probabilities is not None and isinstance(tokens, int)
-    chosen = sample(examples, config.machine.probabilities)
-    title = "probabilities of the targets"
-    logp = answer_logp(policy, examples, chosen, tokens, device, title)
+    assert config.machine.probabilities is not None
+    chosen, inference = sample(examples, config.machine.probabilities), Inference.of(policy, device, config.machine)
+    logp = inference.answer_logp(examples, chosen, "probabilities of the targets")
     if dist.get_rank() == 0:
         write_json(Path(file), summary(logp, examples.targets(chosen), load_tokenizer(config.model)))
     dist.barrier()

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from losslab.config.schema import Config
 from losslab.data.examples import Examples
 from losslab.files import RECORD_VERSION, read_json, write_json
-from losslab.models.policy import Policy
 from losslab.objectives import Objective
-from losslab.training.passes import loader, outputs
+from losslab.training.inference import Inference
+from losslab.training.passes import InOrder, loader, outputs
 from losslab.training.reference_logps import Reference
 from losslab.training.target_text import text
 
@@ -32,15 +32,14 @@ class TokenView:
     def __init__(
         self,
         config: Config,
-        policy: Policy,
-        device: torch.device,
+        inference: Inference,
         examples: Examples,
         reference: Reference,
         folder: Path,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         assert isinstance(config.objective, Objective)
-        self.policy, self.device, self.objective, self.examples = policy, device, config.objective, examples
+        self.inference, self.objective, self.examples = inference, config.objective, examples
         self.file, self.tokenizer = folder / FILE, tokenizer
         units, shown = len(examples) // examples.unit, min(SHOWN, len(examples) // examples.unit)
         self.units = np.arange(shown) * units // shown
@@ -51,11 +50,12 @@ class TokenView:
         chosen = self.examples.expand(self.units)
         counts = self.examples.answers[chosen]
         starts = dict(zip(chosen.tolist(), np.r_[0, counts.cumsum()].tolist(), strict=False))
-        values = torch.zeros(2, int(counts.sum()), device=self.device)
-        with loader(self.config, self.examples, self.units, len(self.units), self.reference, self.device) as data:
-            for micro, out in outputs(self.policy, self.objective, data.take(0), self.device):
+        device, all_at_once = self.inference.device, InOrder(self.units, len(self.units))
+        values = torch.zeros(2, int(counts.sum()), device=device)
+        with loader(self.config, self.examples, all_at_once, self.reference, device) as data:
+            for micro, out in outputs(self.inference, self.objective, data.take(0)):
                 ranges = [np.arange(starts[i], starts[i] + self.examples.answers[i]) for i in micro.examples.tolist()]
-                places = torch.from_numpy(np.concatenate(ranges or [np.zeros(0, np.int64)])).to(self.device)
+                places = torch.from_numpy(np.concatenate(ranges or [np.zeros(0, np.int64)])).to(device)
                 values.index_copy_(1, places, torch.stack([out["logp"].exp(), out["weight"]]).float())
         dist.all_reduce(values)
         if dist.get_rank() == 0:

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
 
 from losslab.config.schema import Config
 from losslab.data.examples import Examples
 from losslab.files import append_line, read_lines, write_lines
 from losslab.models.loading import load_tokenizer
-from losslab.models.policy import Policy
 from losslab.objectives import Objective
-from losslab.training.passes import loader, outputs
+from losslab.training.inference import Inference
+from losslab.training.passes import InOrder, loader, outputs
 from losslab.training.reference_logps import Reference
 from losslab.training.step_metrics import StepSums, measure, normaliser, report
 
@@ -32,23 +31,21 @@ class Validation:
     def __init__(
         self,
         config: Config,
-        policy: Policy,
-        device: torch.device,
+        inference: Inference,
         examples: Examples,
         folder: Path,
         reference: Path,
         steps: int,
     ) -> None:
-        """Args: `folder` is the cell's, `reference` as in `Reference.of`, `steps` those of the whole run."""
-        tokens = config.machine.micro_batch_tokens
-        assert isinstance(config.objective, Objective) and isinstance(tokens, int)
-        self.objective, self.policy, self.device, self.steps = config.objective, policy, device, steps
+        """Args: `folder` is the cell's, `reference` the file of `Reference.of`, `steps` those of the whole run."""
+        assert isinstance(config.objective, Objective)
+        self.objective, self.inference, self.steps = config.objective, inference, steps
         self.file, self.normaliser = folder / FILE, config.train.normaliser
         self.eos = load_tokenizer(config.model).eos_token_id
         self.every = config.machine.validation_steps or -(-steps // TIMES)
-        reference_logps = Reference.of(self.objective, reference, policy, examples, tokens, device)
-        units = np.arange(len(examples) // examples.unit)
-        self.loader = loader(config, examples, units, config.train.batch_size, reference_logps, device)
+        reference_logps = Reference.of(self.objective, reference, inference, examples)
+        sampler = InOrder(np.arange(len(examples) // examples.unit), config.train.batch_size)
+        self.loader = loader(config, examples, sampler, reference_logps, inference.device)
 
     def __enter__(self) -> "Validation":
         self.loader.__enter__()
@@ -72,9 +69,9 @@ class Validation:
 
     def measure(self, done: int) -> None:
         """Measure the rows after `done` steps and append the result to validation.jsonl."""
-        sums = StepSums.zeros(self.device)
+        sums = StepSums.zeros(self.inference.device)
         for number in range(self.loader.sampler.steps):
-            for micro, out in outputs(self.policy, self.objective, self.loader.take(number), self.device):
+            for micro, out in outputs(self.inference, self.objective, self.loader.take(number)):
                 sums += measure(out, micro.batch, self.eos)
         sums = sums.all_reduce(asked=False)
         if dist.get_rank() == 0:
