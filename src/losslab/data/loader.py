@@ -23,9 +23,8 @@ class MicroBatch:
 
     examples: np.ndarray  # (S,) indices
     batch: Batch
-    context: dict[
-        str, Tensor
-    ]  # keywords for `Context` that are known before training: rewards, weights, reference_logp
+    # Keywords for `Context` that are known before training: rewards, weights, reference_logp.
+    context: dict[str, Tensor]
 
     def to(self, device: torch.device) -> "MicroBatch":
         """On a device; the host does not wait for the copy where the memory is pinned."""
