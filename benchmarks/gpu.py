@@ -1,6 +1,6 @@
 """What one GPU does with losslab: tests, whole steps beside TRL, the loss, kills, a 7B with LoRA; a page of tables.
 
-python benchmarks/gpu.py                  all sections, each in its own process with a limit: 10 to 15 minutes
+python benchmarks/gpu.py                  all sections, each in its own process with a limit: 18 minutes at most
 python benchmarks/gpu.py only=steps,trl   some of them
 python benchmarks/gpu.py tiny=true        every section in small, on a CPU as well: a rehearsal
 
@@ -22,7 +22,8 @@ import gpu_report
 ROOT = Path(__file__).parents[1]
 # Seconds at most, in order of value.
 SECTIONS = {
-    "tests": 150, "steps": 120, "trl": 110, "loss": 60, "options": 180, "profile": 80, "kills": 190, "large": 130,
+    "tests": 150, "steps": 120, "trl": 110, "loss": 60, "options": 180, "parts": 60, "profile": 80,
+    "kills": 190, "large": 130,
 }  # fmt: skip
 TESTS = ["test_gpu", "test_fused_loss", "test_attention"]  # which take a GPU where there is one
 
@@ -36,7 +37,8 @@ def command(section: str, tiny: bool) -> list[str]:
     if section == "loss":
         return [sys.executable, str(ROOT / "benchmarks/loss.py"), *(["--shapes", "64x32x1024"] if tiny else [])]
     late = f"faulthandler.dump_traceback_later({SECTIONS[section] - 5})"  # where it stands, before it is killed
-    return [sys.executable, "-c", f"import faulthandler, gpu_steps; {late}; gpu_steps.{section}({tiny})"]
+    module = "gpu_parts" if section == "parts" else "gpu_steps"
+    return [sys.executable, "-c", f"import faulthandler, {module}; {late}; {module}.{section}({tiny})"]
 
 
 def run(section: str, tiny: bool) -> str:

@@ -7,9 +7,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -40,6 +42,7 @@ TINY = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 4096, "tie_word_embeddings": True,
 }  # fmt: skip
+WITHOUT = "without flash-attn-4"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # All runs of a process share a group. A process that leaves it to NCCL may never end.
 atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
@@ -153,20 +156,17 @@ def options(tiny: bool) -> None:
     changes: dict[str, dict[str, Any]] = {
         "not compiled": {"compile": False},
         "16,384 tokens": {"micro_batch_tokens": 16_384},
+        "24,576 tokens": {"micro_batch_tokens": 24_576},
         "32,768 tokens": {"micro_batch_tokens": 32_768},
         "reshard": {"reshard": True},
         "selective recompute": {"recompute": "selective"},
-        "torch's flash attention": {},
+        WITHOUT: {},
         "deterministic": {"deterministic": True},
     }
     for name, change in changes.items():
-        if name == "torch's flash attention":
-            loaded = flash_attention_4._loaded.copy()
-            flash_attention_4._loaded[flash_attention_4.PACKAGE] = None
-        attempt(name, partial(losslab, f"losslab DFT, {name}", shape(tiny), tiny, **(compiled(tiny) | change)))
-        if name == "torch's flash attention":
-            flash_attention_4._loaded.clear()
-            flash_attention_4._loaded.update(loaded)
+        without = patch.dict(flash_attention_4._loaded, {flash_attention_4.PACKAGE: None})
+        with without if name == WITHOUT else nullcontext():
+            attempt(name, partial(losslab, f"losslab DFT, {name}", shape(tiny), tiny, **(compiled(tiny) | change)))
 
 
 def shape(tiny: bool) -> dict[str, Any]:

@@ -3,10 +3,11 @@
     python tests/kill.py --moments 30        on two ranks of the CPU; --device cuda: on one GPU
 
 Weights, metrics, samples and verdicts must be the same, bit by bit, and steps behind the newest checkpoint must not be
-taken again. Two of three kills come at random moments of the whole run: imports, loading, reference pass, steps,
-checkpoints, export, generation, grading, records; the third while a checkpoint is being written. That one, and half of
-the others, hit every process of the run, as a machine that stops does; the rest the launching process alone, as the
-kernel's out-of-memory killer does.
+taken again. On the CPU two of three kills come at random moments of the whole run: imports, loading, reference pass,
+steps, checkpoints, export, generation, grading, records; the third while a checkpoint is being written. On a GPU they
+come in a step, while a checkpoint is being written and while scoring, in turn. Those of checkpoints, and half of those
+at random moments, hit every process of the run, as a machine that stops does; the rest the launching process alone, as
+the kernel's out-of-memory killer does.
 """
 
 import argparse
@@ -226,9 +227,10 @@ def main() -> None:
                 json.dumps({"problem": f"{i}+{i}=?", "solution": f"{2 * i} " * (i % 9 + 1)}) + "\n" for i in range(40)
             )
         )
-        targets = ["writing" if i % 3 == 2 else None for i in range(chosen.moments)]
         if chosen.device == "cuda":  # whose first start takes longer than all others: a random moment may never come
             targets = [("step", "writing", "scoring")[i % 3] for i in range(chosen.moments)]
+        else:
+            targets = ["writing" if i % 3 == 2 else None for i in range(chosen.moments)]
         phases = [hit.phase for hit in harness(Path(folder), model, rows, targets, chosen.seed, chosen.device)]
     print("\n| phase | kills |\n|---|---:|")
     for phase in ("loading", "step", "writing", "export", "scoring", "records"):

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
+from losslab.config.choices import Recompute
 from losslab.data.packing import Packing
-from losslab.models import attention, flash_attention_4
+from losslab.models import attention, flash_attention_4, layout
 from losslab.models.attention import packed_attention
 
 CUDA = torch.cuda.is_available()
@@ -40,7 +42,7 @@ class Kernels:
     """`flash_attn.cute.interface` as far as the operator calls it."""
 
     def __init__(self) -> None:
-        self.backwards = 0
+        self.forwards = self.backwards = 0
 
     @staticmethod
     def _settings(keywords) -> tuple[Tensor, float, int | None]:
@@ -52,6 +54,7 @@ class Kernels:
 
     def _flash_attn_fwd(self, query, key, value, return_lse, **keywords):
         assert return_lse
+        self.forwards += 1
         out = by_sequences(query, key, value, *self._settings(keywords))
         return out, out.new_zeros(query.shape[1::-1], dtype=torch.float32), None, None, None
 
@@ -83,38 +86,68 @@ def inputs(lengths: list[int], width: int = 8) -> list[Tensor]:
     return [x.requires_grad_() for x in draw]
 
 
-@pytest.mark.skipif(CUDA, reason="the module in its place computes on the CPU")
-@pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("compiled", [False, True])
-def test_scale_window_and_gradients_reach_the_kernels(kernels, window, compiled):
+on_cpu = pytest.mark.skipif(CUDA, reason="the module in its place computes on the CPU")
+
+
+@on_cpu
+@pytest.mark.parametrize("backend", [None, "aot_eager", "inductor"])
+def test_scale_and_gradients_reach_the_kernels(kernels, backend):
+    """Queries lie head by head, as some families leave them; compiled code asserts the layout of results."""
     lengths = [1, 7, 5]
     packing, given = Packing.of(lengths), inputs(lengths)
 
     def attend(*tensors: Tensor) -> Tensor:
-        return packed_attention(nn.Module(), *tensors, None, packing, scaling=0.3, sliding_window=window)[0]
+        return packed_attention(nn.Module(), *tensors, None, packing, scaling=0.3)[0]
 
-    if compiled:
+    if backend is not None:
         torch._dynamo.reset()
-        attend = torch.compile(attend, backend="aot_eager", fullgraph=True, dynamic=True)
+        attend = torch.compile(attend, backend=backend, fullgraph=True, dynamic=True)
     out = attend(*given)
     draw = torch.randn(out.shape[::-1], dtype=torch.float64).permute(3, 2, 1, 0)  # which the operator makes contiguous
     gradients = torch.autograd.grad(out, given, draw)
 
     alone = [x.detach().requires_grad_() for x in given]
-    rows = (x[0].transpose(0, 1) for x in alone)
-    expected = by_sequences(*rows, packing.boundaries, 0.3, None if window is None else window - 1)[None]
+    expected = by_sequences(*(x[0].transpose(0, 1) for x in alone), packing.boundaries, 0.3, None)[None]
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, alone, draw))
-    assert kernels.backwards == 1
+    assert (kernels.forwards, kernels.backwards) == (1, 1)
 
 
-@pytest.mark.parametrize(("width", "deterministic"), [(12, False), (136, False), (8, True)])
-def test_heads_of_other_widths_and_deterministic_training_are_left_to_torch(kernels, monkeypatch, width, deterministic):
+@on_cpu
+@pytest.mark.parametrize("window", [-1, 2])
+def test_operators_are_as_torch_expects_them(kernels, window):
+    """Shapes, strides and types without data, no aliases, gradients by dispatch; with a window."""
+    packing = Packing.of([1, 7, 5])
+    rows = [x[0].transpose(0, 1) for x in inputs([1, 7, 5])]
+    given = (*rows, packing.boundaries, 7, 0.3, window)
+    torch.library.opcheck(flash_attention_4.flash_attention_4, given)
+    out, logsumexp = flash_attention_4.flash_attention_4(*given)
+    torch.testing.assert_close(out, by_sequences(*given[:4], 0.3, None if window < 0 else window))
+    tensors = [x.detach() for x in (torch.ones_like(out), *rows, out, logsumexp)]
+    torch.library.opcheck(flash_attention_4._backward, (*tensors, packing.boundaries, 7, 0.3, window))
+
+
+@on_cpu
+def test_selective_recompute_keeps_what_attention_computed(kernels):
+    packing, given = Packing.of([4, 3]), inputs([4, 3])
+    attend = nn.Module()
+    attend.forward = lambda *tensors: packed_attention(nn.Module(), *tensors, None, packing)[0].sin()
+    layer = checkpoint_wrapper(attend, **layout._recompute(Recompute.selective))
+    layer(*given).sum().backward()
+    assert (kernels.forwards, kernels.backwards) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("width", "narrower", "window", "deterministic"),
+    [(12, 0, None, False), (136, 0, None, False), (8, 2, None, False), (8, 0, 2, False), (8, 0, None, True)],
+)
+def test_what_was_not_tried_with_it_is_left_to_torch(kernels, monkeypatch, width, narrower, window, deterministic):
     called = []
     monkeypatch.setattr(attention, "varlen_attn", lambda q, *_, **__: called.append(q.shape[-1]) or q)
     monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
-    packed_attention(nn.Module(), *inputs([3], width), None, Packing.of([3]))
-    assert called == [width]
+    query, key, value = inputs([3], width)
+    packed_attention(nn.Module(), query, key, value[..., narrower:], None, Packing.of([3]), sliding_window=window)
+    assert called == [width] and not kernels.forwards
 
 
 @pytest.fixture
@@ -133,6 +166,9 @@ def test_it_is_used_where_it_is_installed_and_the_gpu_has_its_instructions(hoppe
     assert flash_attention_4.usable() and flash_attention_4._module() is module
     monkeypatch.setattr(flash_attention_4, "_loaded", {})
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
+    assert not flash_attention_4.usable()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 4))  # an MI300
+    monkeypatch.setattr(torch.version, "hip", "6.4")
     assert not flash_attention_4.usable()
 
 

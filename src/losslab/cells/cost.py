@@ -1,7 +1,7 @@
 """The disk space and device hours that a sweep needs, as upper bounds from its plan.
 
 Training takes 6 operations for each parameter and token; a pass without gradients and sampling take 2. The speeds are
-40% of the bfloat16 peak of an H100 in training, where 48 to 50% were measured on an H200, of equal peak, with 1.5B
+40% of the bfloat16 peak of an H100 in training, where 51 to 53% were measured on an H200, of equal peak, with 1.5B
 parameters (results/benchmarks/gpu-nvidia-h200.md), and 10% in sampling with many requests at once, an assumption.
 """
 

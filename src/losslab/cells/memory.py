@@ -80,13 +80,17 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)
     computed, held = (2 if precision == Precision.bf16 else 4 for precision in (train.precision, train.weights))
     # Trained: weight, gradient and Adam's two moments. With adapters the weights are frozen, and little is trained.
-    state = 0 if machine.cpu_offload else parameters * (computed if config.adapter.rank else 4 * held)
+    online = cost.online(config)
+    frozen = 4 if online else computed  # bytes of a weight beside adapters: TRL's model is one in float32
+    state = 0 if machine.cpu_offload else parameters * (frozen if config.adapter.rank else 4 * held)
     tied = getattr(architecture, "tie_word_embeddings", False)
     outer = vocabulary * width * (1 if tied else 2)
     layer = (parameters - outer) / layers
-    sharded = devices.count > 1 or devices.gpu
+    # As `models.layout.sharded`: one GPU without FSDP2 has copies of all weights.
+    alone = devices.count == 1 and not machine.cpu_offload
+    sharded = not alone or (devices.gpu and held == 2 and not config.adapter.rank)
     gathered = computed * (outer + 2 * layer if sharded and machine.reshard else parameters)
-    if devices.count == 1 and config.adapter.rank and not machine.cpu_offload:
+    if alone and config.adapter.rank and not online:
         gathered = 0  # frozen weights are used in the dtype in which they are held
     if devices.count > 1 and not machine.reshard and not config.adapter.rank:
         gathered += 4 * parameters  # the gradients of a step, which are reduced after its last micro-batch
@@ -99,7 +103,6 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     rows = chunk_tokens(tokens, vocabulary, computed, "cuda" if devices.gpu else "cpu", buffers)
     logits = buffers * computed * rows * vocabulary + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
     head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
-    online = cost.online(config)
     copied_reference = config.reference.path or not config.adapter.rank or online
     if "reference_distribution" in config.objective.needs and copied_reference:
         state += computed * (reference_parameters(config) or parameters)  # frozen

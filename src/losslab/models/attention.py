@@ -110,7 +110,9 @@ def by_lengths(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scor
         value = F.pad(value, (0, query.shape[-1] - width))
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     ends, longest, back = packing.boundaries, packing.longest, -1 if scores.window is None else scores.window - 1
-    if query.shape[-1] <= flash_attention_4.WIDTH and query.shape[-1] % 8 == 0 and flash_attention_4.usable():
+    fits = query.shape[-1] <= flash_attention_4.WIDTH and query.shape[-1] % 8 == 0
+    # Windows, and values of another width than keys, were not tried with it on a GPU.
+    if fits and scores.window is None and width == query.shape[-1] and flash_attention_4.usable():
         out, _ = flash_attention_4.flash_attention_4(q, k, v, ends, longest, scores.scaling, back)
     else:
         out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scores.scaling, window_size=(back, 0), **GROUPED)

@@ -54,16 +54,17 @@ class _Accumulate:
 
     def __init__(self, master: nn.Parameter) -> None:
         self.master = master
-        self.plain = master.dtype == torch.float32 and master.is_contiguous()
+        self.fits_kernel = master.dtype == torch.float32 and master.is_contiguous()
 
     def __call__(self, copy: Tensor) -> None:
         gradient, copy.grad = copy.grad, None
         assert gradient is not None
-        if (module := kernels(gradient.device)) is not None and self.plain:
-            first = self.master.grad is None
-            self.master.grad = torch.empty_like(self.master) if self.master.grad is None else self.master.grad
-            module.accumulate(self.master.grad, gradient, add=not first)
-        elif self.master.grad is None:
+        total = self.master.grad
+        if (module := kernels(gradient.device)) is not None and self.fits_kernel:
+            if first := total is None:
+                total = self.master.grad = torch.empty_like(self.master)
+            module.accumulate(total, gradient, add=not first)
+        elif total is None:
             self.master.grad = gradient.to(self.master.dtype)
         else:
-            self.master.grad += gradient
+            total += gradient

@@ -1,12 +1,14 @@
 """FlashAttention 4 over sequences of varying length, as an operator that stays within the graph of a compiled layer.
 
-Its package, flash-attn-4, has kernels for Hopper and Blackwell alone. Elsewhere, and without it, torch's own flash
-attention (FlashAttention 2) computes the same.
+Its package, flash-attn-4, is used on GPUs of compute capability 9 and 10. Elsewhere, and without it, torch's own flash
+attention (FlashAttention 2) computes the same. The operators call the two functions of the package that torch's
+`activate_flash_attention_impl("FA4")` calls too: torch 2.11 to 2.13 unpacks two results of one that returns five.
 """
 
 import os
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from losslab.config.log import log
 from losslab.config.messages import first_line
 
 PACKAGE = "flash-attn-4"
-GENERATIONS = (9, 10)  # of GPUs, by their compute capability
+CAPABILITIES = (9, 10)  # of GPUs, the major numbers
 WIDTH = 128  # of a head, at most
 
 _loaded: dict[str, Any] = {}  # the package's module, or None where it cannot be used, once it has been asked for
@@ -39,14 +41,16 @@ def _module() -> Any:
 
 
 def _load() -> Any:
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] not in GENERATIONS:
+    if torch.version.hip or not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] not in CAPABILITIES:
         return None
     try:
         version(PACKAGE)
     except PackageNotFoundError:
         return None
-    # Kernels are compiled at their first use, which takes 10 seconds: once for all cells.
+    # Kernels are compiled at their first use, which takes 10 seconds, and kept for the next cells: in a folder of this
+    # user, since the package loads machine code from it and takes one that all users can make.
     os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
+    os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_DIR", str(Path.home() / ".cache/losslab/flash_attention_4"))
     try:
         return import_module("flash_attn.cute.interface")
     except Exception as error:  # of the libraries below it
@@ -58,7 +62,7 @@ def _load() -> Any:
 def flash_attention_4(
     query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scale: float, window: int
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention of query (T, H, C), key and value (T, K, C), K dividing H, in bfloat16 or float16.
+    """Causal attention of query (T, H, C), key and value (T, K, C) with K dividing H, in bfloat16 or float16.
 
     `ends` (S + 1,) int32 are the boundaries of the sequences, `longest` the length of the longest. A query sees itself
     and `window` tokens before it, -1: all. Returns (T, H, C), and (H, T) float32 the logsumexp of the scores.
@@ -71,7 +75,8 @@ def flash_attention_4(
 
 @flash_attention_4.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scale: float, window: int) -> Any:
-    return query.new_empty(query.shape), query.new_empty(query.shape[1::-1], dtype=torch.float32)
+    out = query.new_empty(*query.shape[:2], value.shape[-1])
+    return out, query.new_empty(query.shape[1::-1], dtype=torch.float32)
 
 
 @torch.library.custom_op("losslab::flash_attention_4_backward", mutates_args=())
@@ -82,7 +87,8 @@ def _backward(
     results = _module()._flash_attn_bwd(
         query, key, value, out, gradient.contiguous(), logsumexp, **_keywords(ends, longest, scale, window)
     )
-    return results[0], results[1], results[2]
+    dq, dk, dv = (x.contiguous() for x in results[:3])  # the kernel's have the strides of query, key and value
+    return dq, dk, dv
 
 
 @_backward.register_fake

@@ -198,7 +198,7 @@ def scale(values: Tensor, factor: Tensor) -> None:
 
 
 def accumulate(total: Tensor, values: Tensor, add: bool) -> None:
-    """total += values, or total = values without `add`; `total` is float32 and contiguous."""
+    """total += values, or total = values without `add`; both of one shape, `total` float32 and contiguous."""
     assert total.dtype == torch.float32 and total.is_contiguous() and total.shape == values.shape
     values = values.contiguous()
     blocks = triton.cdiv(values.numel(), 4096)

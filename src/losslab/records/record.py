@@ -32,7 +32,7 @@ from losslab.records.identity import identities, protocol, recipe
 PROBABILITIES = "probabilities.json"
 KL_TO_BASE = "kl_to_base.json"
 VALIDATION = "validation.jsonl"
-ENDED = ("done", "failed", "trained")  # states of a cell on which no process is working
+ENDED = ("done", "failed", "trained")  # states of a cell that `force=true` starts afresh; an interrupted one resumes
 KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # what a cell that starts afresh keeps
 
 
