@@ -59,10 +59,10 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
     average = assumed([*chances.values()], [samples[name] for name in chances])
 
     def points(count: int) -> str:
-        each = ", ".join(
-            f"{name} {detectable(assumed([p], [samples[name]]), count, level):.1f}" for name, p in chances.items()
-        )
-        return f"{detectable(average, count, level):.1f} points of the average ({each})"
+        shown = {name: detectable(assumed([p], [samples[name]]), count, level) for name, p in chances.items()}
+        each = ", ".join(f"{name} {least:.1f}" if least <= 100 else f"{name} none" for name, least in shown.items())
+        least = detectable(average, count, level)
+        return f"{f'{least:.1f} points' if least <= 100 else 'no difference'} of the average ({each})"
 
     more = MORE_SEEDS if seeds < MORE_SEEDS else 2 * seeds
     of_seeds = f"{seeds} seeds show {points(seeds)}" if seeds > 1 else "one seed each shows no difference"

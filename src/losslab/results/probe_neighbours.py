@@ -126,7 +126,8 @@ def place(objective: str, probe: Place, records: Sequence[Known]) -> Placement:
             by_place.setdefault(record.place, []).append(record)
     settings = [Setting(at, of) for at, of in by_place.items()]
     if len(settings) <= NEAREST:
-        few = f"{len(settings)} settings have it beside SFT, and a placement takes {NEAREST + 1}"
+        have = "1 setting has" if len(settings) == 1 else f"{len(settings)} settings have"
+        few = f"{have} it beside SFT, and a placement takes {NEAREST + 1}"
         return Placement(objective, len(settings), [], None, few)
     outcome, nearest, reason = _vote(probe, settings)
     right = said = 0

@@ -79,7 +79,8 @@ class Estimate:
     def __format__(self, spec: str) -> str:
         """Mean ± half of the interval, each in the given format of a number; with one decimal where none is given."""
         spec = spec or ".1f"
-        return f"{self.mean:{spec}}" if self.half is None else f"{self.mean:{spec}} ± {abs(self.half):{spec}}"
+        half = "" if self.half is None else f" ± {abs(self.half):{spec.lstrip('+')}}"  # which has no sign
+        return f"{self.mean:{spec}}{half}"
 
 
 def over_seeds(values: Sequence[float] | NDArray[np.float64], level: float = LEVEL) -> Estimate:
