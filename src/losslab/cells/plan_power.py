@@ -59,10 +59,10 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
     average = assumed([*chances.values()], [samples[name] for name in chances])
 
     def points(count: int) -> str:
-        shown = {name: detectable(assumed([p], [samples[name]]), count, level) for name, p in chances.items()}
-        each = ", ".join(f"{name} {least:.1f}" if least <= 100 else f"{name} none" for name, least in shown.items())
-        least = detectable(average, count, level)
-        return f"{f'{least:.1f} points' if least <= 100 else 'no difference'} of the average ({each})"
+        least = {name: detectable(assumed([p], [samples[name]]), count, level) for name, p in chances.items()}
+        each = ", ".join(f"{name} {_points(points, 'none')}" for name, points in least.items())
+        whole = _points(detectable(average, count, level), "")
+        return f"{f'{whole} points' if whole else 'no difference'} of the average ({each})"
 
     more = MORE_SEEDS if seeds < MORE_SEEDS else 2 * seeds
     of_seeds = f"{seeds} seeds show {points(seeds)}" if seeds > 1 else "one seed each shows no difference"
@@ -77,6 +77,11 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
         f"{BETWEEN_RUNS} points on the average of five benchmarks (losslab.statistics.power)"
     )
     return "\n".join(sentences)
+
+
+def _points(least: float | None, otherwise: str) -> str:
+    """A difference in points; no two scores differ by more than a hundred."""
+    return otherwise if least is None or least > 100 else f"{least:.1f}"
 
 
 def _needed(
