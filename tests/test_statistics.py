@@ -141,3 +141,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say(draw, truth):
     """In 94 to 96% of all cases; of 2,000 drawn ones 1% less and 1% more by chance. All of it: coverage.md."""
     rng = np.random.default_rng(1)
     assert 93.0 <= coverage.coverage(lambda: draw(rng), truth, 2000) <= 97.0
+
+
+def test_half_of_an_interval_has_no_sign():
+    assert f"{Estimate(-10.2, 2.9):+.1f}" == "-10.2 ± 2.9" and str(Estimate(33.54, 0.5)) == "33.5 ± 0.5"
+    assert f"{Estimate(1.0):+.1f}" == "+1.0"
