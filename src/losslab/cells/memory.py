@@ -87,10 +87,10 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     outer = vocabulary * width * (1 if tied else 2)
     layer = (parameters - outer) / layers
     # As `models.layout.sharded`: one GPU without FSDP2 has copies of all weights.
-    alone = devices.count == 1 and not machine.cpu_offload
-    sharded = not alone or (devices.gpu and held == 2 and not config.adapter.rank)
+    wrapped = machine.cpu_offload or (held == 2 and not config.adapter.rank)
+    sharded = devices.count > 1 or (devices.gpu and wrapped)
     gathered = computed * (outer + 2 * layer if sharded and machine.reshard else parameters)
-    if alone and config.adapter.rank and not online:
+    if not sharded and config.adapter.rank and not online and not machine.cpu_offload:
         gathered = 0  # frozen weights are used in the dtype in which they are held
     if devices.count > 1 and not machine.reshard and not config.adapter.rank:
         gathered += 4 * parameters  # the gradients of a step, which are reduced after its last micro-batch
