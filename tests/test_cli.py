@@ -85,7 +85,7 @@ def test_names_are_completed_by_bash(root, tmp_path, text, command):
     ("arguments", "message"),
     [
         ("train --plan", "--plan is not an option: options are written key=value, as in plan=true"),
-        ("train loss=dtf", "loss=dtf does not exist; did you mean dft?; there are "),
+        ("train loss=dtf", "loss=dtf does not exist; did you mean dft? There are "),
         ("evalute", "there is no verb evalute; did you mean evaluate?"),
         ("xyz", "there is no verb xyz; there are data, train, plan, "),
         ("table --all", "--all is not an option: options are written key=value; --help lists them"),

@@ -285,7 +285,7 @@ def test_numbers_of_a_plan_are_short():
         ),
         (["benchmark=[math50]"], "benchmark=math50 does not exist; did you mean math500?"),
         (["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate; there are _target_, lr, weight_decay"),
-        (["loss=ddft"], "loss=ddft does not exist; did you mean dft?; there are "),
+        (["loss=ddft"], "loss=ddft does not exist; did you mean dft? There are "),
         (["model.eval_prompt=hello"], "model.eval_prompt must be `chat` or a text that contains {problem}"),
         (["loss=dpo"], "loss=dpo needs pairs of answers: set dataset.rejected_column"),
         (
@@ -340,12 +340,12 @@ def test_numbers_of_a_plan_are_short():
         (["optimzer.lr=1"], "unknown key optimzer; did you mean optimizer?"),
         (["loss.flor=1"], "unknown key loss.flor; did you mean floor?"),
         (["benchmark.math500.row=3"], "unknown key benchmark.math500.row; did you mean rows?"),
-        (["hydra/launcher=slrum"], "hydra/launcher=slrum does not exist; did you mean slurm?; there are "),
+        (["hydra/launcher=slrum"], "hydra/launcher=slrum does not exist; did you mean slurm? There are "),
         (
             ["hydra/launcher=slurm", "hydra.launcher.partion=x"],
             "unknown key hydra.launcher.partion; did you",
         ),
-        (["experiment=tabel1"], "experiment=tabel1 does not exist; did you mean table1?; there are "),
+        (["experiment=tabel1"], "experiment=tabel1 does not exist; did you mean table1? There are "),
         (["loss=[dft]"], "loss takes one name: write loss=NAME"),
         (["plan"], "plan cannot be read: write key=value"),
         (["scheduler.decay_ratio=1" + "0" * 400], "scheduler.decay_ratio: int too large to convert to float"),

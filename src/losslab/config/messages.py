@@ -23,7 +23,8 @@ def sentence(error: Exception) -> str:
         existing = re.findall(r"^\t(\S+)$", str(error), re.M) or sorted(
             path.stem for path in (CONF / group).glob("*.yaml")
         )
-        return f"{group}={name} does not exist{did_you_mean(name, existing)}; there are {', '.join(existing)}"
+        near = did_you_mean(name, existing)
+        return f"{group}={name} does not exist{near}{' There' if near else '; there'} are {', '.join(existing)}"
     if match := re.search(r"full_key: hydra\.runtime\.choices\.(\S+)", text):
         return f"{match[1]} takes one name: write {match[1]}=NAME"
     if match := re.search(r"Key '([^']+)' (?:is )?not in .*?full_key: (\S+)", f"{text} {error}", re.S):
