@@ -115,6 +115,8 @@ def steps_of(config: Config) -> int | None:
 def state(cell: Cell, config: Config) -> str:
     if config.force:
         return "to run again"
+    if not cell.folder.exists():  # of a hundred thousand seeds most have none
+        return "to run"
     if cell.done(config):
         return "done"
     if config.trains and cell.trained(config):

@@ -31,7 +31,8 @@ def overrides(config: DictConfig) -> list[list[str]]:
     declared = sweeper.get("params") or {}
     words = [*(f"{key}={value}" for key, value in declared.items()), *task]
     batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
-    return [[*searchpath(config), *cell] for batch in batches for cell in batch]
+    folders = searchpath(config)
+    return [[*folders, *cell] for batch in batches for cell in batch]
 
 
 def searchpath(config: DictConfig) -> list[str]:

@@ -8,7 +8,7 @@ from losslab.pages.samples import Json, answers, fitting, problem
 from losslab.records.reading import DamagedRecord, first_rows
 from losslab.report.rows import ReportRow
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.problem_shares import ProblemShares, ScoredProblems, Scores, same, score_folder
+from losslab.results.problem_shares import ProblemShares, ScoredProblems, Scores, score_folder
 from losslab.results.tables import Table
 
 ROOM = 6_000_000  # characters of samples on a page
@@ -56,7 +56,9 @@ def row_samples(
     benchmarks, notes = {}, []
     for name in names:
         first = next(cell for cell in cells if name in cell.problems)
-        alike = [name in cell.answers and same(cell.scored, first.scored, name) for cell in cells]
+        alike = [
+            name in cell.answers and cell.scored.versions.get(name) == first.scored.versions.get(name) for cell in cells
+        ]
         shown = [cell.answers[name] if is_alike else [] for cell, is_alike in zip(cells, alike, strict=True)]
         count = fitting(first.problems[name], shown, room // len(names))
         benchmarks[name] = {"problems": first.problems[name][:count], "cells": [answered[:count] for answered in shown]}

@@ -9,6 +9,7 @@ concerns these two models only, not their objectives. `losslab.results.conclusio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from losslab.results.learning_curves import AVERAGE
 from losslab.results.problem_shares import ProblemShares
 from losslab.results.tables import Measure, Row, Table, varies
 from losslab.results.tuning import Choice, Tuning, tune
-from losslab.statistics.intervals import Estimate, Variances, simultaneous_level, variances
+from losslab.statistics.intervals import Estimate, Variances, simultaneous_level, with_variances
 from losslab.statistics.power import between_runs, detectable, seeds_for
 
 REFERENCES = ("sft", BASE)  # rows that each row is compared with, besides the best
@@ -106,9 +107,14 @@ class Conclusion:
         """The pairs of a row with every other."""
         return [pair for pair in self.pairs if label in (pair.higher, pair.lower)]
 
-    @property
+    @cached_property
+    def beaten(self) -> list[Pair]:
+        """The pairs of the best row in which it is better than the other."""
+        return [pair for pair in self.against(self.best) if pair.decided and pair.higher == self.best]
+
+    @cached_property
     def rivals(self) -> list[Pair]:
-        """The pairs of the best row in which it is not better than the other."""
+        """The other pairs of the best row."""
         return [pair for pair in self.against(self.best) if not (pair.decided and pair.higher == self.best)]
 
     @property
@@ -189,12 +195,12 @@ def _with_references(rows: Sequence[Row], references: Sequence[Row]) -> list[tup
 
 def _pair(a: Row, b: Row, shares: ProblemShares, level: float) -> Pair | None:
     """None where the rows have no seed, or not all problems, in common."""
-    difference = shares.difference(a, b, level)
-    if difference is None or (average := difference.columns.get(AVERAGE)) is None:
+    points = shares.points(a, b, shares.table.benchmarks)
+    if points is None:
         return None
+    average, parts = with_variances(points.benchmarks, level)
     higher, lower = (b, a) if average.mean > 0 else (a, b)
-    parts = variances(list(difference.points.values()))
-    return Pair(higher.label, lower.label, Estimate(abs(average.mean), average.half), len(difference.seeds), parts)
+    return Pair(higher.label, lower.label, Estimate(abs(average.mean), average.half), len(points.seeds), parts)
 
 
 def _spread(pairs: Sequence[Pair], trained: set[str]) -> Spread | None:

@@ -44,8 +44,7 @@ def _answer(c: Conclusion) -> str:
     average = f"{c.averages[c.best].mean:.1f}%"
     if len(c.averages) == 1:
         return f"Nothing to compare with {c.best} ({average}): no other row has scores of the same problems and seeds."
-    better = [pair for pair in c.against(c.best) if pair not in c.rivals]
-    over = _listed(f"{pair.lower} ({_points(pair)})" for pair in better)
+    over = _listed(f"{pair.lower} ({_points(pair)})" for pair in c.beaten)
     if c.decided and c.best in c.bases:
         return f"No objective improves the model: {c.best}, with an average of {average}, is better than {over}."
     if c.decided:
@@ -54,12 +53,12 @@ def _answer(c: Conclusion) -> str:
     # Averages are over all seeds of a row, differences over those that both have.
     above = _listed(f"{pair.higher} ({_points(pair)})" for pair in c.rivals if pair.lower == c.best)
     rest = f" On the seeds that both have, it is below {above}." if above else ""
-    if all(pair.seeds == 1 for pair in c.rivals) and not better:
+    if all(pair.seeds == 1 for pair in c.rivals) and not c.beaten:
         return (
             f"Undecided: one seed each tells trained models apart, and not their objectives. The model of {c.best} has "
             f"the highest average, {average}{f', above {others}' * bool(others)}.{rest}"
         )
-    rest += f" It is better than {over}." if better else ""
+    rest += f" It is better than {over}." if c.beaten else ""
     apart = f", which does not set it apart from {others}" if others else ""
     return f"Undecided: {c.best} has the highest average, {average}{apart}.{rest}"
 

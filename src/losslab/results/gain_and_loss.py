@@ -18,7 +18,7 @@ from losslab.results.kl_to_base import Divergence
 from losslab.results.problem_shares import ProblemShares, comparable
 from losslab.results.table_formats import Sheet, SheetCell
 from losslab.results.tables import Row, Table
-from losslab.statistics.intervals import Estimate, simultaneous_level
+from losslab.statistics.intervals import Estimate, over_seeds_and_problems, simultaneous_level
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,11 @@ def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
         level = simultaneous_level(2 * len(pairs))
         measured: list[tuple[Row, Estimate, Estimate, tuple[int, ...]]] = []
         for base, row in pairs:
-            gain = shares.mean_difference(base, row, mathematics, level)
-            loss = shares.mean_difference(row, base, forgotten, level)
-            if gain and loss:
-                measured.append((row, gain, loss, shares.common_seeds(base, row)))
+            if points := shares.points(base, row, [*mathematics, *forgotten]):
+                gained, changed = points.benchmarks[: len(mathematics)], points.benchmarks[len(mathematics) :]
+                gain = over_seeds_and_problems(gained, level)
+                loss = over_seeds_and_problems([-change for change in changed], level)
+                measured.append((row, gain, loss, tuple(points.seeds)))
         usual = Counter(seeds for *_, seeds in measured).most_common(1)[0][0] if measured else ()
         rivals = [(gain.mean, loss.mean) for _, gain, loss, seeds in measured if seeds == usual]
         for row, gain, loss, seeds in measured:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from losslab.records.reading import read_scores
-from losslab.results.compare import Shares, right_shares
+from losslab.results.compare import right_shares
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores, problem_hashes
 from losslab.results.tables import Row, Table
-from losslab.statistics.intervals import LEVEL, Estimate, paired
+from losslab.statistics.intervals import LEVEL, Estimate, over_seeds_and_problems
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,26 @@ class ScoredProblems:
     problems: dict[str, str]  # the hash of each benchmark's problems
     shares: dict[str, NDArray[np.float64]]  # of right samples of each problem, by benchmark
 
+    @cached_property
+    def versions(self) -> dict[str, tuple[str, int]]:
+        """The hash and the number of each benchmark's problems: equal where two cells have the same problems."""
+        return {name: (self.problems[name], len(shares)) for name, shares in self.shares.items()}
+
+
+@dataclass(frozen=True)
+class Points:
+    """The difference of two rows in percentage points, paired by seed and problem."""
+
+    seeds: list[int]
+    benchmarks: list[NDArray[np.float64]]  # (seeds, problems) of each
+
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two rows in percentage points, paired by seed and problem."""
+    """The mean differences of two rows, in percentage points."""
 
     seeds: list[int]  # in which both have all of the table's benchmarks; where there is none, that both have
     columns: dict[str, Estimate]  # by the names of the table's columns, where their problems are the same
-    points: dict[str, NDArray[np.float64]]  # (seeds, problems) of each benchmark of the average
 
 
 class Scores:
@@ -61,6 +74,7 @@ class ProblemShares:
     def __init__(self, table: Table, scores: Scores | None = None) -> None:
         self.table, self.scores = table, scores or Scores(table)
         self.cells: dict[tuple[Path, str], ScoredProblems] = {}
+        self.rows: dict[int, tuple[Row, dict[int, ScoredProblems]]] = {}  # by id, which the row itself keeps from reuse
 
     def of(self, entry: CellScores) -> ScoredProblems:
         """The shares of a cell; empty without scores or, in older records, without samples."""
@@ -76,56 +90,45 @@ class ProblemShares:
             self.cells[key] = self.table.attempt(read, folder, ScoredProblems({}, {}))
         return self.cells[key]
 
+    def by_seed(self, row: Row) -> dict[int, ScoredProblems]:
+        """The shares of a row's scored cells."""
+        if id(row) not in self.rows:
+            self.rows[id(row)] = row, {entry.seed: self.of(entry) for entry in row.scored}
+        return self.rows[id(row)][1]
+
+    def points(self, a: Row, b: Row, names: Sequence[str]) -> Points | None:
+        """Row b minus row a on these benchmarks, over the seeds in which both have the same problems of each of them.
+
+        None without such a seed.
+        """
+        left, right = self.by_seed(a), self.by_seed(b)
+        seeds = sorted(left.keys() & right.keys())
+        for name in names:
+            versions = {seed: left[seed].versions.get(name) for seed in seeds}
+            having = [seed for seed in seeds if versions[seed] and versions[seed] == right[seed].versions.get(name)]
+            seeds = [seed for seed in having if versions[seed] == versions[having[0]]]
+        if not seeds or not names:
+            return None
+        differences = (np.array([right[s].shares[name] - left[s].shares[name] for s in seeds]) for name in names)
+        return Points(seeds, [100 * difference for difference in differences])
+
     def difference(self, a: Row, b: Row, level: float = LEVEL) -> Difference | None:
-        """Row b minus row a, with intervals of this level; None without a common seed or column.
+        """Row b minus row a in each column of the table, with intervals of this level; None without a common one.
 
         A benchmark's is over the seeds in which both have the same problems of it, the average's over those in which
         both have the same problems of all of the table's; without any it is left out.
         """
-        left, right = ({entry.seed: self.of(entry) for entry in row.scored} for row in (a, b))
-        common = sorted(set(left) & set(right))
-
-        def alike(name: str) -> list[int]:
-            """The seeds in which both have the same problems of a benchmark."""
-            having = [seed for seed in common if same(left[seed], right[seed], name)]
-            return [seed for seed in having if same(left[seed], left[having[0]], name)]
-
-        def shares(of: dict[int, ScoredProblems], names: Sequence[str], seeds: Sequence[int]) -> Shares:
-            return {name: np.stack([of[seed].shares[name] for seed in seeds]) for name in names}
-
-        columns = {}
-        for name in self.table.columns:
-            if seeds := alike(name):
-                columns[name] = paired(shares(left, [name], seeds), shares(right, [name], seeds), level)[name]
-        benchmarks = self.table.benchmarks
-        whole = [seed for seed in common if all(seed in alike(name) for name in benchmarks)] if benchmarks else []
+        of_column = {name: self.points(a, b, [name]) for name in self.table.columns}
+        of_column[AVERAGE] = whole = self.points(a, b, self.table.benchmarks)
+        columns = {
+            name: over_seeds_and_problems(points.benchmarks, level) for name, points in of_column.items() if points
+        }
         if not columns:
             return None
-        if not whole:
-            return Difference(common, columns, {})
-        a_shares, b_shares = (shares(of, benchmarks, whole) for of in (left, right))
-        columns[AVERAGE] = paired(a_shares, b_shares, level)[AVERAGE]
-        return Difference(whole, columns, {name: 100 * (b_shares[name] - a_shares[name]) for name in benchmarks})
-
-    def common_seeds(self, a: Row, b: Row) -> tuple[int, ...]:
-        return tuple(sorted({entry.seed for entry in a.scored} & {entry.seed for entry in b.scored}))
-
-    def mean_difference(self, a: Row, b: Row, names: Sequence[str], level: float = LEVEL) -> Estimate | None:
-        """Row b minus row a on the mean of these benchmarks; None without a common seed, or if one is missing."""
-        cells = [{entry.seed: self.of(entry) for entry in row.scored} for row in (a, b)]
-        seeds = sorted(set(cells[0]) & set(cells[1]))
-        if not seeds or not all(same(of[s], cells[0][seeds[0]], name) for of in cells for s in seeds for name in names):
-            return None
-        left, right = ({name: np.stack([of[s].shares[name] for s in seeds]) for name in names} for of in cells)
-        return paired(left, right, level)[AVERAGE]
+        common = {entry.seed for entry in a.scored} & {entry.seed for entry in b.scored}
+        return Difference(whole.seeds if whole else sorted(common), columns)
 
 
 def comparable(a: Row, b: Row) -> bool:
     """Whether two different rows have the same model and measure."""
     return a is not b and a.measure is not None and (a.names["model"], a.measure) == (b.names["model"], b.measure)
-
-
-def same(a: ScoredProblems, b: ScoredProblems, name: str) -> bool:
-    """Whether both cells have the same problems of a benchmark."""
-    both = name in a.shares and name in b.shares
-    return both and a.problems[name] == b.problems[name] and len(a.shares[name]) == len(b.shares[name])

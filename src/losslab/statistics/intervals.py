@@ -105,7 +105,7 @@ def over_seeds_and_problems(benchmarks: Sequence[NDArray[np.float64]], level: fl
 
     There is no interval where a benchmark has a single problem. With one seed, `rest` counts with the problems.
     """
-    return _mean_over([_parts(values) for values in benchmarks], level)
+    return with_variances(benchmarks, level)[0]
 
 
 @dataclass(frozen=True)
@@ -147,24 +147,26 @@ def variances(benchmarks: Sequence[NDArray[np.float64]]) -> Variances | None:
 
     One seed does not vary: `between_seeds` is then 0 and says nothing.
     """
-    return _variances([_parts(values) for values in benchmarks])
+    return with_variances(benchmarks)[1]
 
 
-def _variances(benchmarks: Sequence[_Parts]) -> Variances | None:
+def with_variances(
+    benchmarks: Sequence[NDArray[np.float64]], level: float = LEVEL
+) -> tuple[Estimate, Variances | None]:
+    """`over_seeds_and_problems` and `variances` at once."""
+    return _mean_over([_parts(values) for values in benchmarks], level)
+
+
+def _mean_over(benchmarks: Sequence[_Parts], level: float) -> tuple[Estimate, Variances | None]:
+    """The mean over benchmarks with the same seeds, and its variances."""
     count = len(benchmarks)
-    problems = [(part.problems / count**2, part.degrees) for part in benchmarks if part.problems is not None]
-    if len(problems) < count:
-        return None
     seeds = np.mean([part.seeds for part in benchmarks], axis=0)
-    return Variances(float(seeds.var(ddof=1)) if len(seeds) > 1 else 0.0, tuple(problems))
-
-
-def _mean_over(benchmarks: Sequence[_Parts], level: float) -> Estimate:
-    """The mean over benchmarks with the same seeds."""
-    seeds = len(benchmarks[0].seeds)
-    mean = float(np.mean([part.seeds.mean() for part in benchmarks]))
-    parts = _variances(benchmarks)
-    return Estimate(mean) if parts is None else Estimate(mean, half_of(parts, seeds, level))
+    problems = [(part.problems / count**2, part.degrees) for part in benchmarks if part.problems is not None]
+    mean = float(seeds.mean())
+    if len(problems) < count:
+        return Estimate(mean), None
+    parts = Variances(float(seeds.var(ddof=1)) if len(seeds) > 1 else 0.0, tuple(problems))
+    return Estimate(mean, half_of(parts, len(seeds), level)), parts
 
 
 def half_of(parts: Variances, seeds: int, level: float = LEVEL, degrees: int | None = None) -> float:
@@ -220,8 +222,8 @@ def paired(a: Shares, b: Shares, level: float = LEVEL) -> dict[str, Estimate]:
     if list(a) != list(b) or any(np.shape(a[name]) != np.shape(b[name]) for name in a):
         raise ValueError("only rows with the same benchmarks, problems and seeds compare")
     parts = {name: _parts(100 * (np.asarray(b[name], float) - np.asarray(a[name], float))) for name in a}
-    estimates = {name: _mean_over([part], level) for name, part in parts.items()}
-    return estimates | {"average": _mean_over(list(parts.values()), level)}
+    estimates = {name: _mean_over([part], level)[0] for name, part in parts.items()}
+    return estimates | {"average": _mean_over(list(parts.values()), level)[0]}
 
 
 def simultaneous(reference: Shares, rows: Mapping[str, Shares], level: float = LEVEL) -> dict[str, dict[str, Estimate]]:
