@@ -32,6 +32,7 @@ from losslab.models.fused_loss import Head, objective_loss
 from losslab.objectives import Context, Objective
 from losslab.objectives.dft import DFT
 from losslab.objectives.sft import SFT
+from losslab.records.environment import processor
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # hidden (N, D), float32 weight (V, D), targets (N,) -> summed loss
 
@@ -273,11 +274,7 @@ def _installed(name: str) -> bool:
 
 
 def _processor(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
-    return names[0].split(":")[1].strip() if names else platform.processor()
+    return torch.cuda.get_device_name() if device == "cuda" else processor()
 
 
 def main() -> None:
