@@ -125,12 +125,12 @@ class Sweep(Callback):
         """
         if not is_main_process() or not self.cells:
             return
-        from losslab.results.write_tables import write_table
+        from losslab.results.write_tables import renew_table
         from losslab.tracking import follow
 
         config = next(iter(self.cells.values()))[0]
         try:
-            write_table(config.sweep, config.machine.results)
+            renew_table(config.sweep, config.machine.results)
             if line := follow.hint(config):
                 log.info(line)
         except Exception as error:  # of any kind: it must not hide which cells failed

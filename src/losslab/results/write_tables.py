@@ -13,7 +13,7 @@ from losslab.composition import experiment_files
 from losslab.config.log import log, terminal_text
 from losslab.config.sweep import SweepConfig
 from losslab.data.probability_bins import EDGES
-from losslab.files import lock, write, write_json
+from losslab.files import write, write_json
 from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.reading import DamagedRecord, read_metrics
 from losslab.results import (
@@ -27,6 +27,7 @@ from losslab.results import (
     plots,
     probability_plots,
     setting_curves,
+    shared_writing,
     table_formats,
     tuning,
 )
@@ -40,15 +41,30 @@ from losslab.results.problem_shares import ProblemShares
 from losslab.results.tables import Measure, Table, build
 
 
-def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None = None) -> None:
+def renew_table(sweep: SweepConfig, results: str) -> None:
+    """`write_table` at the end of a cell, unless another cell that ends at the same time writes this one's row too."""
+    cache = _cache(sweep, results)
+    write_table(sweep, results, since=shared_writing.begun(cache))
+
+
+def write_table(
+    sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None = None, since: int | None = None
+) -> None:
     """Print the table of a sweep and write it, with its figures, under results/tables/<sweep>.
 
-    `records` are those of the results folder where they are read already.
+    Args:
+        sweep: its name, and the layout of the table.
+        results: the folder of the records.
+        records: those of the results folder where they are read already.
+        since: the table is left as it is where another process has begun to write it since, and has ended
+            (`shared_writing.writing`).
     """
     folder = Path(results) / "tables" / sweep.name
-    cache = Path(results) / "cache" / "tables" / sweep.name
-    # Of cells that end together, the last one to write has seen them all.
-    with lock(cache, quiet=True):
+    cache = _cache(sweep, results)
+    with shared_writing.writing(cache, since) as mine:
+        if not mine:
+            log.info(f"table: {folder}/table.md, written by a cell that ended at the same time")
+            return
         table = build(sweep, results, records)
         comparison, shares = paper.compare(table), ProblemShares(replace(table, faults=[]))
         conclusions, tuned = conclude(table, shares), tuning.tune(table, shares)
@@ -97,6 +113,10 @@ def write_table(sweep: SweepConfig, results: str, records: Sequence[CellRecord] 
         lines["next"] = sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
     _print(conclusions, sheets, lines)
     report_faults(table.faults)
+
+
+def _cache(sweep: SweepConfig, results: str) -> Path:
+    return Path(results) / "cache" / "tables" / sweep.name
 
 
 def _print(conclusions: Sequence[Conclusion], sheets: Sequence[table_formats.Sheet], lines: Mapping[str, str]) -> None:
