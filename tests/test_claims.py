@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from test_tables import cell
 
-from losslab.commands import toy_suite
 from losslab.composition.experiment_files import declared
 from losslab.config.choices import End
 from losslab.config.sweep import DirectionConfig, SweepConfig
@@ -137,16 +136,3 @@ def test_the_table_of_claims(tmp_path):
     ).splitlines()
     assert "| DFT is above SFT | holds | 12.00 ± 4.97 | 3 |" in lines
     assert "| nobody ran it | not measured | – | 0 |" in lines
-
-
-def test_twins_declare_their_rows(root, tmp_path):
-    """Every claim of a twin is about rows that its sweep has."""
-    for name in toy_suite.TWINS + toy_suite.OURS:
-        grid = declared(f"toy_suite/{name}", str(tmp_path))
-        table = tables.build(grid[0].sweep, str(tmp_path))
-        seeds = set(range(3 if name in toy_suite.FEWER_SEEDS else 5))
-        assert grid[0].sweep.directions and {config.seed for config in grid} == seeds
-        for claim in grid[0].sweep.directions:
-            for row in filter(None, (claim.higher, claim.lower)):
-                (own,) = claims.named_rows(table, row).values()
-                assert {entry.seed for entry in own.entries} == seeds, (name, claim.claim)

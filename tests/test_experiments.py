@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from losslab.cells import cost, plan
+from losslab.commands import toy_suite
 from losslab.composition import experiment_files
 from losslab.composition.checks import check
 from losslab.composition.compose import read
@@ -16,6 +17,7 @@ from losslab.composition.grid import overrides as grid
 from losslab.config.paths import CONF, EXPERIMENTS
 from losslab.config.schema import Config
 from losslab.records.identity import identity
+from losslab.results import claims, tables
 
 FILES = [path for path in sorted(EXPERIMENTS.rglob("*.yaml")) if "\nsweep:" in path.read_text()]
 NAMES = [path.relative_to(EXPERIMENTS).with_suffix("").as_posix() for path in FILES]
@@ -37,6 +39,19 @@ def test_an_experiment_composes_in_all_its_cells_and_is_planned_without_a_hub(na
         plans = [plan.make(cell) for cell in found]
         needed = cost.of(found, [(one.parameters, one.tokens or 0) for one in plans])
         assert needed.training + needed.scoring + needed.rollouts == pytest.approx(int(hours[1]), abs=0.5)
+
+
+@pytest.mark.parametrize("name", toy_suite.TWINS + toy_suite.OURS)
+def test_every_claim_of_a_twin_is_about_rows_that_its_sweep_has(name, monkeypatch):
+    grid = declared(f"toy_suite/{name}")
+    monkeypatch.setattr(experiment_files, "declared", lambda *_: grid)  # composed once: it takes most of a minute
+    table = tables.build(grid[0].sweep, "no/where")
+    seeds = set(range(3 if name in toy_suite.FEWER_SEEDS else 5))
+    assert grid[0].sweep.directions and {config.seed for config in grid} == seeds
+    for claim in grid[0].sweep.directions:
+        for row in filter(None, (claim.higher, claim.lower)):
+            (named,) = claims.named_rows(table, row).values()
+            assert {entry.seed for entry in named.entries} == seeds, claim.claim
 
 
 def test_an_experiment_can_be_narrowed():
