@@ -38,6 +38,7 @@ class CellScores:
     faults: tuple[str, ...] = ()  # a line for each file of the record that cannot be used
     breakdown: dict[Part, Estimate] = field(default_factory=dict)  # as `scores`, of the problems with one value
     problems: dict[str, str] = field(default_factory=dict)  # the hash of each benchmark's problems
+    sampling_seed: int | None = None  # of the protocol; None where decoding is greedy
 
     @property
     def trains(self) -> bool:
@@ -67,7 +68,7 @@ def _of_cell(record: CellRecord, sweep: str) -> Iterator[CellScores]:
             faults.append(str(damage))
             continue
         with suppress(DamagedRecord):  # scores do without; `problem_shares` tells it
-            scored[-1]["problems"] = problem_hashes(path.parent)
+            scored[-1] |= _protocol(path.parent)
     common = {"recipe": state.get("recipe"), "touched": state["updated"], "faults": tuple(faults)}
     for of_protocol in scored or [{"protocol": None, "scores": {}}]:
         yield CellScores(record.folder, names, state["seed"], config, **of_protocol, **common)
@@ -96,11 +97,19 @@ def _scores(path: Path) -> dict[str, Any]:
 
 def problem_hashes(scores: Path) -> dict[str, str]:
     """The hash of each benchmark's problems in a folder of scores. Raises DamagedRecord."""
+    return _protocol(scores)["problems"]
+
+
+def _protocol(scores: Path) -> dict[str, Any]:
+    """The content of a protocol.yaml, as fields of `CellScores`."""
     path = scores / "protocol.yaml"
-    benchmarks = read_yaml(path).get("benchmarks")
+    protocol = read_yaml(path)
+    benchmarks, temperature, seed = (protocol.get(key) for key in ("benchmarks", "temperature", "seed"))
     if not isinstance(benchmarks, dict):
         raise DamagedRecord(path, "names no benchmarks")
-    return {name: str(sha256) for name, sha256 in benchmarks.items()}
+    sampled = isinstance(temperature, int | float) and temperature > 0 and isinstance(seed, int)
+    problems = {name: str(sha256) for name, sha256 in benchmarks.items()}
+    return {"problems": problems, "sampling_seed": seed if sampled else None}
 
 
 def promised(config: Config) -> CellScores:

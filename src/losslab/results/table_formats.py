@@ -11,7 +11,7 @@ from rich.text import Text
 from losslab.config.log import printable
 from losslab.files import csv_text
 from losslab.results.paper import Comparison, PaperDifference
-from losslab.results.tables import Measure, Row, Table, varies
+from losslab.results.tables import Measure, Row, Table, sampled, varies
 from losslab.statistics.intervals import Estimate
 
 MISSING = "–"
@@ -49,9 +49,12 @@ def caption(table: Table) -> str:
     of_rows = [len(row.scored) for row in table.rows if row.scored]
     covers = []
     if max(of_rows, default=1) > 1:
-        covers.append(f"over several seeds it covers another {and_(varies(table.rows))} on the same problems")
+        seeds = varies(table.rows)
+        covered = f"another {and_(seeds)} on the same problems" if seeds else "nothing, since all answer alike"
+        covers.append(f"over several seeds it covers {covered}")
     if min(of_rows, default=1) == 1:
-        covers.append("with one seed it covers other problems and answers, but not another training")
+        answers = " and answers" if sampled(table.rows) else ""
+        covers.append(f"with one seed it covers other problems{answers}, but not another training")
     earlier = (
         " Rows with `earlier` have code or data that has changed since." if any(r.earlier for r in table.rows) else ""
     )

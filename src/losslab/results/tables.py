@@ -169,7 +169,14 @@ def varies(rows: Sequence[Row]) -> list[str]:
     trained = [row for row in rows if row.trains]
     parts = ["base model"] if any(row.config.get("model.pretrain_seed", 0) is None for row in rows) else []
     parts += ["choice of training rows"] if any(row.config.get("dataset.seed", 0) is None for row in trained) else []
-    return [*parts, *(["order of training"] if trained else []), "sampling of answers"]
+    parts += ["order of training"] if trained else []
+    seeds = [{entry.sampling_seed for entry in row.scored} - {None} for row in rows]
+    return [*parts, *(["sampling of answers"] if max(map(len, seeds), default=0) > 1 else [])]
+
+
+def sampled(rows: Sequence[Row]) -> bool:
+    """Whether some answers are sampled; else decoding is greedy."""
+    return any(entry.sampling_seed is not None for row in rows for entry in row.scored)
 
 
 def _usual_problems(entries: Sequence[CellScores], benchmark: str) -> str | None:
