@@ -54,7 +54,7 @@ def _compared_rows(
 ) -> list[ComparedRow]:
     """Each row with its paired differences from the offered rows of the same model and measure.
 
-    In each column, the intervals of all rows that are compared with one reference hold simultaneously.
+    In each column, the intervals of all rows that are compared with one reference are simultaneous.
     """
     others = [row for row in rows if row.label in offered]
     families = {id(other): sum(comparable(other.row, row.row) for row in rows) for other in others}
