@@ -61,7 +61,7 @@ def family(seeds: int, rows: int, pairs: Sequence[tuple[int, int]], rng: np.rand
 
 
 def families(draws: int) -> str:
-    """The table of intervals that hold together."""
+    """The table of simultaneous intervals."""
     rng, lines = np.random.default_rng(1), []
     for rows in (3, 5, 9):
         all_pairs = list(combinations(range(rows), 2))
@@ -112,7 +112,7 @@ def main(draws: int) -> str:
         "## Over problems, with Bernoulli samples",
         "The chance of a right sample is Beta distributed over problems; most are nearly always or never solved.",
         table(["problems", "samples", *(f"score {100 * score:g}, %" for score in SCORES)], bernoullis),
-        "## Intervals that hold together",
+        "## Simultaneous intervals",
         f"Percent of {draws // 10:,} families of rows with one mean of which every interval holds zero; 60 problems, "
         "variances 0.3 : 0.3 : 0.4. All pairs are those of a sweep's conclusion, whose best row is picked afterwards.",
         families(draws // 10),

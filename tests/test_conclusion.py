@@ -15,6 +15,7 @@ from losslab.results.conclusion import Conclusion, conclude
 from losslab.results.conclusion_text import markdown, sentences, text
 from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import ProblemShares, ScoredProblems
+from losslab.results.table_formats import caption
 from losslab.results.table_formats import markdown as markdown_of
 from losslab.results.tables import Measure, Row, Table
 from losslab.results.write_tables import write_tables
@@ -103,7 +104,10 @@ def test_by_hand():
     said = sentences(found)
     assert said[0].startswith("dft is the best, with an average of 75.0%: better than base (50.0 points, ")
     assert said[1].startswith("Against base: undecided: sft (−0.0 points, ")
-    assert "95% intervals that hold together for all 3 pairs of rows" in said[2]
+    assert (
+        "simultaneous 95% intervals of all 3 pairs of rows (all of them hold with a probability of 95%; Šidák)"
+        in said[2]
+    )
     assert "over 2 seeds and 4 problems of x with 16 samples each" in said[2]
     assert said[-2:] == [
         "All objectives have the learning rate 0.0001; none has one that was chosen for it.",
@@ -252,3 +256,93 @@ def test_from_records_to_the_terminal_the_files_and_what_was_not_compared(tmp_pa
     assert "Not compared: iw_sft has no score." in said
     assert "30% of the answers of dft to math500 are cut by length and count as wrong." in said
     assert "The training rows hold the question of 2 of the 5 problems of math500." in said
+
+
+def test_scores_of_several_engines_are_a_threat(tmp_path, capsys):
+    """Averaged in one row, or compared between rows; a record that lacks a fact does not tell engines apart by it."""
+    vllm = {"engine": "vllm", "engine_version": "0.32.0", "generation": {"dtype": "float32"}}
+    transformers = {"engine": "transformers", "engine_version": "5.19.0", "generation": {"dtype": "float32"}}
+    for loss, right in (("sft", [1, 2, 1]), ("dft", [3, 4, 3])):
+        for seed in range(3):
+            scored(tmp_path, loss, seed, right)
+    files = {path.parts[-4]: path for path in tmp_path.glob("cells/*/scores/*/scores.json")}
+
+    def threats(engines: dict[str, dict]) -> list[str]:
+        for cell_name, path in files.items():
+            of_cell = next((engine for part, engine in engines.items() if part in cell_name), vllm)
+            content = {key: value for key, value in read_json(path).items() if key not in vllm}
+            write_json(path, content | of_cell)
+        (found,) = conclude(tables.build(SweepConfig(name="study"), str(tmp_path)))
+        return [sentence for sentence in sentences(found) if "several engines" in sentence]
+
+    assert threats({}) == []
+    (mixed,) = threats({"dft-s2": transformers})
+    assert mixed == (
+        "The scores come from several engines, whose probabilities of tokens differ slightly, so that part of a "
+        "difference may be theirs: vllm 0.32.0 float32 scored dft (2 of 3 cells) and sft; transformers 5.19.0 float32 "
+        "scored dft (1 of 3 cells)."
+    )
+    write_tables(["study"], str(tmp_path))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert mixed in printed and mixed in (tmp_path / "tables/study/conclusion.md").read_text()
+    bfloat16 = vllm | {"generation": {"dtype": "bfloat16"}}
+    assert ": vllm 0.32.0 bfloat16 scored dft; vllm 0.32.0 float32 scored sft." in threats({"dft": bfloat16})[0]
+    assert "vllm 0.33.0 float32 scored dft" in threats({"dft": vllm | {"engine_version": "0.33.0"}})[0]
+    assert threats({"dft": {"engine": "vllm", "engine_version": "0.32.0"}}) == []
+    assert threats({"dft": {}}) == []  # nothing is known of its engine
+    served = {"engine": "api", "engine_version": "2.0", "endpoint": "http://localhost:8000/v1"}
+    assert "endpoint http://localhost:8000/v1 scored dft" in threats({"dft": served})[0]
+
+
+def test_a_row_alone_that_averages_engines_says_so(tmp_path):
+    for seed in range(2):
+        scored(tmp_path, "sft", seed, [1, 2, 1])
+    for path in tmp_path.glob("cells/*-s1*/scores/*/scores.json"):
+        write_json(path, read_json(path) | {"engine": "transformers"})
+    for path in tmp_path.glob("cells/*-s0*/scores/*/scores.json"):
+        write_json(path, read_json(path) | {"engine": "vllm"})
+    (found,) = conclude(tables.build(SweepConfig(name="study"), str(tmp_path)))
+    said = sentences(found)
+    assert said[0].startswith("Nothing to compare with sft") and len(said) == 2
+    assert "vllm scored sft (1 of 2 cells); transformers scored sft (1 of 2 cells)" in said[1]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_greedy_answers_are_not_called_sampled(tmp_path, temperature):
+    """By the conclusion and the caption, over several seeds and over one; nor are those of one fixed seed."""
+    for loss, right in (("base", [1, 1, 1]), ("sft", [1, 2, 1]), ("dft", [3, 4, 3])):
+        for seed in range(2):
+            scored(tmp_path, loss, seed, right)
+
+    def said(seeds: int, fixed: bool = False) -> tuple[str, str]:
+        for path in tmp_path.glob("cells/*/scores/*/protocol.yaml"):
+            seed = 7 if fixed else int(re.search(r"-s(\d)-", str(path))[1])
+            path.write_text(f"benchmarks: {{math500: hash}}\ntemperature: {temperature}\nseed: {seed}\n")
+        table = tables.build(SweepConfig(name="study"), str(tmp_path))
+        rows = [replace(row, entries=row.entries[:seeds]) for row in table.rows]
+        table = replace(table, rows=rows)
+        (found,) = conclude(table)
+        return next(s for s in sentences(found) if s.startswith("In brackets")), caption(table)
+
+    sampled = temperature > 0
+    several, below = said(2)
+    assert several.endswith(f"another order of training{' and sampling of answers' * sampled}.")
+    assert f"covers another order of training{' and sampling of answers' * sampled} on the same problems" in below
+    one, below = said(1)
+    assert one.endswith(f"other problems of these kinds{' and other samples' * sampled}, not another training.")
+    assert f"covers other problems{' and answers' * sampled}, but not another training" in below
+    assert said(2, fixed=True)[0].endswith("another order of training.")
+
+
+def test_seeds_that_change_nothing_are_said_to():
+    rows = [
+        Row(
+            {"loss": "base"},
+            {},
+            MEASURE,
+            [CellScores(Path(str(i)), {"loss": "base"}, i, {}, "p", {"a": Estimate(1.0)}) for i in range(2)],
+        )
+    ]
+    assert "it covers nothing, since all answer alike; never" in caption(
+        Table(SweepConfig(name="x"), ["a"], [], rows, [])
+    )

@@ -44,7 +44,7 @@ def test_gain_and_loss_are_paired_with_the_base(tmp_path):
     means = {label: (point.gain.mean, point.loss.mean, point.front) for label, point in points.items()}
     assert means == {"sft": (25.0, 25.0, True), "dft": (12.5, 0.0, True), "nft": (0.0, 12.5, False)}
     # math500 of dft: 50 and 0 points, whose mean has the variance 25 ** 2; amc23 does not differ; the mean of both has
-    # half of 25 as its standard error, with one degree of freedom. Of three rows, six intervals hold together.
+    # half of 25 as its standard error, with one degree of freedom. Of three rows, six intervals are simultaneous.
     assert points["dft"].gain.half == pytest.approx(12.5 * student(1, 0.95 ** (1 / 6)), rel=1e-6)
     assert points["dft"].loss.half == 0.0
 

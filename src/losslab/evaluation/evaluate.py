@@ -211,6 +211,7 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
             progress.update(len(completions))
     seconds = time.perf_counter() - begin
     return {
+        **({} if subject.config.served else {"dtype": engines.dtype(job)}),
         "samples": len(asked),
         "tokens": tokens,
         "seconds": round(seconds, 2),

@@ -76,8 +76,11 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
     rows = {name: scores.summarise(entries, counts[name], str(cfg.verdict)) for name, entries in records.items()}
     engine = Engine(protocol["engine"])
     everything = _others(folder, rows, cfg) | rows
+    earlier, version = read_json(folder / "scores.json"), engines.version(engine)
     if "samples" not in generation:  # none was missing: what is known of an earlier call stays
-        generation = read_json(folder / "scores.json").get("generation", generation)
+        generation, version = earlier.get("generation", generation), earlier.get("engine_version", version)
+    elif (before := earlier.get("engine_version", version)) != version:  # which made the other samples
+        version = f"{before}, {version}"
     result = {
         "version": RECORD_VERSION,
         "model": subject.model,
@@ -87,7 +90,7 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
         "average": scores.average(everything),
         "benchmarks": everything,
         "engine": str(engine),
-        "engine_version": engines.version(engine),
+        "engine_version": version,
         "seeds": protocol["seeds"],
         "generation": generation,
         **_of_endpoint(subject.config, records),

@@ -65,9 +65,9 @@ def score_files(folder: Path) -> list[Path]:
 
 def read_scores(path: Path) -> dict[str, Any]:
     """The content of a scores.json: `verdict`, `benchmarks`, `average` and more."""
-    content = _versioned(
-        path, {"benchmarks": dict}, {"verdict": str, "prompt": str, "warnings": [str], "average": {"score": NUMBER}}
-    )
+    engine = {"engine": str, "engine_version": str, "endpoint": (str, NoneType), "generation": dict}
+    may = {"verdict": str, "prompt": str, "warnings": [str], "average": {"score": NUMBER}} | engine
+    content = _versioned(path, {"benchmarks": dict}, may)
     for name, part in content["benchmarks"].items():
         where = f"benchmarks.{name}"
         if isinstance(part, dict) and isinstance(part.get("interval"), list):  # version 0 had infinite ones

@@ -10,21 +10,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
 from losslab.config.schema import BASE
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.problem_shares import ProblemShares
-from losslab.results.tables import Measure, Row, Table, varies
+from losslab.results.tables import Measure, Row, Table, sampled, varies
+from losslab.results.threats import Cut, Seen, cut_answers, engines, seen_problems
 from losslab.results.tuning import Choice, Tuning, tune
 from losslab.statistics.intervals import Estimate, Variances, simultaneous_level, with_variances
 from losslab.statistics.power import between_runs, detectable, seeds_for
 
 REFERENCES = ("sft", BASE)  # rows that each row is compared with, besides the best
 MORE_SEEDS = 5  # whose smallest difference is named where fewer were run
-CUT = 5.0  # percent of answers cut by length, from which they are named
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,10 @@ class Conclusion:
     left_out: list[str] = field(default_factory=list)  # rows that are not compared, and why
     rates: list[str] = field(default_factory=list)  # learning rates of the trained rows
     varies: list[str] = field(default_factory=list)  # what another seed changes
-    cut: tuple[str, str, float] | None = None  # row and benchmark with the largest share of answers cut by length
-    # The most contaminated benchmark: its name, how many of its problems occur in the training data, and how many it
-    # has; None if there is none, "unknown" if that was not searched.
-    seen: tuple[str, int, int] | None | Literal["unknown"] = None
+    sampled: bool = False  # whether answers are sampled, and not greedy
+    cut: Cut | None = None  # the largest share of answers cut by length
+    seen: Seen = None  # problems in the training data
+    engines: dict[str, list[str]] = field(default_factory=dict)  # rows by the engine of their scores
     tuned: str | None = None  # the key of which each objective has its own best value, on half of the problems
     choices: list[Choice] = field(default_factory=list)  # of the compared rows
 
@@ -178,8 +177,10 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
         left_out=_left_out(of_model, rows, pairs, measure),
         rates=sorted({f"{row.config['optimizer.lr']:g}" for row in trained if "optimizer.lr" in row.config}),
         varies=varies(rows),
-        cut=_cut(rows, table.benchmarks, shares),
-        seen=_seen(trained, table.benchmarks, shares),
+        sampled=sampled(rows),
+        cut=cut_answers(rows, table.benchmarks, shares.scores),
+        seen=seen_problems(trained, table.benchmarks, shares.scores),
+        engines=engines({row.label: [shares.scores.of(entry) for entry in row.averaged] for row in rows}),
     )
 
 
@@ -243,32 +244,3 @@ def _left_out(of_model: Sequence[Row], rows: Sequence[Row], pairs: Sequence[Pair
             both = f"{pair.higher} and {pair.lower}"
             reasons.append(f"seeds that only one of {both} has, or without the same problems ({pair.seeds} remain)")
     return reasons
-
-
-def _cut(rows: Sequence[Row], benchmarks: Sequence[str], shares: ProblemShares) -> tuple[str, str, float] | None:
-    """The row and benchmark with the largest share of answers cut by length, in percent, where it is not small."""
-    cut_shares = []
-    for row in rows:
-        contents = [shares.scores.of(entry)["benchmarks"] for entry in row.scored]
-        for name in benchmarks:
-            parts = [content[name].get("cut_by_length", 0.0) for content in contents if name in content]
-            cut_shares.append((float(np.mean(parts)) if parts else 0.0, row.label, name))
-    share, label, name = max(cut_shares)
-    return (label, name, share) if share >= CUT else None
-
-
-def _seen(
-    trained: Sequence[Row], benchmarks: Sequence[str], shares: ProblemShares
-) -> tuple[str, int, int] | None | Literal["unknown"]:
-    """`Conclusion.seen`: the benchmark with the most problems whose question occurs in the training data."""
-    counts, unknown = [], False
-    for entry in (entry for row in trained for entry in row.scored):
-        content = shares.scores.of(entry)["benchmarks"]
-        for name in benchmarks:
-            exact = content.get(name, {}).get("seen_exact")
-            unknown |= exact is None
-            counts += [(exact, content[name]["problems"], name)] if exact else []
-    if counts:
-        count, problems, name = max(counts)
-        return name, count, problems
-    return "unknown" if unknown else None

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from losslab.results.conclusion import Conclusion, Pair
 from losslab.results.table_formats import and_
+from losslab.results.threats import engines_sentence
+from losslab.statistics.intervals import Estimate
 from losslab.statistics.power import BETWEEN_RUNS, MOST_SEEDS
 
 LISTED = 6  # rows that a sentence names; the others are counted
@@ -20,7 +22,8 @@ def sentences(conclusion: Conclusion) -> list[str]:
         parts += _power(conclusion)
     if conclusion.left_out:
         parts.append(f"Not compared: {_listed(conclusion.left_out, '; ')}.")
-    return [*parts, *(_threats(conclusion) if len(conclusion.averages) > 1 else [])]
+    parts += _threats(conclusion) if len(conclusion.averages) > 1 else []
+    return [*parts, *filter(None, [engines_sentence(conclusion.engines)])]
 
 
 def text(conclusions: Sequence[Conclusion]) -> str:
@@ -86,15 +89,15 @@ def _grounds(c: Conclusion) -> str:
     fewest, most = c.seeds
     seeds = f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' * (most > 1)}"
     samples = ", ".join(map(str, c.samples))
-    pairs = "" if c.family == 1 else f" that hold together for all {c.family} pairs of rows (Šidák)"
+    of_pairs = f" of all {c.family} pairs of rows (all of them hold with a probability of 95%; Šidák)"
+    intervals = "95% intervals" if c.family == 1 else f"simultaneous 95% intervals{of_pairs}"
+    if most > 1:
+        covered = f", and with another seed another {and_(c.varies)}" if c.varies else ""
+    else:
+        covered = f"{' and other samples' * c.sampled}, not another training"
     return (
-        f"In brackets: 95% intervals{pairs}, paired by seed and problem, over {seeds} and {c.problems:,} problems of "
-        f"{', '.join(c.benchmarks)} with {samples} samples each. They cover other problems of these kinds"
-        + (
-            f", and with another seed another {and_(c.varies)}."
-            if most > 1
-            else " and other samples, not another training."
-        )
+        f"In brackets: {intervals}, paired by seed and problem, over {seeds} and {c.problems:,} problems of "
+        f"{', '.join(c.benchmarks)} with {samples} samples each. They cover other problems of these kinds{covered}."
     )
 
 
@@ -163,11 +166,15 @@ def _threats(c: Conclusion) -> list[str]:
 
 
 def _points(pair: Pair, sign: int = 1) -> str:
-    """The difference and its interval, the lower row's minus the higher one's where the sign is -1; no interval where a
-    benchmark has one problem."""
+    """The difference of a pair, the lower row's minus the higher one's where the sign is -1."""
     difference = replace(pair.difference, mean=sign * pair.difference.mean)
+    return points(difference) + ", one seed" * (pair.seeds == 1)
+
+
+def points(difference: Estimate) -> str:
+    """`1.5 points, −0.5 to 3.5`; no interval where a benchmark has one problem."""
     interval = "" if difference.half is None else f", {difference.low:.1f} to {difference.high:.1f}"
-    return f"{difference.mean:.1f} points{interval}{', one seed' * (pair.seeds == 1)}".replace("-", "−")
+    return f"{difference.mean:.1f} points{interval}".replace("-", "−")
 
 
 def _other(pair: Pair, label: str) -> str:

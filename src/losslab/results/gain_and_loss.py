@@ -41,7 +41,7 @@ def sides(table: Table) -> tuple[list[str], list[str]]:
 def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
     """Gain and loss of each trained row that shares a seed and all benchmarks with a base, in the order of the table.
 
-    The intervals of all gains and losses of a model hold simultaneously at 95%. Empty if the table lacks one kind of
+    The intervals of all gains and losses of a model are simultaneous at 95%. Empty if the table lacks one kind of
     benchmark.
     """
     mathematics, forgotten = sides(table)
@@ -91,8 +91,8 @@ def sheet(table: Table, points: Sequence[Tradeoff], divergences: Sequence[Diverg
     ]
     missing = [row.label for row in table.rows if row.trains and row.scored and row not in [p.row for p in points]]
     caption = (
-        "Percentage points relative to the base, ± half of the 95% interval; the intervals of a model hold "
-        f"simultaneously (Šidák). Gain: the mean of {', '.join(mathematics)}. Loss: the decrease of the mean of "
+        "Percentage points relative to the base, ± half of the 95% interval; the intervals of a model are "
+        f"simultaneous (Šidák). Gain: the mean of {', '.join(mathematics)}. Loss: the decrease of the mean of "
         f"{', '.join(forgotten)}. On the Pareto front, by the means: no other row, nor the base, has at least its gain "
         "with at most its loss, among the rows with the seeds that most have; of one seed the interval covers other "
         "problems alone."

@@ -1,0 +1,82 @@
+"""What the records hold against a conclusion: answers cut by length, known problems, scores of several engines."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from losslab.config.schema import Engine
+from losslab.results.problem_shares import Scores
+from losslab.results.table_formats import and_
+from losslab.results.tables import Row
+
+CUT = 5.0  # percent of answers cut by length, from which they are named
+
+Cut = tuple[str, str, float]  # row, benchmark, and the percentage of its answers that is cut
+# The most contaminated benchmark: its name, how many of its problems occur in the training data, and how many it has;
+# None if there is none, "unknown" if that was not searched.
+Seen = tuple[str, int, int] | None | Literal["unknown"]
+
+
+def cut_answers(rows: Sequence[Row], benchmarks: Sequence[str], scores: Scores) -> Cut | None:
+    """The row and benchmark with the largest share of answers cut by length, where it is not small."""
+    cut_shares = []
+    for row in rows:
+        contents = [scores.of(entry)["benchmarks"] for entry in row.scored]
+        for name in benchmarks:
+            parts = [content[name].get("cut_by_length", 0.0) for content in contents if name in content]
+            cut_shares.append((float(np.mean(parts)) if parts else 0.0, row.label, name))
+    share, label, name = max(cut_shares)
+    return (label, name, share) if share >= CUT else None
+
+
+def seen_problems(trained: Sequence[Row], benchmarks: Sequence[str], scores: Scores) -> Seen:
+    """The benchmark with the most problems whose question occurs in the training data."""
+    counts, unknown = [], False
+    for entry in (entry for row in trained for entry in row.scored):
+        content = scores.of(entry)["benchmarks"]
+        for name in benchmarks:
+            exact = content.get(name, {}).get("seen_exact")
+            unknown |= exact is None
+            counts += [(exact, content[name]["problems"], name)] if exact else []
+    if counts:
+        count, problems, name = max(counts)
+        return name, count, problems
+    return "unknown" if unknown else None
+
+
+def engines(cells: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
+    """The rows that each engine has scored; a row of several engines is named with its share of the cells.
+
+    `cells` are the contents of scores.json of each row's cells. Engines are told apart by name, version and dtype, as
+    far as the records of all cells have them.
+    """
+    facts = {label: [_facts(content) for content in contents] for label, contents in cells.items()}
+    recorded = [part for of_row in facts.values() for part in of_row]
+    known = [i for i in range(3) if all(part[i] for part in recorded)]
+    found: dict[str, list[str]] = {}
+    for label, of_row in facts.items():
+        named = [" ".join(str(part[i]) for i in known) for part in of_row]
+        for engine in dict.fromkeys(named):
+            count = named.count(engine)
+            share = "" if count == len(named) else f" ({count} of {len(named)} cells)"
+            found.setdefault(engine, []).append(f"{label}{share}")
+    return found
+
+
+def _facts(content: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
+    """Engine, version and dtype; of an endpoint its address, since what runs there is not on record."""
+    if content.get("engine") == Engine.api:
+        return "endpoint", content.get("endpoint"), None
+    return content.get("engine"), content.get("engine_version"), content.get("generation", {}).get("dtype")
+
+
+def engines_sentence(found: Mapping[str, Sequence[str]]) -> str:
+    """What a reader has to know where several engines made the scores; empty for one."""
+    if len(found) < 2:
+        return ""
+    told = "; ".join(f"{engine} scored {and_(rows)}" for engine, rows in found.items())
+    return (
+        "The scores come from several engines, whose probabilities of tokens differ slightly, so that part of a "
+        f"difference may be theirs: {told}."
+    )
