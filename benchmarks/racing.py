@@ -14,6 +14,7 @@ from itertools import combinations
 import numpy as np
 
 from losslab.cells.race import RUNGS, Race, _train
+from losslab.config.schema import BASE
 from losslab.statistics import racing
 
 Gains = Mapping[str, float]  # of each row, over the chances of the problems
@@ -28,10 +29,10 @@ SEEDS = 3  # of a race on the toy task
 def scores(
     rng: np.random.Generator, gains: Gains, deviations: Mapping[str, float], chances: np.ndarray, seeds: int
 ) -> dict[str, racing.Shares]:
-    """Of 16 samples of each problem; what problem and seed do to a row is its own."""
+    """Of 16 samples of each problem; what problem and seed do to a row is its own. No seed changes the base."""
     rows: dict[str, racing.Shares] = {}
-    for name, gain in gains.items():
-        own = rng.normal(0, 0.05, len(chances)) + rng.normal(0, deviations[name], (seeds, 1))
+    for name, gain in {**gains, BASE: 0.0}.items():
+        own = rng.normal(0, 0.05, len(chances)) + rng.normal(0, deviations.get(name, 0.0), (seeds, 1))
         rows[name] = {"x": rng.binomial(16, np.clip(chances + gain + own, 0, 1)) / 16}
     return rows
 
@@ -39,12 +40,15 @@ def scores(
 def simulated(
     rng: np.random.Generator, rungs: Sequence[Gains], deviations: Mapping[str, float], seeds: int, problems: int = 60
 ) -> tuple[list[list[str]], bool]:
-    """The rows that a race leaves after each rung, and whether it called a row worse that is not."""
+    """The rows that a race leaves after each rung, and whether it called a row better or worse that is not, than the
+    leader or than the base."""
     names, chances = list(rungs[0]), rng.uniform(0.2, 0.8, problems)
-    level, left, wrong = racing.level(len(names), len(rungs)), list[list[str]](), False
+    level, left, wrong = racing.level(len(names) + 1, len(rungs)), list[list[str]](), False
     for gains in rungs:
-        standings = racing.look(scores(rng, {n: gains[n] for n in names}, deviations, chances, seeds), level)
+        rows = scores(rng, {n: gains[n] for n in names}, deviations, chances, seeds)
+        standings = racing.look(rows, rows.pop(BASE), level)
         wrong |= any(s.worse and gains[s.name] >= gains[standings[0].name] for s in standings)
+        wrong |= any(s.over_base.nonzero and gains[s.name] * s.over_base.mean <= 0 for s in standings)
         names = [s.name for s in standings if not s.worse]
         left.append(names)
         if len(names) == 1:
@@ -93,12 +97,11 @@ def of_records(folder: str, run: bool) -> str:
     race = Race.of([*TOY, f"machine.results={folder}"])
     if run:
         for rung in RUNGS:
-            for words in race.commands(rung, race.entrants):
-                _train(words)
+            _train(race.command(rung, race.entrants))
     lines = ["| rung | row | average of each seed, % |", "|---|---|---|"]
     rungs: list[dict[str, racing.Shares]] = []
     for rung in RUNGS:
-        shares = {entrant.label: race.shares(rung, entrant) for entrant in race.entrants}
+        shares = {entrant.label: race.shares(rung, entrant) for entrant in (race.base, *race.entrants)}
         missing = [label for label, of in shares.items() if of is None]
         if missing:
             sys.exit(f"{race.name}/{rung} lacks scores of {', '.join(missing)}: add run=true")
@@ -108,11 +111,11 @@ def of_records(folder: str, run: bool) -> str:
             lines.append(f"| {rung} | {label} | {', '.join(f'{a:.1f}' for a in averages)} |")
     triples, kept, alone, cost = list(combinations(range(len(race.seeds)), SEEDS)), 0, 0, 0.0
     for chosen in triples:
-        names, left = list(rungs[0]), list[list[str]]()
-        whole = {label: np.mean([part[list(chosen)].mean() for part in of.values()]) for label, of in rungs[-1].items()}
+        names, left = [entrant.label for entrant in race.entrants], list[list[str]]()
+        whole = {n: np.mean([part[list(chosen)].mean() for part in rungs[-1][n].values()]) for n in names}
         for rung_shares in rungs:
-            of_triple = {n: {b: part[list(chosen)] for b, part in rung_shares[n].items()} for n in names}
-            names = [s.name for s in racing.look(of_triple, race.level) if not s.worse]
+            of_triple = {n: {b: part[list(chosen)] for b, part in rung_shares[n].items()} for n in (*names, BASE)}
+            names = [s.name for s in racing.look(of_triple, of_triple.pop(BASE), race.level) if not s.worse]
             left.append(names)
             if len(names) == 1:
                 break

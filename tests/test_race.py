@@ -2,6 +2,8 @@
 
 import re
 import sys
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,8 @@ import pytest
 from conftest import ROOT
 from test_conclusion import OBJECTIVES
 
-from losslab.cells import race, race_text
-from losslab.cells.race import RUNGS, Race
+from losslab.cells import cost, race, race_plan, race_text
+from losslab.cells.race import RUNGS, Entrant, Race
 from losslab.commands import race as command
 from losslab.config.schema import Config
 from losslab.files import write, write_json
@@ -28,8 +30,11 @@ TINY = [
 ]  # fmt: skip
 
 
+RACE = Race([], Entrant("base", (), []), ["seed=0"], [], 8)  # of which the sentences need nothing
+
+
 @pytest.mark.parametrize("deviations", [[0.02] * 6, [0.02] * 5 + [0.10]])
-def test_where_nothing_differs_no_row_is_dropped(deviations):
+def test_where_nothing_differs_no_row_is_dropped_or_better_than_the_base(deviations):
     """In 95 of 100 races of four rungs at least; also where one row varies five times as much between seeds."""
     rng, none = np.random.default_rng(1), [dict.fromkeys(ROWS, 0.0)] * len(RUNGS)
     wrong = sum(simulated(rng, none, dict(zip(ROWS, deviations, strict=True)), 3)[1] for _ in range(60))
@@ -56,22 +61,25 @@ def test_by_hand():
     """Two rows, three seeds, three problems: the pooled variance is that of the pair."""
     a = np.array([[0.5, 0.5, 0.75], [0.5, 0.25, 0.75], [0.5, 0.5, 0.5]])
     b = a - np.array([[0.1, 0.2, 0.3], [0.2, 0.3, 0.1], [0.3, 0.1, 0.2]]) - np.array([[0.0], [0.1], [0.2]])
-    leader, other = racing.look({"b": {"x": b}, "a": {"x": a}}, 0.99)
+    leader, other = racing.look({"b": {"x": b}, "a": {"x": a}}, {"x": b - 0.1}, 0.99)
     assert (leader.name, leader.difference.mean, leader.worse) == ("a", 0.0, False)
     parts = variances([100 * (b - a)])
     assert parts.between_seeds == pytest.approx(100.0) and other.difference.mean == pytest.approx(-30.0)
     assert other.difference.half == pytest.approx(half_of(parts, 3, 0.995))  # which is the longer one
     assert other.difference.half == pytest.approx(student(2, 0.995) * (100 / 3) ** 0.5, rel=1e-3)
     assert not other.worse
+    # b is the base's shares and a tenth more: it has no variance of its own, and the pooled one of the rows.
+    assert other.over_base.mean == pytest.approx(10.0)
+    pooled = half_of(replace(parts, problems=((0.0, 2),)), 3, 0.99, 2)
+    assert other.over_base.half == pytest.approx(pooled) and leader.over_base.mean == pytest.approx(40.0)
     assert racing.level(6, 4) == pytest.approx(1 - 0.05 / 60)
     steady = {name: {"x": a - i * 0.01} for i, name in enumerate("cdefgh")}  # which pool to next to nothing
-    assert racing.look({"a": {"x": a + 0.1}, "b": {"x": b}, **steady}, 0.99)[-1].difference.half == pytest.approx(
-        half_of(parts, 3, 0.995)
-    )
+    last = racing.look({"a": {"x": a + 0.1}, "b": {"x": b}, **steady}, {"x": a}, 0.99)[-1]
+    assert last.difference.half == pytest.approx(half_of(parts, 3, 0.995))
     with pytest.raises(ValueError, match="needs 3 seeds or more"):
-        racing.look({"a": {"x": a[:2]}, "b": {"x": b[:2]}}, 0.99)
+        racing.look({"a": {"x": a[:2]}, "b": {"x": b[:2]}}, {"x": a[:2]}, 0.99)
     with pytest.raises(ValueError, match="two problems or more"):
-        racing.look({"a": {"x": a[:, :1]}, "b": {"x": b[:, :1]}}, 0.99)
+        racing.look({"a": {"x": a[:, :1]}, "b": {"x": b[:, :1]}}, {"x": a[:, :1]}, 0.99)
 
 
 def ran(words: list[str]) -> list[Config]:
@@ -81,17 +89,20 @@ def ran(words: list[str]) -> list[Config]:
 
 def record(config: Config, rng: np.random.Generator) -> None:
     """What the cell of a rung leaves: dft is better, and at 4e-4 from the second rung on."""
-    better = {"dft": 0.9, "sft": 0.1}[config.names.loss]
+    better = {"dft": 0.9, "sft": 0.1, "base": 0.05}[config.names.loss]
     if config.dataset.rows != 100 and (config.names.loss, config.optimizer.lr) == ("dft", 1e-4):
         better = 0.2
     cell = Cell.of(config)
     cell.declare(config)
+    if cell.done(config):
+        return
     cell.model.mkdir(parents=True)
     write_json(cell.probabilities, {"examples": 512})
     right = [int(n) for n in rng.binomial(16, better, 40)]
     part = {"score": 100 * sum(right) / 640, "interval": None, "samples": 16, "right": {"official": right}}
     write_json(cell.scores(config) / "scores.json", {"benchmarks": {"tiny_add": part}, "verdict": "official"})
     write(cell.scores(config) / "protocol.yaml", "benchmarks: {tiny_add: hash}\n")
+    cell.update(training_seconds=10.0 * config.trains, scoring_seconds=2.0)
 
 
 def test_cells_scored_on_other_problems_end_a_race(tmp_path):
@@ -99,7 +110,7 @@ def test_cells_scored_on_other_problems_end_a_race(tmp_path):
     the_race, rng = Race.of([*TINY, f"machine.results={tmp_path}"]), np.random.default_rng(0)
     sft, *_, dft = the_race.entrants
     for entrant, extra in ((sft, "b"), (dft, "c")):
-        for config in ran(the_race.commands("eighth", [entrant])[0][1:]):
+        for config in ran(the_race.command("eighth", [entrant])[1:]):
             record(config, rng)
             path = Cell.of(config).scores(config) / "protocol.yaml"
             write(path, f"benchmarks: {{tiny_add: hash, mine: {extra}}}\n")
@@ -130,52 +141,120 @@ def test_a_race_from_its_command_line_to_its_verdict(tmp_path, capsys):
     assert rungs[1].left == ["dft optimizer.lr=0.0004"]
     first = ran(lines[0][1:])
     assert {config.dataset.rows for config in first} == {100} and {c.sweep.name for c in first} == {"study/eighth"}
-    assert len(lines) == 3 and len(first) == 6  # sft and dft, each at two rates with three seeds; then dft alone
-    assert {c.names.loss for c in ran(lines[2][1:])} == {"dft"}
-    whole = ran(the_race.commands("all", the_race.entrants[:1])[0][1:])
+    assert len(lines) == 2 and len(first) == 15  # a sweep for each rung: the base and four rows, three seeds each
+    assert [c.names.loss for c in ran(lines[1][1:])] == ["base"] * 3 + ["dft"] * 6
+    assert {c.optimizer.lr for c in ran(lines[1][1:]) if c.trains} == {1e-4, 4e-4}
+    whole = ran(the_race.command("all", the_race.entrants[:1])[1:])[3:]
     assert [Cell.of(c).folder for c in whole] == [Cell.of(c).folder for c in the_race.entrants[0].configs]
+    of_base = [cell for cell, _ in the_race.cells("eighth", the_race.base)]
+    assert [cell for cell, _ in the_race.cells("all", the_race.base)] == of_base  # scored once
+    assert [cell.state()["sweeps"] for cell in of_base] == [["study/eighth", "study/quarter"]] * 3
 
     again: list[list[str]] = []
     assert race.run(Race.of(words), again.append) == rungs and again == []  # it reads what is done
-    said = race_text.verdict(the_race, rungs)
-    assert said == (
-        "dft optimizer.lr=0.0004 is left: after a quarter of the rows it was better than dft optimizer.lr=0.0001 (70.4 "
-        "points). sft optimizer.lr=0.0001 and sft optimizer.lr=0.0004 were dropped after an eighth of the rows, behind "
-        "dft optimizer.lr=0.0004, and not trained on more. On more rows than that nothing was compared. All of these "
-        "comparisons hold together with 95%, each for the rows that it was made on."
+    said = race_text.sentences(the_race, rungs)
+    by_row = {row.name: row for row in rungs[1].standings}
+    behind, over = by_row["dft optimizer.lr=0.0001"].difference, by_row["dft optimizer.lr=0.0004"].over_base
+    assert said[0] == (
+        "dft optimizer.lr=0.0004 is left: after a quarter of the rows it was better than dft optimizer.lr=0.0001 "
+        f"({-behind.mean:.1f} points, {-behind.high:.1f} to {-behind.low:.1f})."
     )
+    assert said[1] == (
+        f"Against the base, {rungs[1].base:.1f}%, after a quarter of the rows: better: dft optimizer.lr=0.0004 "
+        f"({over.mean:.1f} points, {over.low:.1f} to {over.high:.1f})."
+    )
+    assert 80 < over.mean < 90 and 65 < -behind.mean < 75
+    first_leader, _, *dropped = [row.name for row in rungs[0].standings]
+    assert set(dropped) == {"sft optimizer.lr=0.0001", "sft optimizer.lr=0.0004"}
+    assert re.fullmatch(
+        rf"{dropped[0]} \(−[^)]*\) and {dropped[1]} \(−[^)]*\) were dropped after an eighth of the rows, behind "
+        rf"{first_leader}, and not trained on more\.",
+        said[2],
+    )
+    assert said[3] == "Nothing was compared on more than a quarter of the rows." and "simultaneous 95%" in said[4]
     # 4 rows of 100 and 2 of 200, in place of 4 of 800, three seeds each.
     assert race_text.cost(the_race, rungs) == (
-        "Trained on 2,400 rows in place of 9,600 (25%), and scored 18 models in place of 12."
+        "Trained on 2,400 rows in place of 9,600 (25%), and scored 18 trained models in place of 12."
     )
+
+
+def test_a_race_ends_with_a_page(tmp_path, capsys):
+    words, rng = [*TINY, f"machine.results={tmp_path}"], np.random.default_rng(0)
+
+    def train(line: list[str]) -> None:
+        for config in ran(line[1:]):
+            record(config, rng)
+
+    rungs = race.run(Race.of(words), train)
+    (tmp_path / "reports/study").mkdir(parents=True)
+    (tmp_path / "reports/study/eighth.html").write_text("")
     assert command.main(words) == 0
-    assert "dft optimizer.lr=0.0004 is left: after" in capsys.readouterr().out
-    page = (tmp_path / "tables/study/race.md").read_text()
-    assert "## study/quarter: 200 training rows" in page and "| dropped |" in page
-    assert (tmp_path / "tables/study/race.csv").read_text().count("eighth") == 4
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "dft optimizer.lr=0.0004 is left: after" in printed and f"{tmp_path}/reports/study/race.html" in printed
+    markdown = (tmp_path / "tables/study/race.md").read_text()
+    assert "| row | eighth (100) | quarter (200) | over base | outcome |" in markdown
+    last = re.search(r"^\| sft optimizer.lr=0.0004 \| (\S+) \((\S+) ± (\S+)\) \| – \| (.*) \| (.*) \|$", markdown, re.M)
+    row = next(row for row in rungs[0].standings if row.name == "sft optimizer.lr=0.0004")
+    assert last and last[1] == f"{row.average:.1f}" and last[3] == f"{row.difference.half:.1f}"
+    assert last[5] == f"dropped after an eighth of the rows, behind {rungs[0].standings[0].name}"
+    assert re.search(rf"^\| base \| {rungs[0].base:.1f} \| {rungs[1].base:.1f} \|  \| not trained \|$", markdown, re.M)
+    lines = (tmp_path / "tables/study/race.csv").read_text().splitlines()
+    assert len(lines) == 1 + 4 + 2 + 2 and sum(line.endswith("True") for line in lines) == 3
+    page = (tmp_path / "reports/study/race.html").read_text()
+    for sentence in race_text.sentences(Race.of(words), rungs):
+        assert sentence in unescape(page)
+    assert 'href="eighth.html"' in page and 'href="quarter.html"' not in page  # which nobody has written here
+    assert page.count("<polyline") == 5 and "http" not in page.replace("http-equiv", "")
+    # 15 cells of 2 s of scoring, 9 later ones, of which 3 are the base's again; 18 of 10 s of training
+    race_line = re.search(r"<th scope=row>race</th>(.*)</tr>", page)
+    assert race_line and re.findall(r">([^<]+)<", race_line[1]) == ["2,400", "21", "3.0 min", "42 s"]
+    sweep_line = re.search(r"<th scope=row>sweep</th>(.*)</tr>", page)
+    assert sweep_line and re.findall(r">([^<]+)<", sweep_line[1]) == ["9,600", "15", "12.0 min", "30 s"]
+
+
+def test_a_winner_that_is_no_better_than_the_base_is_called_so():
+    """By its interval, which the base's scores alone decide here."""
+    rng = np.random.default_rng(0)
+    good, bad = ({"x": rng.normal(share, 0.01, (3, 40))} for share in (0.6, 0.2))
+    near = {"x": good["x"] + rng.normal(0, 0.01, (3, 40))}
+    for base, word in ((near, "undecided"), ({"x": good["x"] + 0.2}, "worse"), ({"x": good["x"] - 0.2}, "better")):
+        rung = race.Rung("all", 8, racing.look({"good": good, "bad": bad}, base, 0.99), 100 * base["x"].mean(), {})
+        answer, beside, *_ = race_text.sentences(RACE, [rung])
+        assert answer.startswith("good is left: after all of the rows it was better than bad (40")
+        assert answer.endswith("It is not shown to be better than the base.") == (word != "better")
+        assert re.match(rf"Against the base, [\d.]+%, after all of the rows: {word}: good \(", beside)
+
+
+def test_scores_of_several_engines_are_told_of_a_race():
+    shares = {name: {"x": np.full((3, 4), 0.5) + np.arange(4) / 10} for name in OBJECTIVES[1:]}
+    rung = race.Rung("all", 8, racing.look(shares, shares["sft"], 0.99), 65.0, {"vllm": ["sft"], "api": ["dft"]})
+    assert race_text.sentences(RACE, [rung])[-1].endswith(": vllm scored sft; api scored dft.")
 
 
 def test_a_rung_without_all_scores_ends_the_call_and_not_the_race(tmp_path, capsys):
     words = [*TINY, f"machine.results={tmp_path}"]
     the_race = Race.of(words)
     assert race.run(the_race, lambda line: None) == []  # as under SLURM, whose cells wait in a queue
-    assert race_text.verdict(the_race, []) == "No verdict yet: cells of study/eighth have no scores."
+    assert race_text.sentences(the_race, []) == ["No verdict yet: cells of study/eighth have no scores."]
     rng = np.random.default_rng(0)
-    for line in the_race.commands("eighth", the_race.entrants):
-        for config in ran(line[1:]):
-            record(config, rng)
+    for config in ran(the_race.command("eighth", the_race.entrants)[1:]):
+        record(config, rng)
     (rung,) = race.run(the_race, lambda line: None)
-    assert re.match("No verdict yet: .* and cells of study/quarter have no scores", race_text.verdict(the_race, [rung]))
+    said = race_text.sentences(the_race, [rung])[0]
+    assert re.match("No verdict yet: .* and cells of study/quarter have no scores", said)
 
 
 def test_a_race_that_ends_with_several_rows_is_undecided():
     shares = {name: {"x": np.full((3, 4), 0.5) + np.arange(4) / 10} for name in OBJECTIVES[1:]}
-    rungs = [race.Rung(name, 8 // part, racing.look(shares, 0.99)) for name, part in RUNGS.items()]
-    said = race_text.verdict(Race([], ["seed=0"], [], 8), rungs)
-    assert said == (
+    standings = racing.look(shares, {"x": shares["sft"]["x"] - 0.1}, 0.99)
+    rungs = [race.Rung(name, 8 // part, standings, 55.0, {}) for name, part in RUNGS.items()]
+    said = race_text.sentences(RACE, rungs)
+    assert said[:2] == [
         "Undecided: sft, dft and iw_sft are left after all rows. sft has the highest average, 65.0%, which does not "
-        "set it apart from the others that are left."
-    )
+        "set it apart from the others that are left.",
+        "Against the base, 55.0%, after all of the rows: better: sft (10.0 points, 10.0 to 10.0), dft (10.0 points, "
+        "10.0 to 10.0) and iw_sft (10.0 points, 10.0 to 10.0).",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -185,6 +264,7 @@ def test_a_race_that_ends_with_several_rows_is_undecided():
         (["loss=sft,dft", "seed=0,1"], "a race needs 3 seeds or more"),
         (["loss=sft,dft", "train.max_steps=10"], "leave it out"),
         (["loss=sft,dft", "dataset.rows=80"], "an eighth of the 80 rows does not fill one batch of 64"),
+        (["loss=sft,dft", "prompt=question,boxed"], "the rows of a race are scored alike"),
         (["loss=sft,dft", "force=true"], "force is not for a race"),
         (["loss=sft,nonsense"], "loss=nonsense does not exist"),
     ],
@@ -194,10 +274,33 @@ def test_what_is_no_race_is_refused(words, sentence):
         command.main(["experiment=demo", *words])
 
 
-def test_a_plan_has_the_rungs_and_loads_nothing(tmp_path, capsys):
+def test_a_plan_has_the_cost_of_each_rung_and_loads_nothing(tmp_path, capsys):
     command.main([*TINY, f"machine.results={tmp_path}", "plan=true"])
     said = capsys.readouterr().out
-    rungs = "eighth (100), quarter (200), half (400), all (800)"
-    assert f"a race of 4 rows with 3 seeds each over the rungs {rungs}" in said
-    assert "training rows: 1,200 where one row is left after the first rung, 18,000 where none is dropped" in said
+    assert "study: a race of 4 rows with 3 seeds each over 4 rungs, beside the base" in said
+    assert "training rows: 1,200 if one row is left after the first rung, 18,000 if none is dropped; 9,600 for" in said
     assert not Path(tmp_path / "cells").exists()
+    costs = dict(re.findall(r"^(\S.*):\n  disk: ([\d.,]+ .B)", said, re.M))
+    assert list(costs) == [
+        "eighth, 100 training rows, all 4 rows", "quarter, 200 training rows, all 4 rows",
+        "half, 400 training rows, all 4 rows", "all, 800 training rows, all 4 rows", "the base, scored once",
+        "the race, if each rung drops half of the rows", "the race, if no row is dropped",
+        "a sweep of all rows on all of the data, in its place",
+    ]  # fmt: skip
+
+
+def test_the_plan_of_a_race_adds_up_the_cells_of_its_rungs(tmp_path, monkeypatch):
+    """Steps of up to 64 rows: 2, 4, 7 and 13; with half dropped 4, 2, 2 and 2 rows of three seeds."""
+    seen: list[tuple[int, int]] = []
+    of = cost.of
+
+    def counted(configs, sizes):
+        steps = [tokens // cost.step_tokens(config) for config, (_, tokens) in zip(configs, sizes, strict=True)]
+        seen.append((len(configs), sum(steps)))
+        return of(configs, sizes)
+
+    monkeypatch.setattr(cost, "of", counted)
+    race_plan.text(Race.of([*TINY, f"machine.results={tmp_path}"]))
+    rungs = [(12, 12 * steps) for steps in (2, 4, 7, 13)]
+    halved = (3 + 12 + 3 * 6, 12 * 2 + 6 * (4 + 7 + 13))
+    assert seen == [*rungs, (3, 0), halved, (3 + 48, 12 * 26), (3 + 12, 12 * 13)]

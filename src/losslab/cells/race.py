@@ -2,7 +2,8 @@
 
 A rung is an ordinary sweep, `<name>/eighth` and so on, whose cells have a complete schedule over their share of the
 rows, and whose records are read for the next one. So a race resumes where it was interrupted, runs under every
-launcher, and shares its last rung with a sweep of the same cells. `losslab.statistics.racing` decides.
+launcher, and shares its last rung with a sweep of the same cells. The base, scored once, stands beside the rows of
+every rung. `losslab.statistics.racing` decides.
 """
 
 import subprocess
@@ -19,20 +20,20 @@ from losslab.cells.plan import rows_of
 from losslab.composition import grid
 from losslab.composition.compose import read
 from losslab.config.log import log
-from losslab.config.schema import Config
+from losslab.config.schema import BASE, Config
 from losslab.records.reading import read_scores
-from losslab.records.record import Cell
+from losslab.records.record import Cell, protocol_name
 from losslab.results.compare import Shares, right_shares
 from losslab.results.load_records import problem_hashes
+from losslab.results.threats import engines
 from losslab.statistics.racing import FEWEST_SEEDS, Standing, level, look
 
 RUNGS = {"eighth": 8, "quarter": 4, "half": 2, "all": 1}  # what the rows are divided by
-SLURM = "hydra/launcher=slurm"
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """A row of a race: the overrides of its cells, except the seed."""
+    """A row of a race, or its base: the overrides of its cells, except the seed."""
 
     label: str  # the overrides that differ between rows
     overrides: tuple[str, ...]
@@ -42,6 +43,7 @@ class Entrant:
 @dataclass(frozen=True)
 class Race:
     entrants: list[Entrant]
+    base: Entrant  # the model before training, with the settings that all rows share
     seeds: list[str]  # overrides
     launcher: list[str]  # overrides of Hydra itself
     rows: int  # training rows of the data set
@@ -55,22 +57,24 @@ class Race:
             raise ValueError(f"a race needs {FEWEST_SEEDS} seeds or more, since fewer show nothing: add seed=0,1,2")
         configs = {rest: configurations(*rest, _seeds(seeds)) for rest, seeds in cells.items()}
         trained = {rest: of for rest, of in configs.items() if of[0].trains}
-        if left_out := [of[0].names.loss for rest, of in configs.items() if rest not in trained]:
-            log.info(f"{', '.join(dict.fromkeys(left_out))}: not trained, and so no part of the race")
-        shared = set.intersection(*map(set, trained)) if trained else set()
+        if len(trained) < 2:
+            raise ValueError("a race is between two rows or more: give several objectives or rates, as in loss=sft,dft")
+        shared = set.intersection(*map(set, trained))
         labels = {rest: " ".join(w.removeprefix("loss=") for w in rest if w not in shared) for rest in trained}
         entrants = [Entrant(labels[rest], rest, of) for rest, of in trained.items()]
-        seeds = next((seeds for rest, seeds in cells.items() if rest in trained), [])
+        seeds = next(seeds for rest, seeds in cells.items() if rest in trained)
+        untrained = (*(word for word in entrants[0].overrides if word in shared and not _of_loss(word)), f"loss={BASE}")
+        base = Entrant(BASE, untrained, configurations(*untrained, _seeds(seeds)))
         launcher = [argument for argument in arguments if argument.startswith("hydra")]
-        return cls(entrants, seeds, launcher, _checked(entrants))
+        return cls(entrants, base, seeds, launcher, _checked(entrants, base))
 
     @property
     def name(self) -> str:
         return self.entrants[0].configs[0].sweep.name
 
     @property
-    def folder(self) -> Path:
-        return Path(self.entrants[0].configs[0].machine.results) / "tables" / self.name
+    def results(self) -> Path:
+        return Path(self.entrants[0].configs[0].machine.results)
 
     @cached_property
     def problems(self) -> dict[str, str]:
@@ -79,39 +83,43 @@ class Race:
 
     @cached_property
     def level(self) -> float:
-        return level(len(self.entrants), len(RUNGS))
+        return level(len(self.entrants) + 1, len(RUNGS))
 
     def words(self, rung: str) -> list[str]:
         """The overrides that make a sweep the rung of this race; the last one is the sweep of all rows."""
         of_rows = [] if RUNGS[rung] == 1 else [f"dataset.rows={self.rows // RUNGS[rung]}"]
         return [*of_rows, f"sweep.name={self.name}/{rung}"]
 
-    def commands(self, rung: str, entrants: Sequence[Entrant]) -> list[list[str]]:
-        """The command lines of `losslab train` that run a rung: one for the rows that differ in one key alone."""
-        groups: dict[tuple[str, ...], list[Entrant]] = {}
-        varying = [key for key in _keys(self.entrants) if len(_values(self.entrants, key)) > 1]
-        for entrant in entrants:
-            rest = tuple(word for word in entrant.overrides if word.partition("=")[0] not in varying[-1:])
-            groups.setdefault(rest, []).append(entrant)
-        lines = []
-        for rest, members in groups.items():
-            joined = [f"{key}={','.join(_values(members, key))}" for key in varying[-1:]]
-            lines.append(["-m", *self.launcher, *rest, *joined, _seeds(self.seeds), *self.words(rung)])
-        return lines
+    def command(self, rung: str, entrants: Sequence[Entrant]) -> list[str]:
+        """The arguments of `losslab train` that run the base and these rows on a rung, as one sweep."""
+        rows = [self.base.overrides, *(entrant.overrides for entrant in entrants)]
+        shared = [word for word in rows[0] if all(word in row for row in rows)]
+        own = [[word for word in row if word not in shared] for row in rows]
+        listed = ",".join(f"[{','.join(map(_quoted, row))}]" for row in own)
+        sweeper = ["hydra/sweeper=rows", f"hydra.sweeper.rows=[{listed}]"]
+        return ["-m", *self.launcher, *sweeper, *shared, _seeds(self.seeds), *self.words(rung)]
+
+    def cells(self, rung: str, entrant: Entrant) -> list[tuple[Cell, Config]]:
+        """The cells of a row, or of the base, on a rung, one for each seed."""
+        return [(Cell.of(c), c) for c in configurations(*entrant.overrides, _seeds(self.seeds), *self.words(rung))]
+
+    def ran(self, rung: str, entrant: Entrant) -> bool:
+        """Whether the cells of a row have all their scores, and are in the table of the rung."""
+        name = f"{self.name}/{rung}"
+        return all(cell.done(c) and name in cell.state().get("sweeps", []) for cell, c in self.cells(rung, entrant))
 
     def shares(self, rung: str, entrant: Entrant) -> Shares | None:
         """(seeds, problems) shares of right samples on each benchmark; None where a cell has no scores yet."""
-        configs = configurations(*entrant.overrides, _seeds(self.seeds), *self.words(rung))
         parts: list[Shares] = []
-        for config in configs:
-            cell = Cell.of(config)
+        cells = self.cells(rung, entrant)
+        for cell, config in cells:
             if not cell.done(config):
                 return None
             folder = cell.scores(config)
             hashes = problem_hashes(folder)
             self._check_problems(cell, {name: hashes[name] for name in config.benchmark if name in hashes})
             parts.append(right_shares(folder, read_scores(folder / "scores.json"), str(config.eval.verdict)))
-        return {name: np.stack([part[name] for part in parts]) for name in configs[0].benchmark}
+        return {name: np.stack([part[name] for part in parts]) for name in cells[0][1].benchmark}
 
     def _check_problems(self, cell: Cell, problems: dict[str, str]) -> None:
         """Raise ValueError for a cell that was scored on other problems than those before it."""
@@ -128,6 +136,8 @@ class Rung:
     name: str
     rows: int
     standings: list[Standing]
+    base: float  # the average of the base, in percent
+    engines: dict[str, list[str]]  # rows by the engine of their scores
 
     @property
     def left(self) -> list[str]:
@@ -143,19 +153,30 @@ def run(race: Race, train: Any = None) -> list[Rung]:
     entrants = race.entrants
     for name in RUNGS:
         log.info(f"{race.name}/{name}: {len(entrants)} rows on {race.rows // RUNGS[name]:,} training rows")
-        shares = {entrant.label: race.shares(name, entrant) for entrant in entrants}
-        waiting = [entrant for entrant in entrants if shares[entrant.label] is None]
-        for words in race.commands(name, waiting):
-            (train or _train)(words)
-        shares |= {entrant.label: race.shares(name, entrant) for entrant in waiting}
-        complete = {label: of for label, of in shares.items() if of is not None}
-        if len(complete) < len(shares):
-            return rungs
-        rungs.append(Rung(name, race.rows // RUNGS[name], look(complete, race.level)))
-        entrants = [entrant for entrant in entrants if entrant.label in rungs[-1].left]
+        if not all(race.ran(name, entrant) for entrant in (race.base, *entrants)):
+            (train or _train)(race.command(name, entrants))
+        if (rung := _rung(race, name, entrants)) is None:
+            break
+        rungs.append(rung)
+        entrants = [entrant for entrant in entrants if entrant.label in rung.left]
         if len(entrants) == 1:
             break
     return rungs
+
+
+def _rung(race: Race, name: str, entrants: Sequence[Entrant]) -> Rung | None:
+    """None where a cell has no scores."""
+    base = race.shares(name, race.base)
+    shares = {entrant.label: race.shares(name, entrant) for entrant in entrants}
+    rows = {label: of for label, of in shares.items() if of is not None}
+    if base is None or len(rows) < len(shares):
+        return None
+    scores = {
+        entrant.label: [read_scores(cell.scores(config) / "scores.json") for cell, config in race.cells(name, entrant)]
+        for entrant in (race.base, *entrants)
+    }
+    average = float(np.mean([100 * part.mean() for part in base.values()]))
+    return Rung(name, race.rows // RUNGS[name], look(rows, base, race.level), average, engines(scores))
 
 
 def _train(words: Sequence[str]) -> None:
@@ -169,13 +190,13 @@ def configurations(*words: str) -> list[Config]:
         return grid.configurations(multirun, read)
 
 
-def _checked(entrants: Sequence[Entrant]) -> int:
+def _checked(entrants: Sequence[Entrant], base: Entrant) -> int:
     """The number of training rows. Raises ValueError if the entrants do not make a race."""
-    if len(entrants) < 2:
-        raise ValueError("a race is between two rows or more: give several objectives or rates, as in loss=sft,dft")
     if len({entrant.configs[0].names.model for entrant in entrants}) > 1:
         raise ValueError("a race is between rows of one model: give each model a race of its own")
     config = entrants[0].configs[0]
+    if len({_measure(entrant.configs[0]) for entrant in (base, *entrants)}) > 1:
+        raise ValueError("the rows of a race are scored alike: give one prompt, eval and benchmark for all of them")
     if config.train.max_steps is not None:
         raise ValueError("a rung is a share of the rows, which train.max_steps would cut: leave it out")
     rows = [rows_of(entrant.configs[0]) for entrant in entrants]
@@ -193,10 +214,16 @@ def _seeds(seeds: Sequence[str]) -> str:
     return "seed=" + ",".join(seed.removeprefix("seed=") for seed in seeds if seed) if any(seeds) else "seed=0"
 
 
-def _keys(entrants: Sequence[Entrant]) -> list[str]:
-    return list(dict.fromkeys(word.partition("=")[0] for entrant in entrants for word in entrant.overrides))
+def _measure(config: Config) -> tuple[str, str, int, tuple[str, ...]]:
+    """What scores that compare have in common."""
+    return protocol_name(config), str(config.eval.verdict), config.eval.samples, tuple(config.benchmark)
 
 
-def _values(entrants: Sequence[Entrant], key: str) -> list[str]:
-    words = (word for entrant in entrants for word in entrant.overrides)
-    return list(dict.fromkeys(word.partition("=")[2] for word in words if word.partition("=")[0] == key))
+def _of_loss(word: str) -> bool:
+    """Whether an override concerns the objective, which the base lacks."""
+    return word.lstrip("+~").startswith(("loss=", "loss.", "method="))
+
+
+def _quoted(word: str) -> str:
+    """An override as an element of a list on the command line."""
+    return "'" + word.replace("'", "\\'") + "'"

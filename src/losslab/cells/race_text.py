@@ -1,53 +1,119 @@
-"""What a race says of its rows: a table of each rung, the verdict in a sentence, and the cost."""
+"""What a race says of its rows: the verdict in sentences, a table of rows and rungs, and the cost."""
 
 from collections.abc import Sequence
 
 from losslab.cells.race import RUNGS, Race, Rung
+from losslab.config.schema import BASE
 from losslab.files import csv_text
-from losslab.results.table_formats import Sheet, SheetCell, and_, markdown
-from losslab.statistics.racing import ALPHA
+from losslab.results.conclusion_text import points
+from losslab.results.table_formats import MISSING, Sheet, SheetCell, and_, markdown
+from losslab.results.threats import engines_sentence
+from losslab.statistics.intervals import Estimate
+from losslab.statistics.racing import ALPHA, Standing
+
+SURE = f"{100 * (1 - ALPHA):.0f}%"
 
 
-def verdict(race: Race, rungs: Sequence[Rung]) -> str:
-    """One row that is left, or what is undecided; of a race that has not ended, where it stands."""
+def sentences(race: Race, rungs: Sequence[Rung]) -> list[str]:
+    """The answer first, then how the rows stand against the base, what was dropped, and the limits."""
     if not rungs:
-        return f"No verdict yet: cells of {race.name}/{next(iter(RUNGS))} have no scores."
-    last, leader = rungs[-1], rungs[-1].standings[0]
-    sure = f"{100 * (1 - ALPHA):.0f}%"
+        return [f"No verdict yet: cells of {race.name}/{next(iter(RUNGS))} have no scores."]
+    last = rungs[-1]
+    said = [f"{_answer(race, last)}{_doubt(last)}", _against_base(last), *_dropped(rungs)]
+    if len(last.left) == 1 and last.name != "all":
+        said.append(f"Nothing was compared on more than {_share(last)} of the rows.")
+    said.append(
+        f"In brackets: simultaneous {SURE} intervals of all rows and rungs (all of them hold with a probability of "
+        f"{SURE}; Bonferroni), each for the number of training rows that it was made on."
+    )
+    return [*said, *filter(None, [engines_sentence(last.engines)])]
+
+
+def _answer(race: Race, last: Rung) -> str:
+    """One row that is left, or what is undecided; of a race that has not ended, where it stands."""
+    leader = last.standings[0]
     if len(last.left) == 1:
-        worse = and_([f"{row.name} ({-row.difference.mean:.1f} points)" for row in last.standings[1:]])
-        beyond = "" if last.name == "all" else " On more rows than that nothing was compared."
-        return (
-            f"{leader.name} is left: after {_share(last)} of the rows it was better than {worse}.{_dropped(rungs[:-1])}"
-            f"{beyond} All of these comparisons hold together with {sure}, each for the rows that it was made on."
-        )
+        worse = and_([f"{row.name} ({points(_turned(row.difference))})" for row in last.standings[1:]])
+        return f"{leader.name} is left: after {_share(last)} of the rows it was better than {worse}."
     if last.name == "all":
         return (
             f"Undecided: {and_(last.left)} are left after all rows. {leader.name} has the highest average, "
-            f"{leader.average:.1f}%, which does not set it apart from the others that are left.{_dropped(rungs)}"
+            f"{leader.average:.1f}%, which does not set it apart from the others that are left."
         )
     following = list(RUNGS)[list(RUNGS).index(last.name) + 1]
     return f"No verdict yet: {and_(last.left)} are left, and cells of {race.name}/{following} have no scores."
 
 
-def sheets(race: Race, rungs: Sequence[Rung]) -> list[Sheet]:
-    """A table for each rung: the average of each row, how far it is behind the leader, and whether it continues."""
-    made = []
+def _doubt(last: Rung) -> str:
+    """Said beside the answer where no row that is left is better than the base."""
+    if any(_beside_base(row) == "better" for row in last.standings if not row.worse):
+        return ""
+    return f" {'It is not' if len(last.left) == 1 else 'None of them is'} shown to be better than the base."
+
+
+def _against_base(last: Rung) -> str:
+    """How the rows that are left stand against the base."""
+    groups: dict[str, list[str]] = {}
+    for row in last.standings:
+        if not row.worse:
+            groups.setdefault(_beside_base(row), []).append(f"{row.name} ({points(row.over_base)})")
+    told = "; ".join(f"{kind}: {and_(rows)}" for kind, rows in groups.items())
+    return f"Against the base, {last.base:.1f}%, after {_share(last)} of the rows: {told}."
+
+
+def _beside_base(row: Standing) -> str:
+    if not row.over_base.nonzero:
+        return "undecided"
+    return "better" if row.over_base.mean > 0 else "worse"
+
+
+def _dropped(rungs: Sequence[Rung]) -> list[str]:
+    """Which rows were dropped at rungs before the last, and behind which row; a sentence for each such rung."""
+    told = []
+    one_left = len(rungs[-1].left) == 1  # whose answer has the rows that it was better than
+    for rung in rungs[:-1] if one_left else rungs:
+        if worse := [f"{row.name} ({points(row.difference)})" for row in rung.standings if row.worse]:
+            told.append(
+                f"{and_(worse)} {'were' if len(worse) > 1 else 'was'} dropped after {_share(rung)} of the rows, behind "
+                f"{rung.standings[0].name}, and not trained on more."
+            )
+    return told
+
+
+def sheet(race: Race, rungs: Sequence[Rung]) -> Sheet:
+    """A line for each row, best first: its average on every rung, how far it was behind, and how it ended."""
+    order = dict.fromkeys(row.name for rung in reversed(rungs) for row in rung.standings)
+    lines = [_line(name, rungs) for name in order]
+    lines.append([BASE, *(f"{rung.base:.1f}" for rung in rungs), "", "not trained"])
+    leaders = [rung.standings[0].name for rung in rungs]
+    cells = [
+        [SheetCell(text, best=0 < i <= len(rungs) and line[0] == leaders[i - 1]) for i, text in enumerate(line)]
+        for line in lines
+    ]
+    caption = (
+        "Average accuracy in percent after training on the rows of each rung and, in brackets, the difference to the "
+        "leader of the rung, ± half of its interval; over base: the difference to the base on the last rung of the "
+        f"row. Differences are paired by seed and problem, and their intervals are simultaneous at {SURE} for all rows "
+        "and rungs (Bonferroni). A row whose interval to the leader lies below zero is dropped."
+    )
+    head = ["row", *(f"{rung.name} ({rung.rows:,})" for rung in rungs), "over base", "outcome"]
+    return Sheet(f"Race: {race.name}", "", head, cells, caption, [], naming=1)
+
+
+def _line(name: str, rungs: Sequence[Rung]) -> list[str]:
+    """The texts of a row."""
+    texts, over_base, outcome = [name], MISSING, "left"
     for rung in rungs:
-        lines = []
-        for i, standing in enumerate(rung.standings):
-            behind = "leader" if i == 0 else f"{standing.difference:+.1f}".replace("-", "−")
-            state = "dropped" if standing.worse else "left"
-            texts = (standing.name, f"{standing.average:.1f}", behind, state)
-            lines.append([SheetCell(text, best=i == 0 and j == 1) for j, text in enumerate(texts)])
-        caption = (
-            "Average accuracy in percent, and points of the paired difference to the leader ± half of the interval. "
-            f"The intervals of all rows and rungs hold together with {100 * (1 - ALPHA):.0f}% (Bonferroni); a row whose"
-            " interval lies below zero is dropped."
-        )
-        title = f"{race.name}/{rung.name}: {rung.rows:,} training rows"
-        made.append(Sheet(title, "", ["row", "average", "behind", "state"], lines, caption, [], naming=1))
-    return made
+        row = next((row for row in rung.standings if row.name == name), None)
+        if row is None:
+            texts.append(MISSING)
+            continue
+        behind = "leader" if row is rung.standings[0] else _signed(row.difference)
+        texts.append(f"{row.average:.1f} ({behind})")
+        over_base = _signed(row.over_base)
+        if row.worse:
+            outcome = f"dropped after {_share(rung)} of the rows, behind {rung.standings[0].name}"
+    return [*texts, over_base, outcome]
 
 
 def cost(race: Race, rungs: Sequence[Rung]) -> str:
@@ -57,52 +123,39 @@ def cost(race: Race, rungs: Sequence[Rung]) -> str:
     scored = sum(len(rung.standings) for rung in rungs) * seeds
     whole = rows * race.rows * seeds
     return (
-        f"Trained on {trained:,} rows in place of {whole:,} ({100 * trained / whole:.0f}%), and scored {scored} models "
-        f"in place of {rows * seeds}."
+        f"Trained on {trained:,} rows in place of {whole:,} ({100 * trained / whole:.0f}%), and scored {scored} "
+        f"trained models in place of {rows * seeds}."
     )
-
-
-def schedule(race: Race) -> str:
-    """What is going to happen, at most and at least, for a plan."""
-    rows, seeds = len(race.entrants), len(race.seeds)
-    whole = rows * race.rows * seeds
-    most = sum(rows * (race.rows // part) for part in RUNGS.values()) * seeds
-    least = rows * (race.rows // max(RUNGS.values())) * seeds
-    rungs = ", ".join(f"{name} ({race.rows // part:,})" for name, part in RUNGS.items())
-    lines = [f"{race.name}: a race of {rows} rows with {seeds} seeds each over the rungs {rungs}"]
-    lines += [f"  {entrant.label}" for entrant in race.entrants]
-    lines.append(
-        f"training rows: {least:,} where one row is left after the first rung, {most:,} where none is dropped; all "
-        f"rows on all of the data would take {whole:,}"
-    )
-    return "\n".join(lines)
 
 
 def page(race: Race, rungs: Sequence[Rung]) -> str:
     """The race as Markdown."""
-    head = [f"# Race: {race.name}", f"**{verdict(race, rungs)}**", *([cost(race, rungs)] if rungs else [])]
-    return "\n\n".join([*head, *(markdown(sheet, 2) for sheet in sheets(race, rungs))])
+    answer, *rest = sentences(race, rungs)
+    head = [f"**{answer}**", "\n".join(f"- {sentence}" for sentence in [*rest, cost(race, rungs)])]
+    return "\n\n".join([f"# Race: {race.name}", *head, markdown(sheet(race, rungs), 2)])
 
 
 def to_csv(rungs: Sequence[Rung]) -> str:
     lines = [
-        [rung.name, rung.rows, s.name, s.average, s.difference.mean, s.difference.half, s.worse]
+        [rung.name, rung.rows, s.name, s.average, *_numbers(s.difference), *_numbers(s.over_base), s.worse]
         for rung in rungs
         for s in rung.standings
     ]
-    return csv_text(["rung", "training_rows", "row", "average", "difference", "half", "dropped"], lines)
+    lines += [[rung.name, rung.rows, BASE, rung.base, *[None] * 4, False] for rung in rungs]
+    head = ["rung", "training_rows", "row", "average", "difference", "half", "over_base", "over_base_half", "dropped"]
+    return csv_text(head, lines)
 
 
-def _dropped(rungs: Sequence[Rung]) -> str:
-    """Which rows were dropped at these rungs, and behind which row, a sentence for each rung that dropped some."""
-    told = []
-    for rung in rungs:
-        if worse := [row.name for row in rung.standings if row.worse]:
-            told.append(
-                f" {and_(worse)} {'were' if len(worse) > 1 else 'was'} dropped after {_share(rung)} of the rows, "
-                f"behind {rung.standings[0].name}, and not trained on more."
-            )
-    return "".join(told)
+def _numbers(difference: Estimate) -> tuple[float, float | None]:
+    return difference.mean, difference.half
+
+
+def _turned(difference: Estimate) -> Estimate:
+    return Estimate(-difference.mean, difference.half)
+
+
+def _signed(difference: Estimate) -> str:
+    return f"{difference:+.1f}".replace("-", "−")
 
 
 def _share(rung: Rung) -> str:

@@ -1,14 +1,14 @@
 """Race objectives and rates: all start on an eighth of the data, and what is worse is not trained on more.
 
 losslab race loss=sft,dft optimizer.lr=1e-5,5e-5,2e-4 seed=0,1,2 sweep.name=mine
-losslab race ... plan=true             its rungs, and what they take at most and at least; loads nothing
+losslab race ... plan=true             its rungs and what they cost, at most and if half is dropped; loads nothing
 losslab race ... hydra/launcher=slurm  submits a rung and ends; the same command continues when its cells are done
 
 The options are those of `losslab train`, and every combination, the seed aside, is a row. Rungs are an eighth, a
 quarter, a half and all of the training rows, each with a complete schedule: ordinary sweeps, <name>/eighth and so on. A
-row is dropped when the paired interval of its difference to the leader lies below zero, at a level that holds for all
-rows and rungs together. The same command resumes where it was interrupted. docs/evaluation.md has the rule and how
-often it is right.
+row is dropped when the paired interval of its difference to the leader lies below zero; these intervals are
+simultaneous for all rows and rungs. The base is scored too, and stands beside the rows. The same command resumes where
+it was interrupted, and ends with a verdict and a page. docs/evaluation.md has the rule and how often it is right.
 """
 
 import sys
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     for key in ("force", "stage"):
         if any(argument.startswith(f"{key}=") for argument in arguments):
             raise ValueError(f"{key} is not for a race, which reads what its rungs have done: leave it out")
-    from losslab.cells import race, race_text
+    from losslab.cells import race, race_page, race_plan, race_text
     from losslab.files import write
     from losslab.results.table_formats import terminal
 
@@ -34,20 +34,21 @@ def main(arguments: list[str]) -> int:
         words.append("sweep.name=race")
     the_race = race.Race.of(words)
     if "plan=true" in arguments:
-        print(race_text.schedule(the_race))
+        print(race_plan.text(the_race))
         return 0
     rungs = race.run(the_race)
     console = Console()
-    for sheet in race_text.sheets(the_race, rungs):
-        console.print(terminal(sheet))
-    verdict = race_text.verdict(the_race, rungs)
-    console.print(terminal_text(verdict), highlight=False, markup=False)
+    said = race_text.sentences(the_race, rungs)
+    console.print(terminal_text("\n".join(said)) + "\n", highlight=False, markup=False)
     if rungs:
+        console.print(terminal(race_text.sheet(the_race, rungs)))
         console.print(race_text.cost(the_race, rungs), highlight=False, soft_wrap=True)
-        write(the_race.folder / "race.md", race_text.page(the_race, rungs))
-        write(the_race.folder / "race.csv", race_text.to_csv(rungs))
-        console.print(f"race:    {the_race.folder}/race.md, race.csv", highlight=False, soft_wrap=True)
-    if verdict.startswith("No verdict yet"):
+        folder = the_race.results / "tables" / the_race.name
+        write(folder / "race.md", race_text.page(the_race, rungs))
+        write(folder / "race.csv", race_text.to_csv(rungs))
+        console.print(f"race:    {folder}/race.md, race.csv", highlight=False, soft_wrap=True)
+        console.print(f"report:  {race_page.write_page(the_race, rungs)}", highlight=False, soft_wrap=True)
+    if said[0].startswith("No verdict yet"):
         print("the same command continues when they have: losslab status shows how they stand", file=sys.stderr)
         return 1
     return 0

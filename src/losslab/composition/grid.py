@@ -9,6 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,15 +25,22 @@ SLOW = 50  # compositions, of which one takes a tenth of a second
 
 
 def overrides(config: DictConfig) -> list[list[str]]:
-    """The overrides of each cell of a multirun: those that Hydra's own sweeper will take, and the search path."""
+    """The overrides of each cell of a multirun: those that the sweeper will take, and the search path."""
     # Left unresolved: an interpolation may resolve differently in each cell.
     task: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     sweeper: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
     declared = sweeper.get("params") or {}
     words = [*(f"{key}={value}" for key, value in declared.items()), *task]
-    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
-    folders = searchpath(config)
-    return [[*folders, *cell] for batch in batches for cell in batch]
+    parsed, folders = OverridesParser.create().parse_overrides(words), searchpath(config)
+    return [[*folders, *cell] for cell in of_rows(sweeper.get("rows") or [[]], parsed)]
+
+
+def of_rows(rows: Sequence[Sequence[str]], rest: Sequence[Override]) -> list[list[str]]:
+    """The overrides of each cell: every row's own, with each combination of the values of the keys that no row sets."""
+    own = {word.partition("=")[0] for row in rows for word in row}
+    free = [override for override in rest if override.get_key_element() not in own]
+    (cells,) = BasicSweeper.split_arguments(free, None)
+    return [[*cell, *row] for row in rows for cell in cells]
 
 
 def searchpath(config: DictConfig) -> list[str]:

@@ -6,7 +6,8 @@ to be highest, and there are several looks. So each interval has the level
 
     1 - alpha / (looks * pairs),    pairs = rows (rows - 1) / 2
 
-(Bonferroni), rows and looks being those that were planned. Under any dependence between rows and looks, and wherever
+(Bonferroni), rows and looks being those that were planned. The base is one of the rows: it is not trained and never
+leads, and each row is compared with it too. Under any dependence between rows and looks, and wherever
 the race stops, with probability at least 1 - alpha every dropped row is worse and the best row of a rung has been kept,
 if each interval has its level. Equal parts of alpha are the simplest of the spending functions of Lan & DeMets
 (Biometrika 70, 1983).
@@ -24,7 +25,7 @@ races of six rows that do not differ, with three seeds, no row was called worse 
 races one was where one row varies five times as much between seeds (the simulation of tests/test_race.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,6 +47,7 @@ class Standing:
     name: str
     average: float
     difference: Estimate  # to the leader: 0 or less; that of the leader is 0
+    over_base: Estimate
 
     @property
     def worse(self) -> bool:
@@ -54,15 +56,15 @@ class Standing:
 
 
 def level(rows: int, looks: int, alpha: float = ALPHA) -> float:
-    """The level of each interval of a race that begins with `rows` rows and has `looks` looks."""
+    """The level of each interval of a race that begins with `rows` rows, the base included, and has `looks` looks."""
     return 1 - alpha / (looks * max(1, rows * (rows - 1) // 2))
 
 
-def look(rows: Mapping[str, Shares], level: float) -> list[Standing]:
-    """The rows of one rung, highest average first.
+def look(rows: Mapping[str, Shares], base: Shares, level: float) -> list[Standing]:
+    """The rows of one rung, highest average first; the base is not one of them.
 
-    All rows have the same benchmarks, seeds and problems; ValueError for fewer than three seeds or two problems, which
-    show nothing.
+    All rows and the base have the same benchmarks, seeds and problems; ValueError for fewer than three seeds or two
+    problems, which show nothing.
     """
     points = {name: [100 * np.asarray(of[b], float) for b in of] for name, of in rows.items()}
     averages = {name: np.mean([part.mean(1) for part in parts], axis=0) for name, parts in points.items()}
@@ -71,17 +73,26 @@ def look(rows: Mapping[str, Shares], level: float) -> list[Standing]:
     if seeds < FEWEST_SEEDS:
         raise ValueError(f"a race needs {FEWEST_SEEDS} seeds or more: fewer show nothing at its level")
     pooled, degrees = _pooled(np.stack([averages[name] for name in order]))
-    standings = [Standing(leader, float(averages[leader].mean()), Estimate(0.0, 0.0))]
-    for name in order[1:]:
-        differences = [mine - best for mine, best in zip(points[name], points[leader], strict=True)]
+
+    def difference(name: str, other: Sequence[NDArray[np.float64]]) -> Estimate:
+        differences = [mine - theirs for mine, theirs in zip(points[name], other, strict=True)]
         parts = variances(differences)
         if parts is None:
             raise ValueError("a race needs two problems or more on each benchmark")
         together = replace(parts, between_seeds=max(parts.between_seeds, pooled))
         half = max(half_of(together, seeds, level, degrees), half_of(parts, seeds, OWN_LEVEL))
-        mean = float(np.mean([part.mean() for part in differences]))
-        standings.append(Standing(name, float(averages[name].mean()), Estimate(mean, half)))
-    return standings
+        return Estimate(float(np.mean([part.mean() for part in differences])), half)
+
+    untrained = [100 * np.asarray(base[name], float) for name in rows[leader]]
+    return [
+        Standing(
+            name,
+            float(averages[name].mean()),
+            Estimate(0.0, 0.0) if name == leader else difference(name, points[leader]),
+            difference(name, untrained),
+        )
+        for name in order
+    ]
 
 
 def _pooled(averages: NDArray[np.float64]) -> tuple[float, int]:
