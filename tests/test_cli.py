@@ -10,11 +10,15 @@ import termios
 import tomllib
 from pathlib import Path
 
+import hydra
 import pytest
 from conftest import ROOT
+from hydra.errors import HydraException
 
 from losslab import progress
 from losslab.commands import cli
+from losslab.config.messages import sentence
+from losslab.config.paths import CONF
 from losslab.config.schema import Config
 
 
@@ -57,6 +61,34 @@ def test_help_of_training_names_every_group_and_only_keys_that_exist(root, text)
     assert groups <= set(re.findall(r"^  (\w+): ", text, re.M))
     for group, key in re.findall(r"\b([a-z]+)\.([a-z_]+)=", text):
         assert hasattr(getattr(Config(), group), key), f"{group}.{key}"
+
+
+@pytest.fixture
+def conf(tmp_path) -> Path:
+    """A folder of a user's own files, as `hydra.searchpath` names it."""
+    for group, name in (("benchmark", "my_sums"), ("loss", "hinge"), ("model", "my_tiny")):
+        (tmp_path / "my conf" / group).mkdir(parents=True)
+        (tmp_path / "my conf" / group / f"{name}.yaml").write_text("path: x\n")
+    return tmp_path / "my conf"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"), [("benchmark=[my_sum]", "my_sums"), ("loss=hingee", "hinge"), ("model=my_tin", "my_tiny")]
+)
+def test_a_wrong_name_is_told_the_names_of_the_search_path(conf, wrong, name):
+    """The nearest one, and all of them, beside those of conf/."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(HydraException) as error:
+        hydra.compose("config", [f"hydra.searchpath=['{conf}']", wrong])
+    near, _, names = sentence(error.value).partition("? There are ")
+    assert near.endswith(f"does not exist; did you mean {name}") and name in names.split(", ")
+    assert {"math500", "dft", "tiny"} & set(names.split(", "))
+
+
+def test_help_names_the_files_of_the_search_path(conf):
+    named = cli.groups([f"hydra.searchpath=[file://{conf}]"])
+    for group, name in (("benchmark", "my_sums"), ("loss", "hinge"), ("model", "my_tiny")):
+        listed = re.search(rf"^  {group}: (.*(?:\n {{8}}.*)*)", named, re.M)
+        assert listed and name in re.split(r",?\s+", listed[1]) and name not in cli.groups([])
 
 
 @pytest.mark.parametrize("command", ["python train.py", "losslab"])

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             raise ValueError(f"there is no verb {verb}{among(verb, VERBS)}")
         elif set(HELP) & set(rest):
-            print(docstring(module(verb)).replace("{groups}", groups()))
+            print(docstring(module(verb)).replace("{groups}", groups(rest)))
         else:
             if status := importlib.import_module(f"losslab.commands.{module(verb).stem}").main(rest):
                 sys.exit(status)
@@ -54,13 +54,13 @@ def docstring(file: Path) -> str:
     return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
 
 
-def groups() -> str:
-    """The files of conf/, a line for each group."""
+def groups(arguments: Sequence[str]) -> str:
+    """The files of conf/ and of the folders that hydra.searchpath names, a line for each group."""
     names: dict[str, set[str]] = {}
-    for group, folder in [
-        *((path.name, path) for path in CONF.iterdir() if path.is_dir()),
-        ("experiment", EXPERIMENTS),
-    ]:
+    given = ",".join(part.partition("=")[2].strip("[]") for part in arguments if part.startswith("hydra.searchpath="))
+    own = [Path(part.strip("'\" ").removeprefix("file://")) for part in given.split(",")] if given else []
+    places = [path for folder in (CONF, *own) if folder.is_dir() for path in folder.iterdir() if path.is_dir()]
+    for group, folder in [*((path.name, path) for path in places), ("experiment", EXPERIMENTS)]:
         for file in folder.rglob("*.yaml"):
             names.setdefault("/".join([group, *file.relative_to(folder).parent.parts]), set()).add(file.stem)
     lines = (f"{group}: {', '.join(sorted(files))}" for group, files in sorted(names.items()))

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import re
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -20,8 +21,10 @@ def sentence(error: Exception) -> str:
     text = str(cause)
     if match := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", str(error)):
         group, name = match.groups()
+        # Of a list of names, such as benchmarks, the message has no options, but the folders of hydra.searchpath.
+        folders = [CONF, *re.findall(r"path=file://(.+)$", str(error), re.M)]
         existing = re.findall(r"^\t(\S+)$", str(error), re.M) or sorted(
-            path.stem for path in (CONF / group).glob("*.yaml")
+            {path.stem for folder in folders for path in Path(folder, group).glob("*.yaml")}
         )
         near = did_you_mean(name, existing)
         return f"{group}={name} does not exist{near}{' There' if near else '; there'} are {', '.join(existing)}"
