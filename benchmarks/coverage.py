@@ -5,6 +5,7 @@ python benchmarks/coverage.py [draws=10000]    the tables of results/benchmarks/
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 
 from losslab.statistics.intervals import (
     Estimate,
+    half_of,
     over_problems,
     over_seeds,
     over_seeds_and_problems,
     simultaneous_level,
+    variances,
 )
+from losslab.statistics.racing import _pooled
 
 RATIOS = (  # of the variance of the mean: the shares of seeds, problems and rest
     (1.0, 0.0, 0.0), (0.6, 0.3, 0.1), (0.3, 0.6, 0.1), (0.3, 0.3, 0.4), (0.1, 0.8, 0.1), (0.1, 0.1, 0.8),
@@ -71,6 +75,62 @@ def families(draws: int) -> str:
     return table(["rows", "compared with", *(f"{n} seeds, %" for n in (2, 3, 4, 5))], lines)
 
 
+def agreeing(seeds: int, ratio: tuple[float, float, float], draws: int, rng: np.random.Generator) -> list[float]:
+    """Of intervals over seeds and problems, in percent: how many are shorter than the one over the problems alone, how
+    many of these hold the mean, how many would if none were shorter, and how many of all would then.
+    """
+    shorter, held, held_with_floor = np.zeros((3, draws), bool)
+    for i in range(draws):
+        values = crossed(seeds, 60, ratio, rng)
+        whole, alone = over_seeds_and_problems([values]), over_problems(values.mean(0))
+        assert whole.half is not None and alone.half is not None
+        shorter[i], held[i] = whole.half < alone.half, abs(whole.mean) <= whole.half
+        held_with_floor[i] = abs(whole.mean) <= max(whole.half, alone.half)
+    parts = shorter, held[shorter], held_with_floor[shorter], held_with_floor
+    return [100 * float(part.mean()) if len(part) else float("nan") for part in parts]
+
+
+def where_seeds_agree(draws: int) -> str:
+    rng, lines = np.random.default_rng(2), []
+    for ratio in RATIOS[1:]:  # of seeds alone none is shorter
+        for seeds in (3, 5):
+            shares = (f"{share:.0f}" for share in agreeing(seeds, ratio, draws, rng))
+            lines.append([" : ".join(f"{share:g}" for share in ratio), str(seeds), *shares])
+    return table(
+        ["seeds : problems : rest", "seeds", "shorter, %", "of these hold, %", "with a floor, %", "of all, %"], lines
+    )
+
+
+def pooled(deviations: Sequence[float], seeds: int, draws: int, rng: np.random.Generator) -> list[float]:
+    """Coverage of the differences of rows with one mean, in percent, on average and of the pair with the least: with
+    the variance between seeds of each pair, and with one that is pooled over the rows.
+
+    Args:
+        deviations: standard deviations of the rows' averages between seeds, in points.
+    """
+    pairs = list(combinations(range(len(deviations)), 2))
+    held = np.zeros((2, len(pairs), draws), bool)
+    for i in range(draws):
+        rows = [rng.normal(0, d, (seeds, 1)) + rng.normal(0, 4, 60) + rng.normal(0, 4, (seeds, 60)) for d in deviations]
+        variance, degrees = _pooled(np.stack([row.mean(1) for row in rows]))
+        for j, (a, b) in enumerate(pairs):
+            parts = variances([rows[a] - rows[b]])
+            assert parts is not None
+            mean = abs(float((rows[a] - rows[b]).mean()))
+            held[0, j, i] = mean <= half_of(parts, seeds)
+            held[1, j, i] = mean <= half_of(replace(parts, between_seeds=variance), seeds, degrees=degrees)
+    of_pairs = 100 * held.mean(2)
+    return [float(value) for of_kind in of_pairs for value in (of_kind.mean(), of_kind.min())]
+
+
+def over_rows(draws: int) -> str:
+    rng, lines = np.random.default_rng(3), []
+    for deviations in ((1, 1, 1, 1), (0.5, 1, 1, 1), (1, 1, 1, 3), (1, 1, 1, 1, 1, 1, 1, 5)):
+        shares = (f"{share:.1f}" for share in pooled(deviations, 3, draws, rng))
+        lines.append([", ".join(f"{d:g}" for d in deviations), *shares])
+    return table(["points between seeds", "each pair's own, %", "least, %", "pooled, %", "least, %"], lines)
+
+
 def normal(seeds: int, rng: np.random.Generator) -> Estimate:
     return over_seeds(rng.normal(size=seeds))
 
@@ -116,6 +176,14 @@ def main(draws: int) -> str:
         f"Percent of {draws // 10:,} families of rows with one mean of which every interval holds zero; 60 problems, "
         "variances 0.3 : 0.3 : 0.4. All pairs are those of a sweep's conclusion, whose best row is picked afterwards.",
         families(draws // 10),
+        "## Where seeds agree by chance",
+        "Of intervals over seeds and 60 problems: how many are shorter than the interval over the problems alone, and "
+        "how many of these hold the mean; with a floor, so that none is shorter, how many of these and of all do.",
+        where_seeds_agree(draws),
+        "## With a variance between seeds that is pooled over the rows",
+        "Coverage of the differences between rows of three seeds and 60 problems, on average over the pairs and of the "
+        "pair with the least: by the variance of each pair, and by one that is pooled over all rows.",
+        over_rows(draws // 2),
     ]
     return "\n\n".join(parts)
 
