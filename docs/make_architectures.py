@@ -1,4 +1,4 @@
-"""docs/architectures.md: every decoder of transformers as a tiny random model, trained for one step: `make docs`.
+"""docs/architectures.md: every decoder of transformers as a tiny random model, trained for one step.
 
 python docs/make_architectures.py           # all families, in minutes
 python docs/make_architectures.py qwen3_5   # prints the result for one family

@@ -1,6 +1,9 @@
 """Cells and samples of earlier versions stay what they are: identities as commit 9a75903 computed them."""
 
+import importlib
 import json
+import linecache
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +57,45 @@ def test_a_record_of_an_earlier_version_is_read(tmp_path, loss, cls):
     assert type(earlier.objective) is cls and earlier.trains == (cls is not Base)
     assert identity(earlier) == identity(config)
     assert earlier.benchmark == config.benchmark  # whose rules were those of the name
+
+
+OWN_BASE = """
+from losslab.objectives import Objective
+
+class Scaled(Objective):
+    scale = {scale}
+"""
+OWN = """
+from dataclasses import dataclass
+from own_base import Scaled
+{comment}
+def weight(t):
+    return {weight}
+
+@dataclass(frozen=True)
+class Mine(Scaled):
+    def loss(self, t):
+        return -weight(t) * t.logp
+"""
+
+
+def test_an_objective_of_ones_own_counts_with_the_functions_and_bases_beside_it(tmp_path, monkeypatch):
+    """A change of a helper, or of a class that it derives from, is another recipe; one of a comment is not."""
+    monkeypatch.syspath_prepend(tmp_path)
+    config = composed("loss=sft")
+    config.loss = {"_target_": "own.Mine"}
+
+    def changed(weight: str = "t.p", scale: int = 1, comment: str = "") -> str:
+        for name, text in (
+            ("own_base", OWN_BASE.format(scale=scale)),
+            ("own", OWN.format(weight=weight, comment=comment)),
+        ):
+            (tmp_path / f"{name}.py").write_text(text)
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        linecache.checkcache()
+        return recipe(config)
+
+    before = changed()
+    assert changed(comment="# the squares were worse") == before
+    assert len({before, changed(weight="t.p ** 2"), changed(scale=2)}) == 3

@@ -34,6 +34,8 @@ def cells(tmp_path, checkpoint) -> list[Cell]:
             eval=EvalConfig(data="/home/me/benchmarks"),
         )
         config.model.path, config.dataset.path = "Qwen/Qwen2.5-Math-1.5B", "/home/me/rows.jsonl"
+        config.dataset.validation, config.dataset.image_folder = "/home/me/held.jsonl", "/home/me/pictures"
+        config.dataset.source, config.reference.path = "/home/me/questions.jsonl", "/home/me/teacher"
         cell = Cell.of(config)
         cell.declare(config)
         shutil.copytree(checkpoint, cell.model)
@@ -42,7 +44,11 @@ def cells(tmp_path, checkpoint) -> list[Cell]:
         )
         write_lines(cell.metrics, [{"step": 1, "loss": 0.5}])
         part = {"score": score, "interval": [score - 2, score + 2], "samples": 16}
-        found = {"model": "/home/me/model", "verdict": "official", "benchmarks": {"math500": part, "own": part}}
+        found = {
+            "model": "/home/me/model",
+            "verdict": "official",
+            "benchmarks": {"math500": part, "own": part, "aime25": part},
+        }
         write_json(cell.scores(config) / "scores.json", found | {"average": part, "warnings": []})
         made.append(cell)
     return made
@@ -55,7 +61,9 @@ def test_a_dry_run_writes_the_card_and_says_what_would_go(cells, monkeypatch, ca
     card = ModelCard.load(folder / "hub/README.md")
     assert (card.data.license, card.data.base_model) == ("apache-2.0", "Qwen/Qwen2.5-Math-1.5B")
     assert card.data.model_name == "sums" and card.data.datasets is None  # a file of this machine
-    (math, own) = card.data.eval_results
+    (math, own, later) = card.data.eval_results
+    assert own.dataset_type == "own.jsonl"
+    assert later.dataset_type == "math-ai/aime25"  # scored later by `losslab evaluate`, so that the cell names it not
     assert (math.dataset_type, math.dataset_name, math.metric_value) == ("HuggingFaceH4/MATH-500", "math500", 70.0)
     assert math.metric_name == "avg@16, official verdict, 95% interval 68.0 to 72.0"
     assert "-sg(max(p, floor)) log p" in card.text and "`floor` = 0.1" in card.text
@@ -65,8 +73,8 @@ def test_a_dry_run_writes_the_card_and_says_what_would_go(cells, monkeypatch, ca
     names = {path.name for path in checkpoint.iterdir()}
     uploaded = {line.split()[0] for line in printed.splitlines() if line.startswith("  ")}
     expected = {"README.md", "losslab/config.yaml", "losslab/metrics.jsonl", *names}
-    assert expected < uploaded and ".eval_results/math500.yaml" in uploaded
-    assert len(uploaded - expected) == 2  # that, and the scores under their protocol
+    assert expected < uploaded and {".eval_results/math500.yaml", ".eval_results/aime25.yaml"} < uploaded
+    assert len(uploaded - expected) == 3  # both of these, and the scores under their protocol
 
 
 def test_nothing_of_this_machine_is_uploaded(cells):

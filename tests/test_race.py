@@ -266,6 +266,7 @@ def test_a_race_that_ends_with_several_rows_is_undecided():
         (["loss=sft,dft", "dataset.rows=80"], "an eighth of the 80 rows does not fill one batch of 64"),
         (["loss=sft,dft", "prompt=question,boxed"], "the rows of a race are scored alike"),
         (["loss=sft,dft", "force=true"], "force is not for a race"),
+        (["loss=sft,dft", "plan=True"], "plan=True is neither true nor false"),
         (["loss=sft,nonsense"], "loss=nonsense does not exist"),
     ],
 )

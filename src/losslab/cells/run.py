@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -86,9 +85,9 @@ def run(config: Config) -> None:
                     cell.update(state="trained")
                     return
                 cell.update(state="scoring")
-                began = time.monotonic()
-                score_model(config, cell, model)
-                cell.update(state="done", scoring_seconds=round(time.monotonic() - began, 1))
+                with cell.timed("scoring_seconds"):
+                    score_model(config, cell, model)
+                cell.update(state="done")
         except (Exception, KeyboardInterrupt, Interrupted) as error:
             if isinstance(error, KeyboardInterrupt) or came_of_stop(error):
                 ignore_stop_signals()
@@ -166,15 +165,12 @@ def trained_model(config: Config, cell: Cell) -> str:
         if is_main_process():
             check_checkpoint(base)
         return base.path
-    if decide_on_main(config.machine, lambda: not cell.model.exists()):
-        if is_main_process():
-            cell.update(state="training")
-        began = time.monotonic()
-        train_model(replace(config, model=base, reference=merged_reference(config)), cell.folder)
-        if is_main_process():
-            seconds = cell.state().get("training_seconds", 0.0) + time.monotonic() - began
-            cell.update(training_seconds=round(seconds, 1), devices=worker_count(config.machine))
-    measure_probabilities(config, cell, base)
+    with cell.timed("training_seconds") if is_main_process() else nullcontext():
+        if decide_on_main(config.machine, lambda: not cell.model.exists()):
+            if is_main_process():
+                cell.update(state="training", devices=worker_count(config.machine))
+            train_model(replace(config, model=base, reference=merged_reference(config)), cell.folder)
+        measure_probabilities(config, cell, base)
     return str(cell.model)
 
 

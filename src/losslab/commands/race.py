@@ -15,6 +15,7 @@ import sys
 
 from rich.console import Console
 
+from losslab.commands.cli import flag
 from losslab.config.log import terminal_text
 
 
@@ -29,11 +30,13 @@ def main(arguments: list[str]) -> int:
     from losslab.files import write
     from losslab.results.table_formats import terminal
 
+    plans = dict(argument.split("=", 1) for argument in arguments if argument.startswith("plan="))
+    planned = flag(plans, "plan")
     words = [argument for argument in arguments if not argument.startswith(("plan=", "-"))]
     if not any(word.startswith(("sweep.name=", "experiment=")) for word in words):
         words.append("sweep.name=race")
     the_race = race.Race.of(words)
-    if "plan=true" in arguments:
+    if planned:
         print(race_plan.text(the_race))
         return 0
     rungs = race.run(the_race)

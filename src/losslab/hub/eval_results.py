@@ -10,11 +10,10 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from losslab.config.benchmark import HARNESS
-from losslab.config.paths import CONF
 from losslab.config.prompt import MODEL_PROMPT
 from losslab.config.schema import EMBEDDED
 from losslab.files import read_json, write
-from losslab.hub.model_card import interval, local, public, scored
+from losslab.hub.model_card import benchmarks, interval, local, public, scored
 from losslab.records.reading import read_yaml
 from losslab.records.record import Cell
 
@@ -29,10 +28,10 @@ def write_eval_results(cell: Cell, folder: Path, repo: str | None = None) -> lis
     of this machine, a task of lm_eval and the embedded task have no data set there, and get no file.
     """
     entries: dict[str, list[EvalResultEntry]] = {}
-    benchmarks = _shipped() | read_yaml(cell.folder / "config.yaml")["benchmark"]
+    by_name = benchmarks(cell)
     for protocol, scores in scored(cell).items():
         for name in scores["benchmarks"]:
-            about = benchmarks.get(name, {})
+            about = by_name.get(name, {})
             if on_hub(about.get("path", "")):
                 entries.setdefault(name, []).append(_entry(cell, protocol, scores, name, about, repo))
     paths = []
@@ -46,12 +45,6 @@ def write_eval_results(cell: Cell, folder: Path, repo: str | None = None) -> lis
 def on_hub(path: str) -> bool:
     """Whether the path of a benchmark is the id of a data set on the hub."""
     return "/" in path and not local(path) and not path.startswith(HARNESS) and path != EMBEDDED
-
-
-def _shipped() -> dict[str, Any]:
-    """The benchmarks of conf/: a cell may be scored on more than its configuration names."""
-    files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((CONF / "benchmark").glob("*.yaml"))]
-    return {name: about for file in files for name, about in file.items()}
 
 
 def _entry(

@@ -10,12 +10,15 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hydra.utils import get_class
 
 from losslab.composition.record_file import check_objective
+from losslab.config.paths import CONF
 from losslab.config.schema import EMBEDDED_MODELS
 from losslab.config.sweep import SweepConfig
 from losslab.files import named, read_json
+from losslab.records.reading import read_yaml
 from losslab.records.record import Cell
 from losslab.results import table_formats, tables
 
+PATHS = ("path", "validation", "image_folder", "source", "data")  # keys whose value may be a path of this machine
 PRIVATE = ("machine", "tracker", "sweep", "plan", "force", "stage")  # where and how it ran: not shown
 
 
@@ -31,7 +34,7 @@ def card(cell: Cell, repo: str, licence: str) -> ModelCard:
         pipeline_tag="text-generation",
         tags=["losslab", config["names"]["loss"]],
         model_name=repo.split("/")[-1],
-        eval_results=[result for part in scores.values() for result in results(config, part)] or None,
+        eval_results=[result for part in scores.values() for result in results(benchmarks(cell), part)] or None,
     )
     parts = [f"---\n{metadata.to_yaml()}\n---", f"# {repo.split('/')[-1]}", summary(config), objective(config)]
     parts += [recipe(cell, config), tabled(scores), *ablations(cell), provenance(cell)]
@@ -41,11 +44,24 @@ def card(cell: Cell, repo: str, licence: str) -> ModelCard:
 def public(cell: Cell) -> dict[str, Any]:
     """A cell's configuration without machine keys, and with file names instead of paths."""
     config = yaml.safe_load((cell.folder / "config.yaml").read_text(encoding="utf-8"))
-    for group in (config["model"], config["dataset"], *config["benchmark"].values()):
-        group["path"] = shown(group["path"])
-    if config["eval"]["data"]:
-        config["eval"]["data"] = shown(config["eval"]["data"])
-    return {key: value for key, value in config.items() if key not in PRIVATE}
+    return {key: _without_folders(value) for key, value in config.items() if key not in PRIVATE}
+
+
+def _without_folders(part: Any) -> Any:
+    """A part of a configuration with the names of local files and folders in the place of their paths."""
+    if not isinstance(part, dict):
+        return part
+    return {
+        key: shown(value) if key in PATHS and isinstance(value, str) else _without_folders(value)
+        for key, value in part.items()
+    }
+
+
+def benchmarks(cell: Cell) -> dict[str, Any]:
+    """The shipped benchmarks and those of the cell's configuration, since it may be scored on more than that names."""
+    files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((CONF / "benchmark").glob("*.yaml"))]
+    shipped = {name: about for file in files for name, about in file.items()}
+    return shipped | read_yaml(cell.folder / "config.yaml")["benchmark"]
 
 
 def shown(path: str) -> str:
@@ -70,12 +86,12 @@ def scored(cell: Cell) -> dict[str, dict[str, Any]]:
     return {name: {key: value for key, value in part.items() if key != "model"} for name, part in scores.items()}
 
 
-def results(config: dict[str, Any], scores: dict[str, Any]) -> Iterator[EvalResult]:
-    """The scores as the hub's EvalResult."""
+def results(about: dict[str, Any], scores: dict[str, Any]) -> Iterator[EvalResult]:
+    """The scores as the hub's EvalResult, with what `benchmarks` says of each benchmark."""
     for name, part in scores["benchmarks"].items():
         yield EvalResult(
             task_type="text-generation",
-            dataset_type=config["benchmark"].get(name, {}).get("path", name),
+            dataset_type=shown(about.get(name, {}).get("path", name)),
             dataset_name=name,
             metric_type="accuracy",
             metric_name=f"avg@{part['samples']}, {scores['verdict']} verdict, 95% interval {interval(part)}",

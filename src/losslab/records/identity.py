@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import sys
 import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -32,7 +33,7 @@ def recipe(config: Config) -> str:
 
     Settings of machine, tracker and evaluation are left out, and so are values equal to the schema's defaults, so
     that a new option does not change the identity of finished cells. Local files count by content, not by name, and
-    the objective by its parameters and code, comments and layout apart.
+    the objective by its parameters and its code (`_code`), comments and layout apart.
     """
     return _sha256(_science(config))
 
@@ -96,7 +97,21 @@ def _data(folder: str) -> str:
 
 @cache
 def _code(cls: Any) -> str:
-    """The code of a class; empty where its source cannot be had."""
+    """The code of an objective; empty where its source cannot be had.
+
+    Of losslab's own ones it is their class, so that records keep their identity while the package around them changes.
+    Of others it is the whole modules of the class and its bases, whose functions it may call.
+    """
+    ours = {"losslab", *sys.stdlib_module_names}
+    theirs = [base for base in cls.__mro__ if base.__module__.split(".")[0] not in ours]
+    modules = dict.fromkeys(module for base in theirs if (module := inspect.getmodule(base)))
+    try:
+        return "\n".join(syntax(inspect.getsource(module)) for module in modules) or _source(cls)
+    except (OSError, TypeError):  # a notebook's cells have no file
+        return _source(cls)
+
+
+def _source(cls: Any) -> str:
     try:
         return syntax(textwrap.dedent(inspect.getsource(cls)))
     except (OSError, TypeError):

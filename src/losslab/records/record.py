@@ -11,6 +11,7 @@ Writes are atomic: after a kill, either the old or the complete new file remains
 
 import fcntl
 import shutil
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -105,6 +106,18 @@ class Cell:
     def state(self) -> dict[str, Any]:
         """The content of cell.json, `{}` for a cell that was never begun."""
         return read_json(self.folder / "cell.json")
+
+    @contextmanager
+    def timed(self, field: str) -> Iterator[None]:
+        """Add the seconds of the block to a field of cell.json, with an exception too: attempts are summed.
+
+        Those of a process that is killed are not counted.
+        """
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.update(**{field: round(self.state().get(field, 0.0) + time.monotonic() - began, 1)})
 
     def trained(self, config: Config) -> bool:
         return not config.trains or self.model.exists()
