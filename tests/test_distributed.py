@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch.distributed.elastic.metrics import api as metrics_api
 from torch.distributed.elastic.metrics.api import prof
 from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import AutoModelForCausalLM
 
 from losslab.cells import run as cell_run
@@ -20,8 +22,9 @@ from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import Device, TrackerName
 from losslab.config.machine import MachineConfig, TrackerConfig
 from losslab.config.schema import Config, DatasetConfig, ModelConfig, Names, Stage
-from losslab.distributed import environment, process_group
-from losslab.distributed.launch import StopForwarded
+from losslab.distributed import environment, process_group, worker
+from losslab.distributed import launch as launching
+from losslab.distributed.launch import StopForwarded, launch
 from losslab.distributed.signals import REQUEUE, WORKER_STOP_SIGNALS, Interrupted, came_of_stop, heeded, raise_on_stop
 from losslab.records.record import Cell
 
@@ -249,3 +252,81 @@ def test_a_request_to_stop_that_comes_in_a_destructor_is_not_lost(capsys):
         Destroyed()
         time.sleep(60)
     assert sys.unraisablehook is hook and capsys.readouterr().err == ""
+
+
+def test_a_second_ctrl_c_does_not_end_the_clean_up():
+    cleaned = []
+    with pytest.raises(Interrupted), raise_on_stop(WORKER_STOP_SIGNALS):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        finally:
+            for number in WORKER_STOP_SIGNALS:
+                os.kill(os.getpid(), number)
+            cleaned.append(True)
+    assert cleaned == [True]
+
+
+def handlers() -> dict[int, object]:
+    return {number: signal.getsignal(number) for number in (signal.SIGQUIT, *WORKER_STOP_SIGNALS)}
+
+
+@pytest.fixture
+def no_fork_server(monkeypatch) -> None:
+    monkeypatch.setattr(launching, "_start_fork_server", lambda: None)
+
+
+def test_a_launch_that_cannot_begin_leaves_the_handlers_as_they_were(no_fork_server, tmp_path):
+    before = handlers()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        launch(print, machine=MachineConfig(device=Device.cpu), logs=tmp_path / "file/logs")
+    assert handlers() == before
+
+
+def test_after_a_failure_on_several_nodes_the_next_launch_runs(no_fork_server, tmp_path, monkeypatch):
+    """The nodes of a SLURM step keep one store for all cells of a sweep."""
+    kept, ran = torch.distributed.HashStore(), []
+
+    def fail(*_: object) -> None:
+        failure = ProcessFailure(local_rank=0, pid=1, exitcode=1, error_file="none")
+        raise ChildFailedError("worker", {0: failure})
+
+    def succeed(*_: object) -> None:
+        time.sleep(1.5)  # the other nodes are asked every second
+        ran.append(True)
+
+    for name, value in {
+        "node_count": lambda: 2, "store": lambda: kept, "gather_from_nodes": lambda value: [value, None],
+        "_launch_config": lambda *_: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(launching, name, value)
+
+    def start(workers: Callable[..., None]) -> None:
+        monkeypatch.setattr(launching, "elastic_launch", lambda *_: workers)
+        launch(print, machine=MachineConfig(device=Device.cpu), logs=tmp_path / "logs")
+
+    with pytest.raises(process_group.WorkerError, match="rank 0 died with exit code 1"):
+        start(fail)
+    start(succeed)
+    assert ran == [True]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message", "raised"),
+    [
+        ("2", "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv", TimeoutError),
+        ("2", "Timed out after 3 seconds: the server of the judge", RuntimeError),
+        ("1", "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv", RuntimeError),
+    ],
+)
+def test_only_a_collective_that_times_out_is_put_down_to_another_rank(monkeypatch, ranks, message, raised):
+    def fail() -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    monkeypatch.setattr(worker, "LOST_RANK_SECONDS", 0)
+    monkeypatch.setattr(worker, "_exit_with_launcher", lambda: None)
+    with pytest.raises(raised) as error:
+        worker.run_worker.__wrapped__(fail)
+    assert ("no answer from another rank for 30 minutes" in str(error.value)) == (raised is TimeoutError)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from losslab.config.choices import AnswerEnd, Overlong, Turns
 from losslab.config.schema import TrainConfig
 from losslab.data import toy_task
+from losslab.distributed import process_group
 from losslab.models.export import export
 from losslab.models.policy import build
 
@@ -46,6 +47,14 @@ def exported(checkpoint: Path, config, folder: Path, ends: list[int]) -> Generat
     config = replace(config, model=replace(config.model, path=str(checkpoint)))
     export(build(config, torch.device("cpu"), reference=False), toy_task.tokenizer(), folder, ends)
     return GenerationConfig.from_pretrained(folder)
+
+
+def test_ranks_wait_for_the_export_longer_than_for_a_step(checkpoint, rows, tmp_path, one_rank, monkeypatch):
+    waits: list[object] = []
+    monkeypatch.setattr(torch.distributed, "barrier", lambda group=None: waits.append(group))
+    exported(checkpoint, make(checkpoint, rows, tmp_path, "sft"), tmp_path / "model", [3])
+    (group,) = set(waits)
+    assert group is not None and group is process_group._patient_group()
 
 
 def test_they_are_stops_of_the_exported_model(checkpoint, rows, tmp_path, one_rank):

@@ -1,10 +1,14 @@
 """The GPUs of this machine as nvidia-smi reports them; asking CUDA would allocate a context on one of them."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")  # NVIDIA, its Jetson, AMD, WSL
+FORMAT = "--format=csv,noheader,nounits"
+# A line of `nvidia-smi -L` for a part of a GPU (MIG), whose name has its memory: "MIG 3g.40gb Device 0: (UUID: MIG-…)".
+PART = re.compile(r"MIG \S*?\.(\d+)gb\S* .*UUID: (MIG-[^)]+)\)")
 
 
 def count() -> int:
@@ -17,31 +21,46 @@ def count() -> int:
 
 
 def free() -> list[str] | None:
-    """The visible GPUs, by uuid, on which no process computes; None without nvidia-smi."""
-    if (visible := _visible("uuid")) is None:
+    """The visible GPUs, by uuid, on which no process computes; None where none is visible.
+
+    A part of a GPU (MIG) counts as free: nvidia-smi names the whole GPU for a process on it.
+    """
+    if not (visible := _visible()):
         return None
     used = {line[0] for line in _query("--query-compute-apps=gpu_uuid")}
-    return [uuid for uuid, _ in visible if uuid not in used]
+    return [uuid for uuid in visible if uuid not in used]
 
 
 def memory() -> float | None:
-    """Bytes of the smallest visible GPU; None without nvidia-smi."""
-    visible = _visible("memory.total")
-    return min(float(mib) * 2**20 for _, mib in visible) if visible else None
+    """Bytes of the smallest visible GPU; None if unknown, as on a system whose GPU shares the memory of the CPU."""
+    return min((size for size in _visible().values() if size is not None), default=None)
 
 
-def _visible(field: str) -> list[tuple[str, str]] | None:
-    """(uuid, value of an nvidia-smi field without its unit) of each visible GPU; None without nvidia-smi."""
+def _visible() -> dict[str, float | None]:
+    """The bytes of each visible GPU, or part of one, by uuid; none without nvidia-smi."""
     try:
-        gpus = _query(f"--query-gpu=index,uuid,{field}")
+        listed = _query("--query-gpu=index,uuid,memory.total")
     except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
-    chosen = None if variable is None else set(variable.split(","))
-    return [(uuid, value) for index, uuid, value in gpus if chosen is None or {index, uuid} & chosen]
+        return {}
+    indices = {index: uuid for index, uuid, _ in listed}
+    sizes = {uuid: float(mib) * 2**20 if mib.replace(".", "").isdigit() else None for _, uuid, mib in listed}
+    if (variable := os.environ.get("CUDA_VISIBLE_DEVICES")) is None:
+        return sizes
+    chosen = [name.strip() for name in variable.split(",")]
+    if any(name.startswith("MIG-") for name in chosen):
+        sizes |= {uuid: float(gigabytes) * 1e9 for gigabytes, uuid in PART.findall(_nvidia_smi("-L"))}
+    seen: dict[str, float | None] = {}
+    for name in chosen:
+        uuid = indices.get(name) or next((uuid for uuid in sizes if name and uuid.startswith(name)), None)
+        if uuid is None:
+            break  # CUDA too ignores what follows a name that it does not know
+        seen[uuid] = sizes[uuid]
+    return seen
 
 
 def _query(query: str) -> list[list[str]]:
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return [[part.strip() for part in line.split(",")] for line in output.splitlines()]
+    return [[part.strip() for part in line.split(",")] for line in _nvidia_smi(query, FORMAT).splitlines()]
+
+
+def _nvidia_smi(*arguments: str) -> str:
+    return subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, check=True).stdout

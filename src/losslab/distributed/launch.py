@@ -4,6 +4,7 @@ Under torchrun, or srun with one task for each rank, this process is a worker it
 the workers: they save a checkpoint and exit, and `launch` raises Interrupted.
 """
 
+import itertools
 import logging
 import multiprocessing
 import os
@@ -44,6 +45,7 @@ from losslab.files import read_json
 
 PRELOAD = ["losslab.training.loop"]  # imported once by the fork server, so that later cells start at once
 SHUTDOWN_SECONDS = 600  # that a worker may take to save its checkpoint after a stop request
+_launches = itertools.count()  # the number of the next launch; the same on all nodes
 
 
 def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, logs: Path) -> None:
@@ -76,33 +78,36 @@ class Failure:
 
 def _launch_on_node(worker: Callable[..., None], args: tuple, machine: MachineConfig, logs: Path) -> Failure | None:
     """Run the workers of this node to their end; returns the failure, or None."""
+    failed = f"failed/{next(_launches)}"  # a key of the store, which the nodes keep for all of their launches
     gpus = 0 if machine.device == Device.cpu else torch.cuda.device_count()
     if gpus and workers_per_node(machine) > gpus:
         raise ValueError(f"machine.workers={machine.workers}, but {gpus} GPUs are visible here: lower it")
     _start_fork_server()
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they would log the exception that is raised here again
-    handlers = {signal.SIGQUIT: signal.getsignal(signal.SIGQUIT)}
-    handlers |= {number: signal.signal(number, _forward_stop) for number in heeded(WORKER_STOP_SIGNALS)}
-    logs.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="losslab-") as errors:
-        config = _launch_config(machine, WorkerLogs(logs, errors))
-        try:
-            with _stop_when_another_node_fails():
-                elastic_launch(config, run_worker)(worker, *args)
-        except (SignalException, Interrupted):
-            handlers |= dict.fromkeys(STOP_SIGNALS, signal.SIG_IGN)  # this process is stopping
-            for file in Path(errors).rglob("error.json"):
-                log.warning(f"a worker failed while it was stopping: {read_json(file)['message']['message']}")
-            return Failure(time.time())
-        except ChildFailedError as error:
-            failure = _failure_of(error)
-            if node_count() > 1:
-                store().set("failed", "yes")
-            return failure
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+    forwarded = heeded(WORKER_STOP_SIGNALS)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGQUIT, *forwarded)}
+    try:
+        for number in forwarded:
+            signal.signal(number, _forward_stop)
+        logs.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="losslab-") as errors:
+            config = _launch_config(machine, WorkerLogs(logs, errors))
+            try:
+                with _stop_when_another_node_fails(failed):
+                    elastic_launch(config, run_worker)(worker, *args)
+            except (SignalException, Interrupted):
+                handlers |= dict.fromkeys(STOP_SIGNALS, signal.SIG_IGN)  # this process is stopping
+                for file in Path(errors).rglob("error.json"):
+                    log.warning(f"a worker failed while it was stopping: {read_json(file)['message']['message']}")
+                return Failure(time.time())
+            except ChildFailedError as error:
+                if node_count() > 1:
+                    store().set(failed, "yes")
+                return _failure_of(error)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return None
 
 
@@ -178,8 +183,11 @@ def _failure_of(error: ChildFailedError) -> Failure:
 
 
 @contextmanager
-def _stop_when_another_node_fails() -> Iterator[None]:
-    """Stop the workers of this node when those of another fail, for which they would otherwise wait until a timeout."""
+def _stop_when_another_node_fails(failed: str) -> Iterator[None]:
+    """Stop the workers of this node when those of another fail, for which they would otherwise wait until a timeout.
+
+    The other node says so by the key `failed` of the store.
+    """
     if node_count() == 1:
         yield
         return
@@ -187,7 +195,7 @@ def _stop_when_another_node_fails() -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(1):
-            if store().check(["failed"]):
+            if store().check([failed]):
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 

@@ -41,11 +41,11 @@ def heeded(signals: tuple[signal.Signals, ...]) -> list[signal.Signals]:
 def raise_on_stop(signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> Iterator[None]:
     """Raise Interrupted in the block on the first of `signals`; further ones are ignored.
 
-    Where it is raised in a destructor, which an exception cannot leave, this process sends itself `signals[0]` soon.
+    Python drops an exception that a destructor raises: this process then sends itself `signals[0]` a moment later.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        ignore_stop_signals()
+        ignore_stop_signals(signals)
         raise Interrupted
 
     def tell(unraisable: Any) -> None:
@@ -70,9 +70,9 @@ def raise_on_stop(signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> Iterato
             signal.signal(number, handler)
 
 
-def ignore_stop_signals() -> None:
+def ignore_stop_signals(signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> None:
     """Ignore requests to stop from here on: the process is already stopping."""
-    for number in STOP_SIGNALS:
+    for number in signals:
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -80,7 +80,8 @@ def ignore_stop_signals() -> None:
 def stop_signals_blocked() -> Iterator[None]:
     """Processes started in the block inherit a mask that blocks requests to stop.
 
-    SLURM sends them, and a terminal Ctrl-C, to every process of the job; only this one has to handle them.
+    SLURM sends its signals to every process of the job, and a terminal sends Ctrl-C to every process of a command, but
+    only this process has to handle them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WORKER_STOP_SIGNALS)
     try:

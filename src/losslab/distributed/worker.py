@@ -26,9 +26,10 @@ def run_worker(worker: Callable[..., None], *args: object) -> None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, WORKER_STOP_SIGNALS)  # signals that came before arrive now
             worker(*args)
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):  # another rank failed first
-            time.sleep(LOST_RANK_SECONDS)
-        if "Timed out" in str(error):  # and reported nothing
+        if not _of_another_rank(error):
+            raise
+        time.sleep(LOST_RANK_SECONDS)
+        if "Timed out" in str(error):  # the other rank reported nothing
             minutes = process_group.STEP_TIMEOUT.total_seconds() / 60
             raise TimeoutError(
                 f"no answer from another rank for {minutes:g} minutes: it or its machine hangs; find out which, and "
@@ -37,6 +38,11 @@ def run_worker(worker: Callable[..., None], *args: object) -> None:
         raise
     if dist.is_initialized():  # not after an error: with NCCL it would wait for ranks that wait for this one
         dist.destroy_process_group()
+
+
+def _of_another_rank(error: RuntimeError) -> bool:
+    """Whether an error says that another rank is gone or does not answer."""
+    return int(os.environ["WORLD_SIZE"]) > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
 def _exit_with_launcher() -> None:

@@ -10,6 +10,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from losslab.distributed.process_group import barrier_at_end
 from losslab.files import whole
 from losslab.models import lora
 from losslab.models.policy import Policy, own_names
@@ -26,22 +27,29 @@ def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, end
     state: dict[str, Any] = get_model_state_dict(
         model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
     )
-    if dist.get_rank() == 0:
-        if policy.adapters.rank:
-            state = lora.merged(state, model, policy.adapters)
-        names = {name.replace(lora.BASE, "") for name in own_names(model)}
-        weights = {name: value.to(policy.published) for name, value in state.items() if name in names}
-        generation, model.generation_config = with_ends(model, ends), GenerationConfig()  # which is always valid
-        with whole(folder) as temporary:
-            model.save_pretrained(temporary, state_dict=weights)
-            model.config.dtype = policy.published  # save_pretrained put down that of the masters
-            model.config.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            if policy.source is not None:
-                write_processor(policy.source, temporary)
-            generation.to_json_file(temporary / GENERATION_CONFIG_NAME)
-        model.generation_config = generation
-    dist.barrier()
+    with barrier_at_end():  # a slow disk may take longer than a training step is given
+        if dist.get_rank() == 0:
+            if policy.adapters.rank:
+                state = lora.merged(state, model, policy.adapters)
+            _write(policy, state, tokenizer, folder, ends)
+
+
+def _write(
+    policy: Policy, state: dict[str, Any], tokenizer: PreTrainedTokenizerBase, folder: Path, ends: Sequence[int]
+) -> None:
+    model = policy.model
+    names = {name.replace(lora.BASE, "") for name in own_names(model)}
+    weights = {name: value.to(policy.published) for name, value in state.items() if name in names}
+    generation, model.generation_config = with_ends(model, ends), GenerationConfig()  # which is always valid
+    with whole(folder) as temporary:
+        model.save_pretrained(temporary, state_dict=weights)
+        model.config.dtype = policy.published  # save_pretrained put down that of the masters
+        model.config.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        if policy.source is not None:
+            write_processor(policy.source, temporary)
+        generation.to_json_file(temporary / GENERATION_CONFIG_NAME)
+    model.generation_config = generation
 
 
 def with_ends(model: PreTrainedModel, ends: Sequence[int]) -> GenerationConfig:
