@@ -1,14 +1,23 @@
 """What is shown of a sweep and done to it, from records written by hand; on a real cluster: test_slurm.py."""
 
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
 import pytest
 from rich.console import Console
+from submitit.core.utils import FailedJobError
 from test_tables import cell
 
 from losslab.cells.run import finished
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import BASE, BenchmarkConfig, Config, EvalConfig, Names
+from losslab.distributed.signals import Interrupted
 from losslab.files import read_json, write_json, write_lines
-from losslab.launchers import slurm, status
+from losslab.launchers import local, slurm, status
 from losslab.records.record import Cell
 
 
@@ -49,13 +58,143 @@ def test_nothing_is_cancelled_where_slurm_is_not(tmp_path, monkeypatch):
 
 def test_an_exit_status_that_is_being_written_is_none(tmp_path):
     (tmp_path / "jobs").mkdir()
-    write_json(tmp_path / slurm.RECORD, {"cells": ["results/cells/one"]})
     written = slurm.Submission(tmp_path)
-    assert written.exit_status("one") is None
+    assert written.exit_status(0) is None
     (tmp_path / "jobs/exit-0").write_text("")
-    assert written.exit_status("one") is None
+    assert written.exit_status(0) is None
     (tmp_path / "jobs/exit-0").write_text("75\n")
-    assert written.exit_status("one") == 75
+    assert (written.exit_status(0), written.exit_status(1)) == (75, None)
+
+
+def test_a_submission_is_read_once_for_all_of_its_cells(tmp_path, monkeypatch):
+    members = [cell(tmp_path, "sft", seed, None) for seed in range(3)]
+    folder = tmp_path / "sweeps/study/1"
+    (folder / "jobs").mkdir(parents=True)
+    (folder / "jobs/exit-1").write_text("9\n")
+    record = {"jobs": ["7"], "cells": {str(own.folder): [] for own in members}, "sweep": "study"}
+    write_json(folder / slurm.RECORD, record | {"submitted": "9999", "launcher": {"separate_evaluation": False}})
+    reads = []
+    monkeypatch.setattr(slurm, "read_json", lambda path: reads.append(path) or read_json(path))
+    rows = {row.folder: row for row in status.statuses("study", str(tmp_path))}
+    assert [rows[own.folder].state for own in members] == ["waiting", "failed", "waiting"]
+    assert "its job ended with status 9" in rows[members[1].folder].note
+    assert reads == [folder / slurm.RECORD]
+
+
+@pytest.mark.parametrize(
+    ("separate", "updated", "expected"),
+    [(False, "2026-01-03", "trained"), (True, "2026-01-03", "cancelled"), (False, "2026-01-01", "cancelled")],
+)
+def test_what_is_trained_when_its_sweep_is_cancelled(tmp_path, separate, updated, expected):
+    """Trained by the cancelled job it is at its end, unless it was to be scored; else the job had more to do."""
+    own = cell(tmp_path, "sft", 0, None)
+    own.update(state="trained")
+    write_json(own.folder / "cell.json", own.state() | {"updated": updated})
+    record = {"jobs": ["7"], "cells": {str(own.folder): []}, "submitted": "2026-01-02", "cancelled": "2026-01-04"}
+    record |= {"launcher": {"separate_evaluation": separate}}
+    write_json(tmp_path / "sweeps/study/1" / slurm.RECORD, record)
+    (row,) = status.statuses("study", str(tmp_path))
+    assert row.state == expected
+
+
+class Cluster:
+    """What `submit` and `cancel` ask of SLURM: arrays are numbered from 7, and `accepted` of them are taken."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, accepted: int = 9) -> None:
+        self.accepted, self.queued, self.cancelled = accepted, list[tuple[str, str]](), list[str]()
+        monkeypatch.setattr(slurm, "_slurm", self.command)
+        monkeypatch.setattr(
+            slurm, "_executor", lambda folder, code, sweep, *_: SimpleNamespace(map_array=self.map(sweep))
+        )
+        monkeypatch.setattr(slurm.code_snapshot, "take", lambda folder: folder)
+
+    def map(self, sweep: str) -> Callable[..., list[SimpleNamespace]]:
+        def map_array(function: object, logs: list[str], commands: list[list[str]]) -> list[SimpleNamespace]:
+            if len(self.queued) == self.accepted:
+                raise FailedJobError("Invalid account")
+            self.queued.append((str(7 + len(self.queued)), slurm.job_name(sweep)))
+            return [SimpleNamespace(job_id=f"{self.queued[-1][0]}_{i}") for i in range(len(commands))]
+
+        return map_array
+
+    def command(self, name: str, *arguments: str) -> str:
+        if name == "scancel":
+            self.cancelled += arguments
+            return ""
+        return "".join(f"{job} {job}_0 {name}\n" for job, name in self.queued)
+
+
+PARAMETERS = {"separate_evaluation": True, "nodes": 1, "array_parallelism": 4, "environment": {"HF_TOKEN": "hf_secret"}}
+
+
+def test_a_sweep_whose_second_array_is_refused_is_cancelled(tmp_path, monkeypatch):
+    cluster = Cluster(monkeypatch, accepted=1)
+    with pytest.raises(ValueError, match="SLURM refused the sweep: Invalid account"):
+        slurm.submit("study", {"cells/one": []}, PARAMETERS, tmp_path)
+    assert cluster.cancelled == ["7_0"]
+    (submission,) = slurm.Submission.of("study", str(tmp_path))
+    assert submission.record["jobs"] == ["7"] and "cancelled" in submission.record
+
+
+def test_what_is_cancelled_are_ones_own_jobs_of_the_sweep(tmp_path, monkeypatch):
+    cluster = Cluster(monkeypatch)
+    name = "a,b"  # which a list of names for squeue would split
+    mine, other = (slurm.submit(name, {"cells/one": []}, PARAMETERS, tmp_path) for _ in range(2))
+    slurm.submit("another", {"cells/one": []}, PARAMETERS, tmp_path)
+    before = other.record
+    monkeypatch.setattr(slurm.Submission, "is_mine", property(lambda own: own.folder == mine.folder))
+    assert slurm.cancel(name, str(tmp_path)) == 2
+    assert cluster.cancelled == ["7_0", "8_0"] and "cancelled" in mine.record and other.record == before
+    monkeypatch.setattr(slurm.Submission, "is_mine", property(lambda own: False))
+    with pytest.raises(ValueError, match="the sweep a,b was submitted by another user: ask them to cancel it"):
+        slurm.cancel(name, str(tmp_path))
+
+
+def test_variables_for_the_jobs_are_read_by_their_owner_alone(tmp_path, monkeypatch):
+    Cluster(monkeypatch)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")  # which records mask, and a retry needs
+    submission = slurm.submit("study", {"cells/one": []}, PARAMETERS, tmp_path)
+    assert "hf_secret" not in (submission.folder / slurm.RECORD).read_text()
+    assert submission.record["launcher"] == PARAMETERS | {"environment": {"HF_TOKEN": "(not shown)"}}
+    assert submission.launcher == PARAMETERS
+    assert (submission.folder / "jobs").stat().st_mode & 0o777 == 0o700
+    (submission.folder / slurm.ENVIRONMENT).unlink()  # an earlier submission has none
+    write_json(submission.folder / slurm.RECORD, submission.record | {"launcher": {"environment": {"A": "1"}}})
+    assert submission.launcher == {"environment": {"A": "1"}}
+
+
+CELL = """
+import pathlib, signal, sys, time
+
+def stop(*_):
+    print("stopped", flush=True)
+    sys.exit(75)
+
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(600)
+"""
+
+
+def test_a_request_to_stop_reaches_the_cells_that_run_on_this_machine(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text(CELL)
+    monkeypatch.setattr(local, "ROOT", tmp_path)
+    cells = {tmp_path / name: [str(tmp_path / f"{name}-began")] for name in "abc"}
+
+    def ask() -> None:
+        while len(list(tmp_path.glob("*-began"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with pytest.raises(Interrupted):
+        local.run(cells, 2, [])
+    asking.join()
+    assert {path.parent.parent.name: path.read_text() for path in tmp_path.glob("*/logs/main.txt")} == {
+        "a": "stopped\n",
+        "b": "stopped\n",
+    }
 
 
 def test_a_finished_cell_is_done_whatever_word_a_kill_left(tmp_path):

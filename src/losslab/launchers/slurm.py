@@ -5,6 +5,7 @@ script. If the cell has to stop (time limit, preemption), it exits with status 7
 its node fails, SLURM requeues it. The submission is recorded in results/sweeps/<sweep>/<time>/submission.json.
 """
 
+import json
 import os
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ from losslab.files import read_json, write_json
 from losslab.records import code_snapshot
 
 RECORD = "submission.json"
+ENVIRONMENT = "jobs/environment.json"  # beside the record, which others can read; this its owner alone
 OURS = {"_target_", "submitit_folder", "name", "max_num_timeout", "environment", "container", "tries"}
 OURS |= {"separate_evaluation", "setup", "additional_parameters"}
 # The batch script survives a TERM to all processes of the job, as when a machine shuts down and srun kills the cell.
@@ -55,15 +57,33 @@ class Submission:
         """Whether this user wrote it: jobs run commands from it, so only one's own may be submitted again."""
         return (self.folder / RECORD).stat().st_uid == os.getuid()
 
-    def exit_status(self, cell: str) -> int | None:
-        """The non-zero exit status of the job of a cell (the folder's name); None if there is none."""
-        names = [Path(folder).name for folder in self.record["cells"]]
-        path = self.folder / "jobs" / f"exit-{names.index(cell)}" if cell in names else None
+    @property
+    def launcher(self) -> dict[str, Any]:
+        """The `parameters` of `submit`, if the submission is one's own."""
+        environment = self.folder / ENVIRONMENT
+        launcher = self.record["launcher"]  # an earlier one holds the environment itself
+        return launcher | ({"environment": read_json(environment)} if environment.exists() else {})
+
+    def exit_status(self, number: int) -> int | None:
+        """The non-zero exit status of the job of a cell, counted from 0 as in the record; None if there is none."""
         try:
-            text = path.read_text().strip() if path else ""
+            text = (self.folder / "jobs" / f"exit-{number}").read_text().strip()
         except (FileNotFoundError, PermissionError):  # no such file, or another user's job
             text = ""
         return int(text) if text.isdigit() else None  # empty while being written, and on a full disk
+
+    def cancel(self) -> int:
+        """Cancel its queued and running jobs; returns how many there were."""
+        record = self.record
+        listed = _slurm("squeue", "--noheader", "--array", "--me", "--format=%F %i %j")
+        mine = [line.split(maxsplit=2) for line in listed.splitlines()]
+        # By the name too, since SLURM starts again at the first number one day.
+        queued = [task for job, task, name in mine if job in record["jobs"] and name == job_name(record["sweep"])]
+        record |= {"cancelled": datetime.now(UTC).isoformat()}
+        write_json(self.folder / RECORD, record)  # first: `status` reads a cancelled job's files by it
+        if queued:
+            _slurm("scancel", *queued)
+        return len(queued)
 
     @classmethod
     def of(cls, sweep: str, results: str) -> list["Submission"]:
@@ -78,6 +98,10 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
     folder = _new_folder(results / "sweeps" / sweep)
     code = code_snapshot.take(folder / "code").resolve()
     stages = ["train", "score"] if parameters["separate_evaluation"] else [None]  # None: what the cell asks for
+    (folder / ENVIRONMENT).write_text(json.dumps(parameters["environment"]))
+    public = parameters | {"environment": dict.fromkeys(parameters["environment"], "(not shown)")}
+    record = {"sweep": sweep, "submitted": datetime.now(UTC).isoformat(timespec="seconds"), "cells": cells}
+    record |= {"launcher": public, "results": str(results)}
     jobs: list[str] = []
     try:
         for stage in stages:
@@ -87,10 +111,11 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
             commands = [_command(code, overrides, stage) for overrides in cells.values()]
             submitted = executor.map_array(_become, [str(Path(cell) / "logs") for cell in cells], commands)
             jobs.append(submitted[0].job_id.split("_")[0])
+            write_json(folder / RECORD, record | {"jobs": jobs})
     except (FailedJobError, FailedSubmissionError, RuntimeError) as error:
+        if jobs:  # the training of a sweep whose scoring was refused
+            Submission(folder).cancel()
         raise ValueError(f"SLURM refused the sweep: {' '.join(str(error).split())}") from None
-    record = {"sweep": sweep, "jobs": jobs, "submitted": datetime.now(UTC).isoformat(timespec="seconds")}
-    write_json(folder / RECORD, record | {"cells": cells, "launcher": parameters, "results": str(results)})
     at_once = min(len(cells), parameters["array_parallelism"])
     log.info(
         f"{sweep}: {len(cells)} cells submitted as job {' and '.join(jobs)}, {at_once} at a time\n"
@@ -100,17 +125,14 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
 
 
 def cancel(sweep: str, results: str) -> int:
-    """Cancel all queued and running jobs of a sweep; returns how many there were."""
-    jobs = [job for submission in Submission.of(sweep, results) for job in submission.record["jobs"]]
-    if not jobs:
+    """Cancel this user's queued and running jobs of a sweep; returns how many there were."""
+    submissions = Submission.of(sweep, results)
+    if not submissions:
         raise ValueError(f"the sweep {sweep} was not submitted to SLURM from {results}: there is nothing to cancel")
-    mine = _slurm("squeue", "--noheader", "--array", "--me", f"--name={job_name(sweep)}", "--format=%A %F %i")
-    queued = [line.split()[2] for line in mine.splitlines() if line.split()[1] in jobs]
-    for submission in Submission.of(sweep, results):  # first: `status` reads a cancelled job's files by it
-        write_json(submission.folder / RECORD, submission.record | {"cancelled": datetime.now(UTC).isoformat()})
-    if queued:
-        _slurm("scancel", *queued)
-    return len(queued)
+    mine = [submission for submission in submissions if submission.is_mine]
+    if not mine:
+        raise ValueError(f"the sweep {sweep} was submitted by another user: ask them to cancel it")
+    return sum(submission.cancel() for submission in mine)
 
 
 def job_name(sweep: str) -> str:

@@ -63,7 +63,7 @@ class Submitted:
 
     submission: Submission
     record: dict[str, Any]
-    cells: frozenset[str]  # names of the folders
+    cells: dict[str, int]  # the number of each in the record, by the name of its folder
 
 
 def submitted(sweep: str, results: str) -> list[Submitted]:
@@ -72,7 +72,8 @@ def submitted(sweep: str, results: str) -> list[Submitted]:
     for submission in Submission.of(sweep, results):
         with suppress(ValueError, TypeError):
             record = submission.record
-            readable.append(Submitted(submission, record, frozenset(Path(cell).name for cell in record["cells"])))
+            cells = {Path(cell).name: number for number, cell in enumerate(record["cells"])}
+            readable.append(Submitted(submission, record, cells))
     return readable
 
 
@@ -136,7 +137,9 @@ def _state(folder: Path, record: dict[str, Any], submissions: Sequence[Submitted
         return recorded if recorded in FINAL else "silent" if recorded else "waiting"
     newest = submissions[-1].record
     if "cancelled" in newest:
-        return "failed" if recorded == "failed" else "cancelled"
+        trained = recorded == "trained" and not newest["launcher"]["separate_evaluation"]
+        over = recorded == "failed" or (trained and newest["submitted"] <= record["updated"])
+        return recorded if over else "cancelled"
     if recorded is None or newest["submitted"] > record["updated"]:  # submitted again since
         return "failed" if died(folder, submissions) else "waiting"
     if recorded == "interrupted":
@@ -150,7 +153,10 @@ def _state(folder: Path, record: dict[str, Any], submissions: Sequence[Submitted
 
 def died(folder: Path, submissions: Sequence[Submitted]) -> int | None:
     """The exit status of the cell's last job if it is not 0; `submissions` are those with the cell."""
-    return submissions[-1].submission.exit_status(folder.name) if submissions else None
+    if not submissions:
+        return None
+    newest = submissions[-1]
+    return newest.submission.exit_status(newest.cells[folder.name])
 
 
 def _scores(folder: Path) -> str:
@@ -254,4 +260,4 @@ def retry(sweep: str, results: str) -> None:
     cells = dict(overrides[name] for name in again if name in overrides)
     if not cells:
         raise ValueError(f"no cell of {sweep} that was submitted to SLURM has failed: there is nothing to retry")
-    submit(sweep, cells, submissions[-1].record["launcher"], Path(results))
+    submit(sweep, cells, submissions[-1].submission.launcher, Path(results))
