@@ -26,6 +26,7 @@ from losslab.config.schema import Config, ModelConfig, Names
 from losslab.config.sweep import SweepConfig
 from losslab.data import toy_task
 from losslab.data.examples import Examples
+from losslab.distributed import launch as launching
 from losslab.evaluation import sampled_answers
 from losslab.files import read_json, write_json, write_lines
 from losslab.records.record import Cell
@@ -55,7 +56,7 @@ def models(tmp_path_factory) -> tuple[Path, Path]:
 def in_process(one_rank, monkeypatch) -> None:
     """The workers of a measurement are this process."""
     monkeypatch.setattr(kl_to_base, "start", lambda config: torch.device("cpu"))
-    monkeypatch.setattr(kl_to_base, "launch", lambda worker, *args, machine, logs: worker(*args))
+    monkeypatch.setattr(launching, "launch", lambda worker, *args, machine, logs: worker(*args))
 
 
 def logp(model: Path, prompt: list[int], answer: list[int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pictures
 import pytest
 import torch
 from test_conclusion import scored
@@ -10,7 +11,8 @@ from test_training import data_rows, logprobs, make
 from transformers import AutoModelForCausalLM
 
 from losslab.cells import probe as cell_probe
-from losslab.data.examples import prepare
+from losslab.data.batches import Shard
+from losslab.data.examples import Examples, prepare
 from losslab.data.probability_bins import EDGES
 from losslab.data.tokenise import Tokeniser
 from losslab.files import read_json, write_json
@@ -18,7 +20,7 @@ from losslab.models.loading import load_tokenizer
 from losslab.results import probe_neighbours
 from losslab.results.probe_neighbours import Known, known, place, place_of, sentence
 from losslab.statistics.intervals import Estimate, over_clusters, student
-from losslab.training import probe
+from losslab.training import probe, target_probabilities
 
 ASKED = 17  # of 22 rows
 
@@ -45,6 +47,34 @@ def test_the_numbers_are_those_of_a_full_softmax(one_rank, checkpoint, rows, tmp
     said = cell_probe.lines(config, found, [])
     assert f"{ASKED} demonstrations, {found['tokens']:,} answer tokens" in said[0]
     assert f"{found['p'][0]:.3f} ± {found['p'][1]:.3f}" in said[1]
+
+
+def test_a_rank_that_has_no_example_of_a_batch_measures_the_others(one_rank, checkpoint, rows, tmp_path, monkeypatch):
+    """Of 17 examples in batches of 16 the last is one, which goes to one of the two ranks."""
+    monkeypatch.setattr(probe, "start", lambda config: torch.device("cpu"))
+    monkeypatch.setattr(probe, "BATCH", 16)
+    config = make(checkpoint, rows, tmp_path, "sft", probabilities=ASKED, micro_batch_tokens=4096)
+    data = prepare(Tokeniser(config.model, config.dataset, load_tokenizer(config.model)), config.train, tmp_path)
+    tokens = []
+    for share in (Shard(0, 1), Shard(0, 2), Shard(1, 2)):
+        monkeypatch.setattr(Shard, "own", lambda share=share: share)
+        probe.measure(config, str(data), str(tmp_path / "probe.json"))
+        tokens.append(read_json(tmp_path / "probe.json")["tokens"])
+    whole, first, second = tokens
+    assert whole == first + second and min(first, second) > 0
+
+
+@pytest.mark.parametrize("measured", [probe, target_probabilities])
+def test_demonstrations_with_images_are_read(one_rank, tmp_path, monkeypatch, measured):
+    monkeypatch.setattr(measured, "start", lambda config: torch.device("cpu"))
+    model = pictures.write_checkpoint("llava", tmp_path / "model")
+    rows = pictures.write_rows(tmp_path / "data")
+    config = make(model, rows, tmp_path, "sft", probabilities=4, micro_batch_tokens=4096)
+    data = Examples.load(Path(examples := target_probabilities.examples_of_base(config, config.model)))
+    assert data.images is not None
+    measured.measure(config, examples, str(tmp_path / "found.json"))
+    chosen = target_probabilities.sample(data, 4)
+    assert read_json(tmp_path / "found.json")["tokens"] == data.answers[chosen].sum() > 0
 
 
 def test_the_interval_of_a_ratio_by_hand():

@@ -1,14 +1,17 @@
 """The numbers of a step by hand: a step of two micro-batches, eight answer tokens in all."""
 
 from dataclasses import fields
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from losslab.config.schema import Normaliser
+from losslab.config.schema import Config, Normaliser
 from losslab.data.batches import Batch
 from losslab.data.packing import Packing
-from losslab.training import step_metrics
+from losslab.training import step_log, step_metrics
+from losslab.training.step_log import StepLog, StepResult
 from losslab.training.step_metrics import StepSums
 
 EOS = 9
@@ -80,3 +83,30 @@ def test_the_fields_travel_together_and_one_request_to_stop_is_seen(step, one_ra
     for field in fields(step):
         if field.name != "stop":
             assert torch.equal(getattr(summed, field.name), getattr(step, field.name)), field.name
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_the_time_of_a_checkpoint_is_in_the_row_of_the_step_after_it(monkeypatch, lag):
+    """Also where a row is read a step later, as on a GPU; the time of a validation is in no row."""
+    now, rows = [0.0], []
+    monkeypatch.setattr(step_log, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    speed = SimpleNamespace(
+        device=torch.device("cpu"),
+        measure=lambda lengths, answers, seconds: {"seconds": seconds, "tokens_per_second": 1},
+    )
+    config = Config(loss={"_target_": "losslab.objectives.sft.SFT"})
+    log = StepLog(config, SimpleNamespace(lengths=np.ones(1)), speed, lambda row, note: rows.append(row))  # type: ignore[arg-type]
+    log.lag, cpu = lag, torch.device("cpu")
+    batch = SimpleNamespace(examples=np.array([0]), micro_batches=[None], tokens=1, waited=0.0)
+    for step in range(4):
+        now[0] += 2.0
+        log.add(StepResult.of(step, batch, StepSums.zeros(cpu), torch.tensor(1.0), 0.1, False))  # type: ignore[arg-type]
+        if step == 1:
+            log.flush()
+            with log.pause():
+                now[0] += 100.0
+        with log.pause(checkpoint=True):
+            now[0] += 5.0 if step == 1 else 0.0
+    log.flush()
+    assert [row["checkpoint_seconds"] for row in rows] == [0.0, 0.0, 5.0, 0.0]
+    assert sum(row["seconds"] for row in rows) == 8.0

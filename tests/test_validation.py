@@ -23,6 +23,8 @@ from losslab.data.tokenise import Tokeniser
 from losslab.files import append_line, read_lines, write_json, write_lines
 from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
+from losslab.objectives import Targets
+from losslab.objectives.sft import SFT
 from losslab.records.identity import identity
 from losslab.records.record import Cell
 from losslab.report import training
@@ -131,6 +133,36 @@ def test_cross_entropy_and_loss_equal_the_naive_version(checkpoint, rows, tmp_pa
     assert [before["step"], after["step"]] == [0, 3] and before["loss"] != after["loss"] or loss == "psft"
 
 
+class OneMetric(SFT):
+    metrics = ("own_p",)
+
+    def measure(self, t: Targets) -> tuple[torch.Tensor, ...]:
+        return (t.logp.exp(),)
+
+
+class TwoMetrics(SFT):
+    metrics = ("own_p", "own_nll")
+
+    def measure(self, t: Targets) -> tuple[torch.Tensor, ...]:
+        return (t.logp.exp(), -t.logp)
+
+
+@pytest.mark.parametrize("objective", [OneMetric, TwoMetrics])
+def test_an_objectives_own_metrics_are_measured(checkpoint, rows, tmp_path, one_rank, objective):
+    config = with_share(checkpoint, rows, tmp_path, "sft", micro_batch_tokens=64)
+    config = replace(config, loss={"_target_": f"{__name__}.{objective.__name__}"})
+    inference = Inference(build(config, torch.device("cpu"), False), torch.device("cpu"), tokens=64)
+    with Validation(config, inference, examples_of(config, True), tmp_path, tmp_path / "none.npy", 3) as validation:
+        validation.begin(0)
+    (row,) = read_lines(tmp_path / "validation.jsonl")
+    network = AutoModelForCausalLM.from_pretrained(checkpoint).double()
+    _, cross_entropy, p = naive(network, network, [data_rows(rows)[i - 1] for i in numbers(config)], "sft")
+    expected = {"own_p": statistics.fmean(p), "own_nll": cross_entropy}
+    assert {name: row.get(name) for name in objective.metrics} == pytest.approx(
+        {name: expected[name] for name in objective.metrics}, rel=1e-5
+    )
+
+
 def numbers(config) -> list[int]:
     return load(config.dataset, True).numbers.tolist()
 
@@ -144,6 +176,8 @@ def naive(model, reference, data: list[dict], loss: str) -> tuple[float, float, 
         p = logp.exp()
         nll += [x for column in columns for x in (-logprobs(model, row, column)[0]).tolist()]
         match loss:
+            case "sft":
+                terms += (-logp).tolist()
             case "dft":
                 terms += (-p * logp).tolist()
             case "iw_sft":

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from losslab.config.choices import Device
 from losslab.config.log import log
 from losslab.config.machine import MachineConfig
-from losslab.distributed.environment import first_host, is_worker, node_count, node_rank
+from losslab.distributed.environment import first_host, is_main_process, is_worker, node_count, node_rank
 from losslab.distributed.process_group import WorkerError, decide_on_main, gather_from_nodes, release_memory, store
 from losslab.distributed.signals import (
     REQUEUE,
@@ -41,7 +41,7 @@ from losslab.distributed.signals import (
 )
 from losslab.distributed.worker import run_worker
 from losslab.distributed.worker_count import workers_per_node
-from losslab.files import read_json
+from losslab.files import lock, read_json
 
 PRELOAD = ["losslab.training.loop"]  # imported once by the fork server, so that later cells start at once
 SHUTDOWN_SECONDS = 600  # that a worker may take to save its checkpoint after a stop request
@@ -65,6 +65,18 @@ def launch(worker: Callable[..., None], *args: object, machine: MachineConfig, l
         failure = min(failures, key=lambda failure: (failure.message is None, failure.time), default=None)
     if failure is not None:
         raise Interrupted if failure.message is None else WorkerError(failure.message, failure.trace)
+
+
+def launch_without(file: Path, worker: Callable[..., None], *args: object, machine: MachineConfig) -> None:
+    """Run `worker(*args)`, which writes `file`, on every rank if there is no such file yet; errors are those of
+    `launch`.
+
+    Cells that run at the same time make the file once: the others wait for it. Called by every process of a cell.
+    """
+    logs = file.with_suffix("")
+    with lock(logs, quiet=True) if is_main_process() else nullcontext():
+        if decide_on_main(machine, lambda: not file.exists()):
+            launch(worker, *args, machine=machine, logs=logs)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A policy run over data without gradients, by micro-batches on all ranks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,10 +9,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from losslab.config.machine import MachineConfig
+from losslab.config.schema import AdapterConfig, Config, ModelConfig
 from losslab.data.batches import Batch, Shard, collate, micro_batches
 from losslab.data.examples import Examples
 from losslab.models.policy import Policy
 from losslab.progress import bar
+
+
+def frozen(config: Config, model: ModelConfig) -> Config:
+    """The configuration of a cell whose model is `model`, which is measured and not trained.
+
+    It has no adapters, which an export has merged, and its weights need no float32 copy.
+    """
+    train = replace(config.train, weights=config.train.precision)
+    return replace(config, model=model, adapter=AdapterConfig(), train=train)
 
 
 @dataclass(frozen=True)

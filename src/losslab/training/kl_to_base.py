@@ -7,23 +7,20 @@ the KL between a model and its base on the new task predicts what the model forg
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch.distributed as dist
 
-from losslab.config.schema import AdapterConfig, Config, ModelConfig
+from losslab.config.schema import Config, ModelConfig
 from losslab.data.examples import Examples
-from losslab.distributed.environment import is_main_process
-from losslab.distributed.launch import launch
-from losslab.distributed.process_group import decide_on_main, release_memory
-from losslab.files import lock, read_json, write_json
+from losslab.distributed.launch import launch_without
+from losslab.distributed.process_group import release_memory
+from losslab.files import read_json, write_json
 from losslab.models.policy import build
 from losslab.statistics.intervals import over_clusters
-from losslab.training.inference import Inference
+from losslab.training.inference import Inference, frozen
 from losslab.training.loop import start
 from losslab.training.packing_check import run_exactly
 
@@ -34,9 +31,7 @@ def of(config: Config, base: ModelConfig, trained: ModelConfig, data: str) -> li
     Called by every process of a cell.
     """
     file = Path(data) / "log_ratios.json"
-    with lock(file.with_suffix(""), quiet=True) if is_main_process() else nullcontext():
-        if decide_on_main(config.machine, lambda: not file.exists()):
-            launch(measure, config, base, trained, data, machine=config.machine, logs=file.with_suffix(""))
+    launch_without(file, measure, config, base, trained, data, machine=config.machine)
     return read_json(file)["log_ratios"]
 
 
@@ -45,9 +40,7 @@ def measure(config: Config, base: ModelConfig, trained: ModelConfig, data: str) 
     device, examples = start(config), Examples.load(Path(data))
     logps = []
     for model in (base, trained):
-        # An exported model has its adapters merged, and frozen weights need no float32 copy.
-        train = replace(config.train, weights=config.train.precision)
-        policy = build(replace(config, model=model, adapter=AdapterConfig(), train=train), device, reference=False)
+        policy = build(frozen(config, model), device, reference=False)
         run_exactly(policy, examples, device)
         inference, title = Inference.of(policy, device, config.machine), "log-probabilities of answers"
         logps.append(inference.answer_logp(examples, np.arange(len(examples)), title))

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 
 from losslab.config.log import log
-from losslab.config.schema import AdapterConfig, Config, NonFinite, Reduction
+from losslab.config.schema import Config, NonFinite, Reduction
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.examples import Examples
 from losslab.data.loader import MicroBatch, StepBatch
@@ -25,7 +25,7 @@ from losslab.models.policy import build
 from losslab.objectives import Objective
 from losslab.training.checkpoints import Checkpoints
 from losslab.training.image_rows import readable
-from losslab.training.inference import Inference
+from losslab.training.inference import Inference, frozen
 from losslab.training.optimizer import Gradients, lr_factor, make_optimizer
 from losslab.training.packing_check import run_exactly
 from losslab.training.passes import loader
@@ -81,7 +81,7 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
                 step_log.flush()
                 with step_log.pause():
                     validation.measure(step + 1)
-            with step_log.pause():
+            with step_log.pause(checkpoint=True):
                 steps.end(step, step_log.asked)
         step_log.flush()
         view.measure("after")
@@ -91,9 +91,7 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
 def measure_reference(config: Config, data: str, file: str) -> None:
     """Write to `file` the log-probabilities of all answer tokens under `config.reference_model`, on this rank."""
     device, examples = start(config), Examples.load(Path(data))
-    recipe = replace(config.train, weights=config.train.precision)  # frozen weights need no float32 copy
-    plain = replace(config, model=config.reference_model, adapter=AdapterConfig(), train=recipe)
-    policy = build(plain, device, reference=False)
+    policy = build(frozen(config, config.reference_model), device, reference=False)
     examples = readable(examples, config.model, policy.model)
     run_exactly(policy, examples, device)
     policy.vocabulary = load_config(config.model).get_text_config(decoder=True).vocab_size

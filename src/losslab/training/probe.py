@@ -1,9 +1,7 @@
-"""What a model makes of demonstrations before it is trained on them: one forward pass over some of them."""
+"""How probable a model finds demonstrations before it is trained on them: one forward pass over some of them."""
 
 import hashlib
 import json
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +9,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from losslab.config.schema import AdapterConfig, Config, ModelConfig
-from losslab.data.examples import Examples, prepare
-from losslab.data.tokenise import Tokeniser
-from losslab.distributed.environment import is_main_process
-from losslab.distributed.launch import launch
-from losslab.distributed.process_group import decide_on_main
-from losslab.files import content, lock, read_json, write_json
-from losslab.models.loading import load_tokenizer
+from losslab.config.schema import Config, ModelConfig
+from losslab.data.examples import Examples
+from losslab.distributed.launch import launch_without
+from losslab.files import content, read_json, write_json
 from losslab.models.policy import build
 from losslab.objectives.sft import SFT
 from losslab.statistics.intervals import over_clusters
-from losslab.training.inference import Inference
+from losslab.training.image_rows import readable
+from losslab.training.inference import Inference, frozen
 from losslab.training.loop import start
 from losslab.training.packing_check import run_exactly
 from losslab.training.passes import InOrder, loader, outputs
 from losslab.training.reference_logps import Reference
-from losslab.training.target_probabilities import sample
+from losslab.training.target_probabilities import examples_of_base, sample
 
 BATCH = 32  # examples that are measured together
 LOW, HIGH = 0.1, 0.9  # of probabilities that are counted
@@ -35,21 +30,11 @@ LOW, HIGH = 0.1, 0.9  # of probabilities that are counted
 
 def of(config: Config, base: ModelConfig) -> dict[str, Any]:
     """The numbers of `summary` for `machine.probabilities` demonstrations of a cell under its base; kept once made."""
-    cache = Path(config.machine.results) / "cache"
-
-    def examples() -> str:
-        model = replace(base, train_prompt=config.train_prompt)
-        return str(prepare(Tokeniser(model, config.dataset, load_tokenizer(base)), config.train, cache))
-
-    data = decide_on_main(config.machine, examples)
+    data = examples_of_base(config, base)
     about = (content(base.path), base.revision, Path(data).name, str(config.train.precision))
     key = hashlib.sha256(json.dumps([*about, config.machine.probabilities]).encode()).hexdigest()[:16]
-    file = cache / "probes" / f"{key}.json"
-    plain = replace(config, model=base, adapter=AdapterConfig())
-    plain = replace(plain, train=replace(plain.train, weights=plain.train.precision))  # frozen, without a float32 copy
-    with lock(file.with_suffix(""), quiet=True) if is_main_process() else nullcontext():
-        if decide_on_main(config.machine, lambda: not file.exists()):
-            launch(measure, plain, data, str(file), machine=config.machine, logs=file.with_suffix(""))
+    file = Path(config.machine.results) / "cache/probes" / f"{key}.json"
+    launch_without(file, measure, frozen(config, base), data, str(file), machine=config.machine)
     return read_json(file)
 
 
@@ -57,6 +42,7 @@ def measure(config: Config, data: str, file: str) -> None:
     """Measure `config.model` on this rank, one of many; rank 0 writes `file`."""
     device, examples = start(config), Examples.load(Path(data))
     policy = build(config, device, reference=False)
+    examples = readable(examples, config.model, policy.model)
     run_exactly(policy, examples, device)
     assert config.machine.probabilities is not None
     units = sample(examples, config.machine.probabilities) // examples.unit
@@ -70,7 +56,7 @@ def measure(config: Config, data: str, file: str) -> None:
                 p, entropy = out["logp"].exp().double(), out["entropy"].double()
                 end = torch.isin(micro.batch.targets, ends).double()
                 rows = torch.stack([torch.ones_like(p), p, (p < LOW).double(), (p > HIGH).double(), entropy, end * p])
-                places = torch.tensor([place.get(int(i), -1) for i in micro.examples], device=device)
+                places = torch.tensor([place.get(int(i), -1) for i in micro.examples], dtype=torch.int64, device=device)
                 of_token = places[micro.batch.sequence]
                 kept = of_token >= 0  # of pairs the chosen answers alone
                 sums.index_add_(1, of_token[kept], rows[:, kept])

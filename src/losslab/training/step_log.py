@@ -108,11 +108,15 @@ class StepLog:
             self._read(self.pending.popleft())
 
     @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Exclude the time of the block, such as a checkpoint, from the step's, if no step is pending."""
+    def pause(self, checkpoint: bool = False) -> Iterator[None]:
+        """Exclude the time of the block from the step's, if no step is pending.
+
+        With `checkpoint` it counts as the `checkpoint_seconds` of the next row that is read.
+        """
         began = time.perf_counter()
         yield
-        self.stalled = time.perf_counter() - began
+        if checkpoint:
+            self.stalled += time.perf_counter() - began  # on a GPU, steps end here before the row is read
         if not self.pending:
             self.clock = Clock(self.speed.device)
 

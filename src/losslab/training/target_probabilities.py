@@ -6,7 +6,6 @@ examples. The result for a checkpoint is cached, so that a sweep measures each b
 
 import hashlib
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,18 @@ import numpy as np
 import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
-from losslab.config.schema import AdapterConfig, Config, ModelConfig
+from losslab.config.schema import Config, ModelConfig
 from losslab.data.examples import Examples, prepare
 from losslab.data.probability_bins import EDGES
 from losslab.data.tokenise import Tokeniser
-from losslab.distributed.environment import is_main_process
-from losslab.distributed.launch import launch
+from losslab.distributed.launch import launch_without
 from losslab.distributed.process_group import decide_on_main
-from losslab.files import content, lock, read_json, write_json
+from losslab.files import content, read_json, write_json
 from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
 from losslab.models.processors import image_inputs
 from losslab.training.image_rows import readable
-from losslab.training.inference import Inference
+from losslab.training.inference import Inference, frozen
 from losslab.training.loop import start
 from losslab.training.packing_check import run_exactly
 from losslab.training.target_text import text
@@ -43,25 +41,24 @@ def of(config: Config, base: ModelConfig, model: ModelConfig) -> dict[str, Any]:
     bin is closed; `lowest` and `highest` are the most frequent tokens of the two end bins, as [text, count]. The
     tokenizer of `base` is used. Called by every process of a cell.
     """
-    cache = Path(config.machine.results) / "cache"
+    data = examples_of_base(config, base)
+    asked = config.machine.probabilities
+    about = (content(model.path), model.revision, Path(data).name, str(config.train.precision), asked)
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    file = Path(config.machine.results) / "cache/probabilities" / f"{key}.json"
+    launch_without(file, measure, frozen(config, model), data, str(file), machine=config.machine)
+    return read_json(file)
+
+
+def examples_of_base(config: Config, base: ModelConfig) -> str:
+    """The folder of a cell's training examples for its base, made if need be. Called by every process of a cell."""
 
     def examples() -> str:
         model = replace(base, train_prompt=config.train_prompt)
         tokeniser = Tokeniser(model, config.dataset, load_tokenizer(base), image_inputs(base))
-        return str(prepare(tokeniser, config.train, cache))
+        return str(prepare(tokeniser, config.train, Path(config.machine.results) / "cache"))
 
-    data = decide_on_main(config.machine, examples)
-    asked = config.machine.probabilities
-    about = (content(model.path), model.revision, Path(data).name, str(config.train.precision), asked)
-    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    file = cache / "probabilities" / f"{key}.json"
-    # The exported model has its adapters merged, and frozen weights need no float32 copy.
-    plain = replace(config, model=model, adapter=AdapterConfig())
-    plain = replace(plain, train=replace(plain.train, weights=plain.train.precision))
-    with lock(file.with_suffix(""), quiet=True) if is_main_process() else nullcontext():
-        if decide_on_main(config.machine, lambda: not file.exists()):
-            launch(measure, plain, data, str(file), machine=config.machine, logs=file.with_suffix(""))
-    return read_json(file)
+    return decide_on_main(config.machine, examples)
 
 
 def measure(config: Config, data: str, file: str) -> None:

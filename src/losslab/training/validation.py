@@ -69,11 +69,11 @@ class Validation:
 
     def measure(self, done: int) -> None:
         """Measure the rows after `done` steps and append the result to validation.jsonl."""
-        sums = StepSums.zeros(self.inference.device)
+        sums = StepSums.zeros(self.inference.device, len(self.objective.metrics))
         for number in range(self.loader.sampler.steps):
             for micro, out in outputs(self.inference, self.objective, self.loader.take(number)):
                 sums += measure(out, micro.batch, self.eos)
         sums = sums.all_reduce(asked=False)
         if dist.get_rank() == 0:
             count = float(normaliser(sums, self.normaliser))
-            append_line(self.file, {"step": done} | report(sums, count))
+            append_line(self.file, {"step": done} | report(sums, count, self.objective.metrics))
