@@ -339,7 +339,7 @@ def test_questions_that_leave_no_room_are_left_out(guesser, sums, tmp_path):
     prompts, report = questions.ask(config, 8, tokenizer)
     assert prompts[0] == {"prompt": "<|user|>0+0=?<|end|><|assistant|>", "gold": RIGHT} and len(prompts) == 64
     assert report["overlong_dropped"] == 0
-    with pytest.raises(ValueError, match="no prompt of .* has 7 tokens or fewer"):
+    with pytest.raises(ValueError, match="every prompt of .* has more than the 7 tokens"):
         questions.ask(config, 7, tokenizer)
     config.dataset.gold_column = None
     assert {row["gold"] for row in questions.ask(config, 8, tokenizer)[0]} == {"7"}  # the solution's box

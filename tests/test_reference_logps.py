@@ -41,7 +41,7 @@ from losslab.objectives.reverse_kl import ReverseKL
 from losslab.objectives.sft import SFT
 from losslab.records.identity import identity
 from losslab.training import loop
-from losslab.training.reference_logps import Reference, batch_nll
+from losslab.training.reference_logps import Reference, batch_statistics
 
 CPU = torch.device("cpu")
 SFT_LOSS = {"_target_": "losslab.objectives.sft.SFT"}
@@ -66,14 +66,14 @@ def test_statistics_of_the_global_batch(policy, one_rank):
     examples = tiny_models.examples()
     groups = [np.array([3, 0]), np.array([4]), np.array([], dtype=np.int64)]
     micro = [MicroBatch(group, collate(examples, group), {}) for group in groups]
-    statistics = batch_nll(CayleyDEFT(), policy, StepBatch(np.array([4, 0, 3]), micro, 99), CPU)
+    statistics = batch_statistics(CayleyDEFT(), policy, StepBatch(np.array([4, 0, 3]), micro, 99), CPU)
     logps = {i: answer_logp(examples, i) for i in (0, 3, 4)}
     context = statistics.context(micro[0])
     assert context["batch_p"].item() == pytest.approx(torch.cat(list(logps.values())).exp().mean().item(), rel=1e-5)
     assert context["batch_nll"].tolist() == pytest.approx([-logp.mean().item() for logp in logps.values()], rel=1e-5)
     assert context["sequence_nll"].tolist() == pytest.approx([-logps[i].mean().item() for i in (3, 0)], rel=1e-5)
     assert statistics.context(micro[2])["sequence_nll"].tolist() == [0]
-    assert batch_nll(SFT(), policy, StepBatch(np.array([4]), micro, 99), CPU).context(micro[0]) == {}
+    assert batch_statistics(SFT(), policy, StepBatch(np.array([4]), micro, 99), CPU).context(micro[0]) == {}
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,11 @@ def test_kto_is_that_of_trl(checkpoint, rows, tmp_path, one_rank):
     trainer = loop.Trainer(config, examples, tmp_path, tmp_path / "reference.npy", CPU)
     batch, sums = trainer.forward_backward(0)
     assert len(batch.micro_batches) > 3 and len(batch.mismatched) > 3
-    kl = batch_nll(config.objective, trainer.policy, batch, CPU).context(batch.micro_batches[0])["mismatched_kl"].item()
+    kl = (
+        batch_statistics(config.objective, trainer.policy, batch, CPU)
+        .context(batch.micro_batches[0])["mismatched_kl"]
+        .item()
+    )
     logged = theirs.state.log_history[0]
     assert kl > 0.1 and logged["kl"] == pytest.approx(kl, rel=1e-4)
     assert logged["loss"] == pytest.approx((sums.loss / sums.terms).item(), rel=1e-4)

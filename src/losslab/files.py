@@ -20,6 +20,7 @@ from losslab.config.masking import masked
 from losslab.config.schema import EMBEDDED, EMBEDDED_LARGE, EMBEDDED_VISION
 
 RECORD_VERSION = 1  # of the JSON files of a record; a file without a version is of version 0
+VALIDATION = "validation.jsonl"  # in the folder of a cell: metrics on its held-out rows
 
 
 def refuse_pickled_weights(model: str, names: Iterable[str]) -> None:

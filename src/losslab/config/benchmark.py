@@ -19,9 +19,10 @@ class BenchmarkConfig:
     subset: str | None = key(None, "the hub's configuration name")
     split: str = key("test", "on the hub")
     question: str = key("problem", "column of the question")
-    images: list[str] = key(list, "columns of its images, which stand before it where it has no <image> in it")
+    images: list[str] = key(list, "columns of its images; they come before the question unless its text has <image>")
     options: str | None = key(
-        None, "column of a multiple choice's options, a list or a text with A. and so on: the right one's is right too"
+        None,
+        "column of the options, a list or a text with A. and so on: the text of the right one is a right answer too",
     )
     instruction: str | None = key(None, "the question as it is asked: a text with {problem} and columns of the row")
     answer: str = key("answer", "column of the right answer")
@@ -38,7 +39,7 @@ class BenchmarkConfig:
 
     @property
     def problems(self) -> int | None:
-        """How many problems the score is a mean over, where that is known: 525 have the 1,740 questions of We-Math."""
+        """The problems that the score is a mean over, if known: the 1,740 questions of We-Math are 525 problems."""
         return round(self.rows * 525 / 1740) if self.rows and self.rules == Rules.wemath else self.rows
 
     @property

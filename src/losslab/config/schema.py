@@ -77,10 +77,10 @@ class DatasetConfig:
     path: str = key(MISSING, "hub id, file or pattern of files, folder of save_to_disk (docs/data.md), or `embedded`")
     revision: str | None = key(None, "commit or tag on the hub")
     subset: str | None = key(None, "the hub's configuration name")
-    split: str = key("train", "on the hub; of a file there is one")
+    split: str = key("train", "the split on the hub; a file has only one")
     messages_column: str | None = key(None, "whole conversations; null = recognised by their shape")
     prompt_column: str = key("problem", "the question, or the messages before the answer")
-    answer_column: str = key("solution", "what is learned: a text, of several the first one, or messages")
+    answer_column: str = key("solution", "what is learned: a text, the first of a list of texts, or messages")
     prompt: str | None = key(None, 'in place of `prompt_column`, a text with columns in it: "{instruction}\\n{input}"')
     answer: str | None = key(None, "likewise, in place of `answer_column`")
     turns: Turns = key(Turns.all, "of a conversation: all of the assistant's, the last, or each in its own example")
@@ -88,7 +88,7 @@ class DatasetConfig:
     rejected_column: str | None = key(None, "for pairs: `answer_column` is then the chosen answer")
     reward_column: str | None = key(None, "for answers that are right or wrong: 1 or 0")
     success_rate_column: str = key(
-        "success_rate", "read beside the reward: the share of right answers to the question; without it, of its rows"
+        "success_rate", "with reward_column: the share of right answers to the question; if missing, that of its rows"
     )
     weights_column: str | None = key(None, "of loss=token_weights: a list with a number for each trained token")
     images_column: str | None = key(
@@ -141,7 +141,9 @@ class AdapterConfig:
 class OptimizerConfig:
     _target_: str = key(MISSING, "the class, a torch.optim.Optimizer")
     lr: float = key(MISSING, "peak learning rate", low=0, high=1000)
-    weight_decay: float = key(0.0, "times the learning rate, what a step takes off each weight", low=0, high=1000)
+    weight_decay: float = key(
+        0.0, "each step subtracts this share of a weight, times the learning rate", low=0, high=1000
+    )
     decay: Decay = key(Decay.matrices, "`all` also decays biases and norm gains")
     arguments: dict[str, Any] = key(dict, "other arguments of the class, such as betas")
 
@@ -151,7 +153,7 @@ class SchedulerConfig:
     shape: Shape = key(Shape.cosine, "of the learning rate after the warm-up")
     warmup_ratio: float = key(0.1, "share of the steps, linear", low=0, high=1)
     warmup_steps: int | None = key(None, "takes the place of the ratio", low=0)
-    warmup_at_zero: bool = key(False, "the first update has a rate of 0, as the schedule moves after it")
+    warmup_at_zero: bool = key(False, "true = the warm-up starts at 0, so that the first update changes nothing")
     decay_ratio: float = key(0.2, "wsd: share of the steps at the end that decay", low=0, high=1)
     floor: float = key(0.0, "final learning rate as a share of the peak", low=0, high=1)
 
@@ -170,7 +172,7 @@ class TrainConfig:
     max_length: int = key(2048, "tokens of prompt + answer", low=2)
     overlong: Overlong = key(Overlong.drop, "rows beyond max_length: left out, or cut on the right")
     drop_last: bool = key(False, "leave out a last batch that is not full")
-    clip: float = key(1.0, "of the global gradient norm", low=1e-9, high=1e9)
+    clip: float = key(1.0, "largest global norm of the gradient; a larger one is scaled down to it", low=1e-9, high=1e9)
     precision: Precision = key(Precision.bf16, "of the computation; reductions are fp32")
     weights: Precision = key(Precision.fp32, "of the master weights, and so of the optimizer's state")
     normaliser: Normaliser = key(Normaliser.natural, "what the summed loss is divided by (docs/objectives.md)")
@@ -190,7 +192,7 @@ class EvalConfig:
     temperature: float = key(1.0, "0 is greedy decoding", low=0, high=100)
     top_p: float = key(1.0, "share of the probability from which tokens are drawn", low=1e-6, high=1)
     max_new_tokens: int = key(4096, "an answer is cut there", low=1)
-    verdict: VerdictName = key(VerdictName.official, "which one makes the table (docs/evaluation.md)")
+    verdict: VerdictName = key(VerdictName.official, "whose scores the tables show (docs/evaluation.md)")
     seed: int | None = seed_key(None, "of sampling; null = that of the cell")
     request_seeds: bool = key(True, "one seed for each sample; false = one for the engine")
     full_samples: int | None = key(None, "of the published protocol; fewer samples give a warning", low=1)

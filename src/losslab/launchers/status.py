@@ -137,9 +137,10 @@ def _state(folder: Path, record: dict[str, Any], submissions: Sequence[Submitted
         return recorded if recorded in FINAL else "silent" if recorded else "waiting"
     newest = submissions[-1].record
     if "cancelled" in newest:
-        trained = recorded == "trained" and not newest["launcher"]["separate_evaluation"]
-        over = recorded == "failed" or (trained and newest["submitted"] <= record["updated"])
-        return recorded if over else "cancelled"
+        to_score = newest["launcher"]["separate_evaluation"]
+        if recorded == "trained" and not to_score and newest["submitted"] <= record["updated"]:
+            return "trained"
+        return "failed" if recorded == "failed" else "cancelled"
     if recorded is None or newest["submitted"] > record["updated"]:  # submitted again since
         return "failed" if died(folder, submissions) else "waiting"
     if recorded == "interrupted":

@@ -213,9 +213,11 @@ def _ampere() -> bool:
 
 
 def attend(model: PreTrainedModel, implementation: str) -> None:
-    """Let a model compute attention by one of transformers' names. Only a decoder packs: a vision tower looks ahead.
+    """Set the implementation of a model's attention, by transformers' name for it.
 
-    Raises ValueError where it cannot; a family with its own code for attention stays as it is.
+    The one for packed rows is set in the decoder alone, since it is causal and a vision tower's attention is not. A
+    family that has its own code for attention keeps it. Raises ValueError for an implementation that the model does not
+    have.
     """
     part = decoder(model) if implementation == NAME else model
     part.set_attn_implementation(implementation)

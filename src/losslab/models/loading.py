@@ -89,7 +89,8 @@ def check_tokens(highest: int, tokenizer: PreTrainedTokenizerBase, model: ModelC
 def check_vocabulary(model: ModelConfig, reference: ModelConfig) -> None:
     """Refuse, with ValueError, a reference whose distributions are not over the tokens of the model.
 
-    It must be of the same family too: what the check at the start of training finds of the model holds for it then.
+    It must be of the same family too: training checks at its start how the model computes packed rows, and uses the
+    result for both.
     """
     tokens, others = load_tokenizer(model).get_vocab(), load_tokenizer(reference).get_vocab()
     wrong = next((token for token, number in tokens.items() if others.get(token) != number), None)

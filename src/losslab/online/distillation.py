@@ -47,7 +47,8 @@ class OPDTrainer(DistillationTrainer):
         )
         tokens, seconds = spent.tolist()
         of_step = {"teacher_tokens": tokens, "teacher_seconds": seconds / self.accelerator.num_processes}
-        for name, value in of_step.items():  # of which the trainer logs the mean over micro-batches
+        for name, value in of_step.items():
+            # The trainer logs the mean over the micro-batches of a step: times their number it is the sum.
             self._metrics["train"][name].append(value * self.args.gradient_accumulation_steps)
         return loss
 

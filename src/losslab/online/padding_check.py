@@ -1,8 +1,8 @@
 """A check at the start of online training: does the model, padded, compute what it computes for each prompt alone?
 
 TRL computes answers of different lengths together, padded on the left. Layers that carry state (a recurrence, a
-convolution) may take padding for text, and learned positions may count it: then the log-probabilities in training
-are not those by which the answers were sampled. Such a model is refused.
+convolution) may process the padding as if it were text, and learned positions may count it. The log-probabilities in
+training then differ from those by which the answers were sampled. Such a model is refused.
 """
 
 import time

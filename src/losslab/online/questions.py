@@ -65,8 +65,8 @@ def ask(config: Config, room: int, tokenizer: Any) -> tuple[list[dict[str, Any]]
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True) if None not in row]
     if not rows:
         raise ValueError(
-            f"no prompt of {config.dataset.path} has {room} tokens or fewer, which is what loss.max_new_tokens leaves: "
-            "raise train.max_length"
+            f"every prompt of {config.dataset.path} has more than the {room} tokens that loss.max_new_tokens leaves of "
+            "train.max_length: raise train.max_length"
         )
     return rows, report | {"overlong_dropped": len(problems) - len(rows), "prompts": len(rows)}
 

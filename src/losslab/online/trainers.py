@@ -89,7 +89,8 @@ def _arguments(parts: Parts) -> dict[str, Any]:
         gradient_checkpointing=config.machine.recompute == Recompute.full,
         trust_remote_code=config.model.trust_remote_code,
         use_vllm=parts.vllm(),
-        # The trainer takes them from the policy's generation config for transformers and for the mask of an answer.
+        # For vLLM alone: for transformers, and to mask what follows an answer, the trainer reads the stop tokens from
+        # the policy's generation config.
         generation_kwargs={"stop_token_ids": parts.verifier.ends} if parts.vllm() else None,
         vllm_mode="colocate",
         vllm_gpu_memory_utilization=VLLM_MEMORY,

@@ -25,14 +25,13 @@ from omegaconf import OmegaConf
 from losslab.config.forgetting import of_new_task
 from losslab.config.log import log
 from losslab.config.schema import BASE, Config, Stage
-from losslab.files import RECORD_VERSION, read_json, read_lines, write, write_json
+from losslab.files import RECORD_VERSION, VALIDATION, read_json, read_lines, write, write_json
 from losslab.records import code_snapshot
 from losslab.records.environment import environment, succeed
 from losslab.records.identity import identities, protocol, recipe
 
 PROBABILITIES = "probabilities.json"
 KL_TO_BASE = "kl_to_base.json"
-VALIDATION = "validation.jsonl"
 ENDED = ("done", "failed", "trained")  # states of a cell that `force=true` starts afresh; an interrupted one resumes
 KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # what a cell that starts afresh keeps
 

@@ -8,9 +8,9 @@ from types import NoneType
 from typing import Any
 
 from losslab.config.schema import BASE
+from losslab.files import VALIDATION
 from losslab.records.cell_records import CellRecord
 from losslab.records.reading import DamagedRecord, read_facts, read_metrics, read_yaml
-from losslab.records.record import VALIDATION
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.probability_plots import read_probabilities
 from losslab.results.tables import Row, Table

@@ -128,9 +128,9 @@ class Checkpoints:
     def resume(self, same_ranks: bool = False) -> int:
         """Load the newest usable checkpoint, if any; returns the number of its steps. Called on every rank.
 
-        A checkpoint that is damaged or does not fit this run is set aside; otherwise it would count as the newest, and
-        later ones as outdated. Raises OSError when one cannot be read at present, which says nothing about its content,
-        and with `same_ranks` ValueError when it was written by another number of ranks.
+        A checkpoint that is damaged or does not fit this run is renamed: under its own name it would count as the
+        newest one, and those that this run writes as older. Raises OSError if a checkpoint cannot be read now, since it
+        may be whole all the same; with `same_ranks`, raises ValueError if another number of ranks wrote it.
         """
         if dist.get_rank() == 0:
             for half in self.folder.glob(".step-*.writing"):  # of a write that was killed

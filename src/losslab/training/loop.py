@@ -29,7 +29,7 @@ from losslab.training.inference import Inference, frozen
 from losslab.training.optimizer import Gradients, lr_factor, make_optimizer
 from losslab.training.packing_check import run_exactly
 from losslab.training.passes import loader
-from losslab.training.reference_logps import Reference, batch_nll, old_logp
+from losslab.training.reference_logps import Reference, batch_statistics, old_logp
 from losslab.training.step_log import StepLog, StepResult
 from losslab.training.step_metrics import StepSums, measure, normaliser
 from losslab.training.steps import Steps, StopSignal
@@ -147,7 +147,7 @@ class Trainer:
             self._halve(reason)  # not in the handler, which keeps the tensors of the failed micro-batch alive
 
     def _accumulate(self, step: int, batch: StepBatch) -> StepSums:
-        statistics = batch_nll(self.objective, self.policy, batch, self.device)
+        statistics = batch_statistics(self.objective, self.policy, batch, self.device)
         if step % self.sampler.updates == 0:
             self.old = old_logp(self.objective, self.policy, batch, self.device)
         sums = StepSums.zeros(self.device, len(self.objective.metrics))

@@ -50,15 +50,15 @@ class Gradients:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
         assert len(sharded) in (0, len(gradients))
-        self.layout = sharded[0] if sharded else None  # all have its placements
+        self.sharded = sharded[0] if sharded else None  # one of them: all have its mesh and placements
         self.local = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
 
     def norm(self) -> Tensor:
         """Their global L2 norm, () float64, the same on every rank. Called on every rank."""
         squares = torch.stack(torch._foreach_norm(self.local, dtype=torch.float32)).double().square().sum()
-        if self.layout is not None:
-            mesh = self.layout.device_mesh
-            for dimension, placement in enumerate(self.layout.placements):
+        if self.sharded is not None:
+            mesh = self.sharded.device_mesh
+            for dimension, placement in enumerate(self.sharded.placements):
                 if placement.is_shard() and mesh.size(dimension) > 1:  # where it is replicated, ranks have the same
                     dist.all_reduce(squares, group=mesh.get_group(dimension))
         return squares.sqrt()

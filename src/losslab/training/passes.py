@@ -14,7 +14,7 @@ from losslab.data.examples import Examples
 from losslab.data.loader import KnownExamples, Loader, MicroBatch, MicroBatchSize, StepBatch
 from losslab.objectives import Objective
 from losslab.training.inference import Inference
-from losslab.training.reference_logps import Reference, batch_nll, old_logp
+from losslab.training.reference_logps import Reference, batch_statistics, old_logp
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def outputs(
     An objective with an old policy finds it equal to the one at hand.
     """
     policy, device = inference.policy, inference.device
-    statistics = batch_nll(objective, policy, batch, device)
+    statistics = batch_statistics(objective, policy, batch, device)
     old = old_logp(objective, policy, batch, device)
     for micro, old_logps in zip(batch.micro_batches, old, strict=True):
         moved = micro.to(device)

@@ -106,7 +106,7 @@ class BatchStatistics:
         return torch.from_numpy(np.searchsorted(self.batch, micro.examples)).to(self.nll.device, non_blocking=True)
 
 
-def batch_nll(objective: Objective, policy: Policy, batch: StepBatch, device: torch.device) -> BatchStatistics:
+def batch_statistics(objective: Objective, policy: Policy, batch: StepBatch, device: torch.device) -> BatchStatistics:
     """Measure the global batch for an objective that needs its statistics. Called on every rank."""
     kl = _mismatched_kl(policy, batch, device) if "mismatched_kl" in objective.needs else None
     if not objective.needs & {"batch_nll", "batch_p"}:

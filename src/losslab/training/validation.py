@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from losslab.config.schema import Config
 from losslab.data.examples import Examples
-from losslab.files import append_line, read_lines, write_lines
+from losslab.files import VALIDATION, append_line, read_lines, write_lines
 from losslab.models.loading import load_tokenizer
 from losslab.objectives import Objective
 from losslab.training.inference import Inference
@@ -21,7 +21,6 @@ from losslab.training.passes import InOrder, loader, outputs
 from losslab.training.reference_logps import Reference
 from losslab.training.step_metrics import StepSums, measure, normaliser, report
 
-FILE = "validation.jsonl"
 TIMES = 10  # measurements over a run, unless the configuration sets another interval
 
 
@@ -40,7 +39,7 @@ class Validation:
         """Args: `folder` is the cell's, `reference` the file of `Reference.of`, `steps` those of the whole run."""
         assert isinstance(config.objective, Objective)
         self.objective, self.inference, self.steps = config.objective, inference, steps
-        self.file, self.normaliser = folder / FILE, config.train.normaliser
+        self.file, self.normaliser = folder / VALIDATION, config.train.normaliser
         self.eos = load_tokenizer(config.model).eos_token_id
         self.every = config.machine.validation_steps or -(-steps // TIMES)
         reference_logps = Reference.of(self.objective, reference, inference, examples)
