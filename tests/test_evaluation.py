@@ -19,6 +19,7 @@ from losslab.config.machine import MachineConfig
 from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig
 from losslab.evaluation import engine_interface, engines, scores
 from losslab.evaluation.evaluate import evaluate, show
+from losslab.files import write_json
 from losslab.results.compare import right_shares
 
 ENGINES = [Engine.vllm, Engine.transformers] if find_spec("vllm") else [Engine.transformers]
@@ -77,6 +78,7 @@ def test_an_evaluation_writes_its_records(engine, config, model, tmp_path, capsy
     assert row == scores.summarise(rows, 3, "official")
     assert result["engine"] == engine and result["seeds"] == "sample" and result["engine_version"]
     assert result["generation"]["samples"] == 15 and result["generation"]["tokens"] > 0
+    assert result["generation"]["dtype"] == "float32"
     assert {name: shares.shape for name, shares in right_shares(folder, result, "corrected").items()} == {"one": (6,)}
     warnings = " / ".join(result["warnings"])
     assert "3 samples of each problem in place of the protocol's 16" in warnings
@@ -99,9 +101,12 @@ def test_only_what_is_missing_is_generated(config, model, tmp_path):
     log = (folder / "engine.log").stat().st_size
     assert evaluate(config, str(model), folder) == first  # what the samples took included
     assert (folder / "engine.log").stat().st_size == log  # no engine was started
+    write_json(folder / "scores.json", first | {"engine_version": "0.1"})
+    assert evaluate(config, str(model), folder)["engine_version"] == "0.1"  # which made the samples
 
     more = replace(config, benchmark=config.benchmark | {"two": BenchmarkConfig(path=str(tmp_path / "two.jsonl"))})
-    assert evaluate(more, str(model), folder)["generation"]["samples"] == 15
+    added = evaluate(more, str(model), folder)
+    assert added["generation"]["samples"] == 15 and added["engine_version"] == f"0.1, {first['engine_version']}"
     assert (folder / "one.jsonl").read_bytes() == before
 
     # An interrupted run: half of the samples of `two`, the last line torn.

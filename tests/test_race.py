@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
 from test_conclusion import OBJECTIVES
 
 from losslab.cells import cost, race, race_plan, race_text
 from losslab.cells.race import RUNGS, Entrant, Race
 from losslab.commands import race as command
+from losslab.composition import grid
 from losslab.config.schema import Config
 from losslab.files import write, write_json
 from losslab.records.record import Cell
@@ -176,6 +179,23 @@ def test_a_race_from_its_command_line_to_its_verdict(tmp_path, capsys):
     assert race_text.cost(the_race, rungs) == (
         "Trained on 2,400 rows in place of 9,600 (25%), and scored 18 trained models in place of 12."
     )
+
+
+def test_the_sweeper_of_rows_runs_what_the_plan_has():
+    """Rows that are no product, each with all seeds; what a row sets is taken from it, and quotes survive."""
+    rows = [
+        ["loss=base"],
+        ["loss=sft", "optimizer.lr=0.1"],
+        ["loss=dft", r"model.eval_prompt='it\'s {problem}, \\n\\'"],
+    ]
+    listed = ",".join(f"[{','.join(map(race._quoted, row))}]" for row in rows)
+    words = ["experiment=demo", "hydra/sweeper=rows", f"hydra.sweeper.rows=[{listed}]", "seed=3,4", "loss=sft,dft"]
+    with grid.multirun(words) as config:
+        planned = grid.overrides(config)
+        sweeper = instantiate(config.hydra.sweeper)
+        parsed = OverridesParser.create().parse_overrides([*sweeper._parse_config(), *words[:1], *words[3:]])
+        (batch,) = sweeper.split_arguments(parsed, None)
+    assert batch == planned == [[f"seed={seed}", "experiment=demo", *row] for row in rows for seed in (3, 4)]
 
 
 def test_a_race_ends_with_a_page(tmp_path, capsys):

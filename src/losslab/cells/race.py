@@ -6,6 +6,7 @@ launcher, and shares its last rung with a sweep of the same cells. The base, sco
 every rung. `losslab.statistics.racing` decides.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -225,5 +226,5 @@ def _of_loss(word: str) -> bool:
 
 
 def _quoted(word: str) -> str:
-    """An override as an element of a list on the command line."""
-    return "'" + word.replace("'", "\\'") + "'"
+    """An override as an element of a list on the command line, where backslashes before a quote count double."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda end: 2 * end[1] + ("\\'" if end[2] else ""), word) + "'"

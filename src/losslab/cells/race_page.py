@@ -74,7 +74,7 @@ def _costs(race: Race, rungs: Sequence[Rung]) -> Sheet:
         "all rows on all of the training rows, which the race replaces, at the mean time that the race took for a "
         "training row and for a model."
     )
-    head = ["", "training rows", "models scored", "training", "scoring"]
+    head = ["rung", "training rows", "models scored", "training", "scoring"]
     return Sheet("Costs", "", head, [[SheetCell(text) for text in of_line] for of_line in texts], caption, [], naming=1)
 
 
