@@ -8,6 +8,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from losslab.cells import cost, memory, plan, sizing
+from losslab.cells.plan_hours import short
 from losslab.cells.sweep import Sweep
 from losslab.composition.checks import check
 from losslab.composition.compose import any_model, culprit, read
@@ -151,22 +152,28 @@ def test_what_table1_takes_by_hand(tmp_path):
     assert [p.parameters for p in plans] == [size for size in models.values() for _ in LOSSES]
     total = sum(models.values())
     assert total == 27_312_707_584
-    found = cost.of(cells, [(p.parameters, p.tokens) for p in plans])
+    found = cost.total(p.time.cost for p in plans)
     steps = 391  # 100,000 rows by 256
     assert {(p.steps, p.tokens) for p in plans} == {(0, 0), (steps, steps * 256 * 2048)}
-    # 6 operations a parameter and token, SFT and DFT, at 4e14 a second.
-    assert found.training == pytest.approx(2 * 6 * total * steps * 256 * 2048 / 4e14 / 3600)
-    assert found.training == pytest.approx(46.66, abs=0.01)
-    # 2 operations, for base, SFT and DFT, at 1e14 a second: 16 samples of 4096 tokens of 500 + 272 + 675 + 30 + 40
-    # problems.
-    assert found.scoring == pytest.approx(2 * total * 3 * 16 * 4096 * 1517 / 1e14 / 3600)
-    assert found.scoring == pytest.approx(45.26, abs=0.01)
+    # 6 operations a weight and token, without embeddings that are not tied to the output layer, and 12 of each
+    # dimension of each head for each of 1,024 tokens; SFT and DFT, at 94% of 51.3% of the peak.
+    looked_up = 152_064 * 3584 + 128_256 * 4096 + 102_400 * 4096
+    heads = 128 * (28 * 12 + 28 * 28 + 28 * 24 + 32 * 32 + 30 * 32)
+    operations = 6 * (total - looked_up) + 12 * heads * 1024
+    peak = 989e12
+    assert found.training == pytest.approx(2 * operations * steps * 256 * 2048 / (0.94 * 0.513 * peak) / 3600)
+    assert found.training == pytest.approx(38.42, abs=0.01)
+    # 2 operations, for base, SFT and DFT, at a tenth of the peak: 16 samples of 4096 tokens of 500 + 272 + 675 + 30 +
+    # 40 problems.
+    assert found.scoring == pytest.approx(2 * total * 3 * 16 * 4096 * 1517 / (0.1 * peak) / 3600)
+    assert found.scoring == pytest.approx(45.76, abs=0.01)
     # 109 GB, and 289 GB of the 8B model: two checkpoints stay, and a third one is being written.
     assert (found.disk, found.checkpoints) == (2 * 2 * total, 3 * 12 * 8_030_261_248)
 
 
 def test_the_plan_of_a_job_is_for_its_gpus_and_not_those_of_the_login_node():
-    layout = ("machine.micro_batch_tokens=4096", "machine.recompute=none", "machine.reshard=true")
+    sizes = ("machine.micro_batch_tokens=4096", "machine.recompute=none", "machine.reshard=true")
+    layout = (*sizes, "machine.compile=true")
     cell = make("model=llama-3.1-8b", "loss=sft", *layout)
     one, eight = (plan.make(cell, {"nodes": 1, "gpus_per_node": gpus}) for gpus in (1, 8))
     pair = plan.make(cell, {"nodes": 2, "gpus_per_node": 8})
@@ -177,8 +184,9 @@ def test_the_plan_of_a_job_is_for_its_gpus_and_not_those_of_the_login_node():
     assert eight.memory - pair.memory == pytest.approx(1 / 16 * 16 * one.parameters)
     hybrid = make("model=llama-3.1-8b", "loss=sft", "machine.sharding=hybrid", *layout)
     assert plan.make(hybrid, {"nodes": 2, "gpus_per_node": 8}).memory == eight.memory
-    training = 6 * 8_030_261_248 * 391 * 256 * 2048 / 4e14 / 3600
-    scoring = 2 * 8_030_261_248 * 16 * 4096 * 1517 / 1e14 / 3600
+    operations = 6 * (8_030_261_248 - 128_256 * 4096) + 12 * 32 * 32 * 128 * 1024
+    training = operations * 391 * 256 * 2048 / (0.94 * 0.513 * 989e12) / 3600
+    scoring = 2 * 8_030_261_248 * 16 * 4096 * 1517 / 98.9e12 / 3600
     assert one.hours == pytest.approx(training + scoring)
     assert pair.hours == pytest.approx(training / 16 + scoring / 8)  # scoring takes one node
     on_cpu = make("model=llama-3.1-8b", "loss=sft", "machine.device=cpu", "machine.workers=2")
@@ -195,11 +203,13 @@ def test_the_plan_counts_both_answers_of_a_pair_and_the_rollouts_of_online_objec
     planned, size = plan.make(grpo, job), 1_543_714_304
     tokens = 390 * 256 * 4 * 2048  # four answers to each question; the last, partial batch of questions is left out
     assert (planned.steps, planned.tokens) == (390, tokens) and planned.memory > 16 * size  # nothing is sharded
-    found = cost.of([grpo], [(size, tokens)])
-    assert found.training == pytest.approx(6 * size * tokens / 4e14 / 3600)
-    assert found.rollouts == pytest.approx(2 * size * tokens * 0.75 / 1e14 / 3600)  # a quarter is left to the prompt
+    found, speed = planned.time.cost, 0.526 * 11_718 / 43_143 * 989e12  # TRL's
+    operations = 6 * size + 12 * 28 * 12 * 128 * 1024
+    assert found.training == pytest.approx(operations * tokens / speed / 3600)
+    assert found.rollouts == pytest.approx(2 * size * tokens * 0.75 / 98.9e12 / 3600)  # a quarter is left to the prompt
     assert planned.hours == pytest.approx((found.training + found.rollouts + found.scoring) / 8)
-    assert cost.of([make("method=ppo")], [(size, tokens)]).training == 2 * found.training  # with its value model
+    ppo = plan.make(make("method=ppo"), job)
+    assert ppo.time.cost.training / ppo.tokens == pytest.approx(2 * found.training / tokens)  # with its value model
     unknown = plan.make(make("method=rft", "plan=true"), job)
     assert (unknown.steps, unknown.tokens, unknown.hours) == (None, None, None)
 
@@ -210,7 +220,7 @@ def test_passes_without_gradients_are_a_third_of_training():
     for loss in ("sft", "iw_sft", "asft", "talr", "psft"):
         own = ["train.updates=3"] if loss == "psft" else []
         cell = make(f"loss={loss}", "train.epochs=2", *own)
-        hours[loss] = cost.of([cell], [(1000, 4_000_000)]).training
+        hours[loss] = cost.of(cell, cost.Size(1000, 4_000_000, 6000.0), cost.Speed(1e15, 1e14)).training
     shares = {loss: hours[loss] / hours["sft"] for loss in hours}
     expected = {"sft": 1, "iw_sft": 1 + 1 / 6, "asft": 4 / 3, "talr": 4 / 3, "psft": 1 + 1 / 9}
     assert shares == pytest.approx(expected)
@@ -229,13 +239,13 @@ def test_the_launchers_settings_reach_the_plan(monkeypatch, capsys):
     cell = make(*overrides[:2])
     expected = plan.make(cell, {"nodes": 1, "gpus_per_node": 8})
     row = next(line for line in printed.splitlines() if "qwen2.5-math-1.5b" in line)
-    assert f"{expected.memory / memory.GIB:.1f} GiB" in row and f"{expected.hours:.1f}" in row
+    assert f"{expected.memory / memory.GIB:.1f} GiB" in row and short(expected.hours) in row
 
 
 def test_a_plan_counts_the_scores_under_every_prompt(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     one, other = (make("loss=sft", "plan=true", *more) for more in ([], ["prompt=boxed"]))
-    scoring = cost.of([one], [(plan.make(one).parameters, plan.make(one).tokens)]).scoring
+    scoring = plan.make(one).time.cost.scoring
     assert plan.show([one, other]) == 0
     printed = capsys.readouterr().out
     assert "2 times, by other prompts or protocols" in printed

@@ -36,8 +36,7 @@ def test_an_experiment_composes_in_all_its_cells_and_is_planned_without_a_hub(na
     assert found and len({identity(cell) for cell in found}) == len(found)
     assert {cell.sweep.name for cell in found} == {name}  # by which tables find the file
     if hours := re.search(r"# At most (\d+) hours", (EXPERIMENTS / f"{name}.yaml").read_text()):
-        plans = [plan.make(cell) for cell in found]
-        needed = cost.of(found, [(one.parameters, one.tokens or 0) for one in plans])
+        needed = cost.total(plan.make(cell).time.cost for cell in found)
         assert needed.training + needed.scoring + needed.rollouts == pytest.approx(int(hours[1]), abs=0.5)
 
 

@@ -320,7 +320,8 @@ def test_a_reference_is_part_of_the_identity_by_its_content(checkpoint, rows, te
 def test_the_plan_counts_a_teacher_by_its_size(checkpoint, rows, teacher, tmp_path):
     config = with_teacher(checkpoint, rows, teacher, tmp_path, loss={"_target_": "losslab.objectives.jsd.JSD"})
     small, large = (AutoModelForCausalLM.from_pretrained(path).num_parameters() for path in (checkpoint, teacher))
-    parts = [cost.of([replace(config, loss=loss)], [(small, 1000)]).training for loss in (SFT_LOSS, config.loss)]
+    size, speed = cost.Size(small, 1000, 6.0 * small), cost.Speed(1e15, 1e14)
+    parts = [cost.of(replace(config, loss=loss), size, speed).training for loss in (SFT_LOSS, config.loss)]
     assert parts[1] / parts[0] == pytest.approx((6 * small + 2 * large) / (6 * small))
     architecture = describe(config)
     own = replace(config, loss={"_target_": "losslab.objectives.asft.ASFT"}, reference=ReferenceConfig())

@@ -1,57 +1,100 @@
 """The disk space and device hours that a sweep needs, as upper bounds from its plan.
 
-Training takes 6 operations for each parameter and token; a pass without gradients and sampling take 2. The speeds are
-40% of the bfloat16 peak of an H100 in training, where 51 to 53% were measured on an H200, of equal peak, with 1.5B
-parameters (results/benchmarks/gpu-nvidia-h200.md), and 10% in sampling with many requests at once, an assumption.
+Operations are counted as MFU counts them (`losslab.training.throughput.Work`), for rows of the full length all of whose
+tokens are answers. Adapters themselves are not counted. A pass without gradients and sampling take 2 operations for
+each parameter and token.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from losslab.cells.architecture import reference_parameters
 from losslab.config.schema import Config
 from losslab.objectives.online import PPO, Online, OnPolicy
 
-TRAINING_SPEED = 4e14  # operations a second
-SAMPLING_SPEED = 1e14
 EXPORTED_BYTES = 2  # of a parameter in a published dtype
 CHECKPOINT_BYTES = 12  # of a parameter, its master copy and Adam's two moments
 
 
 @dataclass(frozen=True)
+class Size:
+    """What a cell trains, and on how much."""
+
+    parameters: int
+    tokens: int  # 0 for a cell that is not trained
+    operations: float  # FLOPs of training on one token
+
+    @classmethod
+    def of(cls, config: Config, architecture: Any, parameters: int, tokens: int) -> "Size":
+        """From an architecture that `losslab.cells.architecture` describes."""
+        text = architecture.get_text_config(decoder=True)
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+        width, layers, heads, vocabulary = (getattr(text, name, None) or 0 for name in names)
+        looked_up = 0 if getattr(text, "tie_word_embeddings", False) else vocabulary * width
+        head_dim = getattr(text, "head_dim", None) or width // max(1, heads)
+        seen = config.train.max_length / 2  # tokens that a token attends to, on average
+        products = (4 if config.adapter.rank else 6) * (parameters - looked_up)
+        return cls(parameters, tokens, products + 12 * layers * heads * head_dim * seen)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """FLOPs per second of one device."""
+
+    training: float | None  # None where it is not known
+    sampling: float
+
+
+@dataclass(frozen=True)
 class Cost:
-    disk: float  # bytes that stay: exported models
-    checkpoints: float  # bytes of one cell's, at most: those that it keeps, and the one being written
-    training: float  # hours of one device
-    scoring: float
-    rollouts: float  # of online objectives
+    disk: float = 0.0  # bytes that stay: exported models
+    checkpoints: float = 0.0  # bytes of one cell's, at most: those that it keeps, and the one being written
+    training: float | None = 0.0  # hours of one device; None where they are not known
+    scoring: float = 0.0
+    rollouts: float = 0.0  # of online objectives
 
 
-def of(configs: list[Config], sizes: list[tuple[int, int]]) -> Cost:
-    """The cost of cells, given (parameters, tokens of training) of each; 0 tokens for one that is not trained."""
-    cells = [_of_cell(config, *size) for config, size in zip(configs, sizes, strict=True)]
+def total(costs: Iterable[Cost]) -> Cost:
+    """The cost of cells; training whose hours are not known is left out."""
+    cells = list(costs)
     return Cost(
         disk=sum(cell.disk for cell in cells),
         checkpoints=max((cell.checkpoints for cell in cells), default=0.0),
-        training=sum(cell.training for cell in cells),
+        training=sum(cell.training or 0.0 for cell in cells),
         scoring=sum(cell.scoring for cell in cells),
         rollouts=sum(cell.rollouts for cell in cells),
     )
 
 
-def _of_cell(config: Config, parameters: int, tokens: int) -> Cost:
-    objective, models = online(config), exported(config, tokens)
-    problems = sum(benchmark.rows or 0 for benchmark in config.benchmark.values())
-    scored = max(1, models) * config.eval.samples * config.eval.max_new_tokens * problems
-    trained = 2 * tokens if isinstance(objective, PPO) else tokens  # PPO trains a value model too
-    length = config.train.max_length
-    written = tokens * objective.answer_tokens(length) / length if objective else 0
+def of(config: Config, size: Size, speed: Speed) -> Cost:
+    """The cost of one cell on devices of this speed."""
+    objective, length, training = online(config), config.train.max_length, 0.0 if not size.tokens else None
+    written = size.tokens * objective.answer_tokens(length) / length if objective else 0
+    if size.tokens and speed.training is not None:
+        training = size.operations * trained_tokens(config, size) / speed.training / 3600
     return Cost(
-        disk=EXPORTED_BYTES * parameters * models,
-        checkpoints=CHECKPOINT_BYTES * parameters * (config.machine.keep_last + 1) if tokens else 0.0,
-        training=parameters * (6.0 * trained + 2.0 * _read(config, parameters, tokens)) / TRAINING_SPEED / 3600,
-        scoring=2.0 * parameters * scored / SAMPLING_SPEED / 3600,
-        rollouts=2.0 * parameters * written / SAMPLING_SPEED / 3600,
+        disk=EXPORTED_BYTES * size.parameters * exported(config, size.tokens),
+        checkpoints=CHECKPOINT_BYTES * size.parameters * (config.machine.keep_last + 1) if size.tokens else 0.0,
+        training=training,
+        scoring=scoring(config, size, speed),
+        rollouts=2.0 * size.parameters * written / speed.sampling / 3600,
     )
+
+
+def scoring(config: Config, size: Size, speed: Speed) -> float:
+    """Hours of one device for the scores of a cell's models."""
+    problems = sum(benchmark.rows or 0 for benchmark in config.benchmark.values())
+    models = max(1, exported(config, size.tokens))
+    sampled = models * config.eval.samples * config.eval.max_new_tokens * problems
+    return 2.0 * size.parameters * sampled / speed.sampling / 3600
+
+
+def trained_tokens(config: Config, size: Size) -> float:
+    """The tokens of training that take as long as all passes of a cell over its tokens."""
+    trained = 2 * size.tokens if isinstance(online(config), PPO) else size.tokens  # PPO trains a value model too
+    share = 2 / (4 if config.adapter.rank else 6)  # of a pass without gradients
+    return trained + share * _read(config, size.parameters, size.tokens)
 
 
 def _read(config: Config, parameters: int, tokens: int) -> float:
@@ -95,15 +138,3 @@ def exported(config: Config, tokens: int) -> int:
     """How many models a cell leaves: the finished one, and those of `machine.export_steps` before it."""
     steps = tokens // step_tokens(config)
     return 0 if not tokens else 1 + ((steps - 1) // config.machine.export_steps if config.machine.export_steps else 0)
-
-
-def sentence(cost: Cost) -> str:
-    """The cost as lines for the plan."""
-    gb = 1e9
-    return (
-        f"disk: {cost.disk / gb:,.1f} GB for the models, and up to {cost.checkpoints / gb:,.1f} GB for the checkpoints "
-        f"of each cell at work\n"
-        f"device hours of an H100, at most: {cost.training:,.1f} of training (all rows of the full length), "
-        f"{cost.scoring:,.1f} of scoring (all samples of the full length)"
-        + (f", {cost.rollouts:,.1f} of rollouts" if cost.rollouts else "")
-    )

@@ -12,9 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from losslab.cells import cost, plan_power, plan_tuning
+from losslab.cells import cost, plan_hours, plan_power, plan_tuning
 from losslab.cells.architecture import count_parameters, describe
+from losslab.cells.gpu_speed import Card
 from losslab.cells.memory import GIB, Devices, on_device, room
+from losslab.cells.plan_hours import Time
 from losslab.cells.sizing import resolve
 from losslab.config.choices import Recompute
 from losslab.config.machine import MachineConfig
@@ -36,7 +38,12 @@ class Plan:
     parameters: int
     machine: MachineConfig  # without `auto`
     memory: float | None  # bytes on each device at the peak of training; None where it is not known
-    hours: float | None  # of training and scoring on its devices, were they H100s
+    time: Time
+
+    @property
+    def hours(self) -> float | None:
+        """Of the cell on its devices, on a CPU of its training; None where they are not known."""
+        return None if self.tokens is None else self.time.hours
 
 
 def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
@@ -44,17 +51,18 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     devices = Devices.of(config.machine, job)
     cell = Cell.of(config)
     if config.served:  # its architecture need not be known here
-        return Plan(cell, state(cell, config), 0, 0, 0, config.machine, None, 0.0)
+        nothing = plan_hours.of(config, config.machine, cost.Size(0, 0, 0.0), devices, here=job is None)
+        return Plan(cell, state(cell, config), 0, 0, 0, config.machine, None, nothing)
     architecture = describe(config)
     parameters = count_parameters(architecture)
     steps = steps_of(config)
     tokens = steps and steps * cost.step_tokens(config)
-    config = replace(config, machine=resolve(config, devices, room(devices.gpu) if job is None else None, tokens))
-    peak = on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters
-    costs = cost.of([config], [(parameters, tokens or 0)])
-    # Scoring takes one node.
-    hours = None if tokens is None else (costs.training + costs.rollouts) / devices.count + costs.scoring / devices.each
-    return Plan(cell, state(cell, config), steps, tokens, parameters, config.machine, peak, hours)
+    machine = resolve(config, devices, room(devices.gpu) if job is None else None, tokens)
+    laid_out = replace(config, machine=machine)
+    peak = on_device(laid_out, architecture, parameters, devices) if config.trains else 2.0 * parameters
+    size = cost.Size.of(config, architecture, parameters, tokens or 0)
+    time = plan_hours.of(config, machine, size, devices, here=job is None)
+    return Plan(cell, state(cell, config), steps, tokens, parameters, machine, peak, time)
 
 
 def by_protocol(configs: list[Config]) -> dict[Cell, list[Config]]:
@@ -173,9 +181,10 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
     if not plans:
         raise ValueError("; ".join(rejected))
     protocols = max(map(len, planned.values()))
-    again = {plan.cell: _hours_of_scoring(plan, planned[plan.cell][1:]) for plan in plans}
     configs = [planned[plan.cell][0] for plan in plans]
     config, devices = configs[0], Devices.of(configs[0].machine, job)
+    card = Card.of(devices.gpu, here=job is None)
+    plans = [replace(plan, time=plan.time.scored_again(planned[plan.cell][1:], devices, card)) for plan in plans]
     table = Table(title=f"{config.sweep.name}: {len(plans)} cells", title_justify="left")
     for column in ("cell", "state"):
         table.add_column(column, overflow="fold")
@@ -185,8 +194,7 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
         table.add_row(
             plan.cell.folder.name, plan.state, number(plan.steps), number(plan.tokens), number(plan.parameters),
             "unknown" if plan.memory is None else f"{plan.memory / GIB:.1f} GiB",
-            "–" if not devices.gpu else "?" if plan.hours is None
-            else f"{plan.hours + again[plan.cell] / devices.each:.1f}",
+            "?" if plan.hours is None else plan_hours.short(plan.hours),
         )  # fmt: skip
     console = Console()
     console.print(table)
@@ -200,7 +208,6 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
         console.print(warning, highlight=False)
     unknown = sum(plan.tokens is None for plan in plans)
     samples = {name: benchmark.rows for name, benchmark in config.benchmark.items()}
-    costs = cost.of(configs, [(plan.parameters, plan.tokens or 0) for plan in plans])
     laid_out = {sentence(plan.machine) for plan in plans if plan.tokens != 0} or {sentence(plans[0].machine)}
     where = "on this machine" if job is None else f"in a job, on {devices.nodes} node{'s' * (devices.nodes > 1)}"
     console.print(
@@ -210,9 +217,8 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
         + ", ".join(f"{name} ({rows})" if rows else name for name, rows in samples.items())
         + (f", {protocols} times, by other prompts or protocols" if protocols > 1 else "")
         + "\n"
-        + cost.sentence(replace(costs, scoring=costs.scoring + sum(again.values())))
-        + (f"; not counted: the training of {unknown} cells whose rows are not known yet" if unknown else "")
-        + ("; hours: those of a cell on its workers, were they H100s" if devices.gpu else "")
+        + plan_hours.text([plan.time for plan in plans], devices, card, here=job is None)
+        + (f"\nnot counted: the training of {unknown} cells whose rows are not known yet" if unknown else "")
         + f"\nrecords: {Path(config.machine.results) / 'cells'}\n"
         f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
         highlight=False,
@@ -221,12 +227,6 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
     for said in filter(None, (plan_tuning.sentence(groups), plan_power.sentence(groups))):
         console.print(said, highlight=False, markup=False)
     return int(bool(rejected))
-
-
-def _hours_of_scoring(plan: Plan, scorings: list[Config]) -> float:
-    """Hours of one device for the scores of a planned cell under these protocols."""
-    size = plan.parameters, plan.tokens or 0
-    return sum(cost.of([scoring], [size]).scoring for scoring in scorings)
 
 
 def sentence(machine: MachineConfig) -> str:

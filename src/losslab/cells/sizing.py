@@ -71,6 +71,12 @@ def _fill(machine: MachineConfig, layout: tuple[int, Recompute, bool]) -> Machin
     )
 
 
+def ample(machine: MachineConfig) -> MachineConfig:
+    """The machine without `auto` on GPUs whose memory suffices, for a plan where there are none."""
+    compiled = True if machine.compile == AUTO else machine.compile
+    return _fill(replace(machine, compile=compiled), (GPU_TOKENS[0], Recompute.none, False))
+
+
 def can_compile() -> bool:
     """Whether torch.compile can generate GPU code here: Triton needs a C compiler for its launchers."""
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))

@@ -3,12 +3,26 @@
 import os
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")  # NVIDIA, its Jetson, AMD, WSL
 FORMAT = "--format=csv,noheader,nounits"
 # A line of `nvidia-smi -L` for a part of a GPU (MIG), whose name has its memory: "MIG 3g.40gb Device 0: (UUID: MIG-…)".
 PART = re.compile(r"MIG \S*?\.(\d+)gb\S* .*UUID: (MIG-[^)]+)\)")
+# Peak dense bfloat16 FLOPs per second, from the manufacturers' data sheets; the first key that a GPU's name contains.
+PEAKS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+}
 
 
 def count() -> int:
@@ -31,6 +45,19 @@ def free() -> list[str] | None:
     return [uuid for uuid in visible if uuid not in used]
 
 
+@cache
+def name() -> str | None:
+    """The name of the first visible GPU, such as `NVIDIA H200`; None without nvidia-smi."""
+    if not (visible := _visible()):
+        return None
+    return {uuid: called for uuid, called in _query("--query-gpu=uuid,name")}.get(next(iter(visible)))
+
+
+def peak(name: str) -> float | None:
+    """Peak FLOPs per second of a GPU of this name; None if it is not in PEAKS."""
+    return next((flops for part, flops in PEAKS.items() if part in name), None)
+
+
 def memory() -> float | None:
     """Bytes of the smallest visible GPU; None if unknown, as on a system whose GPU shares the memory of the CPU."""
     return min((size for size in _visible().values() if size is not None), default=None)
@@ -46,12 +73,12 @@ def _visible() -> dict[str, float | None]:
     sizes = {uuid: float(mib) * 2**20 if mib.replace(".", "").isdigit() else None for _, uuid, mib in listed}
     if (variable := os.environ.get("CUDA_VISIBLE_DEVICES")) is None:
         return sizes
-    chosen = [name.strip() for name in variable.split(",")]
-    if any(name.startswith("MIG-") for name in chosen):
+    chosen = [given.strip() for given in variable.split(",")]
+    if any(given.startswith("MIG-") for given in chosen):
         sizes |= {uuid: float(gigabytes) * 1e9 for gigabytes, uuid in PART.findall(_nvidia_smi("-L"))}
     seen: dict[str, float | None] = {}
-    for name in chosen:
-        uuid = indices.get(name) or next((uuid for uuid in sizes if name and uuid.startswith(name)), None)
+    for given in chosen:
+        uuid = indices.get(given) or next((uuid for uuid in sizes if given and uuid.startswith(given)), None)
         if uuid is None:
             break  # CUDA too ignores what follows a name that it does not know
         seen[uuid] = sizes[uuid]

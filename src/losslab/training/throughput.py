@@ -10,20 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from losslab.distributed import gpus
 from losslab.models.policy import Policy
-
-# Peak dense bfloat16 FLOPs per second of a device, from the manufacturers' data sheets.
-PEAKS = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "RTX 4090": 165e12,
-    "A10G": 70e12,
-    "A10": 125e12,
-}
 
 
 @dataclass(frozen=True)
@@ -94,11 +82,8 @@ class Speed:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Peak FLOPs per second of one device; None if it is not in PEAKS."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for card, peak in PEAKS.items() if card in name), None)
+    """Peak FLOPs per second of one device; None if it is not known."""
+    return gpus.peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def peak_memory(device: torch.device) -> int:

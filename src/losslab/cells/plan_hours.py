@@ -1,0 +1,107 @@
+"""How long the cells of a plan take: on GPUs by measured shares of their peak, on this CPU as its records say."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from losslab.cells import cost, cpu_speed, gpu_speed
+from losslab.cells.cost import Cost, Size
+from losslab.cells.gpu_speed import Card, Measured
+from losslab.cells.memory import Devices
+from losslab.cells.sizing import ample
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Time:
+    """How long a cell takes."""
+
+    size: Size
+    cost: Cost  # hours of one GPU
+    share: Measured | None = None  # of the GPU's peak in training; None where it is not known
+    cpu: tuple[float, str] | None = None  # tokens of training a second here, and the cell that had this speed
+    hours: float | None = None  # of the cell on its devices, on a CPU those of training; None where not known
+
+    def rate(self, card: Card) -> float | None:
+        """Tokens of training a second on one GPU."""
+        return None if self.share is None else self.share.share * card.peak / self.size.operations
+
+    def scored_again(self, scorings: Sequence[Config], devices: Devices, card: Card) -> "Time":
+        """With the scores of the same model under other prompts or protocols."""
+        more = sum(cost.scoring(config, self.size, card.speed(None)) for config in scorings)
+        hours = self.hours if self.hours is None or not devices.gpu else self.hours + more / devices.each
+        return replace(self, cost=replace(self.cost, scoring=self.cost.scoring + more), hours=hours)
+
+
+def of(config: Config, machine: MachineConfig, size: Size, devices: Devices, here: bool) -> Time:
+    """Of a cell on this machine (`here`) or in a job; `machine` is `config.machine` without `auto`."""
+    laid_out = replace(config, machine=machine if devices.gpu else ample(config.machine))
+    card = Card.of(devices.gpu, here)
+    share = gpu_speed.training(laid_out, size.parameters, devices.count) if size.tokens else None
+    costs = cost.of(laid_out, size, card.speed(share))
+    if devices.gpu:
+        learning = None if costs.training is None else (costs.training + costs.rollouts) / devices.count
+        # Scoring takes one node.
+        return Time(size, costs, share, hours=None if learning is None else learning + costs.scoring / devices.each)
+    cpu = cpu_speed.training(config) if here and size.tokens else None
+    return Time(size, costs, share, cpu, cost.trained_tokens(config, size) / cpu[0] / 3600 if cpu else None)
+
+
+def text(cells: Sequence[Time], devices: Devices, card: Card, here: bool) -> str:
+    """What a plan says of disk space, hours and speeds."""
+    trained, costs, gb = [cell for cell in cells if cell.size.tokens], cost.total(cell.cost for cell in cells), 1e9
+    lines = [
+        f"disk: {costs.disk / gb:,.1f} GB for the models, and up to {costs.checkpoints / gb:,.1f} GB for the "
+        "checkpoints of each cell at work"
+    ]
+    if not devices.gpu and here:
+        lines += _on_this_cpu(trained)
+    if devices.gpu or not trained or any(cell.share for cell in trained):
+        lines += _on_gpus(cells, costs, card)
+    return "\n".join(lines)
+
+
+def _on_this_cpu(trained: Sequence[Time]) -> Iterator[str]:
+    known = [(cell.hours, cell.cpu) for cell in trained if cell.hours is not None and cell.cpu is not None]
+    if known:
+        hours, rates = sum(hours for hours, _ in known), [rate for _, (rate, _) in known]
+        sources = ", ".join(sorted({source for _, (_, source) in known}))
+        yield (
+            f"hours of this CPU, at most: {short(hours)} of training (all rows of the full length), at the "
+            f"{_range(rates)} tokens/s of {sources}; those of scoring are not known"
+        )
+    if len(known) < len(trained):
+        yield (
+            f"hours of this CPU: not known for {len(trained) - len(known)} of {len(trained)} trained cells, before one "
+            "of the same model has trained here"
+        )
+
+
+def _on_gpus(cells: Sequence[Time], costs: Cost, card: Card) -> Iterator[str]:
+    yield (
+        f"device hours of an {card.name}{card.reason and f', since {card.reason}'}, at most: "
+        f"{costs.training or 0:,.1f} of training (all rows of the full length), {costs.scoring:,.1f} of scoring (all "
+        "samples of the full length)" + (f", {costs.rollouts:,.1f} of rollouts" if costs.rollouts else "")
+    )
+    for share in dict.fromkeys(cell.share for cell in cells if cell.share):
+        rates = [cell.rate(card) or 0.0 for cell in cells if cell.share == share]
+        yield (
+            f"training on each GPU: {_range(rates)} tokens/s, {share.share:.0%} of its bfloat16 peak, as measured on "
+            f"an H200 with {share.of} ({share.page}); assumed for other GPUs and sizes"
+        )
+    yield f"sampling: {gpu_speed.SAMPLING:.0%} of the peak, an assumption"
+    if unknown := sum(cell.cost.training is None for cell in cells):
+        yield (
+            f"not counted: the training of {unknown} cells, in float32 or with less than "
+            f"{gpu_speed.SMALLEST / 1e6:.0f}M parameters, whose speed on a GPU was not measured"
+        )
+
+
+def _range(rates: Sequence[float]) -> str:
+    low, high = f"{min(rates):,.0f}", f"{max(rates):,.0f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def short(hours: float) -> str:
+    """Hours with a decimal, or with two digits where they are few."""
+    return f"{hours:,.1f}" if hours >= 1 else f"{hours:.2g}"

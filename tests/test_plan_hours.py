@@ -1,0 +1,146 @@
+"""The hours and speeds of a plan, against sums done by hand, and where they come from."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from losslab.cells import cost, cpu_speed, plan
+from losslab.cells.gpu_speed import Card
+from losslab.composition.compose import read
+from losslab.config.paths import CONF
+from losslab.config.schema import AdapterConfig, Config
+from losslab.distributed import gpus
+from losslab.records.record import Cell
+from losslab.training.throughput import Work
+
+JOB = {"nodes": 1, "gpus_per_node": 1}
+
+
+@pytest.fixture(autouse=True)
+def hydra():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def make(*overrides: str) -> Config:
+    cfg = compose("config", list(overrides), return_hydra_config=True)
+    return read(cfg, cfg.hydra.runtime.choices)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("rank", [0, 8])
+def test_a_plan_counts_operations_as_mfu_does(tied, rank):
+    """Of rows of the full length that are all answer; only the plan counts the norms, five of width 8."""
+    model = AutoModelForCausalLM.from_config(LlamaConfig(
+        vocab_size=11, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=tied,
+    ))  # fmt: skip
+    model.requires_grad_(not rank)
+    config, length, rows = make(), 20, 3
+    config = replace(config, train=replace(config.train, max_length=length), adapter=AdapterConfig(rank=rank))
+    size = cost.Size.of(config, model.config, model.num_parameters(), rows * length)
+    measured = Work.of(model).flops(np.full(rows, length), answers=rows * length)
+    assert size.operations * rows * length == measured + (4 if rank else 6) * 5 * 8 * rows * length
+
+
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [
+        ([], 0.513 * 0.94),  # 256 rows of 2048 tokens are many micro-batches
+        (["train.batch_size=12"], 0.513),  # 24,576 tokens are one
+        (["train.batch_size=12", "machine.compile=false"], 0.398),
+        (["train.batch_size=12", "machine.deterministic=true"], 0.484),
+        (["train.batch_size=12", "machine.deterministic=true", "machine.compile=false"], 0.398),
+        (["train.batch_size=12", "machine.recompute=full"], 0.513 * 6 / 8),
+        (["train.batch_size=12", "machine.recompute=selective"], 0.513),
+        (["adapter=lora"], 0.51),
+        (["adapter=lora", "machine.recompute=full"], 0.51 * 4 / 6),
+        (["method=grpo", "machine.compile=auto"], 0.526 * 11_718 / 43_143),
+        (["train.precision=fp32"], None),
+        (["model=tiny"], None),  # 167 thousand parameters
+    ],
+)
+def test_the_share_of_a_gpus_peak_is_what_was_measured_for_such_a_cell(changes, share):
+    planned = plan.make(make("machine.micro_batch_tokens=26112", "machine.compile=true", *changes), JOB)
+    assert (planned.time.share and planned.time.share.share) == pytest.approx(share)
+    assert (planned.hours is None) == (share is None)
+
+
+def test_the_hours_and_tokens_a_second_of_the_papers_recipe_by_hand(monkeypatch):
+    monkeypatch.setattr(gpus, "count", lambda: 1)
+    monkeypatch.setattr(gpus, "memory", lambda: 141e9)
+    monkeypatch.setattr(gpus, "name", lambda: "NVIDIA H200")
+    recipe = make("machine.compile=true", "benchmark=[amc23]")
+    planned, tokens = plan.make(recipe), 391 * 256 * 2048
+    # Six operations of each weight, the tied output layer's too, and the attention of 28 layers of 12 heads of 128
+    # dimensions to 1,024 tokens on average.
+    operations = 6 * 1_543_714_304 + 12 * 28 * 12 * 128 * 1024
+    training = tokens * operations / (0.513 * 0.94 * 989e12) / 3600
+    scoring = 2 * 1_543_714_304 * 16 * 4096 * 40 / (0.1 * 989e12) / 3600
+    assert planned.hours == pytest.approx(training + scoring)
+    assert training == pytest.approx(1.17, abs=0.01)
+    assert planned.time.rate(Card.of(gpu=True, here=True)) == pytest.approx(tokens / training / 3600)
+    assert planned.time.rate(Card("slow", 1e12)) == pytest.approx(0.513 * 0.94 * 1e12 / operations)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NVIDIA H200", Card("NVIDIA H200", 989e12)),
+        ("NVIDIA H100 NVL", Card("NVIDIA H100 NVL", 835e12)),
+        ("NVIDIA A100-SXM4-80GB", Card("NVIDIA A100-SXM4-80GB", 312e12)),
+        ("Tesla T4", Card("H100", 989e12, "the peak of Tesla T4 is not known")),
+        (None, Card("H100", 989e12, "the peak of the GPU here is not known")),
+    ],
+)
+def test_the_peak_is_that_of_the_gpu_here(monkeypatch, name, expected):
+    monkeypatch.setattr(gpus, "name", lambda: name)
+    assert Card.of(gpu=True, here=True) == expected
+    assert Card.of(gpu=True, here=False) == Card("H100", 989e12, "a job's GPUs are not known here")
+    assert Card.of(gpu=False, here=True) == Card("H100", 989e12, "no GPU is used here")
+
+
+def measured(config: Config, seconds: float) -> Cell:
+    """A record of two steps of 100 tokens, the first of which took a minute."""
+    cell = Cell.of(config)
+    cell.declare(config)
+    cell.begin(config)
+    rows = [{"step": step, "tokens": 100, "seconds": took} for step, took in ((1, 60.0), (2, seconds))]
+    cell.metrics.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return cell
+
+
+def test_the_hours_of_a_cpu_are_those_of_the_newest_cell_of_this_kind(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    here = ("machine.device=cpu", f"machine.results={tmp_path}", "dataset.rows=2560")
+    config = make(*here)
+    assert plan.make(config).hours is None
+    plan.show([config])
+    assert "hours of this CPU: not known for 1 of 1 trained cells, before one of" in capsys.readouterr().out
+
+    old, new = (measured(replace(config, seed=seed), seconds) for seed, seconds in ((1, 0.5), (2, 4.0)))
+    os.utime(old.metrics, (1e9, 1e9))
+    assert cpu_speed.training(config) == (25, new.folder.name)
+    planned = plan.make(make(*here, "loss=sft"))
+    assert planned.hours == pytest.approx(10 * 256 * 2048 / 25 / 3600)
+    # Log-probabilities of the reference, of the data once: 2 operations beside 6.
+    assert plan.make(make(*here, "loss=iw_sft")).hours == pytest.approx(planned.hours * (1 + 1 / 3))
+    plan.show([config])
+    printed = capsys.readouterr().out
+    said = f"{planned.hours:.1f} of training (all rows of the full length), at the 25 tokens/s of {new.folder.name}"
+    assert said in printed
+    assert "device hours of an H100, since no GPU is used here, at most: " in printed
+    assert "48% of its bfloat16 peak, as measured on an H200 with all weights of 1.5B parameters" in printed
+
+    for change in ("train.precision=fp32", "adapter=lora", "machine.threads=7", "model=qwen2.5-math-7b"):
+        assert plan.make(make(*here, change)).hours is None, change
+    about = json.loads((new.folder / "environment.json").read_text())
+    (new.folder / "environment.json").write_text(json.dumps(about | {"cpu": "another"}))
+    assert cpu_speed.training(config) == (200, old.folder.name)
+    old.metrics.write_text('{"step": "x"}\n')
+    assert cpu_speed.training(config) is None
