@@ -19,7 +19,7 @@ from losslab.config.schema import AdapterConfig, Config, ModelConfig, OptimizerC
 from losslab.data.batches import collate
 from losslab.data.examples import Examples
 from losslab.data.packing import Packing
-from losslab.models import attention, fused_loss, layout
+from losslab.models import attention, fused_loss, layout, lora
 from losslab.models.attention import packed_attention
 from losslab.models.compute_weights import ComputeWeights
 from losslab.models.policy import Policy
@@ -69,8 +69,9 @@ def test_packed_attention_is_that_of_each_sequence_alone(width):
 
 @library.custom_op("losslab::varlen_attention_of_the_cpu", mutates_args=())
 def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ends: torch.Tensor, longest: int) -> torch.Tensor:
+    """In place of attention q + k + v, with a head of keys and values for several of queries."""
     assert longest == ends.diff().max()
-    return torch.zeros_like(q)
+    return q + (k + v).repeat_interleave(q.shape[1] // k.shape[1], dim=1)
 
 
 @_varlen.register_fake
@@ -78,9 +79,20 @@ def _(q, k, v, ends, longest):
     return torch.empty_like(q)
 
 
-@pytest.mark.parametrize("family", [Qwen2Config, LlamaConfig])
-@pytest.mark.parametrize("recompute", [Recompute.none, Recompute.selective])
-def test_one_graph_serves_all_layers_and_all_packings(monkeypatch, family, recompute):
+def _backward(ctx, gradient):
+    shared = gradient.unflatten(1, (ctx.heads, -1)).sum(2)
+    return gradient.clone(), shared, shared.clone(), None, None
+
+
+def _setup(ctx, inputs, output):
+    ctx.heads = inputs[1].shape[1]
+
+
+_varlen.register_autograd(_backward, setup_context=_setup)
+
+
+@pytest.fixture
+def flash(monkeypatch):
     """The path of a GPU, whose kernel a CPU does not have: an operator of its shape stands for it."""
     if not CUDA:
 
@@ -89,14 +101,21 @@ def test_one_graph_serves_all_layers_and_all_packings(monkeypatch, family, recom
 
         monkeypatch.setattr(attention, "varlen_attn", operator)
         monkeypatch.setattr(attention, "_kind", lambda *_: attention.by_lengths)
+    monkeypatch.setattr(layout, "sharded", lambda *_: False)
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("family", [Qwen2Config, LlamaConfig])
+@pytest.mark.parametrize("recompute", [Recompute.none, Recompute.selective])
+def test_one_graph_serves_all_layers_and_all_packings(flash, family, recompute):
     config = family(vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=5, num_attention_heads=4,
                     num_key_value_heads=2)  # fmt: skip
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=attention.NAME)
     policy = Policy(model.to(DEVICE), Precision.bf16, torch.bfloat16, AdapterConfig())
     machine = MachineConfig(compile=True, recompute=recompute)
-    monkeypatch.setattr(layout, "sharded", lambda *_: False)
-    torch._dynamo.reset()
-    counters.clear()
     layout.lay_out(policy, [model.base_model.layers], Config(machine=machine), DEVICE, backend="aot_eager")
     with torch.no_grad():
         for lengths in ([5, 3, 3], [10, 5, 7, 8], [13, 20], [6] * 9, [40], [3, 4]):
@@ -105,7 +124,6 @@ def test_one_graph_serves_all_layers_and_all_packings(monkeypatch, family, recom
             packing = replace(packing, boundaries=packing.boundaries.to(DEVICE))
             model.base_model(input_ids=tokens, position_ids=tokens, packing=packing, use_cache=False)
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
-    torch._dynamo.reset()
 
 
 @pytest.fixture
@@ -121,6 +139,33 @@ def small(**changes) -> AutoModelForCausalLM:
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(Qwen2Config(**shape | changes), attn_implementation=attention.NAME)
+
+
+@pytest.mark.parametrize("recompute", [Recompute.none, Recompute.selective])
+def test_a_frozen_embedding_makes_no_second_graph(flash, examples, recompute):
+    """The first layer's input needs no gradient of its own; losses and gradients are those without compilation."""
+    adapters, losses, gradients = AdapterConfig(rank=4, target_modules=[lora.ALL]), [], []
+    for compiled in (False, True):
+        model = small(num_hidden_layers=3)
+        lora.insert(model, adapters)
+        generator = torch.Generator().manual_seed(0)
+        for name, parameter in model.named_parameters():
+            if ".lora_" in name:
+                parameter.data.normal_(0, 0.1, generator=generator)
+        policy = Policy(model.to(DEVICE), Precision.bf16 if CUDA else Precision.fp32, torch.float32, adapters)
+        machine = MachineConfig(compile=compiled, recompute=recompute)
+        layout.lay_out(policy, [model.base_model.layers], Config(machine=machine), DEVICE, backend="aot_eager")
+        found = [policy(collate(examples, np.arange(*rows)).to(DEVICE), DFT(), {})["loss"] for rows in ((8,), (8, 16))]
+        sum(found).backward()
+        losses.append(torch.stack(found).detach())
+        trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in trained]))
+        assert all(".lora_" in name for name, p in policy.named_parameters() if p.grad is not None)
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    assert gradients[0].norm() > 0.1
+    bound = 2e-2 if CUDA else 1e-6
+    torch.testing.assert_close(losses[1], losses[0], rtol=bound, atol=0)
+    assert relative(gradients[1], gradients[0]) < bound
 
 
 def test_copies_of_the_weights_give_the_gradients_of_a_model_in_their_dtype(examples):

@@ -19,6 +19,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from transformers import PreTrainedModel
 
 from losslab.config.choices import Device, Recompute, Sharding
 from losslab.config.machine import MachineConfig
@@ -57,6 +58,10 @@ def lay_out(
                 layers.register_module(name, layer)
             if machine.compile:
                 layer.compile(dynamic=True, backend=backend)
+    if machine.compile:
+        # Where the embedding is frozen, the first layer would have a graph of its own, whose input needs no gradient.
+        embedding = cast(PreTrainedModel, policy.model).get_input_embeddings()
+        embedding.register_forward_hook(_require_gradient)
     if sharded(config, device):
         _shard(policy, stacks, machine, config.train.precision, mesh(machine, device))
 
@@ -110,6 +115,11 @@ def sharded(config: Config, device: torch.device) -> bool:
     """
     more = config.machine.cpu_offload or (config.train.weights == Precision.bf16 and not config.adapter.rank)
     return dist.get_world_size() > 1 or (device.type != "cpu" and more)
+
+
+def _require_gradient(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    if torch.is_grad_enabled():
+        output.requires_grad_()
 
 
 def _recompute(choice: Recompute) -> dict[str, Any]:
