@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from test_conclusion import OBJECTIVES
 
-from losslab.cells import cost, race, race_plan, race_text
+from losslab.cells import cost, plan_hours, race, race_plan, race_text
 from losslab.cells.race import RUNGS, Entrant, Race
 from losslab.commands import race as command
 from losslab.composition import grid
@@ -313,15 +313,16 @@ def test_a_plan_has_the_cost_of_each_rung_and_loads_nothing(tmp_path, capsys):
 def test_the_plan_of_a_race_adds_up_the_cells_of_its_rungs(tmp_path, monkeypatch):
     """Steps of up to 64 rows: 2, 4, 7 and 13; with half dropped 4, 2, 2 and 2 rows of three seeds."""
     seen: list[tuple[int, int]] = []
-    of = cost.of
+    race = Race.of([*TINY, f"machine.results={tmp_path}"])
+    step_tokens = cost.step_tokens(race.entrants[0].configs[0])
 
-    def counted(configs, sizes):
-        steps = [tokens // cost.step_tokens(config) for config, (_, tokens) in zip(configs, sizes, strict=True)]
-        seen.append((len(configs), sum(steps)))
-        return of(configs, sizes)
+    def counted(times, *others, **more):
+        seen.append((len(times), sum(time.size.tokens for time in times) // step_tokens))
+        return needed(times, *others, **more)
 
-    monkeypatch.setattr(cost, "of", counted)
-    race_plan.text(Race.of([*TINY, f"machine.results={tmp_path}"]))
+    needed = plan_hours.needed
+    monkeypatch.setattr(plan_hours, "needed", counted)
+    race_plan.text(race)
     rungs = [(12, 12 * steps) for steps in (2, 4, 7, 13)]
     halved = (3 + 12 + 3 * 6, 12 * 2 + 6 * (4 + 7 + 13))
     assert seen == [*rungs, (3, 0), halved, (3 + 48, 12 * 26), (3 + 12, 12 * 13)]

@@ -49,16 +49,47 @@ def of(config: Config, machine: MachineConfig, size: Size, devices: Devices, her
 
 def text(cells: Sequence[Time], devices: Devices, card: Card, here: bool) -> str:
     """What a plan says of disk space, hours and speeds."""
+    return "\n".join([*needed(cells, devices, card, here), *speeds(cells, devices, card)])
+
+
+def needed(cells: Sequence[Time], devices: Devices, card: Card, here: bool) -> Iterator[str]:
+    """Disk space and hours of cells, a line for each."""
     trained, costs, gb = [cell for cell in cells if cell.size.tokens], cost.total(cell.cost for cell in cells), 1e9
-    lines = [
+    yield (
         f"disk: {costs.disk / gb:,.1f} GB for the models, and up to {costs.checkpoints / gb:,.1f} GB for the "
         "checkpoints of each cell at work"
-    ]
+    )
     if not devices.gpu and here:
-        lines += _on_this_cpu(trained)
-    if devices.gpu or not trained or any(cell.share for cell in trained):
-        lines += _on_gpus(cells, costs, card)
-    return "\n".join(lines)
+        yield from _on_this_cpu(trained)
+    if devices.gpu or _known_on_gpus(cells):
+        yield (
+            f"device hours of an {card.name}{card.reason and f', since {card.reason}'}, at most: "
+            f"{costs.training or 0:,.1f} of training (all rows of the full length), {costs.scoring:,.1f} of scoring "
+            "(all samples of the full length)" + (f", {costs.rollouts:,.1f} of rollouts" if costs.rollouts else "")
+        )
+
+
+def speeds(cells: Sequence[Time], devices: Devices, card: Card) -> Iterator[str]:
+    """The speeds on a GPU that the hours of `needed` come from, and what these leave out."""
+    if not devices.gpu and not _known_on_gpus(cells):
+        return
+    for share in dict.fromkeys(cell.share for cell in cells if cell.share):
+        rates = [cell.rate(card) or 0.0 for cell in cells if cell.share == share]
+        yield (
+            f"training on each GPU: {_range(rates)} tokens/s, {share.share:.0%} of its bfloat16 peak, as measured on "
+            f"an H200 with {share.of} ({share.page}); assumed for other GPUs and sizes"
+        )
+    yield f"sampling: {gpu_speed.SAMPLING:.0%} of the peak, an assumption"
+    if unknown := sum(cell.cost.training is None for cell in cells):
+        yield (
+            f"not counted: the training of {unknown} cells, in float32 or with less than "
+            f"{gpu_speed.SMALLEST / 1e6:.0f}M parameters, whose speed on a GPU was not measured"
+        )
+
+
+def _known_on_gpus(cells: Sequence[Time]) -> bool:
+    """Whether cells would be scored only, or one of them trained at a speed that is known."""
+    return not any(cell.size.tokens for cell in cells) or any(cell.share for cell in cells)
 
 
 def _on_this_cpu(trained: Sequence[Time]) -> Iterator[str]:
@@ -74,26 +105,6 @@ def _on_this_cpu(trained: Sequence[Time]) -> Iterator[str]:
         yield (
             f"hours of this CPU: not known for {len(trained) - len(known)} of {len(trained)} trained cells, before one "
             "of the same model has trained here"
-        )
-
-
-def _on_gpus(cells: Sequence[Time], costs: Cost, card: Card) -> Iterator[str]:
-    yield (
-        f"device hours of an {card.name}{card.reason and f', since {card.reason}'}, at most: "
-        f"{costs.training or 0:,.1f} of training (all rows of the full length), {costs.scoring:,.1f} of scoring (all "
-        "samples of the full length)" + (f", {costs.rollouts:,.1f} of rollouts" if costs.rollouts else "")
-    )
-    for share in dict.fromkeys(cell.share for cell in cells if cell.share):
-        rates = [cell.rate(card) or 0.0 for cell in cells if cell.share == share]
-        yield (
-            f"training on each GPU: {_range(rates)} tokens/s, {share.share:.0%} of its bfloat16 peak, as measured on "
-            f"an H200 with {share.of} ({share.page}); assumed for other GPUs and sizes"
-        )
-    yield f"sampling: {gpu_speed.SAMPLING:.0%} of the peak, an assumption"
-    if unknown := sum(cell.cost.training is None for cell in cells):
-        yield (
-            f"not counted: the training of {unknown} cells, in float32 or with less than "
-            f"{gpu_speed.SMALLEST / 1e6:.0f}M parameters, whose speed on a GPU was not measured"
         )
 
 
