@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from losslab.commands.regrade import rules
+from losslab.commands.regrade import main, rules
+from losslab.config.machine import MachineConfig
 from losslab.grading.graders import Grader, Verdict
 from losslab.grading.regrade import regrade
 
@@ -79,6 +80,36 @@ def test_regrade_goes_on_where_it_was_interrupted(tmp_path: Path, capsys: pytest
     regrade(*files, 1, {"x": "math500"})
     graded = [json.loads(line) for line in files[1].read_text().splitlines()]
     assert [row["extracted"] for row in graded] == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_the_cores_of_the_allocation_and_the_limit_of_the_command_line_are_used(tmp_path, monkeypatch):
+    made = []
+
+    class Noted(Grader):
+        def __init__(self, workers: int, seconds: float, unsafe_code: bool) -> None:
+            made.append((workers, seconds, unsafe_code))
+            super().__init__(workers, seconds, unsafe_code=unsafe_code)
+
+    monkeypatch.setattr("losslab.grading.regrade.Grader", Noted)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 5, 7}, raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    (tmp_path / "in.jsonl").write_text('{"benchmark": "aime24", "response": "1", "gold": "1"}\n')
+    files = [str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]
+    main([*files, "machine.grading_seconds=7.5"])
+    main(files)
+    assert made == [(3, 7.5, False), (3, MachineConfig().grading_seconds, False)]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("0", "machine.grading_seconds is 0.0: set it between 0.1 and 3,600"),
+        ("soon", "machine.grading_seconds=soon is not a number"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        main(["in.jsonl", "out.jsonl", f"machine.grading_seconds={value}"])
 
 
 def test_regrade_by_the_rules_of_the_benchmark_or_of_the_row(tmp_path: Path) -> None:

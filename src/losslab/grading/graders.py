@@ -24,6 +24,7 @@ from losslab.grading import corrected, corrected_text, exact_match, official, of
 from losslab.programs import assembly, stack_language
 from losslab.programs.languages import Toolchains
 
+SECONDS = 3.0  # of a rule on one answer
 START_SECONDS = 120.0  # a cold file system can take this long over the first import of sympy
 
 
@@ -46,7 +47,9 @@ class Grader:
     Equal (rules, answer, gold) are graded once. Use as a context manager: leaving it waits for what was submitted.
     """
 
-    def __init__(self, workers: int, seconds: float = 3.0, memory_mb: int = 2048, unsafe_code: bool = False) -> None:
+    def __init__(
+        self, workers: int, seconds: float = SECONDS, memory_mb: int = 2048, unsafe_code: bool = False
+    ) -> None:
         if workers < 1 or seconds <= 0 or memory_mb < 256:
             raise ValueError("a Grader needs at least one worker, a positive time limit and at least 256 MB of memory")
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")

@@ -14,7 +14,8 @@ from losslab.config.choices import Rules, VerdictName
 from losslab.config.log import log
 from losslab.config.masking import masked
 from losslab.files import content, mend, read_lines, syntax, write
-from losslab.grading.graders import Grader, Verdict
+from losslab.grading.graders import SECONDS, Grader, Verdict
+from losslab.grading.version import grader_version
 from losslab.programs import assembly, languages, stack_language
 from losslab.programs.sandbox import no_isolation, refusal
 from losslab.progress import bar
@@ -25,7 +26,14 @@ GOLDS = ("ground_truth", "target", "reference", "expected_answer", "label", "sol
 Row = dict[str, Any]
 
 
-def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str], unsafe_code: bool = False) -> None:
+def regrade(
+    input: Path,
+    output: Path,
+    workers: int,
+    rules: Mapping[str, str],
+    unsafe_code: bool = False,
+    seconds: float = SECONDS,
+) -> None:
     """Grades a JSONL file of {benchmark, response (or prediction), gold} rows, each by the rules of its benchmark.
 
     A row may name its rules in a column `rules`; a benchmark that `rules` lacks is graded by the general ones, with a
@@ -34,6 +42,8 @@ def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str], u
     may be numbers. The accuracy of each benchmark by both verdicts is printed.
 
     Code in a language whose compiler is missing here comes out without a verdict, with a message: it is not wrong.
+
+    `seconds` limit the verdict on one answer, as `machine.grading_seconds` does in an evaluation.
 
     Verdicts are kept beside the output as they are made: the same call after an interruption grades the rest.
 
@@ -48,11 +58,11 @@ def regrade(input: Path, output: Path, workers: int, rules: Mapping[str, str], u
         log.info(f"benchmark {name} is not in conf/benchmark: graded by the general rules")
     output.parent.mkdir(parents=True, exist_ok=True)  # a bad path shows now and not after the work
     partial = output.with_name(f".{output.name}.partial")
-    verdicts = _kept(partial, _key(input, rules, skipped))
+    verdicts = _kept(partial, _key(input, rules, skipped, seconds))
     if verdicts:
         log.info(f"{len(verdicts)} of {len(gradable)} responses were graded before: continuing from there")
     with (
-        Grader(workers, unsafe_code=unsafe_code) as grader,
+        Grader(workers, seconds, unsafe_code=unsafe_code) as grader,
         partial.open("a", encoding="utf-8") as file,
         bar("grading", len(gradable), "response", initial=len(verdicts)) as progress,
     ):
@@ -162,12 +172,11 @@ def _verdicts(grader: Grader, rows: Sequence[Row], rules: Mapping[str, str]) -> 
         yield verdict.result()
 
 
-def _key(input: Path, rules: Mapping[str, str], skipped: set[int]) -> str:
-    """A hash of what decides the verdicts: the rows, those left out, the rules, and the code of the grader."""
-    package = Path(__file__).parents[1]
-    files = sorted(file for name in ("grading", "programs") for file in (package / name).glob("*.py"))
-    code = [syntax(file.read_text(encoding="utf-8")) for file in files]
-    return hashlib.sha256(json.dumps([content(str(input)), sorted(skipped), dict(rules), code]).encode()).hexdigest()
+def _key(input: Path, rules: Mapping[str, str], skipped: set[int], seconds: float) -> str:
+    """A hash of what decides the verdicts: the rows, those left out, the rules, the limit and the code."""
+    code = [grader_version(), syntax(Path(__file__).read_text(encoding="utf-8"))]  # this module reads the rows
+    about = [content(str(input)), sorted(skipped), dict(rules), seconds, code]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
 def _kept(partial: Path, key: str) -> list[Row]:
