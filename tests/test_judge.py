@@ -69,7 +69,7 @@ def test_only_what_is_disputed_is_asked_and_once(scores, url, capsys):
     main(words)
     assert capsys.readouterr().out.splitlines() == [
         "one: 4 disputed, 2 agrees official, 1 agrees corrected, 1 undecided",
-        "3 different answers, 300 + 30 tokens, 0.0004 dollars",
+        "3 different responses, 300 + 30 tokens, 0.0004 dollars",
     ]
     assert len(ASKED) == 3 and {body["temperature"] for body in ASKED} == {0.0}
     asked = sorted(body["messages"][0]["content"] for body in ASKED)
@@ -98,7 +98,7 @@ def test_a_benchmark_whose_published_evaluation_asks_a_model_is_judged_whole(tmp
     assert capsys.readouterr().out.splitlines() == [
         "mathverse: 1 disputed, 0 agrees official, 1 agrees corrected, 0 undecided",
         "mathverse: 50.00% of 6 samples right by the judge, 1 left undecided",
-        "4 different answers, 400 + 40 tokens",
+        "4 different responses, 400 + 40 tokens",
     ]
     assert read_json(tmp_path / "judge.json")["scores"]["mathverse"] == {
         "samples": 6, "undecided": 1, "score": 50,
@@ -106,6 +106,18 @@ def test_a_benchmark_whose_published_evaluation_asks_a_model_is_judged_whole(tmp
     }  # fmt: skip
     more = {"extracted": "2", "finish_reason": "stop", "tokens": 1, "timed_out": False}
     assert summarise([{"judged": True, "samples": [sample("2", True, True) | more]}], 1, "official")["judged"] is True
+
+
+def test_one_answer_in_other_words_is_asked_about_again_and_the_same_end_once(tmp_path, url, capsys):
+    """How an answer is given counts: it has to be the only one."""
+    texts = ["so 900", "it is 900", "a" * 2000 + "so 900" + " " * 1994, "b" * 2000 + "so 900" + " " * 1994]
+    samples = [sample(text, True, False) | {"extracted": "900"} for text in texts]
+    write_lines(tmp_path / "one.jsonl", [{"index": 0, "question": "a", "gold": "900", "samples": samples}])
+    part = {"samples": 4, "only_official": 4, "only_corrected": 0}
+    write_json(tmp_path / "scores.json", {"benchmarks": {"one": part}})
+    main(["judge", str(tmp_path), f"url={url}", "model=judge"])
+    assert capsys.readouterr().out.splitlines()[-1] == "3 different responses, 300 + 30 tokens"
+    assert len(ASKED) == 3
 
 
 def test_the_last_word_decides():

@@ -1,6 +1,7 @@
 """Ask a model about the answers on which the official and the corrected verdict differ.
 
-Of benchmarks whose published evaluation asks a model, such as mathverse, it is asked about all answers.
+Of benchmarks whose published evaluation asks a model, such as mathverse, it is asked about all answers. It reads the
+last 2,000 characters of a response, and responses to a problem that end in the same ones are asked about once.
 
 losslab judge SCORES url=URL model=NAME
   prices=0.25,2.0      dollars for a million tokens of prompts and of replies
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from losslab.commands.cli import parse
 from losslab.config.errors import exit_on_error
+from losslab.config.machine import ENDPOINT_URL
 
 USAGE = "losslab judge SCORES url=http://localhost:8000/v1 model=NAME"
 
@@ -30,7 +32,7 @@ def main(arguments: list[str]) -> None:
     for key in ("url", "model"):
         if not options.get(key):
             raise ValueError(f"{key} has no value: {USAGE}")
-    if not re.fullmatch(r"https?://[^@?#\s]+", options["url"]):
+    if not ENDPOINT_URL.fullmatch(options["url"]):
         raise ValueError(
             "url must begin with http:// or https:// and hold no user, key or query: it stands in a record"
         )
@@ -58,4 +60,5 @@ def main(arguments: list[str]) -> None:
         left = f", {part['undecided']} left undecided" if part["undecided"] else ""
         print(f"{name}: {part['score']:.2f}% of {part['samples']:,} samples right by the judge{left}")
     dollars = f", {result['dollars']:.4f} dollars" if "dollars" in result else ""
-    print(f"{result['answers']} different answers, {result['prompt_tokens']:,} + {result['tokens']:,} tokens{dollars}")
+    tokens = f"{result['prompt_tokens']:,} + {result['tokens']:,} tokens"
+    print(f"{result['answers']} different responses, {tokens}{dollars}")

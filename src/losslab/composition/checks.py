@@ -1,6 +1,5 @@
 """What composes but cannot run is refused here, before anything is loaded."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from losslab.config.benchmark import WITH_OPTIONS
 from losslab.config.choices import Device, Gold, Rules, TrackerName
 from losslab.config.forgetting import of_new_task
 from losslab.config.keys import check_bounds
-from losslab.config.machine import AUTO, MachineConfig
+from losslab.config.machine import AUTO, ENDPOINT_URL, MachineConfig
 from losslab.config.paths import names_folder
 from losslab.config.prompt import CHAT
 from losslab.config.schema import (
@@ -80,7 +79,7 @@ def check_endpoint(machine: MachineConfig) -> None:
         return
     if not machine.api_url:
         raise ValueError("machine.engine=api needs an address: set machine.api_url=http://localhost:8000/v1 or another")
-    if not re.fullmatch(r"https?://[^@?#\s]+", machine.api_url):
+    if not ENDPOINT_URL.fullmatch(machine.api_url):
         raise ValueError(
             "machine.api_url must begin with http:// or https:// and hold no user, key or query: it stands in records, "
             "and the key is taken from the environment variable OPENAI_API_KEY"

@@ -1,5 +1,6 @@
 """The keys of where and how a cell runs, which change no result: `machine` and `tracker`."""
 
+import re
 from dataclasses import dataclass
 
 from losslab.config.choices import (
@@ -13,6 +14,7 @@ from losslab.config.choices import (
 from losslab.config.keys import key
 
 AUTO = "auto"  # a value of the machine that `losslab.cells.sizing` decides before the workers start
+ENDPOINT_URL = re.compile(r"https?://[^@?#\s]+")  # the address of an endpoint stands in records: no user, key or query
 
 
 @dataclass

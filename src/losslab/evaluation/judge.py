@@ -1,8 +1,11 @@
 """A third verdict, by a model as judge, on the samples of which the official and the corrected verdict differ; on all
 samples of a benchmark whose published evaluation asks a model.
 
+The judge reads the end of a response, since how an answer is given counts too: it has to be the only one. So responses
+with the same answer in other words are asked about one by one, and those that end in the same words once.
+
 It decides no score of scores.json. What a folder of scores holds afterwards:
-    judge.jsonl    a line for each different answer: benchmark, problem, the judge's reply and its verdict
+    judge.jsonl    a line for each different prompt: benchmark, problem, the judge's reply and its verdict
     judge.json     how often the judge agrees with either verdict, its own score of benchmarks that were judged whole,
                    what it was asked with, tokens and dollars
 """
@@ -16,7 +19,7 @@ from typing import Any
 
 from losslab.evaluation import api_engine
 from losslab.evaluation.engine_interface import Endpoint, Job, Request, Sampling
-from losslab.evaluation.scores import share
+from losslab.evaluation.scores import cost, share
 from losslab.files import append_line, mend, read_json, read_lines, write_json
 from losslab.progress import bar
 
@@ -81,7 +84,7 @@ def judged(folder: Path) -> Iterator[Judged]:
 
 
 def judge(folder: Path, endpoint: Endpoint, prices: Sequence[float] = ()) -> dict[str, Any]:
-    """Ask the judge about each different answer that it has not judged yet; returns what judge.json holds.
+    """Ask the judge about each different prompt that it has not judged yet; returns what judge.json holds.
 
     `prices` are dollars for a million tokens of prompts and of replies. Raises ValueError as `judged` does, and where
     the folder has replies of another judge, and RuntimeError if the endpoint fails; the same call then continues.
@@ -105,7 +108,8 @@ def judge(folder: Path, endpoint: Endpoint, prices: Sequence[float] = ()) -> dic
                 replies[sample.prompt] = line
             progress.update(len(completions))
     result = {"judge": endpoint.model, "endpoint": endpoint.url, **_counts(samples, replies)}
-    result |= {"scores": scores(samples, replies), **_cost(replies, prices)}
+    result |= {"scores": scores(samples, replies), "answers": len(replies)}
+    result |= cost(replies.values(), prices)
     write_json(folder / SUMMARY, result)
     return result
 
@@ -143,9 +147,3 @@ def scores(samples: Sequence[Judged], replies: Mapping[str, Mapping[str, Any]]) 
             "breakdown": {column: {key: share(of) for key, of in values.items()} for column, values in groups.items()},
         }
     return parts
-
-
-def _cost(replies: Mapping[str, Mapping[str, Any]], prices: Sequence[float]) -> dict[str, Any]:
-    read, written = (sum(line[key] or 0 for line in replies.values()) for key in ("prompt_tokens", "tokens"))
-    dollars = {"dollars": (prices[0] * read + prices[1] * written) / 1e6} if prices else {}
-    return {"answers": len(replies), "prompt_tokens": read, "tokens": written, "prices": list(prices), **dollars}

@@ -119,6 +119,14 @@ def average(benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def cost(samples: Iterable[Mapping[str, Any]], prices: Sequence[float]) -> dict[str, Any]:
+    """What the samples of an endpoint took, each once, whichever call asked for them; in dollars by two prices."""
+    counts = [(sample.get("prompt_tokens") or 0, sample.get("tokens") or 0) for sample in samples]
+    read, written = (sum(count[i] for count in counts) for i in range(2))
+    dollars = {"dollars": (prices[0] * read + prices[1] * written) / 1e6} if prices else {}
+    return {"prompt_tokens": read, "tokens": written, **({"prices": list(prices)} if prices else {}), **dollars}
+
+
 def share(conditions: Iterable[bool]) -> float:
     """How many of the conditions hold, in percent."""
     values = list(conditions)
