@@ -151,7 +151,7 @@ def test_a_served_model_is_scored_as_others_are(config, tmp_path):
         "prompt_tokens": 15 * 8, "tokens": written, "prices": [1.0, 2.0], "dollars": (120 + 2 * written) / 1e6,
     }  # fmt: skip
     assert (result["engine"], result["endpoint"]) == ("api", config.machine.api_url)
-    assert any("1 problems are longer than the model's context" in warning for warning in result["warnings"])
+    assert any("1 problem is longer than the model's context" in warning for warning in result["warnings"])
 
     config.eval.samples = 4  # what is there is not asked for again, and is paid for once
     again = evaluate(config, "served", tmp_path / "scores")

@@ -2,24 +2,30 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from http.server import ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
+from endpoint import Endpoint
 from tiny_models import random_toy_model
 
 from losslab.config.choices import Device
 from losslab.config.machine import MachineConfig
+from losslab.config.prompt import ExampleConfig, PromptConfig
 from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig
 from losslab.evaluation import engine_interface, engines, scores
 from losslab.evaluation.evaluate import evaluate, show
-from losslab.files import write_json
+from losslab.files import write_json, write_lines
+from losslab.grading.version import grader_version
 from losslab.results.compare import right_shares
 
 ENGINES = [Engine.vllm, Engine.transformers] if find_spec("vllm") else [Engine.transformers]
@@ -83,7 +89,7 @@ def test_an_evaluation_writes_its_records(engine, config, model, tmp_path, capsy
     warnings = " / ".join(result["warnings"])
     assert "3 samples of each problem in place of the protocol's 16" in warnings
     assert "cut by length (max_new_tokens=16)" in warnings
-    assert "1 problems are longer than the model's context" in warnings
+    assert "1 problem is longer than the model's context" in warnings
     assert "chat template" not in warnings
     assert "one: no row has the column level, so there is no breakdown by it" in warnings
     assert [row.get("groups") for row in rows[2:]] == [{"size": "0"}, {"size": "1"}, {"size": "1"}, None]
@@ -130,6 +136,129 @@ def test_only_what_is_missing_is_generated(config, model, tmp_path):
     more.eval.samples = 4  # a sample more of each problem
     assert evaluate(more, str(model), folder)["generation"]["samples"] == 10
     assert [row["samples"][:3] for row in records(folder, "two")] == [row["samples"] for row in complete]
+
+
+def test_scores_page_and_warnings_are_of_all_benchmarks_of_the_folder(config, model, tmp_path):
+    config.prompt = PromptConfig(examples=[ExampleConfig("2+2=?", "4")])
+    folder, two = tmp_path / "scores", {"two": BenchmarkConfig(path=str(tmp_path / "two.jsonl"))}
+    first = evaluate(config, str(model), folder)
+    write_lines(folder / "judge.jsonl", [{"benchmark": "one", "index": 0, "right": True}])  # what `losslab judge` keeps
+    both = evaluate(replace(config, benchmark=two), str(model), folder)
+    assert list(both["benchmarks"]) == ["one", "two"] and both["benchmarks"]["one"] == first["benchmarks"]["one"]
+    assert both["examples"] == {"one": 1, "two": 1}
+    assert set(first["warnings"]) < set(both["warnings"]) and len(set(both["warnings"])) == len(both["warnings"])
+    of_one = [text.removeprefix("one: ") for text in first["warnings"] if text.startswith("one: ")]
+    assert len(of_one) == 4  # no column level, a worked example, cut by length, too long
+    assert [text.removeprefix("two: ") for text in both["warnings"] if text.startswith("two: ")] == [
+        text for text in of_one if "level" not in text
+    ]
+    (payload,) = re.findall(r'id="payload">(.*?)</script>', (folder / "samples.html").read_text())
+    assert list(json.loads(payload)["benchmarks"]) == ["one", "two"]
+    # A record of an earlier version has no notes: they are among its warnings.
+    old = {key: value for key, value in both.items() if key != "notes"}
+    old["warnings"] = [text.replace("1 problem is longer", "1 problems are longer") for text in both["warnings"]]
+    assert old["warnings"] != both["warnings"]
+    (folder / "scores.json").write_text(json.dumps(old))
+    assert evaluate(replace(config, benchmark=two), str(model), folder)["warnings"] == both["warnings"]
+
+
+class Two(Endpoint):
+    def answer(self, body: dict) -> str:
+        return "So it is \\boxed{2}."
+
+
+def test_the_cost_of_a_served_model_is_that_of_all_samples_of_the_folder(config, tmp_path):
+    config.model.path, urls = "served", []
+    for i, benchmark in enumerate(("one", "two", "one")):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Two)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        urls.append(f"http://127.0.0.1:{server.server_port}/v1")
+        config.machine = MachineConfig(engine=Engine.api, api_url=urls[i], api_prices=[1.0, 2.0])
+        config.benchmark = {benchmark: BenchmarkConfig(path=str(tmp_path / f"{benchmark}.jsonl"))}
+        result = evaluate(config, "served", tmp_path / "scores")
+        server.shutdown()
+        server.server_close()
+        samples = 18 if i == 0 else 36
+        dollars = pytest.approx(samples * (100 + 2 * 10) / 1e6)
+        assert result["cost"] == {
+            "prompt_tokens": 100 * samples, "tokens": 10 * samples, "prices": [1.0, 2.0], "dollars": dollars,
+        }  # fmt: skip
+    assert result["endpoint"] == ", ".join(sorted(urls[:2]))  # the third was asked nothing
+
+
+def test_each_benchmark_keeps_its_number_of_samples(config, model, tmp_path, capsys):
+    folder, two = tmp_path / "scores", {"two": BenchmarkConfig(path=str(tmp_path / "two.jsonl"))}
+    first = evaluate(config, str(model), folder)
+
+    def scored(samples: int, **changes) -> dict[str, int]:
+        scored = evaluate(replace(config, eval=replace(config.eval, samples=samples), **changes), str(model), folder)
+        warnings.extend(text for text in scored["warnings"] if "of each problem" in text)
+        return {name: row["samples"] for name, row in scored["benchmarks"].items()}
+
+    warnings: list[str] = []
+    assert scored(2, benchmark=two) == {"one": 3, "two": 2}
+    assert scored(4, benchmark=two) == {"one": 3, "two": 4}
+    assert warnings[-2:] == [
+        "one: 3 samples of each problem in place of the protocol's 16",
+        "two: 4 samples of each problem in place of the protocol's 16",
+    ]
+    assert "stored samples" not in capsys.readouterr().out
+    assert scored(1) == {"one": 1, "two": 4}
+    assert "one: the scores are of the first 1 of 3 stored samples of each problem" in capsys.readouterr().out
+    assert [len(record["samples"]) for record in records(folder)] == [3] * 6
+    assert scored(2, benchmark=two) == {"one": 1, "two": 2}
+    again = evaluate(config, str(model), folder)
+    assert again["benchmarks"]["one"] == first["benchmarks"]["one"]
+
+
+def test_what_made_the_samples_is_a_set_of_facts(config, model, tmp_path, monkeypatch):
+    found = []
+    for samples, version, dtype in (
+        (1, "0.2", "float32"),
+        (2, "0.1", "bfloat16"),
+        (3, "0.2", "float32"),
+        (3, "9", "9"),
+    ):
+        monkeypatch.setattr(engines, "version", lambda engine, version=version: version)
+        monkeypatch.setattr(engines, "dtype", lambda job, dtype=dtype: dtype)
+        config.eval.samples = samples
+        result = evaluate(config, str(model), tmp_path / "scores")
+        found.append((result["engine_version"], result["generation"]["dtype"]))
+    assert found == [("0.2", "float32"), *[("0.1, 0.2", "bfloat16, float32")] * 3]  # the last call sampled nothing
+
+
+def test_a_score_never_mixes_two_versions_of_the_grader(config, model, tmp_path, capsys):
+    folder, two = tmp_path / "scores", {"two": BenchmarkConfig(path=str(tmp_path / "two.jsonl"))}
+    both = replace(config, benchmark=config.benchmark | two)
+    first = evaluate(both, str(model), folder)
+    assert first["graders"] == {"one": grader_version(), "two": grader_version()}
+    right = {name: (folder / f"{name}.jsonl").read_bytes() for name in ("one", "two")}
+
+    def graded_otherwise(name: str, grader: dict[str, str]) -> None:
+        rows = [{key: value for key, value in row.items() if key != "grader"} | grader for row in records(folder, name)]
+        for row in rows:
+            row["samples"] = [sample | {"official": True, "extracted": "7"} for sample in row["samples"]]
+        write_lines(folder / f"{name}.jsonl", rows)
+
+    graded_otherwise("one", {"grader": grader_version()})  # its verdicts stay
+    assert evaluate(config, str(model), folder)["benchmarks"]["one"]["official"] == 100
+    assert "graded again" not in capsys.readouterr().out
+    graded_otherwise("one", {"grader": "another"})
+    graded_otherwise("two", {})
+    more = replace(config, eval=replace(config.eval, samples=4))
+    result = evaluate(more, str(model), folder)  # a sample more of each problem
+    assert (
+        "one: another version of the grader graded the stored samples; all are graded again" in capsys.readouterr().out
+    )
+    assert result["benchmarks"]["one"]["official"] == 0 and result["benchmarks"]["two"]["official"] == 100
+    assert result["graders"] == {"one": grader_version(), "two": None}
+    told = "two: graded by an unknown version of the grader: score it again for the same one"
+    assert told in result["warnings"]
+    assert evaluate(both, str(model), folder) == first | {"engine_version": first["engine_version"]} | {
+        "generation": result["generation"]
+    }
+    assert "two: an unknown version of the grader graded the stored samples" in capsys.readouterr().out
+    assert (folder / "two.jsonl").read_bytes() == right["two"]
 
 
 def test_other_protocols_do_not_mix(config, model, tmp_path):

@@ -70,6 +70,11 @@ def did_you_mean(word: str, names: Any) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things: 1 sample, 2 samples."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def among(word: str, names: Any) -> str:
     """A suggestion, or the list of all names."""
     return did_you_mean(word, names) or (f"; there are {', '.join(names)}" if names else "")

@@ -17,7 +17,7 @@ from typing import Any
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.files import read_json, write_json
 
-LENGTH = 13  # words in a row
+LENGTH = 13  # consecutive words
 WORD = re.compile(r"\w+")  # \frac{1}{2} is three of them
 
 Seen = dict[str, list[int]]  # indices of problems, by `exact` and by `words`

@@ -155,7 +155,7 @@ def _seen(config: Config, corpus: Corpus | None, chosen: list[Benchmark]) -> tup
     try:
         return contamination.seen(corpus, chosen, Path(config.machine.results) / "cache" / "overlap"), []
     except (ValueError, OSError) as error:  # the scores are worth having all the same
-        return None, [f"nobody knows which problems stand in the training data: {error}"]
+        return None, [f"the training data could not be searched for benchmark problems: {error}"]
 
 
 def _tokenizer(config: Config, model: str) -> Any:

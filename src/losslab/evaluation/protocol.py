@@ -62,7 +62,8 @@ def stop_tokens(config: Config, model: str, tokenizer: Any) -> tuple[list[str], 
         generation = None
     ids |= set(generation) if isinstance(generation, list) else {generation}
     if "chat" in (config.model.train_prompt, config.scoring_template) and tokenizer.chat_template:
-        _, turn_ends = split_stops([str(ChatTemplate(tokenizer, config.model.template_arguments).end)], tokenizer)
+        end = ChatTemplate(tokenizer, config.model.template_arguments).end
+        _, turn_ends = split_stops([end] if end else [], tokenizer)
         ids |= set(turn_ends)
     return list(texts), sorted(ids - {None})
 

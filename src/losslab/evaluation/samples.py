@@ -8,11 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from losslab.config.log import log
 from losslab.config.masking import masked
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.engine_interface import Completion
 from losslab.files import mend, read_lines
 from losslab.grading.graders import Grader, Verdict
+from losslab.grading.version import grader_version
 from losslab.progress import bar
 
 Key = tuple[str, int, int]  # benchmark, problem, sample
@@ -31,7 +33,7 @@ class Samples:
         self._verdicts: dict[Key, Future[Verdict]] = {}
         for benchmark in chosen:
             mend(folder / f"{benchmark.name}.samples.jsonl")
-            self.known |= _stored(folder, benchmark.name)
+            self.known |= _stored(folder, benchmark)
         for key, sample in self.known.items():
             if key[:2] in self.problems and "official" not in sample:
                 self._grade(key)
@@ -81,12 +83,22 @@ class Samples:
         return samples
 
 
-def _stored(folder: Path, name: str) -> dict[Key, Sample]:
-    """The stored samples of a benchmark: graded ones of an earlier run, and those of an interrupted run."""
+def _stored(folder: Path, benchmark: Benchmark) -> dict[Key, Sample]:
+    """The stored samples of a benchmark: graded ones of an earlier run, and those of an interrupted run.
+
+    Verdicts of another version of the grader are left out, so that a score never mixes two; those of a task of lm_eval
+    are the library's own.
+    """
     stored: dict[Key, Sample] = {}
-    for record in read_lines(folder / f"{name}.jsonl"):
+    name, records = benchmark.name, read_lines(folder / f"{benchmark.name}.jsonl")
+    graders = {record.get("grader") for record in records} if benchmark.task is None else set()
+    if again := bool(graders - {grader_version()}):
+        which = "an unknown" if None in graders else "another"
+        log.info(f"{name}: {which} version of the grader graded the stored samples; all are graded again")
+    for record in records:
         for j, sample in enumerate(record["samples"]):
-            stored[name, record["index"], j] = sample
+            kept = {key: value for key, value in sample.items() if key not in Verdict.__dataclass_fields__}
+            stored[name, record["index"], j] = kept if again else sample
     for line in read_lines(folder / f"{name}.samples.jsonl"):
         stored[name, line.pop("index"), line.pop("sample")] = line
     return stored

@@ -1,13 +1,17 @@
 """What an evaluation leaves behind when all samples are graded: records, the page, the scores and their warnings."""
 
 import json
+import re
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from losslab.config.choices import Rules
-from losslab.config.schema import Config, Engine, EvalConfig
+from losslab.config.log import log
+from losslab.config.messages import counted
+from losslab.config.schema import Config, Engine
 from losslab.data.prompts import render
 from losslab.evaluation import engines, scores
 from losslab.evaluation.benchmarks import Benchmark
@@ -18,9 +22,18 @@ from losslab.evaluation.prompting import Prompt
 from losslab.evaluation.sample_page import sample_page
 from losslab.evaluation.samples import Samples
 from losslab.files import RECORD_VERSION, read_json, read_lines, write
+from losslab.grading.version import grader_version
 
 MOST = 200  # problems of a benchmark, the first ones, whose records have thumbnails: some 7 KB each
 CUT_SHARE = 20  # percent of samples cut by length above which a score misleads
+# The warnings that follow from scores and samples; the other ones of a record without `notes` are its notes.
+COMPUTED = re.compile(
+    r"([^:]+: )?(\d+% of the samples are cut|\d+ problems? \w+ longer|grading ran out|the training data holds"
+    r"|\d+ samples? of each problem|\d+ samples? ended by|the prompt does not end)"
+)
+
+Records = dict[str, list[dict[str, Any]]]  # of each benchmark, one for each problem
+Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class Subject:
     reads_images: bool = False  # the model is a vision-language model, whose chat template takes lists of parts
 
 
-def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
+def keep(subject: Subject, samples: Samples) -> Records:
     """Write the records of each benchmark, which take the place of what was kept while it was sampled; return them."""
     records = {}
     for benchmark in subject.chosen:
@@ -57,7 +70,7 @@ def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
                 **({"step": p.step} if p.step else {}),
                 **({"thumbnails": [thumbnail(image) for image in p.images]} if p.images and p.index < MOST else {}),
                 **({"judged": True} if benchmark.rules == Rules.mathverse else {}),  # by a model, as published
-                **({"task": benchmark.task} if benchmark.task is not None else {}),
+                **({"grader": grader_version()} if benchmark.task is None else {"task": benchmark.task}),
                 "samples": samples.of(benchmark.name, p.index),
             }
             for p in benchmark.problems
@@ -69,97 +82,166 @@ def keep(subject: Subject, samples: Samples) -> dict[str, list[dict[str, Any]]]:
 
 
 def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> dict[str, Any]:
-    """Write the records, the page and the scores, in this order; returns the scores."""
+    """Write the records, the page and the scores, in this order; returns the scores.
+
+    The page, the scores and their warnings are of all benchmarks in the folder, whichever call sampled them.
+    """
     cfg, protocol, folder = subject.config.eval, subject.protocol, samples.folder
-    records = keep(subject, samples)
-    counts = {b.name: 1 if b.task is not None else cfg.samples for b in subject.chosen}
+    earlier = read_json(folder / "scores.json")
+    written = keep(subject, samples)
+    records, counts = _of_folder(subject, folder, written, earlier)
     rows = {name: scores.summarise(entries, counts[name], str(cfg.verdict)) for name, entries in records.items()}
-    engine = Engine(protocol["engine"])
-    everything = _others(folder, rows, cfg) | rows
-    earlier, version = read_json(folder / "scores.json"), engines.version(engine)
-    if "samples" not in generation:  # none was missing: what is known of an earlier call stays
-        generation, version = earlier.get("generation", generation), earlier.get("engine_version", version)
-    elif (before := earlier.get("engine_version", version)) != version:  # which made the other samples
-        version = f"{before}, {version}"
+    others = [name for name in rows if name not in written]
+    examples = {name: count for name, count in earlier.get("examples", {}).items() if name in others}
+    examples |= {name: len(prompt.examples) for name, prompt in subject.framed.items() if prompt.examples}
+    prices = subject.config.machine.api_prices
+    notes = _earlier_notes(earlier, others) | _notes(subject)
     result = {
         "version": RECORD_VERSION,
         "model": subject.model,
         "verdict": str(cfg.verdict),
         "prompt": subject.config.prompt_name,
-        "examples": {name: len(prompt.examples) for name, prompt in subject.framed.items() if prompt.examples},
-        "average": scores.average(everything),
-        "benchmarks": everything,
-        "engine": str(engine),
-        "engine_version": version,
+        "examples": examples,
+        "average": scores.average(rows),
+        "benchmarks": rows,
+        "graders": {name: of[0].get("grader") for name, of in records.items() if "task" not in of[0]},
+        "engine": protocol["engine"],
         "seeds": protocol["seeds"],
-        "generation": generation,
-        **_of_endpoint(subject.config, records),
-        "warnings": [*subject.notes, *warnings(subject, rows, records)],
+        **_generated(subject.config, earlier, generation, engines.version(Engine(protocol["engine"]))),
+        **({"cost": scores.cost(_samples(records), prices)} if subject.config.served else {}),
+        "notes": notes,
+        "warnings": warnings(subject, rows, records, notes),
     }
     write(folder / "samples.html", sample_page(subject.model, result, records))
     write(folder / "scores.json", json.dumps(result, indent=1))
     return result
 
 
-def _of_endpoint(config: Config, records: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    machine = config.machine
-    return {"endpoint": machine.api_url, "cost": cost(records, machine.api_prices)} if config.served else {}
+def _of_folder(subject: Subject, folder: Path, written: Records, earlier: Facts) -> tuple[Records, dict[str, int]]:
+    """The records of all benchmarks in the folder, and how many samples of each problem their scores are of.
+
+    What this call does not score keeps the number that it was scored with.
+    """
+    records, counts, tasks = Records(), dict[str, int](), {b.name for b in subject.chosen if b.task is not None}
+    for name in subject.protocol["benchmarks"]:
+        entries = written.get(name) or read_lines(folder / f"{name}.jsonl")
+        stored = min((len(record["samples"]) for record in entries), default=0)
+        if not stored:  # an interrupted call named it
+            continue
+        asked = 1 if name in tasks else subject.config.eval.samples  # lm_eval asks once
+        if name not in written:
+            asked = earlier.get("benchmarks", {}).get(name, {}).get("samples", stored)
+        elif asked < stored:
+            log.info(f"{name}: the scores are of the first {asked} of {stored} stored samples of each problem")
+        records[name], counts[name] = entries, min(asked, stored)
+    return records, counts
 
 
-def _others(folder: Path, rows: dict[str, dict[str, Any]], cfg: EvalConfig) -> dict[str, dict[str, Any]]:
-    """The scores of benchmarks that earlier calls left in the folder with as many samples."""
-    earlier = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        records = [] if path.stem in rows or path.name.endswith(".samples.jsonl") else list(read_lines(path))
-        count = 1 if records and "task" in records[0] else cfg.samples  # lm_eval asks once
-        if records and min(len(record["samples"]) for record in records) >= count:
-            earlier[path.stem] = scores.summarise(records, count, str(cfg.verdict))
-    return earlier
+def _generated(config: Config, earlier: Facts, generation: dict[str, Any], version: str) -> dict[str, Any]:
+    """What made the samples of the folder, each fact as the sorted set of all calls, and what the last ones took."""
+    before = earlier.get("generation", {})
+    new = "samples" in generation  # else none was missing, and what is known of earlier calls stays
+    if new and "dtype" in generation:
+        generation = generation | {"dtype": _united(before.get("dtype"), generation["dtype"])}
+    facts = {"engine_version": version} | ({"endpoint": str(config.machine.api_url)} if config.served else {})
+    made_with = {
+        key: _united(earlier.get(key), fact if new or key not in earlier else None) for key, fact in facts.items()
+    }
+    return {**made_with, "generation": generation if new else before or generation}
 
 
-def cost(records: dict[str, list[dict[str, Any]]], prices: list[float]) -> dict[str, Any]:
-    """What the samples of an endpoint took, each once, whichever call asked for them; in dollars by two prices."""
-    samples = [sample for rows in records.values() for record in rows for sample in record["samples"]]
-    read, written = (sum(sample.get(name, 0) for sample in samples) for name in ("prompt_tokens", "tokens"))
-    dollars = {"prices": prices, "dollars": (prices[0] * read + prices[1] * written) / 1e6} if prices else {}
-    return {"prompt_tokens": read, "tokens": written, **dollars}
+def _united(*facts: str | None) -> str:
+    return ", ".join(sorted({part for fact in facts if fact for part in fact.split(", ")}))
 
 
-def warnings(subject: Subject, rows: dict[str, dict[str, Any]], records: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """What would mislead a reader of the scores."""
-    cfg, tokenizer, texts = subject.config.eval, subject.tokenizer, []
+def _samples(records: Records) -> list[dict[str, Any]]:
+    return [sample for entries in records.values() for record in entries for sample in record["samples"]]
+
+
+def _notes(subject: Subject) -> dict[str, list[str]]:
+    """What a reader should know of each benchmark of this call that its records do not show."""
+    notes: dict[str, list[str]] = {}
+    names = [benchmark.name for benchmark in subject.chosen]
     for benchmark in subject.chosen:
+        others = tuple(f"{name}: " for name in names if name != benchmark.name)
+        of_benchmark = [text for text in subject.notes if not text.startswith(others)]
         for column in subject.config.benchmark[benchmark.name].breakdown:
             if not any(column in problem.groups for problem in benchmark.problems):
-                texts.append(f"{benchmark.name}: no row has the column {column}, so there is no breakdown by it")
+                text = f"{benchmark.name}: no row has the column {column}, so there is no breakdown by it"
+                of_benchmark.append(text)
+        notes[benchmark.name] = of_benchmark
+    return notes
+
+
+def _earlier_notes(earlier: Facts, names: Collection[str]) -> dict[str, list[str]]:
+    """The notes of benchmarks that earlier calls scored; those of a record without any, from its warnings."""
+    kept = earlier.get("notes", {})
+    texts = [text for text in earlier.get("warnings", []) if not COMPUTED.match(text)]
+    others = {name: tuple(f"{other}: " for other in earlier.get("benchmarks", {}) if other != name) for name in names}
+    return {name: kept.get(name, [text for text in texts if not text.startswith(others[name])]) for name in names}
+
+
+def graded_here(folder: Path, names: Collection[str]) -> bool:
+    """Whether the scores of a folder have the verdicts of this version of the grader on all of these benchmarks."""
+    graders = read_json(folder / "scores.json").get("graders", {})
+    return all(graders.get(name) == grader_version() for name in names)
+
+
+def warnings(subject: Subject, rows: dict[str, dict[str, Any]], records: Records, notes: Facts) -> list[str]:
+    """What would mislead a reader of the scores."""
+    cfg = subject.config.eval
+    texts = list(dict.fromkeys(text for of_benchmark in notes.values() for text in of_benchmark))
     for name, row in rows.items():
-        if row["cut_by_length"] > CUT_SHARE:
-            share, limit = row["cut_by_length"], cfg.max_new_tokens
-            texts.append(f"{name}: {share:.0f}% of the samples are cut by length (max_new_tokens={limit})")
-        if row["too_long"]:
-            texts.append(f"{name}: {row['too_long']} problems are longer than the model's context and are scored 0")
-        if row["timed_out"]:
-            texts.append(f"{name}: grading ran out of time or memory on {row['timed_out']} samples, which are scored 0")
-        if row["seen_exact"] or row["seen_words"]:
-            rest = "" if row["unseen"] is None else f"; {row['unseen']:.1f} on the others"
+        texts += _of_scores(name, row, cfg.max_new_tokens)
+    ours = {name: entries for name, entries in records.items() if "task" not in entries[0]}
+    for name, entries in ours.items():
+        if (grader := entries[0].get("grader")) != grader_version():
+            which = "another" if grader else "an unknown"
+            texts.append(f"{name}: graded by {which} version of the grader: score it again for the same one")
+    if cfg.full_samples:
+        numbers = {name: rows[name]["samples"] for name in ours}
+        for number in sorted({number for number in numbers.values() if number < cfg.full_samples}):
+            names = ", ".join(name for name in numbers if numbers[name] == number)
+            place = f"{names}: " if len(set(numbers.values())) > 1 else ""
             texts.append(
-                f"{name}: the training data holds the question of {row['seen_exact']} of {row['problems']} problems, "
-                f"and 13 words in a row of {row['seen_words']}{rest}"
+                f"{place}{counted(number, 'sample')} of each problem in place of the protocol's {cfg.full_samples}"
             )
-    if cfg.full_samples and cfg.samples < cfg.full_samples:
-        texts.append(f"{cfg.samples} samples of each problem in place of the protocol's {cfg.full_samples}")
-    ends = (
-        {}
-        if not subject.config.served
-        else Counter(s["finish_reason"] for row in records.values() for record in row for s in record["samples"])
-    )
-    for reason in set(ends) - {"stop", "length", TOO_LONG}:
-        texts.append(f"{ends[reason]} samples ended by {reason}")
-    if tokenizer is not None and tokenizer.chat_template:
-        images = 0 if subject.reads_images else None
-        whole = render("chat", "PROBLEM", tokenizer, subject.config.model.template_arguments, images=images)
-        opening = whole.split("PROBLEM")[-1]
-        names = {benchmark.name for benchmark in subject.chosen if benchmark.task is None}
-        if opening and not all(prompt.endswith(opening) for key, prompt in subject.prompts.items() if key[0] in names):
-            texts.append("the prompt does not end as the model's own chat template does")
-    return texts
+    if subject.config.served:
+        ends = Counter(sample["finish_reason"] for sample in _samples(records))
+        for reason in sorted(set(ends) - {"stop", "length", TOO_LONG}):
+            texts.append(f"{counted(ends[reason], 'sample')} ended by {reason}")
+    return texts + _of_prompts(subject, ours)
+
+
+def _of_scores(name: str, row: Facts, limit: int) -> list[str]:
+    """What the scores of a benchmark themselves warn of."""
+    texts = []
+    if row["cut_by_length"] > CUT_SHARE:
+        texts.append(f"{row['cut_by_length']:.0f}% of the samples are cut by length (max_new_tokens={limit})")
+    if count := row["too_long"]:
+        one, verb = counted(count, "problem"), "is" if count == 1 else "are"
+        texts.append(f"{one} {verb} longer than the model's context and {verb} scored 0")
+    if count := row["timed_out"]:
+        verb = "is" if count == 1 else "are"
+        texts.append(f"grading ran out of time or memory on {counted(count, 'sample')}, which {verb} scored 0")
+    if row["seen_exact"] or row["seen_words"]:
+        rest = "" if row["unseen"] is None else f"; {row['unseen']:.1f} on the others"
+        texts.append(
+            f"the training data holds the question of {row['seen_exact']} of {counted(row['problems'], 'problem')}, "
+            f"and 13 consecutive words of the question of {row['seen_words']}{rest}"
+        )
+    return [f"{name}: {text}" for text in texts]
+
+
+def _of_prompts(subject: Subject, records: Records) -> list[str]:
+    """A warning where a prompt does not end as the model's own chat template does."""
+    tokenizer = subject.tokenizer
+    if tokenizer is None or not tokenizer.chat_template:
+        return []
+    images = 0 if subject.reads_images else None
+    whole = render("chat", "PROBLEM", tokenizer, subject.config.model.template_arguments, images=images)
+    opening = whole.split("PROBLEM")[-1]
+    prompts = (record["prompt"] for entries in records.values() for record in entries)
+    if opening and not all(prompt.endswith(opening) for prompt in prompts):
+        return ["the prompt does not end as the model's own chat template does"]
+    return []
