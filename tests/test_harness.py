@@ -14,7 +14,7 @@ from losslab.composition.compose import any_group, composed
 from losslab.config.choices import Device
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig, Names
-from losslab.evaluation import harness
+from losslab.evaluation import harness, harness_engine
 from losslab.evaluation.evaluate import evaluate
 from losslab.records.record import Cell
 
@@ -127,6 +127,35 @@ def test_tasks_are_scored_beside_our_own_benchmarks(place, checkpoint):
     assert set(evaluate(alone, str(checkpoint), folder)["benchmarks"]) == {"own", "pick"}
     again = evaluate(cfg, str(checkpoint), folder)
     assert again["benchmarks"] == result["benchmarks"] and records(folder, "tell") == told
+
+
+@installed
+def test_the_choice_on_record_is_the_one_that_the_metric_judges(place, checkpoint):
+    """acc_norm takes the log-probability by character: it often picks a longer choice than acc."""
+    rows = [{"question": f"{i}+{i}=", "choices": ["7", str(2 * i) * 9, str(i) * 4], "gold": i % 3} for i in range(9)]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    byte = "  - {metric: acc_bytes, aggregation: mean, higher_is_better: true}\n"
+    (place / "pick.yaml").write_text((place / "pick.yaml").read_text() + byte)
+    found = {}
+    for metric in ("acc", "acc_norm", "acc_bytes"):
+        cfg = config(place, checkpoint, pick=task(place, "pick", metric=metric))
+        evaluate(cfg, str(checkpoint), place / metric)
+        found[metric] = [record["samples"][0] for record in records(place / metric, "pick")]
+        assert [s["official"] for s in found[metric]] == [
+            s["extracted"] == row["choices"][row["gold"]] for s, row in zip(found[metric], rows, strict=True)
+        ]
+    chosen = {metric: [sample["extracted"] for sample in samples] for metric, samples in found.items()}
+    assert chosen["acc"] != chosen["acc_norm"] == chosen["acc_bytes"]  # characters of one byte each
+
+
+@pytest.mark.parametrize(
+    ("metric", "picked"), [("acc", "b"), ("acc_norm", "ccc"), ("acc_bytes", "ccc"), ("acc_mutual_info", "éé")]
+)
+def test_the_choice_of_each_metric_by_hand(metric, picked):
+    """Per character -1, -2, -0.67 of b, éé, ccc; per byte -1, -1, -0.67; less the choice alone: -1, 1, 0."""
+    chances = [-1.0, -4.0, -2.0, 0.0, -5.0, -2.0]
+    row = {"resps": [[(chance, False)] for chance in chances[: 6 if metric == "acc_mutual_info" else 3]]}
+    assert harness_engine._picked(row, metric, ["b", "éé", "ccc"]) == picked
 
 
 @installed

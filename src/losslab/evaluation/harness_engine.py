@@ -1,6 +1,6 @@
 """Runs tasks of lm-evaluation-harness on a transformers model, in the process of an engine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from losslab.evaluation import harness
@@ -43,9 +43,11 @@ def run(job: Job, requests: list[TaskRequest], on_gpu: bool) -> Iterator[list[tu
             total = results["results"][name][f"{metric},{logged[0]['filter']}"]
             if abs(sum(values) / len(values) - total) > 1e-9:
                 raise RuntimeError(f"the score {metric} of {name} is not a mean over problems: set another metric")
+            picks = task.OUTPUT_TYPE == "multiple_choice"
+            choices = [task.doc_to_choice(row["doc"]) if picks else None for row in logged]
             rows += [
-                (request.name, first + row["doc_id"], _sample(row, value, tokenizer))
-                for row, value in zip(logged, values, strict=True)
+                (request.name, first + row["doc_id"], _sample(row, value, tokenizer, _picked(row, metric, of_row)))
+                for row, value, of_row in zip(logged, values, choices, strict=True)
             ]
             first += len(logged)
         yield rows
@@ -64,7 +66,24 @@ def _verdict(task: str, metric: str, value: Any) -> bool:
     return bool(value)
 
 
-def _sample(row: dict[str, Any], right: bool, tokenizer: Any) -> Sample:
+def _picked(row: dict[str, Any], metric: str, choices: Sequence[str] | None) -> str | None:
+    """The choice that a metric of the library judges, by its definition; None where there are no choices.
+
+    That is the one of the highest log-probability: by character for acc_norm, by byte for acc_bytes, and less that
+    without the question for acc_mutual_info, which the library asks for behind the others.
+    """
+    if choices is None:
+        return None
+    chances = [response[0][0] for response in row["resps"]]
+    if metric == "acc_mutual_info":
+        values = [with_it - alone for with_it, alone in zip(chances, chances[len(choices) :], strict=False)]
+    else:
+        size = {"acc_norm": len, "acc_bytes": lambda choice: len(choice.encode())}.get(metric, lambda _: 1)
+        values = [chance / size(choice) for chance, choice in zip(chances, choices, strict=False)]
+    return choices[values.index(max(values))]
+
+
+def _sample(row: dict[str, Any], right: bool, tokenizer: Any, picked: str | None) -> Sample:
     """A sample for the record. The text of a multiple choice lists each continuation with its log-probability."""
     contexts, answers = zip(*(arguments[:2] for arguments in row["arguments"]), strict=True)
     first = row["resps"][0][0]
@@ -73,7 +92,7 @@ def _sample(row: dict[str, Any], right: bool, tokenizer: Any) -> Sample:
     else:
         chances = [response[0][0] for response in row["resps"]]
         text = "\n".join(f"{chance:.3f} {answer}" for chance, answer in zip(chances, answers, strict=True))
-        extracted, tokens = answers[chances.index(max(chances))], 0
+        extracted, tokens = answers[0] if picked is None else picked, 0
     return {
         "text": text,
         "finish_reason": "unknown",  # the library does not say
