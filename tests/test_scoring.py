@@ -39,7 +39,7 @@ from losslab.evaluation import evaluate as run_module
 from losslab.evaluation import transformers_engine
 from losslab.evaluation.engine_interface import Job, Sampling
 from losslab.evaluation.evaluate import evaluate
-from losslab.files import read_json, write_json, write_lines
+from losslab.files import read_json, read_lines, write_json, write_lines
 from losslab.models import merged_adapters
 from losslab.models.loading import load_config, load_model, load_tokenizer
 from losslab.records.record import Cell
@@ -127,6 +127,19 @@ def test_only_steps_that_are_missing_are_scored(made, capsys):
     assert out[0] == "| step | mine | average |" and [line.split("|")[1].strip() for line in out[2:]] == ["2", "4", "6"]
 
 
+def test_steps_are_graded_by_the_version_that_grades_the_finished_model(made):
+    config, cell = made
+    place = cell.scores(config) / "steps/00000004"
+    kept, rows = read_json(place / "scores.json"), read_lines(place / "mine.jsonl")
+    for row in rows:
+        row["grader"] = "another"
+        row["samples"] = [sample | {"official": not sample["official"]} for sample in row["samples"]]
+    write_lines(place / "mine.jsonl", rows)
+    write_json(place / "scores.json", kept | {"graders": {"mine": "another"}})
+    score(config, cell, {step: str(path) for step, path in cell.steps().items()})
+    assert read_json(place / "scores.json") == kept
+
+
 def test_problems_in_the_rows_of_training_are_counted(made, models, tmp_path):
     config, cell = made
     result = read_json(cell.scores(config) / "scores.json")
@@ -136,7 +149,7 @@ def test_problems_in_the_rows_of_training_are_counted(made, models, tmp_path):
     assert row["unseen"] == pytest.approx(100 * sum(right[3:]) / 5)
     (warning,) = [text for text in result["warnings"] if "training data" in text]
     assert warning == (
-        "mine: the training data holds the question of 3 of 8 problems, and 13 words in a row of 0; "
+        "mine: the training data holds the question of 3 of 8 problems, and 13 consecutive words of the question of 0; "
         f"{row['unseen']:.1f} on the others"
     )
     page = (cell.scores(config) / "samples.html").read_text()
@@ -150,7 +163,9 @@ def test_problems_in_the_rows_of_training_are_counted(made, models, tmp_path):
     lost = replace(config, dataset=replace(config.dataset, path=str(tmp_path / "gone.jsonl")))
     result = evaluate(lost, str(models[2]), tmp_path / "scores", corpus(lost))
     assert result["benchmarks"]["mine"]["seen_exact"] is None
-    assert any("nobody knows which problems stand in the training data" in text for text in result["warnings"])
+    assert any(
+        "the training data could not be searched for benchmark problems: " in text for text in result["warnings"]
+    )
     result = evaluate(config, str(models[2]), tmp_path / "foreign")
     assert result["benchmarks"]["mine"]["seen_exact"] is None and not any("training" in w for w in result["warnings"])
 
@@ -177,6 +192,18 @@ def test_a_cell_is_scored_again_by_its_folder(root, made, tmp_path):
             "",
             "train.epochs=2",
             "a trained cell is scored as it was trained: leave train.epochs out; what can be set is",
+        ),
+        (
+            "",
+            "tracker=none",
+            "a trained cell is scored as it was trained: leave tracker out; what can be set is eval, ",
+        ),
+        ("", "tracker.name=none", "leave tracker.name out"),
+        ("", "machine.probabilities=4", "machine.probabilities is measured where a cell is trained: leave it out"),
+        (
+            "",
+            "machine.export_steps=4",
+            "machine.export_steps has no effect on scores: leave it out; what can be set is",
         ),
         ("", "eval.samples=0", "eval.samples is 0: set it to 1 or more"),
         ("", "eval.sample=2", "unknown key eval.sample; did you mean samples?"),
@@ -330,6 +357,26 @@ def test_two_runs_are_compared_problem_by_problem(root, made, models, tmp_path):
         f"| {found.low:+.1f} to {found.high:+.1f} | {better} | 0 |"
     )
     assert better >= 4 and lines[5].startswith("| average |") and len(lines) == 6
+
+
+def test_a_comparison_names_what_else_differs(made, models, tmp_path):
+    config, cell = made
+    a, b = cell.scores(config), tmp_path / "other"
+    evaluate(replace(config, eval=replace(config.eval, samples=2)), str(models[1]), b)
+    told = [line for line in compare((str(a), str(b))).splitlines() if line.startswith("note: ")]
+    assert told == ["note: samples of each problem of mine differ: 1 and 2"]
+    protocol = yaml.safe_load((b / "protocol.yaml").read_text())
+    changed = {"template_arguments": {"enable_thinking": False}, "image_arguments": {"max_pixels": 9}, "stop_ids": [7]}
+    (b / "protocol.yaml").write_text(yaml.safe_dump(protocol | changed))
+    write_json(b / "scores.json", read_json(b / "scores.json") | {"graders": {"mine": "another"}})
+    told = [line for line in compare((str(a), str(b))).splitlines() if line.startswith("note: ")]
+    assert told == [
+        "note: template_arguments differs: None and {'enable_thinking': False}",
+        "note: image_arguments differs: None and {'max_pixels': 9}",
+        f"note: stop_ids differs: {protocol['stop_ids']!r} and [7]",
+        "note: samples of each problem of mine differ: 1 and 2",
+        "note: mine is graded by different versions of the grader, or by unknown ones",
+    ]
 
 
 def test_runs_that_do_not_compare_are_refused(root, made, models, tmp_path):

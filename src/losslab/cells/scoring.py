@@ -6,15 +6,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 from losslab.composition.compose import recorded
+from losslab.config.machine import MachineConfig
 from losslab.config.schema import EMBEDDED_MODELS, Config
 from losslab.data.rows import texts
 from losslab.evaluation.contamination import Corpus
 from losslab.evaluation.evaluate import evaluate, show
+from losslab.evaluation.write_scores import graded_here
 from losslab.files import content
 from losslab.models import merged_adapters
 from losslab.records.lock import cell_lock
 from losslab.records.record import Cell
 from losslab.results import learning_curves
+
+MACHINE = (  # what of it scoring uses
+    "results", "device", "threads", "engine", "tensor_parallel", "grading_seconds", "unsafe_code",
+    "api_url", "api_model", "api_concurrency", "api_retries", "api_prices",
+)  # fmt: skip
 
 
 def score(config: Config, cell: Cell, models: dict[int | None, str]) -> None:
@@ -23,11 +30,12 @@ def score(config: Config, cell: Cell, models: dict[int | None, str]) -> None:
     Prints the table of the finished model, and accuracy over steps if there are several.
     """
     folder, seen = cell.scores(config), corpus(config)
+    graded = [name for name, benchmark in config.benchmark.items() if benchmark.task is None]
     for step, model in models.items():
         if step is None:
             show(evaluate(config, model, folder, seen), folder)
-        elif not cell.scored(config, step):
-            evaluate(config, model, cell.scores(config, step), seen)
+        elif not (cell.scored(config, step) and graded_here(cell.scores(config, step), graded)):
+            evaluate(config, model, cell.scores(config, step), seen)  # all steps by one version of the grader
     if set(models) - {None}:
         print(learning_curves.markdown(learning_curves.scores_by_step(folder, cell.metrics)), flush=True)
 
@@ -50,6 +58,19 @@ def find(path: str) -> Cell | None:
     return None
 
 
+def _check_machine(machine: MachineConfig, overrides: list[str]) -> None:
+    """Refuse keys of the machine that are of training or of its measurements, which scoring again leaves out."""
+    for name in ("kl_to_base", "probabilities"):
+        if getattr(machine, name) is not None:
+            raise ValueError(f"machine.{name} is measured where a cell is trained: leave it out, or run train.py again")
+    for override in overrides:
+        group, _, name = override.partition("=")[0].partition(".")
+        if group == "machine" and name and name not in MACHINE:
+            raise ValueError(
+                f"machine.{name} has no effect on scores: leave it out; what can be set is {', '.join(MACHINE)}"
+            )
+
+
 def score_again(path: str, overrides: list[str]) -> None:
     """Score the models that a path names: all for a cell or its `steps`, or a single one.
 
@@ -59,8 +80,7 @@ def score_again(path: str, overrides: list[str]) -> None:
     cell = find(path)
     assert cell is not None
     config = recorded(cell.folder / "config.yaml", overrides)
-    if config.machine.kl_to_base is not None:
-        raise ValueError("machine.kl_to_base is measured where a cell is trained: leave it out, or run train.py again")
+    _check_machine(config.machine, overrides)
     models: dict[int | None, str] = {step: str(folder) for step, folder in cell.steps().items()}
     if cell.model.is_dir():
         models = {None: str(cell.model), **models}

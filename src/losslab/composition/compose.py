@@ -33,7 +33,7 @@ from losslab.config.schema import BASE, Config
 
 TASKS = "lm_eval"  # the key of a composed configuration that holds tasks named among benchmarks
 GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
-SCORING = ("eval", "prompt", "benchmark", "machine", "tracker")  # what may be set for a cell that is trained
+SCORING = ("eval", "prompt", "benchmark", "machine")  # what may be set for a cell that is trained
 
 ConfigStore.instance().store("schema", Config)  # the first of conf/config.yaml's defaults, so every key has a type
 

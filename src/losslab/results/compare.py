@@ -1,6 +1,6 @@
 """The paired difference of two cells, problem by problem, from their records alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ SAME = ("temperature", "top_p", "max_new_tokens")  # must be equal, or the diffe
 WORTH_KNOWING = (
     "prompt",
     "question_and_examples",
+    "template_arguments",
+    "image_arguments",
     "stop",
+    "stop_ids",
     "engine",
     "seeds",
 )  # these may belong to the model: differences are only reported
@@ -68,7 +71,18 @@ def compare(paths: tuple[str, str], verdict: str | None = None) -> str:
     for key in WORTH_KNOWING:
         if protocols[0][key] != protocols[1][key]:
             lines.append(f"note: {key} differs: {protocols[0][key]!r} and {protocols[1][key]!r}")
-    return "\n".join(map(printable, lines))
+    return "\n".join(map(printable, [*lines, *_notes(*scores)]))
+
+
+def _notes(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:
+    """How the scores of the same benchmarks were made in different ways."""
+    graders = [scores.get("graders", {}) for scores in (a, b)]
+    for name in sorted(a["benchmarks"]):
+        counts = [scores["benchmarks"][name].get("samples") for scores in (a, b)]
+        if counts[0] != counts[1]:
+            yield f"note: samples of each problem of {name} differ: {counts[0]} and {counts[1]}"
+        if graders[0].get(name) != graders[1].get(name):
+            yield f"note: {name} is graded by different versions of the grader, or by unknown ones"
 
 
 def _protocol(folder: Path) -> dict[str, Any]:
