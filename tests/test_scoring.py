@@ -377,6 +377,9 @@ def test_a_comparison_names_what_else_differs(made, models, tmp_path):
         "note: samples of each problem of mine differ: 1 and 2",
         "note: mine is graded by different versions of the grader, or by unknown ones",
     ]
+    write_json(b / "scores.json", read_json(b / "scores.json") | {"graders": {"mine": 7}})
+    with pytest.raises(ValueError, match="graders.mine is 7, not text or null"):
+        compare((str(a), str(b)))
 
 
 def test_runs_that_do_not_compare_are_refused(root, made, models, tmp_path):
