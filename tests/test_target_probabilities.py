@@ -7,13 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_tables import cell
 from test_training import data_rows, make, sequence
 from transformers import AutoModelForCausalLM
 
 from losslab.config.schema import AdapterConfig, Precision
+from losslab.config.sweep import SweepConfig
 from losslab.data import toy_task
 from losslab.data.examples import Examples
-from losslab.results import plots, probability_plots
+from losslab.files import write_json
+from losslab.records.cell_records import cell_records
+from losslab.report import training as report_training
+from losslab.report.rows import report_rows
+from losslab.results import plots, probability_plots, tables
 from losslab.results.probability_plots import BeforeAfter, Histogram
 from losslab.training import target_probabilities, target_text
 from losslab.training.step_metrics import EDGES
@@ -121,6 +127,29 @@ def test_the_table_the_numbers_and_the_figure(tmp_path):
     assert drawn["png"].startswith(b"\x89PNG") and b"</svg>" in drawn["svg"]
     plots.save(probability_plots.figure(pairs), tmp_path / "probabilities")
     assert (tmp_path / "probabilities.svg").read_bytes() == drawn["svg"]
+
+
+def test_bases_that_differ_between_seeds_are_averaged_as_the_rows_are(tmp_path):
+    """Each seed of a whole repetition has its own base: 10% of 10 tokens and 30% of 20 are 20%, in table and page."""
+    befores = [record({0.0: 1, 0.9: 9}, [["a", 1]], []), record({0.0: 6, 0.9: 14}, [["a", 2], ["b", 4]], [])]
+    after = record({0.0: 1, 0.9: 9}, [["c", 1]], []), record({0.9: 20}, [["c", 2]], [])
+
+    def measured(before: list[dict]) -> list[BeforeAfter]:
+        for seed in range(2):
+            folder = cell(tmp_path, "dft", seed, {"math500": 50.0}).folder
+            write_json(folder / "probabilities.json", {"before": before[seed], "after": after[seed]})
+        return probability_plots.measured_rows(tables.build(SweepConfig(name="study"), str(tmp_path)))
+
+    pairs = measured(befores)
+    text = probability_plots.to_markdown(pairs)
+    assert f"| before | 20.00 ± {12.706 * 10:.2f} | `b` `a` |" in text and "over 10 to 20 answer tokens" in text
+    assert probability_plots.to_csv(pairs).splitlines()[1].startswith("before,0.0,0.0001,20.0,127.0")
+    assert probability_plots.figure(pairs).axes[0].patches[0].get_data().values[0] == pytest.approx(20.0)
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    (change,) = report_training.probabilities(report_rows(table, cell_records(str(tmp_path))))
+    assert change.below == pytest.approx((20.0, 5.0)) and change.tokens["lowest"] == [("c", 3)]
+    text = probability_plots.to_markdown(measured(befores[:1] * 2))  # one base: no interval
+    assert "| before | 10.00 | `a` |" in text and "over 10 answer tokens" in text
 
 
 def test_a_token_that_is_a_part_of_a_character_keeps_its_raw_form():

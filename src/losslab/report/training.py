@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from losslab.data.probability_bins import EDGES
+from losslab.data.probability_bins import EDGES, RARE, SURE
 from losslab.report import charts
 from losslab.report.charts import ChartLine, Point
 from losslab.report.rows import ReportRow, by_model
 from losslab.results import learning_curves, setting_curves
 from losslab.results.gain_and_loss import Tradeoff
 from losslab.results.learning_curves import LearningCurve
+from losslab.results.probability_plots import Histogram
 from losslab.results.tables import Table
 
 LOGARITHMIC = ("loss", "gradient_norm")  # metrics whose size differs between objectives
 MOST_PARTS = 100  # cells in a chart, each with a thin line behind that of its row
-LOW, HIGH = np.array(EDGES[1:]) <= 0.01, np.array(EDGES[:-1]) >= 0.9  # bins of the histogram of a step
+LOW, HIGH = np.array(EDGES[1:]) <= RARE, np.array(EDGES[:-1]) >= SURE  # bins of the histogram of a step
 POINTS = 100  # of a curve; more steps than that are drawn as means of neighbours
 
 # Metrics of a step with what a reader has to know of them, in the order of the page.
@@ -161,7 +162,7 @@ class ProbabilityChange:
     source: str
     below: tuple[float, float]  # shares of the tokens with p < 0.01, in percent, before and after
     above: tuple[float, float]  # with p >= 0.9
-    tokens: Mapping[str, Any] | None  # the least and most probable ones after training, where they were measured
+    tokens: Mapping[str, Any] | None  # the most frequent ones at both ends after training, where they were measured
 
 
 def probabilities(rows: Sequence[ReportRow]) -> list[ProbabilityChange]:
@@ -177,9 +178,11 @@ def _change(row: ReportRow, held_out: bool) -> ProbabilityChange | None:
     if measured:
         edges = list(measured[0]["after"]["edges"])
         alike = [over for over in measured if list(over["after"]["edges"]) == edges == list(over["before"]["edges"])]
-        counts = [np.sum([over[when]["counts"] for over in alike], axis=0) for when in ("before", "after")]
+        ends = [Histogram(row.label, [over[when] for over in alike]) for when in ("before", "after")]
+        before, after = (end.shares.mean(0) for end in ends)  # as in the table of probabilities
         source = "over the training set"
-        tokens = measured[0]["after"]
+        listed = {end: max(len(over["after"][end]) for over in alike) for end in ("lowest", "highest")}
+        tokens = {end: ends[1].frequent(end, most) for end, most in listed.items()}
     else:
         bins = len(EDGES) - 1
         steps = [cell.validation if held_out else cell.metrics for cell in row.trained]
@@ -189,8 +192,8 @@ def _change(row: ReportRow, held_out: bool) -> ProbabilityChange | None:
         edges, tokens = list(EDGES), None
         source = "before and after training" if held_out else "first and last batch"
         counts = [np.sum([steps[i] for steps in histograms], axis=0) for i in (0, -1)]
-    before, after = (100 * np.array(bins, float) / max(1, sum(bins)) for bins in counts)
-    low, high = (np.array(edges[1:]) <= 0.01 + 1e-12), (np.array(edges[:-1]) >= 0.9 - 1e-12)
+        before, after = (100 * np.array(bins, float) / max(1, sum(bins)) for bins in counts)
+    low, high = (np.array(edges[1:]) <= RARE + 1e-12), (np.array(edges[:-1]) >= SURE - 1e-12)
     label = f"{row.label}, held out" if held_out else row.label
     name = f"probabilities of target tokens, {label}, {source}"
     svg = charts.histogram(name, edges, before.tolist(), after.tolist(), row.style)

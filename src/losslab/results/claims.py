@@ -14,7 +14,7 @@ import numpy as np
 
 from losslab.config.choices import End
 from losslab.config.sweep import DirectionConfig
-from losslab.data.probability_bins import EDGES
+from losslab.data.probability_bins import EDGES, RARE, SURE
 from losslab.files import csv_text
 from losslab.records.record import protocol_name
 from losslab.results.learning_curves import AVERAGE, scores_by_step, values
@@ -29,7 +29,6 @@ CAPTION = (
     "A claim holds if the interval is above zero, and is open if zero lies inside. The intervals are for other seeds "
     "on the same problems, and are not corrected for the number of claims."
 )
-RARE, SURE = 1e-2, 0.9  # the ends of the histogram are p < RARE and p >= SURE
 
 
 @dataclass(frozen=True)

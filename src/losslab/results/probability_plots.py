@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,12 @@ class Histogram:
         """(seeds, bins) percent of the tokens."""
         return np.array([100 * np.array(seed["counts"]) / seed["tokens"] for seed in self.seeds])
 
-    def frequent(self, end: str) -> list[str]:
-        """The most frequent tokens of the `lowest` or `highest` bin, over all seeds."""
+    def frequent(self, end: str, most: int) -> list[tuple[str, int]]:
+        """The most frequent tokens of the `lowest` or `highest` bin with their counts, over all seeds."""
         counts: Counter[str] = Counter()
         for seed in self.seeds:
             counts.update(dict(seed[end]))
-        return [text for text, _ in counts.most_common(NAMED)]
+        return counts.most_common(most)
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,26 @@ def measured_rows(table: Table) -> list[BeforeAfter]:
         if records := [record for record in records if record]:
             name = f"{row.names['model']} " if len(models) > 1 else ""
             place = f" on {row.names['dataset']}" if len(datasets) > 1 else ""
-            before = Histogram(f"{name}before{place}", [records[0]["before"]])  # the base is the same for all seeds
+            before = Histogram(f"{name}before{place}", _once([record["before"] for record in records]))
             pairs.append(BeforeAfter(before, Histogram(name + row.label, [record["after"] for record in records])))
     return pairs
 
 
+def _once(before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The base of all seeds once where they share it; those of whole repetitions differ, and so do their rows."""
+    return before[:1] if all(each == before[0] for each in before) else before
+
+
 def _histograms(pairs: Sequence[BeforeAfter]) -> Iterator[Histogram]:
-    """All histograms in order, a base that several rows share once."""
-    bases: list[list[int]] = []
+    """All histograms in order, a base that several rows share once; another one of that name is named after its row."""
+    bases: list[list[list[int]]] = []
+    labels = set()
     for pair in pairs:
-        if (counts := pair.before.seeds[0]["counts"]) not in bases:
+        if (counts := [seed["counts"] for seed in pair.before.seeds]) not in bases:
             bases.append(counts)
-            yield pair.before
+            label = pair.before.label
+            yield replace(pair.before, label=f"{label} ({pair.after.label})") if label in labels else pair.before
+            labels.add(label)
         yield pair.after
 
 
@@ -101,12 +109,13 @@ def to_markdown(pairs: Sequence[BeforeAfter]) -> str:
         cells = []
         for i, end in ((0, "lowest"), (-1, "highest")):
             cells.append(f"{over_seeds(histogram.shares[:, i]):.2f}")
-            cells.append(" ".join(map(_code, histogram.frequent(end))))
+            cells.append(" ".join(_code(text) for text, _ in histogram.frequent(end, NAMED)))
         lines.append(f"| {histogram.label} | {' | '.join(cells)} |")
-    sizes = sorted({pair.before.seeds[0]["tokens"] for pair in pairs})
+    sizes = [seed["tokens"] for pair in pairs for seed in pair.before.seeds]
+    tokens = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
     about = (
-        f"Probability p of the target token over {' or '.join(f'{n:,}' for n in sizes)} answer tokens of the training "
-        "set, before and after training; with several seeds the mean ± half of its 95% interval."
+        f"Probability p of the target token over {tokens} answer tokens of the training set, before and after training; "
+        "with several seeds the mean ± half of its 95% interval."
     )
     return "\n".join(["# Probabilities of the training targets", "", *lines, "", about, ""])
 

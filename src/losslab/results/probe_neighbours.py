@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from losslab.data.probability_bins import DOUBTFUL, SURE
 from losslab.results.compare_to_baselines import but_objective
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.probability_plots import read_probabilities
@@ -23,7 +24,6 @@ from losslab.results.write_tables import layouts
 from losslab.statistics.intervals import Estimate
 
 NEAREST = 3  # settings that have to agree
-LOW, HIGH = 0.1, 0.9  # edges of the histograms of records
 # Mean p of the demonstrations under the base, and what came out: arXiv 2510.00526 ("Beyond Log Likelihood").
 ANCHORS = (
     ("mathematics", ".76 to .81", "objectives that lean on the model's own probabilities (DFT) are ahead of SFT"),
@@ -115,7 +115,7 @@ def _place(table: Table, row: Row) -> Place | None:
 def place_of(edges: Sequence[float], counts: Sequence[float]) -> Place:
     """From a histogram with edges at 0.1 and 0.9."""
     total, lower = sum(counts), np.array(edges[:-1])
-    return float(sum(np.array(counts)[lower < LOW])) / total, float(sum(np.array(counts)[lower >= HIGH])) / total
+    return float(sum(np.array(counts)[lower < DOUBTFUL])) / total, float(sum(np.array(counts)[lower >= SURE])) / total
 
 
 def place(objective: str, probe: Place, records: Sequence[Known]) -> Placement:

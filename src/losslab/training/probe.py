@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from losslab.config.schema import Config, ModelConfig
 from losslab.data.examples import Examples
+from losslab.data.probability_bins import DOUBTFUL, SURE
 from losslab.distributed.launch import launch_without
 from losslab.files import content, read_json, write_json
 from losslab.models.policy import build
@@ -25,7 +26,6 @@ from losslab.training.reference_logps import Reference
 from losslab.training.target_probabilities import examples_of_base, sample
 
 BATCH = 32  # examples that are measured together
-LOW, HIGH = 0.1, 0.9  # of probabilities that are counted
 
 
 def of(config: Config, base: ModelConfig) -> dict[str, Any]:
@@ -55,7 +55,8 @@ def measure(config: Config, data: str, file: str) -> None:
             for micro, out in outputs(inference, SFT(), batches.take(number)):
                 p, entropy = out["logp"].exp().double(), out["entropy"].double()
                 end = torch.isin(micro.batch.targets, ends).double()
-                rows = torch.stack([torch.ones_like(p), p, (p < LOW).double(), (p > HIGH).double(), entropy, end * p])
+                doubtful, sure = (p < DOUBTFUL).double(), (p > SURE).double()
+                rows = torch.stack([torch.ones_like(p), p, doubtful, sure, entropy, end * p])
                 places = torch.tensor([place.get(int(i), -1) for i in micro.examples], dtype=torch.int64, device=device)
                 of_token = places[micro.batch.sequence]
                 kept = of_token >= 0  # of pairs the chosen answers alone
@@ -72,7 +73,7 @@ def summary(sums: np.ndarray, ends: np.ndarray) -> dict[str, Any]:
     """{examples, tokens, p, below, above, entropy, end}, each of the last five as [mean, half of its 95% interval].
 
     Args:
-        sums: (6, examples) of the answer tokens of each: their number, p, how many are below LOW, how many above HIGH,
+        sums: (6, examples) of the answer tokens of each: their number, p, how many are below DOUBTFUL, how many above SURE,
             entropy in nats, and p of those that end an answer.
         ends: (examples,) how many end an answer.
 
