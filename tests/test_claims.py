@@ -12,8 +12,11 @@ from losslab.data.probability_bins import EDGES
 from losslab.files import read_json, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import claims, tables
-from losslab.results.claims import judge
+from losslab.results.claims import _declared_measures, judge
+from losslab.results.load_records import CellScores
 from losslab.results.table_formats import markdown
+from losslab.results.tables import Measure, Table
+from losslab.statistics.intervals import Estimate
 
 CLAIM = DirectionConfig("DFT is above SFT", {"loss": "dft"}, {"loss": "sft"})
 
@@ -103,6 +106,18 @@ def test_scores_of_one_protocol_are_compared(tmp_path):
     for loss in ("sft", "dft"):
         (Cell.of(grid[loss]).scores(grid[loss]) / "scores.json").unlink()
     assert judge(claim, tables.build(grid["dft"].sweep, str(tmp_path))).differences == {0: -5.0}  # the one both have
+
+
+def test_the_declared_measure_has_one_answer_to_each_question_of_a_task(tmp_path):
+    """As a cell's scores have: 16 samples of tiny_add, and one of a task of lm_eval."""
+    (config,) = (c for c in declared("toy_suite/table9", str(tmp_path)) if c.seed == 0 and c.names.loss == "sft")
+    task = replace(next(iter(config.benchmark.values())), path="lm_eval/mmlu")
+    config = replace(config, benchmark={**config.benchmark, "mmlu": task})
+    (measure,) = _declared_measures(Table(config.sweep, list(config.benchmark), [], [], [config]))
+    samples = {name: 1 if name == "mmlu" else 16 for name in config.benchmark}
+    scores = dict.fromkeys(samples, Estimate(50.0))
+    entry = CellScores(tmp_path, {}, 0, {}, measure.protocol, scores, samples, "official")
+    assert measure == Measure.of(entry, dict.fromkeys(samples)) and measure.samples == (1, 16)
 
 
 def test_after_some_steps(tmp_path):

@@ -10,9 +10,10 @@ from test_tables import cell
 
 from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write_json
+from losslab.report.page import write_report
 from losslab.results import compare_to_baselines, tables
-from losslab.results.conclusion import Conclusion, conclude
-from losslab.results.conclusion_text import markdown, sentences, text
+from losslab.results.conclusion import Conclusion, conclude, conclusions
+from losslab.results.conclusion_text import markdown, points, sentences, text
 from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import ProblemShares, ScoredProblems
 from losslab.results.table_formats import caption
@@ -46,7 +47,7 @@ def concluded(scores: dict[str, dict[str, np.ndarray]], **sweep) -> Conclusion:
     table = Table(SweepConfig(name="study", **sweep), benchmarks, [], rows, [])
     shares = ProblemShares(table)
     shares.cells, shares.scores.contents = cells, contents
-    (found,) = conclude(table, shares)
+    (found,) = conclusions(table, shares, None)
     return found
 
 
@@ -111,7 +112,7 @@ def test_by_hand():
     assert "over 2 seeds and 4 problems of x with 16 samples each" in said[2]
     assert said[-2:] == [
         "All objectives have the learning rate 0.0001; none has one that was chosen for it.",
-        "Whether the training rows hold problems of the benchmarks is not known of all rows.",
+        "Not all rows were checked for problems of the benchmarks in their training data.",
     ]
 
 
@@ -119,13 +120,13 @@ def test_one_seed_each_decides_nothing_and_says_what_would():
     rng = np.random.default_rng(0)
     found = concluded(simulated(rng, {"sft": 0.0, "dft": 0.3}, 1), difference=3.0)
     said = sentences(found)
-    assert said[0].startswith("Undecided: one seed each tells trained models apart, and not their objectives.")
+    assert said[0].startswith("Undecided: with one seed per row the models can be compared, but not the objectives.")
     assert found.power.smallest is None and found.spread.assumed
-    assert f"if runs of one recipe differ by {BETWEEN_RUNS} points" in said[2]
+    assert f"if runs of one recipe differ by {BETWEEN_RUNS} points on the average of five benchmarks (" in said[2]
     between = 2 * BETWEEN_RUNS**2 * 5 / 2
     (parts,) = [pair.variances for pair in found.pairs]
     assert found.power.with_more == pytest.approx(detectable(type(parts)(between, parts.problems), 5))
-    assert "the 3 points of sweep.difference take other problems too, since 100 seeds do not do" in said[2]
+    assert "the 3 points of sweep.difference cannot be shown with 100 seeds: use more or other problems" in said[2]
     assert (
         f"10 points of sweep.difference take {seeds_for(10.0, type(parts)(between, parts.problems))} seeds"
         in sentences(replace(found, asked=10.0))[2]
@@ -175,8 +176,17 @@ def test_a_seed_that_lacks_a_benchmark_is_left_out_and_named(tmp_path, lacking):
     assert "over 2 seeds and 6 problems of math500, amc23" in text([found])
     write_tables(["study"], str(tmp_path))
     rows = (tmp_path / "tables/study/table.md").read_text()
-    assert "| 2/3 |" in rows and "| 3 |" in rows
-    assert "\ntiny,dft,2,3," in (tmp_path / "tables/study/table.csv").read_text()
+    assert "| tiny | dft | **83.3 ± 0.0** [1] | **83.3 ± 0.0** | **83.3 ± 0.0** | 2/3 |" in rows
+    assert "| 33.3 ± 0.0 | 3 |" in rows and "\n[1] Over 3 seeds.\n" in rows
+    lines = (tmp_path / "tables/study/table.csv").read_text().splitlines()
+    assert lines[0].endswith(
+        "seeds,seeds_asked,math500,math500_half,math500_seeds,amc23,amc23_half,amc23_seeds,average,"
+        "average_half,average_seeds"
+    )
+    (of_dft,) = (line.split(",") for line in lines if line.startswith("tiny,dft,2,3,"))
+    assert of_dft[6::3] == ["3", "2", "2"]
+    page = write_report(SweepConfig(name="study"), str(tmp_path)).read_text()
+    assert page.count("<small>(3 seeds)</small>") == 1 and "(2 seeds)" not in page
     difference = ProblemShares(table).difference(*sorted(table.rows, key=lambda row: row.label))
     assert difference.seeds == [seed for seed in range(3) if seed != lacking]
     assert (
@@ -199,6 +209,7 @@ def test_a_base_that_other_sweeps_score_too_stays_in_the_conclusion(tmp_path):
         part = content["benchmarks"]["math500"]
         write_json(path, content | {"benchmarks": {"math500": part, "gsm8k": part}})
         write_json(path.parent.with_name("greedy-1") / "scores.json", content | {"benchmarks": {"gsm8k": part}})
+        (path.parent.with_name("greedy-1") / "protocol.yaml").write_text("benchmarks: {gsm8k: hash}\n")
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
     assert table.benchmarks == ["math500"] and not table.others
     assert text(conclude(table)) == before
@@ -225,20 +236,66 @@ def test_scores_on_other_problems_are_rows_of_their_own(tmp_path):
     assert "| study | problems=math500:bbbbbbbb | 83.3 ± 0.0 | – |" in page
 
 
+def test_no_interval_is_beyond_what_scores_can_differ():
+    """Two seeds that disagree have an interval of hundreds of points, and show no difference at all."""
+    assert points(Estimate(2.4, 143.0)) == "2.4 points, −100.0 to 100.0"
+    assert points(Estimate(2.4, 20.0)) == "2.4 points, −17.6 to 22.4"
+    low = np.full((2, 4), 0.2)
+    found = concluded({"sft": {"x": low}, "dft": {"x": low + np.array([[0.0], [0.6]])}})
+    said = sentences(found)
+    assert "sft (30.0 points, −100.0 to 100.0)" in said[0] and found.power.smallest is None
+    assert said[2].startswith("With a chance of 80%, 2 seeds show no difference between two objectives, and 5 seeds")
+
+
 def test_a_base_that_nothing_improves():
     rng = np.random.default_rng(0)
     said = sentences(concluded(simulated(rng, {"base": 0.0, "sft": -0.2, "dft": -0.2}, 5)))
     assert said[0].startswith("No objective improves the model: base, with an average of ")
 
 
-def scored(results: Path, loss: str, seed: int, right: list[int], **facts) -> None:
+def scored(
+    results: Path, loss: str, seed: int, right: list[int], lr: float = 1e-3, sweep: str = "study", **facts
+) -> None:
     """A record of 4 samples of each problem of math500; `facts` are of its scores."""
-    made = cell(results, loss, seed, {"math500": 25 * float(np.mean(right))}, samples=4)
+    made = cell(results, loss, seed, {"math500": 25 * float(np.mean(right))}, lr, samples=4, sweep=sweep)
     (folder,) = (made.folder / "scores").iterdir()
     content = read_json(folder / "scores.json")
     content["benchmarks"]["math500"] |= {"right": {"official": right}, "problems": len(right), **facts}
     write_json(folder / "scores.json", content)
     (folder / "protocol.yaml").write_text("benchmarks: {math500: hash}\n")
+
+
+@pytest.mark.parametrize("content", ["benchmarks: [", "temperature: 1.0\n", None])
+def test_a_damaged_protocol_is_the_reason_why_a_row_is_left_out(tmp_path, capsys, content):
+    """Also that of the best row: the others are compared without it."""
+    for loss, right in (("sft", [1, 2, 1]), ("iw_sft", [2, 3, 2]), ("dft", [3, 4, 3])):
+        for seed in range(2):
+            scored(tmp_path, loss, seed, right)
+    for path in tmp_path.glob("cells/*-dft-*/scores/*/protocol.yaml"):
+        path.unlink() if content is None else path.write_text(content)
+    write_tables(["study"], str(tmp_path))
+    assert capsys.readouterr().err.count("protocol.yaml: ") == 2
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    (found,) = conclude(table)
+    assert found.left_out == ["dft (damaged record) has no usable record of its answers problem by problem"]
+    assert text([found]).startswith("iw_sft is the best, with an average of 58.3%: better than sft (25.0 points, ")
+    assert "| dft (damaged record) | " in (tmp_path / "tables/study/table.md").read_text()
+
+
+def test_a_record_without_samples_is_older_and_not_damaged(tmp_path, capsys):
+    """Counts of right samples are on record since version 1; before, samples had them, and may be gone."""
+    for loss, right in (("sft", [1, 2, 1]), ("iw_sft", [2, 3, 2]), ("dft", [3, 4, 3])):
+        scored(tmp_path, loss, 0, right)
+    (path,) = tmp_path.glob("cells/*-dft-*/scores/*/scores.json")
+    content = read_json(path)
+    del content["benchmarks"]["math500"]["right"]
+    write_json(path, content)
+    write_tables(["study"], str(tmp_path))
+    assert "damaged" not in capsys.readouterr().err
+    write_report(SweepConfig(name="study"), str(tmp_path))
+    assert "damaged" not in capsys.readouterr().err
+    (found,) = conclude(tables.build(SweepConfig(name="study"), str(tmp_path)))
+    assert found.left_out == ["dft has no usable record of its answers problem by problem"]
 
 
 def test_from_records_to_the_terminal_the_files_and_what_was_not_compared(tmp_path, capsys):
@@ -326,12 +383,12 @@ def test_greedy_answers_are_not_called_sampled(tmp_path, temperature):
 
     sampled = temperature > 0
     several, below = said(2)
-    assert several.endswith(f"another order of training{' and sampling of answers' * sampled}.")
+    assert several.endswith(f"other seeds, which change the order of training{' and sampling of answers' * sampled}.")
     assert f"covers another order of training{' and sampling of answers' * sampled} on the same problems" in below
     one, below = said(1)
-    assert one.endswith(f"other problems of these kinds{' and other samples' * sampled}, not another training.")
+    assert one.endswith(f"other problems of these kinds{' and other samples' * sampled}, but not another training.")
     assert f"covers other problems{' and answers' * sampled}, but not another training" in below
-    assert said(2, fixed=True)[0].endswith("another order of training.")
+    assert said(2, fixed=True)[0].endswith("which change the order of training.")
 
 
 def test_seeds_that_change_nothing_are_said_to():

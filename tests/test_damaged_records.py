@@ -73,6 +73,9 @@ DAMAGES = [
     ("scores/paper-12345678/scores.json", ('"score": ', '"score": "high", "was": '), "score is 'high', not a number"),
     ("scores/paper-12345678/scores.json", ('"score": ', '"score": NaN, "was": '), "score is nan, not a number"),
     ("scores/paper-12345678/scores.json", ('"verdict"', '"veredict"'), None),
+    ("scores/paper-12345678/protocol.yaml", "- x", "is not a YAML mapping"),
+    ("scores/paper-12345678/protocol.yaml", None, "is missing"),
+    ("scores/paper-12345678/protocol.yaml", ("benchmarks:", "marks:"), "names no benchmarks"),
 ]
 
 
@@ -124,7 +127,6 @@ def test_a_record_without_a_name_of_its_sweep_is_a_line(results, capsys):
         ("probabilities.json", '{"before": 1, "after": 2}'),
         ("scores/paper-12345678/kl_to_base.json", '{"per_token": [0.1, "wide"]}'),
         ("scores/paper-12345678/kl_to_base.json", '{"per_token": [0.1, 0.2]}'),
-        ("scores/paper-12345678/protocol.yaml", ""),
         ("scores/paper-12345678/math500.jsonl", '{"index": 0}\n'),
         ("scores/paper-12345678/math500.jsonl", "[]\n"),
     ],

@@ -267,7 +267,7 @@ def test_the_tables_and_the_page_have_it(tmp_path, capsys, monkeypatch):
 def test_without_records_nothing_is_shown(tmp_path):
     records(tmp_path)
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
-    assert shown_divergences(table) == []
+    assert shown_divergences(table, kl_to_base_sheet.divergences(table)) == []
     points = gain_and_loss.tradeoffs(table, ProblemShares(table))
     assert "KL to the base" not in gain_and_loss.sheet(table, points).head
     assert gain_and_loss.to_csv(points).splitlines()[0].endswith("kl_to_base,kl_to_base_half,seeds,pareto_front")
@@ -283,6 +283,6 @@ def test_rows_on_other_benchmarks_and_missing_ones_are_named(tmp_path):
     found = kl_to_base_sheet.divergences(table)
     assert "samples on benchmarks that differ between the rows, which do not compare" in kl_to_base_sheet.caption(found)
     asked = replace(table, grid=[Config(machine=MachineConfig(kl_to_base=300))])
-    assert "No KL to the base is on record for nft." in list(notes(asked, {}, []))
-    assert shown_divergences(asked) == shown_divergences(table) == found
-    assert shown_divergences(replace(table, grid=[Config()])) == []  # of another sweep, and not of all rows
+    assert "No KL to the base is on record for nft." in list(notes(asked, {}, [], found))
+    assert shown_divergences(asked, found) == shown_divergences(table, found) == found
+    assert shown_divergences(replace(table, grid=[Config()]), found) == []  # of another sweep, and not of all rows

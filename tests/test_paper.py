@@ -29,7 +29,7 @@ def score(config: Config, **scores: float) -> Cell:
     }
     write_json(found.scores(config) / "scores.json", {"benchmarks": parts, "verdict": own.verdict})
     sampling = {"temperature": own.temperature, "top_p": own.top_p, "max_new_tokens": own.max_new_tokens}
-    write_json(found.scores(config) / "protocol.yaml", sampling)  # JSON is YAML
+    write_json(found.scores(config) / "protocol.yaml", sampling | {"benchmarks": dict.fromkeys(scores, "hash")})
     return found
 
 
@@ -115,6 +115,12 @@ def test_another_measure_is_not_compared(tmp_path):
 
     assert compared() == {"llama-3.2-3b": None, "qwen2.5-math-1.5b": None}
     score(sft["qwen2.5-math-1.5b"], **dict.fromkeys(MATHS, 45.0))
+    assert compared() == {"llama-3.2-3b": None, "qwen2.5-math-1.5b": pytest.approx(45.0 - 41.47)}
+    # A task of lm_eval has one sample, and is no benchmark of the paper's table.
+    path = Cell.of(sft["qwen2.5-math-1.5b"]).scores(sft["qwen2.5-math-1.5b"]) / "scores.json"
+    content = read_json(path)
+    content["benchmarks"]["mmlu"] = {"score": 60.0, "interval": [58.0, 62.0], "samples": 1}
+    write_json(path, content)
     assert compared() == {"llama-3.2-3b": None, "qwen2.5-math-1.5b": pytest.approx(45.0 - 41.47)}
 
 

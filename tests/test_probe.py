@@ -18,7 +18,7 @@ from losslab.data.tokenise import Tokeniser
 from losslab.files import read_json, write_json
 from losslab.models.loading import load_tokenizer
 from losslab.results import probe_neighbours
-from losslab.results.probe_neighbours import Known, known, place, place_of, sentence
+from losslab.results.probe_neighbours import Known, Setting, known, place, place_of, sentence
 from losslab.statistics.intervals import Estimate, over_clusters, student
 from losslab.training import probe, target_probabilities
 
@@ -97,7 +97,10 @@ def test_the_place_of_a_histogram():
 
 
 def records(outcomes: dict[tuple[float, float], float]) -> list[Known]:
-    return [Known(f"sweep {i}", "dft", at, Estimate(mean, 1.0)) for i, (at, mean) in enumerate(outcomes.items())]
+    return [
+        Known(f"sweep {i}", "dft", f"data {i}", at, Estimate(mean, 1.0))
+        for i, (at, mean) in enumerate(outcomes.items())
+    ]
 
 
 SURE = {(0.02 + i / 200, 0.9 - i / 200): 10.0 for i in range(4)}  # where dft is ahead
@@ -106,7 +109,7 @@ UNSURE = {(0.7 + i / 200, 0.1 + i / 200): -10.0 for i in range(4)}  # where it i
 
 def test_records_that_agree_speak_and_say_how_often_they_were_right():
     found = place("dft", (0.03, 0.89), records(SURE | UNSURE))
-    assert (found.outcome, found.settings, found.said, found.right) == ("better", 8, 8, 8)
+    assert (found.outcome, found.settings, found.answered, found.right) == ("better", 8, 8, 8)
     assert sentence(found) == (
         "dft: better than sft in the 3 nearest settings (sweep 2, sweep 1, sweep 3); of the 8 settings, left out one "
         "by one, the others named the outcome of 8, and 8 of these rightly."
@@ -130,18 +133,23 @@ def test_it_abstains_where_records_are_few_far_or_of_two_minds():
         drawn = {(float(a), float(b)): float(rng.choice([-10, 0.5, 10])) for a, b in rng.uniform(0, 0.5, (12, 2))}
         answer = place("dft", (0.25, 0.25), records(drawn))
         said += answer.outcome is not None
-        wrong += answer.said > 0 and answer.right == answer.said and answer.said > 3
+        wrong += answer.answered > 3 and answer.right == answer.answered
     assert said < 14 and wrong < 3  # it seldom speaks, and its hit rate does not speak for it
 
 
 def test_copies_of_a_setting_are_one_vote():
-    """Seven rates on the same demonstrations, and one record far away, say nothing of a probe between them."""
-    copies = [Known("rates", "dft", (0.02, 0.88), Estimate(15.0 + i, 1.0)) for i in range(7)]
-    far = Known("facts", "dft", (0.9, 0.02), Estimate(-70.0, 1.0))
+    """Seven rates on the same demonstrations, and one record far away, say nothing of a probe between them.
+
+    Nor do these where each sweep has measured another number of the demonstrations.
+    """
+    places = [(0.02 + i / 1000, 0.88) for i in range(7)]
+    copies = [Known("rates", "dft", "same", at, Estimate(15.0 + i, 1.0)) for i, at in enumerate(places)]
+    assert Setting(copies).place == pytest.approx((0.023, 0.88))
+    far = Known("facts", "dft", "facts", (0.9, 0.02), Estimate(-70.0, 1.0))
     found = place("dft", (0.5, 0.5), [*copies, far])
     assert (found.settings, found.outcome) == (2, None) and "2 settings have it beside SFT" in sentence(found)
-    # One more place of theirs, and a rate that is worse there: its setting is of two minds.
-    torn = [*copies, Known("rates", "dft", (0.02, 0.88), Estimate(-5.0, 1.0)), *records(UNSURE)]
+    # A rate that is worse there: its setting is of two minds.
+    torn = [*copies, Known("rates", "dft", "same", (0.02, 0.88), Estimate(-5.0, 1.0)), *records(UNSURE)]
     assert "disagree (mixed, worse, worse)" in sentence(place("dft", (0.3, 0.5), torn))
 
 
@@ -160,3 +168,15 @@ def test_records_are_found_beside_sft_with_the_probabilities_of_the_base(tmp_pat
     assert (found.sweep, found.objective, found.place) == ("study", "dft", (0.25, 0.75))
     assert (found.difference.mean, found.outcome) == (50.0, "better")
     assert probe_neighbours.folder("results").name == "probes"
+    for seed in range(3):  # another sweep has other rates and one more seed, and measured fewer demonstrations
+        for loss, right in (("sft", [0, 1, 2, 1, 0]), ("dft", [2, 3, 4, 3, 2])):
+            for lr in (1e-3, 1e-4):
+                scored(tmp_path, loss, seed, right, lr=lr, sweep="rates")
+    for folder in Path(tmp_path / "cells").glob("*sft*"):
+        if not (folder / "probabilities.json").exists():
+            write_json(
+                folder / "probabilities.json", {"before": histogram | {"counts": counts[:-1] + [4]}, "after": histogram}
+            )
+    found = known(str(tmp_path))
+    assert [record.sweep for record in found] == ["rates", "rates"] and len({record.setting for record in found}) == 1
+    assert found[0].place != found[1].place

@@ -18,7 +18,7 @@ from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write_json
 from losslab.records.record import Cell
 from losslab.results import setting_curves, table_formats, tables, tuning
-from losslab.results.conclusion import Conclusion, conclude
+from losslab.results.conclusion import Conclusion, conclusions
 from losslab.results.conclusion_text import sentences
 from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import ProblemShares, ScoredProblems
@@ -51,7 +51,8 @@ def study(scores: Shares, base: np.ndarray | None = None) -> tuple[Table, Proble
 
 
 def concluded(*of) -> Conclusion:
-    (made,) = conclude(*study(*of))
+    table, shares = study(*of)
+    (made,) = conclusions(table, shares, tuning.tune(table, shares))
     return made
 
 
@@ -97,7 +98,7 @@ def test_by_hand():
     assert "| tiny | sft | own: 0.0001 (1 seed), 1e-05 (1 seed) | 50.0 ± 0.0 | 50.0 ± 0.0 | 2 |" in text
     assert "| tiny | sft | shared: 0.0001 (2 seeds) |" in text
     assert tuning.to_json(tuned)["benchmarks"]["x"] == {"problems": "hash", "chose": np.flatnonzero(mask).tolist()}
-    (conclusion,) = conclude(table, shares)
+    (conclusion,) = conclusions(table, shares, tuning.tune(table, shares))
     (pair,) = [pair for pair in conclusion.pairs if (pair.higher, pair.lower) == ("dft", "sft")]
     assert pair.difference.mean == 37.5 and conclusion.problems == 2  # of 75 - 50 and 100 - 50
     said = sentences(conclusion)
@@ -212,7 +213,7 @@ def test_one_value_is_nothing_to_choose_from(tmp_path):
     write_tables(["study"], str(tmp_path))
     from losslab.results.notes import notes
 
-    assert list(notes(table, {}, [])) == [
+    assert list(notes(table, {}, [], [])) == [
         "No row has several values of optimizer.lr, of which sweep.tune is to choose one."
     ]
 

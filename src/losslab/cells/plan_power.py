@@ -60,9 +60,9 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
 
     def points(count: int) -> str:
         least = {name: detectable(assumed([p], [samples[name]]), count, level) for name, p in chances.items()}
-        each = ", ".join(f"{name} {_points(points, 'none')}" for name, points in least.items())
-        whole = _points(detectable(average, count, level), "")
-        return f"{f'{whole} points' if whole else 'no difference'} of the average ({each})"
+        each = ", ".join(f"{name} {'none' if points is None else f'{points:.1f}'}" for name, points in least.items())
+        whole = detectable(average, count, level)
+        return f"{'no difference' if whole is None else f'{whole:.1f} points'} of the average ({each})"
 
     more = MORE_SEEDS if seeds < MORE_SEEDS else 2 * seeds
     of_seeds = f"{seeds} seeds show {points(seeds)}" if seeds > 1 else "one seed each shows no difference"
@@ -77,11 +77,6 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
         f"{BETWEEN_RUNS} points on the average of five benchmarks (losslab.statistics.power)"
     )
     return "\n".join(sentences)
-
-
-def _points(least: float | None, otherwise: str) -> str:
-    """A difference in points; no two scores differ by more than a hundred."""
-    return otherwise if least is None or least > 100 else f"{least:.1f}"
 
 
 def _needed(

@@ -29,8 +29,10 @@ from losslab.results import (
     tables,
     tuning,
 )
-from losslab.results.conclusion import Conclusion, conclude
+from losslab.results.conclusion import Conclusion, conclusions
 from losslab.results.conclusion_text import sentences
+from losslab.results.gain_and_loss import Tradeoff
+from losslab.results.kl_to_base import Divergence
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.notes import notes, shown_divergences
 from losslab.results.write_tables import curves_of, homeless, layouts, report_faults
@@ -68,7 +70,8 @@ def _page(sweep: SweepConfig, results: str, against: str | None, place: Path, re
     ablation = Ablation.of(table, records, against)
     rows, drawn, shares = ablation.rows, ablation.drawn, ablation.shares
     cells += [absent_line(cell.folder) for row in rows for cell in row.cells if not cell.folder.exists()]
-    parts = _numbers(ablation) | _curves(ablation)
+    points, divergences = gain_and_loss.tradeoffs(table, shares), kl_to_base.divergences(table)
+    parts = _numbers(ablation, points, divergences) | _curves(ablation, points, divergences)
     samples = row_samples.row_samples(table, drawn, shares, shares.scores, ablation.reference)
     page = render(
         "page.html",
@@ -108,18 +111,17 @@ def _limits(ablation: Ablation) -> list[str]:
     return limits
 
 
-def _numbers(ablation: Ablation) -> dict[str, Any]:
+def _numbers(ablation: Ablation, points: Sequence[Tradeoff], divergences: Sequence[Divergence]) -> dict[str, Any]:
     """What the template shows in tables, by the name that it has there."""
     table, rows, shares = ablation.table, ablation.rows, ablation.shares
     comparison, by_part = paper.compare(table), list(breakdown.sheets(table))
-    points, tuned = gain_and_loss.tradeoffs(table, shares), tuning.tune(table, shares)
-    divergences = shown_divergences(table)
+    tuned, divergences = tuning.tune(table, shares), shown_divergences(table, divergences)
     of_cells = {cell.folder: costs.cell_cost(cell, shares.scores) for row in rows for cell in row.cells}
-    conclusions = conclude(table, shares)
+    concluded = conclusions(table, shares, tuned)
     return {
         "sweep": table.name,
         "question": table.question,
-        "conclusions": [(conclusion.model, sentences(conclusion)) for conclusion in conclusions],
+        "conclusions": [(conclusion.model, sentences(conclusion)) for conclusion in concluded],
         "columns": table.columns,
         "caption": table_formats.caption(table),
         "sheets": [
@@ -141,7 +143,7 @@ def _numbers(ablation: Ablation) -> dict[str, Any]:
         },
         "rows": [_row(line, table.columns, ablation.reference) for line in ablation.compared],
         "legend": list(dict.fromkeys((row.style, row.label) for row in ablation.drawn if row.trained)),
-        "headlines": _headlines(conclusions),
+        "headlines": _headlines(concluded),
         "settings": costs.settings(rows),
         "heads": [(row.model, row.label, row.style) for row in rows],
         "costs": costs.row_costs(rows, of_cells),
@@ -150,7 +152,7 @@ def _numbers(ablation: Ablation) -> dict[str, Any]:
     }
 
 
-def _curves(ablation: Ablation) -> dict[str, Any]:
+def _curves(ablation: Ablation, points: Sequence[Tradeoff], divergences: Sequence[Divergence]) -> dict[str, Any]:
     """What the template shows in charts, by the name that it has there, and notes on missing parts."""
     table, drawn, shares = ablation.table, ablation.drawn, ablation.shares
     curves = curves_of(table)
@@ -172,8 +174,8 @@ def _curves(ablation: Ablation) -> dict[str, Any]:
     return {
         "models": models,
         "settings_charts": training.against_settings(table, drawn),
-        "tradeoff_charts": training.gain_against_loss(drawn, gain_and_loss.tradeoffs(table, shares)),
-        "notes": list(notes(table, curves, probability_plots.measured_rows(table))),
+        "tradeoff_charts": training.gain_against_loss(drawn, points),
+        "notes": list(notes(table, curves, probability_plots.measured_rows(table), divergences)),
     }
 
 
@@ -197,6 +199,7 @@ def _row(line: ComparedRow, columns: Sequence[str], reference: str | None) -> di
             {
                 "mean": value.mean if value else None,
                 "half": value.half if value else None,
+                "seeds": row.row.seeds(column) if row.row.seeds(column) != scored else None,
                 "difference": _difference(line, reference, column),
             }
             for column, value in zip(columns, line.values, strict=True)
@@ -213,9 +216,8 @@ def _difference(line: ComparedRow, reference: str | None, column: str) -> tuple[
     if difference is None:
         is_reference = line.row.label == reference and line.row.row.value(column) is not None
         return ("reference" if is_reference else ""), ""
-    half = "" if difference.half is None else f" ± {difference.half:.1f}"
     kind = ("better" if difference.mean > 0 else "worse") if difference.nonzero else ""
-    return f"{difference.mean:+.1f}{half}".replace("-", "−"), kind
+    return f"{difference:+.1f}".replace("-", "−"), kind
 
 
 def _differences(ablation: Ablation) -> dict[str, list[list[tuple[str, str]]]]:
@@ -227,10 +229,10 @@ def _differences(ablation: Ablation) -> dict[str, list[list[tuple[str, str]]]]:
     }
 
 
-def _headlines(conclusions: Sequence[Conclusion]) -> list[dict[str, str]]:
+def _headlines(concluded: Sequence[Conclusion]) -> list[dict[str, str]]:
     """The best average of each model among the rows that compare; the conclusion says whether it stands out."""
     headlines = []
-    for c in conclusions:
+    for c in concluded:
         label = f"{c.best} at its own best {c.tuned}, on half of the problems" if c.tuned else c.best
         headlines.append({"model": c.model, "label": label, "value": f"{c.averages[c.best].mean:.1f}"})
     return headlines

@@ -100,7 +100,12 @@ def _seeds_asked(table: Table) -> int:
 
 def _declared_measures(table: Table) -> set[Measure]:
     """The measures of the scores that the sweep's file declares."""
-    return {Measure(protocol_name(config), str(config.eval.verdict), (config.eval.samples,)) for config in table.grid}
+    measures = set()
+    for config in table.grid:
+        # A task of lm_eval has one answer to each question, whatever the samples of the others.
+        samples = {1 if about.task is not None else config.eval.samples for about in config.benchmark.values()}
+        measures.add(Measure(protocol_name(config), str(config.eval.verdict), tuple(sorted(samples))))
+    return measures
 
 
 def named_rows(table: Table, keys: Mapping[str, Any]) -> dict[Measure | None, Row]:

@@ -56,7 +56,7 @@ class Power:
     """What the present seeds can show with a chance of 80%, and what more seeds would."""
 
     seeds: int
-    smallest: float | None  # points; None for one seed
+    smallest: float | None  # points; None where they show no difference, as one seed never does
     more_seeds: int
     with_more: float | None
     asked_seeds: int | None  # that `sweep.difference` takes; None where over a hundred
@@ -122,17 +122,22 @@ class Conclusion:
         return len(self.averages) > 1 and not self.rivals
 
 
-def conclude(table: Table, shares: ProblemShares | None = None) -> list[Conclusion]:
+def conclude(table: Table) -> list[Conclusion]:
+    """`conclusions` of a table alone."""
+    shares = ProblemShares(table)
+    return conclusions(table, shares, tune(table, shares))
+
+
+def conclusions(table: Table, shares: ProblemShares, tuning: Tuning | None) -> list[Conclusion]:
     """The conclusion of each model that has a row with scores on all benchmarks of the table.
 
     With `sweep.tune` its rows are the objectives, each at its own best value of that key (`losslab.results.tuning`).
     Missing samples are not an error, since the table does not need them; rows without samples are not compared.
     """
-    shares = shares or ProblemShares(replace(table, faults=[]))
-    if tuning := tune(table, shares):
+    if tuning:
         table, shares = tuning.table, tuning.shares
-    conclusions = (_of_model(table, model, shares) for model in table.models)
-    return [_with_choices(conclusion, tuning) for conclusion in conclusions if conclusion]
+    of_models = (_of_model(table, model, shares) for model in table.models)
+    return [_with_choices(conclusion, tuning) for conclusion in of_models if conclusion]
 
 
 def _with_choices(conclusion: Conclusion, tuning: Tuning | None) -> Conclusion:
@@ -148,6 +153,7 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
     scored = [(row, value) for row in of_model if (value := row.value(AVERAGE)) and not row.earlier and row.measure]
     if not scored:
         return None
+    scored = [(row, value) for row, value in scored if shares.on_record(row)] or scored
     measure = Counter(row.measure for row, _ in scored).most_common(1)[0][0]
     assert measure is not None
     ranked = sorted((each for each in scored if each[0].measure == measure), key=lambda each: -each[1].mean)
@@ -174,7 +180,7 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
         family=family,
         spread=_spread(pairs, {row.label for row in trained}),
         asked=table.sweep.difference,
-        left_out=_left_out(of_model, rows, pairs, measure),
+        left_out=_left_out(of_model, rows, pairs, measure, shares),
         rates=sorted({f"{row.config['optimizer.lr']:g}" for row in trained if "optimizer.lr" in row.config}),
         varies=varies(rows),
         sampled=sampled(rows),
@@ -220,7 +226,9 @@ def _spread(pairs: Sequence[Pair], trained: set[str]) -> Spread | None:
     )
 
 
-def _left_out(of_model: Sequence[Row], rows: Sequence[Row], pairs: Sequence[Pair], measure: Measure) -> list[str]:
+def _left_out(
+    of_model: Sequence[Row], rows: Sequence[Row], pairs: Sequence[Pair], measure: Measure, shares: ProblemShares
+) -> list[str]:
     """The rows of a model that are not compared, and the seeds that compared rows lack, each with the reason."""
     reasons = []
     for row in of_model:
@@ -236,11 +244,15 @@ def _left_out(of_model: Sequence[Row], rows: Sequence[Row], pairs: Sequence[Pair
             reasons.append(f"{row.label} is scored by another protocol, verdict, number of samples or set of problems")
         elif row.value(AVERAGE) is None:
             reasons.append(f"{row.label} is not scored on all benchmarks")
+        elif not shares.on_record(row):
+            reasons.append(f"{row.label} has no usable record of its answers problem by problem")
         else:
             reasons.append(f"{row.label} has no seed, or not all problems, in common with the best")
     counts = {row.label: len(row.averaged) for row in rows}
     for pair in pairs:
         if pair.seeds < min(counts[pair.higher], counts[pair.lower]):
             both = f"{pair.higher} and {pair.lower}"
-            reasons.append(f"seeds that only one of {both} has, or without the same problems ({pair.seeds} remain)")
+            reasons.append(
+                f"seeds that only one of {both} has, or without the same problems on record ({pair.seeds} remain)"
+            )
     return reasons

@@ -6,7 +6,7 @@ from dataclasses import replace
 from losslab.results.conclusion import Conclusion, Pair
 from losslab.results.table_formats import and_
 from losslab.results.threats import engines_sentence
-from losslab.statistics.intervals import Estimate
+from losslab.statistics.intervals import MOST_POINTS, Estimate
 from losslab.statistics.power import BETWEEN_RUNS, MOST_SEEDS
 
 LISTED = 6  # rows that a sentence names; the others are counted
@@ -58,31 +58,30 @@ def _answer(c: Conclusion) -> str:
     rest = f" On the seeds that both have, it is below {above}." if above else ""
     if all(pair.seeds == 1 for pair in c.rivals) and not c.beaten:
         return (
-            f"Undecided: one seed each tells trained models apart, and not their objectives. The model of {c.best} has "
-            f"the highest average, {average}{f', above {others}' * bool(others)}.{rest}"
+            "Undecided: with one seed per row the models can be compared, but not the objectives. The model of "
+            f"{c.best} has the highest average, {average}{f', above {others}' * bool(others)}.{rest}"
         )
     rest += f" It is better than {over}." if c.beaten else ""
-    apart = f", which does not set it apart from {others}" if others else ""
-    return f"Undecided: {c.best} has the highest average, {average}{apart}.{rest}"
+    lead = f", but its lead over {others} is not certain" if others else ""
+    return f"Undecided: {c.best} has the highest average, {average}{lead}.{rest}"
 
 
 def _against(c: Conclusion) -> list[str]:
     """Which rows besides the best one are better or worse than a base, and than SFT; each pair once."""
-    said = {c.best}
-    compared = []
+    compared = {c.best}
+    shown = []
     for reference in c.references:
         groups: dict[str, list[str]] = {}
         for pair in c.against(reference):
-            if (other := _other(pair, reference)) not in said:
+            if (other := _other(pair, reference)) not in compared:
                 higher = other == pair.higher
                 kind = "undecided" if not pair.decided else "better" if higher else "worse"
                 groups.setdefault(kind, []).append(f"{other} ({'+' * higher}{_points(pair, 1 if higher else -1)})")
         order = [kind for kind in ("better", "worse", "undecided") if kind in groups]
-        compared += [f"Against {reference}: " + "; ".join(f"{kind}: {_listed(groups[kind])}" for kind in order)] * bool(
-            order
-        )
-        said.add(reference)
-    return [sentence + "." for sentence in compared]
+        if order:
+            shown.append(f"Against {reference}: {'; '.join(f'{kind}: {_listed(groups[kind])}' for kind in order)}.")
+        compared.add(reference)
+    return shown
 
 
 def _grounds(c: Conclusion) -> str:
@@ -92,9 +91,9 @@ def _grounds(c: Conclusion) -> str:
     of_pairs = f" of all {c.family} pairs of rows (all of them hold with a probability of 95%; Šidák)"
     intervals = "95% intervals" if c.family == 1 else f"simultaneous 95% intervals{of_pairs}"
     if most > 1:
-        covered = f", and with another seed another {and_(c.varies)}" if c.varies else ""
+        covered = f", and other seeds, which change the {and_(c.varies)}" if c.varies else ""
     else:
-        covered = f"{' and other samples' * c.sampled}, not another training"
+        covered = f"{' and other samples' * c.sampled}, but not another training"
     return (
         f"In brackets: {intervals}, paired by seed and problem, over {seeds} and {c.problems:,} problems of "
         f"{', '.join(c.benchmarks)} with {samples} samples each. They cover other problems of these kinds{covered}."
@@ -116,29 +115,32 @@ def _power(c: Conclusion) -> list[str]:
     power = c.power
     if power is None or c.spread is None:
         return []
-    more = f"{power.more_seeds} seeds would show one of {_at_least(power.with_more)}"
-    if power.smallest is None:
-        shown = f"One seed each shows no difference between objectives; {more} points with a chance of 80%"
-    else:
-        shown = (
-            f"{power.seeds} seeds show a difference between two objectives of {_at_least(power.smallest)} points with "
-            f"a chance of 80%; {more}"
-        )
+    seeds = f"{power.seeds} seeds show" if power.seeds > 1 else "one seed each shows"
+    shown = (
+        f"With a chance of 80%, {seeds} {_at_least(power.smallest)} between two objectives, and {power.more_seeds} "
+        f"seeds would show {_at_least(power.with_more)}"
+    )
     if not c.spread.assumed:
-        shown += f", if differences vary between seeds as those of these {c.spread.seeds} seeds do, a rough estimate"
+        shown += (
+            f", if differences vary between seeds as they do between these {c.spread.seeds}, which is a rough estimate"
+        )
     else:
-        shown += f", if runs of one recipe differ by {BETWEEN_RUNS} points (standard deviation; arXiv 2508.05629)"
+        runs = f"{BETWEEN_RUNS} points on the average of five benchmarks"
+        shown += f", if runs of one recipe differ by {runs} (standard deviation; arXiv 2508.05629)"
     if c.asked is not None:
-        never = f"other problems too, since {MOST_SEEDS} seeds do not do"
-        needed = f"{power.asked_seeds} seeds" if power.asked_seeds else never
-        shown += f"; the {c.asked:g} points of sweep.difference take {needed}"
+        asked = f"the {c.asked:g} points of sweep.difference"
+        if power.asked_seeds:
+            shown += f"; {asked} take {power.asked_seeds} seeds"
+        else:
+            shown += f"; {asked} cannot be shown with {MOST_SEEDS} seeds: use more or other problems"
     return [shown + "."]
 
 
 def _at_least(points: float | None) -> str:
     """Records without spread would show any difference, which nobody should read."""
-    assert points is not None
-    return f"{points:.1f}" if points >= 0.05 else "less than 0.1"
+    if points is None:
+        return "no difference"
+    return f"a difference of {f'{points:.1f}' if points >= 0.05 else 'less than 0.1'} points"
 
 
 def _threats(c: Conclusion) -> list[str]:
@@ -158,7 +160,7 @@ def _threats(c: Conclusion) -> list[str]:
         label, benchmark, share = c.cut
         threats.append(f"{share:.0f}% of the answers of {label} to {benchmark} are cut by length and count as wrong.")
     if c.seen == "unknown":
-        threats.append("Whether the training rows hold problems of the benchmarks is not known of all rows.")
+        threats.append("Not all rows were checked for problems of the benchmarks in their training data.")
     elif c.seen:
         benchmark, count, problems = c.seen
         threats.append(f"The training rows hold the question of {count} of the {problems} problems of {benchmark}.")
@@ -172,8 +174,9 @@ def _points(pair: Pair, sign: int = 1) -> str:
 
 
 def points(difference: Estimate) -> str:
-    """`1.5 points, −0.5 to 3.5`; no interval where a benchmark has one problem."""
-    interval = "" if difference.half is None else f", {difference.low:.1f} to {difference.high:.1f}"
+    """`1.5 points, −0.5 to 3.5`; no interval where a benchmark has one problem, and none beyond 100 points."""
+    low, high = max(difference.low, -MOST_POINTS), min(difference.high, MOST_POINTS)
+    interval = "" if difference.half is None else f", {low:.1f} to {high:.1f}"
     return f"{difference.mean:.1f} points{interval}".replace("-", "−")
 
 

@@ -82,7 +82,7 @@ def sheet(table: Table, points: Sequence[Tradeoff], divergences: Sequence[Diverg
     rows = [
         [
             *(SheetCell(point.row.names["model"]), SheetCell(point.row.label)),
-            *(SheetCell(_signed(value)) for value in (point.gain, point.loss)),
+            *(SheetCell(f"{value:+.1f}".replace("-", "−")) for value in (point.gain, point.loss)),
             *([SheetCell(kl_to_base.text(kl(point.row)))] if divergences else []),
             SheetCell(str(len(point.seeds))),
             SheetCell("yes" if point.front else "no"),
@@ -111,11 +111,6 @@ def sheet(table: Table, points: Sequence[Tradeoff], divergences: Sequence[Diverg
         "Pareto front",
     ]
     return Sheet("Gain against loss", "", head, rows, caption, [])
-
-
-def _signed(value: Estimate) -> str:
-    half = "" if value.half is None else f" ± {value.half:.1f}"
-    return f"{value.mean:+.1f}{half}".replace("-", "−")
 
 
 def to_csv(points: Sequence[Tradeoff], divergences: Sequence[Divergence] = ()) -> str:

@@ -57,9 +57,9 @@ def means(curve: LearningCurve, column: str) -> dict[int, Estimate]:
 
 
 def to_csv(curves: Mapping[str, LearningCurve], columns: list[str]) -> str:
-    """A line for each objective, benchmark and step; with one seed, half of the interval is given as 0."""
+    """A line for each objective, benchmark and step; with one seed there is no half of an interval."""
     rows = [
-        [label, column, step, mean.mean, mean.half or 0.0, len(curve[step])]
+        [label, column, step, mean.mean, mean.half, len(curve[step])]
         for label, curve in curves.items()
         for column in columns
         for step, mean in means(curve, column).items()

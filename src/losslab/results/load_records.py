@@ -1,7 +1,6 @@
 """The cells of a sweep, from their records and from the sweep's file."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,8 +66,10 @@ def _of_cell(record: CellRecord, sweep: str) -> Iterator[CellScores]:
         except DamagedRecord as damage:
             faults.append(str(damage))
             continue
-        with suppress(DamagedRecord):  # scores do without; `problem_shares` tells it
+        try:
             scored[-1] |= _protocol(path.parent)
+        except DamagedRecord as damage:  # the scores are shown, and pair with no others
+            faults.append(str(damage))
     common = {"recipe": state.get("recipe"), "touched": state["updated"], "faults": tuple(faults)}
     for of_protocol in scored or [{"protocol": None, "scores": {}}]:
         yield CellScores(record.folder, names, state["seed"], config, **of_protocol, **common)

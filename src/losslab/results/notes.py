@@ -1,18 +1,26 @@
-"""What a sweep declares and its records lack, and what is shown of what some of its cells have beside scores."""
+"""The notes below a table on what its records lack, and which results beside scores are shown."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from losslab.records.reading import DamagedRecord, read_facts
-from losslab.results import kl_to_base, plots, tuning
+from losslab.results import plots, tuning
 from losslab.results.kl_to_base import Divergence
 from losslab.results.learning_curves import LearningCurve
 from losslab.results.probability_plots import BeforeAfter
 from losslab.results.tables import Row, Table
 
 
-def notes(table: Table, curves: Mapping[str, LearningCurve], measured: Sequence[BeforeAfter]) -> Iterator[str]:
-    """What the sweep declares and its records lack, besides scores."""
+def notes(
+    table: Table,
+    curves: Mapping[str, LearningCurve],
+    measured: Sequence[BeforeAfter],
+    divergences: Sequence[Divergence],
+) -> Iterator[str]:
+    """What the sweep declares and its records lack, besides scores.
+
+    `curves`, `measured` and `divergences` are those of all rows that have them.
+    """
     trained = {row_label(table, row): row for row in table.rows if row.trains}
     for label, row in trained.items():
         names = {name for entry in row.entries for name in changed_while_training(entry.folder)}
@@ -29,7 +37,7 @@ def notes(table: Table, curves: Mapping[str, LearningCurve], measured: Sequence[
                 yield f"The accuracy of {name} over steps is that of {counts} of its {len(trained[name].scored)} seeds."
     if declares(table, "probabilities") and (missing := [name for name in trained if name not in having]):
         yield f"No probabilities of training targets are on record for {', '.join(missing)}."
-    having = {row_label(table, divergence.row) for divergence in kl_to_base.divergences(table)}
+    having = {row_label(table, divergence.row) for divergence in divergences}
     if declares(table, "kl_to_base") and (missing := [name for name in trained if name not in having]):
         yield f"No KL to the base is on record for {', '.join(missing)}."
     if (key := table.sweep.tune) and not any(len(choices) > 1 for choices in tuning.values(table)):
@@ -67,10 +75,10 @@ def declares(table: Table, option: str) -> bool:
     return any(getattr(config.machine, option) for config in table.grid)
 
 
-def shown_divergences(table: Table) -> list[Divergence]:
-    """The KL of the rows to their base, where it is to be shown."""
-    measured = kl_to_base.divergences(table)
-    return measured if shown(table, "kl_to_base", [row_label(table, divergence.row) for divergence in measured]) else []
+def shown_divergences(table: Table, divergences: Sequence[Divergence]) -> Sequence[Divergence]:
+    """Those of all rows that have them, where they are to be shown."""
+    having = [row_label(table, divergence.row) for divergence in divergences]
+    return divergences if shown(table, "kl_to_base", having) else []
 
 
 def row_label(table: Table, row: Row) -> str:

@@ -1,7 +1,7 @@
 """Compares the paper's scores with ours, and lists inconsistencies in the paper's tables."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -103,7 +103,7 @@ def compare(table: Table) -> Comparison | None:
         for config in table.grid
     ]
     wanted = [row for row in table.rows if row.declared and (row.names["model"], row.name) in of_paper]
-    as_declared = [row for row in wanted if all(_measure(table, entry) in measures for entry in row.scored)]
+    as_declared = [row for row in wanted if _as_declared(table, row, of_paper[row.names["model"], row.name], measures)]
     rows, chosen = [], []
     for row in wanted:
         if row in as_declared:
@@ -120,14 +120,19 @@ def compare(table: Table) -> Comparison | None:
     return Comparison(table.sweep.paper, rows, [slip for row in distinct for slip in slips(row, table.grid)])
 
 
-def _measure(table: Table, entry: CellScores) -> dict[str, Any]:
-    """The settings under which a cell is scored, with the fewest samples of any benchmark."""
+def _as_declared(table: Table, row: Row, theirs: Printed, measures: Sequence[dict[str, Any]]) -> bool:
+    """Whether all cells of a row are scored under declared settings, on the benchmarks that the paper has."""
+    return all(_measure(table, entry, theirs.values) in measures for entry in row.scored)
+
+
+def _measure(table: Table, entry: CellScores, benchmarks: Collection[str]) -> dict[str, Any]:
+    """The settings under which a cell is scored, with the fewest samples of any of these benchmarks."""
     assert entry.protocol, "not scored"
     protocol = table.attempt(read_yaml, entry.folder / "scores" / entry.protocol / "protocol.yaml", {})
     about = {
         "eval": entry.protocol.rpartition("-")[0],
         "prompt": entry.prompt,
-        "samples": min(entry.samples.values()),
+        "samples": min((count for name, count in entry.samples.items() if name in benchmarks), default=None),
         "verdict": entry.verdict,
     }
     return about | {key: protocol.get(key) for key in SAMPLING}

@@ -1,10 +1,11 @@
 """Figures of a sweep, each as PNG and as SVG; the same data give the same file.
 
-A function takes the data of a figure and returns the figure. `draw` writes it where its data have changed, and only
-then loads matplotlib.
+A function takes the data of a figure and returns the figure. `draw` writes it where its data or the code have
+changed, and only then loads matplotlib.
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +34,15 @@ class BarRow:
 
 
 def draw(path: Path, digests: Path, figure: Callable[..., Any], *data: Any) -> None:
-    """Write `figure(*data)` to <path>.png and <path>.svg, unless they exist and are of the same data.
+    """Write `figure(*data)` to <path>.png and <path>.svg, unless they exist and are of the same data and code.
 
     Args:
-        digests: a JSON file that keeps a hash of the data of each figure.
+        digests: a JSON file that keeps a hash of the data of each figure, and of the modules that drew it.
     """
     drawn = read_json(digests)
     files = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
-    digest = hashlib.sha256(repr((figure.__name__, data)).encode()).hexdigest()
+    code = [Path(module).read_bytes() for module in (__file__, inspect.getfile(figure))]
+    digest = hashlib.sha256(b"".join([repr((figure.__name__, data)).encode(), *code])).hexdigest()
     if drawn.get(path.name) != digest or not all(file.exists() for file in files):
         save(figure(*data), path)
         write_json(digests, drawn | {path.name: digest})

@@ -114,8 +114,8 @@ def to_markdown(pairs: Sequence[BeforeAfter]) -> str:
     sizes = [seed["tokens"] for pair in pairs for seed in pair.before.seeds]
     tokens = " to ".join(f"{size:,}" for size in sorted({min(sizes), max(sizes)}))
     about = (
-        f"Probability p of the target token over {tokens} answer tokens of the training set, before and after training; "
-        "with several seeds the mean ± half of its 95% interval."
+        f"Probability p of the target token over {tokens} answer tokens of the training set, before and after "
+        "training; with several seeds the mean ± half of its 95% interval."
     )
     return "\n".join(["# Probabilities of the training targets", "", *lines, "", about, ""])
 

@@ -77,12 +77,15 @@ class ProblemShares:
         self.rows: dict[int, tuple[Row, dict[int, ScoredProblems]]] = {}  # by id, which the row itself keeps from reuse
 
     def of(self, entry: CellScores) -> ScoredProblems:
-        """The shares of a cell; empty without scores or, in older records, without samples."""
+        """The shares of a cell; empty without scores or, in older records, without samples, which is no damage."""
         key = entry.folder, str(entry.protocol)
         if key not in self.cells:
             folder, content = score_folder(entry), self.scores.of(entry)
 
             def read(_: Path) -> ScoredProblems:
+                parts = content["benchmarks"].items()
+                if any("right" not in part and not (folder / f"{name}.jsonl").exists() for name, part in parts):
+                    return ScoredProblems({}, {})
                 shares = right_shares(folder, content, content["verdict"])
                 hashes = problem_hashes(folder)
                 return ScoredProblems({name: hashes.get(name, "") for name in shares}, shares)
@@ -95,6 +98,10 @@ class ProblemShares:
         if id(row) not in self.rows:
             self.rows[id(row)] = row, {entry.seed: self.of(entry) for entry in row.scored}
         return self.rows[id(row)][1]
+
+    def on_record(self, row: Row) -> bool:
+        """Whether any cell of a row has shares."""
+        return any(scored.shares for scored in self.by_seed(row).values())
 
     def points(self, a: Row, b: Row, names: Sequence[str]) -> Points | None:
         """Row b minus row a on these benchmarks, over the seeds in which both have the same problems of each of them.

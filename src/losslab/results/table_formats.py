@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.table import Table as RichTable
@@ -78,18 +78,31 @@ def score_cells(values: Sequence[Estimate | None], best: Sequence[str | None]) -
 
 
 def scores_sheet(table: Table, notes: Sequence[str] = ()) -> Sheet:
-    """Our scores. The best mean of rows that compare is marked; `1/3` seeds means that one of three has all scores."""
+    """Our scores. The best mean of rows that compare is marked; `1/3` seeds means that one of three has all scores.
+
+    A score over another number of seeds has that number as a footnote.
+    """
     values = [[row.value(column) for column in table.columns] for row in table.rows]
     best = best_of_rows(table, values)
-    rows = []
+    rows, footnotes = [], list(dict.fromkeys(row.seeds(c) for row in table.rows for c in _of_other_seeds(table, row)))
     for row, of_row in zip(table.rows, values, strict=True):
-        cells = score_cells(of_row, best[measure_of(row)])
+        apart = {column: 1 + footnotes.index(row.seeds(column)) for column in _of_other_seeds(table, row)}
+        cells = [
+            replace(scores, note=apart.get(column))
+            for column, scores in zip(table.columns, score_cells(of_row, best[measure_of(row)]), strict=True)
+        ]
         scored, asked = len(row.averaged), len(row.entries)
         seeds = str(scored) if scored == asked else f"{scored}/{asked}"
         rows.append([*map(SheetCell, _naming(table, row)), *cells, SheetCell(seeds)])
     naming = ["model", "objective", *(["prompt"] if len(table.prompts) > 1 else [])]
     head = [*naming, *table.columns, "seeds"]
-    return Sheet(table.name, table.question, head, rows, " ".join([caption(table), *notes]), [], len(naming))
+    counts = [f"Over {count} seed{'s' * (count > 1)}." for count in footnotes]
+    return Sheet(table.name, table.question, head, rows, " ".join([caption(table), *notes]), counts, len(naming))
+
+
+def _of_other_seeds(table: Table, row: Row) -> list[str]:
+    """The columns of a row whose score is over another number of seeds than the row's column of seeds says."""
+    return [column for column in table.columns if row.value(column) and row.seeds(column) != len(row.averaged)]
 
 
 def _naming(table: Table, row: Row) -> list[str]:
@@ -113,7 +126,7 @@ def best_of_rows(table: Table, values: Sequence[Sequence[Estimate | None]]) -> d
     rows of earlier code or data."""
     best: dict[Measured, list[str | None]] = {}
     for key in dict.fromkeys(map(measure_of, table.rows)):
-        alike = [row for row, of in zip(values, table.rows, strict=True) if measure_of(of) == key]
+        alike = [scores for scores, row in zip(values, table.rows, strict=True) if measure_of(row) == key]
         columns = [[value.mean for value in column if value] for column in zip(*alike, strict=True)]
         best[key] = [f"{max(means):.1f}" if len(means) > 1 and not key[2] else None for means in columns]
     return best
@@ -231,12 +244,15 @@ def columns_and_rows(table: Table, comparison: Comparison | None) -> tuple[list[
     """Columns and rows of plain values, None if missing: for CSV and for a tracker's table.
 
     Each benchmark has its mean, half of its interval and, with a comparison, the paper's score, ours minus it, and
-    whether the paper's score lies inside our interval.
+    whether the paper's score lies inside our interval; and its number of seeds where any row has scores over other
+    numbers than its own.
     """
+    with_seeds = any(_of_other_seeds(table, row) for row in table.rows)
     parts = ("", "_half") if comparison is None else ("", "_half", "_paper", "_difference", "_inside")
     several = len(table.prompts) > 1
     naming = ["model", "objective", *(["prompt"] if several else [])]
-    head = [*naming, "seeds", "seeds_asked", *(f"{c}{part}" for c in table.columns for part in parts)]
+    of_column = (*parts, *(["_seeds"] if with_seeds else []))
+    head = [*naming, "seeds", "seeds_asked", *(f"{c}{part}" for c in table.columns for part in of_column)]
     of_paper = {id(row): of_row for row, of_row in comparison.rows} if comparison else {}
     rows = []
     for row in table.rows:
@@ -246,7 +262,7 @@ def columns_and_rows(table: Table, comparison: Comparison | None) -> tuple[list[
             ours, paper = row.value(column), of_paper.get(id(row), {}).get(column)
             values = [ours and ours.mean, ours and ours.half]
             values += [paper.paper, paper.value, paper.inside] if paper else [None] * 3
-            line += values[: len(parts)]
+            line += [*values[: len(parts)], *([row.seeds(column) if ours else None] if with_seeds else [])]
         rows.append(line)
     return head, rows
 

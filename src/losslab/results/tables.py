@@ -80,6 +80,10 @@ class Row:
         """Mean over the seeds with a score in this column, with its interval; None if samples or problems differ."""
         return self._over_seeds(column, [(entry, entry.scores.get(column)) for entry in self.scored])
 
+    def seeds(self, column: str) -> int:
+        """How many seeds have a score in this column; seeds that lack a benchmark have scores on the others."""
+        return sum(column in entry.scores for entry in self.scored)
+
     def part(self, part: Part) -> Estimate | None:
         """As `value`, for the problems of a benchmark that have one value in a column of its rows."""
         return self._over_seeds(part[0], [(entry, entry.breakdown.get(part)) for entry in self.scored])
@@ -159,7 +163,7 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     if sweep.paper:  # the declared rows in their order, then others
         rows.sort(key=lambda row: (order[row.names["model"]], not row.declared))
     else:
-        rows.sort(key=lambda row: (order[row.names["model"]], row.trains, _rank(row)))
+        rows.sort(key=lambda row: (order[row.names["model"]], row.trains, rank(row)))
     faults = list(dict.fromkeys(fault for entry in entries for fault in entry.faults))
     return Table(sweep, benchmarks, others, rows, grid, faults)
 
@@ -239,7 +243,7 @@ def _rows(entries: list[CellScores], usual: Mapping[str, str | None], declared: 
     return rows
 
 
-def _rank(row: Row) -> float:
+def rank(row: Row) -> float:
     """The row's average as a sort key: rows without one come last."""
     value = row.value(AVERAGE)
     return value.mean if value else float("inf")

@@ -53,15 +53,15 @@ def engines(cells: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[
     """
     facts = {label: [_facts(content) for content in contents] for label, contents in cells.items()}
     recorded = [part for of_row in facts.values() for part in of_row]
-    known = [i for i in range(3) if all(part[i] for part in recorded)]
-    found: dict[str, list[str]] = {}
+    on_record = [i for i in range(3) if all(part[i] for part in recorded)]
+    rows_of: dict[str, list[str]] = {}
     for label, of_row in facts.items():
-        named = [" ".join(str(part[i]) for i in known) for part in of_row]
+        named = [" ".join(str(part[i]) for i in on_record) for part in of_row]
         for engine in dict.fromkeys(named):
             count = named.count(engine)
             share = "" if count == len(named) else f" ({count} of {len(named)} cells)"
-            found.setdefault(engine, []).append(f"{label}{share}")
-    return found
+            rows_of.setdefault(engine, []).append(f"{label}{share}")
+    return rows_of
 
 
 def _facts(content: Mapping[str, Any]) -> tuple[str | None, str | None, str | None]:
@@ -71,11 +71,11 @@ def _facts(content: Mapping[str, Any]) -> tuple[str | None, str | None, str | No
     return content.get("engine"), content.get("engine_version"), content.get("generation", {}).get("dtype")
 
 
-def engines_sentence(found: Mapping[str, Sequence[str]]) -> str:
+def engines_sentence(rows_of: Mapping[str, Sequence[str]]) -> str:
     """What a reader has to know where several engines made the scores; empty for one."""
-    if len(found) < 2:
+    if len(rows_of) < 2:
         return ""
-    told = "; ".join(f"{engine} scored {and_(rows)}" for engine, rows in found.items())
+    told = "; ".join(f"{engine} scored {and_(rows)}" for engine, rows in rows_of.items())
     return (
         "The scores come from several engines, whose probabilities of tokens differ slightly, so that part of a "
         f"difference may be theirs: {told}."

@@ -25,7 +25,7 @@ from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import ProblemShares, ScoredProblems
 from losslab.results.setting_curves import grouped, without
 from losslab.results.table_formats import Sheet, SheetCell, best_of_rows, measure_of, score_cells
-from losslab.results.tables import Measure, Row, Table
+from losslab.results.tables import Measure, Row, Table, rank
 from losslab.statistics.intervals import mean_of, over_problems
 
 Averages = dict[Any, dict[int, float]]  # by value of the key and seed: the average over the choosing halves, 0 to 1
@@ -193,7 +193,7 @@ def sheet(tuning: Tuning) -> Sheet:
     """Each objective at its own value, and at the shared one."""
     choices = [*tuning.own, *tuning.shared]
     at_values = {id(choice.row): choice for choice in choices}
-    rows = sorted([*tuning.table.rows, *(choice.row for choice in tuning.shared)], key=_rank)
+    rows = sorted([*tuning.table.rows, *(choice.row for choice in tuning.shared)], key=rank)
     rows.sort(key=lambda row: tuning.table.models.index(row.names["model"]))
     table = replace(tuning.table, rows=rows)
     scores = [[row.value(column) for column in table.columns] for row in rows]
@@ -241,11 +241,6 @@ def _ordered(values: Any) -> list[Any]:
     distinct = list(dict.fromkeys(values))
     numbers = all(isinstance(value, int | float) for value in distinct)
     return sorted(distinct) if numbers else distinct
-
-
-def _rank(row: Row) -> float:
-    value = row.value(AVERAGE)
-    return value.mean if value else float("inf")
 
 
 def _text(value: Any) -> str:

@@ -31,7 +31,7 @@ from losslab.results import (
     table_formats,
     tuning,
 )
-from losslab.results.conclusion import Conclusion, conclude
+from losslab.results.conclusion import Conclusion, conclusions
 from losslab.results.learning_curves import AVERAGE, LearningCurve, scores_by_step
 from losslab.results.load_records import CellScores
 from losslab.results.notes import notes, row_label, shown, shown_divergences
@@ -61,21 +61,23 @@ def write_table(
     """
     folder = Path(results) / "tables" / sweep.name
     cache = _cache(sweep, results)
-    with shared_writing.writing(cache, since) as mine:
-        if not mine:
+    with shared_writing.writing(cache, since) as must_write:
+        if not must_write:
             log.info(f"table: {folder}/table.md, written by a cell that ended at the same time")
             return
         table = build(sweep, results, records)
-        comparison, shares = paper.compare(table), ProblemShares(replace(table, faults=[]))
-        conclusions, tuned = conclude(table, shares), tuning.tune(table, shares)
+        comparison, shares = paper.compare(table), ProblemShares(table)
+        tuned = tuning.tune(table, shares)
+        concluded = conclusions(table, shares, tuned)
         curves, measured = curves_of(table), probability_plots.measured_rows(table)
+        divergences = kl_to_base.divergences(table)
         sheets = [table_formats.paper_sheet(table, comparison)] if comparison else []
         sheets += [claims.sheet(table)] if sweep.directions else []
         sheets += [tuning.sheet(tuned)] if tuned else []
         bars = bar_rows(table)
         # The first one comes last, since its notes name all records that cannot be read.
-        sheets.insert(0, table_formats.scores_sheet(table, list(notes(table, curves, measured))))
-        points, divergences = gain_and_loss.tradeoffs(table, shares), shown_divergences(table)
+        sheets.insert(0, table_formats.scores_sheet(table, list(notes(table, curves, measured, divergences))))
+        points, divergences = gain_and_loss.tradeoffs(table, shares), shown_divergences(table, divergences)
         sheets += [gain_and_loss.sheet(table, points, divergences)] if points else []
         sheets += [kl_to_base.sheet(divergences)] if divergences else []
         parts = list(breakdown.sheets(table))
@@ -89,8 +91,8 @@ def write_table(
             written["parts"] = "breakdown.csv, and in table.md by " + ", ".join(
                 dict.fromkeys(sheet.title.rpartition(" by ")[2] for sheet in parts)
             )
-        if conclusions:
-            write(folder / "conclusion.md", conclusion_text.markdown(conclusions))
+        if concluded:
+            write(folder / "conclusion.md", conclusion_text.markdown(concluded))
             written["answer"] = "conclusion.md"
         if tuned:
             write_json(folder / "tuning.json", tuning.to_json(tuned))
@@ -111,7 +113,7 @@ def write_table(
     if sweep.next:
         python = os.path.relpath(sys.executable)
         lines["next"] = sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
-    _print(conclusions, sheets, lines)
+    _print(concluded, sheets, lines)
     report_faults(table.faults)
 
 
@@ -119,11 +121,11 @@ def _cache(sweep: SweepConfig, results: str) -> Path:
     return Path(results) / "cache" / "tables" / sweep.name
 
 
-def _print(conclusions: Sequence[Conclusion], sheets: Sequence[table_formats.Sheet], lines: Mapping[str, str]) -> None:
+def _print(concluded: Sequence[Conclusion], sheets: Sequence[table_formats.Sheet], lines: Mapping[str, str]) -> None:
     """Print the conclusions, the tables, and lines such as where they are written, each with its name before it."""
     console = Console()
-    if conclusions:
-        console.print(terminal_text(conclusion_text.text(conclusions)) + "\n", highlight=False, markup=False)
+    if concluded:
+        console.print(terminal_text(conclusion_text.text(concluded)) + "\n", highlight=False, markup=False)
     for sheet in sheets:
         console.print(table_formats.terminal(sheet))
     for name, line in lines.items():

@@ -27,11 +27,12 @@ covers another model, data set or recipe, nor the choice of the best of several 
 Coverage, by simulation (benchmarks/coverage.py, results/benchmarks/coverage.md), where 95% is meant:
 
     2 to 5 normal seeds                                         94.8 to 95.6%
-    seeds and problems, whatever the ratio of their variances   94.9 to 96.3% with 3 or more seeds, 93.7 to 96.7% with 2
+    seeds and problems, whatever the ratio of their variances   94.8 to 96.3% with 3 or more seeds, 93.7 to 96.7% with 2
     problems alone, Bernoulli samples, a score of 30 to 50%     94.2 to 95.5% on 30 or more problems
     the same, a score of 10 to 90%                              94.5 to 95.1% on 500 problems, 93 to 95% on 100
 
-A score near 0 or 100% on few problems has an interval that is too short: 30 problems at 5% are covered 80% of the time.
+A score near 0 or 100% on few problems has an interval that is too short: 30 problems at 5% are covered in 78 to 83% of
+the cases.
 
 These are figures over all studies. Where the seeds agree by chance, an interval can be shorter than the one over the
 problems alone: of three seeds 8 to 34% are, and 65 to 94% of these hold the mean. Neither remedy keeps the coverage. A
@@ -48,6 +49,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
+MOST_POINTS = 100.0  # no two scores in percent differ by more
 Shares = Mapping[str, ArrayLike]  # of each benchmark: (seeds, problems) shares of right samples
 
 
@@ -58,9 +60,8 @@ class Estimate:
 
     @classmethod
     def recorded(cls, mean: float, interval: Sequence[float] | None) -> "Estimate":
-        """From [low, high] of a scores.json; records from before there was None have infinite ones."""
-        half = None if interval is None else (interval[1] - interval[0]) / 2
-        return cls(mean, half if half is not None and np.isfinite(half) else None)
+        """From [low, high] of a scores.json, as `read_scores` gives it."""
+        return cls(mean, None if interval is None else (interval[1] - interval[0]) / 2)
 
     @property
     def low(self) -> float:

@@ -32,7 +32,7 @@ from math import erf
 import numpy as np
 from numpy.typing import NDArray
 
-from losslab.statistics.intervals import LEVEL, Variances, half_of
+from losslab.statistics.intervals import LEVEL, MOST_POINTS, Variances, half_of
 
 POWER = 0.8
 MOST_SEEDS = 100  # largest number of seeds that is reported
@@ -109,7 +109,10 @@ def chance_to_show(difference: float, variances: Variances, seeds: int, level: f
 
 
 def detectable(variances: Variances, seeds: int, level: float = LEVEL, power: float = POWER) -> float | None:
-    """The smallest true difference that is shown with probability `power`; None with one seed."""
+    """The smallest true difference in points that is shown with probability `power`.
+
+    None where no difference of two scores is: with one seed, or where it would be above MOST_POINTS.
+    """
     if seeds < 2:
         return None
     low, high = 0.0, _deviation(variances, seeds)
@@ -118,7 +121,7 @@ def detectable(variances: Variances, seeds: int, level: float = LEVEL, power: fl
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
         low, high = (low, middle) if chance_to_show(middle, variances, seeds, level) >= power else (middle, high)
-    return high
+    return high if high <= MOST_POINTS else None
 
 
 def seeds_for(difference: float, variances: Variances, level: float = LEVEL, power: float = POWER) -> int | None:

@@ -73,8 +73,8 @@ def summary(sums: np.ndarray, ends: np.ndarray) -> dict[str, Any]:
     """{examples, tokens, p, below, above, entropy, end}, each of the last five as [mean, half of its 95% interval].
 
     Args:
-        sums: (6, examples) of the answer tokens of each: their number, p, how many are below DOUBTFUL, how many above SURE,
-            entropy in nats, and p of those that end an answer.
+        sums: (6, examples) of the answer tokens of each: their number, p, how many have p below DOUBTFUL, how many p
+            above SURE, entropy in nats, and p of those that end an answer.
         ends: (examples,) how many end an answer.
 
     `below` and `above` are shares, and `end` is None where no token ends an answer. Intervals are over examples.
