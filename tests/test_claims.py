@@ -111,7 +111,7 @@ def test_scores_of_one_protocol_are_compared(tmp_path):
 def test_the_declared_measure_has_one_answer_to_each_question_of_a_task(tmp_path):
     """As a cell's scores have: 16 samples of tiny_add, and one of a task of lm_eval."""
     (config,) = (c for c in declared("toy_suite/table9", str(tmp_path)) if c.seed == 0 and c.names.loss == "sft")
-    task = replace(next(iter(config.benchmark.values())), path="lm_eval/mmlu")
+    task = replace(next(iter(config.benchmark.values())), path="lm_eval:mmlu")
     config = replace(config, benchmark={**config.benchmark, "mmlu": task})
     (measure,) = _declared_measures(Table(config.sweep, list(config.benchmark), [], [], [config]))
     samples = {name: 1 if name == "mmlu" else 16 for name in config.benchmark}

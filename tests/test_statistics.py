@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from losslab.statistics import intervals
 from losslab.statistics.intervals import (
     Estimate,
     mean_of,
@@ -157,3 +158,24 @@ def test_where_seeds_agree_intervals_hold_less_often_and_what_a_floor_or_pooling
 def test_half_of_an_interval_has_no_sign():
     assert f"{Estimate(-10.2, 2.9):+.1f}" == "-10.2 ± 2.9" and str(Estimate(33.54, 0.5)) == "33.5 ± 0.5"
     assert f"{Estimate(1.0):+.1f}" == "+1.0"
+
+
+def test_the_coverage_that_the_docstring_quotes_is_the_simulated_one():
+    """Its smallest and largest figures, as benchmarks/coverage.py last wrote them."""
+    parts = (ROOT / "results/benchmarks/coverage.md").read_text().split("\n## ")
+    tables = {part.splitlines()[0]: [line.strip("| ").split(" | ") for line in part.splitlines()] for part in parts}
+
+    def ends(title: str, columns: slice, lines: slice = slice(None)) -> tuple[float, float]:
+        rows = [row for row in tables[title] if len(row) > 1][2:][lines]
+        found = [float(value) for row in rows for value in row[columns]]
+        return min(found), max(found)
+
+    quoted = " ".join((intervals.__doc__ or "").split())
+    for text, (low, high) in {
+        "2 to 5 normal seeds {} to {}%": ends("Over normal seeds", slice(1, None)),
+        "{} to {}% with 3 or more seeds": ends("Over seeds and problems", slice(3, None)),
+        "{} to {}% with 2 ": ends("Over seeds and problems", slice(2, 3)),
+        "{} to {}% on 30 or more problems": ends("Over problems, with Bernoulli samples", slice(4, 6)),
+        "{} to {}% on 500 problems": ends("Over problems, with Bernoulli samples", slice(3, None), slice(4, 5)),
+    }.items():
+        assert text.format(low, high) in quoted, (text, low, high)

@@ -75,10 +75,10 @@ def declares(table: Table, option: str) -> bool:
     return any(getattr(config.machine, option) for config in table.grid)
 
 
-def shown_divergences(table: Table, divergences: Sequence[Divergence]) -> Sequence[Divergence]:
+def shown_divergences(table: Table, divergences: Sequence[Divergence]) -> list[Divergence]:
     """Those of all rows that have them, where they are to be shown."""
     having = [row_label(table, divergence.row) for divergence in divergences]
-    return divergences if shown(table, "kl_to_base", having) else []
+    return list(divergences) if shown(table, "kl_to_base", having) else []
 
 
 def row_label(table: Table, row: Row) -> str:

@@ -32,6 +32,8 @@ from losslab.results import (
     tuning,
 )
 from losslab.results.conclusion import Conclusion, conclusions
+from losslab.results.gain_and_loss import Tradeoff
+from losslab.results.kl_to_base import Divergence
 from losslab.results.learning_curves import AVERAGE, LearningCurve, scores_by_step
 from losslab.results.load_records import CellScores
 from losslab.results.notes import notes, row_label, shown, shown_divergences
@@ -99,14 +101,7 @@ def write_table(
             written["tuned"] = "tuning.json: what each seed chose, and by which problems"
         if sweep.directions:
             write(folder / "claims.csv", claims.to_csv(table))
-        if points:
-            write(folder / "gain_and_loss.csv", gain_and_loss.to_csv(points, divergences))
-            shown_points = gain_and_loss.drawn(points)
-            plots.draw(folder / "gain_and_loss", cache / "figures.json", gain_and_loss.figure, shown_points)
-            written["gain"] = "gain_and_loss.png, gain_and_loss.svg, gain_and_loss.csv"
-        if divergences:
-            write(folder / "kl_to_base.csv", kl_to_base.to_csv(divergences))
-            written["KL"] = "kl_to_base.csv, and in table.md"
+        written |= _gain_and_kl(points, divergences, folder, cache / "figures.json")
         written = _figures(table, bars, curves, measured, folder, cache / "figures.json") | written
     lines = {name: f"{folder}/{files}" for name, files in written.items()}
     lines["records"] = str(Path(results) / "cells")
@@ -130,6 +125,21 @@ def _print(concluded: Sequence[Conclusion], sheets: Sequence[table_formats.Sheet
         console.print(table_formats.terminal(sheet))
     for name, line in lines.items():
         console.print(f"{name + ':':<9}{line}", highlight=False, soft_wrap=True)
+
+
+def _gain_and_kl(
+    points: Sequence[Tradeoff], divergences: Sequence[Divergence], folder: Path, digests: Path
+) -> dict[str, str]:
+    """Write what training gained and what it moved away from; returns the names of the files by what they show."""
+    written = {}
+    if points:
+        write(folder / "gain_and_loss.csv", gain_and_loss.to_csv(points, divergences))
+        plots.draw(folder / "gain_and_loss", digests, gain_and_loss.figure, gain_and_loss.drawn(points))
+        written["gain"] = "gain_and_loss.png, gain_and_loss.svg, gain_and_loss.csv"
+    if divergences:
+        write(folder / "kl_to_base.csv", kl_to_base.to_csv(divergences))
+        written["KL"] = "kl_to_base.csv, and in table.md"
+    return written
 
 
 def _figures(
