@@ -210,7 +210,9 @@ def test_tasks_are_named_among_benchmarks():
     cfg = composed(["model=tiny", "loss=base", "benchmark=forgetting"])
     assert [about.task for about in cfg.benchmark.values()] == ["ifeval", "mmlu", "arc_challenge", "truthfulqa_mc1"]
     assert any_group("benchmark=[aime24]") == ["benchmark=[aime24]"]
-    with pytest.raises(ValueError, match="sweeps over tasks of lm_eval"):
+    with pytest.raises(
+        ValueError, match="over benchmarks: write them in one list, as in benchmark=.lm_eval:ifeval,aime24.$"
+    ):
         any_group("benchmark=[lm_eval:ifeval],[aime24]")
     with pytest.raises(ValueError, match="two benchmarks are called ifeval"):
         composed(["model=tiny", "loss=base", "benchmark=[forgetting,lm_eval:ifeval]"])

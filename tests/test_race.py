@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from test_conclusion import OBJECTIVES
 
 from losslab.cells import cost, plan_hours, race, race_plan, race_text
+from losslab.cells.plan import rows_of
 from losslab.cells.race import RUNGS, Entrant, Race
 from losslab.commands import race as command
 from losslab.composition import grid
@@ -284,7 +285,10 @@ def test_a_race_that_ends_with_several_rows_is_undecided():
         (["loss=sft,dft", "seed=0,1"], "a race needs 3 seeds or more"),
         (["loss=sft,dft", "train.max_steps=10"], "leave it out"),
         (["loss=sft,dft", "dataset.rows=80"], "an eighth of the 80 rows does not fill one batch of 64"),
-        (["loss=sft,dft", "prompt=question,boxed"], "the rows of a race are scored alike"),
+        (["loss=sft,dft", "prompt=question,boxed"], "the rows of a race are scored in one way"),
+        (["loss=sft,dft", "+dataset.keep={problem: x}"], "how many dataset.keep leaves is not known before: name a"),
+        (["loss=sft,dft", "dataset.rows=800,1600"], "on the same number of training rows, known before it starts: set"),
+        (["loss=sft,dft", "dataset.rows=512", "dataset.validation=0.1"], "an eighth of the 512 rows does not fill one"),
         (["loss=sft,dft", "force=true"], "force is not for a race"),
         (["loss=sft,dft", "plan=True"], "plan=True is neither true nor false"),
         (["loss=sft,nonsense"], "loss=nonsense does not exist"),
@@ -293,6 +297,31 @@ def test_a_race_that_ends_with_several_rows_is_undecided():
 def test_what_is_no_race_is_refused(words, sentence):
     with pytest.raises(ValueError, match=sentence):
         command.main(["experiment=demo", *words])
+
+
+def test_what_a_file_sweeps_over_makes_rows_and_is_not_swept_over_again(tmp_path):
+    """Eight rows of three seeds; the base, which shares none of the rates, is one cell for each seed."""
+    the_race = Race.of(["experiment=demo_tuned", f"machine.results={tmp_path}"])
+    assert len(the_race.entrants) == 8 and {len(e.configs) for e in the_race.entrants} == {3}
+    assert [c.seed for c in the_race.base.configs] == [0, 1, 2]
+    assert len(the_race.cells("eighth", the_race.base)) == len(the_race.cells("eighth", the_race.entrants[0])) == 3
+    last = ran(the_race.command("half", the_race.entrants[3:4])[1:])
+    assert [(c.names.loss, c.optimizer.lr) for c in last if c.trains] == [("sft", 4e-4)] * 3 and len(last) == 6
+
+
+def test_the_rows_that_a_rung_holds_out_are_not_counted_as_training_rows(tmp_path, capsys):
+    words = [*TINY, "dataset.validation=0.1", f"machine.results={tmp_path}"]
+    the_race = Race.of(words)
+    for rung, drawn in {"eighth": 100, "quarter": 200, "half": 400, "all": 800}.items():
+        ((_, config), *_) = the_race.cells(rung, the_race.entrants[0])
+        assert (
+            (config.dataset.rows, the_race.training_rows(rung))
+            == (drawn, drawn - drawn // 10)
+            == (drawn, rows_of(config))
+        )
+    command.main([*words, "plan=true"])
+    said = capsys.readouterr().out
+    assert "eighth, 90 training rows, all 4 rows" in said and "16,200 if none is dropped; 8,640 for" in said
 
 
 def test_a_plan_has_the_cost_of_each_rung_and_loads_nothing(tmp_path, capsys):

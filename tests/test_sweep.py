@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from test_distributed import two_processes
 
 from losslab.cells import plan, run, sweep
 from losslab.cells.scoring import corpus
@@ -134,6 +135,52 @@ def test_a_cell_that_cannot_be_planned_stops_that_cell_alone(tmp_path, capsys, p
     printed = capsys.readouterr()
     lines = (printed.out + printed.err).split("rejected: ")[1:]
     assert len(lines) == 1 and lines[0].replace("\n", "").startswith("3 cells: the model model.path=")
+
+
+ONE_BY_ONE = "give each value a command of its own, one after the other"
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "instead"),
+    [
+        ("benchmark=[tiny_add],[tiny_long]", "benchmark", f"write benchmark=[tiny_add,tiny_long], or {ONE_BY_ONE}"),
+        ("eval.samples=4,16", "eval.samples", ONE_BY_ONE),
+        ("eval.verdict=official,corrected", "eval.verdict", ONE_BY_ONE),
+        ("stage=train,score", "stage", ONE_BY_ONE),
+        ("machine.probabilities=4,16", "machine.probabilities", ONE_BY_ONE),
+    ],
+)
+def test_a_sweep_whose_values_share_a_cell_is_refused(word, key, instead):
+    """The record of a cell has one of them, and which one ran depended on the launcher."""
+    configs = of("loss=sft", "seed=0,1", word)
+    assert len(configs) == 4 and len({Cell.of(config) for config in configs}) == 2
+    with pytest.raises(ValueError) as refused:
+        Sweep()._start(configs, multirun())
+    assert (
+        str(refused.value)
+        == f"a sweep over {key} has one cell for several values, of which it would use one: {instead}"
+    )
+    assert not Path("results").exists()
+
+
+RANK = """
+import json, os, sys
+sys.path.append(sys.argv[1])
+from hydra import initialize_config_dir
+from test_sweep import CONF, Sweep, multirun, of, sweep
+with initialize_config_dir(str(CONF), version_base="1.3"):
+    cells = of("loss=base,sft") + of("loss=base", "model=custom", f"model.path={sys.argv[2]}")
+    Sweep()._start(cells, multirun())
+print(json.dumps([[str(folder), protocol] for folder, protocol in sweep._over]))
+"""
+
+
+def test_every_rank_leaves_out_the_cells_that_the_first_one_rejects(tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/config.json").write_text('{"model_type": "none of this name"}')
+    (config,) = of("loss=base", "model=custom", f"model.path={tmp_path}/bad")
+    first, second = two_processes(RANK, str(Path(__file__).parent), f"{tmp_path}/bad")
+    assert first == second == [[str(Cell.of(config).folder), protocol_name(config)]]
 
 
 def test_a_mistake_in_one_cell_of_a_command_declares_nothing():

@@ -21,7 +21,7 @@ from losslab.cells.sizing import resolve
 from losslab.config.choices import Recompute
 from losslab.config.machine import MachineConfig
 from losslab.config.messages import first_line
-from losslab.config.schema import Config
+from losslab.config.schema import Config, DatasetConfig
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.table import count, held_out_count, unanswered
 from losslab.records.record import Cell, protocol_name
@@ -66,14 +66,36 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
 
 
 def by_protocol(configs: list[Config]) -> dict[Cell, list[Config]]:
-    """The cells of configurations, each once, in their order: with a configuration for each protocol of its scores."""
+    """Each cell once, in the order given, with one configuration for each protocol under which it is scored.
+
+    Raises ValueError for configurations that ask for different work on one cell under one protocol.
+    """
     of_cells: dict[Cell, dict[str, Config]] = {}
     for group in _alike(configs):
         protocol = protocol_name(group[0])
         cells = Cell.of_seeds(group[0], [config.seed for config in group])
         for cell, config in zip(cells, group, strict=True):
-            of_cells.setdefault(cell, {})[protocol] = config
+            first = of_cells.setdefault(cell, {}).setdefault(protocol, config)
+            if first is not config:
+                _check_alike(first, config)
     return {cell: list(protocols.values()) for cell, protocols in of_cells.items()}
+
+
+def _check_alike(first: Config, second: Config) -> None:
+    """Refuse configurations of one cell that differ in what neither its name nor its protocol covers."""
+    asked: list[dict[str, Any]] = []
+    for config in (first, second):
+        groups = {"eval": config.eval, "machine": config.machine, "tracker": config.tracker, "sweep": config.sweep}
+        keys = {f"{group}.{key}": value for group, part in groups.items() for key, value in vars(part).items()}
+        keys |= {"dataset.validation": config.dataset.validation} if config.trains else {}
+        asked.append(keys | {"benchmark": config.benchmark, "stage": config.stage})
+    if (key := next((key for key in asked[0] if asked[0][key] != asked[1][key]), None)) is None:
+        return
+    instead = "give each value a command of its own, one after the other"
+    if set(first.benchmark) != set(second.benchmark):
+        key, every = "benchmark", ",".join(first.benchmark | second.benchmark)
+        instead = f"write benchmark=[{every}], or {instead}"
+    raise ValueError(f"a sweep over {key} has one cell for several values, of which it would use one: {instead}")
 
 
 def make_all(
@@ -136,13 +158,15 @@ def state(cell: Cell, config: Config) -> str:
 
 def rows_of(config: Config) -> int | None:
     """Rows that training will see at most; None for a hub data set of unknown size."""
-    dataset = config.dataset
-    if unanswered(dataset):
+    rows = rows_drawn(config.dataset)
+    return None if rows is None else rows - held_out_count(config.dataset, rows)
+
+
+def rows_drawn(dataset: DatasetConfig) -> int | None:
+    """Rows that are drawn from a data set, at most (`dataset.keep` is not tried); a share of them may be held out."""
+    if unanswered(dataset) or (rows := count(dataset)) is None:
         return None
-    if (rows := count(dataset)) is None:
-        return None
-    rows = rows if dataset.rows is None else min(rows, dataset.rows)
-    return rows - held_out_count(dataset, rows)
+    return rows if dataset.rows is None else min(rows, dataset.rows)
 
 
 def warn(configs: list[Config]) -> str | None:

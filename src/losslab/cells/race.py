@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from losslab.cells.plan import rows_of
+from losslab.cells.plan import rows_drawn
 from losslab.composition import grid
 from losslab.composition.compose import read
 from losslab.config.log import log
 from losslab.config.schema import BASE, Config
+from losslab.data.table import held_out_count
 from losslab.records.reading import read_scores
 from losslab.records.record import Cell, protocol_name
 from losslab.results.compare import Shares, right_shares
@@ -29,6 +30,7 @@ from losslab.results.load_records import problem_hashes
 from losslab.results.threats import engines
 from losslab.statistics.racing import FEWEST_SEEDS, Standing, level, look
 
+ALL_GIVEN = "hydra.sweeper.params=null"  # the rows have the values that an experiment's file sweeps over
 RUNGS = {"eighth": 8, "quarter": 4, "half": 2, "all": 1}  # what the rows are divided by
 
 
@@ -47,7 +49,7 @@ class Race:
     base: Entrant  # the model before training, with the settings that all rows share
     seeds: list[str]  # overrides
     launcher: list[str]  # overrides of Hydra itself
-    rows: int  # training rows of the data set
+    rows: int  # that are drawn from the data set, of which dataset.validation may hold out a share
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> "Race":
@@ -86,9 +88,17 @@ class Race:
     def level(self) -> float:
         return level(len(self.entrants) + 1, len(RUNGS))
 
+    def drawn(self, rung: str) -> int:
+        return self.rows // RUNGS[rung]
+
+    def training_rows(self, rung: str) -> int:
+        """Those that are drawn for a rung, without the share that is held out of them."""
+        drawn = self.drawn(rung)
+        return drawn - held_out_count(self.entrants[0].configs[0].dataset, drawn)
+
     def words(self, rung: str) -> list[str]:
         """The overrides that make a sweep the rung of this race; the last one is the sweep of all rows."""
-        of_rows = [] if RUNGS[rung] == 1 else [f"dataset.rows={self.rows // RUNGS[rung]}"]
+        of_rows = [] if RUNGS[rung] == 1 else [f"dataset.rows={self.drawn(rung)}"]
         return [*of_rows, f"sweep.name={self.name}/{rung}"]
 
     def command(self, rung: str, entrants: Sequence[Entrant]) -> list[str]:
@@ -98,7 +108,7 @@ class Race:
         own = [[word for word in row if word not in shared] for row in rows]
         listed = ",".join(f"[{','.join(map(_quoted, row))}]" for row in own)
         sweeper = ["hydra/sweeper=rows", f"hydra.sweeper.rows=[{listed}]"]
-        return ["-m", *self.launcher, *sweeper, *shared, _seeds(self.seeds), *self.words(rung)]
+        return ["-m", *self.launcher, *sweeper, ALL_GIVEN, *shared, _seeds(self.seeds), *self.words(rung)]
 
     def cells(self, rung: str, entrant: Entrant) -> list[tuple[Cell, Config]]:
         """The cells of a row, or of the base, on a rung, one for each seed."""
@@ -153,7 +163,7 @@ def run(race: Race, train: Any = None) -> list[Rung]:
     rungs: list[Rung] = []
     entrants = race.entrants
     for name in RUNGS:
-        log.info(f"{race.name}/{name}: {len(entrants)} rows on {race.rows // RUNGS[name]:,} training rows")
+        log.info(f"{race.name}/{name}: {len(entrants)} rows on {race.training_rows(name):,} training rows")
         if not all(race.ran(name, entrant) for entrant in (race.base, *entrants)):
             (train or _train)(race.command(name, entrants))
         if (rung := _rung(race, name, entrants)) is None:
@@ -177,7 +187,7 @@ def _rung(race: Race, name: str, entrants: Sequence[Entrant]) -> Rung | None:
         for entrant in (race.base, *entrants)
     }
     average = float(np.mean([100 * part.mean() for part in base.values()]))
-    return Rung(name, race.rows // RUNGS[name], look(rows, base, race.level), average, engines(scores))
+    return Rung(name, race.training_rows(name), look(rows, base, race.level), average, engines(scores))
 
 
 def _train(words: Sequence[str]) -> None:
@@ -186,25 +196,38 @@ def _train(words: Sequence[str]) -> None:
 
 @lru_cache(maxsize=4096)
 def configurations(*words: str) -> list[Config]:
-    """Composed once, since the same records are read before a rung and after it; not to be modified."""
-    with grid.multirun(words) as multirun:
+    """The cells of a rung, without what an experiment's file sweeps over; not to be modified.
+
+    Composed once, since the same records are read before a rung and after it.
+    """
+    with grid.multirun([*words, ALL_GIVEN]) as multirun:
         return grid.configurations(multirun, read)
 
 
 def _checked(entrants: Sequence[Entrant], base: Entrant) -> int:
-    """The number of training rows. Raises ValueError if the entrants do not make a race."""
+    """The number of rows that are drawn. Raises ValueError if the entrants do not make a race."""
     if len({entrant.configs[0].names.model for entrant in entrants}) > 1:
         raise ValueError("a race is between rows of one model: give each model a race of its own")
-    config = entrants[0].configs[0]
+    first = [entrant.configs[0] for entrant in entrants]
     if len({_measure(entrant.configs[0]) for entrant in (base, *entrants)}) > 1:
-        raise ValueError("the rows of a race are scored alike: give one prompt, eval and benchmark for all of them")
-    if config.train.max_steps is not None:
+        raise ValueError("the rows of a race are scored in one way: give all of them one prompt, eval and benchmark")
+    if first[0].train.max_steps is not None:
         raise ValueError("a rung is a share of the rows, which train.max_steps would cut: leave it out")
-    rows = [rows_of(entrant.configs[0]) for entrant in entrants]
-    if None in rows or len(set(rows)) > 1:
-        raise ValueError("the rows of a race learn from one number of rows that is known before: set dataset.rows")
-    count, batch = int(rows[0] or 0), max(entrant.configs[0].train.batch_size for entrant in entrants)
-    if count // max(RUNGS.values()) < batch:
+    if any(config.dataset.keep for config in first):
+        raise ValueError(
+            "a rung is a share of the rows, and how many dataset.keep leaves is not known before: name a file with "
+            "these rows alone, and leave it out"
+        )
+    drawn = {(rows_drawn(config.dataset), config.dataset.validation) for config in first}
+    (count, _), *others = drawn
+    if count is None or others:
+        raise ValueError(
+            "all rows of a race train on the same number of training rows, known before it starts: set dataset.rows, "
+            "and one dataset.validation"
+        )
+    batch = max(config.train.batch_size for config in first)
+    eighth = count // max(RUNGS.values())
+    if eighth - held_out_count(first[0].dataset, eighth) < batch:
         raise ValueError(
             f"an eighth of the {count:,} rows does not fill one batch of {batch}: take more rows or a smaller batch"
         )
@@ -212,7 +235,8 @@ def _checked(entrants: Sequence[Entrant], base: Entrant) -> int:
 
 
 def _seeds(seeds: Sequence[str]) -> str:
-    return "seed=" + ",".join(seed.removeprefix("seed=") for seed in seeds if seed) if any(seeds) else "seed=0"
+    """The override of all seeds; two of three or more are named, whatever the default is."""
+    return "seed=" + ",".join(seed.removeprefix("seed=") for seed in seeds if seed)
 
 
 def _measure(config: Config) -> tuple[str, str, int, tuple[str, ...]]:

@@ -62,7 +62,7 @@ def _costs(race: Race, rungs: Sequence[Rung]) -> Sheet:
         lines.append(_Cost(rung.name, rung.rows * count, count, *_seconds(race, rung.name, entrants)))
     total = _Cost("race", *(sum(getattr(line, f.name) for line in lines) for f in fields(_Cost)[1:]))
     count = len(race.entrants) * seeds
-    rows, models = count * race.rows, count + seeds
+    rows, models = count * race.training_rows("all"), count + seeds
     training, scoring = total.training * rows / total.rows, total.scoring * models / total.models
     lines += [total, _Cost("sweep", rows, models, training, scoring)]
     texts = [

@@ -1,4 +1,4 @@
-"""What a race will do and cost, for `plan=true`: rung by rung, at most, and if each rung drops half of the rows."""
+"""What a race will do and cost, for `plan=true`: by rung, if no row is dropped, and if each rung drops half of them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,15 +23,14 @@ def text(race: Race) -> str:
     rungs = {name: [_times(race, entrant, name) for entrant in race.entrants] for name in RUNGS}
     lines = [f"{race.name}: a race of {count} rows with {seeds} seeds each over {len(RUNGS)} rungs, beside the base"]
     lines += [f"  {entrant.label}" for entrant in race.entrants]
-    whole = count * race.rows * seeds
-    most = sum(count * (race.rows // part) for part in RUNGS.values()) * seeds
-    least = count * (race.rows // max(RUNGS.values())) * seeds
+    most = sum(count * race.training_rows(name) for name in RUNGS) * seeds
+    least, whole = (count * race.training_rows(name) * seeds for name in (next(iter(RUNGS)), "all"))
     lines.append(
         f"training rows: {least:,} if one row is left after the first rung, {most:,} if none is dropped; {whole:,} for "
         "a sweep of all rows on all of the data"
     )
     for name, of_rows in rungs.items():
-        lines.append(cost(f"{name}, {race.rows // RUNGS[name]:,} training rows, all {count} rows", _joined(of_rows)))
+        lines.append(cost(f"{name}, {race.training_rows(name):,} training rows, all {count} rows", _joined(of_rows)))
     lines.append(cost("the base, scored once", base))
     halved = [times for i, of_rows in enumerate(rungs.values()) for times in of_rows[: max(2, -(-count // 2**i))]]
     lines.append(cost("the race, if each rung drops half of the rows", base + _joined(halved)))
@@ -43,9 +42,9 @@ def text(race: Race) -> str:
 
 def _times(race: Race, entrant: Entrant, rung: str) -> list[Time]:
     """How long the cells of a row take on a rung, or those of the base."""
-    config, part = entrant.configs[0], RUNGS[rung]
-    if part > 1:
-        config = replace(config, dataset=replace(config.dataset, rows=race.rows // part))
+    config = entrant.configs[0]
+    if rung != "all":
+        config = replace(config, dataset=replace(config.dataset, rows=race.drawn(rung)))
     return [plan.make(config).time] * len(race.seeds)
 
 

@@ -121,7 +121,7 @@ def cost(race: Race, rungs: Sequence[Rung]) -> str:
     rows, seeds = len(race.entrants), len(race.seeds)
     trained = sum(len(rung.standings) * rung.rows for rung in rungs) * seeds
     scored = sum(len(rung.standings) for rung in rungs) * seeds
-    whole = rows * race.rows * seeds
+    whole = rows * race.training_rows("all") * seeds
     return (
         f"Trained on {trained:,} rows in place of {whole:,} ({100 * trained / whole:.0f}%), and scored {scored} "
         f"trained models in place of {rows * seeds}."

@@ -5,9 +5,9 @@ and a multirun whose cells run elsewhere.
 """
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose
 from hydra.experimental.callback import Callback
@@ -19,12 +19,15 @@ from losslab.composition.compose import read
 from losslab.composition.grid import configurations, searchpath
 from losslab.config.errors import exit_on_error, tell
 from losslab.config.log import log
+from losslab.config.machine import MachineConfig
 from losslab.config.messages import first_line
 from losslab.config.schema import Config
-from losslab.distributed.environment import is_main_process
+from losslab.distributed.environment import is_main_process, is_worker, node_count
 from losslab.records.record import Cell, protocol_name, start_again
 
 ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # runs cells in this process
+
+T = TypeVar("T")  # a value that JSON can represent
 
 # Cells, as folder and protocol of the scores, that this process has run or rejected.
 _over: set[tuple[Path, str]] = set()
@@ -88,8 +91,11 @@ class Sweep(Callback):
             check_device(configs[0].machine)
         if configs[0].plan:
             sys.exit(_plan(configs, job) if is_main_process() else 0)
-        if not is_main_process():
-            return
+        over = _of_main(configs[0].machine, lambda: self._begin(configs, sweep, job))
+        _over.update((Path(folder), protocol) for folder, protocol in over)
+
+    def _begin(self, configs: list[Config], sweep: DictConfig, job: Any) -> list[tuple[str, str]]:
+        """Check and declare the cells; returns folder and protocol of those that are rejected."""
         cells = plan.by_protocol(configs)
         if sweep.hydra.launcher._target_ != ONE_BY_ONE and (several := _several(cells)):
             raise ValueError(
@@ -107,6 +113,8 @@ class Sweep(Callback):
         log.info(f"{configs[0].sweep.name}: {len(self.cells)} cells, {done} of them done")
         if job is None and (warning := plan.warn([scorings[0] for scorings in self.cells.values()])):
             log.info(warning)
+        out = {cell for group in rejected.values() for cell in group}
+        return [(str(cell.folder), protocol_name(config)) for cell in out for config in cells[cell]]
 
     def _reject(self, rejected: Mapping[str, Collection[Cell]], cells: Mapping[Cell, list[Config]]) -> None:
         """Log the rejected cells, each reason once, and keep the others."""
@@ -115,7 +123,6 @@ class Sweep(Callback):
         self.rejected = len(out)
         if not self.cells:
             raise ValueError("; ".join(rejected))
-        _over.update((cell.folder, protocol_name(config)) for cell in out for config in cells[cell])
         for line in plan.rejections(rejected):
             log.warning(line)
 
@@ -150,6 +157,18 @@ class Sweep(Callback):
             log.warning(f"{self.rejected} of {total} cells were rejected: see the first lines of the output")
         if failed or self.rejected:
             sys.exit(1)
+
+
+def _of_main(machine: MachineConfig, decide: Callable[[], T]) -> T:
+    """What the first process decides, on every process of torchrun or srun; they skip the same cells by it."""
+    if not is_worker() and node_count() == 1:
+        return decide()  # without torch, which a launcher does not need
+    from losslab.distributed.process_group import WorkerError, decide_on_main
+
+    try:
+        return decide_on_main(machine, decide)
+    except WorkerError:  # the first process tells it
+        sys.exit(1)
 
 
 def _report(config: Config) -> None:

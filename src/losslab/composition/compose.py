@@ -187,13 +187,14 @@ def any_group(argument: str) -> list[str]:
 def any_task(argument: str) -> list[str]:
     """`benchmark=[math500,lm_eval:ifeval]` as Hydra takes it: `with_tasks` brings the two kinds together again.
 
-    Raises ValueError for a task in a sweep over benchmarks.
+    Raises ValueError for a sweep over benchmarks, which a cell is scored on together.
     """
     if HARNESS not in argument:
         return [argument]
     names = argument.removeprefix("benchmark=").removeprefix("[").removesuffix("]").split(",")
     if any(bracket in name for name in names for bracket in "[]"):
-        raise ValueError(f"{argument} sweeps over tasks of lm_eval: write a YAML for each, as in conf/benchmark")
+        every = f"benchmark=[{','.join(name.strip(' []') for name in names)}]"
+        raise ValueError(f"{argument} sweeps over benchmarks: write them in one list, as in {every}")
     tasks = [f"'{name.strip()}'" for name in names if name.strip().startswith(HARNESS)]
     files = [name for name in names if not name.strip().startswith(HARNESS)]
     return [f"benchmark=[{','.join(files)}]", f"+{TASKS}=[{','.join(tasks)}]"]
