@@ -11,6 +11,7 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from losslab.composition import check_optimizer
 from losslab.composition.check_optimizer import _shipped, try_out
 from losslab.composition.compose import any_model, read
 from losslab.config import sweep
@@ -155,7 +156,10 @@ def test_bounds_hold_inside_of_dictionaries_and_lists():
         ("model=", "model has no value: set it to a name of conf/model, a hub id, or the folder of a checkpoint"),
         ("model=/", "model.path=/ holds no config.json or adapter_config.json: name the folder of a checkpoint"),
         ("model=/no/[x]/a=b", "model.path=/no/[x]/a=b is not a folder: check the path"),
-        ("dataset=file dataset.path=/", "dataset.path=/ holds all of this folder: name the folder of the data alone"),
+        (
+            "dataset=file dataset.path=/",
+            "dataset.path=/ contains the current folder: name the folder that holds the data alone",
+        ),
         ("dataset=file dataset.path=", "dataset.path is empty: set it to a hub id, a file, or a folder of data"),
         ("train.batch_size=null", "train.batch_size cannot be null: set it to a value, or leave it out"),
         (
@@ -188,3 +192,12 @@ def test_shipped_optimizers_take_a_step():
     assert len(_shipped()) == 2
     for target, arguments in _shipped():
         try_out(OptimizerConfig(target, lr=1e-3, weight_decay=0.1, arguments=arguments))
+
+
+def test_an_optimizers_file_need_not_have_arguments(tmp_path, monkeypatch):
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer/mine.yaml").write_text("_target_: torch.optim.SGD\nlr: 0.1\n")
+    monkeypatch.setattr(check_optimizer, "CONF", tmp_path)
+    monkeypatch.setattr(check_optimizer, "_shipped", check_optimizer._shipped.__wrapped__)
+    assert check_optimizer._shipped() == [("torch.optim.SGD", {})]
+    check_optimizer.check_optimizer(OptimizerConfig("torch.optim.SGD", lr=0.1))

@@ -69,9 +69,7 @@ def test_an_experiment_can_be_narrowed():
 def test_what_is_not_built_is_one_clear_error():
     cell = declared("table4")[0]
     lacking = replace(cell, sweep=replace(cell.sweep, needs="a telescope"))
-    with pytest.raises(
-        ValueError, match="^table4 is declared and not built; it would need a telescope \\(sweep.needs\\)$"
-    ):
+    with pytest.raises(ValueError, match="^table4 cannot be run: losslab lacks a telescope \\(sweep.needs\\)$"):
         check(lacking)
 
 

@@ -85,3 +85,9 @@ def test_the_environment_is_not_part_of_a_record(record, monkeypatch):
 def test_what_is_no_objective(loss):
     with pytest.raises(ValueError, match="^record names the objective"):
         check_objective(loss, "record")
+
+
+@pytest.mark.parametrize("benchmark", [None, [], {"math500": None}])
+def test_a_record_without_benchmarks_is_refused_as_any_that_is_not_whole(record, benchmark):
+    with pytest.raises(ValueError, match="restore it or remove its cell$"):
+        read_record(record(benchmark=benchmark))

@@ -186,6 +186,7 @@ def naive(
         ("talr", "natural", TWO_RANKS),  # these two read statistics of the global batch
         ("cadft", "natural", TWO_RANKS),
         ("nft", "natural", TWO_RANKS),
+        ("dft", "natural", TWO_RANKS | {"workers": 3}),  # which do not divide the batch
     ],
 )
 def test_three_steps_equal_the_naive_version(checkpoint, rows, tmp_path, loss, normaliser, machine):

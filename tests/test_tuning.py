@@ -220,7 +220,7 @@ def test_one_value_is_nothing_to_choose_from(tmp_path):
 
 @pytest.mark.parametrize("key", ["seed", "optimizer.rate", "eval.samples", "optimizer", "machine.results"])
 def test_what_cannot_be_tuned_is_refused(key):
-    with pytest.raises(ValueError, match=f"sweep.tune={key} names no key of the training that has a value"):
+    with pytest.raises(ValueError, match=f"sweep.tune={key} is not a training key with a value"):
         check(composed(["model=tiny", "dataset=embedded", "loss=sft", f"sweep.tune={key}", "plan=true"]))
 
 

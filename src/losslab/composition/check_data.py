@@ -56,9 +56,11 @@ def check_data(config: Config) -> None:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"dataset.keep.{column} is not a regular expression ({error}): mend it") from None
+            raise ValueError(f"dataset.keep.{column} is not a regular expression ({error}): correct it") from None
     if Path.cwd().is_relative_to(Path(dataset.path).absolute()) and Path(dataset.path).is_dir():
-        raise ValueError(f"dataset.path={dataset.path} holds all of this folder: name the folder of the data alone")
+        raise ValueError(
+            f"dataset.path={dataset.path} contains the current folder: name the folder that holds the data alone"
+        )
     check_held_out(config)
     if not unanswered(dataset):
         local_files(dataset)

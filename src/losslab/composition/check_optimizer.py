@@ -30,7 +30,7 @@ def check_optimizer(optimizer: OptimizerConfig) -> None:
 @cache
 def _shipped() -> list[tuple[str, dict[str, Any]]]:
     files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in Path(CONF / "optimizer").glob("*.yaml")]
-    return [(file["_target_"], file["arguments"]) for file in files]
+    return [(file.get("_target_", ""), file.get("arguments", {})) for file in files if isinstance(file, dict)]
 
 
 def try_out(optimizer: OptimizerConfig) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from losslab.composition.check_data import check_data, check_rules
 from losslab.composition.check_online import check_online
 from losslab.composition.check_optimizer import check_optimizer
+from losslab.composition.check_unread import check_unread
 from losslab.config.benchmark import WITH_OPTIONS
 from losslab.config.choices import Device, Gold, Rules, TrackerName
 from losslab.config.forgetting import of_new_task
@@ -27,6 +28,7 @@ from losslab.config.schema import (
 )
 from losslab.config.sweep import SweepConfig
 from losslab.distributed import gpus
+from losslab.distributed.environment import is_worker, node_count
 from losslab.objectives.online import OnPolicy
 
 TUNED = ("model", "dataset", "loss", "adapter", "optimizer", "scheduler", "train")  # groups that sweep.tune may name
@@ -34,11 +36,11 @@ CHECKPOINT = ("config.json", "adapter_config.json")
 
 
 def check_sweep(sweep: SweepConfig) -> None:
-    """Refuse a sweep that is declared for the record alone, or whose name cannot be a folder of results/tables."""
+    """Refuse a sweep that losslab cannot run, or whose name cannot be a folder of results/tables."""
     if not names_folder(sweep.name):
         raise ValueError(f"sweep.name={sweep.name!r} cannot name a folder: write letters, digits, - and _")
     if sweep.needs:
-        raise ValueError(f"{sweep.name} is declared and not built; it would need {sweep.needs} (sweep.needs)")
+        raise ValueError(f"{sweep.name} cannot be run: losslab lacks {sweep.needs} (sweep.needs)")
 
 
 def check_tune(config: Config) -> None:
@@ -54,7 +56,7 @@ def check_tune(config: Config) -> None:
         value = value.get(part) if isinstance(value, dict) else getattr(value, part, None) if value else None
     if group not in TUNED or not rest or (value is None and group != "loss"):
         raise ValueError(
-            f"sweep.tune={key} names no key of the training that has a value: name one such as optimizer.lr, "
+            f"sweep.tune={key} is not a training key with a value: name one such as optimizer.lr, "
             "train.epochs or a parameter of the objective such as loss.alpha"
         )
 
@@ -85,7 +87,7 @@ def check_endpoint(machine: MachineConfig) -> None:
             "and the key is taken from the environment variable OPENAI_API_KEY"
         )
     if len(machine.api_prices) not in (0, 2) or min(machine.api_prices, default=0) < 0:
-        raise ValueError("machine.api_prices are two prices, of prompts and of answers: write [0.25,2.0], or []")
+        raise ValueError("machine.api_prices takes two prices, of prompts and of answers: write [0.25,2.0], or []")
 
 
 def check(config: Config) -> None:
@@ -115,11 +117,8 @@ def check(config: Config) -> None:
     if config.names.loss == BASE:
         raise ValueError("loss=base trains nothing: choose another loss, or leave loss._target_ out")
     check_data(config)
-    train, workers = config.train, config.machine.workers
-    if workers is not None and train.batch_size % workers:
-        raise ValueError(
-            f"train.batch_size={train.batch_size} cannot be divided over machine.workers={workers}: make it a multiple"
-        )
+    check_unread(config)
+    train = config.train
     if train.reduction == Reduction.micro_batch and train.micro_batch is None:
         raise ValueError("train.reduction=micro_batch depends on how rows are grouped: set train.micro_batch")
     if train.weights == Precision.bf16 and train.precision == Precision.fp32:
@@ -204,7 +203,7 @@ def check_prompts(config: Config) -> None:
     for name, about in config.benchmark.items():
         if about.task is not None and config.served:
             raise ValueError(
-                f"benchmark {name} is a task of lm_eval, which needs the model itself: leave engine=api out"
+                f"benchmark {name} is a task of lm_eval, which needs the model itself: leave machine.engine=api out"
             )
         if about.task is not None and (about.examples or about.prompt):
             raise ValueError(f"benchmark {name} is a task of lm_eval, whose prompt is its own: leave yours out")
@@ -213,8 +212,10 @@ def check_prompts(config: Config) -> None:
         if about.options and about.rules not in WITH_OPTIONS:
             rules = ", ".join(WITH_OPTIONS)
             raise ValueError(f"benchmark.{name}.options is for the rules {rules}: set one of them, or leave it out")
-        if about.task is not None and (about.images or about.instruction):
-            raise ValueError(f"benchmark {name} is a task of lm_eval, which shows no images: leave yours out")
+        if about.task is not None and about.images:
+            raise ValueError(f"benchmark {name} is a task of lm_eval, which shows no images: leave images out")
+        if about.task is not None and about.instruction:
+            raise ValueError(f"benchmark {name} is a task of lm_eval, whose prompt is its own: leave instruction out")
         if (about.gold == Gold.any) != (about.rules == Rules.exact_match):
             raise ValueError(f"benchmark.{name}: gold=any and rules=exact_match go together: set both or neither")
 
@@ -242,6 +243,8 @@ def check_reference(config: Config) -> None:
     if path is None:
         if "teacher" in needs:
             raise ValueError(f"loss={loss} learns from another model: set reference.path to a teacher")
+        if config.reference.revision is not None:
+            raise ValueError("reference.revision is for another model: set reference.path too, or leave it out")
         return
     if not needs & {"reference_logp", "reference_distribution", "reference_top"}:
         raise ValueError(f"loss={loss} does not know what to do with reference.path: leave it out")
@@ -270,3 +273,9 @@ def check_device(machine: MachineConfig) -> None:
     """Refuse a GPU that this machine does not have; a job of a cluster may have one."""
     if machine.device == Device.cuda and not gpus.count():
         raise ValueError("machine.device=cuda, but no GPU is visible here: set machine.device=auto or cpu")
+
+
+def check_alone(what: str) -> None:
+    """Refuse torchrun and srun with several processes, which would all do `what`; it starts its own workers."""
+    if is_worker() or node_count() > 1:
+        raise ValueError(f"{what} starts workers of its own: run it as one process, without torchrun or srun")

@@ -72,7 +72,7 @@ def entry(task: str, arguments: list[str]) -> None:
 
 
 def culprit(error: Exception, overrides: list[str]) -> str | None:
-    """The override that raises the same by itself, for an error of Hydra or OmegaConf that names none of them."""
+    """The override that raises the same error alone, where an error of Hydra or OmegaConf names no override."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     ours = frame.f_globals.get("__name__", "").split(".")[0] not in ("hydra", "omegaconf")
     text = sentence(error)

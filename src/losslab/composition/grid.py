@@ -49,7 +49,7 @@ def searchpath(config: DictConfig) -> list[str]:
 
 
 def by_seed(config: DictConfig) -> dict[tuple[str, ...], list[str]]:
-    """The overrides of a multirun's cells except the seed, with the overrides of their seeds; "" for the default."""
+    """The overrides of a multirun's cells without the seed, each with those of its seeds; "" is the default seed."""
     cells: dict[tuple[str, ...], dict[str, None]] = {}  # ordered sets of seeds
     for words in overrides(config):
         seed = next((word for word in reversed(words) if _is_seed(word)), "")

@@ -26,9 +26,11 @@ def read_record(file: Path) -> DictConfig:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{file} cannot be read ({type(error).__name__}): restore it or remove its cell") from None
-    kinds = {"model": dict, "loss": dict, "names": dict, "machine": dict, "sweep": dict, "seed": int}
+    kinds = {"model": dict, "loss": dict, "benchmark": dict, "names": dict, "machine": dict, "sweep": dict, "seed": int}
     if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
         raise ValueError(f"{file} is not the configuration of a cell: restore it or remove its cell")
+    if not all(isinstance(benchmark, dict) for benchmark in content["benchmark"].values()):
+        raise ValueError(f"{file} has a benchmark without keys: restore it or remove its cell")
     if reference := next((text for text in texts(content) if "${" in text), None):
         raise ValueError(f"{file} contains the interpolation {reference[:99]!r}: write its value instead")
     content["model"]["trust_remote_code"] = False
