@@ -1,5 +1,6 @@
 """The probe: its numbers against a full softmax, its intervals by hand, and what records say of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from test_training import data_rows, logprobs, make
 from transformers import AutoModelForCausalLM
 
 from losslab.cells import probe as cell_probe
+from losslab.cells.sampling import sample
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import Config, DatasetConfig, ModelConfig, Names
 from losslab.data.batches import Shard
 from losslab.data.examples import Examples, prepare
 from losslab.data.probability_bins import EDGES
@@ -180,3 +184,25 @@ def test_records_are_found_beside_sft_with_the_probabilities_of_the_base(tmp_pat
     found = known(str(tmp_path))
     assert [record.sweep for record in found] == ["rates", "rates"] and len({record.setting for record in found}) == 1
     assert found[0].place != found[1].place
+
+
+def test_each_model_and_part_of_a_data_set_has_a_file_and_one_process_makes_it(tmp_path, monkeypatch, capsys):
+    facts = dict.fromkeys(("p", "below", "above", "entropy", "end"), [0.5, 0.1]) | {"examples": 17, "tokens": 99}
+    sizes = []
+    monkeypatch.setattr(cell_probe, "sized", lambda config, tokens: sizes.append(tokens) or config)
+    monkeypatch.setattr(probe, "of", lambda config, base: facts)
+    names = Names(model="x", dataset="rows", loss="sft", eval="")
+    config = Config(dataset=DatasetConfig("rows.jsonl"), names=names, machine=MachineConfig(results=str(tmp_path)))
+    for owner in ("org1", "org2"):
+        cell_probe.run(replace(config, model=ModelConfig(path=f"{owner}/x")))
+    cell_probe.run(replace(config, model=ModelConfig(path="org1/x"), dataset=replace(config.dataset, keep={"a": "b"})))
+    made = [read_json(file) for file in probe_neighbours.folder(str(tmp_path)).glob("x-rows-*.json")]
+    assert sorted(about["model"] for about in made) == ["org1/x", "org1/x", "org2/x"]
+    assert sizes == [cell_probe.EXAMPLES * config.train.max_length] * 3
+    capsys.readouterr()
+    for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for command, run in (("losslab probe", cell_probe.run), ("losslab sample", sample)):
+        with pytest.raises(ValueError, match=f"^{command} starts workers of its own: run it as one process"):
+            run(config)
+    assert capsys.readouterr().out == ""

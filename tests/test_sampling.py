@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -128,6 +129,10 @@ def test_a_model_that_a_cell_made_is_asked_as_in_its_record(tmp_path):
     (tmp_path / "cell.json").write_text('{"identity": "0"}')
     model = ModelConfig(path=str(tmp_path / "model"))
     assert vars(as_trained(model)) == vars(model) | {"eval_prompt": "Q: {problem}", "stop": ["Q:"]}
+    same = replace(model, eval_prompt="Q: {problem}")
+    assert vars(as_trained(same)) == vars(as_trained(model))
+    with pytest.raises(ValueError, match="is asked as it was trained: leave model.eval_prompt=A: {problem} out$"):
+        as_trained(replace(model, eval_prompt="A: {problem}"))
     assert as_trained(ModelConfig(path="user/model")) == ModelConfig(path="user/model")
 
 

@@ -1,10 +1,12 @@
 """The probe of a base and its demonstrations, before any training: measured, placed among records, written down."""
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
 from losslab.cells.run import base_model
 from losslab.cells.sizing import sized
+from losslab.composition.checks import check_alone
 from losslab.config.log import log
 from losslab.config.schema import Config
 from losslab.files import RECORD_VERSION, write_json
@@ -24,10 +26,11 @@ SHOWN = {
 
 def run(config: Config) -> None:
     """Print how probable the base finds the demonstrations, and what records say of similar ones."""
+    check_alone("losslab probe")
     config = config.seeded
-    asked = replace(config.machine, probabilities=config.machine.probabilities or EXAMPLES)
-    config = replace(config, machine=asked)
-    facts = probe.of(sized(config), base_model(config))
+    asked = config.machine.probabilities or EXAMPLES
+    config = replace(config, machine=replace(config.machine, probabilities=asked))
+    facts = probe.of(sized(config, asked * config.train.max_length), base_model(config))
     results = config.machine.results
     records = probe_neighbours.known(results)
     objectives = sorted({record.objective for record in records})
@@ -36,7 +39,9 @@ def run(config: Config) -> None:
     for line in lines(config, facts, placements):
         print(line)
     names = config.names
-    file = probe_neighbours.folder(results) / f"{names.model}-{names.dataset}.json"
+    # Models and data sets of several owners have the same name, and of one data set there are several parts.
+    key = hashlib.sha256(repr([config.model, config.dataset]).encode()).hexdigest()[:8]
+    file = probe_neighbours.folder(results) / f"{names.model}-{names.dataset}-{key}.json"
     said = [probe_neighbours.sentence(placement) for placement in placements]
     about = {"version": RECORD_VERSION, "model": config.model.path, "dataset": config.dataset.path}
     write_json(file, about | facts | {"placements": said})

@@ -17,7 +17,7 @@ from typing import Any
 
 from losslab.cells.run import base_model
 from losslab.cells.scoring import find
-from losslab.composition.checks import check_device
+from losslab.composition.checks import check_alone, check_device
 from losslab.composition.record_file import read_record
 from losslab.config.log import log
 from losslab.config.schema import Config, ModelConfig
@@ -38,6 +38,7 @@ def sample(config: Config) -> None:
 
     Raises ValueError for a data set without usable questions, and for answers made by another protocol.
     """
+    check_alone("losslab sample")
     check_device(config.machine)
     config = config.seeded
     engine = engines.choose(config.machine.engine)
@@ -71,7 +72,10 @@ def sample(config: Config) -> None:
 
 
 def as_trained(model: ModelConfig) -> ModelConfig:
-    """The model with the prompts and stops in its record, where it is one that a cell made."""
+    """The model with the prompts and stops in its record, where it is one that a cell made.
+
+    Raises ValueError where they are set to others.
+    """
     cell = find(model.path)
     if cell is None:
         return model
@@ -79,8 +83,12 @@ def as_trained(model: ModelConfig) -> ModelConfig:
     published = record.model
     prompt = record.get("dataset", {}).get("template") or published.train_prompt
     arguments = dict(published.get("template_arguments", {}))
-    prompts = {"train_prompt": prompt, "eval_prompt": published.eval_prompt, "template_arguments": arguments}
-    return replace(model, **prompts, stop=list(published.stop))
+    recorded = {"train_prompt": prompt, "eval_prompt": published.eval_prompt, "template_arguments": arguments}
+    recorded["stop"] = list(published.stop)
+    for key, value in recorded.items():
+        if (own := getattr(model, key)) not in (value, getattr(ModelConfig(), key)):
+            raise ValueError(f"{model.path} is of a cell and is asked as it was trained: leave model.{key}={own} out")
+    return replace(model, **recorded)
 
 
 def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:
