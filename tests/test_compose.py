@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -15,6 +16,7 @@ from losslab.composition.compose import any_model, culprit, read
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF
 from losslab.config.schema import Config
+from losslab.data.batches import Shard, micro_batches, micro_batches_of
 from losslab.files import content
 from losslab.records.identity import identity, protocol
 from losslab.records.record import Cell
@@ -39,6 +41,7 @@ NEEDED["method=opd"] = ["plan=true", "reference.path=some/hub-id"]
 NEEDED |= {
     f"dataset=self_{kind}": [f"loss={loss}", "plan=true"] for kind, loss in [("pairs", "dpo"), ("graded", "nft")]
 }
+SERVED = ("loss=base", "model=custom", "model.path=some-name", "machine.engine=api", "machine.api_url=http://host/v1")
 LOSSES = ("base", "sft", "dft")  # of Table 1
 
 
@@ -136,6 +139,20 @@ def test_the_memory_of_a_job(tmp_path):
     assert gb("model=llama-3.1-8b", "adapter=lora") == pytest.approx(1.5 * (8 * 4 + 6 * large / 1e9))
     offload = gb("model=llama-3.1-8b", "machine.cpu_offload=true") - gb("model=llama-3.1-8b")
     assert offload == pytest.approx(1.5 * 16 * large / 1e9)
+    assert gb(*SERVED) == gb(*SERVED, gpus=0) == memory.CELL / 1e9  # of a model that is nowhere here
+
+
+def test_a_batch_need_not_be_a_multiple_of_the_workers():
+    """Every rank gets as many micro-batches, some of them empty, and each unit is in one."""
+    assert make("machine.workers=3").train.batch_size == 256
+    units, lengths = np.arange(256), np.arange(256) % 50 + 1
+    for split in (
+        lambda shard: micro_batches(units, lengths, 512, shard),
+        lambda shard: micro_batches_of(units, 8, shard),
+    ):
+        shares = [split(Shard(rank, 3)) for rank in range(3)]
+        assert len({len(share) for share in shares}) == 1
+        assert sorted(np.concatenate([unit for share in shares for unit in share])) == units.tolist()
 
 
 def test_what_table1_takes_by_hand(tmp_path):
@@ -345,7 +362,26 @@ def test_numbers_of_a_plan_are_short():
             ["loss=dpo", "dataset.rejected_column=bad", "train.normaliser=weights"],
             "train.normaliser=weights does not go with pairs, whose weights cancel: choose another",
         ),
-        (["machine.workers=3"], "train.batch_size=256 cannot be divided over machine.workers=3: make it a multiple"),
+        (
+            ["adapter.target_modules=[q_proj]"],
+            "adapter.target_modules is for adapters, and adapter.rank=0 trains all weights: set adapter.rank, or leave "
+            "adapter.target_modules out",
+        ),
+        (["adapter.alpha=32"], "adapter.alpha is for adapters, and adapter.rank=0 trains all weights"),
+        (["loss=asft", "reference.revision=main"], "reference.revision is for another model: set reference.path too"),
+        (
+            ["scheduler=constant", "scheduler.floor=0.1"],
+            "scheduler.floor is where the learning rate ends, and scheduler.shape=constant keeps it: leave one out",
+        ),
+        (["scheduler.decay_ratio=0.1"], "scheduler.decay_ratio is for scheduler.shape=wsd: set that too"),
+        (
+            ["benchmark=[forgetting]", "benchmark.ifeval.instruction=Think."],
+            "benchmark ifeval is a task of lm_eval, whose prompt is its own: leave instruction out",
+        ),
+        (
+            ["benchmark=[forgetting]", *SERVED],
+            "benchmark ifeval is a task of lm_eval, which needs the model itself: leave machine.engine=api out",
+        ),
         (["los=dft"], "unknown key los; did you mean loss?"),
         (["optimzer.lr=1"], "unknown key optimzer; did you mean optimizer?"),
         (["loss.flor=1"], "unknown key loss.flor; did you mean floor?"),

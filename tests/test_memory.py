@@ -14,11 +14,21 @@ from test_training import make, trained
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
 from losslab.cells import memory
-from losslab.cells.architecture import Architecture, count_parameters
+from losslab.cells.architecture import Architecture, count_parameters, describe, reference_parameters
 from losslab.config.choices import Recompute
 from losslab.config.machine import MachineConfig
-from losslab.config.schema import AdapterConfig, Config, OptimizerConfig, Precision
+from losslab.config.schema import (
+    AdapterConfig,
+    Config,
+    DatasetConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Precision,
+    ReferenceConfig,
+    TrainConfig,
+)
 from losslab.data import toy_task
+from losslab.models.merged_adapters import merged
 from losslab.training.trim_malloc import held, trim_malloc
 
 ROW = {"problem": "12+30=?", "solution": "2+0+0=2, " * 100 + "\\boxed{42}"}
@@ -195,3 +205,54 @@ def test_freed_memory_goes_back_to_the_system_where_there_is_much_of_it(monkeypa
     monkeypatch.setattr("losslab.training.trim_malloc.HELD", 50_000_000)
     trim_malloc()
     assert resident() < before - 80e6 and len(blocks) == 200
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(64, None), (4096, 3)])
+def test_a_pair_takes_the_memory_of_its_two_sequences(tokens, rows):
+    """A pair above the budget stands alone, and a micro-batch of pairs has two sequences for each."""
+    architecture = toy_task.model_config()
+    machine = MachineConfig(micro_batch_tokens=tokens, recompute=Recompute.none, compile=False, reshard=False)
+
+    def planned(length: int, **dataset: str) -> float:
+        config = Config(
+            loss={"_target_": "losslab.objectives.sft.SFT"}, machine=machine, dataset=DatasetConfig("x", **dataset),
+            train=TrainConfig(max_length=length, micro_batch=rows),
+        )  # fmt: skip
+        return memory.on_device(config, architecture, 10**6, memory.Devices(1, 1, gpu=False))
+
+    assert planned(1024, rejected_column="wrong") == planned(2048) > planned(1024)
+
+
+def test_parameters_of_a_model_with_code_of_its_own_are_counted_where_it_is_trusted(tmp_path):
+    (tmp_path / "configuration_own.py").write_text(
+        "from transformers import Qwen2Config\nclass OwnConfig(Qwen2Config):\n    model_type = 'own'\n"
+    )
+    (tmp_path / "modeling_own.py").write_text(
+        "from transformers import Qwen2ForCausalLM\nfrom .configuration_own import OwnConfig\n"
+        "class OwnForCausalLM(Qwen2ForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    toy_task.model_config().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    classes = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "own", "auto_map": classes}))
+    architecture = describe(Config(model=ModelConfig(path=str(tmp_path), trust_remote_code=True)))
+    with pytest.raises(ValueError, match="trust_remote_code"):  # first, since transformers then knows the class
+        count_parameters(architecture)
+    assert count_parameters(architecture, True) == 167_296
+
+
+def test_a_mistake_in_a_reference_or_the_base_of_an_adapter_names_their_keys(tmp_path):
+    bad, adapter = tmp_path / "bad", tmp_path / "adapter"
+    for folder in (bad, adapter):
+        folder.mkdir()
+    (bad / "config.json").write_text('{"model_type": "none of this name"}')
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(bad)}))
+    config = Config(model=ModelConfig(path="embedded"), reference=ReferenceConfig(path=str(bad)))
+    with pytest.raises(ValueError, match=f"^the model reference.path={bad} cannot be loaded: "):
+        reference_parameters(config)
+    for read in (
+        lambda: describe(Config(model=ModelConfig(path=str(adapter)))),
+        lambda: merged(str(adapter), tmp_path),
+    ):
+        with pytest.raises(ValueError, match=f"the model base_model_name_or_path={bad} cannot be loaded: "):
+            read()

@@ -1,15 +1,18 @@
 """`plan check=true`, and the check of padding that online training begins with."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import tiny_models
 import torch
+from peft import LoraConfig, get_peft_model
 from test_training import make
+from transformers import AutoModelForCausalLM
 
 from losslab.cells import plan_check
 from losslab.composition.checks import check
-from losslab.config.schema import BenchmarkConfig, Names
+from losslab.config.schema import BenchmarkConfig, Names, ReferenceConfig
 from losslab.files import write_lines
 from losslab.online import padding_check
 
@@ -27,6 +30,20 @@ def test_each_model_and_data_set_of_a_sweep_is_checked_once(checkpoint, rows, tm
     assert good.startswith("check of tiny on rows: exact, packed; log-probabilities differ by ")
     assert bad.startswith(f"check of tiny on empty: refused: 1 of 1 rows of {broken.path} cannot be used")
     assert not list(tmp_path.glob("cells/*"))
+
+
+def test_the_reference_may_be_an_adapter_and_seeds_that_of_the_cell(checkpoint, rows, tmp_path, capsys):
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(checkpoint), lora).save_pretrained(tmp_path / "lora")
+    config = replace(make(checkpoint, rows, tmp_path, "asft"), names=Names("tiny", "rows", "asft", ""))
+    config.dataset, config.model = replace(config.dataset, seed=None), replace(config.model, pretrain_seed=None)
+    good = replace(config, reference=ReferenceConfig(path=str(tmp_path / "lora")))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text('{"model_type": "none of this name"}')
+    bad = replace(config, reference=ReferenceConfig(path=str(tmp_path / "other")))
+    assert plan_check.show([bad, good]) == 1  # cells that differ in the reference alone
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("check of "))
+    assert re.search(rf"refused: .*reference\.path={tmp_path}/other", first) and ": exact, packed" in second
 
 
 def test_a_check_without_a_plan_is_refused(checkpoint, rows, tmp_path):

@@ -164,11 +164,11 @@ def test_a_sweep_whose_values_share_a_cell_is_refused(word, key, instead):
 
 
 RANK = """
-import json, os, sys
+import contextlib, json, sys
 sys.path.append(sys.argv[1])
 from hydra import initialize_config_dir
 from test_sweep import CONF, Sweep, multirun, of, sweep
-with initialize_config_dir(str(CONF), version_base="1.3"):
+with contextlib.redirect_stdout(sys.stderr), initialize_config_dir(str(CONF), version_base="1.3"):
     cells = of("loss=base,sft") + of("loss=base", "model=custom", f"model.path={sys.argv[2]}")
     Sweep()._start(cells, multirun())
 print(json.dumps([[str(folder), protocol] for folder, protocol in sweep._over]))

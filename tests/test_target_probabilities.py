@@ -11,11 +11,13 @@ from test_tables import cell
 from test_training import data_rows, make, sequence
 from transformers import AutoModelForCausalLM
 
-from losslab.config.schema import AdapterConfig, Precision
+from losslab.cells.run import prepared
+from losslab.config.machine import MachineConfig
+from losslab.config.schema import AdapterConfig, Config, DatasetConfig, ModelConfig, Names, Precision, TrainConfig
 from losslab.config.sweep import SweepConfig
 from losslab.data import toy_task
 from losslab.data.examples import Examples
-from losslab.files import write_json
+from losslab.files import write_json, write_lines
 from losslab.records.cell_records import cell_records
 from losslab.report import training as report_training
 from losslab.report.rows import report_rows
@@ -158,3 +160,18 @@ def test_a_token_that_is_a_part_of_a_character_keeps_its_raw_form():
     assert target_text.text(tokenizer.convert_tokens_to_ids("7"), tokenizer) == "7"
     tokenizer.add_tokens(["\N{REPLACEMENT CHARACTER}"])
     assert json.dumps(target_text.text(len(tokenizer) - 1, tokenizer)) == '"\\ufffd"'
+
+
+def test_data_without_answers_are_refused_before_the_training(checkpoint, tmp_path):
+    """GRPO reads problems and golds alone; the probabilities are those of answers."""
+    write_lines(tmp_path / "sums.jsonl", [{"problem": f"{i}+1=?", "gold": str(i + 1)} for i in range(9)])
+    loss = {"_target_": "losslab.objectives.online.GRPO", "max_new_tokens": 8}
+    dataset = DatasetConfig(str(tmp_path / "sums.jsonl"), gold_column="gold")
+    machine = MachineConfig(results=str(tmp_path), device="cpu", probabilities=8)
+    config = Config(
+        ModelConfig(path=str(checkpoint)), dataset, loss, machine=machine, names=Names("m", "d", "grpo", "")
+    )
+    config.train = TrainConfig(batch_size=8, max_length=32)
+    with pytest.raises(ValueError, match="^machine.probabilities measures answers: .* has no .*, or leave it out$"):
+        prepared(config, tmp_path / "cell")
+    assert prepared(replace(config, machine=replace(machine, probabilities=None)), tmp_path / "cell")[1] is None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from losslab.config.messages import under_key
 from losslab.config.schema import EMBEDDED_MODELS, Config, ModelConfig
 from losslab.models import merged_adapters
 
@@ -79,9 +80,11 @@ def describe(config: Config) -> "Architecture | PretrainedConfig":
     """The architecture of a cell's model. Raises ValueError if its configuration cannot be read."""
     facts = dict(config.model.architecture)
     if not facts:
-        path, revision = merged_adapters.base(config.model.path) or (config.model.path, config.model.revision)
-        model = replace(config.model, path=path, revision=revision)
-        return _local(model) or _loaded(model)
+        if (base := merged_adapters.base(config.model.path)) is None:
+            return _local(config.model) or _loaded(config.model)
+        model = replace(config.model, path=base[0], revision=base[1])
+        with under_key(merged_adapters.BASE):
+            return _local(model) or _loaded(model)
     if architecture := Architecture.of(facts):
         return architecture
     from transformers import AutoConfig
@@ -114,11 +117,13 @@ def reference_parameters(config: Config) -> int | None:
     """The parameter count of `reference.path`; None if the reference is the base model."""
     if config.reference.path is None:
         return None
-    return count_parameters(describe(replace(config, model=config.reference_model)))
+    model = config.reference_model
+    with under_key("reference.path"):
+        return count_parameters(describe(replace(config, model=model)), model.trust_remote_code)
 
 
-def count_parameters(architecture: Any) -> int:
-    """The number of parameters of a model, from its architecture alone."""
+def count_parameters(architecture: Any, trust_remote_code: bool = False) -> int:
+    """The number of parameters of a model, from its architecture and, if it is trusted, the code that comes with it."""
     if isinstance(architecture, Architecture):
         return architecture.parameters
     import torch
@@ -126,5 +131,5 @@ def count_parameters(architecture: Any) -> int:
     from losslab.models.loading import auto_class
 
     with torch.device("meta"):
-        model = auto_class(architecture).from_config(architecture)
+        model = auto_class(architecture).from_config(architecture, trust_remote_code=trust_remote_code)
     return sum(p.numel() for p in model.parameters())

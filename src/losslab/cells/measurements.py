@@ -8,8 +8,9 @@ from typing import Any
 from losslab.cells.sizing import sized
 from losslab.config.forgetting import of_new_task
 from losslab.config.log import log
-from losslab.config.schema import Config, ModelConfig
-from losslab.data.examples import Examples
+from losslab.config.schema import Config, ModelConfig, TrainConfig
+from losslab.data.examples import Examples, prepare
+from losslab.data.tokenise import Tokeniser
 from losslab.distributed.environment import is_main_process
 from losslab.distributed.process_group import decide_on_main
 from losslab.evaluation import sampled_answers
@@ -20,14 +21,25 @@ from losslab.statistics.intervals import Estimate
 from losslab.training import kl_to_base, target_probabilities
 
 
+def check_answers(tokeniser: Tokeniser, recipe: TrainConfig, cache: Path) -> None:
+    """Raise ValueError, before the training, for data without the answers whose probabilities are asked for."""
+    try:
+        prepare(tokeniser, recipe, cache)
+    except ValueError as error:
+        raise ValueError(f"machine.probabilities measures answers: {error}, or leave it out") from error
+
+
 def measure_probabilities(config: Config, cell: Cell, base: ModelConfig) -> None:
     """Record the probabilities of training targets before and after training, if they are requested and missing."""
     if not decide_on_main(config.machine, lambda: not cell.measured(config)):
         return
+    asked = config.machine.probabilities
+    assert asked is not None, "Cell.measured says so"
+    laid_out = sized(config, asked * config.train.max_length)
     models = {"before": base, "after": replace(base, path=str(cell.model), revision=None)}
-    histograms = {when: target_probabilities.of(sized(config), base, model) for when, model in models.items()}
+    histograms = {when: target_probabilities.of(laid_out, base, model) for when, model in models.items()}
     if is_main_process():
-        about = {"version": RECORD_VERSION, "examples": config.machine.probabilities}
+        about = {"version": RECORD_VERSION, "examples": asked}
         write_json(cell.probabilities, about | histograms)
 
 

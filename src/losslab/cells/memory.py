@@ -96,9 +96,8 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
         gathered += 4 * parameters  # the gradients of a step, which are reduced after its last micro-batch
     per_token = _activations(config, devices, (width, kv, inner), layers)
     assert isinstance(machine.micro_batch_tokens, int), "losslab.cells.sizing resolves it"
-    tokens = max(machine.micro_batch_tokens, train.max_length)
-    if train.micro_batch is not None:
-        tokens = train.micro_batch * train.max_length
+    unit = train.max_length * (1 if config.dataset.rejected_column is None else 2)  # one above the budget stands alone
+    tokens = max(machine.micro_batch_tokens, unit) if train.micro_batch is None else train.micro_batch * unit
     buffers = 2 if getattr(config.objective, "row_term", None) else 1  # an online objective has none
     rows = chunk_tokens(tokens, vocabulary, computed, "cuda" if devices.gpu else "cpu", buffers)
     logits = buffers * computed * rows * vocabulary + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
@@ -147,7 +146,7 @@ def _activations(config: Config, devices: Devices, sizes: tuple[int, int, int], 
 
 
 def room(gpu: bool, root: Path = Path("/")) -> float | None:
-    """Bytes of the smallest visible GPU, or those that this process may still take; None if unknown.
+    """Bytes of the smallest visible GPU; without `gpu` those that this process may still take; None if unknown.
 
     The latter are the machine's free memory, but no more than what is left to the control group (version 2) of this
     process, such as that of a SLURM job or a container. `root` is the root of the file system.

@@ -32,7 +32,7 @@ ROWS = 100  # of the table that shows a plan; further cells are counted
 @dataclass(frozen=True)
 class Plan:
     cell: Cell
-    state: str  # done | to score | interrupted | failed | to run
+    state: str  # as `state` says
     steps: int | None  # None where the number of rows is known only after the download
     tokens: int | None  # an upper bound: rows of the full length
     parameters: int
@@ -54,7 +54,7 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
         nothing = plan_hours.of(config, config.machine, cost.Size(0, 0, 0.0), devices, here=job is None)
         return Plan(cell, state(cell, config), 0, 0, 0, config.machine, None, nothing)
     architecture = describe(config)
-    parameters = count_parameters(architecture)
+    parameters = count_parameters(architecture, config.model.trust_remote_code)
     steps = steps_of(config)
     tokens = steps and steps * cost.step_tokens(config)
     machine = resolve(config, devices, room(devices.gpu) if job is None else None, tokens)
@@ -178,7 +178,8 @@ def warn(configs: list[Config]) -> str | None:
     for config in distinct:
         architecture = describe(config)
         laid_out = replace(config, machine=resolve(config, devices, available))
-        needed.append(on_device(laid_out, architecture, count_parameters(architecture), devices) or 0.0)
+        parameters = count_parameters(architecture, config.model.trust_remote_code)
+        needed.append(on_device(laid_out, architecture, parameters, devices) or 0.0)
     return shortage(max(needed), devices)
 
 

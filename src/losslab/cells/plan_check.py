@@ -10,12 +10,12 @@ from typing import Any
 
 import torch.distributed as dist
 
-from losslab.cells.run import base_model, prepared
+from losslab.cells.run import base_model, merged_reference, prepared
 from losslab.cells.sizing import sized
+from losslab.composition.checks import check_alone
 from losslab.config.messages import first_line
 from losslab.config.schema import Config
 from losslab.data.examples import Examples
-from losslab.distributed.environment import is_worker
 from losslab.distributed.launch import launch
 from losslab.distributed.process_group import WorkerError
 from losslab.files import lock, read_json, write_json
@@ -33,8 +33,7 @@ def show(configs: list[Config]) -> int:
 
     Raises ValueError under torchrun or srun, whose processes are the workers of a training.
     """
-    if is_worker():
-        raise ValueError("check=true starts workers of its own: start the plan without torchrun or srun")
+    check_alone("check=true")
     refused = False
     for config in {_about(config): config for config in configs if config.trains}.values():
         name = f"{config.names.model} on {config.names.dataset}"
@@ -48,11 +47,12 @@ def show(configs: list[Config]) -> int:
 
 def check(config: Config) -> str:
     """What the check says of one model and data set. Raises ValueError or WorkerError where they cannot be trained."""
+    config = config.seeded
     online = isinstance(config.objective, OnPolicy)
     key = hashlib.sha256(_about(config).encode()).hexdigest()[:16]
     folder = Path(config.machine.results) / "cache" / "checks" / key
     with lock(folder):
-        config = replace(config, model=base_model(config))
+        config = replace(config, model=base_model(config), reference=merged_reference(config))
         data, _ = prepared(config, folder)
         worker = check_padding if online else check_packing
         file = folder / "check.json"
@@ -87,11 +87,11 @@ def check_padding(config: Config, data: str, file: str) -> None:
 
 
 def _about(config: Config) -> str:
-    """What the check depends on."""
+    """What the check depends on; seeds that are null count as one, since all of them pass or fail alike."""
     data = replace(config.dataset, validation=None)
     train, kind = config.train, isinstance(config.objective, OnPolicy)
     recipe = [train.precision, train.weights, train.max_length, train.overlong, kind]
-    return repr([config.model, data, config.adapter, recipe, config.machine.device])
+    return repr([config.model, config.reference, data, config.adapter, recipe, config.machine.device])
 
 
 def _packed(result: dict[str, Any]) -> str:

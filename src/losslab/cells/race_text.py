@@ -24,7 +24,7 @@ def sentences(race: Race, rungs: Sequence[Rung]) -> list[str]:
         said.append(f"Nothing was compared on more than {_share(last)} of the rows.")
     said.append(
         f"In brackets: simultaneous {SURE} intervals of all rows and rungs (all of them hold with a probability of "
-        f"{SURE}; Bonferroni), each for the number of training rows that it was made on."
+        f"{SURE}; Bonferroni). Each holds for training on the rows of its rung."
     )
     return [*said, *filter(None, [engines_sentence(last.engines)])]
 
@@ -68,9 +68,9 @@ def _beside_base(row: Standing) -> str:
 
 
 def _dropped(rungs: Sequence[Rung]) -> list[str]:
-    """Which rows were dropped at rungs before the last, and behind which row; a sentence for each such rung."""
+    """Which rows were dropped, and behind which row; a sentence for each rung that dropped any."""
     told = []
-    one_left = len(rungs[-1].left) == 1  # whose answer has the rows that it was better than
+    one_left = len(rungs[-1].left) == 1  # whose answer says what the last rung dropped
     for rung in rungs[:-1] if one_left else rungs:
         if worse := [f"{row.name} ({points(row.difference)})" for row in rung.standings if row.worse]:
             told.append(

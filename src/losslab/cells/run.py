@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from losslab.cells.measurements import measure_kl_to_base, measure_probabilities
+from losslab.cells.measurements import check_answers, measure_kl_to_base, measure_probabilities
 from losslab.cells.scoring import score
 from losslab.cells.sizing import settings, sized
 from losslab.composition.record_file import read_record
 from losslab.config.errors import tell
 from losslab.config.log import log
-from losslab.config.messages import of_the_disk
+from losslab.config.messages import of_the_disk, under_key
 from losslab.config.schema import (
     EMBEDDED,
     EMBEDDED_MODELS,
@@ -132,7 +132,7 @@ def finished(config: Config, cell: Cell) -> bool:
             cell.update(state=ended, error=None)
         log.info(f"{cell.folder.name}: already done, skipped (force=true runs it again)")
         if config.trains and config.dataset.validation is not None and not cell.validation.exists():
-            log.info(f"{cell.folder.name}: trained without held-out rows; only force=true measures them")
+            log.info(f"{cell.folder.name}: trained without held-out rows; to measure them, train again with force=true")
         return True
     tries = int(os.environ.get("LOSSLAB_TRIES", "0"))
     if tries and slurm_restarts() >= tries:
@@ -192,9 +192,9 @@ def score_model(config: Config, cell: Cell, model: str) -> None:
 
 
 def base_model(config: Config) -> ModelConfig:
-    """The model to start from: an adapter merged, the embedded one pre-trained on the spot, once, by the same loop.
+    """The model to start from. An adapter is merged; the embedded model is pre-trained here, once, by the same loop.
 
-    Its recipe is its own: whatever a sweep varies, the cells start from the same base.
+    The recipe of that pre-training is in the model's YAML: whatever a sweep varies, its cells start from the same base.
     """
     model = config.model
     if model.path not in EMBEDDED_MODELS:
@@ -227,7 +227,8 @@ def merged_reference(config: Config) -> ReferenceConfig:
     """The reference with the path of a whole checkpoint, which `base_model` makes."""
     if config.reference.path is None:
         return config.reference
-    return replace(config.reference, path=base_model(replace(config, model=config.reference_model)).path)
+    with under_key("reference.path"):
+        return replace(config.reference, path=base_model(replace(config, model=config.reference_model)).path)
 
 
 def train_model(config: Config, folder: Path) -> None:
@@ -255,12 +256,15 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
     if config.adapter.rank:
         lora.Targets.of(structure(config.model), config.adapter)
     if config.reference.path is not None:
-        check_vocabulary(config.model, config.reference_model)
+        with under_key("reference.path"):
+            check_vocabulary(config.model, config.reference_model)
+    model = replace(config.model, train_prompt=config.train_prompt)
+    tokeniser = Tokeniser(model, config.dataset, tokenizer, image_inputs(config.model))
     if isinstance(config.objective, OnPolicy):
+        if config.machine.probabilities:  # of the answers in the data, which the training does not need
+            check_answers(tokeniser, config.train, cache)
         data, report, steps = questions.prepare(config, tokenizer, cache)
     else:
-        model = replace(config.model, train_prompt=config.train_prompt)
-        tokeniser = Tokeniser(model, config.dataset, tokenizer, image_inputs(config.model))
         examples = Examples.load(data := prepare(tokeniser, config.train, cache))
         check_tokens(int(examples.tokens.max()), tokenizer, config.model)
         if "mismatched_kl" in config.objective.needs:

@@ -37,7 +37,7 @@ def resolve(config: Config, devices: Devices, available: float | None, tokens: i
     if not devices.gpu or online:  # online training is laid out by TRL
         return _fill(replace(machine, compile=False if machine.compile == AUTO else machine.compile), CPU_LAYOUT)
     architecture = describe(config)
-    parameters = count_parameters(architecture)
+    parameters = count_parameters(architecture, config.model.trust_remote_code)
     if machine.compile == AUTO:
         long = tokens is None or 6.0 * parameters * tokens >= COMPILE_FLOPS
         machine = replace(machine, compile=long and can_compile())
@@ -112,11 +112,11 @@ def cells_at_once(configs: Sequence[Config]) -> int:
     Also 1 where a cell may take all cores, or where its memory is not known.
     """
     machines = [config.machine for config in configs]
-    if any(Devices.of(machine).gpu or machine.threads is None for machine in machines):
+    threads = [machine.threads * workers_per_node(machine) for machine in machines if machine.threads is not None]
+    if any(Devices.of(machine).gpu for machine in machines) or len(threads) < len(machines):
         return 1
-    threads = max((machine.threads or 1) * workers_per_node(machine) for machine in machines)
     try:
-        return at_once(threads, max(CELL, *(of_node(config) for config in configs)))
+        return at_once(max(threads), max(CELL, *(of_node(config) for config in configs)))
     except ValueError:
         return 1
 
@@ -124,12 +124,16 @@ def cells_at_once(configs: Sequence[Config]) -> int:
 def of_node(config: Config, job: Mapping[str, Any] | None = None) -> float:
     """Bytes of a node's own memory that a job needs: its processes, a copy of the state to write, and an export.
 
+    Of a served model, which is elsewhere, only what asks it and grades its answers.
+
     `job` has the settings of conf/hydra/launcher/slurm.yaml; None is this machine.
     """
+    if config.served:
+        return float(CELL)
     devices = Devices.of(config.machine, job)
     config = replace(config, machine=resolve(config, devices, None))
     architecture = describe(config)
-    parameters = count_parameters(architecture)
+    parameters = count_parameters(architecture, config.model.trust_remote_code)
     written = float(EXPORT_BYTES * parameters)
     if devices.gpu and config.trains and not config.adapter.rank:
         written += cost.CHECKPOINT_BYTES * parameters / devices.nodes  # the copy is kept from the first checkpoint on

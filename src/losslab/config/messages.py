@@ -3,6 +3,8 @@
 import difflib
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,14 @@ def _siblings(error: BaseException, full_key: str) -> list[str]:
 
 def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
+
+
+@contextmanager
+def under_key(key: str) -> Iterator[None]:
+    """A mistake in a model is told of the key that names it, where that is not model.path."""
+    try:
+        yield
+    except ValueError as error:
+        if "model.path=" not in str(error):
+            raise
+        raise ValueError(str(error).replace("model.path=", f"{key}=")) from error

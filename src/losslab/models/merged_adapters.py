@@ -4,10 +4,11 @@ import hashlib
 import json
 from pathlib import Path
 
-from losslab.config.messages import first_line
+from losslab.config.messages import first_line, under_key
 from losslab.config.schema import ModelConfig
 from losslab.files import cached, content, refuse_pickled_weights
 
+BASE = "base_model_name_or_path"  # the key of the base in CONFIG
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 EMBEDDINGS = {"embed_tokens", "lm_head", "wte"}  # modules that an adapter holds whole where it has tokens of its own
 
@@ -24,13 +25,13 @@ def base(path: str) -> tuple[str, str | None] | None:
     refuse_pickled_weights(f"the adapter {path}", (file.name for file in weights))
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
-        name, revision = str(about["base_model_name_or_path"]), about.get("revision")
+        name, revision = str(about[BASE]), about.get("revision")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"{file} names no base model: add base_model_name_or_path") from None
+        raise ValueError(f"{file} names no base model: add {BASE}") from None
     if (Path(name).is_absolute() or name.startswith(".")) and not Path(name).is_dir():
-        raise ValueError(f"{file}: the base model {name} does not exist: correct base_model_name_or_path")
+        raise ValueError(f"{file}: the base model {name} does not exist: correct {BASE}")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():  # before all files in it are hashed
-        raise ValueError(f"{file}: the base model {name} has no config.json: correct base_model_name_or_path")
+        raise ValueError(f"{file}: the base model {name} has no config.json: correct {BASE}")
     return name, revision
 
 
@@ -49,7 +50,8 @@ def merged(path: str, cache: Path, trust_remote_code: bool = False) -> str:
 
     def make(folder: Path) -> None:
         try:
-            _merge(path, *source, folder, trust_remote_code)
+            with under_key(BASE):
+                _merge(path, *source, folder, trust_remote_code)
         except Exception as error:  # many kinds, all of which mean this
             raise ValueError(f"the adapter {path} cannot be merged into {source[0]}: {first_line(error)}") from error
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import PreTrainedModel
 
+from losslab.config.messages import under_key
 from losslab.config.schema import AdapterConfig, Config, ModelConfig, Precision
 from losslab.data.batches import Batch
 from losslab.models import attention, layout, lora
@@ -233,8 +234,10 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
         parameter.data = parameter.data.to(torch.bfloat16 if held == Precision.bf16 else torch.float32)
     if adapters.rank:
         lora.insert(policy.model, adapters)
+    key = "model.path" if config.reference.path is None else "reference.path"
     if reference and (not adapters.rank or adapters.modules_to_save or config.reference.path is not None):
-        policy.frozen = load(config.reference_model)
+        with under_key(key):
+            policy.frozen = load(config.reference_model)
         policy.frozen_form = OutputForm.of(policy.frozen)
         for parameter in policy.frozen.requires_grad_(False).parameters():
             parameter.data = parameter.data.to(torch.bfloat16 if precision == Precision.bf16 else torch.float32)
@@ -249,8 +252,12 @@ def build(config: Config, device: torch.device, reference: bool) -> Policy:
             buffer.data = computed[name].to(device)
         for part in parts:
             part.tie_weights()
-            source = model if part is policy.model else config.reference_model
-            fill(part, {name: name.replace(lora.BASE, "") for name in own_names(part)}, source)
+            names = {name: name.replace(lora.BASE, "") for name in own_names(part)}
+            if part is policy.model:
+                fill(part, names, model)
+                continue
+            with under_key(key):
+                fill(part, names, config.reference_model)
     if adapters.rank:
         set_model_state_dict(policy.model, first, options=StateDictOptions(full_state_dict=True, strict=False))
     if empty and not layout.sharded(config, device):

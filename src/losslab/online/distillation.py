@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from trl import DistillationTrainer
 from trl.trainer.utils import pad
 
+from losslab.config.messages import under_key
 from losslab.config.schema import Config, Precision
 from losslab.models.loading import load_config, load_model
 from losslab.online.verifier import Verifier
@@ -69,7 +70,8 @@ class OPDTrainer(DistillationTrainer):
 
 def teacher(config: Config) -> PreTrainedModel:
     """The reference, frozen, over the policy's vocabulary, in the dtype of the computation and on the CPU."""
-    model = load_model(config.reference_model, packed=False).requires_grad_(False).eval()
+    with under_key("reference.path"):
+        model = load_model(config.reference_model, packed=False).requires_grad_(False).eval()
     vocabulary = load_config(config.model).get_text_config(decoder=True).vocab_size
     if model.config.get_text_config(decoder=True).vocab_size > vocabulary:  # padded to more than the policy's
         model.resize_token_embeddings(vocabulary)
