@@ -165,7 +165,7 @@ def test_a_race_from_its_command_line_to_its_verdict(tmp_path, capsys):
     )
     assert said[1] == (
         f"Against the base, {rungs[1].base:.1f}%, after a quarter of the rows: better: dft optimizer.lr=0.0004 "
-        f"({over.mean:.1f} points, {over.low:.1f} to {over.high:.1f})."
+        f"({over.mean:.1f} points, {over.low:.1f} to {min(over.high, 100):.1f})."  # no two scores differ by more
     )
     assert 80 < over.mean < 90 and 65 < -behind.mean < 75
     first_leader, _, *dropped = [row.name for row in rungs[0].standings]
