@@ -163,8 +163,10 @@ def test_a_token_that_is_a_part_of_a_character_keeps_its_raw_form():
 
 
 def test_data_without_answers_are_refused_before_the_training(checkpoint, tmp_path):
-    """GRPO reads problems and golds alone; the probabilities are those of answers."""
-    write_lines(tmp_path / "sums.jsonl", [{"problem": f"{i}+1=?", "gold": str(i + 1)} for i in range(9)])
+    """GRPO reads problems and golds alone, and trains on rows of empty answers."""
+    write_lines(
+        tmp_path / "sums.jsonl", [{"problem": f"{i}+1=?", "solution": "", "gold": str(i + 1)} for i in range(9)]
+    )
     loss = {"_target_": "losslab.objectives.online.GRPO", "max_new_tokens": 8}
     dataset = DatasetConfig(str(tmp_path / "sums.jsonl"), gold_column="gold")
     machine = MachineConfig(results=str(tmp_path), device="cpu", probabilities=8)
@@ -172,6 +174,6 @@ def test_data_without_answers_are_refused_before_the_training(checkpoint, tmp_pa
         ModelConfig(path=str(checkpoint)), dataset, loss, machine=machine, names=Names("m", "d", "grpo", "")
     )
     config.train = TrainConfig(batch_size=8, max_length=32)
-    with pytest.raises(ValueError, match="^machine.probabilities measures answers: .* has no .*, or leave it out$"):
+    with pytest.raises(ValueError, match="^machine.probabilities .* cannot be used.* leave machine.probabilities out$"):
         prepared(config, tmp_path / "cell")
     assert prepared(replace(config, machine=replace(machine, probabilities=None)), tmp_path / "cell")[1] is None

@@ -26,7 +26,9 @@ def check_answers(tokeniser: Tokeniser, recipe: TrainConfig, cache: Path) -> Non
     try:
         prepare(tokeniser, recipe, cache)
     except ValueError as error:
-        raise ValueError(f"machine.probabilities measures answers: {error}, or leave it out") from error
+        raise ValueError(
+            f"machine.probabilities measures answers: {error}, or leave machine.probabilities out"
+        ) from error
 
 
 def measure_probabilities(config: Config, cell: Cell, base: ModelConfig) -> None:
