@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from losslab.models import cpu_products
+from losslab.models.fused_loss import Head, objective_loss
+from losslab.objectives import Context
+from losslab.objectives.dft import DFT
 
 
 @pytest.fixture
@@ -18,18 +21,30 @@ def normal(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).bfloat16()
 
 
-@pytest.mark.parametrize(("rows", "inner", "columns"), [(5, 3, 11), (5, 11, 3), (1, 1, 1)])
-def test_a_product_is_the_exact_one_rounded_once(without_instructions, rows, inner, columns):
-    a, b, out = normal(rows, inner), normal(inner, columns), torch.empty(rows, columns, dtype=torch.bfloat16)
-    cpu_products.multiply(a, b, out, tile=4)
-    assert torch.equal(out, (a.double() @ b.double()).float().bfloat16())
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_the_loss_and_its_gradients_are_those_of_logits_rounded_once(without_instructions, chunk):
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randint(-31, 32, shape, generator=generator) / 16.0 for shape in ((7, 24), (50, 24)))
+    targets = torch.arange(7)
+    rows, words = hidden.bfloat16().requires_grad_(), weight.clone().requires_grad_()
+    context = Context(sequence=torch.zeros(7, dtype=torch.int64), sequences=1)
+    out = objective_loss(DFT(), rows, Head(words), targets, context, chunk=chunk)
+    out.loss.backward()
+
+    exact = hidden @ weight.T  # in float32 without an error
+    logits = exact.bfloat16().double().requires_grad_()
+    assert bool((exact != logits).any(1).all())
+    logp = logits.log_softmax(-1)[torch.arange(7), targets]
+    torch.testing.assert_close(out.logp, logp.detach().float(), rtol=1e-6, atol=1e-6)
+    (slope,) = torch.autograd.grad(-(logp.detach().exp() * logp).sum(), logits)
+    assert rows.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(rows.grad, (slope @ weight.double()).bfloat16(), rtol=2**-7, atol=1e-6)
+    torch.testing.assert_close(words.grad, (slope.T @ hidden.double()).float(), rtol=1e-4, atol=1e-6)
 
 
 def test_only_bfloat16_is_converted(without_instructions):
-    a, out = torch.full((2, 2), 1 / 3), torch.empty(2, 2)
-    cpu_products.multiply(a, a, out, tile=1)
-    assert torch.equal(out, a @ a)
-    assert not cpu_products.computes_in_float32(a) and cpu_products.computes_in_float32(a.bfloat16())
+    values = torch.zeros(2, 2)
+    assert not cpu_products.computes_in_float32(values) and cpu_products.computes_in_float32(values.bfloat16())
 
 
 def test_a_linear_layer_under_autocast_has_the_values_and_gradients_of_rounded_operands():

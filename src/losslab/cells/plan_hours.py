@@ -43,7 +43,7 @@ def of(config: Config, machine: MachineConfig, size: Size, devices: Devices, her
         learning = None if costs.training is None else (costs.training + costs.rollouts) / devices.count
         # Scoring takes one node.
         return Time(size, costs, share, hours=None if learning is None else learning + costs.scoring / devices.each)
-    cpu = cpu_speed.training(config) if here and size.tokens else None
+    cpu = cpu_speed.training(config) if here and size.tokens and not cost.online(config) else None
     return Time(size, costs, share, cpu, cost.trained_tokens(config, size) / cpu[0] / 3600 if cpu else None)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from losslab.models.chunk_size import FLOAT32_ELEMENTS, chunk_tokens
-from losslab.models.cpu_products import computes_in_float32, multiply
+from losslab.models.cpu_products import computes_in_float32
 from losslab.objectives import Distributions, Objective
 
 
@@ -52,9 +52,12 @@ class ChunkedLogits:
         reference_top: tuple[Tensor, Tensor] | None = None,  # (N, k) what a row term reads of the reference
     ) -> None:
         hidden, head = logits[0].hidden, logits[0].head
-        self.hidden = [each.hidden.to(hidden.dtype) for each in logits]
+        self.rounded = hidden.dtype  # of the logits
+        # Converted here once: products of bfloat16 would convert the weight for each chunk.
+        held = torch.float32 if computes_in_float32(hidden) else hidden.dtype
+        self.hidden = [each.hidden.to(hidden.dtype).to(held) for each in logits]
         self.heads = [each.head for each in logits]
-        self.weights = [each.weight.to(hidden.dtype) for each in self.heads]
+        self.weights = [each.weight.to(hidden.dtype).to(held) for each in self.heads]
         self.targets, self.wanted, self.reference_top = targets, any(wanted), reference_top
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.kernels = kernels(hidden.device) if self.dtype == torch.float32 else None
@@ -64,17 +67,18 @@ class ChunkedLogits:
         self.block = _elements(hidden) // vocabulary or 1
         # For the kernel rows start at multiples of 64 elements: matrix units and wide loads need 16 bytes.
         padded = vocabulary if self.kernels is None else -(-vocabulary // 64) * 64
-        self.buffers = hidden.new_empty(len(logits) + row_term, min(chunk, tokens), padded)[..., :vocabulary]
+        shape = (len(logits) + row_term, min(chunk, tokens), padded)
+        self.buffers = hidden.new_empty(shape, dtype=held)[..., :vocabulary]
         self.logp, self.entropy, self.statistic, self.reference_kl, self.row_term = hidden.new_zeros(
             5, tokens, dtype=self.dtype
         )
         # Which of the derivatives with respect to logp, reference_kl and row_term have slopes.
         self.sloped = [0, *([1] if len(logits) > 1 else []), *([2] if row_term else [])]
-        # A gradient that is summed over several chunks is float32; one that a single product computes is rounded once,
+# A gradient that is summed over several chunks is float32; one that a single product computes is rounded once,
         # to the dtype of the weight.
-        once = torch.promote_types(head.weight.dtype, hidden.dtype)
+        once = torch.promote_types(head.weight.dtype, held)
         self.gradients = (
-            torch.empty_like(hidden, memory_format=torch.contiguous_format) if wanted[0] else None,
+            torch.empty_like(hidden, dtype=held, memory_format=torch.contiguous_format) if wanted[0] else None,
             torch.empty_like(head.weight, dtype=self.dtype if len(self.chunks) > 1 else once) if wanted[1] else None,
             torch.zeros_like(head.bias, dtype=self.dtype) if wanted[2] and head.bias is not None else None,
         )
@@ -94,7 +98,7 @@ class ChunkedLogits:
         buffers = self.buffers[:, : part.stop - part.start]
         logits = buffers[: len(self.heads)]
         for hidden, weight, product in zip(self.hidden, self.weights, logits, strict=True):
-            multiply(hidden[part], weight.T, product, _tile(weight))
+            torch.mm(hidden[part], weight.T, out=product)
         slopes = slopes and self.wanted
         reads = objective is not None and not (objective.statistic is None and objective.row_term is None)
         for block in _cut(logits.shape[1], self.block) if reads or self.kernels is None else []:
@@ -113,7 +117,7 @@ class ChunkedLogits:
     def top(self, part: slice, k: int) -> tuple[Tensor, Tensor]:
         """(rows, k) the largest log-probabilities of a chunk's tokens, descending, and (rows, k) int64 their tokens."""
         logits = self.buffers[:1, : part.stop - part.start]
-        multiply(self.hidden[0][part], self.weights[0].T, logits[0], _tile(self.weights[0]))
+        torch.mm(self.hidden[0][part], self.weights[0].T, out=logits[0])
         blocks = [
             self._distributions(logits[:, block])[0].logp().topk(k) for block in _cut(logits.shape[1], self.block)
         ]
@@ -122,7 +126,8 @@ class ChunkedLogits:
     def _distributions(self, logits: Tensor) -> "list[_Distribution]":
         """The distributions of a block of tokens, for each head, in `scratch`."""
         scratch = self.scratch[:, : logits.shape[1]].unflatten(0, (-1, 2))
-        return [_Distribution.of(*each) for each in zip(logits, self.heads, scratch, strict=True)]
+        rounded = logits.to(self.rounded)
+        return [_Distribution.of(*each) for each in zip(rounded, self.heads, scratch, strict=True)]
 
     def _read(self, objective: Objective, rows: slice, seen: "Sequence[_Distribution]", slope: Tensor | None) -> None:
         """What an objective reads of whole distributions, for a block of tokens.
@@ -192,7 +197,7 @@ class ChunkedLogits:
         # Row factors go on the narrow side, which saves a pass over (rows, V).
         row = weight[:, None] * self.heads[0].scale
         if grad_hidden is not None:
-            multiply(slope, self.weights[0], grad_hidden[part], _tile(self.weights[0]))
+            torch.mm(slope, self.weights[0], out=grad_hidden[part])
             grad_hidden[part] *= row
         if grad_bias is not None:
             grad_bias += row[:, 0].to(slope.dtype) @ slope
@@ -235,12 +240,7 @@ class _Distribution:
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, *, first: bool) -> None:
     """total (V, D) += a (V, rows) @ b (rows, D). The first writes: zeros would cost a pass over (V, D)."""
-    if computes_in_float32(a):
-        write = Tensor.copy_ if first else Tensor.add_
-        b = b.float()
-        for tile in _cut(len(total), _tile(total)):
-            write(total[tile], a[tile].float() @ b)
-    elif total.dtype == a.dtype:
+    if total.dtype == a.dtype:
         total.addmm_(a, b, beta=0 if first else 1)
     elif not has_float32_products(a.device, a.dtype):
         # Rounded once per chunk. By tiles of the vocabulary, so that the product meets its sum in cache.

@@ -6,7 +6,7 @@ in bfloat16 took 70 times as long as in float32, for a result that differs only 
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -30,23 +30,6 @@ def slow() -> bool:
 def computes_in_float32(values: Tensor) -> bool:
     """Whether products of such values are computed in float32 and rounded."""
     return values.dtype == torch.bfloat16 and values.device.type == "cpu" and slow()
-
-
-def multiply(a: Tensor, b: Tensor, out: Tensor, tile: int) -> None:
-    """out (M, N) = a (M, K) @ b (K, N), all of one dtype. If b is converted, then `tile` rows or columns of its longer
-    side at a time.
-    """
-    if not computes_in_float32(a):
-        torch.mm(a, b, out=out)
-    elif b.shape[1] >= b.shape[0]:
-        wide = a.float()
-        for part in _parts(b.shape[1], tile):
-            out[:, part] = wide @ b[:, part].float()
-    else:
-        total = torch.zeros(out.shape)
-        for part in _parts(b.shape[0], tile):
-            total.addmm_(a[:, part].float(), b[part].float())
-        out.copy_(total)
 
 
 @cache  # keeps a reference to what is replaced, without which the replacement would end
@@ -91,10 +74,6 @@ class _Linear(torch.autograd.Function):
 
 def _rounded(a: Tensor, b: Tensor) -> Tensor:
     return (a.float() @ b.float()).bfloat16()
-
-
-def _parts(length: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
 def _fastest(compute: Callable[[], object]) -> float:
