@@ -59,8 +59,8 @@ def needed(cells: Sequence[Time], devices: Devices, card: Card, here: bool) -> I
         f"disk: {costs.disk / gb:,.1f} GB for the models, and up to {costs.checkpoints / gb:,.1f} GB for the "
         "checkpoints of each cell at work"
     )
-    if not devices.gpu and here:
-        yield from _on_this_cpu(trained)
+    if not devices.gpu:
+        yield from _on_this_cpu(trained) if here else ["hours of the CPUs of a job: not known here"] * bool(trained)
     if devices.gpu or _known_on_gpus(cells):
         yield (
             f"device hours of an {card.name}{card.reason and f', since {card.reason}'}, at most: "

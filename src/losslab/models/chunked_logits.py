@@ -74,7 +74,7 @@ class ChunkedLogits:
         )
         # Which of the derivatives with respect to logp, reference_kl and row_term have slopes.
         self.sloped = [0, *([1] if len(logits) > 1 else []), *([2] if row_term else [])]
-# A gradient that is summed over several chunks is float32; one that a single product computes is rounded once,
+        # A gradient that is summed over several chunks is float32; one that a single product computes is rounded once,
         # to the dtype of the weight.
         once = torch.promote_types(head.weight.dtype, held)
         self.gradients = (
