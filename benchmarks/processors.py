@@ -71,22 +71,23 @@ def agreements(by_processor: dict[str, dict[str, Row]]) -> Iterator[tuple[str, b
 
 
 def page(results: Path) -> str:
+    measured = [name for name in PROCESSORS if (results / name).exists()]
     parts = [
         "# The demo on other processors",
         f"`python benchmarks/processors.py results=FOLDER`: the demo with base, SFT and DFT on {processor()}, "
-        f"torch {torch.__version__.split('+')[0]}, with all of its vector instructions, with those up to AVX2, and "
-        "with none (`ATEN_CPU_CAPABILITY`, `ONEDNN_MAX_CPU_ISA`, `MKL_ENABLE_INSTRUCTIONS`). Averages in percent ± "
+        f"torch {torch.__version__.split('+')[0]}, with all of its vector instructions, with those up to AVX2 or with "
+        "none (`ATEN_CPU_CAPABILITY`, `ONEDNN_MAX_CPU_ISA`, `MKL_ENABLE_INSTRUCTIONS`). Averages in percent ± "
         "half of their 95% intervals. `agree`: of the figures of two processors in all columns, those whose "
         "difference is at most the root of the sum of the squares of their halves, as 95 of 100 should.",
     ]
     for sweep, title in TITLES.items():
-        by_processor = {name: rows(results / name, sweep) for name in PROCESSORS}
+        by_processor = {name: rows(results / name, sweep) for name in measured}
         agree: dict[str, list[bool]] = {}
         for name, is_within in agreements(by_processor):
             agree.setdefault(name, []).append(is_within)
-        lines = [f"| row | {' | '.join(PROCESSORS)} | agree |", "|---|" + "---:|" * (len(PROCESSORS) + 1)]
+        lines = [f"| row | {' | '.join(measured)} | agree |", "|---|" + "---:|" * (len(measured) + 1)]
         for name, marks in agree.items():
-            averages = [f"{by_processor[each][name]['average']}" for each in PROCESSORS]
+            averages = [f"{by_processor[each][name]['average']}" for each in measured]
             lines.append(f"| {name} | {' | '.join(averages)} | {sum(marks)} of {len(marks)} |")
         total = [mark for marks in agree.values() for mark in marks]
         parts += [f"## {title}", "\n".join(lines), f"Of all figures {sum(total)} of {len(total)} agree."]
