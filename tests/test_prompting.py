@@ -149,6 +149,7 @@ def test_rows_of_other_prompts_are_rows_of_their_own_with_the_prompt_as_a_column
             part = {"score": score + 20, "interval": [score, 99.0], "samples": 16}
             content = {"benchmarks": {"math500": part}, "verdict": "official", "prompt": "boxed"}
             write_json(folder / "paper-87654321/scores.json", content)
+            write_json(folder / "paper-87654321/protocol.yaml", {"benchmarks": {"math500": "hash"}})  # as of the others
     table = tables.build(SweepConfig(name="study"), str(tmp_path))
     assert [(row.label, row.value("math500").mean) for row in table.rows] == [
         ("sft prompt=model", 40.0), ("dft prompt=model", 50.0), ("sft prompt=boxed", 60.0), ("dft prompt=boxed", 70.0),

@@ -50,6 +50,8 @@ def cells(tmp_path, checkpoint) -> list[Cell]:
             "benchmarks": {"math500": part, "own": part, "aime25": part},
         }
         write_json(cell.scores(config) / "scores.json", found | {"average": part, "warnings": []})
+        hashes = dict.fromkeys(found["benchmarks"], "0" * 64)
+        write_json(cell.scores(config) / "protocol.yaml", {"benchmarks": hashes, "temperature": 1.0})  # JSON is YAML
         made.append(cell)
     return made
 
