@@ -8,6 +8,7 @@ FIRST, SECOND = "GPU-5d5ba0d6-d33d-2b2c", "GPU-8932f937-d72c-4106"
 SLICES = ["MIG-3f6f389f-0000", "MIG-3f6f389f-1111"]
 PRINTED = {
     "--query-gpu=index,uuid,memory.total": f"0, {FIRST}, 81559\n1, {SECOND}, 40960\n",
+    "--query-gpu=uuid,name": f"{FIRST}, NVIDIA H100 80GB HBM3\n{SECOND}, NVIDIA A100-SXM4-40GB\n",
     "--query-compute-apps=gpu_uuid": f"{SECOND}\n",
     "-L": f"GPU 0: NVIDIA H100 80GB HBM3 (UUID: {FIRST})\n"
     f"  MIG 3g.40gb     Device  0: (UUID: {SLICES[0]})\n  MIG 1g.10gb+me  Device  1: (UUID: {SLICES[1]})\n",
@@ -50,3 +51,13 @@ def test_memory_that_nvidia_smi_does_not_know_is_unknown(monkeypatch):
 def test_without_nvidia_smi_there_are_none(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert (gpus.free(), gpus.memory()) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("visible", "name"),
+    [("0,1", "NVIDIA H100 80GB HBM3"), ("1,0", "NVIDIA A100-SXM4-40GB"), (SLICES[0], None), ("", None)],
+)
+def test_the_name_is_that_of_the_first_visible_gpu(monkeypatch, visible, name):
+    monkeypatch.setattr(gpus, "_nvidia_smi", lambda *arguments: PRINTED[arguments[0]])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus.name.__wrapped__() == name  # without the cache

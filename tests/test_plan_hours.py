@@ -6,30 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from test_compose import hydra, make  # noqa: F401 (hydra is a fixture of all tests here)
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from losslab.cells import cost, cpu_speed, plan
 from losslab.cells.gpu_speed import Card
-from losslab.composition.compose import read
-from losslab.config.paths import CONF
 from losslab.config.schema import AdapterConfig, Config
 from losslab.distributed import gpus
 from losslab.records.record import Cell
 from losslab.training.throughput import Work
 
 JOB = {"nodes": 1, "gpus_per_node": 1}
-
-
-@pytest.fixture(autouse=True)
-def hydra():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
-def make(*overrides: str) -> Config:
-    cfg = compose("config", list(overrides), return_hydra_config=True)
-    return read(cfg, cfg.hydra.runtime.choices)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -125,6 +112,7 @@ def test_the_hours_of_a_cpu_are_those_of_the_newest_cell_of_this_kind(tmp_path, 
 
     old, new = (measured(replace(config, seed=seed), seconds) for seed, seconds in ((1, 0.5), (2, 4.0)))
     os.utime(old.metrics, (1e9, 1e9))
+    cpu_speed._newest.cache_clear()  # as in another process
     assert cpu_speed.training(config) == (25, new.folder.name)
     planned = plan.make(make(*here, "loss=sft"))
     assert planned.hours == pytest.approx(10 * 256 * 2048 / 25 / 3600)
@@ -141,6 +129,14 @@ def test_the_hours_of_a_cpu_are_those_of_the_newest_cell_of_this_kind(tmp_path, 
         assert plan.make(make(*here, change)).hours is None, change
     about = json.loads((new.folder / "environment.json").read_text())
     (new.folder / "environment.json").write_text(json.dumps(about | {"cpu": "another"}))
+    cpu_speed._newest.cache_clear()
     assert cpu_speed.training(config) == (200, old.folder.name)
     old.metrics.write_text('{"step": "x"}\n')
+    cpu_speed._newest.cache_clear()
     assert cpu_speed.training(config) is None
+
+
+def test_the_hours_of_a_job_without_gpus_are_not_known(capsys):
+    config = make("model=tiny", "dataset=embedded", "benchmark=[tiny_add]", "loss=sft", "machine.device=cpu")
+    plan.show([config], JOB | {"gpus_per_node": 0})
+    assert "hours of the CPUs of a job: not known here" in capsys.readouterr().out

@@ -1,7 +1,9 @@
 """How fast this CPU trains a model: what the newest record says of a cell that trained it here."""
 
+import json
 import os
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +20,30 @@ KEYS = {"model": ("path", "revision"), "adapter": ("rank", "target_modules"), "t
 
 def training(config: Config) -> tuple[float, str] | None:
     """Tokens a second of all workers, and the name of the cell of which they are; None if no such cell trained here."""
-    files = Path(config.machine.results).glob("cells/*/metrics.jsonl")
-    own = [path for path in files if path.parent.name.startswith(f"{config.names.model}-")]
+    chosen, workers = json.dumps(_chosen(asdict(config)), default=str), worker_count(config.machine)
+    return _newest(config.machine.results, config.names.model, chosen, workers)
+
+
+@lru_cache(maxsize=256)  # a plan of many rates asks for one setting again and again, and there may be many records
+def _newest(results: str, model: str, chosen: str, workers: int) -> tuple[float, str] | None:
+    own = [path for path in Path(results).glob("cells/*/metrics.jsonl") if path.parent.name.startswith(f"{model}-")]
     for path in sorted(own, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             record = cell_record(path.parent)
-            if record is not None and _alike(record, config) and (rate := _rate(path)):
+            if record is not None and _alike(record, chosen, workers) and (rate := _rate(path)):
                 return rate, path.parent.name
         except DamagedRecord:
             continue
     return None
 
 
-def _alike(record: CellRecord, config: Config) -> bool:
+def _alike(record: CellRecord, chosen: str, workers: int) -> bool:
     about = read_facts(record.folder / "environment.json")
-    here = {"cpu": processor(), "cpus": os.cpu_count(), "workers": worker_count(config.machine)}
+    here = {"cpu": processor(), "cpus": os.cpu_count(), "workers": workers}
+    if {key: about.get(key) for key in here} != here:  # before the configuration is read, which takes longer
+        return False
     used = about.get("gpus") and record.config["machine"].get("device") != "cpu"
-    return (
-        not used and {key: about.get(key) for key in here} == here and _chosen(record.config) == _chosen(asdict(config))
-    )
+    return not used and json.dumps(_chosen(record.config), default=str) == chosen
 
 
 def _chosen(config: dict[str, Any]) -> list[Any]:
