@@ -42,6 +42,18 @@ def test_the_loss_and_its_gradients_are_those_of_logits_rounded_once(without_ins
     torch.testing.assert_close(words.grad, (slope.T @ hidden.double()).float(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("native", "expected"), [(0.7, False), (1.2, False), (1.3, True), (11.0, True)])
+def test_float32_is_chosen_where_bfloat16_takes_longer_measured_on_one_thread(monkeypatch, native, expected):
+    threads, seen, times = torch.get_num_threads(), [], iter([native, 1.0])
+    torch.set_num_threads(3)
+    try:
+        monkeypatch.setattr(cpu_products, "_fastest", lambda _: seen.append(torch.get_num_threads()) or next(times))
+        assert cpu_products.slow.__wrapped__() is expected  # without the cache
+        assert seen == [1, 1] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_only_bfloat16_is_converted(without_instructions):
     values = torch.zeros(2, 2)
     assert not cpu_products.computes_in_float32(values) and cpu_products.computes_in_float32(values.bfloat16())
