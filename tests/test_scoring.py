@@ -240,8 +240,8 @@ def test_curves_by_hand(tmp_path):
     ]
     assert learning_curves.to_csv({"sft": {2: [{"x": 10.0}], 4: [{"x": 30.0}]}}, ["x"]).splitlines() == [
         "objective,benchmark,step,accuracy,half,seeds",
-        "sft,x,2,10.0,0.0,1",
-        "sft,x,4,30.0,0.0,1",
+        "sft,x,2,10.0,,1",
+        "sft,x,4,30.0,,1",
     ]
     for step in (5, 10):
         write_json(tmp_path / f"steps/{step:08d}/scores.json", {"benchmarks": {"x": {"score": step}}})

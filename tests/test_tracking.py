@@ -59,6 +59,7 @@ def score(cell: Cell, config: Config, percent: float, step: int | None = None) -
     parts = {"tiny_add": {"score": percent, "interval": [percent - 3, percent + 3], "samples": 2}}
     found = {"verdict": "official", "benchmarks": parts, "average": {"score": percent}}
     write_json(folder / "scores.json", found)
+    write_json(cell.scores(config) / "protocol.yaml", {"benchmarks": {"tiny_add": "0" * 64}})  # JSON is YAML
 
 
 def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
