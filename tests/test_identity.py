@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from losslab.composition.compose import read, recorded
 from losslab.config.paths import CONF
 from losslab.config.schema import Config
+from losslab.files import syntax
 from losslab.objectives.base import Base
 from losslab.objectives.online import GRPO, PPO
 from losslab.records.identity import identity, protocol, recipe
@@ -99,3 +100,35 @@ def test_an_objective_of_ones_own_counts_with_the_functions_and_bases_beside_it(
     before = changed()
     assert changed(comment="# the squares were worse") == before
     assert len({before, changed(weight="t.p ** 2"), changed(scale=2)}) == 3
+
+
+SOURCE = '''"""A module."""
+import ast
+
+class A(B, metaclass=C):
+    """A class."""
+
+    def f(self, x: int | None = None, *, y=f"{1.5:>{2}}{x!r}"):
+        """A function."""
+        return None, [], x if x else yield_  # a comment
+'''
+
+
+def test_the_text_of_code_is_that_of_python_3_11():
+    """Whatever Python runs, which prints optional parts, empty lists and f-strings in other ways."""
+    load = "ctx=Load()"
+    x, spec = f"Name(id='x', {load})", "Constant(value='>'), FormattedValue(value=Constant(value=2), conversion=-1)"
+    y = f"FormattedValue(value=Constant(value=1.5), conversion=-1, format_spec=JoinedStr(values=[{spec}]))"
+    assert syntax(SOURCE) == (
+        "Module(body=[Import(names=[alias(name='ast')]), "
+        f"ClassDef(name='A', bases=[Name(id='B', {load})], "
+        f"keywords=[keyword(arg='metaclass', value=Name(id='C', {load}))], body=["
+        "FunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='self'), arg(arg='x', "
+        f"annotation=BinOp(left=Name(id='int', {load}), op=BitOr(), right=Constant(value=None)))], "
+        "kwonlyargs=[arg(arg='y')], "
+        f"kw_defaults=[JoinedStr(values=[{y}, FormattedValue(value={x}, conversion=114)])], "
+        "defaults=[Constant(value=None)]), "
+        f"body=[Return(value=Tuple(elts=[Constant(value=None), List(elts=[], {load}), "
+        f"IfExp(test={x}, body={x}, orelse=Name(id='yield_', {load}))], {load}))], decorator_list=[])], "
+        "decorator_list=[])], type_ignores=[])"
+    )
