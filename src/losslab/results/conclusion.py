@@ -217,13 +217,13 @@ def _spread(pairs: Sequence[Pair], trained: set[str]) -> Spread | None:
     if not parts:
         return None
     repeated = [pair for pair in between_trained if pair.seeds > 1]
-    several = [pair.variances.between_seeds for pair in repeated if pair.variances]
-    between = float(np.mean(several)) if several else between_runs(len(parts[0].problems))
+    several = [pair.variances for pair in repeated if pair.variances]
+    between = float(np.mean([v.between_seeds for v in several])) if several else between_runs(len(parts[0].problems))
+    rest = float(np.mean([v.rest for v in several])) if several else 0.0
     columns = zip(*(part.problems for part in parts), strict=True)
     problems = tuple((float(np.mean([v for v, _ in column])), column[0][1]) for column in columns)
-    return Spread(
-        Variances(between, problems), min(pair.seeds for pair in repeated or between_trained), assumed=not several
-    )
+    seeds = min(pair.seeds for pair in repeated or between_trained)
+    return Spread(Variances(between, problems, rest), seeds, assumed=not several)
 
 
 def _left_out(

@@ -21,7 +21,7 @@ too small with two or three seeds.) With one seed each, no difference between tw
     V = (omega^2 + sigma_a^2 / K + sigma_b^2 / K) / P,    omega^2 = Var(a) + Var(b) - 2 Cov(a, b)
 
 with omega^2 the variance of the true difference over problems, and sigma^2 the mean of p (1 - p) over problems. Each
-seed has its own K samples, so the sigmas are part of `between_seeds`, added to the variance between runs.
+seed has its own K samples, so the sigmas are part of `between_seeds`, its `rest`, added to the variance between runs.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ def assumed(chances: Sequence[Floats], samples: Sequence[int]) -> Variances:
     scale = [1e4 / len(p) / count**2 for p in chances]  # to squared points of the average
     noise = sum(2 * s / n * c for s, n, c in zip(sigma, samples, scale, strict=True))
     problems = tuple((o * c, len(p) - 1) for o, c, p in zip(omega, scale, chances, strict=True))
-    return Variances(between_runs(count) + noise, problems)
+    return Variances(between_runs(count) + noise, problems, noise)
 
 
 def true_chances(shares: Floats, samples: int) -> Floats:
