@@ -20,7 +20,7 @@ from losslab.statistics import racing
 Gains = Mapping[str, float]  # of each row, over the chances of the problems
 
 TOY = [
-    "experiment=demo", "loss=sft,dft", "optimizer.lr=1e-4,4e-4", "seed=0,1,2,3", "dataset.seed=null", "tracker=none",
+    "experiment=demo", "loss=sft,dft", "optimizer.lr=1e-4,4e-4", "seed=range(0,6)", "dataset.seed=null", "tracker=none",
     "machine.probabilities=null", "sweep.name=race",
 ]  # fmt: skip
 SEEDS = 3  # of a race on the toy task

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_training import make, trained
 
-from losslab.cells.run import finished, train_model
+from losslab.cells.run import finished
+from losslab.cells.training import train_model
 from losslab.config.schema import Names, OptimizerConfig, Reduction, Stage
 from losslab.distributed.process_group import WorkerError
 from losslab.files import appear

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,11 +22,12 @@ from losslab.cells import run as cell_run
 from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import Device, TrackerName
 from losslab.config.machine import MachineConfig, TrackerConfig
-from losslab.config.schema import Config, DatasetConfig, ModelConfig, Names, Stage
+from losslab.config.schema import Config, DatasetConfig, Engine, ModelConfig, Names, Stage
 from losslab.distributed import environment, process_group, worker
 from losslab.distributed import launch as launching
 from losslab.distributed.launch import StopForwarded, launch
 from losslab.distributed.signals import REQUEUE, WORKER_STOP_SIGNALS, Interrupted, came_of_stop, heeded, raise_on_stop
+from losslab.evaluation import engines
 from losslab.records.record import Cell
 
 STEP = {
@@ -273,7 +275,8 @@ def handlers() -> dict[int, object]:
 
 @pytest.fixture
 def no_fork_server(monkeypatch) -> None:
-    monkeypatch.setattr(launching, "_start_fork_server", lambda: None)
+    monkeypatch.setattr(launching.fork_server, "start", lambda modules: None)
+    monkeypatch.setattr(launching.fork_server, "wait", lambda: None)
 
 
 def test_a_launch_that_cannot_begin_leaves_the_handlers_as_they_were(no_fork_server, tmp_path):
@@ -330,3 +333,49 @@ def test_only_a_collective_that_times_out_is_put_down_to_another_rank(monkeypatc
     with pytest.raises(raised) as error:
         worker.run_worker.__wrapped__(fail)
     assert ("no answer from another rank for 30 minutes" in str(error.value)) == (raised is TimeoutError)
+
+
+FORKED = """
+import os, signal, sys
+from losslab.distributed import fork_server
+
+def look():
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    sys.exit(10 + ("losslab.files" in sys.modules) + 2 * ("colorsys" in sys.modules) + 4 * (signal.SIGTERM in blocked))
+
+if __name__ == "__main__":
+    fork_server.start(["losslab.files"])
+    context = fork_server.start(["colorsys"])  # the server runs already
+    fork_server.wait()
+    process = context.Process(target=look)
+    process.start()
+    process.join()
+    print(process.exitcode, "VLLM_LOGGING_LEVEL" in os.environ, signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+
+
+def test_processes_are_forked_from_one_server_that_has_imported_what_they_need(tmp_path):
+    """And that hands them no request to stop, while this process has its own signals and environment."""
+    (tmp_path / "forked.py").write_text(FORKED)
+    environment = {key: value for key, value in os.environ.items() if key != "VLLM_LOGGING_LEVEL"}
+    printed = subprocess.run(
+        [sys.executable, "forked.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.split() == ["15", "False", "set()"]
+
+
+def test_the_server_of_the_workers_imports_the_engine_too(checkpoint, rows, tmp_path, monkeypatch):
+    """Once for all cells of a sweep: an engine that imports vLLM itself takes seconds for it in each."""
+    modules: list[str] = []
+    monkeypatch.setattr(engines.fork_server, "start", modules.extend)
+    config = Config(
+        model=ModelConfig(path=str(checkpoint)), dataset=DatasetConfig(path=str(rows)),
+        loss={"_target_": "losslab.objectives.sft.SFT"}, names=Names(model="tiny", dataset="rows", loss="sft", eval=""),
+        machine=MachineConfig(results=str(tmp_path), engine=Engine.vllm, device=Device.cpu),
+        tracker=TrackerConfig(name=TrackerName.none), benchmark={"tiny_add": BenchmarkConfig(path="embedded")},
+    )  # fmt: skip
+    assert not cell_run.finished(config, Cell.of(config))
+    assert modules[0] == "losslab.training.loop" and "vllm.v1.worker.cpu_worker" in modules
+    modules.clear()
+    alone = replace(config, stage=Stage.train, seed=1)
+    assert not cell_run.finished(alone, Cell.of(alone)) and modules == []  # which needs no engine

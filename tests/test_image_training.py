@@ -12,7 +12,7 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForImageTextToText
 
-from losslab.cells.run import train_model
+from losslab.cells.training import train_model
 from losslab.config.choices import Shape
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import (

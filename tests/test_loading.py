@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_training import make
 from transformers import AutoModelForCausalLM
 
-from losslab.cells.run import train_model
+from losslab.cells.training import train_model
 from losslab.config.schema import ModelConfig
 from losslab.data.hub_datasets import check_model
 from losslab.models import merged_adapters

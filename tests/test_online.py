@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from losslab.cells import memory, plan
-from losslab.cells.run import train_model
+from losslab.cells.training import train_model
 from losslab.composition.compose import read
 from losslab.config.machine import MachineConfig
 from losslab.config.paths import CONF

@@ -11,7 +11,7 @@ from test_tables import cell
 from test_training import data_rows, make, sequence
 from transformers import AutoModelForCausalLM
 
-from losslab.cells.run import prepared
+from losslab.cells.training import prepared
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import AdapterConfig, Config, DatasetConfig, ModelConfig, Names, Precision, TrainConfig
 from losslab.config.sweep import SweepConfig

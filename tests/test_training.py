@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from transformers import AutoModelForCausalLM
 
-from losslab.cells.run import train_model
+from losslab.cells.training import train_model
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import (
     AdapterConfig,

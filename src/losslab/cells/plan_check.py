@@ -10,8 +10,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from losslab.cells.run import base_model, merged_reference, prepared
 from losslab.cells.sizing import sized
+from losslab.cells.training import base_model, merged_reference, prepared
 from losslab.composition.checks import check_alone
 from losslab.config.messages import first_line
 from losslab.config.schema import Config

@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-from losslab.cells.run import base_model
 from losslab.cells.sizing import sized
+from losslab.cells.training import base_model
 from losslab.composition.checks import check_alone
 from losslab.config.log import log
 from losslab.config.schema import Config

@@ -15,8 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from losslab.cells.run import base_model
 from losslab.cells.scoring import find
+from losslab.cells.training import base_model
 from losslab.composition.checks import check_alone, check_device
 from losslab.composition.record_file import read_record
 from losslab.config.log import log

@@ -6,7 +6,6 @@ the workers: they save a checkpoint and exit, and `launch` raises Interrupted.
 
 import itertools
 import logging
-import multiprocessing
 import os
 import signal
 import socket
@@ -15,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -29,6 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from losslab.config.choices import Device
 from losslab.config.log import log
 from losslab.config.machine import MachineConfig
+from losslab.distributed import fork_server
 from losslab.distributed.environment import first_host, is_main_process, is_worker, node_count, node_rank
 from losslab.distributed.process_group import WorkerError, decide_on_main, gather_from_nodes, release_memory, store
 from losslab.distributed.signals import (
@@ -37,13 +36,12 @@ from losslab.distributed.signals import (
     WORKER_STOP_SIGNALS,
     Interrupted,
     heeded,
-    stop_signals_blocked,
 )
 from losslab.distributed.worker import run_worker
 from losslab.distributed.worker_count import workers_per_node
 from losslab.files import lock, read_json
 
-PRELOAD = ["losslab.training.loop"]  # imported once by the fork server, so that later cells start at once
+PRELOAD = ["losslab.training.loop"]  # which the workers need
 SHUTDOWN_SECONDS = 600  # that a worker may take to save its checkpoint after a stop request
 _launches = itertools.count()  # the number of the next launch; the same on all nodes
 
@@ -94,7 +92,8 @@ def _launch_on_node(worker: Callable[..., None], args: tuple, machine: MachineCo
     gpus = 0 if machine.device == Device.cpu else torch.cuda.device_count()
     if gpus and workers_per_node(machine) > gpus:
         raise ValueError(f"machine.workers={machine.workers}, but {gpus} GPUs are visible here: lower it")
-    _start_fork_server()
+    fork_server.start(PRELOAD)
+    fork_server.wait()  # a worker that is requested earlier would start, and log a failure, after a request to stop
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they would log the exception that is raised here again
     forwarded = heeded(WORKER_STOP_SIGNALS)
@@ -121,20 +120,6 @@ def _launch_on_node(worker: Callable[..., None], args: tuple, machine: MachineCo
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return None
-
-
-def _start_fork_server() -> None:
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: a quarter off the fused loss's time on a CPU
-    multiprocessing.set_forkserver_preload(PRELOAD)
-    with stop_signals_blocked():
-        resource_tracker.ensure_running()  # it unblocks SIGTERM at its end, so the fork server needs its own block
-    with stop_signals_blocked():
-        forkserver.ensure_running()
-    # Wait for its imports here: a worker requested meanwhile would start, and log a failure, after this process was
-    # asked to stop.
-    probe = multiprocessing.get_context("forkserver").Process(target=int)
-    probe.start()
-    probe.join()
 
 
 def _launch_config(machine: MachineConfig, logs: DefaultLogsSpecs) -> LaunchConfig:

