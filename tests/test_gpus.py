@@ -61,3 +61,29 @@ def test_the_name_is_that_of_the_first_visible_gpu(monkeypatch, visible, name):
     monkeypatch.setattr(gpus, "_nvidia_smi", lambda *arguments: PRINTED[arguments[0]])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpus.name.__wrapped__() == name  # without the cache
+
+
+@pytest.mark.parametrize(
+    ("name", "tera"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA RTX A1000 Laptop GPU", None),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA GB200", 2500),
+        ("NVIDIA GH200 480GB", 989),
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA L40S", 362),
+        ("NVIDIA L40", None),
+        ("NVIDIA GeForce RTX 4090", 165),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+    ],
+)
+def test_the_peak_is_that_of_the_whole_name(name, tera):
+    assert gpus.peak(name) == (tera and tera * 1e12)

@@ -10,9 +10,13 @@ DRIVERS = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/kfd", "/dev/dxg")  # NVIDI
 FORMAT = "--format=csv,noheader,nounits"
 # A line of `nvidia-smi -L` for a part of a GPU (MIG), whose name has its memory: "MIG 3g.40gb Device 0: (UUID: MIG-…)".
 PART = re.compile(r"MIG \S*?\.(\d+)gb\S* .*UUID: (MIG-[^)]+)\)")
-# Peak dense bfloat16 FLOPs per second, from the manufacturers' data sheets; the first key that a GPU's name contains.
+# Peak dense bfloat16 FLOPs per second, from the manufacturers' data sheets; the first key whose words are in a GPU's
+# name. Of a superchip (GB200, GH200) it is that of each GPU.
 PEAKS = {
+    "GB200": 2500e12,
     "B200": 2250e12,
+    "GH200": 989e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -55,7 +59,10 @@ def name() -> str | None:
 
 def peak(name: str) -> float | None:
     """Peak FLOPs per second of a GPU of this name; None if it is not in PEAKS."""
-    return next((flops for part, flops in PEAKS.items() if part in name), None)
+    if "Laptop" in name:  # a slower chip under the name of the one for desktops
+        return None
+    # Whole words: an RTX A1000 is no A100.
+    return next((flops for words, flops in PEAKS.items() if re.search(rf"\b{words}\b", name)), None)
 
 
 def memory() -> float | None:
