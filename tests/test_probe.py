@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from losslab.cells import probe as cell_probe
 from losslab.cells.sampling import sample
-from losslab.config.machine import MachineConfig
-from losslab.config.schema import Config, DatasetConfig, ModelConfig, Names
+from losslab.config.schema import ModelConfig, Names, Precision
+from losslab.data import toy_task
 from losslab.data.batches import Shard
 from losslab.data.examples import Examples, prepare
 from losslab.data.probability_bins import EDGES
@@ -186,19 +186,30 @@ def test_records_are_found_beside_sft_with_the_probabilities_of_the_base(tmp_pat
     assert found[0].place != found[1].place
 
 
-def test_each_model_and_part_of_a_data_set_has_a_file_and_one_process_makes_it(tmp_path, monkeypatch, capsys):
+def test_what_decides_a_probe_decides_its_file_and_one_process_makes_it(rows, tmp_path, monkeypatch, capsys):
+    """Models of two owners, parts of a data set, and other numbers, lengths or precisions are not written over."""
     facts = dict.fromkeys(("p", "below", "above", "entropy", "end"), [0.5, 0.1]) | {"examples": 17, "tokens": 99}
     sizes = []
     monkeypatch.setattr(cell_probe, "sized", lambda config, tokens: sizes.append(tokens) or config)
-    monkeypatch.setattr(probe, "of", lambda config, base: facts)
-    names = Names(model="x", dataset="rows", loss="sft", eval="")
-    config = Config(dataset=DatasetConfig("rows.jsonl"), names=names, machine=MachineConfig(results=str(tmp_path)))
-    for owner in ("org1", "org2"):
-        cell_probe.run(replace(config, model=ModelConfig(path=f"{owner}/x")))
-    cell_probe.run(replace(config, model=ModelConfig(path="org1/x"), dataset=replace(config.dataset, keep={"a": "b"})))
+    monkeypatch.setattr(cell_probe, "base_model", lambda config: config.model)
+    monkeypatch.setattr(probe, "launch_without", lambda file, *_, **__: write_json(file, facts))
+    monkeypatch.setattr(target_probabilities, "load_tokenizer", lambda model: toy_task.tokenizer())
+    monkeypatch.setattr(target_probabilities, "image_inputs", lambda model: None)
+    config = make("org1/x", rows, tmp_path, "sft")
+    config = replace(config, names=Names(model="x", dataset="rows", loss="sft", eval=""))
+    others = [
+        replace(config, model=ModelConfig(path="org2/x")),
+        replace(config, dataset=replace(config.dataset, keep={"problem": "1"})),
+        replace(config, machine=replace(config.machine, probabilities=100)),
+        replace(config, train=replace(config.train, max_length=512)),
+        replace(config, train=replace(config.train, precision=Precision.bf16)),
+    ]
+    for asked in (config, config, *others):
+        cell_probe.run(asked)
     made = [read_json(file) for file in probe_neighbours.folder(str(tmp_path)).glob("x-rows-*.json")]
-    assert sorted(about["model"] for about in made) == ["org1/x", "org1/x", "org2/x"]
-    assert sizes == [cell_probe.EXAMPLES * config.train.max_length] * 3
+    assert sorted(about["model"] for about in made) == 5 * ["org1/x"] + ["org2/x"]
+    lengths = [config.train.max_length] * 5 + [512, config.train.max_length]
+    assert sizes == [length * (100 if i == 4 else cell_probe.EXAMPLES) for i, length in enumerate(lengths)]
     capsys.readouterr()
     for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)

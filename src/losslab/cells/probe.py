@@ -1,6 +1,5 @@
 """The probe of a base and its demonstrations, before any training: measured, placed among records, written down."""
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +8,7 @@ from losslab.cells.training import base_model
 from losslab.composition.checks import check_alone
 from losslab.config.log import log
 from losslab.config.schema import Config
-from losslab.files import RECORD_VERSION, write_json
+from losslab.files import RECORD_VERSION, read_json, write_json
 from losslab.results import probe_neighbours
 from losslab.statistics.intervals import Estimate
 from losslab.training import probe
@@ -30,7 +29,8 @@ def run(config: Config) -> None:
     config = config.seeded
     asked = config.machine.probabilities or EXAMPLES
     config = replace(config, machine=replace(config.machine, probabilities=asked))
-    facts = probe.of(sized(config, asked * config.train.max_length), base_model(config))
+    kept = probe.of(sized(config, asked * config.train.max_length), base_model(config))
+    facts = read_json(kept)
     results = config.machine.results
     records = probe_neighbours.known(results)
     objectives = sorted({record.objective for record in records})
@@ -39,9 +39,8 @@ def run(config: Config) -> None:
     for line in lines(config, facts, placements):
         print(line)
     names = config.names
-    # Models and data sets of several owners have the same name, and of one data set there are several parts.
-    key = hashlib.sha256(repr([config.model, config.dataset]).encode()).hexdigest()[:8]
-    file = probe_neighbours.folder(results) / f"{names.model}-{names.dataset}-{key}.json"
+    # The names alone do not tell apart the models of several owners, or two numbers of demonstrations.
+    file = probe_neighbours.folder(results) / f"{names.model}-{names.dataset}-{kept.stem[:8]}.json"
     said = [probe_neighbours.sentence(placement) for placement in placements]
     about = {"version": RECORD_VERSION, "model": config.model.path, "dataset": config.dataset.path}
     write_json(file, about | facts | {"placements": said})

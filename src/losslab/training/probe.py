@@ -13,7 +13,7 @@ from losslab.config.schema import Config, ModelConfig
 from losslab.data.examples import Examples
 from losslab.data.probability_bins import DOUBTFUL, SURE
 from losslab.distributed.launch import launch_without
-from losslab.files import content, read_json, write_json
+from losslab.files import content, write_json
 from losslab.models.policy import build
 from losslab.objectives.sft import SFT
 from losslab.statistics.intervals import over_clusters
@@ -28,14 +28,17 @@ from losslab.training.target_probabilities import examples_of_base, sample
 BATCH = 32  # examples that are measured together
 
 
-def of(config: Config, base: ModelConfig) -> dict[str, Any]:
-    """The numbers of `summary` for `machine.probabilities` demonstrations of a cell under its base; kept once made."""
+def of(config: Config, base: ModelConfig) -> Path:
+    """The file with the numbers of `summary` for `machine.probabilities` demonstrations of a cell under its base.
+
+    It is made if need be, and called by a hash of all that decides the numbers.
+    """
     data = examples_of_base(config, base)
     about = (content(base.path), base.revision, Path(data).name, str(config.train.precision))
     key = hashlib.sha256(json.dumps([*about, config.machine.probabilities]).encode()).hexdigest()[:16]
     file = Path(config.machine.results) / "cache/probes" / f"{key}.json"
     launch_without(file, measure, frozen(config, base), data, str(file), machine=config.machine)
-    return read_json(file)
+    return file
 
 
 def measure(config: Config, data: str, file: str) -> None:
