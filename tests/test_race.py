@@ -13,7 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from test_conclusion import OBJECTIVES
 
-from losslab.cells import cost, plan_hours, race, race_plan, race_text
+from losslab.cells import cost, plan, plan_hours, race, race_plan, race_text
+from losslab.cells.memory import Devices
 from losslab.cells.plan import rows_of
 from losslab.cells.race import RUNGS, Entrant, Race
 from losslab.commands import race as command
@@ -355,3 +356,28 @@ def test_the_plan_of_a_race_adds_up_the_cells_of_its_rungs(tmp_path, monkeypatch
     rungs = [(12, 12 * steps) for steps in (2, 4, 7, 13)]
     halved = (3 + 12 + 3 * 6, 12 * 2 + 6 * (4 + 7 + 13))
     assert seen == [*rungs, (3, 0), halved, (3 + 48, 12 * 26), (3 + 12, 12 * 13)]
+
+
+def test_the_plan_of_a_race_under_slurm_is_that_of_its_jobs(tmp_path, monkeypatch, capsys):
+    """Twelve cells and three of the base on the eight GPUs of a job, on a machine with none."""
+    jobs = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=8"]
+    model = ["model=qwen2.5-math-1.5b", "train.precision=bf16", "machine.device=auto", f"machine.results={tmp_path}"]
+    model += ["train.max_length=2048", "train.epochs=20"]  # so that it takes hours
+    seen: list[tuple[int, Devices, bool]] = []
+
+    def counted(times, devices, card, here):
+        seen.append((len(times), devices, here))
+        return needed(times, devices, card, here)
+
+    needed = plan_hours.needed
+    monkeypatch.setattr(plan_hours, "needed", counted)
+    command.main([*TINY, *model, *jobs, "plan=true"])
+    said = capsys.readouterr().out
+    assert seen[-1] == (15, Devices(1, 8, gpu=True), False)
+    assert "of this CPU" not in said
+    of_one = plan.make(Race.of([*TINY, *model]).entrants[0].configs[0], {"nodes": 1, "gpus_per_node": 8}).time.cost
+    assert 12 * of_one.training > 1
+    training = f"since a job's GPUs are not known here, at most: {12 * of_one.training:,.1f} of training"
+    assert said.count(training) == 2  # all rows and all of the data: the last rung, and the sweep in its place
+    with pytest.raises(ValueError, match="machine.workers=9, but hydra.launcher.gpus_per_node=8: make them equal"):
+        command.main([*TINY, *model, *jobs, "machine.workers=9", "plan=true"])

@@ -1,26 +1,32 @@
 """What a race will do and cost, for `plan=true`: by rung, if no row is dropped, and if each rung drops half of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from losslab.cells import plan, plan_hours
 from losslab.cells.gpu_speed import Card
 from losslab.cells.memory import Devices
 from losslab.cells.plan_hours import Time
 from losslab.cells.race import RUNGS, Entrant, Race
+from losslab.cells.sweep import on_slurm
+from losslab.composition import grid
 
 
 def text(race: Race) -> str:
-    """Rows, rungs and costs. Raises ValueError for a model whose architecture cannot be read."""
-    count, seeds = len(race.entrants), len(race.seeds)
-    devices = Devices.of(race.base.configs[0].machine)
-    card = Card.of(devices.gpu, here=True)
+    """Rows, rungs and costs, on this machine or in the jobs of the race's launcher.
+
+    Raises ValueError for a model whose architecture cannot be read, and for jobs with fewer GPUs than workers.
+    """
+    count, seeds, job = len(race.entrants), len(race.seeds), _job(race)
+    devices, here = Devices.of(race.base.configs[0].machine, job), job is None
+    card = Card.of(devices.gpu, here)
 
     def cost(name: str, times: list[Time]) -> str:
-        return "\n  ".join([f"{name}:", *plan_hours.needed(times, devices, card, here=True)])
+        return "\n  ".join([f"{name}:", *plan_hours.needed(times, devices, card, here)])
 
-    base = _times(race, race.base, "all")
-    rungs = {name: [_times(race, entrant, name) for entrant in race.entrants] for name in RUNGS}
+    base = _times(race, race.base, "all", job)
+    rungs = {name: [_times(race, entrant, name, job) for entrant in race.entrants] for name in RUNGS}
     lines = [f"{race.name}: a race of {count} rows with {seeds} seeds each over {len(RUNGS)} rungs, beside the base"]
     lines += [f"  {entrant.label}" for entrant in race.entrants]
     most = sum(count * race.training_rows(name) for name in RUNGS) * seeds
@@ -40,12 +46,19 @@ def text(race: Race) -> str:
     return "\n".join([*lines, *plan_hours.speeds(base + _joined(rungs["all"]), devices, card)])
 
 
-def _times(race: Race, entrant: Entrant, rung: str) -> list[Time]:
+def _job(race: Race) -> Mapping[str, Any] | None:
+    """The settings of the jobs that a rung would be submitted as; None where its cells run on this machine."""
+    # The words of a rung and not those of the launcher alone, since an experiment's file may choose one too.
+    with grid.multirun(race.command("all", race.entrants)[1:]) as rung:
+        return rung.hydra.launcher if on_slurm(rung) else None
+
+
+def _times(race: Race, entrant: Entrant, rung: str, job: Mapping[str, Any] | None) -> list[Time]:
     """How long the cells of a row take on a rung, or those of the base."""
     config = entrant.configs[0]
     if rung != "all":
         config = replace(config, dataset=replace(config.dataset, rows=race.drawn(rung)))
-    return [plan.make(config).time] * len(race.seeds)
+    return [plan.make(config, job).time] * len(race.seeds)
 
 
 def _joined(of_rows: Sequence[list[Time]]) -> list[Time]:
