@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from losslab.models import cpu_products
 from losslab.models.fused_loss import Head, objective_loss
@@ -52,6 +53,41 @@ def test_float32_is_chosen_where_bfloat16_takes_longer_measured_on_one_thread(mo
         assert seen == [1, 1] and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
+
+
+class Made(TorchDispatchMode):
+    """Elements of the largest tensor of each dtype that is made in the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest: dict[torch.dtype, int] = {}
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        out = function(*arguments, **(keywords or {}))
+        for each in (out,) if isinstance(out, torch.Tensor) else ():
+            self.largest[each.dtype] = max(each.numel(), self.largest.get(each.dtype, 0))
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_is_rounded_without_a_second_copy_of_it(without_instructions, monkeypatch, dtype):
+    """By blocks of 20 rows, of which the last has 10."""
+    monkeypatch.setattr(cpu_products, "BLOCK", 20 * 24)
+    weight = torch.randn(50, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with Made() as made:
+        operand = cpu_products.operand(weight, torch.bfloat16)
+    assert operand.dtype == torch.float32 and torch.equal(operand, weight.bfloat16().float())
+    assert made.largest[torch.float32] == 50 * 24 and made.largest.get(torch.bfloat16, 0) <= 20 * 24
+
+
+def test_what_has_the_dtype_of_its_products_is_not_copied(monkeypatch):
+    weight = normal(5, 4)
+    monkeypatch.setattr(cpu_products, "slow", lambda: False)
+    assert cpu_products.operand(weight, torch.bfloat16) is weight
+    assert torch.equal(cpu_products.operand(weight.float(), torch.bfloat16), weight)
+    monkeypatch.setattr(cpu_products, "slow", lambda: True)
+    wide = weight.float()
+    assert cpu_products.operand(wide, torch.float32) is wide
 
 
 def test_only_bfloat16_is_converted(without_instructions):

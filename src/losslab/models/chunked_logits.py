@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from losslab.models.chunk_size import FLOAT32_ELEMENTS, chunk_tokens
-from losslab.models.cpu_products import computes_in_float32
+from losslab.models.cpu_products import computes_in_float32, operand
 from losslab.objectives import Distributions, Objective
 
 
@@ -55,9 +55,9 @@ class ChunkedLogits:
         self.rounded = hidden.dtype  # of the logits
         # Converted here once: products of bfloat16 would convert the weight for each chunk.
         held = torch.float32 if computes_in_float32(hidden) else hidden.dtype
-        self.hidden = [each.hidden.to(hidden.dtype).to(held) for each in logits]
+        self.hidden = [operand(each.hidden, hidden.dtype) for each in logits]
         self.heads = [each.head for each in logits]
-        self.weights = [each.weight.to(hidden.dtype).to(held) for each in self.heads]
+        self.weights = [operand(each.weight, hidden.dtype) for each in self.heads]
         self.targets, self.wanted, self.reference_top = targets, any(wanted), reference_top
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.kernels = kernels(hidden.device) if self.dtype == torch.float32 else None

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.library import Library
 
 SIZE = 128  # of the matrices that are measured
+BLOCK = 2**20  # elements that are rounded at once
 REPEATS = 5
 # How many times as long bfloat16 must take, so that every start decides alike: on an AMD EPYC it took 0.7 times as long
 # with avx512_bf16, 2.2 times with the rest of AVX-512 alone, and 11 times with AVX2.
@@ -36,7 +37,20 @@ def slow() -> bool:
 
 def computes_in_float32(values: Tensor) -> bool:
     """Whether products of such values are computed in float32 and rounded."""
-    return values.dtype == torch.bfloat16 and values.device.type == "cpu" and slow()
+    return _converts(values, values.dtype)
+
+
+def operand(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """`values` (N, D) for products of `dtype`: in it, or with its values in float32 where products are computed so.
+
+    Block by block, since a copy of the whole in `dtype` beside the one in float32 would be half as large again.
+    """
+    if not _converts(values, dtype):
+        return values.to(dtype)
+    rounded, rows = torch.empty_like(values, dtype=torch.float32), max(1, BLOCK // values.shape[1])
+    for block, part in zip(rounded.split(rows), values.split(rows), strict=True):
+        block.copy_(part.to(dtype))
+    return rounded
 
 
 @cache  # keeps a reference to what is replaced, without which the replacement would end
@@ -77,6 +91,11 @@ class _Linear(torch.autograd.Function):
             (rows.T @ x.float().flatten(0, -2)).to(weight.dtype) if by_weight else None,
             rows.sum(0).to(weight.dtype) if by_bias else None,
         )
+
+
+def _converts(values: Tensor, dtype: torch.dtype) -> bool:
+    """Whether products of `dtype` are computed in float32 where `values` are."""
+    return dtype == torch.bfloat16 and values.device.type == "cpu" and slow()
 
 
 def _rounded(a: Tensor, b: Tensor) -> Tensor:
