@@ -4,6 +4,7 @@ import json
 import math
 import resource
 from dataclasses import replace
+from importlib.util import find_spec
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -107,6 +108,35 @@ def test_the_plan_of_a_gpu_is_near_the_peaks_of_an_h200(shape, vocabulary, adapt
     earlier = 0.0 if adapter.rank else 4.0 * parameters
     assert planned - earlier == pytest.approx(peak, rel=0.06)
     assert planned > 0.95 * peak
+
+
+def test_the_heads_of_a_cpu_without_bfloat16_by_hand():
+    """The 1.5B in bfloat16: each head has a copy of its weight in float32, and logits in float32."""
+    architecture = Qwen2Config(**QWEN_1_5B, vocab_size=151_936, tie_word_embeddings=True)
+    size, weight = 1_543_714_304, 151_936 * 1536
+    assert count_parameters(architecture) == size
+    machine = MachineConfig(micro_batch_tokens=4096, recompute=Recompute.none, compile=False, reshard=False)
+
+    def planned(objective: str, precision: Precision = Precision.bf16) -> float:
+        loss = {"_target_": f"losslab.objectives.{objective}"}
+        config = Config(loss=loss, machine=machine, train=TrainConfig(precision=precision))
+        return memory.on_device(config, architecture, size, memory.Devices(1, 1, gpu=False)) / memory.FRAGMENTS
+
+    chunk = 410 * 151_936  # logits: of 441 tokens at most, and 4,096 are ten such chunks
+    blocks = 2 * 4 * 2**20
+    process = memory.PROCESS + (memory.SKLEARN if find_spec("sklearn") else 0)
+    layer = 2 * (5 * 1536 + 2 * 256 + 2 * 8960) + 2 * (3 * 1536 + 2 * 8960) + 16 * 1536
+    trained = (16 + 2 + 12) * size + 4096 * 28 * layer  # with copies in bfloat16, and that of a checkpoint
+    gradient, copy = 4 * weight, 4 * weight
+    assert copy == pytest.approx(0.93e9, rel=0.01)
+    sft = trained + 4 * chunk + blocks + gradient + copy + process
+    assert planned("sft.SFT") == pytest.approx(sft, rel=1e-9)
+    # A reference, frozen in bfloat16, has logits, blocks and a copy of its own; a term of whole rows has its gradient.
+    assert planned("asft.ASFT") - sft == pytest.approx(2 * size + 4 * chunk + blocks + copy, rel=1e-9)
+    assert planned("label_smoothing.LabelSmoothing") - sft == pytest.approx(4 * chunk, rel=1e-6)
+    # In float32 the weight itself is used.
+    difference = planned("asft.ASFT", Precision.fp32) - planned("sft.SFT", Precision.fp32)
+    assert difference == pytest.approx(4 * size + 4 * chunk + blocks, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -329,3 +329,8 @@ def test_the_plan_counts_a_teacher_by_its_size(checkpoint, rows, teacher, tmp_pa
     other = replace(own, reference=config.reference)
     difference = on_device(other, architecture, small) - on_device(own, architecture, small)
     assert difference == pytest.approx(FRAGMENTS * 4 * (large - small))
+    # In bfloat16 the weight of its output layer, twice as wide, is also held in float32.
+    both = [replace(each, train=replace(each.train, precision=Precision.bf16)) for each in (own, other)]
+    mine, its = (on_device(each, architecture, small) for each in both)
+    wider = 4 * architecture.vocab_size * architecture.hidden_size
+    assert its - mine == pytest.approx(FRAGMENTS * (2 * (large - small) + wider))

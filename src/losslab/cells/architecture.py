@@ -113,13 +113,20 @@ def _loaded(model: ModelConfig) -> "PretrainedConfig":
     return load_config(model)
 
 
-def reference_parameters(config: Config) -> int | None:
-    """The parameter count of `reference.path`; None if the reference is the base model."""
+def describe_reference(config: Config) -> "Architecture | PretrainedConfig | None":
+    """The architecture of `reference.path`; None if the reference is the base model. Errors are those of `describe`."""
     if config.reference.path is None:
         return None
-    model = config.reference_model
     with under_key("reference.path"):
-        return count_parameters(describe(replace(config, model=model)), model.trust_remote_code)
+        return describe(replace(config, model=config.reference_model))
+
+
+def reference_parameters(config: Config) -> int | None:
+    """The parameter count of `reference.path`; None if the reference is the base model."""
+    if (architecture := describe_reference(config)) is None:
+        return None
+    with under_key("reference.path"):
+        return count_parameters(architecture, config.reference_model.trust_remote_code)
 
 
 def count_parameters(architecture: Any, trust_remote_code: bool = False) -> int:

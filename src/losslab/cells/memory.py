@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.cells import cost
-from losslab.cells.architecture import reference_parameters
+from losslab.cells.architecture import describe_reference, reference_parameters
 from losslab.config.choices import Device, Recompute, Sharding
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, Precision
@@ -61,7 +61,7 @@ class Devices:
 
 def on_device(config: Config, architecture: Any, parameters: int, devices: Devices | None = None) -> float | None:
     """Estimated peak bytes on each device: weights, gradients and Adam's two moments, sharded over the workers;
-    the gathered weights of the outermost group and of two layers; activations of one micro-batch; the head's chunk.
+    the gathered weights of the outermost group and of two layers; activations and loss of one micro-batch.
     None for an architecture whose layers are not those of a transformer. Online training shards nothing, and what
     generates the answers takes memory that is not counted.
 
@@ -94,14 +94,9 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
         gathered = 0  # frozen weights are used in the dtype in which they are held
     if devices.count > 1 and not machine.reshard and not config.adapter.rank:
         gathered += 4 * parameters  # the gradients of a step, which are reduced after its last micro-batch
-    per_token = _activations(config, devices, (width, kv, inner), layers)
-    assert isinstance(machine.micro_batch_tokens, int), "losslab.cells.sizing resolves it"
-    unit = train.max_length * (1 if config.dataset.rejected_column is None else 2)  # one above the budget stands alone
-    tokens = max(machine.micro_batch_tokens, unit) if train.micro_batch is None else train.micro_batch * unit
-    buffers = 2 if getattr(config.objective, "row_term", None) else 1  # an online objective has none
-    rows = chunk_tokens(tokens, vocabulary, computed, "cuda" if devices.gpu else "cpu", buffers)
-    logits = buffers * computed * rows * vocabulary + (0 if devices.gpu else 2 * 4 * FLOAT32_ELEMENTS["cpu"])
-    head = logits + (0 if config.adapter.rank else 4 * outer / (1 if tied else 2))
+    tokens = _micro_batch_tokens(config)
+    activations = tokens * _activations(config, devices, (width, kv, inner), layers)
+    head = _head(config, devices, (vocabulary, width), tokens)
     copied_reference = config.reference.path or not config.adapter.rank or online
     if "reference_distribution" in config.objective.needs and copied_reference:
         state += computed * (reference_parameters(config) or parameters)  # frozen
@@ -111,15 +106,48 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
         state += (computed * parameters if getattr(online, "kl", 0) else 0) + 4 * held * parameters * isinstance(
             online, PPO
         )
-        head = 3 * 4 * tokens * vocabulary  # logits, their logarithms and their gradient
-        if isinstance(online, OPD):  # those of policy and teacher, in tiles
-            head = 2 * 3 * 4 * min(tokens, TILE[0]) * min(vocabulary, TILE[1])
     if not devices.gpu:  # there the copy for a checkpoint and the process take the same memory
         learned = parameters * (2 if isinstance(online, PPO) else 1)
         copied = 0 if config.adapter.rank else 3 * held * learned / shards
         process = PROCESS + (SKLEARN if find_spec("sklearn") else 0)
-        return FRAGMENTS * (state / shards + gathered + per_token * tokens + head + copied + process)
-    return state / shards + gathered + per_token * tokens + head
+        return FRAGMENTS * (state / shards + gathered + activations + head + copied + process)
+    return state / shards + gathered + activations + head
+
+
+def _micro_batch_tokens(config: Config) -> int:
+    """The most tokens of a micro-batch."""
+    machine, train = config.machine, config.train
+    assert isinstance(machine.micro_batch_tokens, int), "losslab.cells.sizing resolves it"
+    unit = train.max_length * (1 if config.dataset.rejected_column is None else 2)  # one above the budget stands alone
+    return max(machine.micro_batch_tokens, unit) if train.micro_batch is None else train.micro_batch * unit
+
+
+def _head(config: Config, devices: Devices, shape: tuple[int, int], tokens: int) -> float:
+    """Bytes of the loss of a micro-batch: chunks of logits, float32 blocks, the weight's gradient, copies of weights.
+
+    Args:
+        shape: of the output weight, the vocabulary and the width of the hidden state.
+    """
+    vocabulary, width = shape
+    if online := cost.online(config):
+        if isinstance(online, OPD):  # logits, their logarithms and gradient, of policy and teacher, in tiles
+            return 2 * 3 * 4 * min(tokens, TILE[0]) * min(vocabulary, TILE[1])
+        return 3 * 4 * tokens * vocabulary
+    heads = 1 + ("reference_distribution" in config.objective.needs)  # the reference's logits are beside the policy's
+    computed = 2 if config.train.precision == Precision.bf16 else 4
+    buffers = heads + bool(getattr(config.objective, "row_term", None))
+    rows = chunk_tokens(tokens, vocabulary, computed, "cuda" if devices.gpu else "cpu", buffers)
+    gradient = 0 if config.adapter.rank else 4 * vocabulary * width
+    if devices.gpu:
+        return buffers * computed * rows * vocabulary + gradient
+    logits = buffers * 4 * rows * vocabulary + heads * 2 * 4 * FLOAT32_ELEMENTS["cpu"]
+    if computed == 4:
+        return logits + gradient
+    # Without instructions for bfloat16 the logits are float32, and each head has a copy of its weight in float32 for
+    # the whole micro-batch (`models.cpu_products`). A plan, without torch to ask, takes every CPU for one of these.
+    reference = describe_reference(config) if heads > 1 else None
+    widths = [width, reference.get_text_config(decoder=True).hidden_size if reference else width][:heads]
+    return logits + gradient + 4 * vocabulary * sum(widths)
 
 
 def _activations(config: Config, devices: Devices, sizes: tuple[int, int, int], layers: int) -> float:
