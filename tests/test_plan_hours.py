@@ -17,6 +17,7 @@ from losslab.records.record import Cell
 from losslab.training.throughput import Work
 
 JOB = {"nodes": 1, "gpus_per_node": 1}
+SIZE = 1_543_714_304  # parameters of the default model
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -113,7 +114,7 @@ def test_the_hours_of_a_cpu_are_those_of_the_newest_cell_of_this_kind(tmp_path, 
     old, new = (measured(replace(config, seed=seed), seconds) for seed, seconds in ((1, 0.5), (2, 4.0)))
     os.utime(old.metrics, (1e9, 1e9))
     cpu_speed._newest.cache_clear()  # as in another process
-    assert cpu_speed.training(config) == (25, new.folder.name)
+    assert cpu_speed.training(config, SIZE) == (25, new.folder.name)
     planned = plan.make(make(*here, "loss=sft"))
     assert planned.hours == pytest.approx(10 * 256 * 2048 / 25 / 3600)
     # Log-probabilities of the reference, of the data once: 2 operations beside 6.
@@ -130,10 +131,46 @@ def test_the_hours_of_a_cpu_are_those_of_the_newest_cell_of_this_kind(tmp_path, 
     about = json.loads((new.folder / "environment.json").read_text())
     (new.folder / "environment.json").write_text(json.dumps(about | {"cpu": "another"}))
     cpu_speed._newest.cache_clear()
-    assert cpu_speed.training(config) == (200, old.folder.name)
+    assert cpu_speed.training(config, SIZE) == (200, old.folder.name)
     old.metrics.write_text('{"step": "x"}\n')
     cpu_speed._newest.cache_clear()
-    assert cpu_speed.training(config) is None
+    assert cpu_speed.training(config, SIZE) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "in_steps", "before"),
+    [
+        (["loss=asft"], 1, 0),
+        (["loss=talr"], 1, 0),
+        (["loss=iw_sft"], 0, 1),
+        (["loss=gift"], 1, 1),
+        (["loss=psft", "train.updates=3"], 1 / 3, 0),
+        (["loss=sft"], 0, 0),
+    ],
+)
+def test_the_rate_of_a_cell_serves_another_objective(tmp_path, words, in_steps, before):
+    """Each pass without gradients takes a third of training; those before the first step are not in its seconds."""
+    here = ("machine.device=cpu", f"machine.results={tmp_path}", "dataset.rows=2560")
+    cell = measured(make(*here, *words), 4.0)
+    rate, source = cpu_speed.training(make(*here, "loss=dft"), SIZE)
+    assert (rate, source) == (pytest.approx(25 * (1 + in_steps / 3)), cell.folder.name)
+    other, own = plan.make(make(*here, "loss=dft")), plan.make(make(*here, *words))
+    assert other.hours == pytest.approx(10 * 256 * 2048 / rate / 3600)
+    assert own.hours / own.tokens == pytest.approx(other.hours / other.tokens * (1 + (in_steps + before) / 3))
+
+
+def test_a_record_of_other_cores_or_of_an_objective_that_is_gone_has_no_rate(tmp_path, monkeypatch):
+    config = make("machine.device=cpu", f"machine.results={tmp_path}")
+    monkeypatch.setattr("losslab.records.environment.available_cores", lambda: 3)
+    cell = measured(config, 4.0)
+    assert cpu_speed.training(config, SIZE) is None
+    monkeypatch.setattr(cpu_speed, "available_cores", lambda: 3)
+    cpu_speed._newest.cache_clear()
+    assert cpu_speed.training(config, SIZE) == (25, cell.folder.name)
+    record = cell.folder / "config.yaml"
+    record.write_text(record.read_text().replace("losslab.objectives.dft.DFT", "somebody.Loss"))
+    cpu_speed._newest.cache_clear()
+    assert cpu_speed.training(config, SIZE) is None
 
 
 def test_the_hours_of_a_job_without_gpus_are_not_known(capsys):

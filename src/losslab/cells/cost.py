@@ -93,32 +93,48 @@ def scoring(config: Config, size: Size, speed: Speed) -> float:
 def trained_tokens(config: Config, size: Size) -> float:
     """The tokens of training that take as long as all passes of a cell over its tokens."""
     trained = 2 * size.tokens if isinstance(online(config), PPO) else size.tokens  # PPO trains a value model too
-    share = 2 / (4 if config.adapter.rank else 6)  # of a pass without gradients
-    return trained + share * _read(config, size.parameters, size.tokens)
+    read = _read_in_steps(config, size.parameters) + _read_before(config, size.parameters)
+    return trained + _share_read(config) * size.tokens * read
 
 
-def _read(config: Config, parameters: int, tokens: int) -> float:
-    """Tokens that an objective reads without gradients, beside those of training (`training.reference_logps`).
+def slowdown(config: Config, parameters: int) -> float:
+    """How many times as long a step takes as its forward and backward alone, by what its objective reads beside them.
+
+    Raises ValueError for a reference that cannot be read.
+    """
+    return 1 + _share_read(config) * _read_in_steps(config, parameters)
+
+
+def _share_read(config: Config) -> float:
+    """The time of a pass without gradients, as a share of that of forward and backward."""
+    return 2 / (4 if config.adapter.rank else 6)
+
+
+def _read_in_steps(config: Config, parameters: int) -> float:
+    """Passes without gradients over the tokens of a step, within it (`training.reference_logps`).
 
     Those of a reference of another size count in proportion to its parameters.
     """
-    if not tokens:
-        return 0.0
     needs = config.objective.needs
-    size = (reference_parameters(config) or parameters) / parameters
-    shares = {
-        "reference_distribution": size,
-        "batch_nll": 1.0,
-        "batch_p": 1.0,
-        "mismatched_kl": 1 + size / config.train.epochs,  # of as many answers to other questions
-        "reference_logp": size / config.train.epochs,  # of the data, once
-        "reference_top": size / config.train.epochs,
-        "old_logp": 1 / config.train.updates,  # of each batch, once
-    }
+    old = 1 / config.train.updates  # of each batch, once
     if isinstance(objective := online(config), Online):
-        shares["old_logp"] *= config.train.updates > 1  # TRL asks for the old policy there alone
-        return tokens * (shares["old_logp"] + bool(objective.kl))
-    return tokens * sum(shares.get(need, 0.0) for need in needs)
+        return old * (config.train.updates > 1) + bool(objective.kl)  # TRL asks for the old policy there alone
+    distribution = _size_of_reference(config, parameters) if "reference_distribution" in needs else 0.0
+    shares = {"batch_nll": 1.0, "batch_p": 1.0, "mismatched_kl": 1.0, "old_logp": old}  # of answers to other questions
+    return distribution + sum(shares.get(need, 0.0) for need in needs)
+
+
+def _read_before(config: Config, parameters: int) -> float:
+    """Passes of the reference over the data before the first step, as a share of the tokens of all steps."""
+    kept = config.objective.needs & {"reference_logp", "reference_top", "mismatched_kl"}
+    if not kept or online(config):
+        return 0.0
+    return len(kept) * _size_of_reference(config, parameters) / config.train.epochs
+
+
+def _size_of_reference(config: Config, parameters: int) -> float:
+    """Its parameters as a multiple of the model's."""
+    return (reference_parameters(config) or parameters) / parameters
 
 
 def step_tokens(config: Config) -> int:

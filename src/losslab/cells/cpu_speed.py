@@ -1,13 +1,20 @@
 """How fast this CPU trains a model: what the newest record says of a cell that trained it here."""
 
 import json
-import os
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from losslab.cells import cost
+from losslab.composition.compose import schema
+from losslab.composition.record_file import read_record
+from losslab.config.messages import sentence
 from losslab.config.schema import Config
+from losslab.distributed.environment import available_cores
 from losslab.distributed.worker_count import worker_count
 from losslab.records.cell_records import CellRecord, cell_record
 from losslab.records.environment import processor
@@ -18,28 +25,42 @@ KEYS = {"model": ("path", "revision"), "adapter": ("rank", "target_modules"), "t
         "machine": ("threads", "recompute", "compile")}  # fmt: skip
 
 
-def training(config: Config) -> tuple[float, str] | None:
-    """Tokens a second of all workers, and the name of the cell of which they are; None if no such cell trained here."""
+def training(config: Config, parameters: int) -> tuple[float, str] | None:
+    """Tokens a second of all workers in forward and backward, and the name of the cell of which they are.
+
+    The passes without gradients in that cell's steps are taken out by their cost, so that the rate serves every
+    objective. None if no such cell trained here. `parameters` are those of the model.
+    """
     chosen, workers = json.dumps(_chosen(asdict(config)), default=str), worker_count(config.machine)
-    return _newest(config.machine.results, config.names.model, chosen, workers)
+    return _newest(config.machine.results, config.names.model, chosen, workers, parameters)
 
 
 @lru_cache(maxsize=256)  # a plan of many rates asks for one setting again and again, and there may be many records
-def _newest(results: str, model: str, chosen: str, workers: int) -> tuple[float, str] | None:
+def _newest(results: str, model: str, chosen: str, workers: int, parameters: int) -> tuple[float, str] | None:
     own = [path for path in Path(results).glob("cells/*/metrics.jsonl") if path.parent.name.startswith(f"{model}-")]
     for path in sorted(own, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             record = cell_record(path.parent)
             if record is not None and _alike(record, chosen, workers) and (rate := _rate(path)):
-                return rate, path.parent.name
-        except DamagedRecord:
+                return rate * cost.slowdown(_trained(record), parameters), path.parent.name
+        except ValueError:  # a damaged record, or one of an objective or a reference that is not here any more
             continue
     return None
 
 
+def _trained(record: CellRecord) -> Config:
+    """The configuration that a cell was trained with. Raises ValueError, also for an objective that is not in conf/."""
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(schema(), read_record(record.folder / "config.yaml")))
+    except OmegaConfBaseException as error:
+        raise DamagedRecord(record.folder / "config.yaml", sentence(error)) from None
+    assert isinstance(config, Config)
+    return config
+
+
 def _alike(record: CellRecord, chosen: str, workers: int) -> bool:
     about = read_facts(record.folder / "environment.json")
-    here = {"cpu": processor(), "cpus": os.cpu_count(), "workers": workers}
+    here = {"cpu": processor(), "cpus": available_cores(), "workers": workers}
     if {key: about.get(key) for key in here} != here:  # before the configuration is read, which takes longer
         return False
     used = about.get("gpus") and record.config["machine"].get("device") != "cpu"

@@ -19,7 +19,7 @@ class Time:
     size: Size
     cost: Cost  # hours of one GPU
     share: Measured | None = None  # of the GPU's peak in training; None where it is not known
-    cpu: tuple[float, str] | None = None  # tokens of training a second here, and the cell that had this speed
+    cpu: tuple[float, str] | None = None  # tokens a second here and a cell, as `cpu_speed.training` returns them
     hours: float | None = None  # of the cell on its devices, on a CPU those of training; None where not known
 
     def rate(self, card: Card) -> float | None:
@@ -43,7 +43,8 @@ def of(config: Config, machine: MachineConfig, size: Size, devices: Devices, her
         learning = None if costs.training is None else (costs.training + costs.rollouts) / devices.count
         # Scoring takes one node.
         return Time(size, costs, share, hours=None if learning is None else learning + costs.scoring / devices.each)
-    cpu = cpu_speed.training(config) if here and size.tokens and not cost.online(config) else None
+    asked = here and size.tokens and not cost.online(config)
+    cpu = cpu_speed.training(config, size.parameters) if asked else None
     return Time(size, costs, share, cpu, cost.trained_tokens(config, size) / cpu[0] / 3600 if cpu else None)
 
 
@@ -99,7 +100,7 @@ def _on_this_cpu(trained: Sequence[Time]) -> Iterator[str]:
         sources = ", ".join(sorted({source for _, (_, source) in known}))
         yield (
             f"hours of this CPU, at most: {short(hours)} of training (all rows of the full length), at the "
-            f"{_range(rates)} tokens/s of {sources}; those of scoring are not known"
+            f"{_range(rates)} tokens/s of {sources} beside its passes without gradients; those of scoring are not known"
         )
     if len(known) < len(trained):
         yield (

@@ -1,7 +1,6 @@
 """The environment of a cell: commit, versions and hardware, and changes of these between its starts."""
 
 import importlib.metadata
-import os
 import platform
 import re
 import sys
@@ -9,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from losslab.distributed.environment import available_cores
 from losslab.files import RECORD_VERSION
 from losslab.records import code_snapshot
 
@@ -48,7 +48,7 @@ def environment(workers: int | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": processor(),
-        "cpus": os.cpu_count(),
+        "cpus": available_cores(),  # not those of the machine, of which a job or a container may have a part
         "gpus": gpus,
         "workers": workers,
         "versions": versions,
