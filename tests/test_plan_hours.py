@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_compose import hydra, make  # noqa: F401 (hydra is a fixture of all tests here)
+from test_compose import SERVED, hydra, make  # noqa: F401 (hydra is a fixture of all tests here)
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from losslab.cells import cost, cpu_speed, plan
@@ -171,6 +171,21 @@ def test_a_record_of_other_cores_or_of_an_objective_that_is_gone_has_no_rate(tmp
     record.write_text(record.read_text().replace("losslab.objectives.dft.DFT", "somebody.Loss"))
     cpu_speed._newest.cache_clear()
     assert cpu_speed.training(config, SIZE) is None
+
+
+@pytest.mark.parametrize("job", [JOB, JOB | {"gpus_per_node": 0}], ids=["gpu", "cpu"])
+def test_a_served_model_takes_no_hours_of_a_device(tmp_path, capsys, monkeypatch, job):
+    monkeypatch.setenv("COLUMNS", "300")
+    served, own = make(*SERVED), make("loss=base")
+    assert plan.make(served, job).hours is None
+    plan.show([served], job)
+    printed = capsys.readouterr().out
+    assert "hours of scoring: not known for 1 of 1 cells, whose answers come from an endpoint" in printed
+    assert "device hours" not in printed and "of the peak" not in printed
+    plan.show([own, served], job)
+    printed = capsys.readouterr().out
+    assert f"{plan.make(own, job).time.cost.scoring:,.1f} of scoring (all samples of the full length)" in printed
+    assert "hours of scoring: not known for 1 of 2 cells" in printed and "sampling: 10% of the peak" in printed
 
 
 def test_the_hours_of_a_job_without_gpus_are_not_known(capsys):

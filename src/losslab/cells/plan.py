@@ -51,7 +51,7 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     devices = Devices.of(config.machine, job)
     cell = Cell.of(config)
     if config.served:  # its architecture need not be known here
-        nothing = plan_hours.of(config, config.machine, cost.Size(0, 0, 0.0), devices, here=job is None)
+        nothing = Time(cost.Size(0, 0, 0.0), cost.Cost(), served=True)
         return Plan(cell, state(cell, config), 0, 0, 0, config.machine, None, nothing)
     architecture = describe(config)
     parameters = count_parameters(architecture, config.model.trust_remote_code)

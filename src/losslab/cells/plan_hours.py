@@ -21,6 +21,7 @@ class Time:
     share: Measured | None = None  # of the GPU's peak in training; None where it is not known
     cpu: tuple[float, str] | None = None  # tokens a second here and a cell, as `cpu_speed.training` returns them
     hours: float | None = None  # of the cell on its devices, on a CPU those of training; None where not known
+    served: bool = False  # its answers come from an endpoint, and nothing of it runs on devices of ours
 
     def rate(self, card: Card) -> float | None:
         """Tokens of training a second on one GPU."""
@@ -56,23 +57,27 @@ def text(cells: Sequence[Time], devices: Devices, card: Card, here: bool) -> str
 def needed(cells: Sequence[Time], devices: Devices, card: Card, here: bool) -> Iterator[str]:
     """Disk space and hours of cells, a line for each."""
     trained, costs, gb = [cell for cell in cells if cell.size.tokens], cost.total(cell.cost for cell in cells), 1e9
+    own = [cell for cell in cells if not cell.served]
     yield (
         f"disk: {costs.disk / gb:,.1f} GB for the models, and up to {costs.checkpoints / gb:,.1f} GB for the "
         "checkpoints of each cell at work"
     )
     if not devices.gpu:
         yield from _on_this_cpu(trained) if here else ["hours of the CPUs of a job: not known here"] * bool(trained)
-    if devices.gpu or _known_on_gpus(cells):
+    if own and (devices.gpu or _known_on_gpus(own)):
         yield (
             f"device hours of an {card.name}{card.reason and f', since {card.reason}'}, at most: "
             f"{costs.training or 0:,.1f} of training (all rows of the full length), {costs.scoring:,.1f} of scoring "
             "(all samples of the full length)" + (f", {costs.rollouts:,.1f} of rollouts" if costs.rollouts else "")
         )
+    if served := len(cells) - len(own):
+        yield f"hours of scoring: not known for {served} of {len(cells)} cells, whose answers come from an endpoint"
 
 
 def speeds(cells: Sequence[Time], devices: Devices, card: Card) -> Iterator[str]:
     """The speeds on a GPU that the hours of `needed` come from, and what these leave out."""
-    if not devices.gpu and not _known_on_gpus(cells):
+    cells = [cell for cell in cells if not cell.served]
+    if not cells or not (devices.gpu or _known_on_gpus(cells)):
         return
     for share in dict.fromkeys(cell.share for cell in cells if cell.share):
         rates = [cell.rate(card) or 0.0 for cell in cells if cell.share == share]
