@@ -213,6 +213,27 @@ def test_templates_over_columns(tmp_path):
     assert filled("{i}", "{said[1][content]}").broken == {1: "has no `said[1][content]`"}
 
 
+def test_braces_of_templates_are_doubled_and_a_field_is_any_column(tmp_path):
+    row = {"answer": "4", "my input": "2+2", "a-b": "?", "问题": "二"}
+    file = write(tmp_path / "rows.jsonl", [row])
+
+    def filled(template: str) -> str:
+        return read(dataset_of(file, prompt=template, answer_column="answer")).usable[1].prompt
+
+    assert filled(r"\boxed{{{answer}}}") == r"\boxed{4}"
+    assert filled(r"{{{my input}}}}} {a-b}{}") == "{2+2}} ?{}"
+    assert filled("{问题}") == "二"
+    for template, reason in {
+        r"\boxed{answer}": r"would write \boxed without its braces: write \boxed{{{answer}}} in it",
+        "{answer} {your input}": "has no column 'your input' but ['answer', 'my input', 'a-b', '问题']: mend the",
+        r"\frac{1}{{2}} {answer}": "has no column '1' but",
+        "{answer} {": "has a single { that is part of no column's name: write {{ for the brace itself",
+        "{answer} }": "has a single } that is part of no column's name: write }} for the brace itself",
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(reason)):
+            filled(template)
+
+
 def test_the_traces_of_openr1_are_read_without_their_system_prompt(tmp_path):
     about = yaml.safe_load((CONF / "dataset/openr1_math.yaml").read_text())
     row = {"prompt": [formats.BRIEF, formats.ASK], "target": [formats.SAY], "other": 1}

@@ -214,6 +214,7 @@ def test_images_of_every_form_are_read_and_counted_in_the_hash(tmp_path):
         ({"question": "<image> and <image>"}, {}, "has 1 images for 2 <image> in its text"),
         ({}, {"images": ["picture"]}, "no column 'picture' of images; the row has question, answer, image"),
         ({}, {"instruction": "{hint}"}, "has no text in `hint`"),
+        ({}, {"instruction": "{problem} {hint}"}, "benchmark mine has no column 'hint' but .*'problem', 'question'"),
     ],
 )
 def test_a_row_whose_images_are_broken_is_a_sentence(change, options, sentence, tmp_path):

@@ -10,7 +10,7 @@ from losslab.config.schema import DatasetConfig
 from losslab.data.images import looks_like_images
 from losslab.data.layouts import ARGUMENTS, SYSTEM, TOOLS, Layout
 from losslab.data.messages import looks_like_messages, transcript
-from losslab.data.row_templates import names_in
+from losslab.data.row_templates import check, names_in
 from losslab.data.table import Table
 
 PROMPTS = ("problem", "question", "query", "prompt", "instruction", "input")
@@ -40,11 +40,9 @@ def recognise(dataset: DatasetConfig, table: Table) -> Layout:
         prompt, answers = _single(dataset, columns, conversations)
     templates = frozenset(source for source in (prompt, *answers) if source is not None and source not in columns)
     for template in templates:
-        if not (names := names_in(template)):
+        check(template, columns, dataset.path)
+        if not names_in(template):
             raise ValueError(f"the template {template!r} fills in no column: write one as in {{{columns[0]}}}")
-        for name in names:
-            if name not in columns:
-                raise ValueError(f"{dataset.path} has no column {name!r} but {columns}: mend the template {template!r}")
     rewards: tuple[str, ...] = ()
     if dataset.reward_column is not None:
         rewards = (dataset.reward_column,)

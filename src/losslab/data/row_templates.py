@@ -1,13 +1,17 @@
 """Texts with the columns of a row filled in: "{instruction}\\n{input}"."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from losslab.data.messages import Unusable
 
-# {name}, with [0] or [key] behind it for what lies inside; {{name}} stays {name}.
-FIELD = re.compile(r"\{\{(?P<literal>[^{}]*)\}\}|\{(?P<name>[A-Za-z_]\w*)(?P<path>(?:\[\w+\])*)\}")
+# {{ and }} are braces, as in str.format; {} stays, as in \boxed{}; {name} is a column, with [0] or [key] behind it for
+# what lies inside; any other brace is refused, as nobody can say whether it is part of a field.
+PIECE = re.compile(
+    r"(?P<brace>\{\{|\}\})|(?P<empty>\{\})|\{(?P<name>[^{}\[\]]+)(?P<path>(?:\[[^{}\[\]]+\])*)\}|(?P<single>[{}])"
+)
+COMMAND = re.compile(r"\\([A-Za-z]+)$")  # of LaTeX, before a field, which takes its braces away
 # A typed \n is a line break, unless it begins a command of LaTeX.
 BREAK = re.compile(r"\\n(?!(?:abla|atural|e|earrow|eg|eq|ewline|exists|i|ot|otin|u|warrow)(?![A-Za-z]))")
 
@@ -19,24 +23,51 @@ def with_breaks(template: str) -> str:
 
 def names_in(template: str) -> list[str]:
     """The columns that a template fills in."""
-    return [match["name"] for match in FIELD.finditer(template) if match["name"]]
+    return [match["name"] for match in PIECE.finditer(with_breaks(template)) if match["name"]]
+
+
+def check(template: str, columns: Iterable[str], place: str) -> None:
+    """Refuse a template whose fields are not all columns of `place`, or whose braces are not what they seem.
+
+    Raises ValueError, which says how a brace is written: `\\boxed{answer}` would lose its own.
+    """
+    text, columns = with_breaks(template), list(columns)
+    for match in PIECE.finditer(text):
+        if match["single"]:
+            raise ValueError(
+                f"the template {template!r} has a single {match['single']} that is part of no column's name: write "
+                f"{2 * match['single']} for the brace itself"
+            )
+        if (name := match["name"]) is None:
+            continue
+        if name not in columns:
+            raise ValueError(
+                f"{place} has no column {name!r} but {columns}: mend the template {template!r}, in which {{{{ and }}}} "
+                "are braces"
+            )
+        if command := COMMAND.search(text[: match.start()]):
+            raise ValueError(
+                f"the template {template!r} would write \\{command[1]} without its braces: write \\{command[1]}"
+                f"{{{{{match[0]}}}}} in it"
+            )
 
 
 def fill(template: str, row: Mapping[str, Any]) -> str:
     """The text of a row, stripped of surrounding white space. Some columns may be empty, but not all.
 
-    Raises Unusable if a column is missing or holds something other than text or numbers.
+    `template` is one that `check` accepts. Raises Unusable if a column holds something other than text or numbers, or
+    has no such part.
     """
     filled = []
 
     def value(match: re.Match[str]) -> str:
         if match["name"] is None:
-            return f"{{{match['literal']}}}"
-        text = _text(row.get(match["name"]), match["name"], re.findall(r"\[(\w+)\]", match["path"]))
+            return match[0][: 2 if match["empty"] else 1]
+        text = _text(row.get(match["name"]), match["name"], re.findall(r"\[([^\[\]]+)\]", match["path"]))
         filled.append(text.strip())
         return text
 
-    text = FIELD.sub(value, with_breaks(template)).strip()
+    text = PIECE.sub(value, with_breaks(template)).strip()
     if not any(filled):
         raise Unusable(f"has no text in {' or '.join(f'`{name}`' for name in names_in(template))}")
     return text

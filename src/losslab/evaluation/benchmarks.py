@@ -15,7 +15,7 @@ from losslab.config.schema import EMBEDDED
 from losslab.data import hub_datasets
 from losslab.data.images import looks_like_images, parts
 from losslab.data.messages import Unusable
-from losslab.data.row_templates import fill
+from losslab.data.row_templates import check, fill
 from losslab.evaluation import images, mastery
 from losslab.grading import corrected_text, official_text, options
 from losslab.programs import assembly, stack_language
@@ -88,12 +88,14 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
     of the hub; else from `cfg.path`.
 
     Raises:
-        ValueError: an unknown benchmark, or a row that is malformed, has no question or gold, or a broken image.
+        ValueError: an unknown benchmark, an instruction with a column that no row has, or a row that is malformed, has
+            no question or gold, or a broken image.
     """
     problems: list[Problem] = []
     places: dict[str, str] = {}
-    unshown = Counter[str]()
+    unshown, columns = Counter[str](), dict.fromkeys(["problem"])
     for place, row in _rows(name, cfg, data):
+        columns |= dict.fromkeys(row)
         unshown.update(column for column, value in row.items() if not cfg.images and looks_like_images(value))
         for identifier in [f"{column} {row[column]!r}" for column in IDENTIFIERS if column in row][:1]:
             if identifier in places:
@@ -104,6 +106,8 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
         problems.append(replace(problem, groups=_groups(place, row, cfg.breakdown)))
     if not problems:
         raise ValueError(f"benchmark {name} is empty")
+    if cfg.instruction is not None:  # of rows of JSON lines, some may lack a column
+        check(cfg.instruction, columns, f"benchmark {name}")
     if cfg.rows is not None and len(problems) != cfg.rows:
         raise ValueError(f"benchmark {name} has {len(problems)} problems in place of {cfg.rows}; this is another set")
     mastery.check(name, [problem.step for problem in problems if problem.step])
