@@ -18,6 +18,7 @@ from losslab.data.batches import Shard, collate, micro_batches, rewards, token_w
 from losslab.data.examples import Examples, prepare, tokenise
 from losslab.data.layouts import Layout
 from losslab.data.messages import Unusable
+from losslab.data.row_notes import notes
 from losslab.data.rows import Rows, read
 from losslab.data.table import Table
 from losslab.data.tokenise import Tokeniser
@@ -216,6 +217,18 @@ def test_rows_are_kept_by_what_their_columns_say(tmp_path):
         read(DatasetConfig(path=str(file), keep={"kind": "x"}))
     with pytest.raises(ValueError, match="dataset.keep keeps no row of .*: check its patterns"):
         read(DatasetConfig(path=str(file), keep={"problem": "Rust"}))
+
+
+def test_what_is_kept_is_counted_and_a_zero_is_something(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    rows = [{"problem": f"{level}?", "solution": "a", "level": level} for level in (0, False, 1, None)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for pattern, expected in {"^(0|False)$": [1, 2], "^$": [4], ".": [1, 2, 3]}.items():
+        dataset = DatasetConfig(path=str(file), keep={"level": pattern})
+        found = read(dataset)
+        assert list(found.usable) == expected
+        told = notes(found, Tokeniser(ModelConfig(), dataset, TOKENIZER))
+        assert f"dataset.keep keeps {len(expected)} of 4 rows" in told
 
 
 def test_the_embedded_data_set_is_one_of_two():

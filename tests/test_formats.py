@@ -10,11 +10,13 @@ import pyarrow
 import pytest
 import yaml
 from datasets import Dataset, DatasetDict
+from pyarrow import parquet
 
 from losslab.config.paths import CONF
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
 from losslab.data import formats
 from losslab.data.examples import Examples, prepare
+from losslab.data.row_notes import notes
 from losslab.data.rows import asked, read, texts
 from losslab.data.table import count
 from losslab.data.tokenise import Tokeniser
@@ -184,6 +186,33 @@ def test_damaged_files_are_refused_with_their_line(name, tmp_path):
     with pytest.raises(ValueError, match=reason) as refusal:
         prepare(Tokeniser(ModelConfig(), dataset_of(tmp_path / name), families.chatml()), TrainConfig(), tmp_path)
     assert "\n" not in str(refusal.value)
+
+
+def parts(folder, *columns: dict) -> DatasetConfig:
+    """A data set of a Parquet file for each of some tables."""
+    for number, more in enumerate(columns):
+        table = pyarrow.table({"problem": ["2+2?"], "solution": ["4"]} | more)
+        parquet.write_table(table, folder / f"part-{number}.parquet")
+    return dataset_of(folder / "part-*.parquet")
+
+
+def test_parts_of_other_types_are_one_table_where_one_type_holds_both(tmp_path):
+    large = pyarrow.array(["3+3?"], pyarrow.large_string())
+    dataset = parts(tmp_path, {"level": [1]}, {"problem": large, "level": [1.5]}, {"level": [None]})
+    rows = read(dataset)
+    assert [row.prompt for row in rows.usable.values()] == ["2+2?", "3+3?", "2+2?"]
+    place = f"{tmp_path}/part-"
+    assert notes(rows, Tokeniser(ModelConfig(), dataset, families.chatml()))[1:] == [
+        f"`problem` is string in {place}0.parquet and large_string in {place}1.parquet: read as large_string",
+        f"`level` is int64 in {place}0.parquet and double in {place}1.parquet: read as double",
+        "not read: level",
+    ]
+
+
+def test_parts_whose_types_have_nothing_in_common_are_named(tmp_path):
+    reason = r"\(`level` is int64 in .*part-0.parquet and string in .*part-1.parquet\): give each column one type"
+    with pytest.raises(ValueError, match=reason):
+        read(parts(tmp_path, {"level": [1]}, {"level": ["1"]}))
 
 
 def test_a_line_that_is_too_long_is_refused_before_it_is_held(tmp_path, monkeypatch):

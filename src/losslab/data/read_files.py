@@ -4,7 +4,7 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +15,7 @@ FORMATS = (*LINES, ".json", ".csv", ".tsv", *BINARY)
 COMPRESSIONS = (".gz", ".zst")
 NOT_TABLES = (".txt", ".md", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".xlsx", ".xls", ".yaml", ".yml", ".xml")
 LONGEST_LINE = 64 << 20  # bytes; a longer line is not a row of text
+LONGEST_TYPE = 60  # characters of a type in a message
 Raw = dict[str, Any]  # a row as the file has it
 
 
@@ -68,6 +69,34 @@ def arrow(path: Path) -> Any:
                 return pyarrow.ipc.open_file(file).read_all()
     except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} is damaged or not a {form} file ({_reason(error)}): recreate it") from None
+
+
+def joined(files: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
+    """The pyarrow.Table of the rows of Parquet or Arrow files, one after another, and what had to be widened.
+
+    A column may have another type in each file where one type holds all their values; a sentence names it. Raises
+    ValueError where a file cannot be read, or no type does.
+    """
+    import pyarrow
+
+    parts = [arrow(Path(file)) for file in files]
+    first: dict[str, tuple[Any, str]] = {}  # the type of each column, and the file that has it
+    differing: dict[str, str] = {}
+    for file, part in zip(files, parts, strict=True):
+        for name, kind in zip(part.schema.names, part.schema.types, strict=True):
+            if kind == pyarrow.null():  # of a column that is empty there, which is of any type
+                continue
+            before, there = first.setdefault(name, (kind, file))
+            if before != kind:
+                shown = f"`{name}` is {_shortened(before)} in {there} and {_shortened(kind)} in {file}"
+                differing.setdefault(name, shown)
+    try:
+        whole = pyarrow.concat_tables(parts, promote_options="permissive" if differing else "default")
+    except pyarrow.ArrowException as error:
+        shown = "; ".join(differing.values()) or _reason(error)
+        raise ValueError(f"the files cannot be read as one table ({shown}): give each column one type") from None
+    widened = {name: _shortened(whole.schema.field(name).type) for name in differing}
+    return whole, tuple(f"{shown}: read as {widened[name]}" for name, shown in differing.items())
 
 
 def _bytes(path: Path) -> IO[bytes]:
@@ -181,3 +210,8 @@ def _object(value: Any, place: str) -> Raw:
 
 def _reason(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _shortened(kind: Any) -> str:
+    """The name of a pyarrow type; that of messages has one for each of their keys."""
+    return text if len(text := str(kind)) <= LONGEST_TYPE else f"{text[: LONGEST_TYPE - 1]}…"

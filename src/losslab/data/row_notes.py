@@ -9,7 +9,7 @@ from losslab.data.tokenise import Tokeniser
 def notes(rows: Rows, tokeniser: Tokeniser) -> list[str]:
     """How the rows are read, and what may surprise about it, in one sentence each."""
     dataset, layout = tokeniser.dataset, rows.layout
-    lines = [describe(rows, dataset)]
+    lines = [describe(rows, dataset), *rows.table.remarks]
     if dataset.path != EMBEDDED and layout.unread:
         lines.append(f"not read: {', '.join(layout.unread)}")
     if len(layout.rewards) == 1:

@@ -43,6 +43,7 @@ class Table:
     data: Any  # a list of rows, or a datasets.Dataset
     files: tuple[tuple[int, str], ...] = ()  # the number of rows before each file, and its name
     lines: Sequence[int] = ()  # of each row of the whole, where it stands in its file
+    remarks: tuple[str, ...] = ()  # sentences on what was left out or changed in reading
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -163,7 +164,9 @@ def load(dataset: DatasetConfig, held_out: bool = False) -> Table:
     table = _whole(dataset)
     if not len(table):
         raise ValueError(f"{dataset.path} has no rows: check the file")
-    chosen = _kept(table, dataset)
+    chosen, remarks = _kept(table, dataset), table.remarks
+    if dataset.keep:
+        remarks = (*remarks, f"dataset.keep keeps {len(chosen):,} of {len(table):,} rows")
     assert dataset.seed is not None, "Config.seeded gives it one"
     if dataset.rows is not None and dataset.rows < len(chosen):
         if dataset.selection == Selection.random:
@@ -173,9 +176,9 @@ def load(dataset: DatasetConfig, held_out: bool = False) -> Table:
         order = np.random.default_rng([dataset.seed, HELD_OUT]).permutation(chosen)
         chosen = np.sort(order[:count] if held_out else order[count:])
     if len(chosen) == len(table):
-        return table
+        return replace(table, remarks=remarks)
     data = [table.data[i] for i in chosen] if isinstance(table.data, list) else table.data.select(chosen)
-    return replace(table, data=data, numbers=chosen + 1)
+    return replace(table, data=data, numbers=chosen + 1, remarks=remarks)
 
 
 def _kept(table: Table, dataset: DatasetConfig) -> np.ndarray:
@@ -188,12 +191,17 @@ def _kept(table: Table, dataset: DatasetConfig) -> np.ndarray:
             raise ValueError(f"{dataset.path} has no column {column!r} but {table.columns}: set dataset.keep")
     patterns = {column: re.compile(pattern) for column, pattern in dataset.keep.items()}
     marks = [
-        all(pattern.search(str(row.get(column) or "")) for column, pattern in patterns.items())
+        all(pattern.search(_written(row.get(column))) for column, pattern in patterns.items())
         for row in table.rows(list(patterns))
     ]
     if not any(marks):
         raise ValueError(f"dataset.keep keeps no row of {dataset.path}: check its patterns")
     return chosen[np.array(marks)]
+
+
+def _written(value: Any) -> str:
+    """A value as the patterns of `dataset.keep` read it: nothing for what is missing, else as Python prints it."""
+    return "" if value is None else str(value)
 
 
 def _whole(dataset: DatasetConfig) -> Table:
@@ -207,11 +215,10 @@ def _whole(dataset: DatasetConfig) -> Table:
     if False in binary:
         return _of_text(path, files)
     if binary:
-        import pyarrow
         from datasets import Dataset
 
-        parts = [read_files.arrow(Path(file)) for file in files]
-        return _table(path, Dataset(pyarrow.concat_tables(parts, promote_options="default")))
+        joined, remarks = read_files.joined(files)
+        return replace(_table(path, Dataset(joined)), remarks=remarks)
     try:
         if any((Path(path) / name).is_file() for name in SAVED):
             return _table(path, _saved(dataset))

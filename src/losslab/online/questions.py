@@ -7,6 +7,7 @@ from typing import Any
 
 from losslab.config.schema import Config
 from losslab.data.batch_sampler import RandomBatchSampler
+from losslab.data.examples import VERSION
 from losslab.data.prompts import encode, render
 from losslab.data.rows import solutions
 from losslab.evaluation import questions
@@ -31,7 +32,7 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
     about = [
         {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},
-        [vocabulary, tokenizer.chat_template, template, config.model.template_arguments, room],
+        [vocabulary, tokenizer.chat_template, template, config.model.template_arguments, room, VERSION],
         *([objective.teacher_prompt] if isinstance(objective, OPSD) else []),
     ]
 
