@@ -73,6 +73,12 @@ def test_a_data_set_in_numbers_and_rows(place, capsys):
     assert "\x1b" not in out  # plain where it is no terminal
 
 
+def test_the_prompt_is_that_of_the_data_set_where_it_has_one(place, capsys):
+    (place / "plain.jsonl").write_text(json.dumps({"problem": "2+2?", "solution": "4"}) + "\n")
+    out = look(place, capsys, f"dataset.path={place / 'plain.jsonl'}", "dataset.template='Q: {problem} A: '")
+    assert [line for line in out.splitlines() if line[:1] in ("▌", "│")] == ["│ Q: 2+2? A: ", "▌ 4<|endoftext|>"]
+
+
 def test_rows_that_are_held_out_are_counted_beside_those_of_training(place, capsys):
     (place / "held.jsonl").write_text("".join(json.dumps({"messages": [formats.ASK, say]}) + "\n" for say in SAID))
     out = " ".join(look(place, capsys, f"dataset.validation={place / 'held.jsonl'}").split())

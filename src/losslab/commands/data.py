@@ -37,6 +37,8 @@ def main(arguments: list[str]) -> None:
     flags = {key: _flag(options, key) for key in ("full", "ids")}
     show, row = _number(options, "show", SHOWN), _number(options, "row", None)
 
+    from dataclasses import replace
+
     from rich.console import Console
 
     from losslab.composition.check_data import check_held_out
@@ -54,7 +56,8 @@ def main(arguments: list[str]) -> None:
     check_held_out(config)
     tokenizer = load_tokenizer(config.model)
     rows = read(config.dataset)
-    tokeniser = Tokeniser(config.model, config.dataset, tokenizer, image_inputs(config.model))
+    model = replace(config.model, train_prompt=config.train_prompt)  # that of the data set, where it has one
+    tokeniser = Tokeniser(model, config.dataset, tokenizer, image_inputs(config.model))
     collected = collect(rows, config.train, tokeniser)
     console = Console(highlight=False)
     summary(console, rows, collected, notes(rows, tokeniser))
