@@ -7,11 +7,12 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from losslab.data.images import images_of, place, resolved
+from losslab.data.images import place, resolved
+from losslab.data.kinds_of_rows import Conversation, Row, Texts
 from losslab.data.messages import (
     Message,
     Unusable,
@@ -27,62 +28,6 @@ from losslab.data.row_templates import fill, names_in
 
 SYSTEM, TOOLS, ARGUMENTS = "system", "tools", "chat_template_kwargs"  # columns that go along
 PYTHON = re.compile(r"\s*\[\s*\{'(role|content|from|value)'")
-
-
-@dataclass(frozen=True)
-class Texts:
-    """A question and its answer, or the chosen and the rejected one, to be put into the model's training prompt."""
-
-    prompt: str
-    answers: tuple[str, ...]
-    rewards: tuple[float, ...] = ()
-    weights: tuple[float, ...] = ()  # of its trained tokens
-
-    def texts(self) -> list[str]:
-        """The question first, then the answers."""
-        return [self.prompt, *self.answers]
-
-    def question(self) -> str | None:
-        """The question."""
-        return self.prompt
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """Messages for the chat template. The assistant's turns in an answer are trained, those in the prompt are not."""
-
-    prompt: list[Message]
-    answers: tuple[list[Message], ...]
-    rewards: tuple[float, ...] = ()
-    weights: tuple[float, ...] = ()  # of its trained tokens
-    tools: list[Any] | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)  # of the chat template, for this row alone
-    cut: int = 0  # messages behind the last answer, which train nothing
-
-    @property
-    def images(self) -> list[Any]:
-        """What stands for the images of all its messages."""
-        return images_of([*self.prompt, *(message for answer in self.answers for message in answer)])
-
-    @property
-    def messages(self) -> list[Message]:
-        """The messages of a row with one answer; of a pair those with the chosen one."""
-        return [*self.prompt, *self.answers[0]]
-
-    def texts(self) -> list[str]:
-        """The first question, then every message."""
-        messages = [*self.prompt, *(message for answer in self.answers for message in answer)]
-        asked = next((words(message) for message in messages if message["role"] == "user"), "")
-        return [asked, *map(words, messages)]
-
-    def question(self) -> str | None:
-        """The question, where it can be asked by itself: one user's text, no system prompt, no tools; else None."""
-        asked = [words(message) for message in self.messages if message["role"] == "user"]
-        plain = {message["role"] for message in self.messages} <= {"user", "assistant"} and not self.images
-        return asked[0] if plain and len(asked) == 1 and not self.tools else None
-
-
-Row = Texts | Conversation
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Notes on rows before they are trained on."""
 
 from losslab.config.schema import EMBEDDED
-from losslab.data.layouts import Conversation, Texts
+from losslab.data.kinds_of_rows import Conversation, Texts
 from losslab.data.rows import Rows, describe
 from losslab.data.tokenise import Tokeniser
 

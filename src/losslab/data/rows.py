@@ -9,7 +9,8 @@ from typing import Any
 
 from losslab.config.choices import Turns
 from losslab.config.schema import DatasetConfig
-from losslab.data.layouts import Conversation, Layout, Row
+from losslab.data.kinds_of_rows import Conversation, Row
+from losslab.data.layouts import Layout
 from losslab.data.messages import Unusable
 from losslab.data.recognise import recognise
 from losslab.data.table import Table, load

@@ -19,8 +19,8 @@ from losslab.config.schema import DatasetConfig, ModelConfig
 from losslab.data.chat_templates import ChatTemplate, Rendered, Rewritten
 from losslab.data.image_inputs import ImageInputs
 from losslab.data.images import images_of
-from losslab.data.layouts import Conversation, Row, Texts
-from losslab.data.messages import Message, Unusable, reasoning, words
+from losslab.data.kinds_of_rows import Conversation, Row, Texts
+from losslab.data.messages import Message, Unusable
 from losslab.data.prompts import encode, opening, render
 from losslab.distributed.environment import available_cores
 
@@ -99,7 +99,7 @@ class Tokeniser:
                 elif self.model.train_prompt == "chat":
                     spoken[i] = self._rendered(row, expanded)
                 else:
-                    plain[i] = _as_texts(row)
+                    plain[i] = row.as_texts()
             except Unusable as reason:
                 outcomes[i] = reason
             except Rewritten as reason:
@@ -282,17 +282,3 @@ def _images(row: Row) -> list[Any] | Unusable:
         if any(o != images for o in others)
         else images
     )
-
-
-def _as_texts(row: Conversation) -> Texts:
-    """A conversation of one question and its answer as texts, for a prompt that is not a chat. Raises Unusable."""
-    if row.images:
-        raise Unusable("has images, which model.train_prompt as a text does not hold: set model.train_prompt=chat")
-    question, answers = row.question(), [answer[-1] for answer in row.answers]
-    short = all(len(row.prompt) + len(answer) == 2 for answer in row.answers)
-    if question is None or not short or any(m.get("tool_calls") or reasoning(m) for m in answers):
-        raise Unusable(
-            "is a conversation of several turns, or with a system prompt or tools, which model.train_prompt as a text "
-            "does not hold: set model.train_prompt=chat"
-        )
-    return Texts(question, tuple(map(words, answers)), row.rewards, row.weights)
