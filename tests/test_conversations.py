@@ -244,6 +244,23 @@ def test_weights_of_openai_keep_a_turn_from_being_trained(tmp_path):
         assert shown(found, tokenizer).count("‹") == 1 and shown(found, tokenizer).endswith("‹6<|im_end|>›")
 
 
+def test_weights_are_0_or_1_whatever_the_prompt_is(tmp_path):
+    tokenizer = families.chatml()
+    for weight in (0, "0", 0.0, False):
+        rows = [{"messages": [FIRST, ONE | {"weight": weight}, SECOND, TWO | {"weight": "1"}]}]
+        assert shown(examples(rows, tokenizer, tmp_path), tokenizer).endswith("‹6<|im_end|>›")
+        assert shown(examples(rows, tokenizer, tmp_path), tokenizer).count("‹") == 1
+        for model in (ModelConfig(), ModelConfig(train_prompt="Q: {problem} A: ")):
+            with pytest.raises(ValueError, match="rows.jsonl:1 has no turn of the assistant whose weight is not 0"):
+                examples([{"messages": [FIRST, ONE | {"weight": weight}]}], tokenizer, tmp_path, model=model)
+    for weight in (0.5, "all", [0]):
+        rows = [
+            {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4", "weight": weight}]}
+        ]
+        with pytest.raises(ValueError, match=r"has a message of weight .* in `conversations`; only 0 and 1 are read"):
+            examples(rows, tokenizer, tmp_path)
+
+
 def test_a_prompt_that_is_no_chat_holds_one_question_and_its_answer(tmp_path):
     tokenizer, model = families.chatml(), ModelConfig(train_prompt="Q: {problem} A: ")
     found = examples([{"messages": [FIRST, ONE]}], tokenizer, tmp_path, model=model)

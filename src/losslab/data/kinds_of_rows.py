@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from losslab.data.images import images_of
-from losslab.data.messages import Message, Unusable, reasoning, words
+from losslab.data.messages import Message, Unusable, is_trained, reasoning, words
+
+UNTRAINED = "has no turn of the assistant whose weight is not 0"  # why such a row cannot be used
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Conversation:
         if self.images:
             raise Unusable("has images, which model.train_prompt as a text does not hold: set model.train_prompt=chat")
         question, answers = self.question(), [answer[-1] for answer in self.answers]
+        if not all(any(map(is_trained, answer)) for answer in self.answers):
+            raise Unusable(UNTRAINED)
         short = all(len(self.prompt) + len(answer) == 2 for answer in self.answers)
         if question is None or not short or any(m.get("tool_calls") or reasoning(m) for m in answers):
             raise Unusable(

@@ -5,7 +5,8 @@ images, as a list of parts (`losslab.data.images`), and what else the template m
 `reasoning_content`, `name`. Read are
 
 - OpenAI's messages: `role` and `content`, which may be a list of parts, texts and images; `tool_calls` whose arguments
-  are a JSON text become objects, as templates expect; `weight: 0` keeps an assistant turn from being trained;
+  are a JSON text become objects, as templates expect; `weight: 0` keeps an assistant turn from being trained, and any
+  weight but 0 and 1 is refused;
 - ShareGPT's: `from` (human, gpt, system, function_call, observation) and `value`;
 - either of them as a JSON text, as in a column of a CSV file.
 """
@@ -62,7 +63,7 @@ def messages_of(value: Any, column: str, role: str = "") -> list[Message]:
         text = isinstance(value, str) and value.strip()
         what = "a text that is not a JSON list of messages" if text else "no messages"
         raise Unusable(f"has {what} in `{column}`")
-    return [_message(message, column, role if len(value) == 1 else "") for message in value]
+    return [_weighed(_message(message, column, role if len(value) == 1 else ""), column) for message in value]
 
 
 def transcript(text: str) -> list[Message] | None:
@@ -83,6 +84,11 @@ def words(message: Message) -> str:
 
 def is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
+
+
+def is_trained(message: Message) -> bool:
+    """Whether a message is a turn of the assistant that no weight of 0 leaves out."""
+    return message["role"] == "assistant" and message.get("weight", 1) != 0
 
 
 def reasoning(message: Message) -> str:
@@ -146,6 +152,19 @@ def _of_sharegpt(message: Message, column: str) -> Message:
         raise Unusable(f"has a function_call in `{column}` that is not JSON") from None
     calls = calls if isinstance(calls, list) else [calls]
     return rest | {"role": "assistant", "content": "", "tool_calls": [_call(call, column) for call in calls]}
+
+
+def _weighed(message: Message, column: str) -> Message:
+    """A message whose weight, where it has one, is the number 0 or 1; it may be written as a text."""
+    if "weight" not in message:
+        return message
+    try:
+        weight = float(message["weight"])
+    except (TypeError, ValueError):
+        weight = -1.0
+    if weight not in (0, 1):
+        raise Unusable(f"has a message of weight {message['weight']!r} in `{column}`; only 0 and 1 are read")
+    return message | {"weight": int(weight)}
 
 
 def _content(value: Any, column: str) -> str | list[dict[str, Any]]:

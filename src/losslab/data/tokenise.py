@@ -19,8 +19,8 @@ from losslab.config.schema import DatasetConfig, ModelConfig
 from losslab.data.chat_templates import ChatTemplate, Rendered, Rewritten
 from losslab.data.image_inputs import ImageInputs
 from losslab.data.images import images_of
-from losslab.data.kinds_of_rows import Conversation, Row, Texts
-from losslab.data.messages import Message, Unusable
+from losslab.data.kinds_of_rows import UNTRAINED, Conversation, Row, Texts
+from losslab.data.messages import Message, Unusable, is_trained
 from losslab.data.prompts import encode, opening, render
 from losslab.distributed.environment import available_cores
 
@@ -174,16 +174,12 @@ class Tokeniser:
         if not self.template.other:
             render("chat", "", self.tokenizer)  # refuses a tokenizer without a template
         spoken = [[*row.prompt, *(self._bare(message) for message in answer)] for answer in row.answers]
+        first = len(row.prompt)
         trained = [
-            [
-                i
-                for i, message in enumerate(messages)
-                if i >= len(row.prompt) and message["role"] == "assistant" and message.get("weight", 1)
-            ]
-            for messages in spoken
+            [i for i, message in enumerate(messages) if i >= first and is_trained(message)] for messages in spoken
         ]
         if not all(trained):
-            raise Unusable("has no turn of the assistant whose weight is not 0")
+            raise Unusable(UNTRAINED)
         if self.dataset.turns == Turns.each:
             return [[self._located(row, spoken[0][: i + 1], [i], expansions)] for i in trained[0]]
         last = -1 if self.dataset.turns == Turns.last else 0
