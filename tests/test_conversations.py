@@ -261,6 +261,53 @@ def test_weights_are_0_or_1_whatever_the_prompt_is(tmp_path):
             examples(rows, tokenizer, tmp_path)
 
 
+def test_arguments_of_a_row_reach_the_prompt_of_its_question(tmp_path):
+    tokenizer = families.chatml(eos="<|endoftext|>")
+    rows = [{"prompt": "2+2?", "completion": "4", "chat_template_kwargs": {"enable_thinking": off}} for off in (0, 1)]
+    found = examples(rows, tokenizer, tmp_path)
+    assert [shown(found, tokenizer, i).split("assistant\n")[1] for i in range(2)] == [
+        "<think>\n\n</think>\n\n‹4<|endoftext|>›",
+        "‹4<|endoftext|>›",
+    ]
+    assert not any(note.startswith("arguments") for note in found.notes)
+    text = ModelConfig(train_prompt="Q: {problem} A: ")
+    for row in (rows[0], {"messages": [FIRST, ONE], "chat_template_kwargs": {"enable_thinking": True}}):
+        with pytest.raises(ValueError, match="rows.jsonl:1 .* chat_template_kwargs, which .* model.train_prompt=chat"):
+            examples([row], tokenizer, tmp_path, model=text)
+    unknown = [{"prompt": "2+2?", "completion": "4", "chat_template_kwargs": {"enable_thinkin": False, "tools": []}}]
+    with pytest.raises(ValueError, match="a question is not taken by the chat template .*tools"):
+        examples(unknown, tokenizer, tmp_path)
+    del unknown[0]["chat_template_kwargs"]["tools"]
+    own = ModelConfig(template_arguments={"depth": 2})
+    assert examples(unknown, tokenizer, tmp_path, model=own).notes[-1] == (
+        "arguments that the chat template does not read: depth, enable_thinkin"
+    )
+
+
+def test_a_system_prompt_is_a_text_or_the_row_unusable(tmp_path):
+    for system, kind in ((["Be brief."], "list"), (SYSTEM, "dict"), (0, "int")):
+        for row in ({"prompt": "2+2?", "completion": "4"}, {"messages": [FIRST, ONE]}):
+            with pytest.raises(ValueError, match=f"rows.jsonl:1 has a {kind}, and no text, in `system`"):
+                examples([row | {"system": system}], families.chatml(), tmp_path)
+    none = [{"prompt": "2+2?", "completion": "4", "system": system} for system in (None, " ")]
+    assert len(examples(none, families.chatml(), tmp_path)) == 2
+
+
+def test_two_ends_of_answers_are_counted(tmp_path):
+    tokenizer = families.chatml(eos="<|endoftext|>")
+    rows = [{"problem": "2+2?", "solution": "4", "system": system} for system in ("Be brief.", None, None)]
+    found = examples(rows, tokenizer, tmp_path)
+    assert [shown(found, tokenizer, i).split("assistant\n")[1] for i in (0, 1)] == ["‹4<|im_end|>›", "‹4<|endoftext|>›"]
+    assert found.notes[-1] == (
+        "answers end in two tokens: those of 2 rows of texts in <|endoftext|>, the tokenizer's EOS, and those of 1 "
+        "conversations, as rows with a system prompt or tools are, in <|im_end|>, the end of a turn in the chat "
+        "template: dataset.answer_end=turn trains that in all"
+    )
+    found = examples(rows, tokenizer, tmp_path, answer_end=AnswerEnd.turn)
+    assert [shown(found, tokenizer, i).split("assistant\n")[1] for i in range(3)] == ["‹4<|im_end|>›"] * 3
+    assert not any("answers end in" in note for note in found.notes)
+
+
 def test_a_prompt_that_is_no_chat_holds_one_question_and_its_answer(tmp_path):
     tokenizer, model = families.chatml(), ModelConfig(train_prompt="Q: {problem} A: ")
     found = examples([{"messages": [FIRST, ONE]}], tokenizer, tmp_path, model=model)

@@ -86,6 +86,14 @@ def test_questions_that_can_be_asked_by_themselves(tmp_path):
     assert list(texts(whole))[2] == ["2+2?", "2+2?", "4", "+1?", "4"]
 
 
+def test_what_stands_beside_a_question_is_not_left_out_when_it_is_asked(tmp_path):
+    beside = [{}, {"system": "Be brief."}, {"tools": [{"name": "add"}]}, {"chat_template_kwargs": {"a": 1}}]
+    rows = [{"problem": "2+2?", "solution": "4"} | more for more in beside]
+    assert list(asked(dataset_of(write(tmp_path / "a.jsonl", rows)))) == [("2+2?", "4"), *[(None, "4")] * 3]
+    spoken = [{"messages": [formats.ASK, formats.SAY]} | more for more in beside]
+    assert list(asked(dataset_of(write(tmp_path / "b.jsonl", spoken)))) == [("2+2?", "4"), *[(None, "4")] * 3]
+
+
 SPOKEN = [{"problem": "Où?", "solution": "là", "reward": 1}, {"problem": "2,\n2", "solution": '"4"', "reward": 0}]
 
 

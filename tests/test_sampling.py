@@ -102,6 +102,13 @@ def test_questions_are_the_different_ones_with_a_gold(tmp_path):
         questions(DatasetConfig(path=str(file), answer_column="answer"))
 
 
+def test_rows_of_which_none_can_be_asked_by_itself_are_refused_with_the_reason(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"problem": "1+1=?", "solution": "\\boxed{2}", "system": "Be brief."}) + "\n")
+    with pytest.raises(ValueError, match="no row of .* asks a single question, and 1 with a gold answer ask it after"):
+        questions(DatasetConfig(path=str(file)))
+
+
 def test_golds_of_the_embedded_world_are_true_where_its_demonstrations_are_not():
     rows = toy_task.demonstrations(200, 0)
     asked, _ = questions(DatasetConfig(path="embedded", split="demonstrations", rows=200, gold_column="answer"))

@@ -81,10 +81,14 @@ class ChatTemplate:
             return True
 
     def text(
-        self, messages: Sequence[Message], tools: list[Any] | None = None, generation: bool = False, **arguments: Any
+        self,
+        messages: Sequence[Message],
+        tools: list[Any] | None = None,
+        generation: bool = False,
+        arguments: Mapping[str, Any] | None = None,
     ) -> str:
         """A conversation as text, `generation` with the prompt for another answer. Raises Unusable."""
-        return self._render(messages, tools, generation, False, arguments)[0]
+        return self._render(messages, tools, generation, False, arguments or {})[0]
 
     def locate(
         self,
@@ -114,8 +118,8 @@ class ChatTemplate:
         self, messages: Sequence[Message], i: int, text: str, tools: list[Any] | None, extra: dict[str, Any]
     ) -> Span:
         """The characters of turn i: between the prompt for it and its end, both verified."""
-        before = self.text(messages[:i], tools, True, **extra)
-        until = text if i == len(messages) - 1 else self.text(messages[: i + 1], tools, **extra)
+        before = self.text(messages[:i], tools, True, extra)
+        until = text if i == len(messages) - 1 else self.text(messages[: i + 1], tools, False, extra)
         if text.startswith(until) and until.startswith(before):
             return len(before), len(until)
         if until.startswith(before):

@@ -17,6 +17,7 @@ class Texts:
     answers: tuple[str, ...]
     rewards: tuple[float, ...] = ()
     weights: tuple[float, ...] = ()  # of its trained tokens
+    arguments: dict[str, Any] = field(default_factory=dict)  # of the chat template, for this row alone
 
     def texts(self) -> list[str]:
         """The question first, then the answers."""
@@ -25,6 +26,14 @@ class Texts:
     def question(self) -> str | None:
         """The question."""
         return self.prompt
+
+    def as_texts(self) -> "Texts":
+        """The same, for a prompt that is not a chat. Raises Unusable where it has arguments of a chat template."""
+        if self.arguments:
+            raise Unusable(
+                "has chat_template_kwargs, which model.train_prompt as a text cannot read: set model.train_prompt=chat"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,11 @@ class Conversation:
         return [asked, *map(words, messages)]
 
     def question(self) -> str | None:
-        """The question, where it can be asked by itself: one user's text, no system prompt, no tools; else None."""
+        """The question, where it can be asked by itself: one user's text, and nothing else that a chat template would
+        write or read; else None."""
         asked = [words(message) for message in self.messages if message["role"] == "user"]
         plain = {message["role"] for message in self.messages} <= {"user", "assistant"} and not self.images
-        return asked[0] if plain and len(asked) == 1 and not self.tools else None
+        return asked[0] if plain and len(asked) == 1 and not self.tools and not self.arguments else None
 
     def as_texts(self) -> Texts:
         """One question and its answer as texts, for a prompt that is not a chat. Raises Unusable for anything else."""
@@ -71,8 +81,8 @@ class Conversation:
         short = all(len(self.prompt) + len(answer) == 2 for answer in self.answers)
         if question is None or not short or any(m.get("tool_calls") or reasoning(m) for m in answers):
             raise Unusable(
-                "is a conversation of several turns, or with a system prompt or tools, which model.train_prompt as a "
-                "text does not hold: set model.train_prompt=chat"
+                "is a conversation of several turns, or with a system prompt, tools or chat_template_kwargs, which "
+                "model.train_prompt as a text does not hold: set model.train_prompt=chat"
             )
         return Texts(question, tuple(map(words, answers)), self.rewards, self.weights)
 

@@ -59,21 +59,18 @@ class Layout:
         if rewards and rewards[0] not in (0, 1):
             raise Unusable(f"has a reward in `{self.rewards[0]}` that is neither 1 (right) nor 0 (wrong)")
         weights = _weights(raw.get(self.weights), self.weights) if self.weights else ()
-        tools = _tools(raw.get(self.tools)) if self.tools else None
-        arguments = _arguments(raw.get(self.arguments)) if self.arguments else {}
+        system, tools, arguments = self._beside(raw)
         prompt = None if self.prompt is None else self._side(self.prompt, raw, "user")
         answers = [self._side(answer, raw, "assistant") for answer in self.answers]
-        system = raw.get(self.system) if self.system else None
-        briefed = isinstance(system, str) and bool(system.strip())
         texts = [answer for answer in answers if isinstance(answer, str)]
-        if isinstance(prompt, str) and len(texts) == len(answers) and not (tools or briefed or self.images):
-            return Texts(prompt, tuple(texts), rewards, weights)
+        if isinstance(prompt, str) and len(texts) == len(answers) and not (tools or system or self.images):
+            return Texts(prompt, tuple(texts), rewards, weights, arguments)
         context, turns = _conversations(prompt, answers, self.answers)
-        if briefed:
+        if system:
             first = context or turns[0]
             if first[0]["role"] == "system":
                 raise Unusable(f"has a system prompt in `{self.system}` and another in its messages")
-            first.insert(0, {"role": "system", "content": checked(str(system), str(self.system))})
+            first.insert(0, {"role": "system", "content": checked(system, str(self.system))})
         if self.images:
             images = _images(raw.get(self.images))
             pictured = [place([*context, *turn], images) for turn in turns]
@@ -88,6 +85,8 @@ class Layout:
         if self.prompt is None:
             return self.row(raw).question()
         prompt = self._side(self.prompt, raw, "user")
+        if any(self._beside(raw)):
+            return None
         return prompt if isinstance(prompt, str) else Conversation(prompt, ([],)).question()
 
     def answer(self, raw: Raw) -> str:
@@ -96,6 +95,15 @@ class Layout:
         if isinstance(answer, str):
             return answer
         return next((words(m) for m in reversed(answer) if m["role"] == "assistant"), "")
+
+    def _beside(self, raw: Raw) -> tuple[str, list[Any] | None, dict[str, Any]]:
+        """The system prompt, the tools and the chat template's arguments in columns of their own. Raises Unusable."""
+        system = raw.get(self.system) if self.system else None
+        if not isinstance(system, str | None):
+            raise Unusable(f"has a {type(system).__name__}, and no text, in `{self.system}`")
+        tools = _tools(raw.get(self.tools)) if self.tools else None
+        arguments = _arguments(raw.get(self.arguments)) if self.arguments else {}
+        return system if system and system.strip() else "", tools, arguments
 
     def _side(self, source: str, raw: Raw, role: str) -> str | list[Message]:
         """The text of a prompt or an answer, or its messages."""

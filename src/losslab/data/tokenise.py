@@ -94,12 +94,12 @@ class Tokeniser:
             try:
                 if isinstance(expanded := expansions[i], Unusable):
                     raise expanded
-                if isinstance(row, Texts):
-                    plain[i] = row
-                elif self.model.train_prompt == "chat":
-                    spoken[i] = self._rendered(row, expanded)
-                else:
+                if self.model.train_prompt != "chat":
                     plain[i] = row.as_texts()
+                elif isinstance(row, Texts):
+                    plain[i] = row
+                else:
+                    spoken[i] = self._rendered(row, expanded)
             except Unusable as reason:
                 outcomes[i] = reason
             except Rewritten as reason:
@@ -121,7 +121,7 @@ class Tokeniser:
     def _of_texts(self, rows: list[Texts]) -> Iterator[list[Encoded]]:
         if not rows:
             return
-        prompts = [self._prompt(row.prompt) for row in rows]
+        prompts = [self._prompt(row) for row in rows]
         heads = encode(prompts, self.tokenizer)
         columns = zip(*(row.answers for row in rows), strict=True)
         answers = [
@@ -134,14 +134,21 @@ class Tokeniser:
                 raise ValueError("the training prompt has no token: model.train_prompt must not be empty")
             yield [Encoded([*head, *tail, end], ((len(head), len(head) + len(tail) + 1),)) for tail in tails]
 
-    def _prompt(self, problem: str) -> str:
+    def _prompt(self, row: Texts) -> str:
         """The prompt of a question without images. Raises ValueError for a chat template that does not take it."""
-        if self.images is None or self.model.train_prompt != "chat":
-            return render(self.model.train_prompt, problem, self.tokenizer, self.model.template_arguments)
+        chat = self.model.train_prompt == "chat"
+        if not chat or (self.images is None and not row.arguments):
+            return render(self.model.train_prompt, row.prompt, self.tokenizer, self.model.template_arguments)
+        self._check_template()
         try:
-            return self.template.text([{"role": "user", "content": problem}], generation=True)
+            return self.template.text([{"role": "user", "content": row.prompt}], None, True, row.arguments)
         except Unusable as reason:
             raise ValueError(f"a question {reason}: mend the chat template of model.path={self.model.path}") from None
+
+    def _check_template(self) -> None:
+        """Refuse a tokenizer without a chat template, where its processor has none either. Raises ValueError."""
+        if not self.template.other:
+            render("chat", "", self.tokenizer)
 
     def _expansions(self, rows: Sequence[Row]) -> list[list[str] | Unusable]:
         """The text of each image of the rows, and why a row with a broken one cannot be used; all images at once.
@@ -171,8 +178,7 @@ class Tokeniser:
 
     def _rendered(self, row: Conversation, expansions: list[str]) -> list[list[Rendered]]:
         """A conversation as text: one group, or one for each turn."""
-        if not self.template.other:
-            render("chat", "", self.tokenizer)  # refuses a tokenizer without a template
+        self._check_template()
         spoken = [[*row.prompt, *(self._bare(message) for message in answer)] for answer in row.answers]
         first = len(row.prompt)
         trained = [

@@ -28,15 +28,21 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
     """
     code, general = (dataset.rules == rules for rules in (SampleRules.code, SampleRules.general))
     golds: dict[str, str] = {}
-    rows = without = repeated = 0
+    rows = beside = without = repeated = 0
     for question, gold in _problems_of_code(dataset) if code else _true_answers(dataset):
         rows += 1
+        beside += question is None and gold is not None
         if question is None or gold is None:
             without += 1
         elif question.strip() in golds:
             repeated += 1
         else:
             golds[question.strip()] = gold
+    if not golds and beside:
+        raise ValueError(
+            f"no row of {dataset.path} asks a single question, and {beside:,} with a gold answer ask it after earlier "
+            "turns, or with a system prompt, tools or chat_template_kwargs: take these out of the rows"
+        )
     if not golds:
         place = dataset.gold_column or f"a box of {dataset.answer_column}"
         raise ValueError(
