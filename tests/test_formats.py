@@ -82,8 +82,21 @@ def test_questions_that_can_be_asked_by_themselves(tmp_path):
     assert list(asked(whole)) == [("2+2?", "4"), (None, "4"), (None, "4")]
     prompts = [{"prompt": [ask], "gold": 4}, {"prompt": [system, ask], "gold": ["4", "four"]}]
     keys = ("prompt_column=prompt", "answer_column=gold", "gold_column=gold")
-    assert list(asked(dataset_of(write(tmp_path / "b.jsonl", prompts), keys))) == [("2+2?", 4), (None, "4")]
+    assert list(asked(dataset_of(write(tmp_path / "b.jsonl", prompts), keys))) == [("2+2?", 4), (None, ["4", "four"])]
     assert list(texts(whole))[2] == ["2+2?", "2+2?", "4", "+1?", "4"]
+
+
+def test_of_several_right_answers_the_first_is_learned_and_the_others_are_counted(tmp_path):
+    rows = [{"question": "2+2?", "answer": answers} for answers in (["4", "four", "IV"], ["4"], "4", ["4", "four"])]
+    dataset = dataset_of(write(tmp_path / "a.jsonl", rows))
+    found = read(dataset)
+    assert [row.answers for row in found.usable.values()] == [("4",)] * 4
+    told = notes(found, Tokeniser(ModelConfig(), dataset, families.chatml()))
+    assert told[1:] == ["3 further right answers of 2 rows train nothing: the first of a list does"]
+    asked_of = dataset_of(write(tmp_path / "b.jsonl", [{"question": ["2+2?"], "answer": "4"}]))
+    assert read(asked_of).usable[1].prompt == "2+2?"
+    several = dataset_of(write(tmp_path / "c.jsonl", [{"question": ["2+2?", "3+3?"], "answer": "4"}]))
+    assert read(several).broken == {1: "has a list of 2 texts in `question`: none of them is known to be the prompt"}
 
 
 def test_what_stands_beside_a_question_is_not_left_out_when_it_is_asked(tmp_path):

@@ -102,6 +102,18 @@ def test_questions_are_the_different_ones_with_a_gold(tmp_path):
         questions(DatasetConfig(path=str(file), answer_column="answer"))
 
 
+def test_of_several_true_answers_the_first_is_the_gold_and_they_are_counted(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    rows = [
+        {"problem": f"{i}?", "gold": gold, "solution": ["\\boxed{2}", "b"]} for i, gold in enumerate(([4, 5], [4], 4))
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked, counts = questions(DatasetConfig(path=str(file), gold_column="gold"))
+    assert [p.gold for p in asked.problems] == ["4", "4", "4"] and counts["first_of_several_golds"] == 1
+    asked, counts = questions(DatasetConfig(path=str(file)))
+    assert [p.gold for p in asked.problems] == ["2", "2", "2"] and counts["first_of_several_golds"] == 3
+
+
 def test_rows_of_which_none_can_be_asked_by_itself_are_refused_with_the_reason(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"problem": "1+1=?", "solution": "\\boxed{2}", "system": "Be brief."}) + "\n")

@@ -46,6 +46,8 @@ def sample(config: Config) -> None:
     check_verifier(config.dataset, [problem.gold for problem in asked.problems], config.machine.unsafe_code)
     name = f"{config.names.model}-{config.names.dataset}"
     folder = Path(config.machine.results) / "sampled" / name
+    if several := counts.get("first_of_several_golds"):
+        log.info(f"{name}: {several:,} questions have several true answers, of which the first is the gold")
     log.info(f"{name}: {len(asked.problems):,} questions, {config.eval.samples} answers to each")
     if config.plan:
         return

@@ -18,6 +18,7 @@ class Texts:
     rewards: tuple[float, ...] = ()
     weights: tuple[float, ...] = ()  # of its trained tokens
     arguments: dict[str, Any] = field(default_factory=dict)  # of the chat template, for this row alone
+    further: int = 0  # right answers behind the first, which train nothing
 
     def texts(self) -> list[str]:
         """The question first, then the answers."""
@@ -47,6 +48,7 @@ class Conversation:
     tools: list[Any] | None = None
     arguments: dict[str, Any] = field(default_factory=dict)  # of the chat template, for this row alone
     cut: int = 0  # messages behind the last answer, which train nothing
+    further: int = 0  # right answers behind the first, likewise
 
     @property
     def images(self) -> list[Any]:

@@ -62,9 +62,10 @@ class Layout:
         system, tools, arguments = self._beside(raw)
         prompt = None if self.prompt is None else self._side(self.prompt, raw, "user")
         answers = [self._side(answer, raw, "assistant") for answer in self.answers]
+        further = sum(max(0, len(right_answers(raw.get(answer))) - 1) for answer in self.answers)
         texts = [answer for answer in answers if isinstance(answer, str)]
         if isinstance(prompt, str) and len(texts) == len(answers) and not (tools or system or self.images):
-            return Texts(prompt, tuple(texts), rewards, weights, arguments)
+            return Texts(prompt, tuple(texts), rewards, weights, arguments, further)
         context, turns = _conversations(prompt, answers, self.answers)
         if system:
             first = context or turns[0]
@@ -78,7 +79,7 @@ class Layout:
         context, turns = resolved(context, folder), [resolved(turn, folder) for turn in turns]
         kept = [_to_last_answer(context, answer, name) for answer, name in zip(turns, self.answers, strict=True)]
         cut = sum(map(len, turns)) - sum(map(len, kept))
-        return Conversation(context, tuple(kept), rewards, weights, tools, arguments, cut)
+        return Conversation(context, tuple(kept), rewards, weights, tools, arguments, cut, further)
 
     def question(self, raw: Raw) -> str | None:
         """The question of a row, whatever its answer; None where it cannot be asked by itself. Raises Unusable."""
@@ -110,8 +111,12 @@ class Layout:
         if source in self.templates:
             return checked(fill(source, raw), source)
         value = from_json(raw.get(source))
-        if isinstance(value, list) and value and isinstance(value[0], str):
-            value = value[0]  # of several right answers the first
+        if texts := right_answers(value):
+            if role == "user" and len(texts) > 1:
+                raise Unusable(
+                    f"has a list of {len(texts)} texts in `{source}`: none of them is known to be the prompt"
+                )
+            value = texts[0]
         if isinstance(value, str) and value.strip():
             if PYTHON.match(value):
                 raise Unusable(f"has messages in Python's spelling in `{source}`; write them as JSON")
@@ -129,6 +134,11 @@ class Layout:
         names = " and ".join(f"`{answer}`" for answer in self.answers)
         text = f"{prompt}, {'answers' if len(self.answers) == 1 else 'chosen and rejected answers'} in {names}"
         return text.replace("\n", "\\n") + (f", images in `{self.images}`" if self.images else "")
+
+
+def right_answers(value: Any) -> list[Any]:
+    """A list of right answers, of which the first is trained; none for any other value of a column."""
+    return value if isinstance(value, list) and value and isinstance(value[0], str) else []
 
 
 def _conversations(

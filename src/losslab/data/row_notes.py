@@ -18,6 +18,10 @@ def notes(rows: Rows, tokeniser: Tokeniser) -> list[str]:
         lines.append("the success rate of a question is that of its rows, as no column has it")
     if cut := sum(row.cut for row in rows.usable.values() if isinstance(row, Conversation)):
         lines.append(f"{cut:,} messages behind the last answer of their rows train nothing")
+    if further := [row.further for row in rows.usable.values() if row.further]:
+        lines.append(
+            f"{sum(further):,} further right answers of {len(further):,} rows train nothing: the first of a list does"
+        )
     if tokeniser.model.train_prompt == "chat":
         lines += _notes_on_template(rows, tokeniser)
     return lines

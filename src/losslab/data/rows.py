@@ -10,7 +10,7 @@ from typing import Any
 from losslab.config.choices import Turns
 from losslab.config.schema import DatasetConfig
 from losslab.data.kinds_of_rows import Conversation, Row
-from losslab.data.layouts import Layout
+from losslab.data.layouts import Layout, right_answers
 from losslab.data.messages import Unusable
 from losslab.data.recognise import recognise
 from losslab.data.table import Table, load
@@ -58,7 +58,8 @@ def texts(dataset: DatasetConfig) -> Iterator[list[str]]:
 def asked(dataset: DatasetConfig) -> Iterator[tuple[str | None, Any]]:
     """The question of each row and what its gold answer is read from: `gold_column`, else the answer's text.
 
-    None stands for a question that cannot be asked by itself, as after earlier turns, and for what is not there.
+    Where a row has several right answers it is their list. None stands for a question that cannot be asked by itself,
+    as after earlier turns, and for what is not there.
     Raises ValueError for questions about images, which would be asked without them.
     """
     table = load(dataset)
@@ -70,8 +71,12 @@ def asked(dataset: DatasetConfig) -> Iterator[tuple[str | None, Any]]:
         )
     for raw in table.rows([*layout.columns, *([dataset.gold_column] if dataset.gold_column else [])]):
         try:
-            gold = raw.get(dataset.gold_column) if dataset.gold_column else layout.answer(raw)
-            yield layout.question(raw), gold[0] if isinstance(gold, list) and gold else gold
+            if dataset.gold_column:
+                gold = raw.get(dataset.gold_column)
+            else:
+                first = layout.answer(raw)
+                gold = right_answers(raw.get(layout.answers[0])) or first
+            yield layout.question(raw), gold
         except Unusable:
             yield None, None
 

@@ -20,16 +20,16 @@ NAME = "questions"  # of the data set's questions among benchmarks
 def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
     """The different questions of a data set that have a gold answer, and how many rows were left out.
 
-    The gold is the content of `gold_column`, else the last box of the solution; with rules=code it is the problem of
-    code that the row is, which has the prompt and the stops of the data set.
+    The gold is the content of `gold_column`, else the last box of the solution, of a list the first; with rules=code it
+    is the problem of code that the row is, which has the prompt and the stops of the data set.
 
     Raises:
         ValueError: no row can be asked.
     """
     code, general = (dataset.rules == rules for rules in (SampleRules.code, SampleRules.general))
     golds: dict[str, str] = {}
-    rows = beside = without = repeated = 0
-    for question, gold in _problems_of_code(dataset) if code else _true_answers(dataset):
+    rows = beside = without = repeated = several = 0
+    for question, gold, others in _problems_of_code(dataset) if code else _true_answers(dataset):
         rows += 1
         beside += question is None and gold is not None
         if question is None or gold is None:
@@ -38,6 +38,7 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
             repeated += 1
         else:
             golds[question.strip()] = gold
+            several += others > 0
     if not golds and beside:
         raise ValueError(
             f"no row of {dataset.path} asks a single question, and {beside:,} with a gold answer ask it after earlier "
@@ -55,6 +56,7 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
         for i, (question, gold) in enumerate(golds.items())
     ]
     counts = {"rows": rows, "without_gold": without, "repeated_questions": repeated, "questions": len(problems)}
+    counts |= {"first_of_several_golds": several} if several else {}
     about = BenchmarkConfig(rules=Rules(dataset.rules))
     if code:
         about = replace(about, prompt=dataset.template, stop=dataset.stop)
@@ -69,20 +71,22 @@ def check_verifier(dataset: DatasetConfig, golds: list[str], unsafe_code: bool) 
         check_stack_tests(golds, dataset.path)
 
 
-def _true_answers(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | None]]:
+def _true_answers(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | None, int]]:
+    """Question and gold of each row, and how many golds besides the first, which alone the graders compare with."""
     for question, value in asked(dataset):
-        yield question, gold_of(value, boxed=dataset.gold_column is None)
+        values = value if isinstance(value, list) and value else [value]
+        yield question, gold_of(values[0], boxed=dataset.gold_column is None), len(values) - 1
 
 
-def _problems_of_code(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | None]]:
+def _problems_of_code(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | None, int]]:
     """The prompt of each row and the row as a problem; None where it is not one. ValueError for an unknown language."""
     for raw in load(dataset).rows():
         row = {column: value for column, value in raw.items() if value is not None}
         texts = [row.get("prompt"), row.get("test", row.get("tests"))]
         if all(isinstance(text, str) and text.strip() for text in texts):
-            yield texts[0], assembly.problem(row, dataset.stop)
+            yield texts[0], assembly.problem(row, dataset.stop), 0
         else:
-            yield None, None
+            yield None, None, 0
 
 
 def gold_of(value: Any, boxed: bool) -> str | None:
