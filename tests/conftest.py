@@ -63,8 +63,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = random.Random(0)
     file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     lines = [
-        {"problem": f"{i}+{i}=?", "solution": f"{2 * i} " * rng.randint(1, 9), "wrong": f"{i} " * rng.randint(1, 9)}
-        | {"reward": i % 2, "success_rate": i % 5 / 4}
+        {"problem": f"{i}+{i}=?", "solution": f"{2 * i} " * rng.randint(1, 9)}
+        | {"wrong": f"{i or 1} " * rng.randint(1, 9), "reward": i % 2, "success_rate": i % 5 / 4}
         for i in range(22)
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

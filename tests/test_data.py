@@ -219,6 +219,17 @@ def test_rows_are_kept_by_what_their_columns_say(tmp_path):
         read(DatasetConfig(path=str(file), keep={"problem": "Rust"}))
 
 
+def test_a_pair_of_the_same_answers_is_not_trained():
+    dataset = DatasetConfig(path="rows.jsonl", rejected_column="wrong", max_broken=0.5)
+    pairs = [("1", "23", "24"), ("1", "23", "23"), ("1", "2<|end|>", "2")]  # the third is the same with its end
+    examples = encode([*pairs, ("1", "234567", "234568")], dataset=dataset)
+    assert (examples.report["broken"], len(examples)) == (2, 4)
+    with pytest.raises(ValueError, match=r"\(row 2 of .* has the same chosen and rejected answer; so does row 3"):
+        encode(pairs, dataset=replace(dataset, max_broken=0.1))
+    cut = encode([pairs[0], ("1", "234567", "234568")], dataset=dataset, max_length=5, overlong=Overlong.truncate)
+    assert (cut.report["truncated"], cut.report["overlong_dropped"], len(cut)) == (0, 1, 2)
+
+
 def test_what_is_kept_is_counted_and_a_zero_is_something(tmp_path):
     file = tmp_path / "rows.jsonl"
     rows = [{"problem": f"{level}?", "solution": "a", "level": level} for level in (0, False, 1, None)]

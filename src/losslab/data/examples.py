@@ -14,6 +14,7 @@ from losslab.config.choices import Overlong, Turns
 from losslab.config.schema import TrainConfig
 from losslab.data.chat_templates import Rewritten
 from losslab.data.image_inputs import ImageInputs
+from losslab.data.layouts import Layout
 from losslab.data.messages import Unusable
 from losslab.data.row_notes import notes
 from losslab.data.rows import Rows, check_broken, read
@@ -173,11 +174,12 @@ class Collected:
     ends: set[int] = field(default_factory=set)  # the last tokens of trained spans that are not truncated
 
     def add(self, number: int, group: list[Encoded], drop: bool, weights: tuple[float, ...] = ()) -> None:
-        """Add a group of examples, truncated to the limit; or drop it whole, with `drop` or where a prompt fills it or
-        an image does not fit."""
+        """Add a group of examples, truncated to the limit; or drop it whole, with `drop` or where a prompt fills it, an
+        image does not fit or the two answers of a pair are the same up to it."""
         longest = max(len(encoded.ids) for encoded in group)
         if longest > self.limit:
-            if drop or any(max(encoded.prompt, encoded.behind_images) >= self.limit for encoded in group):
+            filled = any(max(encoded.prompt, encoded.behind_images) >= self.limit for encoded in group)
+            if drop or filled or (len(group) == 2 and group[0].ids[: self.limit] == group[1].ids[: self.limit]):
                 self.overlong.append((number, longest))
                 return
             self.truncated.append(number)
@@ -245,9 +247,8 @@ def collect(rows: Rows, train: TrainConfig, tokeniser: Tokeniser) -> Collected:
                     if isinstance(groups, Unusable):
                         collected.broken[number] = str(groups)
                         continue
-                    weights, trained = rows.usable[number].weights, sum(_length(encoded.spans) for encoded in groups[0])
-                    if layout.weights and len(weights) != trained:
-                        reason = f"has {len(weights)} weights in `{layout.weights}` for {trained} trained tokens"
+                    weights = rows.usable[number].weights
+                    if reason := _not_as_told(groups[0], weights, layout):
                         collected.broken[number] = reason
                         continue
                     for group in groups:
@@ -260,6 +261,16 @@ def collect(rows: Rows, train: TrainConfig, tokeniser: Tokeniser) -> Collected:
                 ) from None
             progress.update(len(part))
     return collected
+
+
+def _not_as_told(group: list[Encoded], weights: tuple[float, ...], layout: Layout) -> str:
+    """Why the tokens of a row are not what its columns promise; empty where they are."""
+    if len(group) == 2 and group[0] == group[1]:
+        return "has the same chosen and rejected answer"
+    trained = sum(_length(encoded.spans) for encoded in group)
+    if layout.weights and len(weights) != trained:
+        return f"has {len(weights)} weights in `{layout.weights}` for {trained} trained tokens"
+    return ""
 
 
 def _remedy(tokeniser: Tokeniser) -> str:
