@@ -6,10 +6,10 @@ from pathlib import Path
 import families
 import numpy as np
 import pytest
+import trl
 
 from losslab.config.choices import AnswerEnd, Overlong, Turns
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
-from losslab.data import toy_task
 from losslab.data.batches import collate
 from losslab.data.examples import Examples, prepare
 from losslab.data.tokenise import Tokeniser
@@ -153,11 +153,74 @@ def test_what_a_template_leaves_out_is_not_lost_in_silence(tmp_path):
         examples([{"messages": [SYSTEM, FIRST, ONE]}], families.mistral(), tmp_path)
 
 
-def test_a_call_of_a_tool_is_not_lost_in_silence(tmp_path):
-    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}
-    rows = [{"messages": [FIRST, call, {"role": "tool", "content": "4"}, ONE]}]
-    with pytest.raises(ValueError, match="has a call of a tool that the chat template leaves out"):
-        examples(rows, toy_task.tokenizer(), tmp_path)  # whose template writes an empty turn for it
+def called(arguments: dict, result: str = "4") -> list[dict]:
+    """A question, a call of `add`, its result and an answer."""
+    call = {"id": "a1b2c3d4e", "type": "function", "function": {"name": "add", "arguments": json.dumps(arguments)}}
+    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    result = {"role": "tool", "name": "add", "tool_call_id": "a1b2c3d4e", "content": result}
+    return [FIRST, answer, result, ONE]
+
+
+def template_of(*parts: str) -> str:
+    """A template that writes some of the parts tools, name, arguments and result."""
+    call = "{{ call.function.name }} " * ("name" in parts) + "{{ call.function.arguments }}" * ("arguments" in parts)
+    return (
+        ("{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}" if "tools" in parts else "")
+        + "{% for m in messages %}"
+        + ("" if "result" in parts else "{% if m.role != 'tool' %}")
+        + "<|im_start|>{{ m.role }}\n{{ m.content }}"
+        + f"{{% for call in m.tool_calls or [] %}}[{call}]{{% endfor %}}<|im_end|>\n"
+        + ("" if "result" in parts else "{% endif %}")
+        + "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+
+WHOLE = ("tools", "name", "arguments", "result")
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "reason"),
+    [
+        ("name", "has a call of a tool that the chat template leaves out"),
+        ("arguments", "has arguments of a call that the chat template leaves out"),
+        ("result", "has a tool's message that the chat template leaves out"),
+        ("tools", "has tools that the chat template leaves out"),
+    ],
+)
+def test_no_part_of_a_use_of_tools_is_lost_in_silence(left_out, reason, tmp_path):
+    tokenizer = families.chatml(template_of(*(part for part in WHOLE if part != left_out)))
+    for number in (4, 12345):  # 4 is the answer, too
+        rows = [{"messages": called({"a": number}, str(number)), "tools": TOOLS}]
+        with pytest.raises(ValueError, match=f"rows.jsonl:1 {reason}"):
+            examples(rows, tokenizer, tmp_path)
+        with pytest.raises(ValueError, match=f"rows.jsonl:1 {reason}"):
+            examples(rows, tokenizer, tmp_path, turns=Turns.last)  # where the call is not trained
+        assert len(examples(rows, families.chatml(template_of(*WHOLE)), tmp_path)) == 1
+
+
+def test_tools_that_the_system_prompt_names_are_not_left_out(tmp_path):
+    tokenizer = families.chatml(template_of("name", "arguments", "result"))
+    briefed = [SYSTEM | {"content": "You can add."}, *called({"a": 2})]
+    assert len(examples([{"messages": briefed, "tools": TOOLS}], tokenizer, tmp_path)) == 1
+
+
+REAL = ["qwen2_5", "qwen3", "llama3_1", "gptoss", "glm4moe", "gemma4", "lfm2_v2"]
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_templates_of_known_models_leave_nothing_out(name, tmp_path):
+    """Each spells values in its own way: JSON, Python, XML."""
+    file = Path(trl.__file__).parent / f"chat_templates/{name}.jinja"
+    if not file.exists():
+        pytest.skip("this version of TRL does not have it")
+    arguments = {"a": 2.5, "text": 'It\'s "ü"\n\tx', "deep": {"b": [True, None, "<a>"]}, "none": None}
+    messages = called(arguments, '{"sum": "4\\n", "at": "C:\\\\x"}\n')
+    parameters = {"type": "object", "properties": {"a": {"type": "number", "description": "one"}}, "required": ["a"]}
+    tools = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": parameters}}]
+    rows = [{"messages": messages, "tools": tools}]
+    tokenizer = families.chatml(file.read_text())
+    assert examples(rows, tokenizer, tmp_path, turns=Turns.last).report["broken"] == 0
 
 
 def test_system_prompts_tools_and_arguments_reach_the_template(tmp_path):

@@ -16,10 +16,12 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from losslab.config.limits import time_limit
 from losslab.config.messages import first_line
+from losslab.data import left_out
 from losslab.data.messages import REASONING, Message, Unusable, reasoning, words
 from losslab.data.prompts import FAULTS, TEMPLATE_SECONDS
 
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+LEFT_OUT = "has {} that the chat template leaves out"  # why a row cannot be used
 Span = tuple[int, int]  # of characters: from, to
 
 
@@ -111,7 +113,9 @@ class ChatTemplate:
             marks = [mark for turn, mark in zip(turns, marks, strict=True) if turn in trained]
         spans = marks or [self._turn(messages, i, text, tools, extra) for i in trained]
         ended = [self._with_end(text, span) for span in spans]
-        self._check(messages, trained, text, [span for span, _ in ended])
+        said = "".join(text[start:stop] for (start, stop), _ in ended)
+        self._check_tools(messages, trained, (text, said), tools, extra)
+        self._check(messages, trained, text, said)
         return Rendered(text, tuple(span for span, _ in ended), ended[-1][1])
 
     def _turn(
@@ -140,27 +144,62 @@ class ChatTemplate:
                 return (start, stop + len(token)), True
         return span, False
 
-    def _check(self, messages: Sequence[Message], trained: Sequence[int], text: str, spans: list[Span]) -> None:
+    def _check(self, messages: Sequence[Message], trained: Sequence[int], text: str, said: str) -> None:
         """Refuse a conversation of which the template leaves out what was said to the model, or what it shall say."""
         for message in messages:
             content = message["content"]
             texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
             if message["role"] in ("system", "developer", "user") and any(part.strip() not in text for part in texts):
-                raise Unusable(f"has a {message['role']}'s message that the chat template leaves out")
-        said = "".join(text[start:stop] for start, stop in spans)
+                raise Unusable(LEFT_OUT.format(f"a {message['role']}'s message"))
         for i in trained:
-            for call in messages[i].get("tool_calls") or ():
-                if str(call.get("function", call).get("name")) not in said:
-                    raise Unusable("has a call of a tool that the chat template leaves out")
             if (thought := reasoning(messages[i]).strip()) and thought not in said:
                 if i == len(messages) - 1:
-                    raise Unusable("has reasoning that the chat template leaves out")
+                    raise Unusable(LEFT_OUT.format("reasoning"))
                 raise Rewritten(f"it leaves out the reasoning of turn {_ordinal(messages, i)}")
             content = words(messages[i]).strip()
             if content not in said and "".join(content.split()) not in "".join(said.split()):
                 if i == len(messages) - 1:
                     raise Unusable("has an answer of which the chat template leaves out a part")
                 raise Rewritten(f"it leaves out a part of turn {_ordinal(messages, i)}")
+
+    def _check_tools(
+        self,
+        messages: Sequence[Message],
+        trained: Sequence[int],
+        texts: tuple[str, str],
+        tools: list[Any] | None,
+        extra: Mapping[str, Any],
+    ) -> None:
+        """Refuse a conversation of which the template leaves out tools, calls, their arguments or their results.
+
+        `texts` are the whole text, and what of it is trained. Raises Unusable.
+        """
+        if not tools and not any(left_out.uses_tools(message) for message in messages):
+            return
+        whole, said = map(left_out.squeezed, texts)
+        for i, message in enumerate(messages):
+            place = said if i in trained else whole
+            for name, arguments in left_out.calls(message):
+                if not left_out.holds(place, name):
+                    raise Unusable(LEFT_OUT.format("a call of a tool"))
+                if not left_out.holds(place, arguments):
+                    raise Unusable(LEFT_OUT.format("arguments of a call"))
+            if message["role"] not in left_out.ASKED and not left_out.holds(whole, words(message)):
+                raise Unusable(LEFT_OUT.format(f"a {message['role']}'s message"))
+        again, marks = left_out.marked(messages, texts[0])
+        if marks and (written := self._if_taken(again, tools, extra)) is not None:
+            for mark, what in marks.items():
+                if mark not in written:
+                    raise Unusable(LEFT_OUT.format(what))
+        if tools and left_out.unwritten(tools, texts[0], self._if_taken(messages, None, extra) or "", messages):
+            raise Unusable(LEFT_OUT.format("tools"))
+
+    def _if_taken(self, messages: Sequence[Message], tools: list[Any] | None, extra: Mapping[str, Any]) -> str | None:
+        """A changed conversation as text; None where the template does not take it, as it may know what tools exist."""
+        try:
+            return self.text(messages, tools, False, extra)
+        except Unusable:
+            return None
 
     def _render(
         self,
