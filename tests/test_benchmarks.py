@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from vision_models import picture
 
 from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import Gold, Rules
+from losslab.config.schema import Config
 from losslab.data.prompts import render
 from losslab.evaluation.benchmarks import Benchmark, Problem, load
+from losslab.evaluation.prompting import notes
 from losslab.grading.graders import Grader
 
 ROWS = {
@@ -140,7 +143,7 @@ def test_golds_by_rule(tmp_path):
     assert (boxed.problems[0].gold_official, boxed.problems[0].gold) == ("\\frac{1}{2}", "\\frac12")
     hashes = local(tmp_path, {"problem": "p", "answer": "6*7=42\n#### 1,042"}, gold=Gold.hashes)
     assert hashes.problems[0].gold == "1,042"
-    parts = local(tmp_path, {"problem": "p", "answer": ["1", "-1"]})
+    parts = local(tmp_path, {"problem": "p", "answer": ["1", "-1"]}, rules=Rules.olympiadbench)
     assert (parts.problems[0].gold_official, parts.problems[0].gold) == ("1", "1, -1")
     assert local(tmp_path, {"problem": "p", "answer": 27.0}).problems[0].gold == "27"
 
@@ -189,10 +192,25 @@ good = {"problem": "1+1?", "answer": "2"}
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        ([good, '{"problem": "2+'], {}, r"mine\.jsonl:2: this is not a JSON object"),
-        ([good, "[1]"], {}, r"mine\.jsonl:2: this is not a JSON object"),
+        ([good, '{"problem": "2+'], {}, r"mine\.jsonl:2: this line is not valid JSON, correct or remove it"),
+        ([good, "[1]"], {}, r"mine\.jsonl:2: this line is a JSON list, not an object"),
         ([{"id": 7, **good}, {"id": 7, **good}], {}, r"mine\.jsonl:2: id 7 is also that of .*mine\.jsonl:1"),
-        ([{"text": "1+1?", "answer": "2"}], {}, "no text in the column 'problem'; the row has text, answer"),
+        ([{"text": "1+1?", "answer": "2"}], {}, "there is no column 'problem'; the row has text, answer"),
+        # A column in place of a misspelt one would be asked or compared with in silence.
+        ([good | {"text": "1+2?"}], {"question": "txt"}, "no column 'txt'; the row has problem, answer, text"),
+        ([good], {"answer": "solu", "gold": Gold.boxed}, "no column 'solu'; the row has problem, answer"),
+        ([good], {"answer": "gold"}, "no gold answer: there is no column 'gold'; the row has problem, answer"),
+        (
+            [{"problem": "p", "answer": {"value": 5}}],
+            {},
+            r"is \"\{'value': 5\}\", a dict: only a text or a finite",
+        ),
+        ([{"problem": "p", "answer": float("nan")}], {}, "'nan', a float: only a text or a finite number"),
+        ([{"problem": "p", "answer": float("inf")}], {"rules": Rules.mathvision}, "'inf', a float: only a text"),
+        ([{"problem": "p", "answer": ["Paris", "City of Light"]}], {}, "is a list: set rules: olympiadbench where"),
+        ([{"problem": "p", "answer": ["1", {}]}], {"rules": Rules.olympiadbench}, "is '{}', a dict: only a text"),
+        ([{"problem": "p", "answer": []}], {"rules": Rules.olympiadbench}, "no gold answer"),
+        ([good, good | {"answer": "3"}], {}, r"jsonl:2 asks the same as .*jsonl:1, with the gold answer '3' in pl"),
         ([{"problem": " ", "answer": "2"}], {}, "no text in the column 'problem'"),
         ([{"problem": "1+1?"}], {}, r"mine\.jsonl:1: no gold answer"),
         ([{"problem": "1+1?", "answer": None}], {}, "no gold answer"),
@@ -212,6 +230,32 @@ def test_bad_files_are_one_clear_sentence(tmp_path, rows, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         local(tmp_path, *rows, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_repeated_questions_are_counted_and_a_published_set_keeps_its_contrary_golds(tmp_path):
+    rows = [good, {"problem": "2+2?", "answer": "4"}, good]
+    assert [(b.repeated, b.contrary) for b in (local(tmp_path, *rows), local(tmp_path, *rows[:2]))] == [(1, 0), (0, 0)]
+    published = local(tmp_path, *rows, good | {"answer": "3"}, rows=4)
+    assert (published.repeated, published.contrary) == (2, 1)
+    warning = "mine: 2 of its 4 problems ask what an earlier one asks, 1 of them with another gold answer: each counts"
+    assert [note.partition(" in the score")[0] for note in notes(Config(), [published], {})] == [warning]
+    # The same question about another image is another question.
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(picture(i, 3, 3))
+    shown = [good | {"image": f"{i}.png", "answer": str(i)} for i in range(2)]
+    assert local(tmp_path, *shown, images=["image"]).repeated == 0
+    with pytest.raises(ValueError, match="asks the same as"):
+        local(tmp_path, *shown)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row_and_a_cut_file_is_one_sentence(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(good).encode())
+    assert load("mine", BenchmarkConfig(path=str(path))).problems[0].question == "1+1?"
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(json.dumps(good).encode() * 100)[:40])
+    with pytest.raises(ValueError, match=r"cut\.jsonl\.gz: the file is damaged or truncated after line 0"):
+        load("cut", BenchmarkConfig(path=str(cut)))
 
 
 def test_a_compressed_file_is_read_as_it_is(tmp_path):

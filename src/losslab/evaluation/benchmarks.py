@@ -1,6 +1,5 @@
 """Problems of a benchmark with their gold answers, from the hub, from local files, or from the embedded toy task."""
 
-import gzip
 import hashlib
 import json
 from collections import Counter
@@ -10,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from losslab.config.benchmark import BenchmarkConfig
-from losslab.config.choices import Gold, Rules
+from losslab.config.choices import Rules
 from losslab.config.schema import EMBEDDED
-from losslab.data import hub_datasets
+from losslab.data import hub_datasets, read_files
 from losslab.data.images import looks_like_images, parts
 from losslab.data.messages import Unusable
 from losslab.data.row_templates import check, fill
-from losslab.evaluation import images, mastery
-from losslab.grading import corrected_text, official_text, options
-from losslab.programs import assembly, stack_language
+from losslab.evaluation import golds, images, mastery
+from losslab.grading import options
 
-QUESTIONS = ("question", "problem")  # the hub and the official files disagree on the name of the column
 IDENTIFIERS = ("unique_id", "id", "idx")
 ENDINGS = (".jsonl", ".jsonl.gz")
 
@@ -55,6 +52,8 @@ class Benchmark:
     unshown: dict[str, int] = field(
         default_factory=dict, hash=False
     )  # by column of images that no key names, its problems
+    repeated: int = 0  # problems that ask what an earlier one asks
+    contrary: int = 0  # of these, those with another gold answer
 
     @property
     def images(self) -> bool:
@@ -89,10 +88,11 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
 
     Raises:
         ValueError: an unknown benchmark, an instruction with a column that no row has, or a row that is malformed, has
-            no question or gold, or a broken image.
+            no question or gold, or a broken image, and without `cfg.rows` two golds of one question.
     """
     problems: list[Problem] = []
     places: dict[str, str] = {}
+    standing: list[str] = []  # where each problem stands
     unshown, columns = Counter[str](), dict.fromkeys(["problem"])
     for place, row in _rows(name, cfg, data):
         columns |= dict.fromkeys(row)
@@ -104,6 +104,7 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
         problem = _problem(len(problems), place, row, cfg)
         problem = replace(problem, **_shown(place, row, problem.question, cfg, _folder(name, cfg, data)))
         problems.append(replace(problem, groups=_groups(place, row, cfg.breakdown)))
+        standing.append(place)
     if not problems:
         raise ValueError(f"benchmark {name} is empty")
     if cfg.instruction is not None:  # of rows of JSON lines, some may lack a column
@@ -113,7 +114,27 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
     mastery.check(name, [problem.step for problem in problems if problem.step])
     if cfg.images and not any(problem.images for problem in problems):
         raise ValueError(f"benchmark {name} has no image in the columns {', '.join(cfg.images)}: name others, or none")
-    return replace(Benchmark.of(name, problems, cfg), unshown=dict(unshown))
+    repeated, contrary = _repetitions(problems, standing, published=cfg.rows is not None)
+    found = Benchmark.of(name, problems, cfg)
+    return replace(found, unshown=dict(unshown), repeated=repeated, contrary=contrary)
+
+
+def _repetitions(problems: Sequence[Problem], places: Sequence[str], published: bool) -> tuple[int, int]:
+    """How many problems ask what an earlier one asks, and how many of these have another gold answer.
+
+    Raises ValueError for such a gold, unless the set is a published one, which is taken with its faults.
+    """
+    first: dict[tuple[str, tuple[bytes, ...]], int] = {}
+    repeated = [(first.setdefault((problem.asked, problem.images), i), i) for i, problem in enumerate(problems)]
+    repeated = [(one, other) for one, other in repeated if one != other]
+    contrary = [(one, other) for one, other in repeated if problems[one].gold != problems[other].gold]
+    if contrary and not published:
+        one, other = contrary[0]
+        raise ValueError(
+            f"{places[other]} asks the same as {places[one]}, with the gold answer {problems[other].gold!r} in place "
+            f"of {problems[one].gold!r}: correct or remove one of the two"
+        )
+    return len(repeated), len(contrary)
 
 
 def _shown(place: str, row: dict[str, Any], question: str, cfg: BenchmarkConfig, folder: Path) -> dict[str, Any]:
@@ -142,51 +163,10 @@ def _folder(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Path:
 
 
 def _problem(index: int, place: str, row: dict[str, Any], cfg: BenchmarkConfig) -> Problem:
-    question = next((row[column] for column in (cfg.question, *QUESTIONS) if column in row), None)
-    if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"{place}: no text in the column {cfg.question!r}; the row has {', '.join(row)}")
-    if cfg.rules == Rules.code:
-        try:
-            code = assembly.problem(row, cfg.stop)
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
-        return Problem(index, question.strip(), code, code)
-    if cfg.rules in options.PUBLISHED:
-        gold = _choice(place, row, cfg)
-        step = mastery.step(place, row) if cfg.rules == Rules.wemath else None
-        return Problem(index, question.strip(), gold, gold, step=step)
-    if cfg.rules == Rules.stack_program:
-        tests = str(row.get(cfg.answer))
-        try:
-            stack_language.tests(tests)
-        except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
-        return Problem(index, question.strip(), tests, tests)
-    if cfg.gold == Gold.any:
-        answers = _right_answers(place, row.get(cfg.answer), cfg)
-        return Problem(index, question.strip(), answers, answers)
-    rules, row = _as_official(cfg, row)
-    try:
-        gold_official, gold = official_text.gold(rules, row), corrected_text.gold(rules, row)
-    except ValueError:
-        raise ValueError(f"{place}: no gold answer ({cfg.gold}) in the column {cfg.answer!r}") from None
-    if not gold.strip():
-        raise ValueError(f"{place}: the gold answer is empty")
-    if Counter(gold)["{"] != Counter(gold)["}"]:
-        raise ValueError(f"{place}: the gold answer {gold!r} does not parse: its braces do not match")
-    return Problem(index, question.strip(), gold_official, gold)
-
-
-def _choice(place: str, row: dict[str, Any], cfg: BenchmarkConfig) -> str:
-    """The right answer of a question that may have options, and behind a letter the text of its option."""
-    answer = row.get(cfg.answer)
-    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not str(answer).strip():
-        raise ValueError(f"{place}: no gold answer in the column {cfg.answer!r}")
-    try:
-        choices = options.parsed(row[cfg.options]) if cfg.options else {}
-    except (KeyError, ValueError):
-        raise ValueError(f"{place}: no list or text of options in the column {cfg.options!r}") from None
-    return options.gold(str(answer).strip(), choices)
+    asked = golds.question(place, row, cfg)
+    gold_official, gold = golds.of(place, row, cfg)
+    step = mastery.step(place, row) if cfg.rules == Rules.wemath else None
+    return Problem(index, asked, gold_official, gold, step=step)
 
 
 def _groups(place: str, row: dict[str, Any], columns: list[str]) -> dict[str, str]:
@@ -196,30 +176,6 @@ def _groups(place: str, row: dict[str, Any], columns: list[str]) -> dict[str, st
         if not isinstance(value, str | int | float):
             raise ValueError(f"{place}: the column {column!r} of the breakdown holds no text or number")
     return {column: f"{value:g}" if isinstance(value, float) else str(value) for column, value in values.items()}
-
-
-def _right_answers(place: str, answers: Any, cfg: BenchmarkConfig) -> str:
-    if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
-        raise ValueError(f"{place}: no list of right answers ({cfg.gold}) in the column {cfg.answer!r}")
-    return "\n".join(" ".join(answer.split()) for answer in answers)
-
-
-def _as_official(cfg: BenchmarkConfig, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The row with the columns of the official files, and the rules that read its gold."""
-    answer = row.get(cfg.answer)
-    if cfg.gold == Gold.boxed:
-        if cfg.answer not in row and "answer" in row:  # the hub's copy of Minerva Math holds the last box alone
-            answer = f"\\boxed{{{row['answer']}}}"
-        has_box = isinstance(answer, str) and "boxed" in answer
-        return cfg.rules if cfg.rules in official_text.GOLD_FROM_SOLUTION else "math", {
-            **row,
-            "solution": answer if has_box else None,
-        }
-    if cfg.gold == Gold.hashes:
-        return Rules.gsm8k, {"answer": answer}
-    if isinstance(answer, list):
-        return Rules.olympiadbench, {"final_answer": answer}
-    return cfg.rules, {} if answer is None else {"answer": answer}
 
 
 def _rows(name: str, cfg: BenchmarkConfig, data: str | Path | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -252,17 +208,8 @@ def _embedded(name: str) -> Sequence[dict[str, Any]]:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode())
-            except (ValueError, RecursionError):
-                row = None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: this is not a JSON object in UTF-8; every line must be one")
-            yield f"{path}:{number}", row
+    for number, row in read_files.rows(path):
+        yield f"{path}:{number}", row
 
 
 def _table(name: str, cfg: BenchmarkConfig) -> Iterator[tuple[str, dict[str, Any]]]:

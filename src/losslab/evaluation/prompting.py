@@ -85,7 +85,7 @@ def announced(prompts: Mapping[str, Prompt], name: str) -> str | None:
 
 
 def notes(config: Config, chosen: Sequence[Benchmark], prompts: Mapping[str, Prompt]) -> list[str]:
-    """What of a chosen prompt or of a row does not reach the model, and examples that a benchmark asks for itself."""
+    """What of a chosen prompt or of a row does not reach the model, and what a benchmark asks twice or shows before."""
     warnings = []
     for benchmark in chosen:
         warnings += [
@@ -93,6 +93,12 @@ def notes(config: Config, chosen: Sequence[Benchmark], prompts: Mapping[str, Pro
             f"benchmark.{benchmark.name}.images"
             for column, count in benchmark.unshown.items()
         ]
+        if benchmark.repeated:
+            golds = f", {benchmark.contrary} of them with another gold answer" if benchmark.contrary else ""
+            warnings.append(
+                f"{benchmark.name}: {benchmark.repeated} of its {len(benchmark.problems)} problems ask what an earlier "
+                f"one asks{golds}: each counts in the score"
+            )
         if config.names.prompt and (benchmark.prompt is not None or benchmark.task is not None):
             warnings.append(f"{benchmark.name}: it has a prompt of its own, in place of prompt={config.names.prompt}")
         shown = {" ".join(problem.split()) for problem, _ in getattr(prompts.get(benchmark.name), "examples", ())}
