@@ -32,16 +32,19 @@ def cell(
     target: str | None = None,
     sweep: str = "study",
     method: str | None = None,
+    path: str = "embedded",
+    revision: str | None = None,
 ) -> Cell:
+    model = "tiny" if path == "embedded" else Path(path).name
     config = Config(
-        names=Names(model="tiny", dataset="embedded", loss=loss, eval="paper", method=method),
+        names=Names(model=model, dataset="embedded", loss=loss, eval="paper", method=method),
         machine=MachineConfig(results=str(results)),
         optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=lr),
         loss={"_target_": target or {"dft": "losslab.objectives.dft.DFT"}.get(loss, "losslab.objectives.sft.SFT")},
         sweep=SweepConfig(name=sweep, question="Which?"),
         seed=seed,
     )
-    config.model.path = config.dataset.path = "embedded"
+    config.model.path, config.model.revision, config.dataset.path = path, revision, "embedded"
     found = Cell.of(config)
     found.declare(config)
     if scores is not None:

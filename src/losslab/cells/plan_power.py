@@ -12,6 +12,7 @@ from losslab.data.toy_task import PROBLEMS
 from losslab.records.reading import DamagedRecord, read_scores
 from losslab.records.record import Cell
 from losslab.results.compare import right_shares
+from losslab.results.model_names import of_config
 from losslab.statistics.intervals import simultaneous_level
 from losslab.statistics.power import (
     BETWEEN_RUNS,
@@ -37,7 +38,7 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
     tune = groups[0][0].sweep.tune
     groups = tuned(groups, tune) if tune else groups
     rows = [group for group in groups if group[0].trains]
-    models = Counter(group[0].names.model for group in rows)
+    models = Counter(of_config(group[0]) for group in rows)
     if not rows or max(models.values()) < 2:
         return ""
     config, seeds = rows[0][0], min(len(group) for group in rows)
@@ -48,7 +49,7 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
         return (
             f"power: not known before the problems of {', '.join(missing)} are read; benchmark.NAME.rows says how many"
         )
-    compared = max(Counter(group[0].names.model for group in groups).values())
+    compared = max(Counter(of_config(group[0]) for group in groups).values())
     level = simultaneous_level(compared * (compared - 1) // 2)
     tasks = {name for name, about in config.benchmark.items() if about.task is not None}  # one answer to each question
     samples = {name: 1 if name in tasks else config.eval.samples for name in config.benchmark}

@@ -20,6 +20,7 @@ from losslab.records.reading import DamagedRecord
 from losslab.results.labels import canonical, labels
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores, Part, promised, recorded, trains
+from losslab.results.model_names import distinct
 from losslab.statistics.intervals import Estimate, mean_of, over_seeds
 
 T = TypeVar("T")
@@ -155,7 +156,7 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     for entry in entries:
         if benchmarks and set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
             entry.scores[AVERAGE] = mean_of([entry.scores[name] for name in benchmarks])
-    rows = _grouped(grid, entries, {name: _usual_problems(entries, name) for name in benchmarks})
+    rows = distinct(_grouped(grid, entries, {name: _usual_problems(entries, name) for name in benchmarks}))
     kept = {name for row in rows for entry in row.scored for name in entry.scores}
     others = [name for name in trained if name not in benchmarks and name in kept]
     rows = [replace(row, label=label) for row, label in zip(rows, labels(rows), strict=True)]
