@@ -12,7 +12,7 @@ from losslab.config.machine import MachineConfig
 from losslab.config.schema import BenchmarkConfig, Config, EvalConfig, Names, OptimizerConfig
 from losslab.config.sweep import SweepConfig
 from losslab.files import write_json, write_lines
-from losslab.hub import push
+from losslab.hub import model_card, push
 from losslab.records.record import Cell
 
 
@@ -122,3 +122,22 @@ def test_mistakes_are_one_line(cells, capsys, change, message):
         main(["push", options.pop("cell"), *(f"{key}={value}" for key, value in options.items() if value)])
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2 and message in line
+
+
+@pytest.mark.parametrize("data", ["rows/part.csv", "rows/part.jsonl.gz", "rows/part.arrow", "rows/part.tsv.zst"])
+def test_what_was_local_where_it_was_trained_is_no_hub_id(tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    Path("ckpts/x").mkdir(parents=True)
+    config = Config(
+        names=Names(model="x", dataset="part", loss="sft", eval="paper"),
+        machine=MachineConfig(results=str(tmp_path / "results")),
+        optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=5e-5),
+        loss={"_target_": "losslab.objectives.sft.SFT"},
+    )
+    config.model.path, config.dataset.path = "ckpts/x", data
+    cell = Cell.of(config)
+    cell.declare(config)
+    monkeypatch.chdir("/")
+    cell.declare(config)  # where the folder is not there, the record still knows of it
+    assert not model_card.on_hub(cell, "model") and not model_card.on_hub(cell, "dataset")
+    assert [model_card.public(cell)[group]["path"] for group in ("model", "dataset")] == ["x", Path(data).name]

@@ -293,10 +293,18 @@ def test_mode_without_a_login_is_offline(cell, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     auto = TrackerConfig()
     assert follow.resolve(auto) == TrackerMode.offline
     config = replace(cell[0], tracker=auto)
     assert "wandb sync" in follow.hint(config)
+    # A login is of a server, which may be one's own.
+    (tmp_path / ".netrc").write_text(f"machine wandb.example.org login user password {'0' * 40}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert follow.resolve(auto) == TrackerMode.offline
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080")
+    assert follow.resolve(auto) == TrackerMode.online
+    monkeypatch.delenv("WANDB_BASE_URL")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert follow.resolve(auto) == TrackerMode.online and follow.hint(config) == ""
     assert follow.resolve(TrackerConfig(mode=TrackerMode.disabled)) == TrackerMode.disabled

@@ -13,6 +13,7 @@ from losslab.composition.record_file import check_objective
 from losslab.config.paths import CONF
 from losslab.config.schema import EMBEDDED_MODELS
 from losslab.config.sweep import SweepConfig
+from losslab.data.read_files import FORMATS, suffix
 from losslab.files import named, read_json
 from losslab.records.reading import read_yaml
 from losslab.records.record import Cell
@@ -44,6 +45,8 @@ def card(cell: Cell, repo: str, licence: str) -> ModelCard:
 def public(cell: Cell) -> dict[str, Any]:
     """A cell's configuration without machine keys, and with file names instead of paths."""
     config = yaml.safe_load((cell.folder / "config.yaml").read_text(encoding="utf-8"))
+    for group in cell.state().get("local", []):
+        config[group]["path"] = Path(config[group]["path"]).name
     return {key: _without_folders(value) for key, value in config.items() if key not in PRIVATE}
 
 
@@ -71,11 +74,14 @@ def shown(path: str) -> str:
 def local(path: str) -> bool:
     """Whether a path is local, to this machine or to the one that made the record, rather than a hub id."""
     parts = Path(path).parts
-    file = path.endswith((".jsonl", ".json", ".parquet"))
+    file = suffix(path)[0] in FORMATS
     return Path(path).is_absolute() or path.startswith((".", "~")) or len(parts) > 2 or file or bool(named(path))
 
 
 def on_hub(cell: Cell, group: str) -> bool:
+    """Whether a path is a hub id: `ckpts/x` looks like one, and the record knows that it was a folder."""
+    if group in cell.state().get("local", []):
+        return False
     path = yaml.safe_load((cell.folder / "config.yaml").read_text(encoding="utf-8"))[group]["path"]
     return path not in EMBEDDED_MODELS and not local(path) and not Path(path).is_dir()
 

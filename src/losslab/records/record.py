@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from losslab.config.forgetting import of_new_task
 from losslab.config.log import log
 from losslab.config.schema import BASE, Config, Stage
-from losslab.files import RECORD_VERSION, VALIDATION, read_json, read_lines, write, write_json
+from losslab.files import RECORD_VERSION, VALIDATION, named, read_json, read_lines, write, write_json
 from losslab.records import code_snapshot
 from losslab.records.environment import environment, succeed
 from losslab.records.identity import identities, protocol, recipe
@@ -165,6 +165,9 @@ class Cell:
                 state |= {"identity": self.identity, "names": asdict(config.names), "seed": config.seed}
                 state |= {"declared": _now(), "sweeps": []}
             state["recipe"] = recipe(config)
+            paths = {"model": config.model.path, "dataset": config.dataset.path}
+            local = {group for group, path in paths.items() if Path(path).is_dir() or named(path)}
+            state["local"] = sorted(local.union(state.get("local", [])))  # elsewhere the path may name nothing
             if config.sweep.name not in state["sweeps"]:
                 state["sweeps"] = [*state["sweeps"], config.sweep.name]
             if config.names.method:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from losslab.config.choices import TrackerMode, TrackerName
 from losslab.config.log import log
@@ -83,8 +84,9 @@ def resolve(tracker: TrackerConfig) -> TrackerMode:
         return tracker.mode
     if (wanted := os.environ.get("WANDB_MODE")) in ("online", "offline", "disabled"):
         return TrackerMode(wanted)
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "api.wandb.ai"  # a server of one's own
     try:
-        logged_in = netrc.netrc().authenticators("api.wandb.ai") is not None
+        logged_in = netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         logged_in = False
     return TrackerMode.online if logged_in or os.environ.get("WANDB_API_KEY") else TrackerMode.offline
