@@ -1,6 +1,7 @@
 """What is trained of a conversation, token by token, for chat templates in the manner of known families."""
 
 import json
+import shutil
 from pathlib import Path
 
 import families
@@ -11,8 +12,10 @@ import trl
 from losslab.config.choices import AnswerEnd, Overlong, Turns
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
 from losslab.data.batches import collate
+from losslab.data.chat_templates import ChatTemplate
 from losslab.data.examples import Examples, prepare
 from losslab.data.tokenise import Tokeniser
+from losslab.models.loading import load_tokenizer
 
 SYSTEM, FIRST, ONE, SECOND, TWO = (
     {"role": role, "content": content}
@@ -396,3 +399,17 @@ def test_long_conversations_are_dropped_or_cut(tmp_path):
     assert cut.answers.tolist() == [1] and cut.trained is None
     with pytest.raises(ValueError, match="no row of .* fits train.max_length=10"):
         examples([CONVERSATION], tokenizer, tmp_path, TrainConfig(max_length=10))
+
+
+def test_arguments_that_the_template_does_not_read_are_named(tmp_path, checkpoint, capsys):
+    arguments = {"enable_thinking": False, "enable_thinkin": True}
+    said = "the chat template does not read enable_thinkin of model.template_arguments: check the name"
+    assert ChatTemplate(families.chatml(), arguments).unread == said
+    assert ChatTemplate(families.chatml(), {"enable_thinking": False}).unread is None
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    template = "{% for m in messages %}{{ m.content if enable_thinking else m.content }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    for _ in range(2):
+        load_tokenizer(ModelConfig(path=str(folder), template_arguments=arguments))
+    assert capsys.readouterr().err.count(f"{folder}: {said}") == 1  # once for a process, which loads it several times

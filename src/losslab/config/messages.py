@@ -34,9 +34,10 @@ def sentence(error: Exception) -> str:
         return f"{match[1]} takes one name: write {match[1]}=NAME"
     if match := re.search(r"Key '([^']+)' (?:is )?not in .*?full_key: (\S+)", f"{text} {error}", re.S):
         key, full = match[1], match[2]
-        return f"unknown key {full}{among(key, _siblings(cause, full))}"
+        return f"unknown key {full}{among(key, _siblings(cause, full))}{_to_add(full)}"
     if match := re.search(r"Could not override '([^']+)'", str(error)):
-        return f"unknown key {match[1]}{among(match[1].split('.')[-1], _siblings(cause, match[1]))}"
+        near = among(match[1].split(".")[-1], _siblings(cause, match[1]))
+        return f"unknown key {match[1]}{near}{_to_add(match[1])}"
     if match := re.search(r"Ambiguous value for argument '([^']+)'", str(error)):
         key, _, value = match[1].partition("=")
         quoted = f"'{key}=\"{value}\"'"
@@ -90,6 +91,16 @@ def _siblings(error: BaseException, full_key: str) -> list[str]:
         for part in full_key.split(".")[:-1]:
             node = node.get(part) if OmegaConf.is_dict(node) and part in node else {}
     return [str(key) for key in node]
+
+
+def _to_add(full_key: str) -> str:
+    """How a new key is added where any may be: below one that the schema has as keys and values."""
+    *groups, key = full_key.split(".")
+    node: Any = OmegaConf.structured(Config)
+    for part in groups:
+        node = node.get(part) if OmegaConf.is_dict(node) and part in node else None
+    free = len(groups) > 1 and OmegaConf.is_dict(node) and OmegaConf.get_type(node) is dict
+    return f"; to add it, write '+{'.'.join(groups)}={{{key}: VALUE}}'" if free else ""
 
 
 def first_line(error: Exception) -> str:

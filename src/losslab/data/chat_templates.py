@@ -53,6 +53,14 @@ class ChatTemplate:
         return "\n".join(template.values()) if isinstance(template, dict) else str(template)
 
     @cached_property
+    def unread(self) -> str | None:
+        """A sentence on arguments whose names the template does not contain, so that they change nothing."""
+        names = [name for name in self.arguments if not re.search(rf"\b{re.escape(name)}\b", self.source)]
+        if not names or not (self.other or self.tokenizer.chat_template):
+            return None
+        return f"the chat template does not read {', '.join(names)} of model.template_arguments: check the name"
+
+    @cached_property
     def marked(self) -> bool:
         """Whether the template itself marks what the assistant writes."""
         return bool(MARKS.search(self.source))

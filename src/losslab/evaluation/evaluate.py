@@ -21,6 +21,7 @@ from losslab.config.log import log
 from losslab.config.prompt import CHAT
 from losslab.config.schema import EMBEDDED_MODELS, EMBEDDED_VISION, Config, Engine
 from losslab.data import processors
+from losslab.data.chat_templates import ChatTemplate
 from losslab.data.prompts import check_tokenizer
 from losslab.distributed.environment import available_cores
 from losslab.evaluation import benchmarks, contamination, engines, harness, prompting, requests, scores
@@ -92,6 +93,8 @@ def answer(
         if b.task is None
     }
     notes += prompting.notes(config, chosen, framed)
+    if tokenizer and (unread := ChatTemplate(tokenizer, config.model.template_arguments).unread):
+        notes.append(unread)
     if config.served and reads_images and config.model.image_arguments:
         notes.append("model.image_arguments reach no endpoint, which sizes images itself")
     subject = Subject(config, model, tokenizer, protocol, chosen, framed, prompts, seen, notes, reads_images)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from losslab.config.log import log
 from losslab.config.messages import first_line
 from losslab.config.schema import EMBEDDED_LARGE, EMBEDDED_MODELS, EMBEDDED_VISION, ModelConfig
 from losslab.data import toy_pictures, toy_task
+from losslab.data.chat_templates import ChatTemplate
 from losslab.data.hub_datasets import check_model
 from losslab.data.prompts import check_tokenizer
 from losslab.distributed.load_state import load_state
@@ -46,10 +49,18 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     if model.path in EMBEDDED_MODELS:
         return toy_task.tokenizer()
     tokenizer = _tokenizer(model)
+    if unread := ChatTemplate(tokenizer, model.template_arguments).unread:
+        _warn_once(f"{model.path}: {unread}")
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {model.path} has no EOS token, so no answer could ever end: set one")
     check_tokens(tokenizer.eos_token_id, tokenizer, model)
     return tokenizer
+
+
+@cache
+def _warn_once(sentence: str) -> None:
+    """A process loads a tokenizer several times."""
+    log.warning(sentence)
 
 
 def _tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
