@@ -14,6 +14,7 @@ from pathlib import Path
 import warm
 from safetensors.torch import load_file
 
+from losslab.composition.words import last_of_each
 from losslab.launchers import status
 
 LOSSLAB = [sys.executable, "-m", "losslab"]
@@ -138,7 +139,7 @@ class Place:
         self.environment = os.environ | {"PYTHONPATH": f"{code / 'src'}:{folder / 'modules'}"}
 
     def command(self, *arguments: str, verb: str = "train") -> list[str]:
-        return [*LOSSLAB, verb, *arguments]
+        return [*LOSSLAB, verb, *last_of_each(arguments)]
 
     def run(self, *arguments: str, verb: str = "train", prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
         command = self.command(*arguments, verb=verb)

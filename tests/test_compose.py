@@ -12,7 +12,8 @@ from losslab.cells import cost, memory, plan, sizing
 from losslab.cells.plan_hours import short
 from losslab.cells.sweep import Sweep
 from losslab.composition.checks import check
-from losslab.composition.compose import any_model, culprit, read
+from losslab.composition.compose import culprit, read
+from losslab.composition.words import any_model
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF
 from losslab.config.schema import Config
@@ -281,6 +282,12 @@ def test_numbers_of_a_plan_are_short():
         (["optimizer.lrr=1"], "unknown key optimizer.lrr; did you mean lr?"),
         (["+train.epoch=2"], "unknown key train.epoch; did you mean epochs?"),
         (["+loss.gama=2", "loss=focal"], "unknown key loss.gama; did you mean gamma?"),
+        (
+            ["model.template_arguments={enable_thinking: false}"],
+            "unknown key model.template_arguments.enable_thinking; to add it, write "
+            "'+model.template_arguments={enable_thinking: VALUE}'",
+        ),
+        (["dataset.keep={prompt: first}"], "; to add it, write '+dataset.keep={prompt: VALUE}'"),
         (["loss=focal", "loss.gamma=high"], "loss.gamma: value 'high' of type 'str' could not be converted to Float"),
         (["train.precision=fp8"], "train.precision: invalid value 'fp8', expected one of [bf16, fp32]"),
         (["train.batch_size=many"], "train.batch_size: value 'many' of type 'str' could not be converted to Integer"),
@@ -463,6 +470,30 @@ def test_methods_on_a_models_own_answers(tmp_path):
     assert plan.rows_of(here) == 1
     named = make("experiment=demo", "loss=sft", "dataset=file", f"dataset.path={rows}")
     assert identity(here) == identity(named) != identity(rft)
+
+
+def test_models_of_one_name_have_folders_of_their_own_for_their_answers(tmp_path):
+    def folder(*words: str) -> str:
+        config = make("experiment=demo", "method=rft", "plan=true", "dataset.source=embedded", *words)
+        assert config.names.sampled in Path(config.dataset.path).parent.name
+        return Path(config.dataset.path).parent.name
+
+    def by_path(path: str) -> list[str]:
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        return ["model=custom", f"model.path={tmp_path / path}"]
+
+    one, two = folder(*by_path("org1/x")), folder(*by_path("org2/x"))
+    assert one != two and one.startswith("x-") and one.endswith("-embedded")
+    assert folder(*by_path("org1/x")) == one != folder(*by_path("org1/x"), "model.revision=abc")
+    assert folder() == "tiny-embedded" != folder(f"model.path={tmp_path / 'org1/x'}")
+
+
+@pytest.mark.parametrize(("path", "name"), [("*.jsonl", "rows"), ("part-*.jsonl", "part-"), ("a.jsonl", "a")])
+def test_a_data_set_has_a_name(tmp_path, path, name):
+    (tmp_path / "rows").mkdir()
+    for file in ("a.jsonl", "part-1.jsonl"):
+        (tmp_path / "rows" / file).write_text('{"problem": "1+1=?", "solution": "2"}\n')
+    assert make("dataset=file", f"dataset.path={tmp_path}/rows/{path}").names.dataset == name
 
 
 def test_identity_is_of_content_and_not_of_names(tmp_path):

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from losslab.composition import check_optimizer
 from losslab.composition.check_optimizer import _shipped, try_out
-from losslab.composition.compose import any_model, read
+from losslab.composition.compose import read
+from losslab.composition.words import any_model
 from losslab.config import sweep
 from losslab.config.keys import LARGEST, LARGEST_SEED, check_bounds
 from losslab.config.messages import sentence

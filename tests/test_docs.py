@@ -28,8 +28,9 @@ from omegaconf import OmegaConf
 
 from losslab.cells import plan
 from losslab.commands.cli import VERBS, main
-from losslab.composition.compose import any_group, read, recorded
+from losslab.composition.compose import read, recorded
 from losslab.composition.grid import overrides as grid
+from losslab.composition.words import any_group
 from losslab.config.paths import CONF
 from losslab.objectives import Targets
 from losslab.objectives.dft import DFT

@@ -18,6 +18,8 @@ from datasets.splits import SplitDict, SplitInfo
 from kill import SETTINGS, harness
 from place import MODULES
 
+from losslab.composition.words import last_of_each
+
 DYING = """
 import os
 from dataclasses import dataclass
@@ -44,7 +46,7 @@ class Dying(Objective):
 
 
 def run(root: Path, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(root / "train.py"), *SETTINGS, "loss=sft", *arguments]
+    command = [sys.executable, str(root / "train.py"), *last_of_each([*SETTINGS, "loss=sft", *arguments])]
     return warm.run(command, folder, os.environ | environment)
 
 

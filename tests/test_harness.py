@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from losslab.composition.checks import check_prompts
-from losslab.composition.compose import any_group, composed
+from losslab.composition.compose import composed
+from losslab.composition.words import any_group
 from losslab.config.choices import Device
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig, Names

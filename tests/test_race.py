@@ -19,6 +19,7 @@ from losslab.cells.plan import rows_of
 from losslab.cells.race import RUNGS, Entrant, Race
 from losslab.commands import race as command
 from losslab.composition import grid
+from losslab.composition.words import check_twice
 from losslab.config.schema import Config
 from losslab.files import write, write_json
 from losslab.records.record import Cell
@@ -285,6 +286,8 @@ def test_a_race_that_ends_with_several_rows_is_undecided():
         (["loss=base,sft"], "a race is between two rows or more"),
         (["loss=sft,dft", "seed=0,1"], "a race needs 3 seeds or more"),
         (["loss=sft,dft", "train.max_steps=10"], "leave it out"),
+        (["loss=sft,dft", "train.max_steps=null,10"], "which train.max_steps would cut: leave it out"),
+        (["loss=sft,dft", "sweep.tune=optimizer.lr"], "sweep.tune=optimizer.lr chooses nothing in a race, which drops"),
         (["loss=sft,dft", "dataset.rows=80"], "an eighth of the 80 rows does not fill one batch of 64"),
         (["loss=sft,dft", "prompt=question,boxed"], "the rows of a race are scored in one way"),
         (["loss=sft,dft", "+dataset.keep={problem: x}"], "how many dataset.keep leaves is not known before: name a"),
@@ -306,7 +309,10 @@ def test_what_a_file_sweeps_over_makes_rows_and_is_not_swept_over_again(tmp_path
     assert len(the_race.entrants) == 8 and {len(e.configs) for e in the_race.entrants} == {3}
     assert [c.seed for c in the_race.base.configs] == [0, 1, 2]
     assert len(the_race.cells("eighth", the_race.base)) == len(the_race.cells("eighth", the_race.entrants[0])) == 3
-    last = ran(the_race.command("half", the_race.entrants[3:4])[1:])
+    line = the_race.command("half", the_race.entrants[3:4])
+    check_twice(line)  # each key once, though the rung has a name of its own
+    assert [word for word in line if word.startswith("sweep.name=")] == ["sweep.name=demo_tuned/half"]
+    last = ran(line[1:])
     assert [(c.names.loss, c.optimizer.lr) for c in last if c.trains] == [("sft", 4e-4)] * 3 and len(last) == 6
 
 

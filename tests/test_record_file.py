@@ -6,10 +6,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from losslab.cells.run import tidy
 from losslab.composition.compose import recorded
 from losslab.composition.record_file import check_objective, read_record
 from losslab.config.schema import Config
 from losslab.hub.model_card import objective
+from losslab.records.record import Cell
 
 
 @pytest.fixture
@@ -42,10 +44,48 @@ def hostile_module(tmp_path, monkeypatch):
 
 def test_an_objective_that_conf_does_not_name_is_not_imported(record, hostile_module):
     file = record(loss={"_target_": hostile_module})
-    with pytest.raises(ValueError, match="payload.X', which no file of conf/loss does: add one if you trust its code$"):
+    with pytest.raises(ValueError, match="payload.X', which no file of conf/loss.* does: add one if you trust"):
         recorded(file, [])
     card = objective({"loss": {"_target_": hostile_module, "floor": 0.1}})
     assert f"The class {hostile_module}, which is not part of losslab." in card
+
+
+@pytest.fixture
+def own_conf(tmp_path, monkeypatch):
+    """A folder with a user's YAML files: an objective of a module of theirs, and a benchmark."""
+    for group, name, content in (
+        ("loss", "mine", {"_target_": "own_objective_of_a_test.Mine"}),
+        ("benchmark", "sums", {"sums": {"path": "sums.jsonl"}}),
+    ):
+        file = tmp_path / "conf" / group / f"{name}.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text(yaml.safe_dump(content))
+    module = "from losslab.objectives.sft import SFT\n\n\nclass Mine(SFT):\n    pass\n"
+    (tmp_path / "own_objective_of_a_test.py").write_text(module)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return f"hydra.searchpath=[{tmp_path / 'conf'}]"
+
+
+def test_a_cell_of_an_own_objective_is_scored_with_the_folder_that_names_it(record, own_conf):
+    file = record(loss={"_target_": "own_objective_of_a_test.Mine"})
+    with pytest.raises(ValueError, match="hydra.searchpath, does: add one if you trust its code$"):
+        recorded(file, ["eval.samples=2"])
+    config = recorded(file, [own_conf, "benchmark=[sums]"])
+    assert type(config.objective).__name__ == "Mine"
+    assert [about.path for about in config.benchmark.values()] == ["sums.jsonl"]
+    # The folder is no key of the cell, and other keys of Hydra stay refused.
+    assert read_record(file).loss["_target_"] == "own_objective_of_a_test.Mine"
+    with pytest.raises(ValueError, match="leave hydra.sweep.dir out"):
+        recorded(file, [own_conf, "hydra.sweep.dir=x"])
+
+
+def test_what_a_kill_left_of_an_own_objective_is_tidied(record, hostile_module, tmp_path):
+    """The number of steps to keep is read from the record, and the class that it names is not loaded."""
+    record(loss={"_target_": hostile_module}, machine={"keep_every": 2})
+    for name in ("model", *(f"checkpoints/step-{step:08d}" for step in (1, 2))):
+        (tmp_path / name).mkdir(parents=True)
+    tidy(Cell(tmp_path, "identity"))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
 
 
 def test_a_record_does_not_decide_about_trust(record):

@@ -174,8 +174,14 @@ def command(root: Path, place: Path, *arguments: str) -> list[str]:
     ]  # fmt: skip
 
 
+def sampled(folder: Path, place: Path) -> Path:
+    """Where the answers of the model in `place` lie: its folder's name has a hash of its path."""
+    return folder / "results/sampled" / f"{make(f'model.path={place}/model/tiny', 'model=custom').names.sampled}-asked"
+
+
 def content(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / "results/sampled/tiny-asked" / name).read_bytes() for name in FILES}
+    (answers,) = folder.glob("results/sampled/tiny-*-asked")
+    return {name: (answers / name).read_bytes() for name in FILES}
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +189,7 @@ def undisturbed(root, place, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     done = warm.run(command(root, place), folder)
     assert done.returncode == 0, done.stderr
-    assert "tiny-asked: 60 questions, 4 answers to each\n" in done.stdout
+    assert f"{sampled(folder, place).name}: 60 questions, 4 answers to each\n" in done.stdout
     assert not (folder / "results/cells").exists() and not (folder / "results/tables").exists()  # it is no cell
     return folder
 
@@ -195,7 +201,7 @@ def make(*overrides: str) -> Config:
 
 
 def test_sampled_answers_are_data_sets_of_their_methods(undisturbed, place):
-    folder = undisturbed / "results/sampled/tiny-asked"
+    folder = sampled(undisturbed, place)
     report, records = read_json(folder / "report.json"), read_lines(folder / "questions.jsonl")
     assert (report["questions"], report["answers"], len(records)) == (60, 240, 60)
     assert report["right"] == sum(
@@ -219,7 +225,7 @@ def test_sampled_answers_are_data_sets_of_their_methods(undisturbed, place):
 
 def test_a_kill_in_the_middle_changes_nothing(root, place, undisturbed, tmp_path):
     process = warm.Popen(command(root, place), tmp_path, start_new_session=True)
-    samples = tmp_path / "results/sampled/tiny-asked/questions.samples.jsonl"
+    samples = sampled(tmp_path, place) / "questions.samples.jsonl"
     deadline = time.monotonic() + 900
     while not (samples.exists() and samples.read_text().count("\n") >= 20):
         assert process.poll() is None and time.monotonic() < deadline
@@ -240,7 +246,7 @@ def test_what_is_there_is_not_asked_again_and_no_protocols_mix(undisturbed, plac
     ]
     own = [part if not part.startswith("model=") else f"model.path={part[6:]}" for part in own]
     own = ["model=custom", "loss=base", "eval=sampling", *own, f"machine.results={undisturbed / 'results'}"]
-    before, log = content(undisturbed), undisturbed / "results/sampled/tiny-asked/engine.log"
+    before, log = content(undisturbed), sampled(undisturbed, place) / "engine.log"
     size = log.stat().st_size
     sample(make(*own))
     assert content(undisturbed) == before and log.stat().st_size == size
@@ -249,7 +255,7 @@ def test_what_is_there_is_not_asked_again_and_no_protocols_mix(undisturbed, plac
     with pytest.raises(ValueError, match=r"samples of another protocol \(benchmarks"):
         sample(make(*own, "dataset.rows=30"))
     sample(make(*own, "dataset.rows=30", "plan=true"))
-    assert capsys.readouterr().out.endswith("tiny-asked: 30 questions, 4 answers to each\n")
+    assert capsys.readouterr().out.endswith("-asked: 30 questions, 4 answers to each\n")
     assert content(undisturbed) == before
 
 

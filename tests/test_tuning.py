@@ -12,8 +12,9 @@ from test_tables import cell
 from losslab.cells import plan_power, plan_tuning
 from losslab.composition import experiment_files
 from losslab.composition.checks import check
-from losslab.composition.compose import any_group, composed
+from losslab.composition.compose import composed
 from losslab.composition.log_uniform import drawn
+from losslab.composition.words import any_group
 from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write_json
 from losslab.records.record import Cell

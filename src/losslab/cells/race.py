@@ -20,6 +20,7 @@ import numpy as np
 from losslab.cells.plan import rows_drawn
 from losslab.composition import grid
 from losslab.composition.compose import read
+from losslab.composition.words import last_of_each
 from losslab.config.log import log
 from losslab.config.schema import BASE, Config
 from losslab.data.table import held_out_count
@@ -27,6 +28,7 @@ from losslab.records.reading import read_scores
 from losslab.records.record import Cell, protocol_name
 from losslab.results.compare import Shares, right_shares
 from losslab.results.load_records import problem_hashes
+from losslab.results.model_names import of_config
 from losslab.results.threats import engines
 from losslab.statistics.racing import FEWEST_SEEDS, Standing, level, look
 
@@ -108,7 +110,8 @@ class Race:
         own = [[word for word in row if word not in shared] for row in rows]
         listed = ",".join(f"[{','.join(map(_quoted, row))}]" for row in own)
         sweeper = ["hydra/sweeper=rows", f"hydra.sweeper.rows=[{listed}]"]
-        return ["-m", *self.launcher, *sweeper, ALL_GIVEN, *shared, _seeds(self.seeds), *self.words(rung)]
+        given = [*self.launcher, *sweeper, ALL_GIVEN, *shared, _seeds(self.seeds), *self.words(rung)]
+        return ["-m", *last_of_each(given)]  # a rung has its own name and rows
 
     def cells(self, rung: str, entrant: Entrant) -> list[tuple[Cell, Config]]:
         """The cells of a row, or of the base, on a rung, one for each seed."""
@@ -206,12 +209,12 @@ def configurations(*words: str) -> list[Config]:
 
 def _checked(entrants: Sequence[Entrant], base: Entrant) -> int:
     """The number of rows that are drawn. Raises ValueError if the entrants do not make a race."""
-    if len({entrant.configs[0].names.model for entrant in entrants}) > 1:
+    if len({of_config(entrant.configs[0]) for entrant in entrants}) > 1:
         raise ValueError("a race is between rows of one model: give each model a race of its own")
     first = [entrant.configs[0] for entrant in entrants]
     if len({_measure(entrant.configs[0]) for entrant in (base, *entrants)}) > 1:
         raise ValueError("the rows of a race are scored in one way: give all of them one prompt, eval and benchmark")
-    if first[0].train.max_steps is not None:
+    if any(config.train.max_steps is not None for config in first):
         raise ValueError("a rung is a share of the rows, which train.max_steps would cut: leave it out")
     if any(config.dataset.keep for config in first):
         raise ValueError(

@@ -44,7 +44,7 @@ def sample(config: Config) -> None:
     engine = engines.choose(config.machine.engine)
     asked, counts = questions(config.dataset)
     check_verifier(config.dataset, [problem.gold for problem in asked.problems], config.machine.unsafe_code)
-    name = f"{config.names.model}-{config.names.dataset}"
+    name = f"{config.names.sampled}-{config.names.dataset}"
     folder = Path(config.machine.results) / "sampled" / name
     if several := counts.get("first_of_several_golds"):
         log.info(f"{name}: {several:,} questions have several true answers, of which the first is the gold")

@@ -17,12 +17,14 @@ from losslab.cells import plan
 from losslab.composition.checks import check_device
 from losslab.composition.compose import read
 from losslab.composition.grid import configurations, searchpath
+from losslab.composition.words import last_of_each
 from losslab.config.errors import exit_on_error, tell
 from losslab.config.log import log
 from losslab.config.machine import MachineConfig
 from losslab.config.messages import first_line
 from losslab.config.schema import Config
 from losslab.distributed.environment import is_main_process, is_worker, node_count
+from losslab.launchers.settings import check as check_launcher
 from losslab.records.record import Cell, protocol_name, start_again
 
 ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # runs cells in this process
@@ -86,6 +88,7 @@ class Sweep(Callback):
         A cell that cannot be planned because its model or data cannot be read is rejected with a message; the others
         run. Raises ValueError if all are rejected.
         """
+        check_launcher(sweep.hydra.launcher)
         job = sweep.hydra.launcher if on_slurm(sweep) else None
         if job is None:
             check_device(configs[0].machine)
@@ -202,7 +205,7 @@ def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[P
     """
     cells = {}
     for words in overrides:
-        words = [*searchpath(config), *words]
+        words = last_of_each([*searchpath(config), *words])  # an experiment's file and a command may set one key
         composed = compose(config.hydra.job.config_name, words, True)
         cell_config = read(composed, composed.hydra.runtime.choices)
         cell = Cell.of(cell_config)

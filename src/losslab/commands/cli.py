@@ -20,6 +20,7 @@ VERBS = (
     "race", "probe", "table", "report", "status", "forget", "export", "push", "toy-suite", "code-toolchains", "env",
 )  # fmt: skip
 HYDRA = ("data", "train", "plan", "sample", "evaluate", "probe")  # these take the keys of conf/, completed by Hydra
+SWEEPS = ("train", "plan", "race", "probe", "evaluate")  # several values of a key make a row each
 COMPLETION = ("-sc", "--shell-completion")
 HELP = ("-h", "--help")
 
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif set(HELP) & set(rest):
             print(docstring(module(verb)).replace("{groups}", groups(rest)))
         else:
+            from losslab.composition.words import check_twice
+
+            check_twice(rest, sweeps=verb in SWEEPS)
             if status := importlib.import_module(f"losslab.commands.{module(verb).stem}").main(rest):
                 sys.exit(status)
 

@@ -31,4 +31,6 @@ def main(arguments: list[str]) -> None:
         if find(options.get("model", "")):
             score_again(options["model"], [argument for argument in arguments if not argument.startswith("model=")])
         else:
+            if wrong := [word for word in arguments if word.startswith(("loss=", "loss.")) and word != "loss=base"]:
+                raise ValueError(f"losslab evaluate trains nothing: leave {wrong[0]} out, or use losslab train")
             entry("losslab.cells.sweep.run", ["loss=base", *arguments])

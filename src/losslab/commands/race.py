@@ -16,7 +16,7 @@ import sys
 from rich.console import Console
 
 from losslab.commands.cli import flag
-from losslab.config.log import terminal_text
+from losslab.config.log import log, terminal_text
 
 
 def main(arguments: list[str]) -> int:
@@ -26,6 +26,8 @@ def main(arguments: list[str]) -> int:
     for key in ("force", "stage"):
         if any(argument.startswith(f"{key}=") for argument in arguments):
             raise ValueError(f"{key} is not for a race, which reads what its rungs have done: leave it out")
+    if wrong := [word for word in arguments if word.startswith("sweep.tune=") and word != "sweep.tune=null"]:
+        raise ValueError(f"{wrong[0]} chooses nothing in a race, which drops what is worse: leave it out")
     from losslab.cells import race, race_page, race_plan, race_text
     from losslab.files import write
     from losslab.results.table_formats import terminal
@@ -36,6 +38,8 @@ def main(arguments: list[str]) -> int:
     if not any(word.startswith(("sweep.name=", "experiment=")) for word in words):
         words.append("sweep.name=race")
     the_race = race.Race.of(words)
+    if tune := the_race.entrants[0].configs[0].sweep.tune:  # of an experiment's file
+        log.warning(f"sweep.tune={tune} chooses nothing in the race itself: the pages of its rungs alone follow it")
     if planned:
         print(race_plan.text(the_race))
         return 0

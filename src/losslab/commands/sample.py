@@ -9,9 +9,10 @@ It writes to results/sampled/<model>-<dataset>, which dataset=self_correct, self
 """
 
 from losslab.composition.compose import entry
+from losslab.composition.words import check_twice
 
 
 def main(arguments: list[str]) -> None:
-    overrides = ["loss=base", "eval=sampling", "~hydra.callbacks.sweep"]
-    overrides += [f"eval.{argument}" if argument.startswith("samples=") else argument for argument in arguments]
-    entry("losslab.cells.sampling.sample", overrides)
+    given = [f"eval.{argument}" if argument.startswith("samples=") else argument for argument in arguments]
+    check_twice(given, sweeps=False)
+    entry("losslab.cells.sampling.sample", ["loss=base", "eval=sampling", "~hydra.callbacks.sweep", *given])

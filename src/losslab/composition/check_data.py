@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from losslab.config.choices import SampleRules
-from losslab.config.paths import CONF
 from losslab.config.schema import EMBEDDED, Config, DatasetConfig
 from losslab.data.table import held_out_file, local_files, unanswered
 from losslab.objectives.online import OnPolicy
@@ -65,7 +64,7 @@ def check_data(config: Config) -> None:
     if not unanswered(dataset):
         local_files(dataset)
     elif not config.plan:
-        model = names.model if (CONF / "model" / f"{names.model}.yaml").exists() else config.model.path
+        model = names.model if names.sampled == names.model else config.model.path
         raise ValueError(
             f"{dataset.path} is not there yet: losslab sample model={model} dataset={dataset.source} makes it"
         )

@@ -3,10 +3,12 @@
 `entry` runs what `losslab train`, `sample` and `evaluate` do; everything below it sees plain dataclasses only.
 """
 
+import hashlib
 import os
 import re
 import sys
 import traceback
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,8 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losslab.composition.log_uniform import drawn
-from losslab.composition.record_file import read_record
+from losslab.composition.record_file import check_objective, read_record
+from losslab.composition.words import TASKS, any_group, check_group, shipped_paths
 from losslab.config.benchmark import HARNESS
 from losslab.config.errors import exit_on_error
 from losslab.config.limits import check_open_files
@@ -31,8 +33,7 @@ from losslab.config.messages import sentence
 from losslab.config.paths import CONF
 from losslab.config.schema import BASE, Config
 
-TASKS = "lm_eval"  # the key of a composed configuration that holds tasks named among benchmarks
-GROUPS = {path.name for path in CONF.iterdir() if path.is_dir()}
+SEARCHPATH = "hydra.searchpath"
 SCORING = ("eval", "prompt", "benchmark", "machine")  # what may be set for a cell that is trained
 
 ConfigStore.instance().store("schema", Config)  # the first of conf/config.yaml's defaults, so every key has a type
@@ -115,8 +116,10 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
         ) or path.name  # a cell's export is called after the cell
     dataset = choices["dataset"]
     if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
-        dataset = Path(cfg.dataset.path).stem.replace("*", "")
+        path = Path(cfg.dataset.path)
+        dataset = path.stem.replace("*", "") or path.parent.name or "file"  # of *.jsonl: its folder
     names = {"model": model, "dataset": dataset, "loss": choices["loss"], "eval": choices["eval"]}
+    names["sampled"] = _sampled(model, choices["model"] == "custom", cfg)
     names["prompt"] = choices["prompt"]
     names["method"] = choices["method"] and Path(choices["method"]).name  # embedded/grpo is GRPO
     try:
@@ -132,17 +135,32 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     return config
 
 
+def _sampled(model: str, by_path: bool, cfg: DictConfig) -> str:
+    """What the folder of a model's own answers is called: its name, with a hash where others may have the same name.
+
+    Such is a model that is given by its path, also in place of the one in its file.
+    """
+    path = "" if OmegaConf.is_missing(cfg.model, "path") else str(cfg.model.path)
+    if not by_path and shipped_paths().get(model, path) == path:
+        return model
+    return f"{model}-{hashlib.sha256(f'{path}@{cfg.model.revision}'.encode()).hexdigest()[:6]}"
+
+
 def recorded(record: Path, overrides: list[str]) -> Config:
     """The configuration in a cell's config.yaml with `overrides` of its scoring, and with this machine's settings.
 
-    Raises ValueError for overrides that are wrong, or that do not concern scoring.
+    Files of the folders that `hydra.searchpath` names may be chosen, and their objectives are known. Raises ValueError
+    for overrides that are wrong, or that do not concern scoring, and for an objective that no file names.
     """
     saved = read_record(record)
     overrides = [part for override in overrides for part in any_group(override)]
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra.compose("config", [f"seed={saved.seed}", *overrides], return_hydra_config=True)
+        check_objective(saved.loss, str(record), searched(composed))
         for override in OverridesParser.create().parse_overrides(overrides):
+            if override.key_or_group == SEARCHPATH:
+                continue
             group, _, key = override.key_or_group.partition(".")
             group = "benchmark" if group == TASKS else group
             if group not in SCORING and override.key_or_group != "model.trust_remote_code":
@@ -170,34 +188,9 @@ def recorded(record: Path, overrides: list[str]) -> Config:
     return config
 
 
-def check_group(argument: str) -> None:
-    """Raise ValueError for a group without the name of a file, since Hydra's message would not name the group."""
-    group, _, name = argument.partition("=")
-    needed = (CONF / group).is_dir() and group not in ("experiment", "method", "prompt")  # which can be left out
-    if needed and (name == "null" or name.startswith("${")):
-        raise ValueError(f"{argument} names no file: write {group}=NAME with one of conf/{group}")
-
-
-def any_group(argument: str) -> list[str]:
-    """Replace names without a file in conf/: models by `any_model`, tasks among benchmarks; and draw `log_uniform`."""
-    argument = drawn(argument)
-    return any_task(argument) if argument.startswith("benchmark=") else any_model(argument)
-
-
-def any_task(argument: str) -> list[str]:
-    """`benchmark=[math500,lm_eval:ifeval]` as Hydra takes it: `with_tasks` brings the two kinds together again.
-
-    Raises ValueError for a sweep over benchmarks, which a cell is scored on together.
-    """
-    if HARNESS not in argument:
-        return [argument]
-    names = argument.removeprefix("benchmark=").removeprefix("[").removesuffix("]").split(",")
-    if any(bracket in name for name in names for bracket in "[]"):
-        every = f"benchmark=[{','.join(name.strip(' []') for name in names)}]"
-        raise ValueError(f"{argument} sweeps over benchmarks: write them in one list, as in {every}")
-    tasks = [f"'{name.strip()}'" for name in names if name.strip().startswith(HARNESS)]
-    files = [name for name in names if not name.strip().startswith(HARNESS)]
-    return [f"benchmark=[{','.join(files)}]", f"+{TASKS}=[{','.join(tasks)}]"]
+def searched(composed: DictConfig) -> Iterable[Path]:
+    """The folders of YAML files that a composition looks into, conf/ and those of `hydra.searchpath`."""
+    return [Path(source.path) for source in composed.hydra.runtime.config_sources if source.schema == "file"]
 
 
 def with_tasks(cfg: DictConfig) -> dict[str, Any]:
@@ -213,58 +206,6 @@ def with_tasks(cfg: DictConfig) -> dict[str, Any]:
             raise ValueError(f"two benchmarks are called {name}: leave one of them out")
         chosen[name] = {"path": path}
     return chosen
-
-
-def any_model(argument: str) -> list[str]:
-    """`model=<hub id or folder>` works wherever `model=<shipped name>` does, several of them too.
-
-    A hub id that a file of conf/model has is that file, with its prompts and stops. Any other path is quoted, so that
-    it may have brackets or equals signs. Raises ValueError for a sweep over both kinds, which Hydra has no way to
-    compose, and for a number in place of the name of a file.
-    """
-    group, _, names = argument.partition("=")
-    if group in GROUPS and (names in ("true", "false") or _number(names)):
-        raise ValueError(f"{argument} does not exist: choose a file of conf/{group}")
-    if group != "model":
-        return [argument]
-    if not names:
-        raise ValueError("model has no value: set it to a name of conf/model, a hub id, or the folder of a checkpoint")
-    models = names.split(",")
-    if any("/" in name for name in models):
-        shipped = {name: _shipped_ids()[name] for name in models if name in _shipped_ids() and not Path(name).exists()}
-        models = [shipped.get(name, name) for name in models]
-        if shipped and any("/" in name for name in models):
-            known = ", ".join(f"{name} is model={file}" for name, file in shipped.items())
-            raise ValueError(f"{argument} mixes models with a file of conf/model and paths: run two sweeps ({known})")
-    paths = [name for name in models if "/" in name or (Path(name).is_dir() and not _shipped(name))]
-    if not paths:
-        return [f"model={','.join(models)}"]
-    if len(paths) < len(models):
-        raise ValueError(f"{argument} mixes names of conf/model with paths: run two sweeps, or give each path a YAML")
-    plain = re.compile(r"[\w./@:+~-]+")
-    quoted = [path if plain.fullmatch(path) else "'" + path.replace("'", "\\'") + "'" for path in paths]
-    return ["model=custom", f"model.path={','.join(quoted)}"]
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-@cache
-def _shipped_ids() -> dict[str, str]:
-    """The files of conf/model by the hub id in each."""
-    ids = {
-        file.stem: re.search(r"^path: (\S+/\S+)", file.read_text(), re.M) for file in (CONF / "model").glob("*.yaml")
-    }
-    return {match[1]: name for name, match in ids.items() if match}
-
-
-def _shipped(name: str) -> bool:
-    return (CONF / "model" / f"{name}.yaml").exists()
 
 
 def composed(overrides: list[str]) -> Config:

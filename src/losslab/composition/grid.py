@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losslab.composition.compose import any_group
+from losslab.composition.words import any_group
 from losslab.config.keys import LARGEST_SEED
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF

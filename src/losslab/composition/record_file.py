@@ -1,9 +1,10 @@
 """Reads the configuration of a record, which may come from somebody else, without running code that it names.
 
-Only code that this installation's conf/ names is run when a record is read or scored again.
+A record that is scored again runs the code of its objective only if a file names it in this installation's conf/, or in
+a folder that the user names in hydra.searchpath.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ OURS = "losslab."  # before the name of a class that this package has, whatever 
 def read_record(file: Path) -> DictConfig:
     """The content of a cell's config.yaml; `model.trust_remote_code` is always read as false.
 
-    Raises ValueError if it is not a configuration, if it has interpolations (`${...}`), or if its objective is not in
-    conf/loss.
+    Its objective may be any class: who loads it calls `check_objective` first. Raises ValueError if it is not a
+    configuration, or if it has interpolations (`${...}`).
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -37,23 +38,24 @@ def read_record(file: Path) -> DictConfig:
     record = OmegaConf.create(content)
     assert isinstance(record, DictConfig)
     translate(record)
-    check_objective(record.loss, str(file))
     return record
 
 
-def check_objective(loss: Any, file: str) -> None:
-    """Raise ValueError if a record's objective is not in conf/loss; the class itself is not loaded."""
+def check_objective(loss: Any, file: str, folders: Iterable[Path] = (CONF,)) -> None:
+    """Raise ValueError if no file of `loss` in these folders has a record's objective; the class is not loaded."""
     target = loss.get("_target_") if isinstance(loss, Mapping) else None
-    if not str(target).startswith(OURS) and str(target) not in objectives():
+    if not str(target).startswith(OURS) and str(target) not in objectives(folders):
         raise ValueError(
-            f"{file} names the objective {target!r}, which no file of conf/loss does: add one if you trust its code"
+            f"{file} names the objective {target!r}, which no file of conf/loss, or of loss/ in a folder of "
+            "hydra.searchpath, does: add one if you trust its code"
         )
 
 
-def objectives() -> set[str]:
-    """The classes that files of conf/loss name."""
-    files = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in (CONF / "loss").rglob("*.yaml")]
-    return {str(content["_target_"]) for content in files if isinstance(content, dict) and "_target_" in content}
+def objectives(folders: Iterable[Path]) -> set[str]:
+    """The classes that files of `loss` in these folders name."""
+    files = [file for folder in folders for file in (folder / "loss").rglob("*.yaml")]
+    contents = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
+    return {str(content["_target_"]) for content in contents if isinstance(content, dict) and "_target_" in content}
 
 
 def texts(value: Any) -> Iterator[str]:

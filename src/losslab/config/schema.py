@@ -51,7 +51,9 @@ class ModelConfig:
     trust_remote_code: bool = key(False, "run the code that the hub has beside the weights")
     train_prompt: str = key("chat", "`chat` = the tokenizer's chat template, else a text with {problem}")
     eval_prompt: str = key("chat", "likewise, of the evaluation")
-    template_arguments: dict[str, Any] = key(dict, "of the chat template, as in {enable_thinking: false}")
+    template_arguments: dict[str, Any] = key(
+        dict, "of the chat template, as in '+model.template_arguments={enable_thinking: false}'"
+    )
     image_arguments: dict[str, Any] = key(dict, "of the processor of images, as in {max_pixels: 589824}")
     stop: list[str] = key(list, "texts that end an answer, besides the tokenizer's EOS")
     architecture: dict[str, Any] = key(dict, "the hub's config.json, so that `plan` loads nothing")
@@ -103,7 +105,7 @@ class DatasetConfig:
     rows: int | None = key(None, "how many rows to take; null = all", low=1)
     selection: Selection = key(Selection.random, "which rows, where there are more")
     keep: dict[str, str] = key(
-        dict, "only rows in whose column a regular expression finds something: {column: pattern}"
+        dict, "only rows in whose column a regular expression finds something: '+dataset.keep={column: pattern}'"
     )
     validation: float | int | str | None = key(
         None,
@@ -209,6 +211,7 @@ class Names:
     eval: str = key(MISSING, "")
     prompt: str | None = key(None, "")
     method: str | None = key(None, "what a table calls a row that is more than an objective; no part of the identity")
+    sampled: str = key("", "")  # begins the name of the folder of the model's own answers
 
 
 @dataclass

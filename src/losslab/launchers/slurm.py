@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from losslab.composition.words import last_of_each
 from losslab.config.log import log
 from losslab.files import read_json, write_json
 from losslab.records import code_snapshot
@@ -163,7 +164,7 @@ def _new_folder(parent: Path) -> Path:
 
 def _command(code: Path, overrides: list[str], stage: str | None) -> list[str]:
     half = [f"stage={stage}"] if stage else []
-    return [sys.executable, str(code / "train.py"), *overrides, "hydra.mode=RUN", *half]
+    return [sys.executable, str(code / "train.py"), *last_of_each([*overrides, "hydra.mode=RUN", *half])]
 
 
 def _executor(folder: Path, code: Path, sweep: str, parameters: dict[str, Any], after: dict[str, str]) -> Any:
