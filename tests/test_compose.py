@@ -287,7 +287,10 @@ def test_numbers_of_a_plan_are_short():
             "unknown key model.template_arguments.enable_thinking; to add it, write "
             "'+model.template_arguments={enable_thinking: VALUE}'",
         ),
-        (["dataset.keep={prompt: first}"], "; to add it, write '+dataset.keep={prompt: VALUE}'"),
+        (
+            ["dataset.keep={prompt: first}"],
+            "unknown key dataset.keep.prompt; to add it, write '+dataset.keep={prompt: VALUE}'",
+        ),
         (["loss=focal", "loss.gamma=high"], "loss.gamma: value 'high' of type 'str' could not be converted to Float"),
         (["train.precision=fp8"], "train.precision: invalid value 'fp8', expected one of [bf16, fp32]"),
         (["train.batch_size=many"], "train.batch_size: value 'many' of type 'str' could not be converted to Integer"),
@@ -480,6 +483,7 @@ def test_models_of_one_name_have_folders_of_their_own_for_their_answers(tmp_path
 
     def by_path(path: str) -> list[str]:
         (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        (tmp_path / path / "config.json").write_text("{}")
         return ["model=custom", f"model.path={tmp_path / path}"]
 
     one, two = folder(*by_path("org1/x")), folder(*by_path("org2/x"))
