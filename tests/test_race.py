@@ -108,7 +108,9 @@ def record(config: Config, rng: np.random.Generator) -> None:
     part = {"score": 100 * sum(right) / 640, "interval": None, "samples": 16, "right": {"official": right}}
     write_json(cell.scores(config) / "scores.json", {"benchmarks": {"tiny_add": part}, "verdict": "official"})
     write(cell.scores(config) / "protocol.yaml", "benchmarks: {tiny_add: hash}\n")
-    cell.update(training_seconds=10.0 * config.trains, scoring_seconds=2.0)
+    cell.update(scoring_seconds=2.0)
+    if config.trains:  # 2 s on four devices, then 1 s on two
+        cell.update(training_seconds=3.0, devices=2, training_device_seconds=10.0)
 
 
 def test_cells_scored_on_other_problems_end_a_race(tmp_path):
@@ -228,7 +230,7 @@ def test_a_race_ends_with_a_page(tmp_path, capsys):
         assert sentence in unescape(page)
     assert 'href="eighth.html"' in page and 'href="quarter.html"' not in page  # which nobody has written here
     assert page.count("<polyline") == 5 and "http" not in page.replace("http-equiv", "")
-    # 15 cells of 2 s of scoring, 9 later ones, of which 3 are the base's again; 18 of 10 s of training
+    # 15 cells of 2 s of scoring, 9 later ones, of which 3 are the base's again; 18 of 10 s of a device of training
     race_line = re.search(r"<th scope=row>race</th>(.*)</tr>", page)
     assert race_line and re.findall(r">([^<]+)<", race_line[1]) == ["2,400", "21", "3.0 min", "42 s"]
     sweep_line = re.search(r"<th scope=row>sweep</th>(.*)</tr>", page)

@@ -11,6 +11,7 @@ from losslab.cells.race import Entrant, Race, Rung
 from losslab.config.schema import BASE
 from losslab.files import write
 from losslab.pages.page import render
+from losslab.records.cell_records import training_device_seconds
 from losslab.report import charts
 from losslab.report.page import hours
 from losslab.report.training import Chart
@@ -90,5 +91,5 @@ class _Cost:
 def _seconds(race: Race, rung: str, entrants: Sequence[Entrant]) -> tuple[float, float]:
     """Of training, times its devices, and of scoring, as the records of these rows have them."""
     states = [cell.state() for entrant in entrants for cell, _ in race.cells(rung, entrant)]
-    training = sum(state.get("training_seconds", 0.0) * state.get("devices", 1) for state in states)
+    training = sum(training_device_seconds(state, state.get("devices", 1)) for state in states)
     return training, sum(state.get("scoring_seconds", 0.0) for state in states)

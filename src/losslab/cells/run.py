@@ -54,7 +54,7 @@ def run(config: Config) -> None:
                     cell.update(state="trained")
                     return
                 cell.update(state="scoring")
-                with cell.timed("scoring_seconds"):
+                with cell.timed(scoring_seconds=1):
                     score_model(config, cell, model)
                 cell.update(state="done")
         except (Exception, KeyboardInterrupt, Interrupted) as error:
@@ -136,12 +136,10 @@ def trained_model(config: Config, cell: Cell) -> str:
         if is_main_process():
             check_checkpoint(base)
         return base.path
-    with cell.timed("training_seconds") if is_main_process() else nullcontext():
-        if decide_on_main(config.machine, lambda: not cell.model.exists()):
-            if is_main_process():
-                cell.update(state="training", devices=worker_count(config.machine))
+    if decide_on_main(config.machine, lambda: not cell.model.exists()):
+        with cell.training(worker_count(config.machine)) if is_main_process() else nullcontext():
             train_model(replace(config, model=base, reference=merged_reference(config)), cell.folder)
-        measure_probabilities(config, cell, base)
+    measure_probabilities(config, cell, base)  # its time is no part of the training's
     return str(cell.model)
 
 

@@ -69,6 +69,14 @@ def cell_record(folder: Path) -> CellRecord | None:
     return CellRecord(folder, state, faults)
 
 
+def training_device_seconds(state: Mapping[str, Any], devices: int) -> float:
+    """Seconds of training times the devices of each attempt, summed over the attempts of a cell.json.
+
+    An older one has seconds alone: they are taken as those of `devices`.
+    """
+    return state.get("training_device_seconds", state.get("training_seconds", 0.0) * devices)
+
+
 def _from_config(folder: Path) -> dict[str, Any]:
     """The part of cell.json that config.yaml determines."""
     try:

@@ -29,7 +29,7 @@ CELL = {"names": NAMES, "seed": int, "sweeps": [str], "declared": str, "updated"
 CELL_MAY = {
     "identity": str, "recipe": str, "state": str, "error": (str, NoneType), "attempts": int, "attempt": int,
     "tries": (int, NoneType), "job": (str, NoneType), "methods": {...: str}, "tunes": {...: str}, "force": str,
-    "devices": int, "training_seconds": NUMBER, "scoring_seconds": NUMBER,
+    "devices": int, "training_seconds": NUMBER, "training_device_seconds": NUMBER, "scoring_seconds": NUMBER,
 }  # fmt: skip
 BENCHMARK = {"score": NUMBER}
 BENCHMARK_MAY = {

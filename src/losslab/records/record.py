@@ -13,8 +13,8 @@ import fcntl
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from losslab.config.log import log
 from losslab.config.schema import BASE, Config, Stage
 from losslab.files import RECORD_VERSION, VALIDATION, named, read_json, read_lines, write, write_json
 from losslab.records import code_snapshot
+from losslab.records.cell_records import training_device_seconds
 from losslab.records.environment import environment, succeed
 from losslab.records.identity import identities, protocol, recipe
 
@@ -107,16 +108,32 @@ class Cell:
         return read_json(self.folder / "cell.json")
 
     @contextmanager
-    def timed(self, field: str) -> Iterator[None]:
-        """Add the seconds of the block to a field of cell.json, with an exception too: attempts are summed.
+    def timed(self, **fields: int) -> Iterator[None]:
+        """Add the seconds of the block, each times a number, to fields of cell.json: attempts are summed.
 
-        Those of a process that is killed are not counted.
+        Those of a block that ends in an exception count too; those of a process that is killed do not.
         """
         began = time.monotonic()
         try:
             yield
-        finally:
-            self.update(**{field: round(self.state().get(field, 0.0) + time.monotonic() - began, 1)})
+        except BaseException:
+            with suppress(OSError, ValueError):  # a full disk must not hide why the block failed
+                self._add(time.monotonic() - began, fields)
+            raise
+        self._add(time.monotonic() - began, fields)
+
+    def _add(self, seconds: float, fields: Mapping[str, int]) -> None:
+        state = self.state()
+        self.update(**{field: round(state.get(field, 0.0) + seconds * times, 1) for field, times in fields.items()})
+
+    @contextmanager
+    def training(self, devices: int) -> Iterator[None]:
+        """Record that the block trains on a number of devices, and its seconds, alone and times the devices."""
+        state = self.state()
+        earlier = training_device_seconds(state, state.get("devices", devices))  # of an older losslab, too
+        self.update(state="training", devices=devices, training_device_seconds=earlier)
+        with self.timed(training_seconds=1, training_device_seconds=devices):
+            yield
 
     def trained(self, config: Config) -> bool:
         return not config.trains or self.model.exists()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from losslab.records.cell_records import training_device_seconds
 from losslab.records.reading import read_rows
 from losslab.report.rows import ReportCell, ReportRow
 from losslab.results.problem_shares import Scores
@@ -74,7 +75,7 @@ def cell_cost(cell: ReportCell, scores: Scores) -> CellCost:
     seconds, tokens, memory = cell.table.attempt(_steps, cell.folder / "metrics.jsonl", (0.0, 0, 0))
     scored = list(_scored(cell, scores))
     return CellCost(
-        cell.state.get("training_seconds", 0.0) * _devices(cell),
+        training_device_seconds(cell.state, _devices(cell)),
         cell.state.get("scoring_seconds", 0.0) * _local_devices(cell),
         seconds,
         tokens,
@@ -153,7 +154,7 @@ def _local_devices(cell: ReportCell) -> int:
 
 
 def _devices(cell: ReportCell) -> int:
-    """The devices that trained, on all nodes; for an older record without this, those of one node."""
+    """The devices of the last training, on all nodes; for an older record without this, those of one node."""
     return cell.state.get("devices") or _machine(cell).get("workers") or _local_devices(cell)
 
 
