@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -20,6 +22,7 @@ from losslab.evaluation.evaluate import evaluate
 from losslab.records.record import Cell
 
 installed = pytest.mark.skipif(not importlib.util.find_spec("lm_eval"), reason="pip install losslab[lm-eval]")
+METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
 TASK = """
 task: {name}
 dataset_path: json
@@ -157,6 +160,34 @@ def test_the_choice_of_each_metric_by_hand(metric, picked):
     chances = [-1.0, -4.0, -2.0, 0.0, -5.0, -2.0]
     row = {"resps": [[(chance, False)] for chance in chances[: 6 if metric == "acc_mutual_info" else 3]]}
     assert harness_engine._picked(row, metric, ["b", "éé", "ccc"]) == picked
+
+
+@installed
+@pytest.mark.parametrize(
+    ("choices", "chances", "picked"),
+    [
+        (["yes", ""], [-3.0, -1.0], ["", "yes", "yes", ""]),
+        (["yes", ""], [-3.0, 0.0], ["", "", "", ""]),  # 0 / 0 is not a number
+        (["éé", "bbbb", "cc"], [-4.0, -4.0, -4.0], ["éé", "bbbb", "éé", "éé"]),
+        (["a", "b"], [-1.0, math.nan], ["b", "b", "b", "b"]),
+    ],
+)
+def test_empty_choices_ties_and_what_is_no_number_are_judged_as_by_the_library(choices, chances, picked):
+    """Its score of each metric is 1 for the choice that is picked, and for no other; probabilities alone are all 1."""
+    answers = [[(chance, False)] for chance in (*chances, *(0.0 for _ in choices))]
+    found = {metric: harness_engine._picked({"resps": answers}, metric, choices) for metric in METRICS}
+    assert found == dict(zip(METRICS, picked, strict=True))
+    from lm_eval.api.task import ConfigurableTask, TaskConfig
+
+    library = object.__new__(ConfigurableTask)  # of which this needs no data
+    library._config, library.OUTPUT_TYPE = TaskConfig(task="pick"), "multiple_choice"
+    library.multiple_input, library.multiple_target, library._metric_fn_list = 0, 0, dict.fromkeys(METRICS)
+    library.doc_to_choice = lambda doc: choices
+    library.doc_to_target = choices.index
+    for choice in choices:
+        with np.errstate(all="ignore"):
+            right = library.process_results(choice, [answer for (answer,) in answers])
+        assert right == {metric: float(choice == found[metric]) for metric in METRICS}
 
 
 @installed

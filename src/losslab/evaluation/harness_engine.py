@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from losslab.evaluation import harness
 from losslab.evaluation.engine_interface import Job
 from losslab.evaluation.harness import TaskRequest
@@ -70,17 +72,20 @@ def _picked(row: dict[str, Any], metric: str, choices: Sequence[str] | None) -> 
     """The choice that a metric of the library judges, by its definition; None where there are no choices.
 
     That is the one of the highest log-probability: by character for acc_norm, by byte for acc_bytes, and less that
-    without the question for acc_mutual_info, which the library asks for behind the others.
+    without the question for acc_mutual_info, which the library asks for behind the others. As in the library, an empty
+    choice is divided by 0, the first of equal values is picked, and a value that is not a number before all others.
     """
     if choices is None:
         return None
-    chances = [response[0][0] for response in row["resps"]]
+    chances = np.array([response[0][0] for response in row["resps"]])
+    values, alone = chances[: len(choices)], chances[len(choices) :]
     if metric == "acc_mutual_info":
-        values = [with_it - alone for with_it, alone in zip(chances, chances[len(choices) :], strict=False)]
-    else:
-        size = {"acc_norm": len, "acc_bytes": lambda choice: len(choice.encode())}.get(metric, lambda _: 1)
-        values = [chance / size(choice) for chance, choice in zip(chances, choices, strict=False)]
-    return choices[values.index(max(values))]
+        values = values - alone
+    elif metric in ("acc_norm", "acc_bytes"):
+        lengths = [len(choice if metric == "acc_norm" else choice.encode()) for choice in choices]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = values / np.array(lengths, dtype=float)
+    return choices[int(np.argmax(values))]
 
 
 def _sample(row: dict[str, Any], right: bool, tokenizer: Any, picked: str | None) -> Sample:
