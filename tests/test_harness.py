@@ -17,7 +17,7 @@ from losslab.composition.words import any_group
 from losslab.config.choices import Device
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig, Names
-from losslab.evaluation import harness, harness_engine
+from losslab.evaluation import engines, harness, harness_engine
 from losslab.evaluation.evaluate import evaluate
 from losslab.records.record import Cell
 
@@ -188,6 +188,31 @@ def test_empty_choices_ties_and_what_is_no_number_are_judged_as_by_the_library(c
         with np.errstate(all="ignore"):
             right = library.process_results(choice, [answer for (answer,) in answers])
         assert right == {metric: float(choice == found[metric]) for metric in METRICS}
+
+
+@installed
+def test_what_answers_tasks_is_on_record_whatever_the_engine_is(place, checkpoint, monkeypatch):
+    """transformers, in a protocol of vLLM too; later versions are added, and so is the engine of other benchmarks."""
+    version = {Engine.transformers: "5.1", Engine.vllm: "0.32"}
+    monkeypatch.setattr(engines, "version", version.__getitem__)
+    monkeypatch.setattr(engines, "choose", lambda *_: Engine.vllm)
+    monkeypatch.setattr(engines, "dtype", lambda job: f"float{32 if job.sampling.temperature == 0 else 16}")
+
+    def made(**benchmarks: BenchmarkConfig) -> list[str]:
+        result = evaluate(config(place, checkpoint, **benchmarks), str(checkpoint), place / "scores")
+        return [result["engine"], result["engine_version"], result["generation"].get("dtype")]
+
+    pick, tell = task(place, "pick"), task(place, "tell")
+    assert made(pick=pick) == ["transformers", "5.1", "float32"]
+    version[Engine.transformers] = "5.2"
+    assert made(pick=pick) == ["transformers", "5.1", "float32"]  # nothing was missing
+    assert made(pick=pick, tell=tell) == ["transformers", "5.1, 5.2", "float32"]
+    (place / "scores/scores.json").unlink()  # as where a call was killed after the last answer
+    assert made(pick=pick, tell=tell) == ["transformers", "5.2", None]
+    if importlib.util.find_spec("vllm"):
+        (place / "own.jsonl").write_text(json.dumps({"problem": "1+1=?", "answer": "2"}) + "\n")
+        own = BenchmarkConfig(path=str(place / "own.jsonl"))
+        assert made(own=own) == ["transformers, vllm", "0.32, 5.2", "float16"]
 
 
 @installed

@@ -40,7 +40,7 @@ from losslab.evaluation.harness import TaskRequest
 from losslab.evaluation.prompting import Prompt
 from losslab.evaluation.runnable import runnable
 from losslab.evaluation.samples import Samples
-from losslab.evaluation.write_scores import Subject, publish
+from losslab.evaluation.write_scores import Facts, Generated, Subject, made_with, publish
 from losslab.files import refuse_pickled_weights
 from losslab.grading.graders import Grader
 from losslab.progress import bar
@@ -68,8 +68,8 @@ def warm_up(config: Config, *modules: str) -> None:
 
 def answer(
     config: Config, model: str, folder: Path, chosen: list[Benchmark], corpus: Corpus | None = None
-) -> tuple[Subject, Samples, dict[str, Any]]:
-    """The samples of all problems with their verdicts, and what it took to generate those that `folder` lacked.
+) -> tuple[Subject, Samples, Generated]:
+    """The samples of all problems with their verdicts, and what made those that `folder` lacked.
 
     Raises what `evaluate` does.
     """
@@ -104,12 +104,12 @@ def answer(
         Grader(workers, machine.grading_seconds, unsafe_code=machine.unsafe_code) as grader,
         Samples(folder, chosen, grader) as samples,
     ):
-        generation = _generate(subject, samples)
-        _run_tasks(subject, samples)
+        generated = _generate(subject, samples)
+        by_tasks = _run_tasks(subject, samples)
         start = time.perf_counter()
         samples.finish()
-        generation["seconds_of_grading_alone"] = round(time.perf_counter() - start, 2)
-    return subject, samples, generation
+        took = generated.took | {"seconds_of_grading_alone": round(time.perf_counter() - start, 2)}
+    return subject, samples, Generated(took, [*generated.ran, *by_tasks])
 
 
 def check(config: Config) -> list[Benchmark]:
@@ -183,13 +183,13 @@ def _tokenizer(config: Config, model: str) -> Any:
     return tokenizer
 
 
-def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
-    """Generate what is missing; returns what it took."""
+def _generate(subject: Subject, samples: Samples) -> Generated:
+    """Generate what is missing, except answers to tasks."""
     cfg, protocol, prompts = subject.config.eval, subject.protocol, subject.prompts
     wanted = [(*problem, j) for problem in prompts for j in range(cfg.samples)]
     missing = [key for key in wanted if key not in samples.known]
     if not missing:
-        return {}
+        return Generated({}, [])
     seed = protocol["seed"]
     seeds = [request_seed(seed, *key) if cfg.request_seeds else None for key in missing]
     ask = requests.to_endpoint if subject.tokenizer is None else requests.to_model
@@ -205,11 +205,11 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
         # Another one for each continuation: the same stream again would repeat existing samples.
         seed=request_seed(seed, "engine", len(missing)),
     )
-    job = requests.job(subject, sampling)
+    engine, job = Engine(protocol["engine"]), requests.job(subject, sampling)
     tokens, begin = 0, time.perf_counter()
     with (
-        bar(f"starting {protocol['engine']}", len(wanted), "sample", initial=len(wanted) - len(asked)) as progress,
-        Generation(Engine(protocol["engine"]), job, asked, samples.folder / "engine.log") as generation,
+        bar(f"starting {engine}", len(wanted), "sample", initial=len(wanted) - len(asked)) as progress,
+        Generation(engine, job, asked, samples.folder / "engine.log") as generation,
     ):
         for completions in generation:
             progress.set_description_str("samples", refresh=False)
@@ -218,18 +218,22 @@ def _generate(subject: Subject, samples: Samples) -> dict[str, Any]:
                 tokens += completion.tokens
             progress.update(len(completions))
     seconds = time.perf_counter() - begin
-    return {
-        **({} if subject.config.served else {"dtype": engines.dtype(job)}),
+    took = {
         "samples": len(asked),
         "tokens": tokens,
         "seconds": round(seconds, 2),
         "seconds_of_start": round(generation.start_seconds, 2),
         "tokens_per_second": round(tokens / max(seconds - generation.start_seconds, 1e-9)),
     }
+    dtype = None if subject.config.served else engines.dtype(job)
+    return Generated(took, [made_with(subject.config, engine, dtype)])
 
 
-def _run_tasks(subject: Subject, samples: Samples) -> None:
-    """Run the tasks of lm-evaluation-harness of which an answer is missing, on transformers whatever the engine is."""
+def _run_tasks(subject: Subject, samples: Samples) -> list[Facts]:
+    """Run the tasks of lm-evaluation-harness of which an answer is missing, on transformers whatever the engine is.
+
+    Returns `made_with` of that engine, if any was missing.
+    """
     tasks = [b for b in subject.chosen if b.task is not None]
     missing = [b for b in tasks if any((b.name, p.index, 0) not in samples.known for p in b.problems)]
     tasks_asked = [
@@ -242,6 +246,7 @@ def _run_tasks(subject: Subject, samples: Samples) -> None:
         )
         for b in missing
     ]
+    ran = []
     if tasks_asked:
         job = replace(requests.job(subject, Sampling(0.0, 1.0, subject.config.eval.max_new_tokens)), tensor_parallel=1)
         log = samples.folder / "engine.log"
@@ -256,6 +261,8 @@ def _run_tasks(subject: Subject, samples: Samples) -> None:
                 for name in {row[0] for row in rows}:
                     (samples.folder / f"{name}.cache").unlink(missing_ok=True)
                 progress.update(bool(rows))
+        ran.append(made_with(subject.config, Engine.transformers, engines.dtype(job)))
     for b in tasks:
         for p in b.problems:
             subject.prompts[b.name, p.index] = samples.known[b.name, p.index, 0]["prompt"]
+    return ran

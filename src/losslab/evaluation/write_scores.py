@@ -53,6 +53,20 @@ class Subject:
     reads_images: bool = False  # the model is a vision-language model, whose chat template takes lists of parts
 
 
+@dataclass(frozen=True)
+class Generated:
+    """What a call added to the samples of a folder."""
+
+    took: dict[str, Any]  # with the number of `samples` where there are new ones of benchmarks other than tasks
+    ran: list[Facts]  # `made_with` of each engine that made samples
+
+
+def made_with(config: Config, engine: Engine, dtype: str | None = None) -> Facts:
+    """What a record says of an engine: its name, version, dtype and, of an endpoint, its address."""
+    facts = {"engine": str(engine), "engine_version": engines.version(engine)} | ({"dtype": dtype} if dtype else {})
+    return facts | ({"endpoint": str(config.machine.api_url)} if engine == Engine.api else {})
+
+
 def keep(subject: Subject, samples: Samples) -> Records:
     """Write the records of each benchmark, which take the place of what was kept while it was sampled; return them."""
     records = {}
@@ -81,7 +95,7 @@ def keep(subject: Subject, samples: Samples) -> Records:
     return records
 
 
-def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> dict[str, Any]:
+def publish(subject: Subject, samples: Samples, generated: Generated) -> dict[str, Any]:
     """Write the records, the page and the scores, in this order; returns the scores.
 
     The page, the scores and their warnings are of all benchmarks in the folder, whichever call sampled them.
@@ -105,9 +119,8 @@ def publish(subject: Subject, samples: Samples, generation: dict[str, Any]) -> d
         "average": scores.average(rows),
         "benchmarks": rows,
         "graders": {name: of[0].get("grader") for name, of in records.items() if "task" not in of[0]},
-        "engine": protocol["engine"],
+        **_generated(subject, earlier, generated),
         "seeds": protocol["seeds"],
-        **_generated(subject.config, earlier, generation, engines.version(Engine(protocol["engine"]))),
         **({"cost": scores.cost(_samples(records), prices)} if subject.config.served else {}),
         "notes": notes,
         "warnings": warnings(subject, rows, records, notes),
@@ -137,17 +150,18 @@ def _of_folder(subject: Subject, folder: Path, written: Records, earlier: Facts)
     return records, counts
 
 
-def _generated(config: Config, earlier: Facts, generation: dict[str, Any], version: str) -> dict[str, Any]:
+def _generated(subject: Subject, earlier: Facts, generated: Generated) -> dict[str, Any]:
     """What made the samples of the folder, each fact as the sorted set of all calls, and what the last ones took."""
-    before = earlier.get("generation", {})
-    new = "samples" in generation  # else none was missing, and what is known of earlier calls stays
-    if new and "dtype" in generation:
-        generation = generation | {"dtype": _united(before.get("dtype"), generation["dtype"])}
-    facts = {"engine_version": version} | ({"endpoint": str(config.machine.api_url)} if config.served else {})
-    made_with = {
-        key: _united(earlier.get(key), fact if new or key not in earlier else None) for key, fact in facts.items()
-    }
-    return {**made_with, "generation": generation if new else before or generation}
+    config, before, took = subject.config, earlier.get("generation", {}), generated.took
+    asked = {Engine(subject.protocol["engine"]) if b.task is None else Engine.transformers for b in subject.chosen}
+    made = {}
+    for key in ("engine", "engine_version", *(["endpoint"] if config.served else [])):
+        # Where earlier calls left no record, such as one that was killed, their engines are taken to be those of now.
+        facts = generated.ran if key in earlier else [made_with(config, engine) for engine in asked]
+        made[key] = _united(earlier.get(key), *(of_engine.get(key) for of_engine in facts))
+    dtype = _united(before.get("dtype"), *(of_engine.get("dtype") for of_engine in generated.ran))
+    generation = took if "samples" in took else before or took  # the last call that sampled
+    return {**made, "generation": generation | ({"dtype": dtype} if dtype else {})}
 
 
 def _united(*facts: str | None) -> str:
