@@ -391,6 +391,36 @@ def test_greedy_answers_are_not_called_sampled(tmp_path, temperature):
     assert said(2, fixed=True)[0].endswith("which change the order of training.")
 
 
+@pytest.mark.parametrize(
+    ("benchmarks", "graders", "sampled"),
+    [
+        (["ifeval", "mmlu"], {}, False),
+        (["ifeval", "math500"], {"math500": "version"}, True),
+        (["ifeval", "mmlu"], None, True),  # an older record, which does not tell tasks apart
+        (["ifeval"], {"math500": "version"}, False),  # scored for another sweep too
+    ],
+)
+def test_answers_to_tasks_are_not_called_sampled(tmp_path, benchmarks, graders, sampled):
+    """Tasks of lm_eval take the most probable answer, whatever the temperature of the protocol is."""
+    for loss, score in (("sft", 40.0), ("dft", 60.0)):
+        for seed in range(3):
+            made = cell(tmp_path, loss, seed, dict.fromkeys({*benchmarks, *(graders or {})}, score))
+            (folder,) = (made.folder / "scores").iterdir()
+            hashes = ", ".join(f"{name}: hash" for name in {*benchmarks, *(graders or {})})
+            (folder / "protocol.yaml").write_text(f"benchmarks: {{{hashes}}}\ntemperature: 1.0\nseed: {seed}\n")
+            content = read_json(folder / "scores.json")
+            for part in content["benchmarks"].values():
+                part |= {"right": {"official": [round(score / 10)] * 3}, "samples": 10, "problems": 3}
+            write_json(folder / "scores.json", content | ({} if graders is None else {"graders": graders}))
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    table = replace(table, benchmarks=benchmarks, others=[])
+    (found,) = conclude(table)
+    several = next(sentence for sentence in sentences(found) if sentence.startswith("In brackets"))
+    covered = f"order of training{' and sampling of answers' * sampled}"
+    assert several.endswith(f"other seeds, which change the {covered}.")
+    assert f"over several seeds it covers another {covered} on the same problems" in caption(table)
+
+
 def test_seeds_that_change_nothing_are_said_to():
     rows = [
         Row(

@@ -66,7 +66,8 @@ def score_files(folder: Path) -> list[Path]:
 def read_scores(path: Path) -> dict[str, Any]:
     """The content of a scores.json: `verdict`, `benchmarks`, `average` and more."""
     engine = {"engine": str, "engine_version": str, "endpoint": (str, NoneType), "generation": dict}
-    may = {"verdict": str, "prompt": str, "warnings": [str], "average": {"score": NUMBER}} | engine
+    graders = {"graders": {...: (str, NoneType)}}  # of all benchmarks but the tasks of lm_eval
+    may = {"verdict": str, "prompt": str, "warnings": [str], "average": {"score": NUMBER}} | engine | graders
     content = _versioned(path, {"benchmarks": dict}, may)
     for name, part in content["benchmarks"].items():
         where = f"benchmarks.{name}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from losslab.config.log import printable
 from losslab.config.schema import VerdictName
-from losslab.records.reading import DamagedRecord, check_form, read_rows, read_scores, read_yaml
+from losslab.records.reading import DamagedRecord, read_rows, read_scores, read_yaml
 from losslab.statistics.intervals import Estimate, paired
 
 SAME = ("temperature", "top_p", "max_new_tokens")  # must be equal, or the difference would be one of protocols
@@ -95,7 +94,6 @@ def _protocol(folder: Path) -> dict[str, Any]:
 
 def _scores(folder: Path) -> dict[str, Any]:
     scores = read_scores(folder / "scores.json")
-    check_form(folder / "scores.json", scores, {}, {"graders": {...: (str, NoneType)}})
     if "verdict" not in scores:
         raise DamagedRecord(folder / "scores.json", "names no verdict")
     return scores

@@ -1,6 +1,6 @@
 """The cells of a sweep, from their records and from the sweep's file."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,16 @@ class CellScores:
     breakdown: dict[Part, Estimate] = field(default_factory=dict)  # as `scores`, of the problems with one value
     problems: dict[str, str] = field(default_factory=dict)  # the hash of each benchmark's problems
     sampling_seed: int | None = None  # of the protocol; None where decoding is greedy
+    tasks: frozenset[str] = frozenset()  # benchmarks of lm_eval, whose answers are not sampled
 
     @property
     def trains(self) -> bool:
         return trains(self.names)
+
+    def sampled_with(self, benchmarks: Collection[str]) -> int | None:
+        """The seed by which the answers to some of these benchmarks are sampled; None where none are."""
+        sampled = self.scores.keys() & (set(benchmarks) - self.tasks)
+        return self.sampling_seed if sampled else None
 
 
 def recorded(sweep: str, records: Iterable[CellRecord]) -> Iterator[CellScores]:
@@ -87,6 +93,8 @@ def _scores(path: Path) -> dict[str, Any]:
         "samples": {name: part["samples"] for name, part in parts},
         "verdict": content.get("verdict"),
         "prompt": content.get("prompt", MODEL_PROMPT),
+        # No grader of ours judges a task; an older record, which names no graders, does not tell tasks apart.
+        "tasks": frozenset(content["benchmarks"]) - set(content.get("graders", content["benchmarks"])),
         "breakdown": {
             (name, column, value): Estimate.recorded(row["score"], row["interval"])
             for name, part in parts

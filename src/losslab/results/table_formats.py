@@ -47,13 +47,13 @@ def caption(table: Table) -> str:
     verdicts = {row.measure.verdict for row in table.rows if row.measure}
     by = f" by the {verdicts.pop()} verdict" if len(verdicts) == 1 else ""
     of_rows = [len(row.scored) for row in table.rows if row.scored]
-    covers = []
+    covers, benchmarks = [], [*table.benchmarks, *table.others]
     if max(of_rows, default=1) > 1:
-        seeds = varies(table.rows)
+        seeds = varies(table.rows, benchmarks)
         covered = f"another {and_(seeds)} on the same problems" if seeds else "nothing, since all answer alike"
         covers.append(f"over several seeds it covers {covered}")
     if min(of_rows, default=1) == 1:
-        answers = " and answers" if sampled(table.rows) else ""
+        answers = " and answers" if sampled(table.rows, benchmarks) else ""
         covers.append(f"with one seed it covers other problems{answers}, but not another training")
     earlier = (
         " Rows with `earlier` have code or data that has changed since." if any(r.earlier for r in table.rows) else ""

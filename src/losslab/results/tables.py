@@ -169,19 +169,19 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     return Table(sweep, benchmarks, others, rows, grid, faults)
 
 
-def varies(rows: Sequence[Row]) -> list[str]:
+def varies(rows: Sequence[Row], benchmarks: Sequence[str]) -> list[str]:
     """What varies with the seed of these rows' cells, and is therefore covered by an interval over seeds."""
     trained = [row for row in rows if row.trains]
     parts = ["base model"] if any(row.config.get("model.pretrain_seed", 0) is None for row in rows) else []
     parts += ["choice of training rows"] if any(row.config.get("dataset.seed", 0) is None for row in trained) else []
     parts += ["order of training"] if trained else []
-    seeds = [{entry.sampling_seed for entry in row.scored} - {None} for row in rows]
+    seeds = [{entry.sampled_with(benchmarks) for entry in row.scored} - {None} for row in rows]
     return [*parts, *(["sampling of answers"] if max(map(len, seeds), default=0) > 1 else [])]
 
 
-def sampled(rows: Sequence[Row]) -> bool:
-    """Whether some answers are sampled; else decoding is greedy."""
-    return any(entry.sampling_seed is not None for row in rows for entry in row.scored)
+def sampled(rows: Sequence[Row], benchmarks: Sequence[str]) -> bool:
+    """Whether some answers to these benchmarks are sampled; else decoding is greedy."""
+    return any(entry.sampled_with(benchmarks) is not None for row in rows for entry in row.scored)
 
 
 def _usual_problems(entries: Sequence[CellScores], benchmark: str) -> str | None:
