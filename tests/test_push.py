@@ -49,7 +49,11 @@ def cells(tmp_path, checkpoint) -> list[Cell]:
             "verdict": "official",
             "benchmarks": {"math500": part, "own": part, "aime25": part},
         }
-        write_json(cell.scores(config) / "scores.json", found | {"average": part, "warnings": []})
+        unread = "the training data could not be searched for benchmark problems: dataset.path=/home/me/rows.jsonl "
+        unread += "names no file: check the path"
+        found |= {"notes": {"own": [unread]}, "warnings": [unread, "own: nobody knows"]}
+        found |= {"engine": "api", "engine_version": "2.0", "endpoint": "http://gpu7.home/me:8000/v1"}
+        write_json(cell.scores(config) / "scores.json", found | {"average": part})
         hashes = dict.fromkeys(found["benchmarks"], "0" * 64)
         write_json(cell.scores(config) / "protocol.yaml", {"benchmarks": hashes, "temperature": 1.0})  # JSON is YAML
         made.append(cell)
@@ -85,7 +89,12 @@ def test_nothing_of_this_machine_is_uploaded(cells):
         if path.suffix in (".md", ".yaml", ".json", ".jsonl"):
             text = path.read_text()
             assert "/home/me" not in text and str(cells[1].folder.parent) not in text, name
-    assert json.loads(next(p for n, p in files.items() if n.startswith("losslab/scores")).read_text())["verdict"]
+            assert "gpu7" not in text, name
+    scores = json.loads(next(p for n, p in files.items() if n.startswith("losslab/scores")).read_text())
+    warnings = ["the training data could not be searched for benchmark problems", "own: nobody knows"]
+    assert (scores["verdict"], scores["warnings"]) == ("official", warnings)
+    card = files["README.md"].read_text().splitlines()
+    assert [line for line in card if line.startswith("Warning: ")] == [f"Warning: {text}" for text in warnings]
 
 
 def test_the_upload_is_one_commit(cells, monkeypatch, capsys):

@@ -17,6 +17,7 @@ from typing import Any
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.files import read_json, write_json
 
+UNSEARCHED = "the training data could not be searched for benchmark problems"  # a warning; its reason follows
 LENGTH = 13  # consecutive words
 WORD = re.compile(r"\w+")  # \frac{1}{2} is three of them
 

@@ -163,7 +163,7 @@ def _seen(config: Config, corpus: Corpus | None, chosen: list[Benchmark]) -> tup
     try:
         return contamination.seen(corpus, chosen, Path(config.machine.results) / "cache" / "overlap"), []
     except (ValueError, OSError) as error:  # the scores are worth having all the same
-        return None, [f"the training data could not be searched for benchmark problems: {error}"]
+        return None, [f"{contamination.UNSEARCHED}: {error}"]
 
 
 def _tokenizer(config: Config, model: str) -> Any:

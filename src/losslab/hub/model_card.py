@@ -14,6 +14,7 @@ from losslab.config.paths import CONF
 from losslab.config.schema import EMBEDDED_MODELS
 from losslab.config.sweep import SweepConfig
 from losslab.data.read_files import FORMATS, suffix
+from losslab.evaluation.contamination import UNSEARCHED
 from losslab.files import named, read_json
 from losslab.records.reading import read_yaml
 from losslab.records.record import Cell
@@ -87,9 +88,19 @@ def on_hub(cell: Cell, group: str) -> bool:
 
 
 def scored(cell: Cell) -> dict[str, dict[str, Any]]:
-    """The content of each scores.json, by folder of the protocol, without the model's path."""
+    """The content of each scores.json, by folder of the protocol, without paths and addresses of this machine."""
     scores = {path.parent.name: read_json(path) for path in sorted(cell.folder.glob("scores/*/scores.json"))}
-    return {name: {key: value for key, value in part.items() if key != "model"} for name, part in scores.items()}
+    return {protocol: _without_places(part) for protocol, part in scores.items()}
+
+
+def _without_places(scores: dict[str, Any]) -> dict[str, Any]:
+    """Scores without the path of the model, the address of an endpoint, and why training data could not be read.
+
+    The notes go as a whole, since the warnings have their texts too.
+    """
+    kept = {key: value for key, value in scores.items() if key not in ("model", "endpoint", "notes")}
+    texts = [UNSEARCHED if text.startswith(UNSEARCHED) else text for text in scores.get("warnings", [])]
+    return kept | {"warnings": texts}
 
 
 def results(about: dict[str, Any], scores: dict[str, Any]) -> Iterator[EvalResult]:
