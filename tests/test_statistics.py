@@ -14,7 +14,7 @@ from losslab.statistics.intervals import (
     over_seeds,
     over_seeds_and_problems,
     paired,
-    simultaneous,
+    simultaneous_level,
     student,
 )
 
@@ -117,12 +117,10 @@ def test_simultaneous_intervals_are_sidaks():
     rng = np.random.default_rng(0)
     rows = {str(i): {"x": rng.random((4, 30))} for i in range(3)}
     reference = {"x": rng.random((4, 30))}
-    together = simultaneous(reference, rows)
-    for name, row in rows.items():
-        alone = paired(reference, row)["x"]
-        assert together[name]["x"].mean == alone.mean and together[name]["x"].half > alone.half
-        assert together[name]["x"] == paired(reference, row, 0.95 ** (1 / 3))["x"]
-    assert simultaneous(reference, {"0": rows["0"]})["0"] == paired(reference, rows["0"])
+    for row in rows.values():
+        alone, together = (paired(reference, row, simultaneous_level(n))["x"] for n in (1, len(rows)))
+        assert alone == paired(reference, row)["x"] and together == paired(reference, row, 0.95 ** (1 / 3))["x"]
+        assert together.mean == alone.mean and together.half > alone.half
 
 
 @pytest.mark.parametrize(

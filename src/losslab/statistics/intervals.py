@@ -27,7 +27,7 @@ than the one over the problems alone, however well a few seeds agree by chance.
 What an interval covers. That of several seeds and problems: another seed (order of the data, sampling), other problems
 of the same kind, other samples. That over problems alone, where there is one seed: other problems and other samples of
 the same trained model, and not another training. That over seeds alone: another seed on these very problems. None
-covers another model, data set or recipe, nor the choice of the best of several rows: `simultaneous` does that.
+covers another model, data set or recipe, nor the choice of the best of several rows: `simultaneous_level` does that.
 
 Coverage, by simulation (benchmarks/coverage.py, results/benchmarks/coverage.md), where 95% is meant:
 
@@ -242,20 +242,13 @@ def paired(a: Shares, b: Shares, level: float = LEVEL) -> dict[str, Estimate]:
     return estimates | {"average": _mean_over(list(parts.values()), level)[0]}
 
 
-def simultaneous(reference: Shares, rows: Mapping[str, Shares], level: float = LEVEL) -> dict[str, dict[str, Estimate]]:
-    """`paired` of each row with the reference; all intervals of a column are simultaneous at the given level.
-
-    With a reference in common they are 1 to 3% longer than Dunnett's (JASA 50, 1955), which takes all variances as
-    equal and no seed or problem as shared.
-    """
-    return {name: paired(reference, row, simultaneous_level(len(rows), level)) for name, row in rows.items()}
-
-
 def simultaneous_level(comparisons: int, level: float = LEVEL) -> float:
     """The level of each of several intervals that are simultaneous at `level`, whatever their correlation.
 
     It is level ** (1 / comparisons) (Sidak, JASA 62, 1967). A row that is picked for its mean needs the number of all
-    pairs of rows, k (k - 1) / 2 of k, since each might have been the one that is picked.
+    pairs of rows, k (k - 1) / 2 of k, since each might have been the one that is picked. Of rows that are compared with
+    one reference the intervals are 1 to 3% longer than Dunnett's (JASA 50, 1955), which takes all variances as equal
+    and no seed or problem as shared.
     """
     return level ** (1 / max(1, comparisons))
 
