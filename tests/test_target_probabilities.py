@@ -1,6 +1,7 @@
 """Figure 2: its numbers against a naive version with full softmax, on one rank and on two; its table by hand."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +178,24 @@ def test_data_without_answers_are_refused_before_the_training(checkpoint, tmp_pa
     with pytest.raises(ValueError, match="^machine.probabilities .* cannot be used.* leave machine.probabilities out$"):
         prepared(config, tmp_path / "cell")
     assert prepared(replace(config, machine=replace(machine, probabilities=None)), tmp_path / "cell")[1] is None
+
+
+@pytest.mark.parametrize("broken", ["file", "template"])
+def test_what_the_training_cannot_read_either_is_told_as_it_is(checkpoint, tmp_path, broken):
+    """Leaving machine.probabilities out would not mend it."""
+    shutil.copytree(checkpoint, tmp_path / "model")
+    (tmp_path / "sums.jsonl").write_text('{"problem": "1+1=?", "solution": "2", "gold": "2"\n')
+    config = Config(
+        ModelConfig(path=str(tmp_path / "model")),
+        DatasetConfig(str(tmp_path / "sums.jsonl"), gold_column="gold"),
+        {"_target_": "losslab.objectives.online.GRPO", "max_new_tokens": 8},
+        machine=MachineConfig(results=str(tmp_path), device="cpu", probabilities=8),
+        names=Names("m", "d", "grpo", ""),
+    )
+    if broken == "template":
+        write_lines(tmp_path / "sums.jsonl", [{"problem": "1+1=?", "solution": "2", "gold": "2"}] * 9)
+        (tmp_path / "model/chat_template.jinja").write_text("{{ raise_exception('no user here') }}")
+    sentence = {"file": "sums.jsonl:1", "template": "cannot write a prompt .no user here.: mend it"}[broken]
+    with pytest.raises(ValueError, match=sentence) as told:
+        prepared(config, tmp_path / "cell")
+    assert "machine.probabilities" not in str(told.value)

@@ -22,7 +22,10 @@ from losslab.training import kl_to_base, target_probabilities
 
 
 def check_answers(tokeniser: Tokeniser, recipe: TrainConfig, cache: Path) -> None:
-    """Raise ValueError, before the training, for data without the answers whose probabilities are asked for."""
+    """Raise ValueError, before the training, for data without the answers whose probabilities are asked for.
+
+    Called once the questions are read and their prompts made, so that what is refused here concerns answers alone.
+    """
     try:
         prepare(tokeniser, recipe, cache)
     except ValueError as error:

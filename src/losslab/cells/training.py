@@ -116,9 +116,9 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
     model = replace(config.model, train_prompt=config.train_prompt)
     tokeniser = Tokeniser(model, config.dataset, tokenizer, image_inputs(config.model))
     if isinstance(config.objective, OnPolicy):
+        data, report, steps = questions.prepare(config, tokenizer, cache)
         if config.machine.probabilities:  # of the answers in the data, which the training does not need
             check_answers(tokeniser, config.train, cache)
-        data, report, steps = questions.prepare(config, tokenizer, cache)
     else:
         examples = Examples.load(data := prepare(tokeniser, config.train, cache))
         check_tokens(int(examples.tokens.max()), tokenizer, config.model)
