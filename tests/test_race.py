@@ -296,6 +296,11 @@ def test_a_race_that_ends_with_several_rows_is_undecided():
         (["loss=sft,dft", "dataset.rows=800,1600"], "on the same number of training rows, known before it starts: set"),
         (["loss=sft,dft", "dataset.rows=512", "dataset.validation=0.1"], "an eighth of the 512 rows does not fill one"),
         (["loss=sft,dft", "force=true"], "force is not for a race"),
+        (["loss=sft,dft", "++force=true"], "force is not for a race"),
+        (
+            ["loss=sft,dft", "plan=true", "check=true"],
+            "^check is not for a race: leave it out, or check the models",
+        ),
         (["loss=sft,dft", "plan=True"], "plan=True is neither true nor false"),
         (["loss=sft,nonsense"], "loss=nonsense does not exist"),
     ],

@@ -23,9 +23,11 @@ def main(arguments: list[str]) -> int:
     """Returns the exit status: 1 where a rung has cells without scores."""
     if wrong := [argument for argument in arguments if "=" not in argument and argument not in ("-m", "--multirun")]:
         raise ValueError(f"{wrong[0]} is not an option: options are written key=value, as in loss=sft,dft")
-    for key in ("force", "stage"):
-        if any(argument.startswith(f"{key}=") for argument in arguments):
-            raise ValueError(f"{key} is not for a race, which reads what its rungs have done: leave it out")
+    keys = {argument.lstrip("+~").partition("=")[0] for argument in arguments}
+    if refused := keys & {"force", "stage"}:
+        raise ValueError(f"{min(refused)} is not for a race, which reads what its rungs have done: leave it out")
+    if "check" in keys:
+        raise ValueError("check is not for a race: leave it out, or check the models with losslab plan check=true")
     if wrong := [word for word in arguments if word.startswith("sweep.tune=") and word != "sweep.tune=null"]:
         raise ValueError(f"{wrong[0]} chooses nothing in a race, which drops what is worse: leave it out")
     from losslab.cells import race, race_page, race_plan, race_text
