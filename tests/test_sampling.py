@@ -141,18 +141,36 @@ def test_real_solutions_have_golds(shared):
 def test_a_model_that_a_cell_made_is_asked_as_in_its_record(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "cell.json").write_text("{}")
-    recorded = {"path": "user/model", "train_prompt": "chat", "eval_prompt": "Q: {problem}", "stop": ["Q:"]}
+    recorded = {"path": "user/model", "train_prompt": "T: {problem}", "eval_prompt": "Q: {problem}", "stop": ["Q:"]}
     rest = {"loss": {"_target_": "losslab.objectives.sft.SFT"}, "seed": 0}
     rest |= dict.fromkeys(("names", "machine", "sweep", "dataset", "benchmark", "eval"), {})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": recorded} | rest))
     (tmp_path / "cell.json").write_text('{"identity": "0"}')
     model = ModelConfig(path=str(tmp_path / "model"))
-    assert vars(as_trained(model)) == vars(model) | {"eval_prompt": "Q: {problem}", "stop": ["Q:"]}
+    prompts = {"train_prompt": "T: {problem}", "eval_prompt": "Q: {problem}", "stop": ["Q:"]}
+    assert vars(as_trained(model, ["model.path"])) == vars(model) | prompts
     same = replace(model, eval_prompt="Q: {problem}")
-    assert vars(as_trained(same)) == vars(as_trained(model))
+    assert vars(as_trained(same, ["model.eval_prompt"])) == vars(model) | prompts
     with pytest.raises(ValueError, match="is asked as it was trained: leave model.eval_prompt=A: {problem} out$"):
-        as_trained(replace(model, eval_prompt="A: {problem}"))
-    assert as_trained(ModelConfig(path="user/model")) == ModelConfig(path="user/model")
+        as_trained(replace(model, eval_prompt="A: {problem}"), [])  # of a file in conf/model
+    assert as_trained(ModelConfig(path="user/model"), ["model.stop"]) == ModelConfig(path="user/model")
+
+
+@pytest.mark.parametrize("word", ["model.train_prompt=chat", "model.stop=[]", "++model.template_arguments={}"])
+def test_what_the_command_line_sets_is_not_replaced_though_it_is_a_default(root, tmp_path, word):
+    """A cell made with none of these defaults."""
+    key, _, value = word.lstrip("+").partition("=")
+    random_toy_model(tmp_path / "cell/model")
+    recorded = {"path": "user/model", "train_prompt": "T: {problem}", "eval_prompt": "Q: {problem}", "stop": ["Q:"]}
+    recorded |= {"template_arguments": {"thinking": True}}
+    rest = {"loss": {"_target_": "losslab.objectives.sft.SFT"}, "seed": 0}
+    rest |= dict.fromkeys(("names", "machine", "sweep", "dataset", "benchmark", "eval"), {})
+    (tmp_path / "cell/config.yaml").write_text(yaml.safe_dump({"model": recorded} | rest))
+    (tmp_path / "cell/cell.json").write_text('{"identity": "0"}')
+    words = ["sample", f"model={tmp_path}/cell/model", "dataset=embedded", "dataset.rows=8", "machine.device=cpu"]
+    done = warm.run([*LOSSLAB, *words, word, f"machine.engine={ENGINE}"], tmp_path)
+    said = f"error: {tmp_path}/cell/model is of a cell and is asked as it was trained: leave {key}={value} out"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, said)
 
 
 @pytest.fixture(scope="module")

@@ -205,6 +205,7 @@ def test_a_cell_is_scored_again_by_its_folder(root, made, tmp_path):
             "machine.export_steps=4",
             "machine.export_steps has no effect on scores: leave it out; what can be set is",
         ),
+        ("", "++machine.export_steps=4", "^machine.export_steps has no effect on scores: leave it out"),
         ("", "eval.samples=0", "eval.samples is 0: set it to 1 or more"),
         ("", "eval.sample=2", "unknown key eval.sample; did you mean samples?"),
         ("", "eval=gredy", "eval=gredy does not exist; did you mean greedy?"),

@@ -10,7 +10,7 @@ What `results/sampled/<model>-<data set>/` holds:
 
 import random
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from losslab.cells.scoring import find
 from losslab.cells.training import base_model
 from losslab.composition.checks import check_alone, check_device
+from losslab.composition.compose import given
 from losslab.composition.record_file import read_record
 from losslab.config.log import log
 from losslab.config.schema import Config, ModelConfig
@@ -53,7 +54,7 @@ def sample(config: Config) -> None:
         return
     try:
         with raise_on_stop(), lock(folder):
-            model = base_model(replace(config, model=as_trained(config.model)))
+            model = base_model(replace(config, model=as_trained(config.model, given())))
             engines.warm_up(engine, config.machine.device)
             subject, samples, _ = answer(replace(config, model=model), model.path, folder, [asked])
             sets, tally = build(keep(subject, samples)[NAME], config.eval.samples, subject.protocol["seed"])
@@ -73,10 +74,10 @@ def sample(config: Config) -> None:
     log.info(f"{tally['acceptance_rate']:.1%} of {tally['answers']:,} answers are right; rows: {sizes}\n{folder}")
 
 
-def as_trained(model: ModelConfig) -> ModelConfig:
+def as_trained(model: ModelConfig, asked: Collection[str]) -> ModelConfig:
     """The model with the prompts and stops in its record, where it is one that a cell made.
 
-    Raises ValueError where they are set to others.
+    `asked` are the keys of the command line. Raises ValueError where they, or the model's file, set others.
     """
     cell = find(model.path)
     if cell is None:
@@ -88,7 +89,8 @@ def as_trained(model: ModelConfig) -> ModelConfig:
     recorded = {"train_prompt": prompt, "eval_prompt": published.eval_prompt, "template_arguments": arguments}
     recorded["stop"] = list(published.stop)
     for key, value in recorded.items():
-        if (own := getattr(model, key)) not in (value, getattr(ModelConfig(), key)):
+        own = getattr(model, key)
+        if own != value and (f"model.{key}" in asked or own != getattr(ModelConfig(), key)):
             raise ValueError(f"{model.path} is of a cell and is asked as it was trained: leave model.{key}={own} out")
     return replace(model, **recorded)
 

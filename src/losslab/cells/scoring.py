@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from losslab.composition.compose import recorded
+from losslab.composition.compose import keys, recorded
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import EMBEDDED_MODELS, Config
 from losslab.data.rows import texts
@@ -63,8 +63,8 @@ def _check_machine(machine: MachineConfig, overrides: list[str]) -> None:
     for name in ("kl_to_base", "probabilities"):
         if getattr(machine, name) is not None:
             raise ValueError(f"machine.{name} is measured where a cell is trained: leave it out, or run train.py again")
-    for override in overrides:
-        group, _, name = override.partition("=")[0].partition(".")
+    for key in keys(overrides):
+        group, _, name = key.partition(".")
         if group == "machine" and name and name not in MACHINE:
             raise ValueError(
                 f"machine.{name} has no effect on scores: leave it out; what can be set is {', '.join(MACHINE)}"

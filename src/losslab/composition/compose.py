@@ -158,14 +158,14 @@ def recorded(record: Path, overrides: list[str]) -> Config:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra.compose("config", [f"seed={saved.seed}", *overrides], return_hydra_config=True)
         check_objective(saved.loss, str(record), searched(composed))
-        for override in OverridesParser.create().parse_overrides(overrides):
-            if override.key_or_group == SEARCHPATH:
+        for name in keys(overrides):
+            if name == SEARCHPATH:
                 continue
-            group, _, key = override.key_or_group.partition(".")
+            group, _, key = name.partition(".")
             group = "benchmark" if group == TASKS else group
-            if group not in SCORING and override.key_or_group != "model.trust_remote_code":
+            if group not in SCORING and name != "model.trust_remote_code":
                 raise ValueError(
-                    f"a trained cell is scored as it was trained: leave {override.key_or_group} out; "
+                    f"a trained cell is scored as it was trained: leave {name} out; "
                     f"what can be set is {', '.join(SCORING)}"
                 )
             if key:
@@ -186,6 +186,19 @@ def recorded(record: Path, overrides: list[str]) -> Config:
     check_examples(config)
     check_endpoint(config.machine)
     return config
+
+
+def keys(overrides: Iterable[str]) -> list[str]:
+    """The key or group that each override sets, whatever its prefix: model.stop for ++model.stop=[]."""
+    words = [part for override in overrides for part in any_group(override)]
+    return [override.key_or_group for override in OverridesParser.create().parse_overrides(words)]
+
+
+def given() -> list[str]:
+    """The keys and groups that the command line of the running task sets; none outside of `entry`."""
+    task = HydraConfig.get().overrides.task if HydraConfig.initialized() else OmegaConf.create([])
+    words: Any = OmegaConf.to_container(task, resolve=False)
+    return keys(words)
 
 
 def searched(composed: DictConfig) -> Iterable[Path]:
