@@ -310,6 +310,22 @@ def test_what_is_no_race_is_refused(words, sentence):
         command.main(["experiment=demo", *words])
 
 
+VARIED = [*TINY, "optimizer.lr=1e-4", "scheduler.floor=0.1"]
+
+
+def test_rows_that_do_not_read_a_key_of_others_go_on_without_them(tmp_path, capfd):
+    """The rung is planned by the command that trains it."""
+    words = [*VARIED, "scheduler=constant,cosine", f"machine.results={tmp_path}"]
+    the_race = Race.of(words)
+    assert len(the_race.entrants) == 4 and len(the_race.cells("half", the_race.entrants[0])) == 3
+    constant = [entrant for entrant in the_race.entrants if entrant.configs[0].scheduler.shape == "constant"]
+    race._train([*the_race.command("quarter", constant), "plan=true"])
+    said = capfd.readouterr()
+    assert "study/quarter: 9 cells" in said.out, said.err
+    with pytest.raises(ValueError, match="^scheduler.floor is where the learning rate ends, and scheduler.shape=const"):
+        Race.of([*VARIED, "scheduler=constant"])
+
+
 def test_what_a_file_sweeps_over_makes_rows_and_is_not_swept_over_again(tmp_path):
     """Eight rows of three seeds; the base, which shares none of the rates, is one cell for each seed."""
     the_race = Race.of(["experiment=demo_tuned", f"machine.results={tmp_path}"])

@@ -241,6 +241,23 @@ def test_several_cells_at_once_on_one_machine(root, checkpoint, tmp_path):
     assert "broken on purpose" in (failed.folder / "logs/main.txt").read_text()
 
 
+VARIED = ("loss=sft", "scheduler=constant,cosine", "scheduler.floor=0.1", "stage=train")  # of which one reads the floor
+
+
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=local", "hydra.launcher.processes=2"]])
+def test_each_cell_of_a_sweep_runs_by_itself(root, checkpoint, tmp_path, launcher):
+    place = Place(tmp_path, root, checkpoint)
+    done = place.run("-m", *TINY, "model=./checkpoint", "train.max_steps=1", *VARIED, *launcher)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert place.states("ablation") == ["trained", "trained"]
+
+
+def test_each_job_of_a_sweep_runs_by_itself(place):
+    place.submit("varied", *VARIED, "train.max_steps=1")
+    until(place.over("varied"), place)
+    assert place.states("varied") == ["trained", "trained"]
+
+
 @pytest.mark.parametrize(
     ("gpus", "settings", "expected"),
     [

@@ -1,6 +1,7 @@
 """A sweep as a whole: what it plans, what it rejects, what it declares, and how cells leave it."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from losslab.cells import plan, run, sweep
 from losslab.cells.scoring import corpus
 from losslab.cells.sweep import Sweep
 from losslab.commands.cli import main
-from losslab.composition.compose import read
+from losslab.composition.check_unread import CHECKED, check_unread
+from losslab.composition.compose import read, read_cell
 from losslab.composition.grid import configurations, overrides
 from losslab.config.paths import CONF
 from losslab.config.schema import Config
@@ -187,6 +189,37 @@ def test_a_mistake_in_one_cell_of_a_command_declares_nothing():
     with pytest.raises(ValueError, match="^loss=dpo needs pairs of answers"):
         of("loss=sft,dpo")
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("varied", "word", "sentence"),
+    [
+        ("adapter.rank=0,4", "adapter.target_modules=[q_proj]", "adapter.target_modules is for adapters, and adapter."),
+        ("adapter=none,lora", "adapter.alpha=32", "adapter.alpha is for adapters, and adapter.rank=0 trains all"),
+        ("scheduler=cosine,wsd", "scheduler.decay_ratio=0.1", "scheduler.decay_ratio is for scheduler.shape=wsd"),
+        ("scheduler=constant,cosine", "scheduler.floor=0.1", "scheduler.floor is where the learning rate ends, and"),
+    ],
+)
+def test_a_key_is_refused_where_no_cell_of_a_sweep_reads_it(monkeypatch, capsys, varied, word, sentence):
+    """The first cell of each sweep does not; it stands here alone, beside a base, beside others, and as a part."""
+    group, first = varied.partition(",")[0], f"^{re.escape(sentence)}"
+    with pytest.raises(ValueError, match=first):
+        of("loss=sft", group, word)
+    alike = configurations(multirun(*TINY, "loss=base,sft,dft", "seed=0,1", group, word), read_cell)
+    with pytest.raises(ValueError, match=first):
+        check_unread(alike)
+    swept = [*TINY, "loss=base,sft", "seed=0,1", varied, word]
+    configs = configurations(multirun(*swept), read_cell)
+    check_unread(configs)
+    assert sum(config.trains for config in configs) == 4
+    with pytest.raises(SystemExit) as ended:
+        Sweep().on_multirun_start(multirun(*swept, "plan=true"))
+    assert ended.value.code == 0 and "ablation: 6 cells" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        Sweep().on_multirun_start(multirun(*TINY, "loss=sft,dft", group, word, "plan=true"))
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith(f"error: {sentence}")
+    monkeypatch.setenv(CHECKED, "1")
+    assert len(of("loss=sft", group, word)) == 1
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_declared():

@@ -6,6 +6,7 @@ launcher, and shares its last rung with a sweep of the same cells. The base, sco
 every rung. `losslab.statistics.racing` decides.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,8 @@ import numpy as np
 
 from losslab.cells.plan import rows_drawn
 from losslab.composition import grid
-from losslab.composition.compose import read
+from losslab.composition.check_unread import CHECKED, check_unread
+from losslab.composition.compose import read_cell
 from losslab.composition.words import last_of_each
 from losslab.config.log import log
 from losslab.config.schema import BASE, Config
@@ -194,7 +196,8 @@ def _rung(race: Race, name: str, entrants: Sequence[Entrant]) -> Rung | None:
 
 
 def _train(words: Sequence[str]) -> None:
-    subprocess.run([sys.executable, "-m", "losslab", "train", *words], check=False)  # records show what is missing
+    command = [sys.executable, "-m", "losslab", "train", *words]
+    subprocess.run(command, env=os.environ | {CHECKED: "1"}, check=False)  # records show what is missing
 
 
 @lru_cache(maxsize=4096)
@@ -204,11 +207,12 @@ def configurations(*words: str) -> list[Config]:
     Composed once, since the same records are read before a rung and after it.
     """
     with grid.multirun([*words, ALL_GIVEN]) as multirun:
-        return grid.configurations(multirun, read)
+        return grid.configurations(multirun, read_cell)
 
 
 def _checked(entrants: Sequence[Entrant], base: Entrant) -> int:
     """The number of rows that are drawn. Raises ValueError if the entrants do not make a race."""
+    check_unread(config for entrant in entrants for config in entrant.configs)
     if len({of_config(entrant.configs[0]) for entrant in entrants}) > 1:
         raise ValueError("a race is between rows of one model: give each model a race of its own")
     first = [entrant.configs[0] for entrant in entrants]

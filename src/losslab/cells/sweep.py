@@ -14,8 +14,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from losslab.cells import plan
+from losslab.composition.check_unread import check_unread
 from losslab.composition.checks import check_device
-from losslab.composition.compose import read
+from losslab.composition.compose import read, read_cell
 from losslab.composition.grid import configurations, searchpath
 from losslab.composition.words import last_of_each
 from losslab.config.errors import exit_on_error, tell
@@ -70,7 +71,9 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with exit_on_error():
-            self._start(configurations(config, read), config)
+            configs = configurations(config, read_cell)
+            check_unread(configs)
+            self._start(configs, config)
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         with exit_on_error():
@@ -207,7 +210,7 @@ def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[P
     for words in overrides:
         words = last_of_each([*searchpath(config), *words])  # an experiment's file and a command may set one key
         composed = compose(config.hydra.job.config_name, words, True)
-        cell_config = read(composed, composed.hydra.runtime.choices)
+        cell_config = read_cell(composed, composed.hydra.runtime.choices)
         cell = Cell.of(cell_config)
         if not cell.done(cell_config) and (cell.folder, protocol_name(cell_config)) not in _over:
             cells[cell.folder] = cell_config, [word for word in words if not word.startswith("force=")]

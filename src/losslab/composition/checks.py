@@ -6,7 +6,6 @@ from typing import Any
 from losslab.composition.check_data import check_data, check_rules
 from losslab.composition.check_online import check_online
 from losslab.composition.check_optimizer import check_optimizer
-from losslab.composition.check_unread import check_unread
 from losslab.config.benchmark import WITH_OPTIONS
 from losslab.config.choices import Device, Gold, Rules, TrackerName
 from losslab.config.forgetting import of_new_task
@@ -117,7 +116,6 @@ def check(config: Config) -> None:
     if config.names.loss == BASE:
         raise ValueError("loss=base trains nothing: choose another loss, or leave loss._target_ out")
     check_data(config)
-    check_unread(config)
     train = config.train
     if train.reduction == Reduction.micro_batch and train.micro_batch is None:
         raise ValueError("train.reduction=micro_batch depends on how rows are grouped: set train.micro_batch")

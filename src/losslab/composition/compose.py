@@ -20,10 +20,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from losslab.composition.check_unread import check_unread
 from losslab.composition.record_file import check_objective, read_record
 from losslab.composition.words import TASKS, any_group, check_group, shipped_paths
 from losslab.config.benchmark import HARNESS
@@ -60,7 +62,8 @@ def entry(task: str, arguments: list[str]) -> None:
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def run(cfg: DictConfig) -> None:
         with exit_on_error():  # Hydra would print the overrides of a cell before what it raises
-            get_method(task)(read(cfg, HydraConfig.get().runtime.choices))
+            of_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+            get_method(task)((read_cell if of_sweep else read)(cfg, HydraConfig.get().runtime.choices))
 
     # Hydra takes the flag before the overrides.
     sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
@@ -99,15 +102,20 @@ def schema() -> Any:
 
 def read(cfg: DictConfig, choices: Any) -> Config:
     """A composed configuration as a `Config`: unknown keys, wrong types and illegal compositions raise ValueError."""
+    check_unread([config := read_cell(cfg, choices)])
+    return config
+
+
+def read_cell(cfg: DictConfig, choices: Any) -> Config:
+    """As `read`, for a cell of a sweep, of which `check_unread` has to see all cells together."""
     from losslab.composition.checks import check
 
-    config = typed(cfg, choices)
-    check(config)
+    check(config := typed(cfg, choices))
     return config
 
 
 def typed(cfg: DictConfig, choices: Any) -> Config:
-    """As `read`, without the checks of whether the cell can run."""
+    """As `read_cell`, without the checks of whether the cell can run."""
     model = choices["model"]
     if model == "custom" and not OmegaConf.is_missing(cfg.model, "path"):
         path = Path(cfg.model.path)

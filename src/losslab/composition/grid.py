@@ -77,7 +77,7 @@ def multirun(arguments: Sequence[str]) -> Iterator[DictConfig]:
 
 
 def configurations(config: DictConfig, make: Callable[[DictConfig, Any], Config]) -> list[Config]:
-    """The configurations of a multirun's cells, each once; `make` is `read` or `typed` of the composition.
+    """The configurations of a multirun's cells, each once; `make` is `read_cell` or `typed` of the composition.
 
     Cells that differ only in the seed come one after another and share their parts. Raises HydraException for a
     cell that does not compose, else ValueError with all that `make` refuses.

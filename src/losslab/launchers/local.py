@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
+from losslab.composition.check_unread import CHECKED
 from losslab.config.log import log
 from losslab.config.paths import ROOT
 from losslab.distributed.signals import REQUEUE, Interrupted, raise_on_stop
@@ -32,6 +33,7 @@ def run(cells: dict[Path, list[str]], processes: int, gpus: list[str]) -> None:
     def run_cell(cell: Path, overrides: list[str]) -> None:
         slot = slots.get()
         command = [sys.executable, str(ROOT / "train.py"), *overrides, "hydra.mode=RUN"]
+        environment = os.environ | {CHECKED: "1"} | slot
         file = cell / "logs" / "main.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
@@ -40,7 +42,7 @@ def run(cells: dict[Path, list[str]], processes: int, gpus: list[str]) -> None:
                 if stopping.is_set():
                     return
                 log.info(f"started: {cell.name}")
-                process = subprocess.Popen(command, env=os.environ | slot, stdout=output, stderr=output)
+                process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
                 running.add(process)
             process.wait()
             running.discard(process)

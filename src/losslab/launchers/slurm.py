@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from losslab.composition.check_unread import CHECKED
 from losslab.composition.words import last_of_each
 from losslab.config.log import log
 from losslab.files import read_json, write_json
@@ -174,7 +175,7 @@ def _executor(folder: Path, code: Path, sweep: str, parameters: dict[str, Any], 
     container = f"{parameters['container']} " if parameters["container"] else ""
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_python=f"{container}{python}")
     path = f"export PYTHONPATH={shlex.quote(str(code / 'src'))}${{PYTHONPATH:+:$PYTHONPATH}}"
-    variables = {"LOSSLAB_TRIES": parameters["tries"], **parameters["environment"]}
+    variables = {CHECKED: 1, "LOSSLAB_TRIES": parameters["tries"], **parameters["environment"]}
     if parameters["cpus_per_task"]:
         variables["SRUN_CPUS_PER_TASK"] = parameters["cpus_per_task"]  # since 22.05 srun does not take it from sbatch
     exports = [path, *(f"export {name}={shlex.quote(str(value))}" for name, value in variables.items())]
