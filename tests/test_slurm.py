@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import warm
@@ -250,6 +251,30 @@ def test_each_cell_of_a_sweep_runs_by_itself(root, checkpoint, tmp_path, launche
     done = place.run("-m", *TINY, "model=./checkpoint", "train.max_steps=1", *VARIED, *launcher)
     assert done.returncode == 0, done.stdout + done.stderr
     assert place.states("ablation") == ["trained", "trained"]
+
+
+def test_what_a_launcher_is_given_is_read_by_its_owner_alone(root, checkpoint, tmp_path):
+    """Shell lines, variables and options of sbatch, in every file that a submission leaves."""
+    place, programs, secret = Place(tmp_path / "work", root, checkpoint), tmp_path / "bin", uuid4().hex
+    programs.mkdir()
+    for name in ("sbatch", "srun"):
+        (programs / name).write_text("#!/bin/sh\necho Submitted batch job 7\n")
+        (programs / name).chmod(0o755)
+    place.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
+    settings = {"setup": f"['export A={secret}']", "environment.B": secret, "container": f"'env C={secret}'"}
+    place.submit("hidden", "loss=sft", **settings, **{"additional_parameters.export": f"'D={secret}'"})
+    (record,) = place.folder.glob("results/sweeps/hidden/*/submission.json")
+    assert json.loads(record.read_text())["launcher"] == {
+        "nodes": 1, "gpus_per_node": None, "cpus_per_task": 1, "mem_gb": 1, "timeout_min": 30, "array_parallelism": 16,
+        "tries": 10, "separate_evaluation": False,
+    }  # fmt: skip
+    holding = [path for path in place.folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    assert {path.name for path in holding} >= {"launcher.json", "multirun.yaml"}
+    for path in holding:
+        ways = [path, *(folder for folder in path.parents if folder.is_relative_to(place.folder))]
+        assert not all(part.stat().st_mode & 0o004 for part in ways), path
+    kept = json.loads((record.parent / "jobs/launcher.json").read_text())
+    assert (kept["setup"], kept["environment"]) == ([f"export A={secret}"], {"B": secret})  # which a retry needs
 
 
 def test_each_job_of_a_sweep_runs_by_itself(place):

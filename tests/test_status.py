@@ -100,8 +100,9 @@ def test_what_is_trained_when_its_sweep_is_cancelled(tmp_path, separate, updated
 class Cluster:
     """What `submit` and `cancel` ask of SLURM: arrays are numbered from 7, and `accepted` of them are taken."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, accepted: int = 9) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, accepted: int = 9, silent: tuple[str, ...] = ()) -> None:
         self.accepted, self.queued, self.cancelled = accepted, list[tuple[str, str]](), list[str]()
+        self.silent = silent  # the commands that fail
         monkeypatch.setattr(slurm, "_slurm", self.command)
         monkeypatch.setattr(
             slurm, "_executor", lambda folder, code, sweep, *_: SimpleNamespace(map_array=self.map(sweep))
@@ -118,22 +119,35 @@ class Cluster:
         return map_array
 
     def command(self, name: str, *arguments: str) -> str:
+        if name in self.silent:
+            raise ValueError(f"{name} failed: Unable to contact slurm controller")
         if name == "scancel":
             self.cancelled += arguments
             return ""
         return "".join(f"{job} {job}_0 {name}\n" for job, name in self.queued)
 
 
-PARAMETERS = {"separate_evaluation": True, "nodes": 1, "array_parallelism": 4, "environment": {"HF_TOKEN": "hf_secret"}}
+PUBLIC = {"separate_evaluation": True, "nodes": 1, "array_parallelism": 4}
+PARAMETERS = PUBLIC | {"environment": {"HF_TOKEN": "hf_secret"}, "setup": ["export WANDB_API_KEY=hf_secret"]}
 
 
 def test_a_sweep_whose_second_array_is_refused_is_cancelled(tmp_path, monkeypatch):
-    cluster = Cluster(monkeypatch, accepted=1)
-    with pytest.raises(ValueError, match="SLURM refused the sweep: Invalid account"):
+    """Whether squeue answers or not; where scancel does not either, the refusal says what is left to do."""
+    cluster = Cluster(monkeypatch, accepted=1, silent=("squeue",))
+    with pytest.raises(ValueError, match="^SLURM refused the sweep: Invalid account$"):
         slurm.submit("study", {"cells/one": []}, PARAMETERS, tmp_path)
-    assert cluster.cancelled == ["7_0"]
+    assert cluster.cancelled == ["7"]
     (submission,) = slurm.Submission.of("study", str(tmp_path))
     assert submission.record["jobs"] == ["7"] and "cancelled" in submission.record
+    Cluster(monkeypatch, accepted=1, silent=("squeue", "scancel"))
+    with pytest.raises(ValueError) as refused:
+        slurm.submit("other", {"cells/one": []}, PARAMETERS, tmp_path)
+    assert str(refused.value) == (
+        "SLURM refused the sweep: Invalid account; job 7 is still queued, since scancel failed: Unable to contact "
+        f"slurm controller: losslab status other cancel=true results={tmp_path} cancels it"
+    )
+    (submission,) = slurm.Submission.of("other", str(tmp_path))
+    assert submission.record["jobs"] == ["7"] and "cancelled" not in submission.record
 
 
 def test_what_is_cancelled_are_ones_own_jobs_of_the_sweep(tmp_path, monkeypatch):
@@ -150,17 +164,19 @@ def test_what_is_cancelled_are_ones_own_jobs_of_the_sweep(tmp_path, monkeypatch)
         slurm.cancel(name, str(tmp_path))
 
 
-def test_variables_for_the_jobs_are_read_by_their_owner_alone(tmp_path, monkeypatch):
+def test_settings_of_the_jobs_are_read_by_their_owner_alone(tmp_path, monkeypatch):
     Cluster(monkeypatch)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")  # which records mask, and a retry needs
     submission = slurm.submit("study", {"cells/one": []}, PARAMETERS, tmp_path)
     assert "hf_secret" not in (submission.folder / slurm.RECORD).read_text()
-    assert submission.record["launcher"] == PARAMETERS | {"environment": {"HF_TOKEN": "(not shown)"}}
+    assert submission.record["launcher"] == PUBLIC
     assert submission.launcher == PARAMETERS
     assert (submission.folder / "jobs").stat().st_mode & 0o777 == 0o700
-    (submission.folder / slurm.ENVIRONMENT).unlink()  # an earlier submission has none
+    (submission.folder / slurm.LAUNCHER).unlink()  # earlier submissions have none
     write_json(submission.folder / slurm.RECORD, submission.record | {"launcher": {"environment": {"A": "1"}}})
     assert submission.launcher == {"environment": {"A": "1"}}
+    (submission.folder / slurm.EARLIER).write_text('{"A": "hf_secret"}')
+    assert submission.launcher == {"environment": {"A": "hf_secret"}}
 
 
 CELL = """

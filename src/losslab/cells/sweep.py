@@ -74,6 +74,8 @@ class Sweep(Callback):
             configs = configurations(config, read_cell)
             check_unread(configs)
             self._start(configs, config)
+            if on_slurm(config):
+                _hide_launcher(config)
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         with exit_on_error():
@@ -199,6 +201,13 @@ def _several(cells: Mapping[Cell, list[Config]]) -> Cell | None:
 def on_slurm(config: DictConfig) -> bool:
     """Whether the cells of a multirun become jobs."""
     return config.hydra.launcher._target_.endswith(".SlurmLauncher")
+
+
+def _hide_launcher(config: DictConfig) -> None:
+    """Let the owner alone read the file to which Hydra will write the launcher's settings, which may hold secrets."""
+    file = Path(config.hydra.sweep.dir) / "multirun.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch(0o600)
 
 
 def unfinished(config: DictConfig, overrides: Sequence[Sequence[str]]) -> dict[Path, tuple[Config, list[str]]]:

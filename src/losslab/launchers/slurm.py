@@ -23,7 +23,13 @@ from losslab.files import read_json, write_json
 from losslab.records import code_snapshot
 
 RECORD = "submission.json"
-ENVIRONMENT = "jobs/environment.json"  # beside the record, which others can read; this its owner alone
+LAUNCHER = "jobs/launcher.json"  # beside the record, which others can read; this its owner alone
+EARLIER = "jobs/environment.json"  # of submissions whose record holds the rest of the launcher
+# What the record has of the launcher: numbers. Shell lines, variables and options of sbatch may hold a key.
+PUBLIC = (
+    "nodes", "gpus_per_node", "cpus_per_task", "mem_gb", "timeout_min", "array_parallelism", "tries",
+    "separate_evaluation",
+)  # fmt: skip
 OURS = {"_target_", "submitit_folder", "name", "max_num_timeout", "environment", "container", "tries"}
 OURS |= {"separate_evaluation", "setup", "additional_parameters"}
 # The batch script survives a TERM to all processes of the job, as when a machine shuts down and srun kills the cell.
@@ -62,9 +68,10 @@ class Submission:
     @property
     def launcher(self) -> dict[str, Any]:
         """The `parameters` of `submit`, if the submission is one's own."""
-        environment = self.folder / ENVIRONMENT
-        launcher = self.record["launcher"]  # an earlier one holds the environment itself
-        return launcher | ({"environment": read_json(environment)} if environment.exists() else {})
+        if (file := self.folder / LAUNCHER).exists():
+            return read_json(file)
+        environment = self.folder / EARLIER  # before it, the record held the environment too
+        return self.record["launcher"] | ({"environment": read_json(environment)} if environment.exists() else {})
 
     def exit_status(self, number: int) -> int | None:
         """The non-zero exit status of the job of a cell, counted from 0 as in the record; None if there is none."""
@@ -100,8 +107,8 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
     folder = _new_folder(results / "sweeps" / sweep)
     code = code_snapshot.take(folder / "code").resolve()
     stages = ["train", "score"] if parameters["separate_evaluation"] else [None]  # None: what the cell asks for
-    (folder / ENVIRONMENT).write_text(json.dumps(parameters["environment"]))
-    public = parameters | {"environment": dict.fromkeys(parameters["environment"], "(not shown)")}
+    (folder / LAUNCHER).write_text(json.dumps(parameters))  # with its secrets, which a retry needs
+    public = {key: parameters[key] for key in PUBLIC if key in parameters}
     record = {"sweep": sweep, "submitted": datetime.now(UTC).isoformat(timespec="seconds"), "cells": cells}
     record |= {"launcher": public, "results": str(results)}
     jobs: list[str] = []
@@ -115,9 +122,8 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
             jobs.append(submitted[0].job_id.split("_")[0])
             write_json(folder / RECORD, record | {"jobs": jobs})
     except (FailedJobError, FailedSubmissionError, RuntimeError) as error:
-        if jobs:  # the training of a sweep whose scoring was refused
-            Submission(folder).cancel()
-        raise ValueError(f"SLURM refused the sweep: {' '.join(str(error).split())}") from None
+        left = _withdraw(Submission(folder), jobs[0]) if jobs else ""
+        raise ValueError(f"SLURM refused the sweep: {' '.join(str(error).split())}{left}") from None
     at_once = min(len(cells), parameters["array_parallelism"])
     log.info(
         f"{sweep}: {len(cells)} cells submitted as job {' and '.join(jobs)}, {at_once} at a time\n"
@@ -135,6 +141,18 @@ def cancel(sweep: str, results: str) -> int:
     if not mine:
         raise ValueError(f"the sweep {sweep} was submitted by another user: ask them to cancel it")
     return sum(submission.cancel() for submission in mine)
+
+
+def _withdraw(submission: Submission, job: str) -> str:
+    """Cancel the training of a sweep whose scoring was refused; returns what to add to the refusal if that fails."""
+    try:
+        _slurm("scancel", job)
+    except ValueError as error:
+        record = submission.record
+        command = f"losslab status {record['sweep']} cancel=true results={record['results']}"
+        return f"; job {job} is still queued, since {error}: {command} cancels it"
+    write_json(submission.folder / RECORD, submission.record | {"cancelled": datetime.now(UTC).isoformat()})
+    return ""
 
 
 def job_name(sweep: str) -> str:
