@@ -126,6 +126,47 @@ def test_two_processes_agree_and_notice_that_they_differ():
     assert second == [*first[:3], "rank 0: division by zero"]
 
 
+NODE = """
+import sys, time
+from losslab.cells import sweep
+from losslab.config.errors import exit_on_error
+from losslab.config.machine import MachineConfig
+from losslab.distributed import process_group
+process_group.first_host = lambda: "127.0.0.1"
+here = MachineConfig(device="cpu")
+process_group.decide_on_main(here, lambda: None)  # both are there
+if sys.argv[1] == "1":
+    process_group.POLL_SECONDS = 3  # it looks for the decision before it is made, and long after
+
+def refuse():
+    time.sleep(1)
+    raise ValueError("no cell can be planned")
+
+with exit_on_error():
+    sweep._of_main(here, refuse)
+"""
+
+
+def test_a_node_whose_first_one_has_ended_says_nothing_of_its_own():
+    """The store of their decisions is the first one's, which refuses the sweep while the other is not looking."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    alone = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "WORLD_SIZE", "RANK")}
+    pair = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "2", "SLURM_JOB_ID": "1", "MASTER_PORT": port}
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-c", NODE, rank], stderr=subprocess.PIPE, text=True,
+            env=alone | pair | {"SLURM_PROCID": rank},
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    first, second = (node.communicate(timeout=900)[1] for node in nodes)
+    assert [node.returncode for node in nodes] == [2, 1]
+    assert first.splitlines()[-1] == "error: no cell can be planned"
+    assert "Traceback" not in second and "no cell" not in second
+
+
 SLOW = """
 import json, time
 from datetime import timedelta

@@ -4,6 +4,7 @@ Rank 0 decides and writes the records; `decide_on_main` broadcasts its result or
 that nothing that comes over a network is executed.
 """
 
+import atexit
 import gc
 import hashlib
 import itertools
@@ -11,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from losslab.distributed.environment import first_host, is_main_process, is_work
 
 STEP_TIMEOUT = timedelta(minutes=30)  # of a collective in a training step, and of the nodes' rendezvous
 LONG_TIMEOUT = timedelta(days=7)  # of a wait for what one process does for all, such as downloading and scoring
+LEAVE_SECONDS = 10.0
 POLL_SECONDS = 0.5
 T = TypeVar("T")  # a value that JSON can represent
 _messages = itertools.count()  # the number of the next message; the same on all nodes
@@ -147,7 +149,22 @@ def _patient_group() -> dist.ProcessGroup:
 
 @cache
 def store() -> dist.TCPStore:
-    """The key-value store of the processes on the nodes, held by the first one."""
+    """The key-value store of the processes on the nodes, held by the first one, which leaves last."""
     tcp = dist.TCPStore(first_host(), step_port(), node_count(), is_master=node_rank() == 0, timeout=STEP_TIMEOUT)
     tcp.set_timeout(LONG_TIMEOUT)
+    atexit.register(_leave, tcp)
     return tcp
+
+
+def _leave(tcp: dist.TCPStore) -> None:
+    """At the end of a process: the first node stays until the others have read why, and ended too.
+
+    Not for longer than `LEAVE_SECONDS`, since another node may be at work, or dead.
+    """
+    if node_rank():
+        with suppress(dist.DistError):  # the first node is gone
+            tcp.set(f"left/{node_rank()}", "")
+        return
+    others, limit = [f"left/{node}" for node in range(1, node_count())], time.monotonic() + LEAVE_SECONDS
+    while not tcp.check(others) and time.monotonic() < limit:
+        time.sleep(POLL_SECONDS)
