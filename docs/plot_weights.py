@@ -33,9 +33,8 @@ SHOWN = {
 def weight(objective: Objective, p: torch.Tensor) -> torch.Tensor:
     """(N,) -d loss / d log p at each probability."""
     logp = p.log().requires_grad_()
-    nothing = torch.zeros_like(p)  # these objectives read p alone
-    read = {"statistic": nothing, "entropy": nothing, "reference_kl": nothing, "row_term": nothing}
-    targets = Targets(sequence=torch.arange(len(p)), sequences=len(p), logp=logp, **read)
+    # These objectives read p alone.
+    targets = Targets(sequence=torch.arange(len(p)), sequences=len(p), logp=logp, entropy=torch.zeros_like(p))
     (gradient,) = torch.autograd.grad(objective.loss(targets).sum(), logp)
     return -gradient
 

@@ -246,8 +246,7 @@ def test_the_objective_of_the_readme_is_half_sft_half_dft(tried):
     named = yaml.safe_load((tried / "conf/loss/mine.yaml").read_text())
     assert named.pop("_target_") == "losslab.objectives.mine.Mine"
     none = torch.zeros(2)
-    read = {"statistic": none, "entropy": none, "reference_kl": none, "row_term": none}
-    tokens = Targets(sequence=none.long(), sequences=1, logp=torch.tensor([-0.1, -2.0]), **read)
+    tokens = Targets(sequence=none.long(), sequences=1, logp=torch.tensor([-0.1, -2.0]), entropy=none)
     halves = 0.5 * SFT().loss(tokens) + 0.5 * DFT().loss(tokens)
     assert torch.allclose(module["Mine"](**named).loss(tokens), halves)
 

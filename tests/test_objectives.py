@@ -453,15 +453,12 @@ def test_parameters_out_of_range(make: Any, message: str) -> None:
 
 
 def test_targets_pool_by_sequence() -> None:
-    zeros = torch.zeros(4)
     t = Targets(
         sequence=torch.tensor([0, 0, 2, 2]),
         sequences=3,
         logp=torch.tensor([-1.0, -3.0, -5.0, -6.0]),
-        statistic=zeros,
-        entropy=zeros,
-        reference_kl=zeros,
-        row_term=zeros,
+        entropy=torch.zeros(4),
+        scope="sequence",
     )
     assert t.sequence_sum(t.logp).tolist() == [-4, 0, -11]
     assert t.sequence_mean(t.logp).tolist() == [-2, 0, -5.5]

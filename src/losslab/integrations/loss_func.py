@@ -14,6 +14,7 @@ from torch import Tensor
 
 from losslab.integrations.trainer import IGNORED, refuse_needs
 from losslab.objectives import Distributions, Objective, Targets
+from losslab.objectives.results import row_term_of, statistic_of, terms_of
 
 
 def loss_func(objective: Objective) -> Callable[..., Tensor]:
@@ -37,18 +38,19 @@ def loss_func(objective: Objective) -> Callable[..., Tensor]:
         logsumexp = logits.logsumexp(-1)
         logp = logits - logsumexp[:, None]
         row = Distributions(logp=logp, logsumexp=logsumexp, target=target)
-        none = torch.zeros_like(logsumexp)
-        p = logp.detach().exp()
+        p, declared = logp.detach().exp(), dict[str, Tensor]()
+        if objective.statistic is not None:
+            declared["statistic"] = statistic_of(objective, p)
+        if objective.row_term is not None:
+            declared["row_term"] = row_term_of(objective, row)
         targets = Targets(
             sequence=kept.nonzero()[:, 0],
             sequences=len(labels),
             logp=row.of_target(logp),
             entropy=torch.special.entr(p).sum(-1),
-            statistic=none if objective.statistic is None else objective.statistic(p),
-            reference_kl=none,
-            row_term=none if objective.row_term is None else objective.row_term(row),
+            declared=declared,
         )
         count = len(target) if num_items_in_batch is None else num_items_in_batch
-        return objective.loss(targets).sum() / torch.as_tensor(count, device=logits.device).clamp(min=1)
+        return terms_of(objective, targets).sum() / torch.as_tensor(count, device=logits.device).clamp(min=1)
 
     return compute

@@ -19,6 +19,7 @@ from torch import Tensor
 from losslab.models.chunk_size import FLOAT32_ELEMENTS, chunk_tokens
 from losslab.models.cpu_products import computes_in_float32, operand
 from losslab.objectives import Distributions, Objective
+from losslab.objectives.results import row_term_of, statistic_of
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class ChunkedLogits:
         """
         policy, *reference = seen
         if objective.statistic is not None:
-            self.statistic[rows] = objective.statistic(policy.probabilities)
+            self.statistic[rows] = statistic_of(objective, policy.probabilities)
         if objective.row_term is None:
             return
         with torch.set_grad_enabled(slope is not None):
@@ -151,7 +152,7 @@ class ChunkedLogits:
                 reference_logp=reference_logp,
                 reference_top=top,
             )
-            term = objective.row_term(read)
+            term = row_term_of(objective, read)
         self.row_term[rows] = term.detach()
         if slope is not None:
             ones = torch.ones_like(term)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from losslab.models.chunked_logits import ChunkedLogits, Head, LazyLogits, scaled
 from losslab.objectives import Context, Objective, Targets
+from losslab.objectives.results import metrics_of, terms_of
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,8 @@ def objective_loss(
     "sequence" take the logits twice where a micro-batch does not fit one chunk. `reference` is the frozen model's own
     hidden states and head, for an objective that needs its distribution. The row term is differentiated together with
     the softmax, block by block; its gradient with respect to the logits is held for one chunk at a time. `chunk` as in
-    `target_logprobs`.
+    `target_logprobs`. Raises ValueError, with one sentence, where a method of the objective does not return what its
+    class declares, or reads what it does not.
     """
     inputs = (hidden, head.weight, head.bias)
     wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
@@ -145,13 +147,18 @@ def objective_loss(
 def _terms(objective: Objective, context: Context, logits: ChunkedLogits, part: slice) -> tuple[Tensor, Tensor, Tensor]:
     """The terms of some tokens; the derivatives of their sum, by -logp, reference_kl and row_term (3, N); metrics."""
     leaves = [values[part].detach().requires_grad_() for values in (logits.logp, logits.reference_kl, logits.row_term)]
-    names = ("logp", "reference_kl", "row_term")
-    read = {"statistic": logits.statistic[part], "entropy": logits.entropy[part]}
-    t = Targets(**vars(context), **read, **dict(zip(names, leaves, strict=True)))
+    logp, reference_kl, row_term = leaves
+    declared = dict[str, Tensor]()
+    if objective.statistic is not None:
+        declared["statistic"] = logits.statistic[part]
+    if len(logits.heads) > 1:
+        declared["reference_kl"] = reference_kl
+    if objective.row_term is not None:
+        declared["row_term"] = row_term
+    t = Targets(**vars(context), logp=logp, entropy=logits.entropy[part], scope=objective.scope, declared=declared)
     with torch.enable_grad():
-        terms = objective.loss(t)
+        terms = terms_of(objective, t)
         slope, *others = torch.autograd.grad(terms.sum(), leaves, materialize_grads=True)
-    metrics = [values.detach() for values in objective.measure(t)]
-    assert len(metrics) == len(objective.metrics), f"{type(objective).__name__}.measure returns what `metrics` names"
+    metrics = metrics_of(objective, t)
     empty = slope.new_empty(0, len(slope))
     return terms.detach(), torch.stack((-slope, *others)), torch.stack(metrics) if metrics else empty

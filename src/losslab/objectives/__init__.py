@@ -15,8 +15,8 @@ first use of one of its functions. An objective elsewhere may import torch as us
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -89,14 +89,30 @@ class Distributions:
 class Targets(Context):
     """The answer tokens of a micro-batch as an objective sees them.
 
-    Only `logp`, `reference_kl` and `row_term` carry gradients.
+    Only `logp`, `reference_kl` and `row_term` carry gradients. ValueError where an objective reads what its class does
+    not declare: anything in its place would train another loss than the one that is written.
     """
 
     logp: Tensor  # (N,) float32 log-probability of the target token, at most 0
-    statistic: Tensor  # (N,) float32, what `Objective.statistic` returned, detached; zeros without one
     entropy: Tensor  # (N,) float32 entropy of the distribution over the vocabulary, nats, detached
-    reference_kl: Tensor  # (N,) float32 KL(reference || policy) over the vocabulary, nats; zeros without a reference
-    row_term: Tensor  # (N,) float32, what `Objective.row_term` returned; zeros without one
+    scope: Scope = "token"  # of the objective: all tokens of a sequence are there in "sequence" alone
+    # (N,) float32 each: `statistic`, `reference_kl` and `row_term`, of those that the objective declares
+    declared: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def statistic(self) -> Tensor:
+        """(N,) float32, what `Objective.statistic` returned, detached."""
+        return self._declared("statistic", "give the objective a method `statistic`")
+
+    @property
+    def reference_kl(self) -> Tensor:
+        """(N,) float32 KL(reference || policy) over the vocabulary, nats."""
+        return self._declared("reference_kl", 'put "reference_distribution" into `needs` of the objective')
+
+    @property
+    def row_term(self) -> Tensor:
+        """(N,) float32, what `Objective.row_term` returned."""
+        return self._declared("row_term", "give the objective a method `row_term`")
 
     @property
     def p(self) -> Tensor:
@@ -104,12 +120,22 @@ class Targets(Context):
         return self.logp.detach().exp()
 
     def sequence_sum(self, values: Tensor) -> Tensor:
-        """(N,) -> (S,): the sum over the tokens of each sequence."""
+        """(N,) -> (S,): the sum over the tokens of each sequence, for an objective of scope "sequence"."""
+        if self.scope != "sequence":  # whatever the chunks are here, so that it fails on every machine alike
+            raise ValueError(
+                "t.sequence_sum and t.sequence_mean need all tokens of a sequence, of which a part may be given: set "
+                'scope = "sequence" in the class of the objective'
+            )
         return values.new_zeros(self.sequences).index_add(0, self.sequence, values)
 
     def sequence_mean(self, values: Tensor) -> Tensor:
-        """(N,) -> (S,): the mean over the tokens of each sequence; zero for a sequence without tokens."""
+        """(N,) -> (S,): the mean over the tokens of each sequence, likewise; zero for a sequence without tokens."""
         return self.sequence_sum(values) / self.sequence_sum(torch.ones_like(values)).clamp(min=1)
+
+    def _declared(self, name: str, how: str) -> Tensor:
+        if name not in self.declared:
+            raise ValueError(f"t.{name} is not there: {how}")
+        return self.declared[name]
 
 
 @dataclass(frozen=True)
@@ -143,7 +169,8 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, t: Targets) -> Tensor:
-        """The terms of the loss, to be SUMMED: (N,) one per token, (S,) one per sequence, or (S/2,) one per pair.
+        """The terms of the loss, to be SUMMED: (N,) one per token; with scope "sequence" also (S,) one per sequence or
+        (S/2,) one per pair.
 
         No division by a token count: the loop divides once, by the global batch, and the natural normaliser is the
         number of terms.
