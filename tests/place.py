@@ -59,8 +59,7 @@ class Held(Objective):
     def loss(self, t):
         global steps
         steps += trains()
-        stop = signal.getsignal(signal.SIGTERM).__self__
-        while steps > 2 and os.path.exists("hold") and not stop.asked:
+        while steps > 2 and os.path.exists("hold") and not signal.getsignal(signal.SIGTERM).__self__.asked:
             time.sleep(0.1)
         return -t.logp
 """,

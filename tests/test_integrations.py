@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from losslab.data import toy_task
 from losslab.integrations.loss_func import loss_func
 from losslab.integrations.trainer import ObjectiveTrainer
+from losslab.objectives import Objective, Targets
 from losslab.objectives.cadft import CADFT
 from losslab.objectives.dft import DFT
 from losslab.objectives.dft_sequence import SequenceDFT
@@ -243,6 +244,28 @@ def test_what_the_loss_of_logits_cannot_serve_is_refused():
         loss_func(CADFT())
     with pytest.raises(ValueError, match="SequenceDFT couples the tokens of a sequence.*: use ObjectiveTrainer"):
         loss_func(SequenceDFT("geometric"))
+
+
+class Undeclared(Objective):
+    def loss(self, t: Targets) -> Tensor:
+        return -t.logp + t.reference_kl
+
+
+class Averaged(Objective):
+    def loss(self, t: Targets) -> Tensor:
+        return -t.logp.mean() if len(t.logp) > 8 else -t.logp  # in training alone, and not on the tokens of a trial
+
+
+def test_mistakes_in_an_objective_of_ones_own_are_the_sentences_of_losslab(checkpoint, tmp_path):
+    settings = TrainingArguments(**OPTIONS, output_dir=str(tmp_path))
+    message = "Undeclared: t.reference_kl is not there: put .reference_distribution. into `needs`"
+    with pytest.raises(ValueError, match=message):
+        ObjectiveTrainer(model(checkpoint), settings, objective=Undeclared())
+    with pytest.raises(ValueError, match=message):
+        loss_func(Undeclared())
+    logits, labels = torch.zeros(1, 10, 7), torch.zeros(1, 10, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"Averaged.loss returns a tensor of shape \(\) for 9 tokens"):
+        loss_func(Averaged())(SimpleNamespace(logits=logits), labels)
 
 
 def test_a_batch_without_labels_is_refused_and_one_without_trained_tokens_is_zero(checkpoint, rows, tmp_path):

@@ -58,7 +58,8 @@ def sweep(root, tmp_path_factory):
     (folder / "broken.py").write_text(
         "from dataclasses import dataclass\nfrom losslab.objectives import Objective\n\n"
         "@dataclass(frozen=True)\nclass Broken(Objective):\n    floor: float = 0.0\n\n"
-        "    def loss(self, t):\n        raise ArithmeticError('broken on purpose')\n"
+        "    def loss(self, t):\n        if len(t.logp) < 9:  # which a training does not have, and a trial has\n"
+        "            return -t.logp\n        raise ArithmeticError('broken on purpose')\n"
     )
     targets = "loss._target_=broken.Broken,losslab.objectives.dft.DFT"
     with pytest.MonkeyPatch.context() as patch:

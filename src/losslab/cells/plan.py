@@ -3,6 +3,7 @@
 Sizes come from the architecture alone: see `losslab.cells.memory`.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from losslab.config.messages import first_line
 from losslab.config.schema import Config, DatasetConfig
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.table import count, held_out_count, unanswered
+from losslab.objectives import Objective
 from losslab.records.record import Cell, protocol_name
 
 ROWS = 100  # of the table that shows a plan; further cells are counted
@@ -47,9 +49,13 @@ class Plan:
 
 
 def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
-    """The plan of one cell, on this machine or in a job. ValueError when its data or architecture cannot be found."""
+    """The plan of one cell, on this machine or in a job.
+
+    ValueError when its data or architecture cannot be found, or its objective fails.
+    """
     devices = Devices.of(config.machine, job)
     cell = Cell.of(config)
+    _try_objective(config, cell)
     if config.served:  # its architecture need not be known here
         nothing = Time(cost.Size(0, 0, 0.0), cost.Cost(), served=True)
         return Plan(cell, state(cell, config), 0, 0, 0, config.machine, None, nothing)
@@ -63,6 +69,17 @@ def make(config: Config, job: Mapping[str, Any] | None = None) -> Plan:
     size = cost.Size.of(config, architecture, parameters, tokens or 0)
     time = plan_hours.of(config, machine, size, devices, here=job is None)
     return Plan(cell, state(cell, config), steps, tokens, parameters, machine, peak, time)
+
+
+def _try_objective(config: Config, cell: Cell) -> None:
+    """As `try_out`, for an objective that is still to train, and whose module imports torch.
+
+    The others are tried by their run: a plan answers sooner than torch is imported.
+    """
+    if isinstance(config.objective, Objective) and "torch" in sys.modules and not cell.trained(config):
+        from losslab.models.try_out import try_out
+
+        try_out(config.objective)
 
 
 def by_protocol(configs: list[Config]) -> dict[Cell, list[Config]]:

@@ -5,6 +5,7 @@ import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
+from losslab.cells import beforehand
 from losslab.cells.measurements import measure_kl_to_base, measure_probabilities
 from losslab.cells.scoring import score
 from losslab.cells.training import base_model, merged_reference, train_model
@@ -18,7 +19,6 @@ from losslab.distributed.launch import PRELOAD
 from losslab.distributed.process_group import WorkerError, all_equal, decide_on_main
 from losslab.distributed.signals import REQUEUE, Interrupted, came_of_stop, ignore_stop_signals, raise_on_stop
 from losslab.distributed.worker_count import worker_count
-from losslab.evaluation.evaluate import check as check_scoring
 from losslab.evaluation.evaluate import warm_up
 from losslab.models.loading import check_checkpoint
 from losslab.records.lock import Busy, cell_lock, slurm_job, slurm_restarts
@@ -110,11 +110,9 @@ def finished(config: Config, cell: Cell) -> bool:
         log.warning(f"{cell.folder.name}: failed: {error}")
         return True
     cell.begin(config, job=slurm_job(), attempt=slurm_restarts() + 1, tries=tries or None)
-    check_scoring(config)  # a benchmark that cannot be read fails before the hours of training
+    beforehand.check(config, cell)
     if config.stage != Stage.train and not is_worker():
         warm_up(config, *PRELOAD)  # one server for workers and engines
-    if config.stage == Stage.score and not cell.trained(config):
-        raise ValueError("stage=score finds no trained model: run stage=train first")
     return False
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losslab.integrations.trainer import IGNORED, refuse_needs
+from losslab.integrations.trainer import IGNORED, refuse
 from losslab.objectives import Distributions, Objective, Targets
 from losslab.objectives.results import row_term_of, statistic_of, terms_of
 
@@ -22,10 +22,10 @@ def loss_func(objective: Objective) -> Callable[..., Tensor]:
     trained, divided by `num_items_in_batch`, or by their number where it is None.
 
     outputs.logits are (B, T, V), labels (B, T) int64, not shifted, -100 where nothing is trained. Raises ValueError for
-    an objective that needs what a trainer does not have, or that couples the tokens of a sequence, since it is not told
-    where the sequences of a packed row begin.
+    an objective that needs what a trainer does not have, that fails on a few random tokens, or that couples the tokens
+    of a sequence, since it is not told where the sequences of a packed row begin.
     """
-    refuse_needs(objective)
+    refuse(objective)
     if objective.scope == "sequence":
         raise ValueError(
             f"{type(objective).__name__} couples the tokens of a sequence, and compute_loss_func is not told where "

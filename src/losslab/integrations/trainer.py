@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
 from losslab.models.decoder import decoder
 from losslab.models.fused_loss import objective_loss
 from losslab.models.output_layer import OutputForm
+from losslab.models.try_out import try_out
 from losslab.objectives import Context, Objective
 
 IGNORED = -100  # the label of a token that is not trained
@@ -28,7 +29,7 @@ class ObjectiveLoss(_Base):  # type: ignore[misc, valid-type]
 
     def __init__(self, *args: Any, objective: Objective, **kwargs: Any) -> None:
         """Raises ValueError for an objective or arguments that the fused loss does not support."""
-        refuse_needs(objective)
+        refuse(objective)
         if kwargs.get("compute_metrics") or kwargs.get("compute_loss_func"):
             raise ValueError("compute_metrics and compute_loss_func need logits, which do not exist: leave them out")
         super().__init__(*args, **kwargs)
@@ -94,13 +95,14 @@ class ObjectiveTrainer(ObjectiveLoss, Trainer):
     """transformers' Trainer with an objective of losslab. Labels are those of a causal language model, not shifted."""
 
 
-def refuse_needs(objective: Objective) -> None:
-    """Raise ValueError for an objective that needs what a trainer does not have."""
+def refuse(objective: Objective) -> None:
+    """Raise ValueError for an objective that needs what a trainer does not have, and for one that `try_out` refuses."""
     if objective.needs:
         needs = ", ".join(sorted(objective.needs))
         raise ValueError(
             f"{type(objective).__name__} needs {needs}, which a trainer does not have: train it with losslab train"
         )
+    try_out(objective)
 
 
 def add_objective(model: Any) -> None:
