@@ -18,6 +18,7 @@ from tiny_models import random_toy_model
 
 from losslab.cells.sampling import as_trained, build, questions, sample
 from losslab.composition.compose import read
+from losslab.composition.words import last_of_each
 from losslab.config.paths import CONF
 from losslab.config.schema import Config, DatasetConfig, ModelConfig
 from losslab.data import toy_task
@@ -184,12 +185,13 @@ def place(tmp_path_factory) -> Path:
 
 
 def command(root: Path, place: Path, *arguments: str) -> list[str]:
-    return [
-        *LOSSLAB, "sample", f"model={place / 'model/tiny'}", "dataset=file",
+    words = [
+        f"model={place / 'model/tiny'}", "dataset=file",
         f"dataset.path={place / 'asked.jsonl'}", "dataset.answer_column=gold", "dataset.gold_column=gold",
         "model.stop=[a,e,i,o,u]", "samples=4", "eval.max_new_tokens=60", f"machine.engine={ENGINE}",
         "machine.device=cpu", "machine.threads=1", *arguments,
     ]  # fmt: skip
+    return [*LOSSLAB, "sample", *last_of_each(words)]
 
 
 def sampled(folder: Path, place: Path) -> Path:
