@@ -291,6 +291,7 @@ def test_numbers_of_a_plan_are_short():
             ["dataset.keep={prompt: first}"],
             "unknown key dataset.keep.prompt; to add it, write '+dataset.keep={prompt: VALUE}'",
         ),
+        (["loss=idft", "loss.low=3"], "loss.low=3.0 is not below loss.high=2.0: exchange or change them"),
         (["loss=focal", "loss.gamma=high"], "loss.gamma: value 'high' of type 'str' could not be converted to Float"),
         (["train.precision=fp8"], "train.precision: invalid value 'fp8', expected one of [bf16, fp32]"),
         (["train.batch_size=many"], "train.batch_size: value 'many' of type 'str' could not be converted to Integer"),

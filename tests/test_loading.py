@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,9 +18,17 @@ from transformers import AutoModelForCausalLM
 
 from losslab.cells.training import train_model
 from losslab.config.schema import ModelConfig
+from losslab.data import hub_datasets
 from losslab.data.hub_datasets import check_model
-from losslab.models import merged_adapters
-from losslab.models.loading import check_checkpoint, check_tokens, load_model, load_tokenizer, structure
+from losslab.models import loading, merged_adapters
+from losslab.models.loading import (
+    check_checkpoint,
+    check_tokens,
+    check_unquantised,
+    load_model,
+    load_tokenizer,
+    structure,
+)
 
 LOST = "model.layers.1.mlp.down_proj.weight"
 
@@ -62,6 +71,43 @@ def test_a_tied_weight_may_be_there_twice(checkpoint, tmp_path):
     check_checkpoint(model)
     expected = AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in load_model(model).state_dict().items())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_quantised_weights_are_scored_and_not_trained(checkpoint, rows, tmp_path, workers):
+    """FP8 codes have the shapes of the weights, so that they would be read as weights; their scales lie beside them."""
+    name = "model.layers.0.mlp.up_proj.weight"
+
+    def quantise(weights: dict[str, torch.Tensor]) -> None:
+        weights[name] = (weights[name] / 0.001).to(torch.float8_e4m3fn)
+        weights[f"{name}_scale_inv"] = torch.full((1, 1), 0.001)
+
+    coded = edited(checkpoint, tmp_path / "coded", quantise)
+    about = json.loads((coded / "config.json").read_text())
+    quantisation = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+    (coded / "config.json").write_text(json.dumps(about | {"quantization_config": quantisation}))
+    message = "holds quantised weights \\(fp8\\), which can be scored and not trained: name a checkpoint in bfloat16"
+    with pytest.raises(ValueError, match=message):
+        train_model(make(coded, rows, tmp_path, "sft", workers=workers), tmp_path / "cell")
+    assert not (tmp_path / "cell/data.json").exists()  # before anything is prepared
+    for read in (structure, load_model):
+        with pytest.raises(ValueError, match=message):
+            read(ModelConfig(path=str(coded)))
+    (coded / "config.json").write_text(json.dumps(about | {"quantization_config": {"quant_method": "mxfp4"}}))
+    check_unquantised(ModelConfig(path=str(coded)))  # which transformers turns into bfloat16
+
+
+def test_a_model_that_is_loaded_without_a_weight_is_not_trained(checkpoint, one_rank, monkeypatch):
+    """As one whose library gives the weights of its layers other names, such as those of an adapter's base."""
+    model = ModelConfig(path=str(checkpoint))
+    policy = load_model(model)
+    whole = load_model(model)
+    whole.model.layers[1].mlp.down_proj = torch.nn.Sequential(whole.model.layers[1].mlp.down_proj)
+    monkeypatch.setattr(loading, "_safetensors", lambda model: None)
+    monkeypatch.setattr(loading, "load_model", lambda model: whole)
+    names = {name: name for name in policy.state_dict() if name != "lm_head.weight"}
+    with pytest.raises(ValueError, match=f"is loaded without the weight {LOST}: name a whole checkpoint"):
+        loading.fill(policy, names, model)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -149,6 +195,21 @@ def test_an_adapter_of_a_model_with_added_tokens_is_merged(checkpoint, tmp_path)
 def test_a_name_that_the_hub_cannot_have_is_refused_by_name(path):
     with pytest.raises(ValueError, match="model.path=.* is neither a local folder nor a hub id: Repo id"):
         check_model(ModelConfig(path=path))
+
+
+def test_an_adapter_on_the_hub_is_refused(monkeypatch):
+    """transformers would load its base and give the adapted weights other names."""
+    files = [SimpleNamespace(rfilename=name) for name in ("config.json", "adapter_config.json", "a.safetensors")]
+    monkeypatch.setattr(hub_datasets, "silence", lambda: None)
+    monkeypatch.setattr(
+        hub_datasets.hub.HfApi, "model_info", lambda self, path, **options: SimpleNamespace(siblings=files)
+    )
+    message = "model.path=org/adapter is an adapter: download it, and name its folder"
+    with pytest.raises(ValueError, match=message):
+        check_model(ModelConfig(path="org/adapter"))
+    monkeypatch.setattr(hub_datasets.hub, "try_to_load_from_cache", lambda path, name, revision: f"/cache/{name}")
+    with pytest.raises(ValueError, match=message):  # though it was downloaded
+        check_model(ModelConfig(path="org/adapter"))
 
 
 def test_the_hub_is_asked_in_a_process_that_has_loaded_nothing_else():

@@ -37,7 +37,7 @@ from losslab.files import read_json, read_lines, write_lines
 from losslab.models.loading import load_model
 from losslab.models.policy import Policy
 from losslab.objectives import Objective, Targets
-from losslab.training.optimizer import lr_factor, make_optimizer
+from losslab.training.optimizer import check_schedule, lr_factor, make_optimizer
 
 TARGETS = {
     "sft": "losslab.objectives.sft.SFT",
@@ -404,3 +404,25 @@ def test_learning_rate_shapes():
     assert [lr_factor(wsd, step, 8) for step in range(8)] == pytest.approx([0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25])
     constant = SchedulerConfig(shape=Shape.constant, warmup_steps=2)
     assert [lr_factor(constant, step, 4) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+
+
+def test_a_warm_up_that_leaves_no_step_of_the_shape_is_refused(checkpoint, rows, tmp_path):
+    """20 warm-up steps of 20 never reach the peak that optimizer.lr names; 19 do."""
+    check_schedule(SchedulerConfig(warmup_steps=19), 20)
+    check_schedule(SchedulerConfig(warmup_ratio=0.1), 1)  # rounded to none
+    for config, message in (
+        (
+            SchedulerConfig(warmup_steps=20),
+            "the warm-up of 20 steps is not over in the 20 .*: lower scheduler.warmup_steps",
+        ),
+        (SchedulerConfig(warmup_ratio=1.0), "lower scheduler.warmup_ratio"),
+        (
+            SchedulerConfig(shape=Shape.wsd, warmup_ratio=0.5, decay_ratio=0.8),
+            "from step 4, within the warm-up of 10 steps: lower scheduler.warmup_ratio or scheduler.decay_ratio",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_schedule(config, 20)
+    config = make(checkpoint, rows, tmp_path, "sft")
+    with pytest.raises(ValueError, match="the warm-up of 500 steps is not over"):
+        train_model(replace(config, scheduler=SchedulerConfig(warmup_steps=500)), tmp_path / "cell")

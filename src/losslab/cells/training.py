@@ -28,13 +28,21 @@ from losslab.data import held_out_rows
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.examples import Examples, prepare
 from losslab.data.mismatched import mismatched
+from losslab.data.processors import reads_images
 from losslab.data.tokenise import Tokeniser
 from losslab.distributed.environment import is_main_process
 from losslab.distributed.launch import launch
 from losslab.distributed.process_group import decide_on_main
 from losslab.files import RECORD_VERSION, content, lock, write_json
 from losslab.models import lora, merged_adapters
-from losslab.models.loading import check_tokens, check_vocabulary, load_tokenizer, structure
+from losslab.models.loading import (
+    check_tokens,
+    check_unquantised,
+    check_vocabulary,
+    load_config,
+    load_tokenizer,
+    structure,
+)
 from losslab.models.processors import image_inputs
 from losslab.objectives import Objective
 from losslab.objectives.online import OnPolicy
@@ -43,6 +51,7 @@ from losslab.online.worker import train as train_online
 from losslab.records.identity import identity
 from losslab.training.checkpoints import clear
 from losslab.training.loop import measure_reference, train
+from losslab.training.optimizer import check_schedule
 from losslab.training.reference_logps import files as reference_files
 
 
@@ -108,10 +117,14 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
     """
     cache, about, lines = Path(config.machine.results) / "cache", dict[str, Any](), list[str]()
     tokenizer, held_out = load_tokenizer(config.model), None
+    check_unquantised(config.model)
+    if not config.train.freeze_vision and not reads_images(load_config(config.model)):
+        raise ValueError("train.freeze_vision=false is for a model that reads images: leave it out")
     if config.adapter.rank:
         lora.Targets.of(structure(config.model), config.adapter)
     if config.reference.path is not None:
         with under_key("reference.path"):
+            check_unquantised(config.reference_model)
             check_vocabulary(config.model, config.reference_model)
     model = replace(config.model, train_prompt=config.train_prompt)
     tokeniser = Tokeniser(model, config.dataset, tokenizer, image_inputs(config.model))
@@ -133,6 +146,9 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
             lines = [*lines, *sentences]
     if steps == 0:
         raise ValueError("the rows do not fill one batch: lower train.batch_size or take more of them")
+    check_schedule(config.scheduler, steps)
+    if config.adapter.rank and config.train.weights == Precision.bf16:
+        lines = [*lines, "train.weights=bf16 is for training all weights: adapters are held in float32"]
     write_json(folder / "data.json", report | {"version": RECORD_VERSION, "steps": steps} | about)
     for line in (", ".join(f"{v:,} {k}" for k, v in report.items()), *lines):
         log.info(f"{config.names.dataset}: {line}")

@@ -141,6 +141,9 @@ def check_objective(config: Config) -> None:
     """Refuse a configuration that lacks what the objective needs, or has what it does not read."""
     train = config.train
     check_reference(config)
+    low, high = (getattr(config.objective, name, None) for name in ("low", "high"))
+    if low is not None and high is not None and low >= high:  # a clamp would make every weight `high`
+        raise ValueError(f"loss.low={low} is not below loss.high={high}: exchange or change them")
     needs = config.objective.needs
     whole = "reference_distribution" in needs or getattr(config.objective, "row_term", None)
     if whole and train.normaliser in (Normaliser.weights, Normaliser.kept_tokens):

@@ -67,6 +67,9 @@ def check_model(model: ModelConfig) -> None:
     except HFValidationError as error:
         raise ValueError(f"{place} is neither a local folder nor a hub id: {first_line(error)}") from None
     silent = silence()
+    adapter = f"{place} is an adapter: download it, and name its folder"  # which is merged into its base
+    if isinstance(hub.try_to_load_from_cache(model.path, "adapter_config.json", revision=model.revision), str):
+        raise ValueError(adapter)
     if isinstance(hub.try_to_load_from_cache(model.path, "config.json", revision=model.revision), str):
         return
     if silent:
@@ -75,7 +78,10 @@ def check_model(model: ModelConfig) -> None:
         about = hub.HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
     except Exception as error:  # many kinds, all of which mean this
         raise ValueError(f"{place} is not a local folder, and the hub refuses it: {first_line(error)}") from None
-    refuse_pickled_weights(place, (file.rfilename for file in about.siblings or ()))
+    names = [file.rfilename for file in about.siblings or ()]
+    if "adapter_config.json" in names:
+        raise ValueError(adapter)
+    refuse_pickled_weights(place, names)
 
 
 def load_dataset(path: str, subset: str | None = None, *, split: str, revision: str | None) -> Any:

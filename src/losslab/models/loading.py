@@ -153,9 +153,26 @@ def load_model(model: ModelConfig, packed: bool = True) -> PreTrainedModel:
     """
     if model.path in EMBEDDED_MODELS:
         return _attend(auto_class(load_config(model)).from_config(load_config(model), dtype=torch.float32), packed)
+    check_unquantised(model)
     loaded, report = _from_files(model)
     _check(report, model.path)
     return _attend(loaded, packed)
+
+
+def check_unquantised(model: ModelConfig) -> None:
+    """Refuse, with ValueError, weights that are codes of a quantisation: without their scales they are other numbers.
+
+    MXFP4 is left to transformers, which turns it into bfloat16 where it has no kernels for it.
+    """
+    config = load_config(model)
+    for part in (config, config.get_text_config(decoder=True)):
+        about = getattr(part, "quantization_config", None) or {}
+        method = str(about.get("quant_method", "") if isinstance(about, dict) else about.quant_method)
+        if about and method != "mxfp4":
+            raise ValueError(
+                f"model.path={model.path} holds quantised weights ({method or 'of no named method'}), which can be "
+                "scored and not trained: name a checkpoint in bfloat16"
+            )
 
 
 def check_files(model: ModelConfig) -> None:
@@ -220,6 +237,7 @@ def quiet() -> Iterator[None]:
 
 def structure(model: ModelConfig) -> PreTrainedModel:
     """The model without its weights: their names and shapes on the meta device, and the buffers that it computes."""
+    check_unquantised(model)
     config = load_config(model)
     with init_empty_weights(include_buffers=False):
         empty = auto_class(config).from_config(config, dtype=torch.float32, trust_remote_code=model.trust_remote_code)
@@ -254,6 +272,11 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
             return
     with barrier_at_end():  # for what may be a download
         whole = load_model(model).state_dict() if dist.get_rank() == 0 else {}
+        if lost := sorted(set(names.values()) - set(whole)) if whole else []:
+            raise ValueError(
+                f"the model model.path={model.path} is loaded without the weight {lost[0]}: name a whole checkpoint "
+                "that is neither quantised nor an adapter"
+            )
     mine = {name: whole[theirs] for name, theirs in names.items() if theirs in whole}
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
     set_model_state_dict(sharded, mine, options=options)

@@ -26,12 +26,33 @@ def weight_decay_groups(config: OptimizerConfig, policy: nn.Module) -> list[dict
     return [group for group in groups if group["params"]]
 
 
+def check_schedule(config: SchedulerConfig, steps: int) -> None:
+    """Refuse, with ValueError, a warm-up after which no step is left, or that lasts into the decay of `wsd`."""
+    key = "scheduler.warmup_ratio" if config.warmup_steps is None else "scheduler.warmup_steps"
+    warmup, start = _warmup(config, steps), _start(config, steps)
+    if warmup and warmup >= steps:
+        raise ValueError(f"the warm-up of {warmup} steps is not over in the {steps} of this training: lower {key}")
+    if warmup > start:
+        raise ValueError(
+            f"the learning rate would decay from step {start}, within the warm-up of {warmup} steps: lower {key} or "
+            "scheduler.decay_ratio"
+        )
+
+
+def _warmup(config: SchedulerConfig, steps: int) -> int:
+    return config.warmup_steps if config.warmup_steps is not None else round(config.warmup_ratio * steps)
+
+
+def _start(config: SchedulerConfig, steps: int) -> int:
+    """The step from which the learning rate goes down."""
+    return steps - round(config.decay_ratio * steps) if config.shape == Shape.wsd else _warmup(config, steps)
+
+
 def lr_factor(config: SchedulerConfig, step: int, steps: int) -> float:
     """Learning rate of a step (counted from 0) as a share of the peak: linear warm-up, then the shape down to floor."""
-    warmup = config.warmup_steps if config.warmup_steps is not None else round(config.warmup_ratio * steps)
+    warmup, start = _warmup(config, steps), _start(config, steps)
     if step < warmup:
         return (step if config.warmup_at_zero else step + 1) / warmup
-    start = steps - round(config.decay_ratio * steps) if config.shape == Shape.wsd else warmup
     progress = min(1.0, max(0.0, (step - start) / max(1, steps - start)))
     match config.shape:
         case Shape.constant:
