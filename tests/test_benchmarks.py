@@ -239,6 +239,8 @@ def test_repeated_questions_are_counted_and_a_published_set_keeps_its_contrary_g
     assert (published.repeated, published.contrary) == (2, 1)
     warning = "mine: 2 of its 4 problems ask what an earlier one asks, 1 of them with another gold answer: each counts"
     assert [note.partition(" in the score")[0] for note in notes(Config(), [published], {})] == [warning]
+    alike = [good | {"problem": "1/2?", "answer": gold} for gold in ("0.5", "1/2")]
+    assert (local(tmp_path, *alike).repeated, local(tmp_path, *alike).contrary) == (1, 0)  # one number
     # The same question about another image is another question.
     for i in range(2):
         (tmp_path / f"{i}.png").write_bytes(picture(i, 3, 3))

@@ -37,6 +37,13 @@ def test_names_are_as_long_as_they_must_be(rows, names):
     assert [found.names["model"] for found in distinct(rows)] == names
 
 
+def test_a_folder_is_one_model_however_it_is_written(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path)
+    rows = [row("x"), row("./x/"), row(str(tmp_path / "x"))]
+    assert [found.names["model"] for found in distinct(rows)] == ["x", "x", "x"]
+
+
 def test_a_conclusion_is_of_one_model(tmp_path):
     for number, path in enumerate(("org1/x", "org2/x")):
         for loss in ("base", "sft", "dft"):

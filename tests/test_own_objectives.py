@@ -220,6 +220,17 @@ def test_a_trial_is_of_what_the_objective_may_name_and_once() -> None:
     assert len(calls) == count
 
 
+@pytest.mark.parametrize(
+    "reads",
+    [
+        lambda p: p @ torch.arange(151_936) / 151_936,  # a number for each token of the model's own vocabulary
+        lambda p: (p.to("cuda") if torch.cuda.is_available() else torch.ones(3) @ torch.ones(4)).amax(-1),
+    ],
+)
+def test_what_can_be_tried_on_the_model_alone_is_left_to_the_training(reads: Callable[[Tensor], Tensor]) -> None:
+    try_out(own(lambda t: -t.statistic * t.logp, statistic=lambda self, p: reads(p)))
+
+
 OWN = """
 from dataclasses import dataclass
 {imports}

@@ -173,6 +173,18 @@ def test_a_record_of_other_cores_or_of_an_objective_that_is_gone_has_no_rate(tmp
     assert cpu_speed.training(config, SIZE) is None
 
 
+def test_the_code_of_a_record_from_elsewhere_is_not_run_by_a_plan(tmp_path, monkeypatch):
+    """A folder of results is a package to Python when the folder above it is on the path, as the project's is."""
+    config = make("machine.device=cpu", f"machine.results={tmp_path}/results")
+    cell = measured(config, 4.0)
+    (cell.folder / "payload.py").write_text(f"open({str(tmp_path / 'code-was-run')!r}, 'w')\nclass X:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    record, target = cell.folder / "config.yaml", f"results.cells.{cell.folder.name}.payload.X"
+    record.write_text(record.read_text().replace("losslab.objectives.dft.DFT", target))
+    assert target in record.read_text() and cpu_speed.training(config, SIZE) is None
+    assert not (tmp_path / "code-was-run").exists()
+
+
 @pytest.mark.parametrize("job", [JOB, JOB | {"gpus_per_node": 0}], ids=["gpu", "cpu"])
 def test_a_served_model_takes_no_hours_of_a_device(tmp_path, capsys, monkeypatch, job):
     monkeypatch.setenv("COLUMNS", "300")

@@ -3,6 +3,7 @@
 import pytest
 
 from losslab.commands.cli import main
+from losslab.composition.check_unread import CHECKED
 from losslab.composition.words import check_twice, last_of_each
 
 
@@ -25,6 +26,15 @@ def test_a_key_with_two_values_is_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2 and f"error: {message}" in capsys.readouterr().err
+
+
+def test_in_a_part_of_a_sweep_the_last_word_of_a_key_counts(monkeypatch):
+    """As in the sweep itself, whose words a launcher or a race hands on: a file's, then those of the command line."""
+    monkeypatch.setenv(CHECKED, "1")
+    seen: list[list[str]] = []
+    monkeypatch.setattr("losslab.commands.train.main", lambda rest: seen.append(rest))
+    main(["train", "+dataset.keep={source: a}", "dataset.keep={source: b}"])
+    assert seen == [["+dataset.keep={source: a}", "dataset.keep={source: b}"]]
 
 
 def test_a_word_may_be_repeated_and_keys_of_groups_are_other_keys():

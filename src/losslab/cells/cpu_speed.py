@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losslab.cells import cost
 from losslab.composition.compose import schema
-from losslab.composition.record_file import read_record
+from losslab.composition.record_file import check_objective, read_record
 from losslab.config.messages import sentence
 from losslab.config.schema import Config
 from losslab.distributed.environment import available_cores
@@ -50,10 +50,13 @@ def _newest(results: str, model: str, chosen: str, workers: int, parameters: int
 
 def _trained(record: CellRecord) -> Config:
     """The configuration that a cell was trained with. Raises ValueError, also for an objective that is not in conf/."""
+    file = record.folder / "config.yaml"
+    saved = read_record(file)
+    check_objective(saved.loss, str(file))  # a record from elsewhere must not have its code run by a plan
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(schema(), read_record(record.folder / "config.yaml")))
+        config = OmegaConf.to_object(OmegaConf.merge(schema(), saved))
     except OmegaConfBaseException as error:
-        raise DamagedRecord(record.folder / "config.yaml", sentence(error)) from None
+        raise DamagedRecord(file, sentence(error)) from None
     assert isinstance(config, Config)
     return config
 

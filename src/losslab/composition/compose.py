@@ -151,7 +151,7 @@ def _sampled(model: str, by_path: bool, cfg: DictConfig) -> str:
     path = "" if OmegaConf.is_missing(cfg.model, "path") else str(cfg.model.path)
     if not by_path and shipped_paths().get(model, path) == path:
         return model
-    return f"{model}-{hashlib.sha256(f'{path}@{cfg.model.revision}'.encode()).hexdigest()[:6]}"
+    return f"{model}-{hashlib.sha256(f'{Path(path)}@{cfg.model.revision}'.encode()).hexdigest()[:6]}"
 
 
 def recorded(record: Path, overrides: list[str]) -> Config:

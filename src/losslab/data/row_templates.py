@@ -11,7 +11,7 @@ from losslab.data.messages import Unusable
 PIECE = re.compile(
     r"(?P<brace>\{\{|\}\})|(?P<empty>\{\})|\{(?P<name>[^{}\[\]]+)(?P<path>(?:\[[^{}\[\]]+\])*)\}|(?P<single>[{}])"
 )
-COMMAND = re.compile(r"\\([A-Za-z]+)$")  # of LaTeX, before a field, which takes its braces away
+COMMAND = re.compile(r"\\([A-Za-z]{2,})$")  # of LaTeX, before a field, which takes its braces away
 # A typed \n is a line break, unless it begins a command of LaTeX.
 BREAK = re.compile(r"\\n(?!(?:abla|atural|e|earrow|eg|eq|ewline|exists|i|ot|otin|u|warrow)(?![A-Za-z]))")
 

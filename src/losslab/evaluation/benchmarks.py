@@ -127,12 +127,13 @@ def _repetitions(problems: Sequence[Problem], places: Sequence[str], published: 
     first: dict[tuple[str, tuple[bytes, ...]], int] = {}
     repeated = [(first.setdefault((problem.asked, problem.images), i), i) for i, problem in enumerate(problems)]
     repeated = [(one, other) for one, other in repeated if one != other]
-    contrary = [(one, other) for one, other in repeated if problems[one].gold != problems[other].gold]
+    contrary = [(one, other) for one, other in repeated if not golds.alike(problems[one].gold, problems[other].gold)]
     if contrary and not published:
         one, other = contrary[0]
         raise ValueError(
             f"{places[other]} asks the same as {places[one]}, with the gold answer {problems[other].gold!r} in place "
-            f"of {problems[one].gold!r}: correct or remove one of the two"
+            f"of {problems[one].gold!r}: correct or remove one of the two, or set `rows` to the size of the set, which "
+            "takes it as it is"
         )
     return len(repeated), len(contrary)
 

@@ -5,7 +5,9 @@ dictionary, would make every verdict wrong without a word.
 """
 
 import math
+import re
 from collections import Counter
+from fractions import Fraction
 from typing import Any
 
 from losslab.config.benchmark import BenchmarkConfig
@@ -14,6 +16,7 @@ from losslab.grading import corrected_text, official_text, options
 from losslab.programs import assembly, stack_language
 
 QUESTIONS = ("question", "problem")  # the hub and the official files disagree on the name of the column
+FRACTION = re.compile(r"\\frac\{(-?\d+)\}\{(\d+)\}")
 SOLUTION = "solution"  # so they do on this one: the hub's copy of Minerva Math has the last box alone, in `answer`
 
 
@@ -49,6 +52,16 @@ def of(place: str, row: dict[str, Any], cfg: BenchmarkConfig) -> tuple[str, str]
         return (_right_answers(row, cfg),) * 2 if cfg.gold == Gold.any else _mathematical(row, cfg)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
+
+
+def alike(gold: str, other: str) -> bool:
+    """Whether two gold answers are the same text or the same number, as 0.5 and \\frac{1}{2} are."""
+    if gold == other:
+        return True
+    try:
+        return Fraction(FRACTION.sub(r"\1/\2", gold)) == Fraction(FRACTION.sub(r"\1/\2", other))
+    except (ValueError, ZeroDivisionError):
+        return False
 
 
 def _no_column(row: dict[str, Any], column: str) -> str:

@@ -33,7 +33,10 @@ def try_out(objective: Objective) -> None:
             try:
                 whole, again, chunks = _results(objective, VOCABULARY)
             except (IndexError, RuntimeError):
-                whole, again, chunks = _results(objective, LARGEST)
+                try:
+                    whole, again, chunks = _results(objective, LARGEST)
+                except RuntimeError:  # it holds a number for each token of a real vocabulary, or is for a GPU alone
+                    return
     except ValueError as error:
         raise ValueError(str(error) if name in str(error) else f"{name}: {first_line(error)}") from error
     except Exception as error:

@@ -4,6 +4,7 @@ A model is named after its file of conf/model, or after the last part of its pat
 compared by that name; so two models must not share it.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ SHOWN = 12  # characters of a revision, which may be a commit
 
 def of_config(config: Config) -> tuple[str, str, str | None]:
     """What tells the models of two configurations apart: name, path and revision."""
-    return config.names.model, str(Path(config.model.path)), config.model.revision
+    return config.names.model, _path(config.model.path), config.model.revision
 
 
 def distinct(rows: Sequence["Row"]) -> list["Row"]:
@@ -50,7 +51,12 @@ def _renamed(row: "Row", longer: dict[tuple[str, Checkpoint], str]) -> "Row":
 
 def _checkpoint(row: "Row") -> Checkpoint | None:
     path = row.config.get("model.path")
-    return (str(Path(path)), row.config.get("model.revision")) if isinstance(path, str) else None
+    return (_path(path), row.config.get("model.revision")) if isinstance(path, str) else None
+
+
+def _path(path: str) -> str:
+    """A hub id as it is; a folder that is here in one spelling."""
+    return os.path.abspath(path) if Path(path).is_dir() else str(Path(path))
 
 
 def _names(name: str, checkpoints: Sequence[Checkpoint]) -> list[str]:

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -125,7 +125,7 @@ def order(config: Config, cell: Cell) -> dict[str, Any]:
         "id": f"{cell.identity[:8]}-{life}-{scores.name.rsplit('-', 1)[-1]}",
         "name": cell.folder.name,
         "job_type": "train" if config.trains else "eval",
-        "tags": list(dict.fromkeys(filter(None, [config.sweep.name, *asdict(names).values()]))),
+        "tags": list(dict.fromkeys(filter(None, [config.sweep.name, *asdict(replace(names, sampled=None)).values()]))),
         "config": asdict(config),
         "scores": [f"scores/{name}" for name in [*benchmarks, "average"]],
     }
