@@ -125,7 +125,7 @@ def order(config: Config, cell: Cell) -> dict[str, Any]:
         "id": f"{cell.identity[:8]}-{life}-{scores.name.rsplit('-', 1)[-1]}",
         "name": cell.folder.name,
         "job_type": "train" if config.trains else "eval",
-        "tags": list(dict.fromkeys(filter(None, [config.sweep.name, *asdict(replace(names, sampled=None)).values()]))),
+        "tags": list(dict.fromkeys(filter(None, [config.sweep.name, *asdict(replace(names, sampled="")).values()]))),
         "config": asdict(config),
         "scores": [f"scores/{name}" for name in [*benchmarks, "average"]],
     }
