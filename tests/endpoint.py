@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler
 
 
 class Endpoint(BaseHTTPRequestHandler, ABC):
-    model = "served"
+    model, finish_reason = "served", "stop"
 
     @abstractmethod
     def answer(self, body: dict) -> str:
@@ -20,7 +20,7 @@ class Endpoint(BaseHTTPRequestHandler, ABC):
             "role": "assistant",
             "content": self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"])))),
         }
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        choice = {"index": 0, "finish_reason": self.finish_reason, "message": message}
         usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
         about = {"id": "1", "object": "chat.completion", "created": 0, "model": self.model}
         self._send(about | {"choices": [choice], "usage": usage})

@@ -9,7 +9,7 @@ import pytest
 
 from losslab.evaluation import contamination
 from losslab.evaluation.benchmarks import Benchmark, Problem
-from losslab.evaluation.contamination import Corpus, search, seen
+from losslab.evaluation.contamination import WORD, Corpus, search, seen
 
 LONG = "Ann has 3 red, 4 blue and 5 green marbles; how many marbles does she have in all?"  # 18 words
 
@@ -38,6 +38,17 @@ def test_one_row(row, kinds):
     found = search([("1+1=?", "2"), row], {"mine": ["7*8=?", LONG]})["mine"]
     assert {kind for kind, indices in found.items() if indices == [1]} == kinds
     assert all(indices in ([], [1]) for indices in found.values())
+
+
+def test_each_character_of_a_script_without_spaces_is_a_word():
+    """The last 13 characters of a question, of which no 13 stand between two spaces or signs; 12 are too few."""
+    question = (
+        "\u5728\u4e09\u89d2\u5f62ABC\u4e2d\uff0c\u5df2\u77e5\u89d2A\u7684\u5927\u5c0f\uff0c\u6c42\u8fb9BC\u7684\u957f"
+    )
+    words = WORD.findall(question)
+    assert len(words) == 18 and words[4:6] == ["ABC", "\u4e2d"]
+    for start, found in ((question.index("\u4e2d"), [0]), (question.index("\u5df2"), [])):
+        assert search([("\u95ee: " + question[start:], "5")], {"zh": [question]})["zh"]["words"] == found
 
 
 def test_short_questions_count_only_as_a_whole():

@@ -191,6 +191,28 @@ def test_golds_of_rows() -> None:
     assert corrected_text.gold("olympiadbench", {"final_answer": ["$\\frac{3 m}{2}-1$"]}) == "$\\frac{3 m}{2}-1$"
     assert corrected_text.gold("gsm8k", {"answer": "so\n#### 1,234"}) == "1,234"
     assert corrected_text.gold("tiny_sums", {"answer": 512}) == "512"
+    assert [corrected_text.gold("general", {"answer": a}) for a in ("025", 27.0, "-3")] == ["25", "27", "-3"]
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [
+        ("(a+5)(b+2)", "(a+5)(b+2)", "(+5)(b+2)"),  # each time the official clean-up makes the last of the first
+        ("30 and 40", "30, 40", "3040"),
+        (r"5\text{ m}", r"5\text{ m}", "5 cm"),
+        (r"25\text{ cm or }30\text{ cm}", r"25\text{ cm or }30\text{ cm}", "25"),
+        (r"1\pm\sqrt{19}", r"1\pm\sqrt{19}", r"1\sqrt{19}"),
+        (r"\frac{d!}{2}", r"\frac{d!}{2}", r"\frac{!}{2}"),
+        ("a=2,b=3", "a=2,b=3", "=2,b=3"),
+        (r"\text{east}", "east", "west"),
+    ],
+)
+def test_the_gold_of_ones_own_benchmark_is_the_one_that_is_written(gold: str, right: str, wrong: str) -> None:
+    truth = corrected_text.gold("general", {"answer": gold})
+    assert (truth, corrected.equal(right, truth), corrected.equal(wrong, truth)) == (gold, True, False)
+
+
+def test_golds_without_an_answer_are_refused() -> None:
     with pytest.raises(ValueError, match="has no gold answer"):
         corrected_text.gold("math500", {"answer": "3"})
 

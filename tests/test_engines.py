@@ -1,7 +1,9 @@
 """Both engines on a tiny random Qwen2, each in its own process."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import sys
 from importlib.util import find_spec
@@ -94,6 +96,16 @@ def test_stop_texts_end_a_sample_and_are_not_part_of_it(engine, model, sampled, 
             # A special token may be among them: it counts and does not show.
             assert len(tokenizer(text)["input_ids"]) < cut[key].tokens <= completion.tokens
     assert stopped > 3
+
+
+def test_settings_in_a_models_own_files_change_no_sample(model, sampled, tmp_path):
+    """As of the engine that most cells are scored with: vLLM takes those of the protocol alone."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    own = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "suppress_tokens": [20, 21], "do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    few = run(Engine.transformers, job(folder), requests(folder, 24)[:6], tmp_path)
+    assert few == {key: sampled[Engine.transformers][key] for key in few}
 
 
 def test_greedy_texts_agree_between_the_engines(model, tmp_path):

@@ -41,6 +41,7 @@ def test_normalisation(text, normal):
         ("14 December 1972", ["December 14, 1972", "14 December 1972 UTC", "14 december, 1972"], True),
         ("\n\n Paris \nQuestion: and of Spain?\nAnswer:\nMadrid", ["Paris"], True),  # cut, below the answer
         ("Paris<|im_end|> and so on", ["Paris"], True),
+        ("<think>\nRome? No.\n</think>\n\nParis", ["Paris"], True),
         ("A", ["a"], True),
         ("Paris, Fra", ["Paris", "Paris, France"], False),  # cut in the answer
         ("It is Paris.", ["Paris"], False),

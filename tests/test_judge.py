@@ -127,6 +127,16 @@ def test_the_last_word_decides():
         None,
         None,
     ]
+    assert verdict("<think>end with RIGHT or WRONG</think>\nRIGHT") is True and verdict("<think>RIGHT</think>") is None
+
+
+def test_a_reply_that_was_cut_is_no_verdict(scores, url, capsys, monkeypatch):
+    """Its thoughts may quote the two words of the question."""
+    monkeypatch.setattr(Judge, "finish_reason", "length")
+    main(["judge", str(scores), f"url={url}", "model=judge"])
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "one: 4 disputed, 0 agrees official, 0 agrees corrected, 4 undecided"
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from losslab.files import read_json, write_json
 
 UNSEARCHED = "the training data could not be searched for benchmark problems"  # a warning; its reason follows
 LENGTH = 13  # consecutive words
-WORD = re.compile(r"\w+")  # \frac{1}{2} is three of them
+CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # no spaces stand between words of these
+WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")  # \frac{1}{2} is three of them
 
 Seen = dict[str, list[int]]  # indices of problems, by `exact` and by `words`
 Gram = tuple[str, ...]

@@ -102,7 +102,8 @@ def judge(folder: Path, endpoint: Endpoint, prices: Sequence[float] = ()) -> dic
             for reply in completions:
                 sample = missing[reply.key]
                 line = {"benchmark": sample.benchmark, "index": sample.index, "judge": endpoint.model}
-                line |= {"right": verdict(reply.text), "reply": reply.text, "prompt": sample.prompt}
+                whole = reply.finish_reason != "length"  # a part may quote the words of the question
+                line |= {"right": verdict(reply.text) if whole else None, "reply": reply.text, "prompt": sample.prompt}
                 line |= {"prompt_tokens": reply.prompt_tokens, "tokens": reply.tokens}
                 append_line(folder / LINES, line)
                 replies[sample.prompt] = line
@@ -115,8 +116,8 @@ def judge(folder: Path, endpoint: Endpoint, prices: Sequence[float] = ()) -> dic
 
 
 def verdict(reply: str) -> bool | None:
-    """The last word of a judge's reply that is RIGHT or WRONG; None where there is none."""
-    words = WORD.findall(reply)
+    """The last word of a judge's reply, behind its thoughts, that is RIGHT or WRONG; None where there is none."""
+    words = WORD.findall(reply.rpartition("</think>")[2])
     return words[-1] == "RIGHT" if words else None
 
 

@@ -20,6 +20,8 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
     from transformers import GenerationConfig, LogitsProcessorList
 
     model, tokenizer = load_model(job, on_gpu)
+    # Its file may hold a repetition penalty and the like, which no protocol names and vLLM does not apply.
+    model.generation_config = GenerationConfig()
     processor = load_processor(job) if any(request.images for request in requests) else None
     sampling = job.sampling
     room = model.config.get_text_config().max_position_embeddings

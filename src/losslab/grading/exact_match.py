@@ -17,8 +17,11 @@ ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 def extract(response: str) -> str:
     """The first line of a response that is not empty, normalised; "" where there is none.
 
-    A base model continues with its own questions below its answer.
+    A base model continues with its own questions below its answer. What stands between think tags does not count where
+    something follows.
     """
+    _, closed, rest = response.rpartition("</think>")
+    response = rest if closed and rest.strip() else response
     for stop in STOPS:
         response = response.split(stop, 1)[0]
     return normalise(next((line for line in response.splitlines() if line.strip()), ""))
