@@ -271,6 +271,7 @@ def test_a_plan_tells_a_mistake_if_the_module_imports_torch_and_else_does_not_im
 def test_a_run_tells_it_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(OWN.format(imports=""))
     monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("mine", None)  # of another test
     config = composed([*WORDS, f"machine.results={tmp_path}/results"])
     run_cell(config)
     cell = Cell.of(config)

@@ -195,8 +195,11 @@ def test_the_commands_of_the_guide(cluster, root, checkpoint, tmp_path):
     python = tmp_path / "bin/python"
     python.parent.mkdir()
     python.write_text(
-        f'#!/bin/sh\nscript=$1; shift\n[ $script != train.py ] || set -- "$@" {" ".join(map(repr, tiny))} $LAUNCHER\n'
-        f'exec {sys.executable} {code}/$script "$@"\n'
+        f"#!{sys.executable}\nimport os, sys\nfrom losslab.composition.words import last_of_each\n"
+        f"script, *words = sys.argv[1:]\nfile = os.path.join({str(code)!r}, script)\n"
+        f"more = {tiny!r} + os.environ['LAUNCHER'].split() if script == 'train.py' else []\n"
+        "words = last_of_each([*words, *more]) if more else words\n"
+        "os.execv(sys.executable, [sys.executable, file, *words])\n"
     )
     losslab = python.with_name("losslab")  # as pip installs it
     losslab.write_text(f'#!/bin/sh\nexec {sys.executable} -m losslab "$@"\n')

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from test_distributed import two_processes
 
-from losslab.cells import plan, run, sweep
+from losslab.cells import plan, run, sweep, training
 from losslab.cells.scoring import corpus
 from losslab.cells.sweep import Sweep
 from losslab.commands.cli import main
@@ -84,7 +84,8 @@ def test_a_seed_that_is_null_is_that_of_the_cell(monkeypatch):
     assert len({Cell.of(config).folder for config in configs}) == len(configs) == 6
     assert {canonical(science(asdict(config))) for config in configs[:2]} == {canonical(science(asdict(configs[0])))}
     made = []
-    monkeypatch.setattr(run, "train_model", lambda config, folder: made.append((config, folder)))
+    for module in (run, training):  # of the cell's model, and of the one that it starts from
+        monkeypatch.setattr(module, "train_model", lambda config, folder: made.append((config, folder)))
     for config in configs:
         if not config.trains:
             monkeypatch.setattr(run, "check_checkpoint", lambda base: None)
