@@ -40,7 +40,7 @@ from losslab.data import toy_task
 from losslab.distributed.signals import Interrupted
 from losslab.grading.graders import Grader
 from losslab.models.loading import load_tokenizer
-from losslab.online import questions, worker
+from losslab.online import questions, trainers, worker
 from losslab.online.advantages import generalised_advantages, value_terms
 from losslab.online.verifier import Verifier
 from losslab.records.identity import identity
@@ -191,6 +191,22 @@ def train_here(one_rank, monkeypatch) -> Callable[[Config, Path], list[dict]]:
         return rows(cell)
 
     return train
+
+
+@pytest.mark.parametrize("loss", ["grpo", "ppo"])
+def test_the_loss_has_no_factor_of_the_engine_that_generates(guesser, sums, tmp_path, train_here, monkeypatch, loss):
+    made = []
+
+    def stop(parts, callbacks):
+        made.append(trainers.trainer(parts, callbacks))
+        raise Interrupted
+
+    monkeypatch.setattr(worker, "trainer", stop)
+    with pytest.raises(Interrupted):
+        train_here(make(guesser, sums, tmp_path, loss), tmp_path / "cell")
+    (of_run,) = made
+    assert of_run.args.vllm_importance_sampling_correction is False
+    assert of_run.vllm_importance_sampling_correction is False  # which the trainer reads
 
 
 def divergence(logp: torch.Tensor, logq: torch.Tensor, beta: float) -> torch.Tensor:

@@ -120,6 +120,9 @@ def _online(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
         # GRPO: the mean over an answer's tokens, then over answers. PPO: the mean over all tokens.
         loss_type="grpo" if isinstance(objective, GRPO) else "dapo",
         scale_rewards="group",
+        # With vLLM TRL would multiply the loss of an answer by the ratio of the training's probability of it to vLLM's,
+        # and drop answers above 3. The equations have no such factor, nor has the loss where transformers generates.
+        vllm_importance_sampling_correction=False,
     )
     cls = GRPOTrainer
     if isinstance(objective, PPO):
