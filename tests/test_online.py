@@ -394,11 +394,21 @@ def compose_cell(*overrides: str) -> Config:
         (["loss=opsd", "loss.beta=2"], "on-policy distillation needs a beta from 0 to 1, not 2.0"),
         (["loss=opsd", "loss.teacher_prompt=x"], "loss.teacher_prompt must be a text that contains {problem} and"),
         (["loss=grpo", "reference.path=some/id"], "loss=grpo does not know what to do with reference.path"),
+        (
+            ["loss=ppo", "loss.kl=0.1", "model.revision=abc"],
+            "loss.kl=0.1 is the divergence from Qwen/Qwen2.5-Math-1.5B, which TRL would load without "
+            "model.revision=abc: download that revision and set model.path to its folder",
+        ),
     ],
 )
 def test_what_an_online_objective_cannot_do_is_one_sentence(composed, overrides, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         composed(*overrides)
+
+
+def test_a_revision_is_honoured_without_a_reference_and_in_a_folder(composed, checkpoint):
+    assert composed("loss=grpo", "model.revision=abc").model.revision == "abc"
+    assert composed("loss=grpo", "loss.kl=0.1", "model.revision=abc", f"model.path={checkpoint}").loss["kl"] == 0.1
 
 
 def test_without_trl_the_extra_is_named(composed, monkeypatch):

@@ -1,6 +1,7 @@
 """What an on-policy objective cannot run with, or would not honour."""
 
 import importlib.util
+from pathlib import Path
 
 from losslab.config.machine import AUTO
 from losslab.config.schema import Config
@@ -19,6 +20,7 @@ def check_online(config: Config, objective: OnPolicy) -> None:
     for key, low in bounds.items():
         if (value := getattr(objective, key, None)) is not None and value < low:
             raise ValueError(f"loss.{key} is {value}: set it to {low:g} or more")
+    _check_reference(config, objective)
     if objective.answer_tokens(train.max_length) >= train.max_length:
         raise ValueError(
             f"loss.max_new_tokens={objective.max_new_tokens} leaves no room for a question: set it below "
@@ -43,3 +45,13 @@ def check_online(config: Config, objective: OnPolicy) -> None:
             raise ValueError(f"loss={name} does not know {key}={str(value).lower()}: leave it at {shown}")
     if machine.recompute == "selective":
         raise ValueError(f"loss={name} does not know machine.recompute=selective: set it to none or full")
+
+
+def _check_reference(config: Config, objective: OnPolicy) -> None:
+    """Refuse a divergence from a revision on the hub: TRL loads its reference by the model's name alone."""
+    path, revision, kl = config.model.path, config.model.revision, getattr(objective, "kl", 0)
+    if kl > 0 and revision is not None and not Path(path).is_dir():
+        raise ValueError(
+            f"loss.kl={kl:g} is the divergence from {path}, which TRL would load without "
+            f"model.revision={revision}: download that revision and set model.path to its folder"
+        )
