@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from losslab.commands.cli import main
@@ -113,6 +114,24 @@ def test_the_upload_is_one_commit(cells, monkeypatch, capsys):
     assert made == ("me/sums", {"private": True, "exist_ok": True})
     assert files[0] == "me/sums" and all(files[1].values()) and {"README.md", "model.safetensors"} <= set(files[1])
     assert "https://huggingface.co/me/sums" in capsys.readouterr().out
+
+
+def test_the_card_says_how_long_the_training_and_its_warm_up_were(cells):
+    (cell, _), file = cells, cells[0].folder / "config.yaml"
+
+    def lines(**keys) -> list[str]:
+        config = yaml.safe_load(file.read_text())
+        for name, value in keys.items():
+            group = "scheduler" if name == "warmup_steps" else "train"
+            config[group][name] = value
+        return model_card.recipe(cell, config).splitlines()[3:5]
+
+    plain = lines()
+    assert plain[0].endswith("cosine schedule with a warm-up of 0.1") and plain[1].startswith("- 1 epochs, 256 rows")
+    assert lines(warmup_steps=0)[0].endswith("cosine schedule with a warm-up of 0 steps")
+    write_json(cell.folder / "data.json", {"steps": 1200})
+    assert lines(max_steps=1200, epochs=3)[1].startswith("- 3 epochs, ended after 1,200 steps, 256 rows a step")
+    assert lines(max_steps=5000, epochs=3)[1].startswith("- 3 epochs, 256 rows a step")  # which 3 epochs do not reach
 
 
 @pytest.mark.parametrize(

@@ -145,14 +145,17 @@ def recipe(cell: Cell, config: dict[str, Any]) -> str:
     counts = ", ".join(
         f"{about[key]:,} {key.replace('_', ' ')}" for key in ("examples", "answer_tokens") if key in about
     )
-    rank = config["adapter"]["rank"]
+    rank, steps = config["adapter"]["rank"], train.get("max_steps")
+    ended = steps is not None and about.get("steps", steps) == steps  # else the rows were passed through before
+    warm_up = schedule.get("warmup_steps")
     lines = [
         f"- data: `{data['path']}`, split `{data['split']}`, {data['selection']} {data['rows'] or 'all'} rows"
         + (f" ({counts})" if counts else ""),
         f"- `{optimizer['_target_']}`, learning rate {optimizer['lr']:g}, weight decay {optimizer['weight_decay']:g}, "
-        f"{schedule['shape']} schedule with a warm-up of {schedule['warmup_ratio']:g}",
-        f"- {train['epochs']} epochs, {train['batch_size']} rows a step, {train['max_length']} tokens a row, seed "
-        f"{config['seed']}",
+        f"{schedule['shape']} schedule with a warm-up of "
+        + (f"{schedule['warmup_ratio']:g}" if warm_up is None else f"{warm_up:,} steps"),
+        f"- {train['epochs']} epochs, {f'ended after {steps:,} steps, ' if ended else ''}{train['batch_size']} rows a "
+        f"step, {train['max_length']} tokens a row, seed {config['seed']}",
         f"- {f'LoRA of rank {rank}, merged' if rank else 'all weights trained'}, {train['precision']} arithmetic",
     ]
     return "## Data and training\n\n" + "\n".join(lines) + "\n\n`losslab/config.yaml` has every value."
