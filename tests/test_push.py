@@ -116,6 +116,13 @@ def test_the_upload_is_one_commit(cells, monkeypatch, capsys):
     assert "https://huggingface.co/me/sums" in capsys.readouterr().out
 
 
+def test_folders_of_the_model_are_uploaded_too(cells):
+    template = cells[0].model / "additional_chat_templates/tools.jinja"
+    template.parent.mkdir()
+    template.write_text("{{ tools }}")
+    assert push.stage(cells[0].folder, "me/sums", "mit")["additional_chat_templates/tools.jinja"] == template
+
+
 def test_the_card_says_how_long_the_training_and_its_warm_up_were(cells):
     (cell, _), file = cells, cells[0].folder / "config.yaml"
 

@@ -57,7 +57,8 @@ def stage(folder: Path, repo: str, licence: str) -> dict[str, Path]:
     results = write_eval_results(cell, staging, repo)
     written = [staging / "README.md", *results, *sorted((staging / "losslab").rglob("*.*"))]
     files = {str(path.relative_to(staging)): path for path in written if path.is_file()}
-    files |= {path.name: path for path in sorted(cell.model.iterdir()) if path.is_file()}
+    model = sorted(path for path in cell.model.rglob("*") if path.is_file())  # chat templates may lie in a folder
+    files |= {path.relative_to(cell.model).as_posix(): path for path in model}
     if cell.metrics.exists():
         files["losslab/metrics.jsonl"] = cell.metrics
     return files
