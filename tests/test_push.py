@@ -116,6 +116,14 @@ def test_the_upload_is_one_commit(cells, monkeypatch, capsys):
     assert "https://huggingface.co/me/sums" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("revision", "shown"), [("main", "main"), ("v2", "v2"), ("sums/v2", "sums%2Fv2")])
+def test_the_source_of_a_score_is_in_the_branch_of_the_upload(cells, revision, shown):
+    main(["push", str(cells[0].folder), "repo=me/sums", "license=mit", "dry_run=true", f"revision={revision}"])
+    (entry,) = yaml.safe_load((cells[0].folder / "hub/.eval_results/math500.yaml").read_text())
+    protocol = next((cells[0].folder / "scores").iterdir()).name
+    assert entry["source"]["url"] == f"https://huggingface.co/me/sums/blob/{shown}/losslab/scores/{protocol}.json"
+
+
 def test_folders_of_the_model_are_uploaded_too(cells):
     template = cells[0].model / "additional_chat_templates/tools.jinja"
     template.parent.mkdir()

@@ -5,6 +5,7 @@ The format is https://huggingface.co/docs/hub/eval-results, written by huggingfa
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
@@ -21,19 +22,21 @@ FOLDER = ".eval_results"
 TASK = "default"  # of a data set with one configuration
 
 
-def write_eval_results(cell: Cell, folder: Path, repo: str | None = None) -> list[Path]:
+def write_eval_results(cell: Cell, folder: Path, repo: str | None = None, revision: str = "main") -> list[Path]:
     """Write a file for each benchmark that is a data set of the hub, with an entry for each protocol of its scores.
 
-    `repo` is the model's repository, where the record lies that an entry names as its source. A benchmark from a file
-    of this machine, a task of lm_eval and the embedded task have no data set there, and get no file.
+    `repo` is the model's repository, in whose branch `revision` the record lies that an entry names as its source. A
+    benchmark from a file of this machine, a task of lm_eval and the embedded task have no data set there, and get no
+    file.
     """
+    records = f"https://huggingface.co/{repo}/blob/{quote(revision, safe='')}/losslab/scores" if repo else None
     entries: dict[str, list[EvalResultEntry]] = {}
     by_name = benchmarks(cell)
     for protocol, scores in scored(cell).items():
         for name in scores["benchmarks"]:
             about = by_name.get(name, {})
             if on_hub(about.get("path", "")):
-                entries.setdefault(name, []).append(_entry(cell, protocol, scores, name, about, repo))
+                entries.setdefault(name, []).append(_entry(cell, protocol, scores, name, about, records))
     paths = []
     for name, of_protocols in entries.items():
         text = yaml.safe_dump(eval_result_entries_to_yaml(of_protocols), sort_keys=False, allow_unicode=True)
@@ -48,7 +51,7 @@ def on_hub(path: str) -> bool:
 
 
 def _entry(
-    cell: Cell, protocol: str, scores: dict[str, Any], name: str, about: dict[str, Any], repo: str | None
+    cell: Cell, protocol: str, scores: dict[str, Any], name: str, about: dict[str, Any], records: str | None
 ) -> EvalResultEntry:
     part, sampling = scores["benchmarks"][name], cell.folder / "scores" / protocol / "protocol.yaml"
     examples = scores.get("examples", {}).get(name, 0)
@@ -67,7 +70,7 @@ def _entry(
         value=round(part["score"], 2),
         dataset_revision=about.get("revision"),
         date=str(read_json(cell.folder / "cell.json")["updated"]),
-        source_url=f"https://huggingface.co/{repo}/blob/main/losslab/scores/{protocol}.json" if repo else None,
-        source_name="losslab record" if repo else None,
+        source_url=f"{records}/{protocol}.json" if records else None,
+        source_name="losslab record" if records else None,
         notes=", ".join(notes),
     )

@@ -22,7 +22,7 @@ def push(cell: str, repo: str, licence: str, *, dry_run: bool, private: bool = F
     validate_repo_id(repo)
     if "/" not in repo:
         raise ValueError(f"repo={repo} has no user: write repo=USER/NAME")
-    files = stage(Path(cell).resolve(), repo, licence)
+    files = stage(Path(cell).resolve(), repo, licence, revision)
     if not dry_run:
         operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
         try:
@@ -41,8 +41,8 @@ def push(cell: str, repo: str, licence: str, *, dry_run: bool, private: bool = F
     print("to upload: repeat without dry_run=true" if dry_run else f"page: https://huggingface.co/{repo}", flush=True)
 
 
-def stage(folder: Path, repo: str, licence: str) -> dict[str, Path]:
-    """The files to upload, by their name in the repository. Writes the card and the record's parts to <cell>/hub."""
+def stage(folder: Path, repo: str, licence: str, revision: str = "main") -> dict[str, Path]:
+    """The files to upload to a branch, by their name there. Writes the card and the record's parts to <cell>/hub."""
     if not (folder / "cell.json").is_file():
         raise ValueError(f"{folder} is not the folder of a cell: give one of results/cells")
     cell = Cell.at(folder)
@@ -54,7 +54,7 @@ def stage(folder: Path, repo: str, licence: str) -> dict[str, Path]:
     write(staging / "losslab/config.yaml", yaml.safe_dump(public(cell), sort_keys=False, allow_unicode=True))
     for protocol, scores in scored(cell).items():
         write_json(staging / f"losslab/scores/{protocol}.json", scores)
-    results = write_eval_results(cell, staging, repo)
+    results = write_eval_results(cell, staging, repo, revision)
     written = [staging / "README.md", *results, *sorted((staging / "losslab").rglob("*.*"))]
     files = {str(path.relative_to(staging)): path for path in written if path.is_file()}
     model = sorted(path for path in cell.model.rglob("*") if path.is_file())  # chat templates may lie in a folder
