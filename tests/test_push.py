@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelCard
 
 from losslab.commands.cli import main
 from losslab.config.machine import MachineConfig
@@ -98,22 +98,49 @@ def test_nothing_of_this_machine_is_uploaded(cells):
     assert [line for line in card if line.startswith("Warning: ")] == [f"Warning: {text}" for text in warnings]
 
 
+class Hub:
+    """What this machine does not have: repositories, each with the names of the files of one branch."""
+
+    def __init__(self, files: list[str]) -> None:
+        self.files, self.calls = files, []
+
+    def create_repo(self, repo, **options):
+        self.calls.append((repo, options))
+
+    def list_repo_files(self, repo, *, revision):
+        self.calls.append((repo, revision))
+        return self.files
+
+    def create_commit(self, repo, operations, *, commit_message, revision):
+        self.calls.append((repo, revision))
+        self.added = {one.path_in_repo: one for one in operations if isinstance(one, CommitOperationAdd)}
+        self.removed = [one.path_in_repo for one in operations if isinstance(one, CommitOperationDelete)]
+        assert len(operations) == len(self.added) + len(self.removed)
+
+
 def test_the_upload_is_one_commit(cells, monkeypatch, capsys):
-    calls = []
-
-    class Api:  # the hub is what this machine does not have
-        def create_repo(self, repo, **options):
-            calls.append((repo, options))
-
-        def create_commit(self, repo, operations, **options):
-            calls.append((repo, {one.path_in_repo: Path(str(one.path_or_fileobj)).is_file() for one in operations}))
-
-    monkeypatch.setattr(push, "HfApi", Api)
+    hub = Hub([".gitattributes"])
+    monkeypatch.setattr(push, "HfApi", lambda: hub)
     main(["push", str(cells[0].folder), "repo=me/sums", "license=mit", "private=true"])
-    (made, files) = calls
-    assert made == ("me/sums", {"private": True, "exist_ok": True})
-    assert files[0] == "me/sums" and all(files[1].values()) and {"README.md", "model.safetensors"} <= set(files[1])
-    assert "https://huggingface.co/me/sums" in capsys.readouterr().out
+    made = ("me/sums", {"private": True, "exist_ok": True})
+    assert hub.calls == [made, ("me/sums", "main"), ("me/sums", "main")] and hub.removed == []
+    assert {"README.md", "model.safetensors"} <= set(hub.added)
+    assert all(Path(str(one.path_or_fileobj)).is_file() for one in hub.added.values())
+    printed = capsys.readouterr().out
+    assert "https://huggingface.co/me/sums" in printed and "removed" not in printed
+
+
+def test_weights_and_scores_of_an_earlier_upload_are_removed(cells, monkeypatch, capsys):
+    earlier = ["losslab/scores/greedy-0.json", ".eval_results/gsm8k.yaml", "model-00001-of-00002.safetensors"]
+    earlier += ["model.safetensors.index.json"]
+    theirs = [".gitattributes", "picture.png", "original/model.safetensors", "losslab.md", "config.json"]
+    again = ["README.md", "model.safetensors", ".eval_results/math500.yaml", "losslab/config.yaml"]
+    hub = Hub([*theirs, *earlier, *again])
+    monkeypatch.setattr(push, "HfApi", lambda: hub)
+    main(["push", str(cells[0].folder), "repo=me/sums", "license=mit", "revision=v2"])
+    assert sorted(hub.removed) == sorted(earlier) and set(again) <= set(hub.added)
+    assert hub.calls[1:] == [("me/sums", "v2")] * 2
+    assert "removed 4 files of an earlier upload" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("revision", "shown"), [("main", "main"), ("v2", "v2"), ("sums/v2", "sums%2Fv2")])

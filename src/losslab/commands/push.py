@@ -8,6 +8,7 @@ losslab push CELL repo=USER/NAME license=LICENCE
 
 losslab push results/cells/CELL repo=me/sums license=apache-2.0 dry_run=true
 The card and the files beside the model are written to <cell>/hub. Run `hf auth login` first.
+Weights, scores and record of a model that was pushed to the repository before are removed from the branch.
 """
 
 from losslab.commands.cli import flag, parse

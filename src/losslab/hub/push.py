@@ -4,18 +4,23 @@ import shutil
 from pathlib import Path
 
 import yaml
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id
 
 from losslab.config.messages import first_line
 from losslab.files import write, write_json
-from losslab.hub.eval_results import write_eval_results
+from losslab.hub.eval_results import FOLDER, write_eval_results
 from losslab.hub.model_card import card, public, scored
 from losslab.records.record import Cell
+
+OURS = ("losslab/", f"{FOLDER}/")  # folders of a repository that a push alone fills
+WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
 def push(cell: str, repo: str, licence: str, *, dry_run: bool, private: bool = False, revision: str = "main") -> None:
     """Upload a trained cell in one commit; with `dry_run` write the card and print what would be uploaded.
+
+    The commit also removes the weights, scores and record of another model that was uploaded there before.
 
     Raises ValueError if there is no such cell or model, or if the hub refuses the name or the upload.
     """
@@ -23,22 +28,32 @@ def push(cell: str, repo: str, licence: str, *, dry_run: bool, private: bool = F
     if "/" not in repo:
         raise ValueError(f"repo={repo} has no user: write repo=USER/NAME")
     files = stage(Path(cell).resolve(), repo, licence, revision)
+    earlier: list[str] = []
     if not dry_run:
-        operations = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
         try:
             api = HfApi()
             api.create_repo(repo, private=private, exist_ok=True)
-            api.create_commit(
-                repo, operations, commit_message=f"{Path(cell).resolve().name} of losslab", revision=revision
-            )
+            earlier = [name for name in api.list_repo_files(repo, revision=revision) if name not in files]
+            earlier = [name for name in earlier if of_upload(name)]
+            added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
+            removed = [CommitOperationDelete(name) for name in earlier]
+            message = f"{Path(cell).resolve().name} of losslab"
+            api.create_commit(repo, [*added, *removed], commit_message=message, revision=revision)
         except Exception as error:  # many kinds: no login, no network, no permission
             raise ValueError(f"the hub refuses {repo}: {first_line(error)}") from None
     size = sum(path.stat().st_size for path in files.values())
     print(f"{'would upload' if dry_run else 'uploaded'} {len(files)} files, {size / 1e6:,.1f} MB, to {repo}:")
     for name, path in files.items():
         print(f"  {name}  {path.stat().st_size:,}")
+    if earlier:
+        print(f"removed {len(earlier)} file{'s' * (len(earlier) > 1)} of an earlier upload")
     print(f"model card: {files['README.md']}")
     print("to upload: repeat without dry_run=true" if dry_run else f"page: https://huggingface.co/{repo}", flush=True)
+
+
+def of_upload(name: str) -> bool:
+    """Whether a file of a repository is a part of a record, or holds weights that transformers would load."""
+    return name.startswith(OURS) or ("/" not in name and name.endswith(WEIGHTS))
 
 
 def stage(folder: Path, repo: str, licence: str, revision: str = "main") -> dict[str, Path]:
