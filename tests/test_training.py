@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +38,9 @@ from losslab.files import read_json, read_lines, write_lines
 from losslab.models.loading import load_model
 from losslab.models.policy import Policy
 from losslab.objectives import Objective, Targets
+from losslab.training.checkpoints import Checkpoints
 from losslab.training.optimizer import check_schedule, lr_factor, make_optimizer
+from losslab.training.steps import Steps
 
 TARGETS = {
     "sft": "losslab.objectives.sft.SFT",
@@ -374,6 +377,38 @@ def test_a_skipped_step_moves_the_schedule_and_nothing_else(checkpoint, rows, tm
     for before, after, row in ((two, three, metrics[2]), (three, last, metrics[3])):
         moved = torch.cat([(after[name] - before[name]).flatten() for name in before]).norm()
         assert float(moved) == pytest.approx(row["lr"] * min(config.train.clip, row["gradient_norm"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("skipped", [[False] * 3, [False, True, True], [True] * 3])
+def test_the_end_of_a_run_says_how_many_updates_were_skipped(one_rank, tmp_path, capsys, skipped):
+    model, sampler, exported = torch.nn.Linear(1, 1), RandomBatchSampler(12, 4, 1, seed=5), []
+    optimizer = torch.optim.SGD(model.parameters())
+    with Checkpoints(tmp_path / "checkpoints", model, optimizer, torch.device("cpu"), 1, None) as checkpoints:
+        steps = Steps(MachineConfig(), sampler, tmp_path, checkpoints, exported.append)
+        for step in steps.resume():
+            steps.record({"step": step + 1, "skipped": skipped[step]}, "")
+        with pytest.raises(ValueError, match="all 3 updates were skipped") if all(skipped) else nullcontext():
+            steps.finish()
+    assert exported == ([] if all(skipped) else [tmp_path / "model"])
+    told = "2 of 3 updates were skipped: their gradient was not finite" in capsys.readouterr().err
+    assert told == (sum(skipped) == 2)
+
+
+def test_a_run_that_skipped_every_update_exports_no_model(checkpoint, rows, tmp_path):
+    """Nor when the same command resumes it."""
+    broken, cell = tmp_path / "broken.jsonl", tmp_path / "cell"
+    broken.write_text("".join(json.dumps(row | {"reward": 1}) + "\n" for row in data_rows(rows)[:16]))
+    config = make(checkpoint, broken, tmp_path, "nft", checkpoint_steps=1, workers=2)
+    config = replace(
+        config,
+        loss={"_target_": f"{__name__}.Breaking"},
+        train=replace(config.train, batch_size=8, max_steps=2, non_finite=NonFinite.skip),
+    )
+    for _ in range(2):
+        with pytest.raises(WorkerError, match="^rank [01]: ValueError: all 2 updates were skipped"):
+            train_model(config, cell)
+        assert [row["skipped"] for row in read_lines(cell / "metrics.jsonl")] == [True, True]
+        assert not (cell / "model").exists()
 
 
 @pytest.mark.parametrize("decay", list(Decay))

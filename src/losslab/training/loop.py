@@ -45,7 +45,8 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
     `data` is a folder of `Examples`, `folder` the cell's, `reference` the file of the reference's log-probabilities,
     created if the objective needs it; `held_out` are both for the held-out rows. Resumes from the newest checkpoint.
     Raises Interrupted, after saving a checkpoint, on a stop request, FloatingPointError on a gradient that is not
-    finite, and ValueError on a checkpoint of another number of ranks if the gradient depends on it.
+    finite, and ValueError if every update was skipped, or on a checkpoint of another number of ranks if the gradient
+    depends on it.
     """
     device, machine = start(config), config.machine
     trainer = Trainer(config, Examples.load(Path(data)), Path(folder), Path(reference), device)

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from losslab.config.log import log
 from losslab.config.machine import MachineConfig
 from losslab.data.batch_sampler import RandomBatchSampler
+from losslab.distributed.process_group import decide_on_main
 from losslab.distributed.signals import WORKER_STOP_SIGNALS, Interrupted, heeded
 from losslab.files import append_line, read_lines, write_lines
 from losslab.progress import bar
@@ -77,10 +79,28 @@ class Steps:
                 raise Interrupted
 
     def finish(self) -> None:
-        """Export the model, and remove the checkpoints that are not kept for good."""
+        """Export the model, and remove the checkpoints that are not kept for good.
+
+        Raises ValueError if every update was skipped.
+        """
         self.progress.close()
+        self._check_skipped()
         self.export(self.folder / "model")
         self.checkpoints.clear()
+
+    def _check_skipped(self) -> None:
+        """Say how many updates were skipped, before a resume too. Raises ValueError if all were."""
+        skipped, steps = decide_on_main(self.machine, self._skipped), self.sampler.steps
+        if skipped == steps:
+            raise ValueError(
+                f"all {steps:,} updates were skipped, since no gradient was finite, and the model is still its base: "
+                "set train.non_finite=stop to end at the first one, and correct the rows, the objective or optimizer.lr"
+            )
+        if skipped and self.main:
+            log.warning(f"{skipped:,} of {steps:,} updates were skipped: their gradient was not finite")
+
+    def _skipped(self) -> int:
+        return sum(row.get("skipped", False) for row in read_lines(self.metrics))
 
 
 class StopSignal:
