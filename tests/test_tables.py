@@ -10,7 +10,7 @@ import pytest
 
 from losslab.composition.experiment_files import declared
 from losslab.config.machine import MachineConfig
-from losslab.config.schema import Config, Names, OptimizerConfig
+from losslab.config.schema import Config, Names, NonFinite, OptimizerConfig
 from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write_json, write_lines
 from losslab.records.record import Cell
@@ -34,6 +34,7 @@ def cell(
     method: str | None = None,
     path: str = "embedded",
     revision: str | None = None,
+    non_finite: NonFinite = NonFinite.stop,
 ) -> Cell:
     model = "tiny" if path == "embedded" else Path(path).name
     config = Config(
@@ -45,6 +46,7 @@ def cell(
         seed=seed,
     )
     config.model.path, config.model.revision, config.dataset.path = path, revision, "embedded"
+    config.train.non_finite = non_finite
     found = Cell.of(config)
     found.declare(config)
     if scores is not None:
@@ -102,6 +104,17 @@ def test_scores_by_level_are_tables_of_their_own(tmp_path, capsys):
         ["dft", "math500", "level", "1", "70.0"],
     ]
     assert "breakdown.csv, and in table.md by level" in capsys.readouterr().out
+
+
+def test_a_note_counts_the_updates_that_were_skipped(tmp_path, capsys):
+    for loss, skipped in (("sft", 1), ("dft", 0)):
+        for seed in (0, 1):
+            made = cell(tmp_path, loss, seed, {"math500": 50.0}, non_finite=NonFinite.skip)
+            write_lines(made.metrics, [{"step": i, "skipped": i <= skipped} for i in (1, 2, 3)])
+    write_tables(["study"], str(tmp_path))
+    text = (tmp_path / "tables/study/table.md").read_text()
+    assert "2 of 6 updates of sft were skipped, since their gradient was not finite." in text
+    assert "updates of dft" not in text
 
 
 def test_missing_cells_are_shown(tmp_path):

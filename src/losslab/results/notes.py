@@ -1,9 +1,10 @@
-"""The notes below a table on what its records lack, and which results beside scores are shown."""
+"""The notes below a table on what its records lack or say of a training, and which results beside scores are shown."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from losslab.records.reading import DamagedRecord, read_facts
+from losslab.config.choices import NonFinite
+from losslab.records.reading import DamagedRecord, read_facts, read_metrics
 from losslab.results import plots, tuning
 from losslab.results.kl_to_base import Divergence
 from losslab.results.learning_curves import LearningCurve
@@ -17,7 +18,7 @@ def notes(
     measured: Sequence[BeforeAfter],
     divergences: Sequence[Divergence],
 ) -> Iterator[str]:
-    """What the sweep declares and its records lack, besides scores.
+    """What the sweep declares and its records lack, besides scores, and what they say of a training.
 
     `curves`, `measured` and `divergences` are those of all rows that have them.
     """
@@ -26,6 +27,11 @@ def notes(
         names = {name for entry in row.entries for name in changed_while_training(entry.folder)}
         if names:
             yield f"Cells of {label} resumed with another {', '.join(sorted(names))} than they began with."
+        if row.config.get("train.non_finite") == NonFinite.skip:  # else there are none, and metrics are long
+            metrics = [table.attempt(read_metrics, entry.folder / "metrics.jsonl", []) for entry in row.entries]
+            if skipped := sum(bool(step.get("skipped")) for steps in metrics for step in steps):
+                steps = sum(map(len, metrics))
+                yield f"{skipped:,} of {steps:,} updates of {label} were skipped, since their gradient was not finite."
     having = {pair.after.label for pair in measured}
     if declares(table, "export_steps"):
         if missing := [name for name in trained if name not in curves]:
