@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import AutoModelForCausalLM
 
+from losslab.cells import beforehand
 from losslab.cells import run as cell_run
 from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import Device, TrackerName
@@ -408,7 +409,10 @@ def test_processes_are_forked_from_one_server_that_has_imported_what_they_need(t
 def test_the_server_of_the_workers_imports_the_engine_too(checkpoint, rows, tmp_path, monkeypatch):
     """Once for all cells of a sweep: an engine that imports vLLM itself takes seconds for it in each."""
     modules: list[str] = []
+    asked: list[tuple[str, bool]] = []
     monkeypatch.setattr(engines.fork_server, "start", modules.extend)
+    # The hub is asked first: processes that are forked from the server keep what it knew of it when it started.
+    monkeypatch.setattr(beforehand, "check_model", lambda model: asked.append((model.path, bool(modules))))
     config = Config(
         model=ModelConfig(path=str(checkpoint)), dataset=DatasetConfig(path=str(rows)),
         loss={"_target_": "losslab.objectives.sft.SFT"}, names=Names(model="tiny", dataset="rows", loss="sft", eval=""),
@@ -417,6 +421,7 @@ def test_the_server_of_the_workers_imports_the_engine_too(checkpoint, rows, tmp_
     )  # fmt: skip
     assert not cell_run.finished(config, Cell.of(config))
     assert modules[0] == "losslab.training.loop" and "vllm.v1.worker.cpu_worker" in modules
+    assert asked == [(str(checkpoint), False)]
     modules.clear()
     alone = replace(config, stage=Stage.train, seed=1)
     assert not cell_run.finished(alone, Cell.of(alone)) and modules == []  # which needs no engine
