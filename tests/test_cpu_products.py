@@ -43,14 +43,45 @@ def test_the_loss_and_its_gradients_are_those_of_logits_rounded_once(without_ins
     torch.testing.assert_close(words.grad, (slope.T @ hidden.double()).float(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("vendor", "avx512_bf16", "amx", "expected"),
+    [
+        ("AuthenticAMD", True, False, False),
+        ("GenuineIntel", True, True, False),
+        ("GenuineIntel", True, False, True),
+        ("GenuineIntel", False, False, True),
+        ("AuthenticAMD", False, False, True),
+    ],
+)
+def test_the_instructions_of_an_x86_decide(monkeypatch, vendor, avx512_bf16, amx, expected):
+    """Not a measurement: one that other work disturbed made a resumed training differ from an undisturbed one."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(cpu_products.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(cpu_products, "_vendor", lambda: f"vendor_id : {vendor}")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(cpu_products, "_seconds", lambda _: pytest.fail("it was measured"))
+    assert cpu_products.slow.__wrapped__() is expected  # without the cache
+
+
 @pytest.mark.parametrize(("native", "expected"), [(0.7, False), (1.2, False), (1.3, True), (11.0, True)])
-def test_float32_is_chosen_where_bfloat16_takes_longer_measured_on_one_thread(monkeypatch, native, expected):
-    threads, seen, times = torch.get_num_threads(), [], iter([native, 1.0])
+@pytest.mark.parametrize("machine", ["aarch64", "x86_64"])
+def test_it_is_measured_elsewhere_on_one_thread_and_in_turn(monkeypatch, machine, native, expected):
+    threads, seen = torch.get_num_threads(), []
+    monkeypatch.setattr(cpu_products.platform, "machine", lambda: machine)
+    if machine == "x86_64":
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+    def seconds(_) -> float:
+        seen.append(torch.get_num_threads())
+        busy = 1.5 if len(seen) <= 30 else 1.0  # other work at first, which slows both
+        return busy * (1.0 if len(seen) % 2 == 0 else native)
+
     torch.set_num_threads(3)
     try:
-        monkeypatch.setattr(cpu_products, "_fastest", lambda _: seen.append(torch.get_num_threads()) or next(times))
-        assert cpu_products.slow.__wrapped__() is expected  # without the cache
-        assert seen == [1, 1] and torch.get_num_threads() == 3
+        monkeypatch.setattr(cpu_products, "_seconds", seconds)
+        assert cpu_products.slow.__wrapped__() is expected
+        assert seen == [1] * 2 * cpu_products.REPEATS and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
 

@@ -4,35 +4,69 @@ Most laptops and older servers (AVX2 only) have no such instructions. torch then
 in bfloat16 took 70 times as long as in float32, for a result that differs only in the last bit of some elements.
 """
 
+import os
+import platform
 import time
 import warnings
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.library import Library
 
+X86 = ("x86_64", "AMD64")
 SIZE = 128  # of the matrices that are measured
 BLOCK = 2**20  # elements that are rounded at once
-REPEATS = 5
-# How many times as long bfloat16 must take, so that every start decides alike: on an AMD EPYC it took 0.7 times as long
-# with avx512_bf16, 2.2 times with the rest of AVX-512 alone, and 11 times with AVX2.
-MARGIN = 1.25
+REPEATS = 20
+MARGIN = 1.25  # how many times as long bfloat16 must take where it is measured
 
 
 @cache
 def slow() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices more slowly than float32 ones including conversion."""
+    """Whether this CPU multiplies bfloat16 matrices more slowly than float32 ones including conversion.
+
+    On x86 its instructions decide, so that every start of a cell computes alike: with other work on the machine a
+    measurement came out at 0.4 to 1.2 on one CPU. With AMX, and on AMD's CPUs with avx512_bf16, bfloat16 is
+    faster (0.7 of float32's time on an EPYC); on Intel's with avx512_bf16 alone float32 is (200 to 290 GFLOP/s against
+    145 to 165 on a Xeon), and on all others (2.2 times as long with the rest of AVX-512, 11 times with AVX2). Measured
+    on other architectures and where ONEDNN_MAX_CPU_ISA limits the instructions.
+    """
+    if platform.machine() not in X86 or "ONEDNN_MAX_CPU_ISA" in os.environ:
+        return _measured() > MARGIN
+    if torch.cpu._is_amx_tile_supported():
+        return False
+    return not torch.cpu._is_avx512_bf16_supported() or "AuthenticAMD" not in _vendor()
+
+
+def _vendor() -> str:
+    info = Path("/proc/cpuinfo")
+    return info.read_text() if info.exists() else platform.processor()
+
+
+def _measured() -> float:
+    """How many times as long bfloat16 products take, on one thread.
+
+    Several threads wait for each other where other work has a core, up to 50 times as long. The two are timed in turn,
+    so that such work slows both.
+    """
     a, b = torch.ones(2, SIZE, SIZE, dtype=torch.bfloat16)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other where other work has a core, up to 50 times as long
+    torch.set_num_threads(1)
     try:
-        native = _fastest(lambda: (a @ b, a @ b.T, a.T @ b))
-        return native > MARGIN * _fastest(lambda: (_rounded(a, b), _rounded(a, b.T), _rounded(a.T, b)))
+        pairs = [
+            (
+                _seconds(lambda: (a @ b, a @ b.T, a.T @ b)),
+                _seconds(lambda: (_rounded(a, b), _rounded(a, b.T), _rounded(a.T, b))),
+            )
+            for _ in range(REPEATS)
+        ]
     finally:
         torch.set_num_threads(threads)
+    native, rounded = map(min, zip(*pairs, strict=True))
+    return native / rounded
 
 
 def computes_in_float32(values: Tensor) -> bool:
@@ -102,10 +136,7 @@ def _rounded(a: Tensor, b: Tensor) -> Tensor:
     return (a.float() @ b.float()).bfloat16()
 
 
-def _fastest(compute: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        compute()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+def _seconds(compute: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    compute()
+    return time.perf_counter() - began
