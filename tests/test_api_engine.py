@@ -94,8 +94,9 @@ def texts(folder: Path) -> list[list[str]]:
 
 
 @contextmanager
-def proxy(url: str, status: int, fails: set[int]) -> Iterator[str]:
-    """An address before the server's, where the completions of these numbers fail with a status."""
+def proxy(url: str, status: int, fails: set[int], edit: dict[str, object] | None = None) -> Iterator[str]:
+    """An address before the server's, where the completions of these numbers fail with a status, and the fields `edit`
+    of all others are replaced."""
     count = iter(range(10**6))
     counting = threading.Lock()
 
@@ -115,7 +116,8 @@ def proxy(url: str, status: int, fails: set[int]) -> Iterator[str]:
             request = urllib.request.Request(url.removesuffix("/v1") + self.path, body, headers)
             try:
                 with urllib.request.urlopen(request) as answer:
-                    self._send(answer.status, answer.read())
+                    told = answer.read()
+                    self._send(answer.status, json.dumps(json.loads(told) | edit).encode() if body and edit else told)
             except urllib.error.HTTPError as error:
                 self._send(error.code, error.read())
 
@@ -202,6 +204,24 @@ def test_what_an_endpoint_refuses_is_one_sentence(config, tmp_path, changes, mes
     with pytest.raises(RuntimeError, match=message) as caught:
         evaluate(config, "served", tmp_path / "scores")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"usage": None}, "answers without usage: give the address of an endpoint that has it"),
+        ({"choices": []}, "answers without choices"),
+        (
+            {"usage": {"completion_tokens": 18, "prompt_tokens": 8, "total_tokens": 26}},
+            "18 tokens: it ignores the limit of 16",
+        ),
+    ],
+)
+def test_an_answer_that_lacks_what_is_counted_is_refused(config, tmp_path, edit, message):
+    with proxy(config.machine.api_url, 200, set(), edit) as address:
+        config.machine.api_url = address
+        with pytest.raises(RuntimeError, match=message):
+            evaluate(config, "served", tmp_path / "scores")
 
 
 def test_a_wrong_key_and_too_long_answers_are_refused(config, tmp_path, monkeypatch):

@@ -71,6 +71,17 @@ def test_a_seeded_sample_does_not_depend_on_its_batch(engine, model, sampled, tm
     assert len({completion.text for completion in sampled[engine].values()}) == 24
 
 
+def test_an_answer_is_as_long_as_the_context_allows_whatever_its_batch(model, tmp_path):
+    """A short prompt keeps its limit beside one that leaves room for five tokens alone."""
+    room = engine_interface.context_length(str(model))
+    prompts = [[5] * 7, [5] * (room - 5), [5] * 9, [5] * (room - 5), [5] * (room - 24)]
+    asked = [Request(i, prompt, i) for i, prompt in enumerate(prompts)]
+    endless = job(model, stop_ids=())
+    answers = run(Engine.transformers, endless, asked, tmp_path)
+    assert [answers[i].tokens for i in range(5)] == [24, 5, 24, 5, 24]
+    assert {answer.finish_reason for answer in answers.values()} == {"length"}
+
+
 @both
 def test_samples_end_at_the_end_token_or_at_the_limit(engine, model, sampled):
     reasons = {completion.finish_reason for completion in sampled[engine].values()}

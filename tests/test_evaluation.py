@@ -23,6 +23,7 @@ from losslab.config.machine import MachineConfig
 from losslab.config.prompt import ExampleConfig, PromptConfig
 from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig
 from losslab.evaluation import engine_interface, engines, scores
+from losslab.evaluation.benchmarks import changed, load
 from losslab.evaluation.evaluate import evaluate, show
 from losslab.files import write_json, write_lines
 from losslab.grading.version import grader_version
@@ -225,6 +226,48 @@ def test_what_made_the_samples_is_a_set_of_facts(config, model, tmp_path, monkey
         result = evaluate(config, str(model), tmp_path / "scores")
         found.append((result["engine_version"], result["generation"]["dtype"]))
     assert found == [("0.2", "float32"), *[("0.1, 0.2", "bfloat16, float32")] * 3]  # the last call sampled nothing
+
+
+def test_answers_that_the_context_cuts_are_counted(config, model, tmp_path):
+    """The context has 256 tokens, so that none can be longer than 250."""
+    config.eval.max_new_tokens = 400
+    result = evaluate(config, str(model), tmp_path / "scores")
+    told = [text for text in result["warnings"] if "where the context ended" in text]
+    samples = [sample for record in records(tmp_path / "scores") for sample in record["samples"]]
+    cut = [sample["tokens"] for sample in samples if sample["finish_reason"] == "length"]
+    assert 0 < len(cut) < 18 and max(cut) < 256
+    what = "1 sample was" if len(cut) == 1 else f"{len(cut)} samples were"
+    assert told == [f"one: {what} cut where the context ended, before max_new_tokens=400"]
+
+
+def test_samples_behind_a_gap_and_verdicts_that_ran_out_of_time_wait_for_the_next_call(config, model, tmp_path):
+    folder = tmp_path / "scores"
+    evaluate(config, str(model), folder)
+    rows = records(folder)
+    lines = [{"index": row["index"], "sample": 5, **row["samples"][0], "text": "kept"} for row in rows[:2]]
+    for sample in rows[0]["samples"]:  # as if grading had run out of time
+        sample |= {"extracted": "7", "official": True, "timed_out": True}
+    write_lines(folder / "one.jsonl", rows)
+    write_lines(folder / "one.samples.jsonl", lines)
+    evaluate(config, str(model), folder)
+    assert not any(sample["timed_out"] or sample["official"] for sample in records(folder)[0]["samples"])
+    evaluate(replace(config, eval=replace(config.eval, samples=6)), str(model), folder)
+    assert [[sample["text"] == "kept" for sample in row["samples"]] for row in records(folder)[:3]] == [
+        [False] * 5 + [True], [False] * 5 + [True], [False] * 6,
+    ]  # fmt: skip
+    assert not (folder / "one.samples.jsonl").exists()
+
+
+def test_a_changed_benchmark_is_noticed(config, tmp_path):
+    before = {name: load(name, about).sha256 for name, about in config.benchmark.items()}
+    assert changed(before, config.benchmark, None) == []
+    stopped = {"one": replace(config.benchmark["one"], stop=["!"])}
+    assert changed(before, stopped, None) == ["one"]
+    gone = {"one": replace(config.benchmark["one"], path=str(tmp_path / "gone.jsonl"))}
+    assert changed(before, gone, None) == [] and changed(before, {"other": config.benchmark["one"]}, None) == []
+    file = tmp_path / "copy.jsonl"
+    file.write_text((tmp_path / "one.jsonl").read_text().replace("3+3", "33+3"))
+    assert changed(before, {"one": replace(config.benchmark["one"], path=str(file))}, None) == ["one"]
 
 
 def test_a_score_never_mixes_two_versions_of_the_grader(config, model, tmp_path, capsys):

@@ -40,6 +40,15 @@ def test_regrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "reading: 0/5" in printed.err and "grading: 0/4" in printed.err
 
 
+@pytest.mark.parametrize("rules", ["exact_match", "mathverse"])
+def test_a_second_gold_that_the_rules_do_not_read_is_refused(tmp_path: Path, rules: str) -> None:
+    row = {"benchmark": "x", "response": "Answer: 7", "gold": "8", "gold_raw": "7"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=f"in.jsonl, row 1: rules={rules} read one gold answer: leave gold_raw out"):
+        regrade(tmp_path / "in.jsonl", tmp_path / "out.jsonl", 1, {"x": rules})
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_regrade_takes_golds_that_are_numbers(tmp_path: Path) -> None:
     golds = [25, 25.0, 1e-7, 12345678901234567890, 0.1, -3]
     texts = ["25", "25", "0.0000001", "12345678901234567890", "1/10", "-3"]

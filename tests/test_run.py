@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -113,6 +114,16 @@ def test_finished_cells_are_skipped_and_tables_rebuilt(root, sweep):
     before = (folder / "results/tables/ablation/table.md").read_text()
     again = run(root, folder, "seed=0")
     assert again.returncode == 0 and "already done, skipped" in again.stdout
+    assert "before its questions" not in again.stderr + again.stdout
+    protocols = list(folder.glob("results/cells/*-s0-*/scores/*/protocol.yaml"))
+    texts = [protocol.read_text() for protocol in protocols]
+    for protocol, text in zip(protocols, texts, strict=True):
+        protocol.write_text(re.sub("tiny_add: [0-9a-f]+", "tiny_add: 0123", text))
+    noticed = run(root, folder, "seed=0")
+    assert "already done, skipped" in noticed.stdout
+    assert "the scores on tiny_add are of what the benchmark was then" in noticed.stdout + noticed.stderr
+    for protocol, text in zip(protocols, texts, strict=True):
+        protocol.write_text(text)
     planned = run(root, folder, "-m", "seed=0,7", "plan=true")
     assert "done" in planned.stdout and "to run" in planned.stdout and len(cells(folder)) == 4
     (folder / "results/tables/ablation/table.md").unlink()

@@ -66,6 +66,13 @@ def test_data_sets_by_hand():
         "rows_correct": 5, "rows_pairs": 2, "rows_graded": 15,
     }  # fmt: skip
     assert build(RECORDS, 1, seed=0)[1]["answers"] == 4  # the first answer of each
+    late = answers(4, ("a", True, "stop"), ("x", False, "stop"), ("slow", False, "stop"))
+    late["samples"][2]["timed_out"] = True
+    late["samples"][0]["timed_out"] = True  # of the official verdict alone
+    sets, tally = build([late], 3, seed=0)
+    assert [tuple(row.values()) for row in sets["graded"]] == [("q4", "a", 1, 0.5), ("q4", "x", 0, 0.5)]
+    assert tally["timed_out"] == 2 and sets["pairs"] == [{"problem": "q4", "chosen": "a", "rejected": "x"}]
+    assert len(build([late], 3, seed=0, code=True)[0]["graded"]) == 3  # a program that does not end is wrong
     cut = answers(4, ("a", True, "stop"), ("half a", False, "length"))
     assert build([cut], 2, seed=0)[0]["pairs"] == []  # it would be trained to avoid ending where it was cut
 

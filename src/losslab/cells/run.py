@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from losslab.cells import beforehand
 from losslab.cells.measurements import measure_kl_to_base, measure_probabilities
-from losslab.cells.scoring import score
+from losslab.cells.scoring import changed_benchmarks, score
 from losslab.cells.training import base_model, merged_reference, train_model
 from losslab.composition.record_file import read_record
 from losslab.config.errors import tell
@@ -100,6 +100,11 @@ def finished(config: Config, cell: Cell) -> bool:
         if cell.state().get("state") not in ("done", "failed", ended):  # what a kill left
             cell.update(state=ended, error=None)
         log.info(f"{cell.folder.name}: already done, skipped (force=true runs it again)")
+        if config.stage != Stage.train and (names := changed_benchmarks(config, cell)):
+            log.warning(
+                f"{cell.folder.name}: the scores on {', '.join(names)} are of what the benchmark was then, before its "
+                "questions, gold answers or prompt changed: give what it is now another name to score it"
+            )
         if config.trains and config.dataset.validation is not None and not cell.validation.exists():
             log.info(f"{cell.folder.name}: trained without held-out rows; to measure them, train again with force=true")
         return True

@@ -20,6 +20,7 @@ from losslab.cells.training import base_model
 from losslab.composition.checks import check_alone, check_device
 from losslab.composition.compose import given
 from losslab.composition.record_file import read_record
+from losslab.config.choices import Rules
 from losslab.config.log import log
 from losslab.config.schema import Config, ModelConfig
 from losslab.data.messages import is_text
@@ -57,7 +58,8 @@ def sample(config: Config) -> None:
             model = base_model(replace(config, model=as_trained(config.model, given())))
             engines.warm_up(engine, config.machine.device)
             subject, samples, _ = answer(replace(config, model=model), model.path, folder, [asked])
-            sets, tally = build(keep(subject, samples)[NAME], config.eval.samples, subject.protocol["seed"])
+            records = keep(subject, samples)[NAME]
+            sets, tally = build(records, config.eval.samples, subject.protocol["seed"], asked.rules == Rules.code)
             for file, rows in sets.items():
                 write_lines(folder / f"{file}.jsonl", rows)
             about = {"commit": commit(), "dirty": dirty(), "dataset": asdict(config.dataset)}
@@ -95,11 +97,14 @@ def as_trained(model: ModelConfig, asked: Collection[str]) -> ModelConfig:
     return replace(model, **recorded)
 
 
-def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[dict[str, list[Row]], dict[str, Any]]:
+def build(
+    records: Iterable[Mapping[str, Any]], count: int, seed: int, code: bool = False
+) -> tuple[dict[str, list[Row]], dict[str, Any]]:
     """The data sets from the records of the questions, of each the first `count` answers, and what was counted.
 
     An answer is right when the corrected verdict says so and it came to its end: one that was cut off would be trained
-    to stop where it was cut, and is not a rejected one either.
+    to stop where it was cut, and is not a rejected one either. Nor is one on which grading ran out of time, which is in
+    no set; a program that does (`code`) is wrong.
     """
     sets: dict[str, list[Row]] = {"correct": [], "pairs": [], "graded": []}
     tally = dict.fromkeys(("answers", "right", "unfinished", "empty", "timed_out"), 0)
@@ -107,12 +112,15 @@ def build(records: Iterable[Mapping[str, Any]], count: int, seed: int) -> tuple[
     for record in records:
         problem, samples = record["question"], record["samples"][:count]
         right = [s["corrected"] and s["finish_reason"] == "stop" for s in samples]
+        judged = [code or s["corrected"] or not s["timed_out"] for s in samples]
         texts = {True: dict[str, None](), False: dict[str, None]()}  # ordered sets
-        for sample, verdict in zip(samples, right, strict=True):
+        for sample, verdict, known in zip(samples, right, judged, strict=True):
             text = sample["text"]
+            if not known:
+                continue
             if is_text(text):  # nothing can be trained on an empty one
                 row = {"problem": problem, "solution": text}
-                sets["graded"].append(row | {"reward": int(verdict), "success_rate": sum(right) / len(right)})
+                sets["graded"].append(row | {"reward": int(verdict), "success_rate": sum(right) / sum(judged)})
                 if sample["finish_reason"] == "stop":
                     texts[verdict][text] = None
             else:

@@ -5,10 +5,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import yaml
+
 from losslab.composition.compose import keys, recorded
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import EMBEDDED_MODELS, Config
 from losslab.data.rows import texts
+from losslab.evaluation import benchmarks
 from losslab.evaluation.contamination import Corpus
 from losslab.evaluation.evaluate import evaluate, show
 from losslab.evaluation.write_scores import graded_here
@@ -38,6 +41,12 @@ def score(config: Config, cell: Cell, models: dict[int | None, str]) -> None:
             evaluate(config, model, cell.scores(config, step), seen)  # all steps by one version of the grader
     if set(models) - {None}:
         print(learning_curves.markdown(learning_curves.scores_by_step(folder, cell.metrics)), flush=True)
+
+
+def changed_benchmarks(config: Config, cell: Cell) -> list[str]:
+    """The benchmarks whose questions, gold answers or prompt are others now than when the cell was scored."""
+    protocol = yaml.safe_load((cell.scores(config) / "protocol.yaml").read_text(encoding="utf-8"))
+    return benchmarks.changed(protocol["benchmarks"], config.benchmark, config.eval.data)
 
 
 def corpus(config: Config) -> Corpus | None:

@@ -98,12 +98,19 @@ def _ask(client: Any, job: Job, request: Request, limit: int) -> Completion:
         options |= {"extra_body": {"chat_template_kwargs": arguments}} if arguments else {}
         messages: list[Any] = [*request.earlier, {"role": "user", "content": _content(request)}]
         answer = client.chat.completions.create(messages=messages, max_completion_tokens=limit, **options)
-        text = answer.choices[0].message.content or ""
     else:
         answer = client.completions.create(prompt=request.text, max_tokens=limit, **options)
-        text = answer.choices[0].text
-    usage = answer.usage
-    return Completion(request.key, text, usage.completion_tokens, answer.choices[0].finish_reason, usage.prompt_tokens)
+    usage, choices = (getattr(answer, name, None) for name in ("usage", "choices"))
+    if not usage or not choices:
+        lacks = "choices" if usage else "usage"
+        raise RuntimeError(f"{job.endpoint.url} answers without {lacks}: give the address of an endpoint that has it")
+    if usage.completion_tokens > limit + 1:  # some count the token that ends an answer
+        raise RuntimeError(
+            f"{job.endpoint.url} answered with {usage.completion_tokens} tokens: it ignores the limit of {limit}"
+        )
+    choice = choices[0]
+    text = (choice.message.content or "") if request.chat else choice.text
+    return Completion(request.key, text, usage.completion_tokens, choice.finish_reason, usage.prompt_tokens)
 
 
 def _content(request: Request) -> str | list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from losslab.grading import options
 
 IDENTIFIERS = ("unique_id", "id", "idx")
 ENDINGS = (".jsonl", ".jsonl.gz")
+_hashes: dict[str, str] = {}  # of benchmarks that `changed` has read, since all cells of a sweep ask for the same
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,26 @@ class Benchmark:
             content.append({"images": [[hashlib.sha256(image).hexdigest() for image in p.images] for p in problems]})
         sha256 = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         return cls(name, problems, sha256, about.rules, about.prompt, tuple(about.stop), examples)
+
+
+def changed(stored: Mapping[str, str], about: Mapping[str, BenchmarkConfig], data: str | None) -> list[str]:
+    """The benchmarks that are no longer what they were, by the `sha256` of each; one that only the hub or lm_eval has,
+    or whose file is gone, is taken to be the same.
+    """
+    names = []
+    for name, cfg in about.items():
+        if (
+            name in stored
+            and cfg.task is None
+            and (data is not None or cfg.path == EMBEDDED or Path(cfg.path).is_file())
+        ):
+            key = f"{name} {cfg} {data}"
+            with suppress(ValueError, OSError):
+                if key not in _hashes:
+                    _hashes[key] = load(name, cfg, data).sha256
+                if _hashes[key] != stored[name]:
+                    names.append(name)
+    return names
 
 
 def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Benchmark:

@@ -76,6 +76,15 @@ class Samples:
         for key, verdict in self._verdicts.items():
             self.known[key] |= asdict(verdict.result())
 
+    def beyond(self, name: str) -> list[Sample]:
+        """The samples of a benchmark that `of` does not reach, as lines of its `.samples.jsonl`, without verdicts."""
+        reached = {index: len(self.of(name, index)) for benchmark, index in self.problems if benchmark == name}
+        return [
+            {"index": index, "sample": j, **{k: v for k, v in sample.items() if k not in Verdict.__dataclass_fields__}}
+            for (benchmark, index, j), sample in self.known.items()
+            if benchmark == name and j >= reached.get(index, 0)
+        ]
+
     def of(self, name: str, index: int) -> list[Sample]:
         samples: list[Sample] = []
         while (key := (name, index, len(samples))) in self.known:
@@ -86,8 +95,8 @@ class Samples:
 def _stored(folder: Path, benchmark: Benchmark) -> dict[Key, Sample]:
     """The stored samples of a benchmark: graded ones of an earlier run, and those of an interrupted run.
 
-    Verdicts of another version of the grader are left out, so that a score never mixes two; those of a task of lm_eval
-    are the library's own.
+    Verdicts of another version of the grader are left out, so that a score never mixes two, and those that ran out of
+    time, for which there may be more now; those of a task of lm_eval are the library's own.
     """
     stored: dict[Key, Sample] = {}
     name, records = benchmark.name, read_lines(folder / f"{benchmark.name}.jsonl")
@@ -98,7 +107,7 @@ def _stored(folder: Path, benchmark: Benchmark) -> dict[Key, Sample]:
     for record in records:
         for j, sample in enumerate(record["samples"]):
             kept = {key: value for key, value in sample.items() if key not in Verdict.__dataclass_fields__}
-            stored[name, record["index"], j] = kept if again else sample
+            stored[name, record["index"], j] = kept if again or sample["timed_out"] else sample
     for line in read_lines(folder / f"{name}.samples.jsonl"):
         stored[name, line.pop("index"), line.pop("sample")] = line
     return stored

@@ -26,7 +26,7 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
     sampling = job.sampling
     room = model.config.get_text_config().max_position_embeddings
     yield []
-    for batch in batches(requests):
+    for batch in batches(requests, room - sampling.max_new_tokens):
         stop, ends = (*sampling.stop, *batch[0].stop), {*sampling.stop_ids, *batch[0].stop_ids}
         pad = min(ends, default=0)
         if batch[0].images:
@@ -117,10 +117,16 @@ def padded(prompts: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
     }
 
 
-def batches(requests: list[Request]) -> Iterator[list[Request]]:
-    """Requests that end alike, in batches of similar length."""
-    for _, alike in groupby(sorted(requests, key=_ends), key=_ends):
-        ordered = sorted(alike, key=lambda request: len(request.prompt))
+def batches(requests: list[Request], longest: int) -> Iterator[list[Request]]:
+    """Requests that end alike, in batches of similar length; the answer to a prompt of more than `longest` tokens has
+    the room that the context leaves, so that such prompts share a batch with those of the same length alone.
+    """
+
+    def alike(request: Request) -> tuple[Any, ...]:
+        return *_ends(request), max(longest, len(request.prompt))
+
+    for _, group in groupby(sorted(requests, key=alike), key=alike):
+        ordered = sorted(group, key=lambda request: len(request.prompt))
         size = PICTURED if ordered[0].images else BATCH
         for start in range(0, len(ordered), size):
             yield ordered[start : start + size]

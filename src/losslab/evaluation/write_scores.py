@@ -21,7 +21,7 @@ from losslab.evaluation.images import thumbnail
 from losslab.evaluation.prompting import Prompt
 from losslab.evaluation.sample_page import sample_page
 from losslab.evaluation.samples import Samples
-from losslab.files import RECORD_VERSION, read_json, read_lines, write
+from losslab.files import RECORD_VERSION, read_json, read_lines, write, write_lines
 from losslab.grading.version import grader_version
 
 MOST = 200  # problems of a benchmark, the first ones, whose records have thumbnails: some 7 KB each
@@ -29,7 +29,7 @@ CUT_SHARE = 20  # percent of samples cut by length above which a score misleads
 # The warnings that follow from scores and samples; the other ones of a record without `notes` are its notes.
 COMPUTED = re.compile(
     r"([^:]+: )?(\d+% of the samples are cut|\d+ problems? \w+ longer|grading ran out|the training data holds"
-    r"|\d+ samples? of each problem|\d+ samples? ended by|the prompt does not end)"
+    r"|\d+ samples? of each problem|\d+ samples? ended by|\d+ samples? w\w+ cut where|the prompt does not end)"
 )
 
 Records = dict[str, list[dict[str, Any]]]  # of each benchmark, one for each problem
@@ -91,7 +91,11 @@ def keep(subject: Subject, samples: Samples) -> Records:
         ]
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records[benchmark.name])
         write(samples.folder / f"{benchmark.name}.jsonl", "".join(lines))
-        (samples.folder / f"{benchmark.name}.samples.jsonl").unlink(missing_ok=True)
+        waiting = samples.folder / f"{benchmark.name}.samples.jsonl"
+        if beyond := samples.beyond(benchmark.name):  # behind a gap that a call for more samples will fill
+            write_lines(waiting, beyond)
+        else:
+            waiting.unlink(missing_ok=True)
     return records
 
 
@@ -212,6 +216,12 @@ def warnings(subject: Subject, rows: dict[str, dict[str, Any]], records: Records
         if (grader := entries[0].get("grader")) != grader_version():
             which = "another" if grader else "an unknown"
             texts.append(f"{name}: graded by {which} version of the grader: score it again for the same one")
+        if count := sum(_cut_by_context(sample, cfg.max_new_tokens) for e in entries for sample in e["samples"]):
+            verb = "was" if count == 1 else "were"
+            texts.append(
+                f"{name}: {counted(count, 'sample')} {verb} cut where the context ended, before max_new_tokens="
+                f"{cfg.max_new_tokens}"
+            )
     if cfg.full_samples:
         numbers = {name: rows[name]["samples"] for name in ours}
         for number in sorted({number for number in numbers.values() if number < cfg.full_samples}):
@@ -225,6 +235,10 @@ def warnings(subject: Subject, rows: dict[str, dict[str, Any]], records: Records
         for reason in sorted(set(ends) - {"stop", "length", TOO_LONG}):
             texts.append(f"{counted(ends[reason], 'sample')} ended by {reason}")
     return texts + _of_prompts(subject, ours)
+
+
+def _cut_by_context(sample: Facts, limit: int) -> bool:
+    return bool(sample["finish_reason"] == "length" and sample["tokens"] < limit)
 
 
 def _of_scores(name: str, row: Facts, limit: int) -> list[str]:

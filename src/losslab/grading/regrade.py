@@ -14,7 +14,7 @@ from losslab.config.choices import Rules, VerdictName
 from losslab.config.log import log
 from losslab.config.masking import masked
 from losslab.files import content, mend, read_lines, syntax, write
-from losslab.grading.graders import SECONDS, Grader, Verdict
+from losslab.grading.graders import ONE_GOLD, SECONDS, Grader, Verdict
 from losslab.grading.version import grader_version
 from losslab.programs import assembly, languages, stack_language
 from losslab.programs.sandbox import no_isolation, refusal
@@ -51,6 +51,11 @@ def regrade(
         ValueError: a row is malformed, no code can be isolated here, or no row can be graded; nothing is written then.
     """
     rows = list(_rows(input))
+    for number, row in enumerate(rows, start=1):
+        if row.get("gold_raw") is not None and _rules(row, rules) in ONE_GOLD:
+            raise ValueError(
+                f"{input}, row {number}: rules={_rules(row, rules)} read one gold answer: leave gold_raw out"
+            )
     check_stack_tests([_text(row["gold"]) for row in rows if _rules(row, rules) == Rules.stack_program], str(input))
     skipped = _skipped(rows, rules, str(input), unsafe_code)
     gradable = [row for i, row in enumerate(rows) if i not in skipped]
