@@ -217,17 +217,66 @@ class Waits(TorchDispatchMode):
         return operator(*args, **kwargs or {})
 
 
-def trainer(checkpoint, examples, folder, loss: str, precision=Precision.bf16, **machine) -> Trainer:
+def trainer(
+    checkpoint,
+    examples,
+    folder,
+    loss: str,
+    precision=Precision.bf16,
+    optimizer=("torch.optim.AdamW", {"fused": True}),
+    **machine,
+) -> Trainer:
     (folder / "data").mkdir(parents=True)
     examples.save(folder / "data")
     config = Config(
         model=ModelConfig(path=str(checkpoint)),
         loss={"_target_": f"losslab.objectives.{loss}"},
-        optimizer=OptimizerConfig("torch.optim.AdamW", 1e-3, arguments={"fused": True}),
+        optimizer=OptimizerConfig(optimizer[0], 1e-2, arguments=optimizer[1]),
         train=TrainConfig(batch_size=8, precision=precision),
         machine=MachineConfig(recompute=Recompute.none, compile=False, reshard=False, **machine),
     )
     return Trainer(config, Examples.load(folder / "data"), folder, folder / "reference.npy", DEVICE)
+
+
+class WritesData(torch.optim.SGD):
+    """An optimizer that autograd does not see, as some of their own are written."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.add_(parameter.grad, alpha=-group["lr"])
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments"),
+    [("torch.optim.AdamW", {"fused": True}), ("torch.optim.AdamW", {"fused": False}), ("test_gpu.WritesData", {})],
+)
+def test_each_step_is_taken_from_the_weights_that_the_one_before_left(
+    checkpoint, examples, tmp_path, one_rank, target, arguments
+):
+    """With copies of the weights the losses are those of the masters in the dtype of the computation, whether or not
+    the optimizer counts its changes as autograd does; a fused one does not.
+    """
+    losses = []
+    for copies in (True, False):
+        run = trainer(
+            checkpoint,
+            examples,
+            tmp_path / str(copies),
+            "sft.SFT",
+            optimizer=(target, arguments),
+            micro_batch_tokens=64,
+        )
+        run.policy.compute_weights = ComputeWeights(run.policy, torch.bfloat16) if copies else None
+        losses.append([])
+        with run.loader:
+            for step in range(2):
+                for _ in range(3):
+                    batch, sums = run.forward_backward(step)
+                    losses[-1].append(float(sums.loss / sums.tokens))
+                    run.update(step, batch, sums.all_reduce(False))
+    assert losses[0][0] > losses[0][1] > losses[0][2] and losses[0][3] > losses[0][5]  # thrice on each of two batches
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-2)
 
 
 @pytest.mark.parametrize("loss", ["dft.DFT", "iw_sft.IWSFT", "talr.TALR", "psft.PSFT", "asft.ASFT", "gem.GEM"])

@@ -44,7 +44,9 @@ def hostile_module(tmp_path, monkeypatch):
 
 def test_an_objective_that_conf_does_not_name_is_not_imported(record, hostile_module):
     file = record(loss={"_target_": hostile_module})
-    with pytest.raises(ValueError, match="payload.X', which no file of conf/loss.* does: add one if you trust"):
+    with pytest.raises(
+        ValueError, match="payload.X', which is in no file of conf/loss.*: add such a file if you trust"
+    ):
         recorded(file, [])
     card = objective({"loss": {"_target_": hostile_module, "floor": 0.1}})
     assert f"The class {hostile_module}, which is not part of losslab." in card
@@ -68,7 +70,7 @@ def own_conf(tmp_path, monkeypatch):
 
 def test_a_cell_of_an_own_objective_is_scored_with_the_folder_that_names_it(record, own_conf):
     file = record(loss={"_target_": "own_objective_of_a_test.Mine"})
-    with pytest.raises(ValueError, match="hydra.searchpath, does: add one if you trust its code$"):
+    with pytest.raises(ValueError, match="hydra.searchpath: add such a file if you trust its code$"):
         recorded(file, ["eval.samples=2"])
     config = recorded(file, [own_conf, "benchmark=[sums]"])
     assert type(config.objective).__name__ == "Mine"

@@ -161,7 +161,7 @@ def test_a_sweep_whose_values_share_a_cell_is_refused(word, key, instead):
         Sweep()._start(configs, multirun())
     assert (
         str(refused.value)
-        == f"a sweep over {key} has one cell for several values, of which it would use one: {instead}"
+        == f"{key} makes no cell of its own, so that the sweep would use one of its values: {instead}"
     )
     assert not Path("results").exists()
 

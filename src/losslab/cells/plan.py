@@ -112,7 +112,7 @@ def _check_alike(first: Config, second: Config) -> None:
     if set(first.benchmark) != set(second.benchmark):
         key, every = "benchmark", ",".join(first.benchmark | second.benchmark)
         instead = f"write benchmark=[{every}], or {instead}"
-    raise ValueError(f"a sweep over {key} has one cell for several values, of which it would use one: {instead}")
+    raise ValueError(f"{key} makes no cell of its own, so that the sweep would use one of its values: {instead}")
 
 
 def make_all(

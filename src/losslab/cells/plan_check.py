@@ -87,7 +87,7 @@ def check_padding(config: Config, data: str, file: str) -> None:
 
 
 def _about(config: Config) -> str:
-    """What the check depends on; seeds that are null count as one, since all of them pass or fail alike."""
+    """What the check depends on; the value of a seed that is null does not count: all pass or fail alike."""
     data = replace(config.dataset, validation=None)
     train, kind = config.train, isinstance(config.objective, OnPolicy)
     recipe = [train.precision, train.weights, train.max_length, train.overlong, kind]

@@ -242,7 +242,7 @@ def _checked(entrants: Sequence[Entrant], base: Entrant) -> int:
 
 
 def _seeds(seeds: Sequence[str]) -> str:
-    """The override of all seeds; two of three or more are named, whatever the default is."""
+    """The override that names all seeds of the race; an entrant without one (the default seed) is left out."""
     return "seed=" + ",".join(seed.removeprefix("seed=") for seed in seeds if seed)
 
 

@@ -71,9 +71,9 @@ def _costs(race: Race, rungs: Sequence[Rung]) -> Sheet:
         for line in lines
     ]
     caption = (
-        "Of all cells of a rung together, as measured: training in time of its devices, scoring in wall time. Sweep: "
-        "all rows on all of the training rows, which the race replaces, at the mean time that the race took for a "
-        "training row and for a model."
+        "Of all cells of a rung together, as measured: training in time of its devices, scoring in wall time. Sweep is "
+        "an estimate: all rows trained on all of the data, at the mean time that the race took for a training row and "
+        "for a scored model."
     )
     head = ["rung", "training rows", "models scored", "training", "scoring"]
     return Sheet("Costs", "", head, [[SheetCell(text) for text in of_line] for of_line in texts], caption, [], naming=1)

@@ -79,7 +79,7 @@ def sample(config: Config) -> None:
 def as_trained(model: ModelConfig, asked: Collection[str]) -> ModelConfig:
     """The model with the prompts and stops in its record, where it is one that a cell made.
 
-    `asked` are the keys of the command line. Raises ValueError where they, or the model's file, set others.
+    `asked` are the keys of the command line. Raises ValueError if they, or the model's file, set other values.
     """
     cell = find(model.path)
     if cell is None:

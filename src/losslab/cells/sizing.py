@@ -124,7 +124,7 @@ def cells_at_once(configs: Sequence[Config]) -> int:
 def of_node(config: Config, job: Mapping[str, Any] | None = None) -> float:
     """Bytes of a node's own memory that a job needs: its processes, a copy of the state to write, and an export.
 
-    Of a served model, which is elsewhere, only what asks it and grades its answers.
+    A model behind an endpoint needs the processes that ask it and grade its answers, and nothing else.
 
     `job` has the settings of conf/hydra/launcher/slurm.yaml; None is this machine.
     """

@@ -222,7 +222,7 @@ def check_prompts(config: Config) -> None:
 
 
 def check_kl_to_base(config: Config) -> None:
-    """Refuse a KL to the base on samples that are not the model's own distribution, or without samples."""
+    """Refuse kl_to_base unless answers are sampled at temperature 1 and top_p 1, on some benchmark that has samples."""
     if config.machine.kl_to_base is None:
         return
     if (config.eval.temperature, config.eval.top_p) != (1.0, 1.0):

@@ -107,7 +107,7 @@ def read(cfg: DictConfig, choices: Any) -> Config:
 
 
 def read_cell(cfg: DictConfig, choices: Any) -> Config:
-    """As `read`, for a cell of a sweep, of which `check_unread` has to see all cells together."""
+    """As `read`, without `check_unread`, which a sweep calls once for all of its cells."""
     from losslab.composition.checks import check
 
     check(config := typed(cfg, choices))
@@ -119,9 +119,8 @@ def typed(cfg: DictConfig, choices: Any) -> Config:
     model = choices["model"]
     if model == "custom" and not OmegaConf.is_missing(cfg.model, "path"):
         path = Path(cfg.model.path)
-        model = (
-            path.parent.name if path.name == "model" else ""
-        ) or path.name  # a cell's export is called after the cell
+        # The export of a cell is called after the cell.
+        model = path.parent.name or path.name if path.name == "model" else path.name
     dataset = choices["dataset"]
     if dataset == "file" and not OmegaConf.is_missing(cfg.dataset, "path"):
         path = Path(cfg.dataset.path)

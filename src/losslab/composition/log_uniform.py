@@ -1,6 +1,6 @@
 """Values of a key that are drawn log-uniformly, as in optimizer.lr=log_uniform(1e-5,1e-3,6): random search in a sweep.
 
-Of COUNT equal parts of the interval of logarithms each gives one value, uniform within it (a Latin hypercube of one
+The range of logarithms is cut into COUNT equal parts, and one value is drawn in each (a Latin hypercube of one
 dimension: McKay, Beckman & Conover, Technometrics 21, 1979). The text of the argument seeds the draw: the same command
 has the same cells, and all objectives have the same values.
 """

@@ -46,8 +46,8 @@ def check_objective(loss: Any, file: str, folders: Iterable[Path] = (CONF,)) -> 
     target = loss.get("_target_") if isinstance(loss, Mapping) else None
     if not str(target).startswith(OURS) and str(target) not in objectives(folders):
         raise ValueError(
-            f"{file} names the objective {target!r}, which no file of conf/loss, or of loss/ in a folder of "
-            "hydra.searchpath, does: add one if you trust its code"
+            f"{file} names the objective {target!r}, which is in no file of conf/loss and of loss/ in the folders of "
+            "hydra.searchpath: add such a file if you trust its code"
         )
 
 

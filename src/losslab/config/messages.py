@@ -109,7 +109,7 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def under_key(key: str) -> Iterator[None]:
-    """A mistake in a model is told of the key that names it, where that is not model.path."""
+    """Replace `model.path=` in the message of a ValueError by the key that names this model."""
     try:
         yield
     except ValueError as error:

@@ -29,7 +29,7 @@ MAKERS: dict[str, Callable[[int, int], list[Raw]]] = {  # splits of the embedded
 COLUMNS = ("problem", "solution", "answer")  # of the embedded data set
 PICTURED = ("picture_corpus", "pictures")  # its splits with another one, `image`
 SAVED = ("dataset_info.json", "dataset_dict.json")  # what a folder of save_to_disk holds
-HELD_OUT = 1  # of the seed of a draw
+HELD_OUT = 1  # what tells the seed of the draw of held-out rows from that of other draws
 BATCH = 1000  # rows of an Arrow table that are Python objects at once
 
 

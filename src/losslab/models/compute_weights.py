@@ -32,7 +32,7 @@ class ComputeWeights:
         self.versions: list[int] = []  # of the masters when they were copied
 
     def enter(self) -> None:
-        """Put the copies into the modules, after updating them if a master has changed."""
+        """Put the copies into the modules, after updating them if a master has another version."""
         versions = [master._version for master in self.masters]
         if versions != self.versions:
             with torch.no_grad():

@@ -60,7 +60,7 @@ def _science(config: Config) -> dict[str, Any]:
     if not online:  # whose answers end there
         science["model"].pop("stop", None)
     sampling = ("source",) if online else ("gold_column", "rules", "stop", "source")
-    for key in sampling:  # what came of it is in a file
+    for key in sampling:  # they shaped the rows of a file, whose content counts
         science.get("dataset", {}).pop(key, None)
     if isinstance(config.dataset.validation, str):  # a share takes rows from training, and another file none
         science.get("dataset", {}).pop("validation", None)
@@ -90,7 +90,7 @@ def protocol(config: Config) -> str:
     )
 
 
-@cache  # so that a process has one name for a protocol, though results may be written into the folder
+@cache  # the name of a protocol must not change within a process, though results may be written into the folder
 def _data(folder: str) -> str:
     return content(folder)
 

@@ -175,7 +175,7 @@ class Cell:
         return self.state().get("force") == "asked"
 
     def declare(self, config: Config) -> None:
-        """Make the cell a member of the sweep's table. A cell can be in several, in each under the name of a method."""
+        """Make the cell a member of the sweep's table. A cell can be in several tables, with another method in each."""
         with self._editing() as state:
             if "declared" not in state:
                 write(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))

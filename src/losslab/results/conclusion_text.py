@@ -137,7 +137,7 @@ def _power(c: Conclusion) -> list[str]:
 
 
 def _at_least(points: float | None) -> str:
-    """Records without spread would show any difference, which nobody should read."""
+    """In words: records without any spread could show a difference of 0.0 points, which is told as less than 0.1."""
     if points is None:
         return "no difference"
     return f"a difference of {f'{points:.1f}' if points >= 0.05 else 'less than 0.1'} points"

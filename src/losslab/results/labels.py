@@ -55,7 +55,7 @@ def _of_group(rows: Sequence["Row"]) -> list[str]:
     measured = [row.measure for row in rows if row.measure]
     mixed = [part for part in MEASURE_KEYS if len({getattr(measure, part) for measure in measured}) > 1]
     if "prompt" in mixed and len({(m.prompt, m.protocol) for m in measured}) == len({m.prompt for m in measured}):
-        mixed.remove("protocol")  # each prompt has one
+        mixed.remove("protocol")  # each prompt has one protocol, so that the prompt says enough
     return [
         _label(row, shown + open_keys[tuple(_value(row, key) for key in shown)], "loss" in apart, mixed) for row in rows
     ]

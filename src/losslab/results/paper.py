@@ -16,7 +16,7 @@ from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import Estimate
 
 NAMES = ["table", "model", "method", "setting"]  # identify a row; the other columns are scores
-SAMPLING = ("temperature", "top_p", "max_new_tokens")  # only scores that agree in these, samples and verdict compare
+SAMPLING = ("temperature", "top_p", "max_new_tokens")  # scores compare if these, samples and verdict are equal
 ROUNDING = 0.01  # largest error of a mean of scores that are rounded to 0.01, itself rounded
 COARSE_ROUNDING = 0.06  # largest error of a score whose sixteen accuracies were first rounded to 0.1
 

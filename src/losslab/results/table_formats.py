@@ -50,7 +50,7 @@ def caption(table: Table) -> str:
     covers, benchmarks = [], [*table.benchmarks, *table.others]
     if max(of_rows, default=1) > 1:
         seeds = varies(table.rows, benchmarks)
-        covered = f"another {and_(seeds)} on the same problems" if seeds else "nothing, since all answer alike"
+        covered = f"another {and_(seeds)} on the same problems" if seeds else "nothing: all seeds give the same answers"
         covers.append(f"over several seeds it covers {covered}")
     if min(of_rows, default=1) == 1:
         answers = " and answers" if sampled(table.rows, benchmarks) else ""

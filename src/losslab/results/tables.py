@@ -185,7 +185,7 @@ def sampled(rows: Sequence[Row], benchmarks: Sequence[str]) -> bool:
 
 
 def _usual_problems(entries: Sequence[CellScores], benchmark: str) -> str | None:
-    """The hash of a benchmark's problems in most cells, else the one in the newest; None if unrecorded."""
+    """The hash of a benchmark's problems that most cells have, in a tie the newest cell's; None if unrecorded."""
     counts: dict[str, tuple[int, str]] = {}
     for entry in entries:
         if benchmark in entry.scores and (sha256 := entry.problems.get(benchmark)):

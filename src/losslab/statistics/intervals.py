@@ -39,8 +39,8 @@ Coverage, by simulation (benchmarks/coverage.py, results/benchmarks/coverage.md)
 A score near 0 or 100% on few problems has an interval that is too short: 30 problems at 5% are covered in 78 to 83% of
 the cases.
 
-A variance between seeds that is pooled over the rows would not keep this: a pair with a row that varies three or five
-times as much as the others it covers 89 and 74% of the time.
+A variance between seeds that is pooled over the rows would not keep this: where one row varies three (five) times as
+much as the others, the interval of its difference to another covers 89% (74%).
 """
 
 from collections.abc import Mapping, Sequence

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from hydra.utils import get_class
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -14,8 +15,17 @@ from losslab.config.schema import Decay, OptimizerConfig, SchedulerConfig, Shape
 
 
 def make_optimizer(config: OptimizerConfig, policy: nn.Module) -> Optimizer:
-    """The optimizer that `_target_` names."""
-    return get_class(config._target_)(weight_decay_groups(config, policy), lr=config.lr, **config.arguments)
+    """The optimizer that `_target_` names. Each of its steps counts as a change of the weights for `ComputeWeights`."""
+    optimizer: Optimizer = get_class(config._target_)(
+        weight_decay_groups(config, policy), lr=config.lr, **config.arguments
+    )
+    optimizer.register_step_post_hook(_count_change)
+    return optimizer
+
+
+def _count_change(optimizer: Optimizer, *_: object) -> None:
+    """Raise the version of each weight: torch's fused optimizers, and those that write to `.data`, leave it alone."""
+    increment_version([parameter for group in optimizer.param_groups for parameter in group["params"]])
 
 
 def weight_decay_groups(config: OptimizerConfig, policy: nn.Module) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ def outputs(
 ) -> Iterator[tuple[MicroBatch, dict[str, Tensor]]]:
     """The micro-batches of this rank on the device, each with the fields of `HeadOutput`. Called on every rank.
 
-    An objective with an old policy finds it equal to the one at hand.
+    The old policy of an objective that has one is the current policy here.
     """
     policy, device = inference.policy, inference.device
     statistics = batch_statistics(objective, policy, batch, device)

@@ -31,7 +31,7 @@ BATCH = 32  # examples that are measured together
 def of(config: Config, base: ModelConfig) -> Path:
     """The file with the numbers of `summary` for `machine.probabilities` demonstrations of a cell under its base.
 
-    It is made if need be, and called by a hash of all that decides the numbers.
+    It is made if it is missing. Its name is a hash of all that decides the numbers.
     """
     data = examples_of_base(config, base)
     about = (content(base.path), base.revision, Path(data).name, str(config.train.precision))

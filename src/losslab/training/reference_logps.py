@@ -116,7 +116,7 @@ def batch_statistics(objective: Objective, policy: Policy, batch: StepBatch, dev
     total = torch.zeros(2, dtype=torch.float64, device=device)  # of p, and of answer tokens
     for micro in batch.micro_batches:
         moved = micro.batch.to(device)
-        logp = policy.target_logp(moved)  # of an empty one too: ranks move in step
+        logp = policy.target_logp(moved)  # of empty micro-batches too: every rank must make as many calls
         sums = torch.zeros(2, len(micro.examples), dtype=torch.float64, device=device)
         sums.index_add_(1, moved.sequence, torch.stack([logp, torch.ones_like(logp)]).double())
         statistics.nll.index_copy_(0, statistics.places(micro), (-sums[0] / sums[1]).float())
