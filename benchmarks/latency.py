@@ -51,7 +51,8 @@ def command_rows(starts: int) -> Iterator[str]:
             repeats = range(1 if "range" in name else starts)
             pairs = [(seconds(HYDRA, folder), seconds(arguments, folder)) for _ in repeats]
             hydra, taken = (min(column) for column in zip(*pairs, strict=True))
-            yield f"| `{name}` | {taken:.2f} | {target:g} | {hydra:.2f} | {taken / hydra:.1f} |"
+            over = ", not reached" if taken > target else ""
+            yield f"| `{name}` | {taken:.2f} | {target:g}{over} | {hydra:.2f} | {taken / hydra:.1f} |"
 
 
 def reader_rows(counts: list[int]) -> Iterator[str]:
