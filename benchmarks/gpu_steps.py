@@ -19,13 +19,13 @@ import torch.distributed as dist
 from gpu_report import say
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from losslab.cells import memory, sizing
-from losslab.cells.architecture import count_parameters
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import AdapterConfig, Config, ModelConfig, OptimizerConfig, TrainConfig
 from losslab.data import toy_task
 from losslab.data.examples import Examples
 from losslab.models import flash_attention_4
+from losslab.planning import memory, sizing
+from losslab.planning.architecture import count_parameters
 from losslab.training import loop
 from losslab.training.steps import Steps
 

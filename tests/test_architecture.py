@@ -17,7 +17,7 @@ MODULES = {
 ORDER = [
     "__init__", "objectives", "config", "files", "progress", "statistics", "pages", "distributed", "data", "models",
     "training", "integrations", "programs", "grading", "evaluation", "composition", "online", "records", "launchers",
-    "results", "report", "tracking", "hub", "cells", "commands", "__main__",
+    "results", "report", "tracking", "hub", "planning", "cells", "commands", "__main__",
 ]  # fmt: skip
 TRAINING = {"models", "training", "online", "cells"}
 
@@ -87,7 +87,7 @@ def test_the_schema_loads_nothing_heavy():
 
 def test_what_plans_and_reads_loads_no_framework():
     """A plan and the readers of records answer at once: importing torch or transformers takes ten seconds."""
-    modules = ["cells.plan", "composition.compose", "composition.grid", "results.write_tables", "report.page"]
+    modules = ["planning.plan", "composition.compose", "composition.grid", "results.write_tables", "report.page"]
     modules += ["launchers.status", "commands.forget", "data.toy_task"]
     code = f"import sys, losslab.{', losslab.'.join(modules)}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -8,8 +8,6 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from losslab.cells import cost, memory, plan, sizing
-from losslab.cells.plan_hours import short
 from losslab.cells.sweep import Sweep
 from losslab.composition.checks import check
 from losslab.composition.compose import culprit, read
@@ -19,6 +17,8 @@ from losslab.config.paths import CONF
 from losslab.config.schema import Config
 from losslab.data.batches import Shard, micro_batches, micro_batches_of
 from losslab.files import content
+from losslab.planning import cost, memory, plan, sizing
+from losslab.planning.plan_hours import short
 from losslab.records.identity import identity, protocol
 from losslab.records.record import Cell
 

@@ -26,7 +26,6 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab.cells import plan
 from losslab.commands.cli import VERBS, main
 from losslab.composition.compose import read, recorded
 from losslab.composition.grid import overrides as grid
@@ -35,6 +34,7 @@ from losslab.config.paths import CONF
 from losslab.objectives import Targets
 from losslab.objectives.dft import DFT
 from losslab.objectives.sft import SFT
+from losslab.planning import plan
 from losslab.records import code_snapshot
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])

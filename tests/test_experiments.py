@@ -8,7 +8,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab.cells import cost, plan
 from losslab.commands import toy_suite
 from losslab.composition import experiment_files
 from losslab.composition.checks import check
@@ -16,6 +15,7 @@ from losslab.composition.compose import read
 from losslab.composition.grid import overrides as grid
 from losslab.config.paths import CONF, EXPERIMENTS
 from losslab.config.schema import Config
+from losslab.planning import cost, plan
 from losslab.records.identity import identity
 from losslab.results import claims, tables
 

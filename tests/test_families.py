@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from losslab.cells import plan
 from losslab.cells.run import run
 from losslab.cells.sampling import build
 from losslab.composition.compose import read
 from losslab.config.paths import CONF, EXPERIMENTS
 from losslab.config.schema import BASE, Config, Engine, Stage
 from losslab.evaluation import engines
+from losslab.planning import plan
 from losslab.records.record import Cell
 
 REAL = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(EXPERIMENTS.glob("*.yaml"))}

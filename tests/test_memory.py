@@ -14,8 +14,6 @@ import yaml
 from test_training import make, trained
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
-from losslab.cells import memory
-from losslab.cells.architecture import Architecture, count_parameters, describe, reference_parameters
 from losslab.config.choices import Recompute
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import (
@@ -30,6 +28,8 @@ from losslab.config.schema import (
 )
 from losslab.data import toy_task
 from losslab.models.merged_adapters import merged
+from losslab.planning import memory
+from losslab.planning.architecture import Architecture, count_parameters, describe, reference_parameters
 from losslab.training.trim_malloc import held, trim_malloc
 
 ROW = {"problem": "12+30=?", "solution": "2+0+0=2, " * 100 + "\\boxed{42}"}

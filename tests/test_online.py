@@ -18,7 +18,6 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from losslab.cells import memory, plan
 from losslab.cells.training import train_model
 from losslab.composition.compose import read
 from losslab.config.machine import MachineConfig
@@ -43,6 +42,7 @@ from losslab.models.loading import load_tokenizer
 from losslab.online import questions, trainers, worker
 from losslab.online.advantages import generalised_advantages, value_terms
 from losslab.online.verifier import Verifier
+from losslab.planning import memory, plan
 from losslab.records.identity import identity
 
 STEPS, DIGITS, RIGHT = 8, "0123", "2"

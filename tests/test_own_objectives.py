@@ -12,13 +12,13 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from losslab.cells import plan
 from losslab.cells.run import run as run_cell
 from losslab.composition.compose import composed
 from losslab.models.fused_loss import Head, HeadOutput, objective_loss
 from losslab.models.try_out import try_out
 from losslab.objectives import Context, Distributions, Need, Objective, Scope, Targets
 from losslab.objectives.online import OnPolicy
+from losslab.planning import plan
 from losslab.records.record import Cell
 
 CONF = Path(__file__).parents[1] / "conf" / "loss"

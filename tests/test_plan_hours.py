@@ -9,10 +9,10 @@ import pytest
 from test_compose import SERVED, hydra, make  # noqa: F401 (hydra is a fixture of all tests here)
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from losslab.cells import cost, cpu_speed, plan
-from losslab.cells.gpu_speed import Card
 from losslab.config.schema import AdapterConfig, Config
 from losslab.distributed import gpus
+from losslab.planning import cost, cpu_speed, plan
+from losslab.planning.gpu_speed import Card
 from losslab.records.record import Cell
 from losslab.training.throughput import Work
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from losslab.cells import plan_power
 from losslab.composition.compose import composed
 from losslab.config.benchmark import BenchmarkConfig
 from losslab.files import write_json
+from losslab.planning import plan_power
 from losslab.records.record import Cell
 from losslab.statistics.intervals import Variances, over_seeds_and_problems, simultaneous_level
 from losslab.statistics.power import (

@@ -13,7 +13,6 @@ from place import LOSSLAB
 from test_tables import cell
 from tiny_models import random_toy_model
 
-from losslab.cells import plan
 from losslab.composition.checks import check
 from losslab.composition.compose import composed
 from losslab.config.choices import Device
@@ -27,6 +26,7 @@ from losslab.evaluation.evaluate import evaluate
 from losslab.evaluation.prompting import Prompt, announced
 from losslab.files import read_json, write_json
 from losslab.grading import corrected, corrected_text
+from losslab.planning import plan
 from losslab.records.identity import protocol
 from losslab.results import table_formats, tables
 

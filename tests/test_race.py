@@ -13,15 +13,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from test_conclusion import OBJECTIVES
 
-from losslab.cells import cost, plan, plan_hours, race, race_plan, race_text
-from losslab.cells.memory import Devices
-from losslab.cells.plan import rows_of
+from losslab.cells import race, race_plan, race_text
 from losslab.cells.race import RUNGS, Entrant, Race
 from losslab.commands import race as command
 from losslab.composition import grid
 from losslab.composition.words import check_twice
 from losslab.config.schema import Config
 from losslab.files import write, write_json
+from losslab.planning import cost, plan, plan_hours
+from losslab.planning.memory import Devices
+from losslab.planning.plan import rows_of
 from losslab.records.record import Cell
 from losslab.statistics import racing
 from losslab.statistics.intervals import half_of, student, variances

@@ -18,9 +18,6 @@ from test_training import make
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from losslab.cells import cost
-from losslab.cells.architecture import describe
-from losslab.cells.memory import FRAGMENTS, on_device
 from losslab.config.choices import Recompute
 from losslab.config.schema import AdapterConfig, Config, OptimizerConfig, Precision, ReferenceConfig
 from losslab.data import toy_task
@@ -39,6 +36,9 @@ from losslab.objectives.forward_kl import ForwardKL
 from losslab.objectives.iw_sft import IWSFT
 from losslab.objectives.reverse_kl import ReverseKL
 from losslab.objectives.sft import SFT
+from losslab.planning import cost
+from losslab.planning.architecture import describe
+from losslab.planning.memory import FRAGMENTS, on_device
 from losslab.records.identity import identity
 from losslab.training import loop
 from losslab.training.reference_logps import Reference, batch_statistics

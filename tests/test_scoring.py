@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from tiny_models import random_toy_model
 from transformers import AutoModelForCausalLM
 
-from losslab.cells.architecture import describe
 from losslab.cells.scoring import corpus, find, score, score_again
 from losslab.composition.compose import recorded
 from losslab.config.choices import Device
@@ -42,6 +41,7 @@ from losslab.evaluation.evaluate import evaluate
 from losslab.files import read_json, read_lines, write_json, write_lines
 from losslab.models import merged_adapters
 from losslab.models.loading import load_config, load_model, load_tokenizer
+from losslab.planning.architecture import describe
 from losslab.records.record import Cell
 from losslab.results import learning_curves
 from losslab.results.compare import compare, right_shares

@@ -303,9 +303,9 @@ def test_how_many_cells_run_at_once_on_one_machine(monkeypatch, gpus, settings, 
     cells = {Path(name): (Config(machine=machine), []) for name in "abc"}
     monkeypatch.setattr("losslab.distributed.gpus.free", lambda: gpus)
     monkeypatch.setattr("losslab.cells.sweep.unfinished", lambda config, words: cells)
-    monkeypatch.setattr("losslab.cells.sizing.of_node", lambda config: 1e9)
-    monkeypatch.setattr("losslab.cells.memory.available_cores", lambda: 8)
-    monkeypatch.setattr("losslab.cells.memory.room", lambda gpu: 64e9)
+    monkeypatch.setattr("losslab.planning.sizing.of_node", lambda config: 1e9)
+    monkeypatch.setattr("losslab.planning.memory.available_cores", lambda: 8)
+    monkeypatch.setattr("losslab.planning.memory.room", lambda gpu: 64e9)
     monkeypatch.setattr("losslab.launchers.local.run", lambda cells, processes, gpus: asked.append((processes, gpus)))
     asked: list[tuple[int, list[str]]] = []
     launcher = LocalLauncher(processes=None)

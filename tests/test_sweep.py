@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from test_distributed import two_processes
 
-from losslab.cells import plan, run, sweep, training
+from losslab.cells import run, sweep, training
 from losslab.cells.scoring import corpus
 from losslab.cells.sweep import Sweep
 from losslab.commands.cli import main
@@ -22,6 +22,7 @@ from losslab.config.schema import Config
 from losslab.data.table import load
 from losslab.data.toy_task import demonstrations
 from losslab.launchers.status import sweeps
+from losslab.planning import plan
 from losslab.records.cell_records import cell_records
 from losslab.records.identity import identities, identity
 from losslab.records.record import Cell, protocol_name

@@ -12,7 +12,6 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from losslab.cells.architecture import count_parameters, describe
 from losslab.commands import toy_suite
 from losslab.composition.compose import read
 from losslab.config.benchmark import BenchmarkConfig
@@ -27,6 +26,7 @@ from losslab.evaluation.evaluate import check
 from losslab.files import TOY_TASK
 from losslab.models.loading import load_config, load_tokenizer
 from losslab.models.processors import image_inputs, write_processor
+from losslab.planning.architecture import count_parameters, describe
 from losslab.records.identity import identity
 
 DRAWN = """\

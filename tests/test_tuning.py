@@ -9,7 +9,6 @@ from conftest import ROOT
 from test_conclusion import MEASURE
 from test_tables import cell
 
-from losslab.cells import plan_power, plan_tuning
 from losslab.composition import experiment_files
 from losslab.composition.checks import check
 from losslab.composition.compose import composed
@@ -17,6 +16,7 @@ from losslab.composition.log_uniform import drawn
 from losslab.composition.words import any_group
 from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write_json
+from losslab.planning import plan_power, plan_tuning
 from losslab.records.record import Cell
 from losslab.results import setting_curves, table_formats, tables, tuning
 from losslab.results.conclusion import Conclusion, conclusions

@@ -12,7 +12,6 @@ import torch
 from test_training import data_rows, logprobs, make
 from transformers import AutoModelForCausalLM
 
-from losslab.cells.plan import rows_of
 from losslab.composition.check_data import check_held_out
 from losslab.config.schema import DatasetConfig
 from losslab.config.sweep import SweepConfig
@@ -25,6 +24,7 @@ from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
 from losslab.objectives import Targets
 from losslab.objectives.sft import SFT
+from losslab.planning.plan import rows_of
 from losslab.records.identity import identity
 from losslab.records.record import Cell
 from losslab.report import training

@@ -21,7 +21,7 @@ from pathlib import Path
 IMPORTED = multiprocessing.get_context("forkserver")
 IMPORTED.set_forkserver_preload(
     [
-        "losslab.cells.run", "losslab.cells.sweep", "losslab.cells.plan", "losslab.cells.scoring",
+        "losslab.cells.run", "losslab.cells.sweep", "losslab.planning.plan", "losslab.cells.scoring",
         "losslab.launchers.status", "losslab.results.write_tables", "losslab.report.page", "losslab.training.loop",
         "losslab.evaluation.transformers_engine", "transformers.generation.utils",
     ]

@@ -54,10 +54,10 @@ class SlurmLauncher(_Launcher):
     """Submits the cells that are not done as one array of jobs, and returns."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from losslab.cells.memory import GIB
-        from losslab.cells.sizing import of_node
         from losslab.cells.sweep import unfinished
         from losslab.launchers.slurm import submit
+        from losslab.planning.memory import GIB
+        from losslab.planning.sizing import of_node
 
         cells, settings = unfinished(self.config, job_overrides), self.parameters
         if not cells:
@@ -74,11 +74,11 @@ class LocalLauncher(_Launcher):
     """Runs each cell in its own process, as many at a time as the machine has room for, and waits for the last."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from losslab.cells.sizing import cells_at_once
         from losslab.cells.sweep import unfinished
         from losslab.config.choices import Device
         from losslab.distributed.gpus import free
         from losslab.launchers.local import run
+        from losslab.planning.sizing import cells_at_once
 
         gpus = free() if self.config.machine.device != Device.cpu else None
         if gpus == []:

@@ -19,12 +19,12 @@ LARGEST = 512 << 20  # bytes of a file that a case may write
 
 def preload() -> None:
     """Import what programs would, so that a forked one starts at once. Nothing here may start a thread."""
-    import losslab.cells.plan
     import losslab.cells.run
     import losslab.cells.sampling
     import losslab.cells.sweep
     import losslab.hub.push
     import losslab.launchers.status
+    import losslab.planning.plan
     import losslab.report.page
     import losslab.results.compare
     import losslab.results.write_tables  # noqa: F401

@@ -1,1 +1,1 @@
-"""One cell from its configuration to its scores; the plan and the sweep around it."""
+"""One cell from its configuration to its scores; the sweeps and races around it."""

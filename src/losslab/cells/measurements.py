@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from losslab.cells.sizing import sized
 from losslab.config.forgetting import of_new_task
 from losslab.config.log import log
 from losslab.config.schema import Config, ModelConfig, TrainConfig
@@ -16,6 +15,7 @@ from losslab.distributed.process_group import decide_on_main
 from losslab.evaluation import sampled_answers
 from losslab.files import RECORD_VERSION, cached, content, write_json
 from losslab.models.loading import load_tokenizer
+from losslab.planning.sizing import sized
 from losslab.records.record import Cell
 from losslab.statistics.intervals import Estimate
 from losslab.training import kl_to_base, target_probabilities

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-from losslab.cells.sizing import sized
 from losslab.cells.training import base_model, merged_reference, prepared
 from losslab.composition.checks import check_alone
 from losslab.config.messages import first_line
@@ -23,6 +22,7 @@ from losslab.models.loading import load_model, load_tokenizer
 from losslab.models.policy import build
 from losslab.objectives.online import OnPolicy
 from losslab.online import padding_check
+from losslab.planning.sizing import sized
 from losslab.training import packing_check
 from losslab.training.image_rows import readable
 from losslab.training.loop import start

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
-from losslab.cells.sizing import sized
 from losslab.cells.training import base_model
 from losslab.composition.checks import check_alone
 from losslab.config.log import log
 from losslab.config.schema import Config
 from losslab.files import RECORD_VERSION, read_json, write_json
+from losslab.planning.sizing import sized
 from losslab.results import probe_neighbours
 from losslab.statistics.intervals import Estimate
 from losslab.training import probe

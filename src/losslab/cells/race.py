@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from losslab.cells.plan import rows_drawn
 from losslab.composition import grid
 from losslab.composition.check_unread import CHECKED, check_unread
 from losslab.composition.compose import read_cell
@@ -26,6 +25,7 @@ from losslab.composition.words import last_of_each
 from losslab.config.log import log
 from losslab.config.schema import BASE, Config
 from losslab.data.table import held_out_count
+from losslab.planning.plan import rows_drawn
 from losslab.records.reading import read_scores
 from losslab.records.record import Cell, protocol_name
 from losslab.results.compare import Shares, right_shares

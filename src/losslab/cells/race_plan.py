@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from losslab.cells import plan, plan_hours
-from losslab.cells.gpu_speed import Card
-from losslab.cells.memory import Devices
-from losslab.cells.plan_hours import Time
 from losslab.cells.race import RUNGS, Entrant, Race
 from losslab.cells.sweep import on_slurm
 from losslab.composition import grid
+from losslab.planning import plan, plan_hours
+from losslab.planning.gpu_speed import Card
+from losslab.planning.memory import Devices
+from losslab.planning.plan_hours import Time
 
 
 def text(race: Race) -> str:

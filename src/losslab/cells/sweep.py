@@ -13,7 +13,6 @@ from hydra import compose
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from losslab.cells import plan
 from losslab.composition.check_unread import check_unread
 from losslab.composition.checks import check_device
 from losslab.composition.compose import read, read_cell
@@ -26,6 +25,7 @@ from losslab.config.messages import first_line
 from losslab.config.schema import Config
 from losslab.distributed.environment import is_main_process, is_worker, node_count
 from losslab.launchers.settings import check as check_launcher
+from losslab.planning import plan
 from losslab.records.record import Cell, protocol_name, start_again
 
 ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # runs cells in this process

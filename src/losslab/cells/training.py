@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from losslab.cells.measurements import check_answers
-from losslab.cells.sizing import settings, sized
 from losslab.config.log import log
 from losslab.config.messages import under_key
 from losslab.config.schema import (
@@ -48,6 +47,7 @@ from losslab.objectives import Objective
 from losslab.objectives.online import OnPolicy
 from losslab.online import questions
 from losslab.online.worker import train as train_online
+from losslab.planning.sizing import settings, sized
 from losslab.records.identity import identity
 from losslab.training.checkpoints import clear
 from losslab.training.loop import measure_reference, train

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from losslab.cells.memory import at_once
 from losslab.config.messages import did_you_mean
 from losslab.files import csv_text, write
+from losslab.planning.memory import at_once
 from losslab.records.record import Cell
 from losslab.results import compare_to_baselines, table_formats, tables
 from losslab.results.tables import Table

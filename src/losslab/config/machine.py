@@ -13,7 +13,7 @@ from losslab.config.choices import (
 )
 from losslab.config.keys import key
 
-AUTO = "auto"  # a value of the machine that `losslab.cells.sizing` decides before the workers start
+AUTO = "auto"  # a value of the machine that `losslab.planning.sizing` decides before the workers start
 ENDPOINT_URL = re.compile(r"https?://[^@?#\s]+")  # the address of an endpoint stands in records: no user, key or query
 
 

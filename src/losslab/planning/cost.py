@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from losslab.cells.architecture import reference_parameters
 from losslab.config.schema import Config
 from losslab.objectives.online import PPO, Online, OnPolicy
+from losslab.planning.architecture import reference_parameters
 
 EXPORTED_BYTES = 2  # of a parameter in a published dtype
 CHECKPOINT_BYTES = 12  # of a parameter, its master copy and Adam's two moments
@@ -27,7 +27,7 @@ class Size:
 
     @classmethod
     def of(cls, config: Config, architecture: Any, parameters: int, tokens: int) -> "Size":
-        """From an architecture that `losslab.cells.architecture` describes."""
+        """From an architecture that `losslab.planning.architecture` describes."""
         text = architecture.get_text_config(decoder=True)
         names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
         width, layers, heads, vocabulary = (getattr(text, name, None) or 0 for name in names)

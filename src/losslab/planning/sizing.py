@@ -1,6 +1,6 @@
 """Resolves `auto` in `machine`: micro-batch size, recomputation, resharding and compilation for the available devices.
 
-The choice follows the plan's estimate of memory (`losslab.cells.memory`). It affects speed and memory, but no result.
+The choice follows the estimate of memory in `losslab.planning.memory`. It affects speed and memory, but no result.
 `of_node` estimates the memory of a node for a job.
 """
 
@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from losslab.cells import cost
-from losslab.cells.architecture import count_parameters, describe
-from losslab.cells.memory import CELL, GIB, Devices, at_once, on_device, room
 from losslab.config.choices import Recompute
 from losslab.config.machine import AUTO, MachineConfig
 from losslab.config.schema import Config
 from losslab.distributed.worker_count import workers_per_node
+from losslab.planning import cost
+from losslab.planning.architecture import count_parameters, describe
+from losslab.planning.memory import CELL, GIB, Devices, at_once, on_device, room
 
 CPU_LAYOUT = (4096, Recompute.none, True)  # micro-batch tokens, recompute, reshard
 # The first keeps a 1.5B below 60 GB; on an H200 32,768 are 1% faster and take 3 GB more.

@@ -5,10 +5,10 @@ A share in training is the MFU of `losslab.training.throughput`, which counts no
 
 from dataclasses import dataclass, replace
 
-from losslab.cells import cost
 from losslab.config.choices import Precision, Recompute
 from losslab.config.schema import Config
 from losslab.distributed import gpus
+from losslab.planning import cost
 
 ASSUMED = "H100"  # the GPU of a plan that knows none
 SAMPLING = 0.1  # share of the peak with many requests at once; not measured

@@ -10,8 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from losslab.cells import cost
-from losslab.cells.architecture import describe_reference, reference_parameters
 from losslab.config.choices import Device, Recompute, Sharding
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, Precision
@@ -20,6 +18,8 @@ from losslab.distributed.environment import available_cores, is_worker
 from losslab.distributed.worker_count import worker_count, workers_per_node
 from losslab.models.chunk_size import FLOAT32_ELEMENTS, chunk_tokens
 from losslab.objectives.online import OPD, PPO
+from losslab.planning import cost
+from losslab.planning.architecture import describe_reference, reference_parameters
 
 GIB = 2**30
 PROCESS = 3.3e8  # bytes of Python with torch and transformers
@@ -117,7 +117,7 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
 def _micro_batch_tokens(config: Config) -> int:
     """The most tokens of a micro-batch."""
     machine, train = config.machine, config.train
-    assert isinstance(machine.micro_batch_tokens, int), "losslab.cells.sizing resolves it"
+    assert isinstance(machine.micro_batch_tokens, int), "losslab.planning.sizing resolves it"
     unit = train.max_length * (1 if config.dataset.rejected_column is None else 2)  # one above the budget stands alone
     return max(machine.micro_batch_tokens, unit) if train.micro_batch is None else train.micro_batch * unit
 

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from losslab.cells import cost, cpu_speed, gpu_speed
-from losslab.cells.cost import Cost, Size
-from losslab.cells.gpu_speed import Card, Measured
-from losslab.cells.memory import Devices
-from losslab.cells.sizing import ample
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config
+from losslab.planning import cost, cpu_speed, gpu_speed
+from losslab.planning.cost import Cost, Size
+from losslab.planning.gpu_speed import Card, Measured
+from losslab.planning.memory import Devices
+from losslab.planning.sizing import ample
 
 
 @dataclass(frozen=True)

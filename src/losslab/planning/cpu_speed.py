@@ -9,13 +9,13 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losslab.cells import cost
 from losslab.composition.compose import schema
 from losslab.composition.record_file import check_objective, read_record
 from losslab.config.messages import sentence
 from losslab.config.schema import Config
 from losslab.distributed.environment import available_cores
 from losslab.distributed.worker_count import worker_count
+from losslab.planning import cost
 from losslab.records.cell_records import CellRecord, cell_record
 from losslab.records.environment import processor
 from losslab.records.reading import DamagedRecord, read_facts, read_metrics

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from losslab.cells.plan_tuning import tuned
 from losslab.config.schema import BASE, EMBEDDED, Config
 from losslab.data.toy_task import PROBLEMS
+from losslab.planning.plan_tuning import tuned
 from losslab.records.reading import DamagedRecord, read_scores
 from losslab.records.record import Cell
 from losslab.results.compare import right_shares

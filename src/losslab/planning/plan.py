@@ -1,6 +1,6 @@
 """What a sweep will do and need, before anything is loaded: `plan=true`.
 
-Sizes come from the architecture alone: see `losslab.cells.memory`.
+Sizes come from the architecture alone: see `losslab.planning.memory`.
 """
 
 import sys
@@ -13,12 +13,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from losslab.cells import cost, plan_hours, plan_power, plan_tuning
-from losslab.cells.architecture import count_parameters, describe
-from losslab.cells.gpu_speed import Card
-from losslab.cells.memory import GIB, Devices, on_device, room
-from losslab.cells.plan_hours import Time
-from losslab.cells.sizing import resolve
 from losslab.config.choices import Recompute
 from losslab.config.machine import MachineConfig
 from losslab.config.messages import first_line
@@ -26,6 +20,12 @@ from losslab.config.schema import Config, DatasetConfig
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.table import count, held_out_count, unanswered
 from losslab.objectives import Objective
+from losslab.planning import cost, plan_hours, plan_power, plan_tuning
+from losslab.planning.architecture import count_parameters, describe
+from losslab.planning.gpu_speed import Card
+from losslab.planning.memory import GIB, Devices, on_device, room
+from losslab.planning.plan_hours import Time
+from losslab.planning.sizing import resolve
 from losslab.records.record import Cell, protocol_name
 
 ROWS = 100  # of the table that shows a plan; further cells are counted
