@@ -27,7 +27,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from losslab.commands.cli import VERBS, main
-from losslab.composition.compose import read, recorded
+from losslab.composition.compose import read, recorded_config
 from losslab.composition.grid import overrides as grid
 from losslab.composition.words import any_group
 from losslab.config.paths import CONF
@@ -205,7 +205,7 @@ def test_commands_of_training_compose(command, place, capsys, monkeypatch):
 def test_commands_of_evaluation_run_or_compose(command, place, capsys):
     words = [real(word, place) for word in command.of_losslab]
     if any(word.startswith("model=results/cells/CELL") for word in words):
-        recorded(place / "results/cells/CELL/config.yaml", words[2:])
+        recorded_config(place / "results/cells/CELL/config.yaml", words[2:])
     elif any(word.startswith("model=") for word in words):
         composed(words[1:], "loss=base")
     else:

@@ -27,7 +27,7 @@ from losslab.evaluation.benchmarks import changed, load
 from losslab.evaluation.evaluate import evaluate, show
 from losslab.files import write_json, write_lines
 from losslab.grading.version import grader_version
-from losslab.results.compare import right_shares
+from losslab.results.right_shares import right_shares
 
 ENGINES = [Engine.vllm, Engine.transformers] if find_spec("vllm") else [Engine.transformers]
 

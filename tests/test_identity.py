@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from losslab.composition.compose import read, recorded
+from losslab.composition.compose import read, recorded_config
 from losslab.config.paths import CONF
 from losslab.config.schema import Config
 from losslab.files import syntax
@@ -54,7 +54,7 @@ def test_a_record_of_an_earlier_version_is_read(tmp_path, loss, cls):
         for key in ("rules", "prompt", "stop"):
             del benchmark[key]
     OmegaConf.save(written, tmp_path / "config.yaml")
-    earlier = recorded(tmp_path / "config.yaml", ["eval=greedy"])
+    earlier = recorded_config(tmp_path / "config.yaml", ["eval=greedy"])
     assert type(earlier.objective) is cls and earlier.trains == (cls is not Base)
     assert identity(earlier) == identity(config)
     assert earlier.benchmark == config.benchmark  # whose rules were those of the name

@@ -104,7 +104,7 @@ def test_the_shipped_examples_are_right_and_part_of_the_protocol():
         (["prompt.examples=[{problem:a,solution:b}]"], "unknown key"),
         (
             ["benchmark.math500.path=lm_eval:ifeval", "+benchmark.math500.prompt='{problem}'"],
-            "benchmark math500 is a task of lm_eval, whose prompt is its own: leave yours out",
+            "benchmark math500 is a task of lm_eval, whose prompt is its own: leave prompt out",
         ),
     ],
 )

@@ -7,8 +7,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from losslab.cells.run import tidy
-from losslab.composition.compose import recorded
-from losslab.composition.record_file import check_objective, read_record
+from losslab.composition.compose import recorded_config
+from losslab.composition.record_file import read_record, refuse_unknown_objective
 from losslab.config.schema import Config
 from losslab.hub.model_card import objective
 from losslab.records.record import Cell
@@ -47,7 +47,7 @@ def test_an_objective_that_conf_does_not_name_is_not_imported(record, hostile_mo
     with pytest.raises(
         ValueError, match="payload.X', which is in no file of conf/loss.*: add such a file if you trust"
     ):
-        recorded(file, [])
+        recorded_config(file, [])
     card = objective({"loss": {"_target_": hostile_module, "floor": 0.1}})
     assert f"The class {hostile_module}, which is not part of losslab." in card
 
@@ -71,14 +71,14 @@ def own_conf(tmp_path, monkeypatch):
 def test_a_cell_of_an_own_objective_is_scored_with_the_folder_that_names_it(record, own_conf):
     file = record(loss={"_target_": "own_objective_of_a_test.Mine"})
     with pytest.raises(ValueError, match="hydra.searchpath: add such a file if you trust its code$"):
-        recorded(file, ["eval.samples=2"])
-    config = recorded(file, [own_conf, "benchmark=[sums]"])
+        recorded_config(file, ["eval.samples=2"])
+    config = recorded_config(file, [own_conf, "benchmark=[sums]"])
     assert type(config.objective).__name__ == "Mine"
     assert [about.path for about in config.benchmark.values()] == ["sums.jsonl"]
     # The folder is no key of the cell, and other keys of Hydra stay refused.
     assert read_record(file).loss["_target_"] == "own_objective_of_a_test.Mine"
     with pytest.raises(ValueError, match="leave hydra.sweep.dir out"):
-        recorded(file, [own_conf, "hydra.sweep.dir=x"])
+        recorded_config(file, [own_conf, "hydra.sweep.dir=x"])
 
 
 def test_what_a_kill_left_of_an_own_objective_is_tidied(record, hostile_module, tmp_path):
@@ -94,8 +94,8 @@ def test_a_record_does_not_decide_about_trust(record):
     model = yaml.safe_load(record().read_text())["model"]
     file = record(model=model | {"trust_remote_code": True})
     assert read_record(file).model.trust_remote_code is False
-    assert recorded(file, []).model.trust_remote_code is False
-    assert recorded(file, ["model.trust_remote_code=true"]).model.trust_remote_code is True
+    assert recorded_config(file, []).model.trust_remote_code is False
+    assert recorded_config(file, ["model.trust_remote_code=true"]).model.trust_remote_code is True
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_the_environment_is_not_part_of_a_record(record, monkeypatch):
 @pytest.mark.parametrize("loss", [None, [], "text", {}, {"_target_": 3}, {"_target_": []}, {"_target_": "os.system"}])
 def test_what_is_no_objective(loss):
     with pytest.raises(ValueError, match="^record names the objective"):
-        check_objective(loss, "record")
+        refuse_unknown_objective(loss, "record")
 
 
 @pytest.mark.parametrize("benchmark", [None, [], {"math500": None}])

@@ -28,10 +28,10 @@ from losslab.report.diagnostic_notes import diagnostic_notes
 from losslab.report.page import write_reports
 from losslab.report.row_samples import LONGEST, TEXTS
 from losslab.report.rows import ReportCell, ReportRow
-from losslab.results.compare import right_shares
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import Scores
+from losslab.results.right_shares import right_shares
 from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import Estimate, paired, simultaneous_level
 

@@ -17,7 +17,7 @@ import warm
 from place import LOSSLAB, PATIENCE
 from safetensors.torch import load_file
 
-from losslab.composition.compose import recorded
+from losslab.composition.compose import recorded_config
 from losslab.composition.words import last_of_each
 from losslab.records.record import Cell, start_again
 
@@ -400,7 +400,7 @@ def test_a_kill_between_training_and_the_measurement_of_its_probabilities(root, 
         ("kl_to_base", "16", True),
         ("kl_to_base", "17", False),
     ):
-        config = recorded(cell / "config.yaml", [f"machine.{key}={asked}"])
+        config = recorded_config(cell / "config.yaml", [f"machine.{key}={asked}"])
         assert Cell.at(cell).done(config) == there
 
 

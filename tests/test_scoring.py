@@ -19,7 +19,7 @@ from tiny_models import random_toy_model
 from transformers import AutoModelForCausalLM
 
 from losslab.cells.scoring import corpus, find, score, score_again
-from losslab.composition.compose import recorded
+from losslab.composition.compose import recorded_config
 from losslab.config.choices import Device
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import (
@@ -44,7 +44,8 @@ from losslab.models.loading import load_config, load_model, load_tokenizer
 from losslab.planning.architecture import describe
 from losslab.records.record import Cell
 from losslab.results import learning_curves
-from losslab.results.compare import compare, right_shares
+from losslab.results.compare import compare
+from losslab.results.right_shares import right_shares
 from losslab.statistics.intervals import paired
 
 HERE = ["machine.engine=transformers", "machine.device=cpu", "machine.threads=1"]
@@ -224,10 +225,10 @@ def test_the_record_of_a_cell_gives_its_configuration(made, models, tmp_path):
     config, cell = made
     assert find(str(cell.model)).folder == find(str(cell.folder / "steps/00000002")).folder == cell.folder
     assert find(str(models[0])) is None and find("Qwen/Qwen2.5-Math-1.5B") is None
-    again = recorded(cell.folder / "config.yaml", ["machine.threads=2"])
+    again = recorded_config(cell.folder / "config.yaml", ["machine.threads=2"])
     assert again.model == config.model and again.eval == config.eval and again.benchmark == config.benchmark
     assert again.machine.threads == 2 and again.machine.engine == Engine.auto
-    chosen = recorded(cell.folder / "config.yaml", ["eval=paper", "benchmark=[tiny_add]"])
+    chosen = recorded_config(cell.folder / "config.yaml", ["eval=paper", "benchmark=[tiny_add]"])
     assert (chosen.names.eval, chosen.eval.samples, list(chosen.benchmark)) == ("paper", 16, ["tiny_add"])
 
 

@@ -28,9 +28,9 @@ from losslab.data.table import held_out_count
 from losslab.planning.plan import rows_drawn
 from losslab.records.reading import read_scores
 from losslab.records.record import Cell, protocol_name
-from losslab.results.compare import Shares, right_shares
 from losslab.results.load_records import problem_hashes
 from losslab.results.model_names import of_config
+from losslab.results.right_shares import Shares, right_shares
 from losslab.results.threats import engines
 from losslab.statistics.racing import FEWEST_SEEDS, Standing, level, look
 

@@ -29,6 +29,11 @@ def sentences(race: Race, rungs: Sequence[Rung]) -> list[str]:
     return [*said, *filter(None, [engines_sentence(last.engines)])]
 
 
+def ended(rungs: Sequence[Rung]) -> bool:
+    """Whether the race has come to a verdict: one row is left, or all rows of the data were used."""
+    return bool(rungs) and (len(rungs[-1].left) == 1 or rungs[-1].name == "all")
+
+
 def _answer(race: Race, last: Rung) -> str:
     """One row that is left, or what is undecided; of a race that has not ended, where it stands."""
     leader = last.standings[0]

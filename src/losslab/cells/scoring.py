@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from losslab.composition.compose import keys, recorded
+from losslab.composition.compose import keys, recorded_config
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import EMBEDDED_MODELS, Config
 from losslab.data.rows import texts
@@ -88,7 +88,7 @@ def score_again(path: str, overrides: list[str]) -> None:
     """
     cell = find(path)
     assert cell is not None
-    config = recorded(cell.folder / "config.yaml", overrides)
+    config = recorded_config(cell.folder / "config.yaml", overrides)
     _check_machine(config.machine, overrides)
     models: dict[int | None, str] = {step: str(folder) for step, folder in cell.steps().items()}
     if cell.model.is_dir():

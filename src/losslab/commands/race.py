@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         write(folder / "race.csv", race_text.to_csv(rungs))
         console.print(f"race:    {folder}/race.md, race.csv", highlight=False, soft_wrap=True)
         console.print(f"report:  {race_page.write_page(the_race, rungs)}", highlight=False, soft_wrap=True)
-    if said[0].startswith("No verdict yet"):
+    if not race_text.ended(rungs):
         print("the same command continues when they have: losslab status shows how they stand", file=sys.stderr)
         return 1
     return 0

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from losslab.config.choices import SampleRules
+from losslab.config.messages import under_key
 from losslab.config.schema import EMBEDDED, Config, DatasetConfig
 from losslab.data.table import held_out_file, local_files, unanswered
 from losslab.objectives.online import OnPolicy
@@ -27,10 +28,8 @@ def check_held_out(config: Config) -> None:
         raise ValueError(
             "dataset.validation and dataset.path are the same: set a share of the rows, as 0.1, or another file"
         )
-    try:
+    with under_key("dataset.validation", "dataset.path"):
         local_files(elsewhere)
-    except ValueError as error:
-        raise ValueError(str(error).replace("dataset.path", "dataset.validation")) from None
 
 
 def check_rules(dataset: DatasetConfig) -> None:

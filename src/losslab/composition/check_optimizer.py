@@ -24,7 +24,7 @@ def check_optimizer(optimizer: OptimizerConfig) -> None:
         if key in optimizer.arguments:
             raise ValueError(f"optimizer.arguments.{key} is set by {ours}: leave it out")
     if (optimizer._target_, optimizer.arguments) not in _shipped():
-        try_out(optimizer)
+        step_once(optimizer)
 
 
 @cache
@@ -33,7 +33,7 @@ def _shipped() -> list[tuple[str, dict[str, Any]]]:
     return [(file.get("_target_", ""), file.get("arguments", {})) for file in files if isinstance(file, dict)]
 
 
-def try_out(optimizer: OptimizerConfig) -> None:
+def step_once(optimizer: OptimizerConfig) -> None:
     """Take one step with the optimizer on a matrix and a vector. Raises ValueError as `check_optimizer` does."""
     import torch
 

@@ -6,7 +6,7 @@ from typing import Any
 from losslab.composition.check_data import check_data, check_rules
 from losslab.composition.check_online import check_online
 from losslab.composition.check_optimizer import check_optimizer
-from losslab.config.benchmark import WITH_OPTIONS
+from losslab.config.benchmark import WITH_OPTIONS, BenchmarkConfig
 from losslab.config.choices import Device, Gold, Rules, TrackerName
 from losslab.config.forgetting import of_new_task
 from losslab.config.keys import check_bounds
@@ -104,7 +104,7 @@ def check(config: Config) -> None:
         raise ValueError(
             f"tracker={config.tracker.name} keeps no models: leave tracker.checkpoints out, or set tracker=wandb"
         )
-    check_model("model.path", config.model.path)
+    check_model_folder("model.path", config.model.path)
     check_machine(config.machine)
     check_rules(config.dataset)
     if not config.trains:
@@ -137,6 +137,14 @@ def check(config: Config) -> None:
     check_objective(config)
 
 
+# What an objective may need of the data: the key of its column, and what a message says where it is missing.
+COLUMNS = {
+    "pairs": ("rejected_column", "pairs of answers: set dataset.rejected_column"),
+    "reward": ("reward_column", "answers with rewards: set dataset.reward_column, or dataset=self_graded"),
+    "token_weight": ("weights_column", "a weight of each token: set dataset.weights_column"),
+}
+
+
 def check_objective(config: Config) -> None:
     """Refuse a configuration that lacks what the objective needs, or has what it does not read."""
     train = config.train
@@ -151,24 +159,13 @@ def check_objective(config: Config) -> None:
             f"train.normaliser={train.normaliser} counts weights of target tokens, and loss={config.names.loss} acts "
             "on others too: choose natural or answer_tokens"
         )
-    if ("pairs" in needs) != (config.dataset.rejected_column is not None):
-        raise ValueError(
-            f"loss={config.names.loss} needs pairs of answers: set dataset.rejected_column"
-            if "pairs" in needs
-            else f"loss={config.names.loss} does not know what to do with dataset.rejected_column: leave it out"
-        )
-    if ("reward" in needs) != (config.dataset.reward_column is not None):
-        raise ValueError(
-            f"loss={config.names.loss} needs answers with rewards: set dataset.reward_column, or dataset=self_graded"
-            if "reward" in needs
-            else f"loss={config.names.loss} does not know what to do with dataset.reward_column: leave it out"
-        )
-    if ("token_weight" in needs) != (config.dataset.weights_column is not None):
-        raise ValueError(
-            f"loss={config.names.loss} needs a weight of each token: set dataset.weights_column"
-            if "token_weight" in needs
-            else f"loss={config.names.loss} does not know what to do with dataset.weights_column: leave it out"
-        )
+    for need, (column, lacks) in COLUMNS.items():
+        if (need in needs) != (getattr(config.dataset, column) is not None):
+            raise ValueError(
+                f"loss={config.names.loss} needs {lacks}"
+                if need in needs
+                else f"loss={config.names.loss} does not know what to do with dataset.{column}: leave it out"
+            )
     for what in needs & {"pairs", "reward"}:
         if train.normaliser == Normaliser.weights:
             raise ValueError(f"train.normaliser=weights does not go with {what}, whose weights cancel: choose another")
@@ -193,6 +190,18 @@ def check_examples(config: Config) -> None:
                 raise ValueError(f"{key}.examples.{i} is empty: give it a problem and an answer, or leave it out")
 
 
+def _check_task(name: str, about: BenchmarkConfig, served: bool) -> None:
+    """Refuse, for a task of lm_eval, an endpoint and what the task decides itself."""
+    if served:
+        raise ValueError(
+            f"benchmark {name} is a task of lm_eval, which needs the model itself: leave machine.engine=api out"
+        )
+    for key in ("examples", "prompt", "instruction", "images"):
+        if getattr(about, key):
+            why = "which shows no images" if key == "images" else "whose prompt is its own"
+            raise ValueError(f"benchmark {name} is a task of lm_eval, {why}: leave {key} out")
+
+
 def check_prompts(config: Config) -> None:
     """Refuse a prompt without a place for the question, and a benchmark whose gold and rules do not go together."""
     prompts = {"model.train_prompt": config.model.train_prompt, "model.eval_prompt": config.model.eval_prompt}
@@ -202,21 +211,13 @@ def check_prompts(config: Config) -> None:
         if template != "chat" and "{problem}" not in template:
             raise ValueError(f"{key} must be `chat` or a text that contains {{problem}}")
     for name, about in config.benchmark.items():
-        if about.task is not None and config.served:
-            raise ValueError(
-                f"benchmark {name} is a task of lm_eval, which needs the model itself: leave machine.engine=api out"
-            )
-        if about.task is not None and (about.examples or about.prompt):
-            raise ValueError(f"benchmark {name} is a task of lm_eval, whose prompt is its own: leave yours out")
+        if about.task is not None:
+            _check_task(name, about, config.served)
         if about.metric and about.task is None:
             raise ValueError(f"benchmark.{name}.metric is for tasks of lm_eval: leave it out")
         if about.options and about.rules not in WITH_OPTIONS:
             rules = ", ".join(WITH_OPTIONS)
             raise ValueError(f"benchmark.{name}.options is for the rules {rules}: set one of them, or leave it out")
-        if about.task is not None and about.images:
-            raise ValueError(f"benchmark {name} is a task of lm_eval, which shows no images: leave images out")
-        if about.task is not None and about.instruction:
-            raise ValueError(f"benchmark {name} is a task of lm_eval, whose prompt is its own: leave instruction out")
         if (about.gold == Gold.any) != (about.rules == Rules.exact_match):
             raise ValueError(f"benchmark.{name}: gold=any and rules=exact_match go together: set both or neither")
 
@@ -253,10 +254,10 @@ def check_reference(config: Config) -> None:
         raise ValueError(f"reference.path={path} is the base of model={base}: leave it out, or name a folder")
     if path == EMBEDDED_LARGE and config.model.path not in (EMBEDDED, EMBEDDED_LARGE):
         raise ValueError("reference.path=embedded_large teaches the embedded task: set model=tiny, or name another")
-    check_model("reference.path", path)
+    check_model_folder("reference.path", path)
 
 
-def check_model(key: str, name: str) -> None:
+def check_model_folder(key: str, name: str) -> None:
     """Refuse a folder that is missing or holds no checkpoint, before it is read for the identity of the cell."""
     if name in EMBEDDED_MODELS:
         return

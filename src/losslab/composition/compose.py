@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from losslab.composition.check_unread import check_unread
-from losslab.composition.record_file import check_objective, read_record
+from losslab.composition.record_file import read_record, refuse_unknown_objective
 from losslab.composition.words import TASKS, any_group, check_group, shipped_paths
 from losslab.config.benchmark import HARNESS
 from losslab.config.errors import exit_on_error
@@ -153,7 +153,7 @@ def _sampled(model: str, by_path: bool, cfg: DictConfig) -> str:
     return f"{model}-{hashlib.sha256(f'{Path(path)}@{cfg.model.revision}'.encode()).hexdigest()[:6]}"
 
 
-def recorded(record: Path, overrides: list[str]) -> Config:
+def recorded_config(record: Path, overrides: list[str]) -> Config:
     """The configuration in a cell's config.yaml with `overrides` of its scoring, and with this machine's settings.
 
     Files of the folders that `hydra.searchpath` names may be chosen, and their objectives are known. Raises ValueError
@@ -164,7 +164,7 @@ def recorded(record: Path, overrides: list[str]) -> Config:
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra.compose("config", [f"seed={saved.seed}", *overrides], return_hydra_config=True)
-        check_objective(saved.loss, str(record), searched(composed))
+        refuse_unknown_objective(saved.loss, str(record), searched(composed))
         for name in keys(overrides):
             if name == SEARCHPATH:
                 continue

@@ -20,8 +20,8 @@ OURS = "losslab."  # before the name of a class that this package has, whatever 
 def read_record(file: Path) -> DictConfig:
     """The content of a cell's config.yaml; `model.trust_remote_code` is always read as false.
 
-    Its objective may be any class: who loads it calls `check_objective` first. Raises ValueError if it is not a
-    configuration, or if it has interpolations (`${...}`).
+    Its objective may be any class: what loads it calls `refuse_unknown_objective` first. Raises ValueError if it is not
+    a configuration, or if it has interpolations (`${...}`).
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -41,7 +41,7 @@ def read_record(file: Path) -> DictConfig:
     return record
 
 
-def check_objective(loss: Any, file: str, folders: Iterable[Path] = (CONF,)) -> None:
+def refuse_unknown_objective(loss: Any, file: str, folders: Iterable[Path] = (CONF,)) -> None:
     """Raise ValueError if no file of `loss` in these folders has a record's objective; the class is not loaded."""
     target = loss.get("_target_") if isinstance(loss, Mapping) else None
     if not str(target).startswith(OURS) and str(target) not in objectives(folders):

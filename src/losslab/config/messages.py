@@ -108,11 +108,11 @@ def first_line(error: Exception) -> str:
 
 
 @contextmanager
-def under_key(key: str) -> Iterator[None]:
-    """Replace `model.path=` in the message of a ValueError by the key that names this model."""
+def under_key(key: str, usual: str = "model.path") -> Iterator[None]:
+    """Name `key` in place of the key that what is read has in most messages, in a ValueError of the block."""
     try:
         yield
     except ValueError as error:
-        if "model.path=" not in str(error):
+        if usual not in str(error):
             raise
-        raise ValueError(str(error).replace("model.path=", f"{key}=")) from error
+        raise ValueError(str(error).replace(usual, key)) from error

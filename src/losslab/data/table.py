@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from losslab.config.choices import Selection
+from losslab.config.messages import under_key
 from losslab.config.schema import EMBEDDED, DatasetConfig
 from losslab.data import hub_datasets, read_files, toy_pictures, toy_programs, toy_task
 from losslab.data.read_files import Raw
@@ -157,10 +158,8 @@ def load(dataset: DatasetConfig, held_out: bool = False) -> Table:
     ValueError when the data set is missing, empty or unreadable.
     """
     if held_out and (elsewhere := held_out_file(dataset)):
-        try:
+        with under_key("dataset.validation", "dataset.path"):
             return load(elsewhere)
-        except ValueError as error:
-            raise ValueError(str(error).replace("dataset.path", "dataset.validation")) from error
     table = _whole(dataset)
     if not len(table):
         raise ValueError(f"{dataset.path} has no rows: check the file")

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hydra.utils import get_class
 
-from losslab.composition.record_file import check_objective
+from losslab.composition.record_file import refuse_unknown_objective
 from losslab.config.paths import CONF
 from losslab.config.schema import EMBEDDED_MODELS
 from losslab.config.sweep import SweepConfig
@@ -131,7 +131,7 @@ def summary(config: dict[str, Any]) -> str:
 def objective(config: dict[str, Any]) -> str:
     target, parameters = config["loss"]["_target_"], {k: v for k, v in config["loss"].items() if k != "_target_"}
     try:
-        check_objective(config["loss"], "the record")  # before its module is imported
+        refuse_unknown_objective(config["loss"], "the record")  # before its module is imported
         text = inspect.getdoc(get_class(target)) or ""
     except Exception:  # a module that is not on this machine's path
         text = f"The class {target}, which is not part of losslab."

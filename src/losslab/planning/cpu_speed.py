@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from losslab.composition.compose import schema
-from losslab.composition.record_file import check_objective, read_record
+from losslab.composition.record_file import read_record, refuse_unknown_objective
 from losslab.config.messages import sentence
 from losslab.config.schema import Config
 from losslab.distributed.environment import available_cores
@@ -52,7 +52,7 @@ def _trained(record: CellRecord) -> Config:
     """The configuration that a cell was trained with. Raises ValueError, also for an objective that is not in conf/."""
     file = record.folder / "config.yaml"
     saved = read_record(file)
-    check_objective(saved.loss, str(file))  # a record from elsewhere must not have its code run by a plan
+    refuse_unknown_objective(saved.loss, str(file))  # a record from elsewhere must not have its code run by a plan
     try:
         config = OmegaConf.to_object(OmegaConf.merge(schema(), saved))
     except OmegaConfBaseException as error:

@@ -11,8 +11,8 @@ from losslab.data.toy_task import PROBLEMS
 from losslab.planning.plan_tuning import tuned
 from losslab.records.reading import DamagedRecord, read_scores
 from losslab.records.record import Cell
-from losslab.results.compare import right_shares
 from losslab.results.model_names import of_config
+from losslab.results.right_shares import right_shares
 from losslab.statistics.intervals import simultaneous_level
 from losslab.statistics.power import (
     BETWEEN_RUNS,

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from losslab.config.log import printable
 from losslab.config.schema import VerdictName
-from losslab.records.reading import DamagedRecord, read_rows, read_scores, read_yaml
+from losslab.records.reading import DamagedRecord, read_scores, read_yaml
+from losslab.results.right_shares import Shares, right_shares
 from losslab.statistics.intervals import Estimate, paired
 
 SAME = ("temperature", "top_p", "max_new_tokens")  # must be equal, or the difference would be one of protocols
@@ -24,8 +24,6 @@ WORTH_KNOWING = (
     "seeds",
 )  # these may belong to the model: differences are only reported
 PROTOCOL = (*SAME, *WORTH_KNOWING, "benchmarks")
-
-Shares = dict[str, NDArray[np.float64]]  # of right samples of each problem, by benchmark
 
 
 def compare(paths: tuple[str, str], verdict: str | None = None) -> str:
@@ -97,38 +95,6 @@ def _scores(folder: Path) -> dict[str, Any]:
     if "verdict" not in scores:
         raise DamagedRecord(folder / "scores.json", "names no verdict")
     return scores
-
-
-def right_shares(folder: Path, scores: Mapping[str, Any], verdict: str) -> Shares:
-    """The share of right samples of each problem, by benchmark, from a folder of scores.
-
-    scores.json has the counts since version 1; for older records they are computed from the samples. Raises
-    DamagedRecord.
-    """
-    shares = {}
-    for name, part in scores["benchmarks"].items():
-        if "right" not in part:
-            shares[name] = _from_samples(folder / f"{name}.jsonl", part.get("samples"), verdict)
-            continue
-        try:
-            shares[name] = np.array(part["right"][verdict], float) / part["samples"]
-        except (KeyError, TypeError, ValueError, ZeroDivisionError):
-            raise DamagedRecord(folder / "scores.json", f"benchmarks.{name}.right holds no counts") from None
-        if shares[name].ndim != 1 or not len(shares[name]):
-            raise DamagedRecord(folder / "scores.json", f"benchmarks.{name}.right holds no counts")
-    return shares
-
-
-def _from_samples(path: Path, samples: int | None, verdict: str) -> NDArray[np.float64]:
-    if not path.exists():
-        raise DamagedRecord(path, "is missing")
-    try:
-        marks = [[bool(sample[verdict]) for sample in row["samples"][:samples]] for row in read_rows(path)]
-        if not marks or not all(len(row) == samples for row in marks):
-            raise DamagedRecord(path, f"does not have {samples} samples of each problem")
-    except (KeyError, TypeError):
-        raise DamagedRecord(path, f"a problem lacks its samples, or a sample its {verdict} verdict") from None
-    return np.array(marks, float).mean(1)
 
 
 def _table(a: Shares, b: Shares, verdict: str) -> list[str]:

@@ -50,7 +50,7 @@ class CellScores:
         return self.sampling_seed if sampled else None
 
 
-def recorded(sweep: str, records: Iterable[CellRecord]) -> Iterator[CellScores]:
+def scores_of_sweep(sweep: str, records: Iterable[CellRecord]) -> Iterator[CellScores]:
     """The cells of a sweep, in the order in which they were declared, once for each protocol of their scores."""
     members = [record for record in records if sweep in record.sweeps]
     for record in sorted(members, key=lambda record: record.state["declared"]):

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from losslab.records.reading import read_scores
-from losslab.results.compare import right_shares
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores, problem_hashes
+from losslab.results.right_shares import right_shares
 from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import LEVEL, Estimate, over_seeds_and_problems
 

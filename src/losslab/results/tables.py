@@ -19,7 +19,7 @@ from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.reading import DamagedRecord
 from losslab.results.labels import canonical, labels
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.load_records import CellScores, Part, promised, recorded, trains
+from losslab.results.load_records import CellScores, Part, promised, scores_of_sweep, trains
 from losslab.results.model_names import distinct
 from losslab.statistics.intervals import Estimate, mean_of, over_seeds
 
@@ -145,7 +145,7 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     `records` are those of the results folder, if they have been read.
     """
     grid = experiment_files.declared(sweep.name, results)
-    entries = list(recorded(sweep.name, cell_records(results) if records is None else records))
+    entries = list(scores_of_sweep(sweep.name, cell_records(results) if records is None else records))
     if not entries and not grid:
         raise ValueError(f"no record of the sweep {sweep.name} under {results}: run it first, or give another sweep")
     scored = list(dict.fromkeys(name for entry in entries for name in entry.scores))
