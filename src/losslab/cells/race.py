@@ -1,16 +1,20 @@
-"""A race of objectives and rates: all start on an eighth of the rows, and what is worse is not trained on more.
+"""A race of objectives and rates: all start on an eighth of the rows, and objectives that are worse are not trained on
+more.
 
 A rung is an ordinary sweep, `<name>/eighth` and so on, whose cells have a complete schedule over their share of the
 rows, and whose records are read for the next one. So a race resumes where it was interrupted, runs under every
 launcher, and shares its last rung with a sweep of the same cells. The base, scored once, stands beside the rows of
-every rung. `losslab.statistics.racing` decides.
+every rung. `losslab.statistics.racing` decides which rows are worse; an objective is dropped when all of its rows are.
+Its rates stay together until the last rung, since the best rate depends on the number of steps: on little data it is
+often one that is too high for all of it (Bjorck et al., *Scaling Optimal LR Across Token Horizons*, ICLR 2025, arXiv
+2409.19913; results/benchmarks/racing.md).
 """
 
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -35,7 +39,8 @@ from losslab.results.threats import engines
 from losslab.statistics.racing import FEWEST_SEEDS, Standing, level, look
 
 ALL_GIVEN = "hydra.sweeper.params=null"  # the rows have the values that an experiment's file sweeps over
-RUNGS = {"eighth": 8, "quarter": 4, "half": 2, "all": 1}  # what the rows are divided by
+LAST = "all"
+RUNGS = {"eighth": 8, "quarter": 4, "half": 2, LAST: 1}  # what the rows are divided by
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Entrant:
     """A row of a race, or its base: the overrides of its cells, except the seed."""
 
     label: str  # the overrides that differ between rows
+    objective: str  # those of them that choose the objective and its constants
     overrides: tuple[str, ...]
     configs: list[Config]  # one for each seed, on all rows
 
@@ -64,14 +70,19 @@ class Race:
             raise ValueError(f"a race needs {FEWEST_SEEDS} seeds or more, since fewer show nothing: add seed=0,1,2")
         configs = {rest: configurations(*rest, _seeds(seeds)) for rest, seeds in cells.items()}
         trained = {rest: of for rest, of in configs.items() if of[0].trains}
-        if len(trained) < 2:
-            raise ValueError("a race is between two rows or more: give several objectives or rates, as in loss=sft,dft")
+        if len({tuple(filter(_of_loss, rest)) for rest in trained}) < 2:
+            raise ValueError(
+                "a race is between two objectives or more, as in loss=sft,dft: for the rates of one objective add "
+                "sweep.tune=optimizer.lr to a sweep"
+            )
         shared = set.intersection(*map(set, trained))
-        labels = {rest: " ".join(w.removeprefix("loss=") for w in rest if w not in shared) for rest in trained}
-        entrants = [Entrant(labels[rest], rest, of) for rest, of in trained.items()]
+        own = {rest: [word for word in rest if word not in shared] for rest in trained}
+        entrants = [
+            Entrant(_label(own[rest]), _label(filter(_of_loss, own[rest])), rest, of) for rest, of in trained.items()
+        ]
         seeds = next(seeds for rest, seeds in cells.items() if rest in trained)
         untrained = (*(word for word in entrants[0].overrides if word in shared and not _of_loss(word)), f"loss={BASE}")
-        base = Entrant(BASE, untrained, configurations(*untrained, _seeds(seeds)))
+        base = Entrant(BASE, BASE, untrained, configurations(*untrained, _seeds(seeds)))
         launcher = [argument for argument in arguments if argument.startswith("hydra")]
         return cls(entrants, base, seeds, launcher, _checked(entrants, base))
 
@@ -154,10 +165,14 @@ class Rung:
     standings: list[Standing]
     base: float  # the average of the base, in percent
     engines: dict[str, list[str]]  # rows by the engine of their scores
+    objectives: dict[str, str]  # of the rows
 
     @property
     def left(self) -> list[str]:
-        return [standing.name for standing in self.standings if not standing.worse]
+        """The rows of objectives of which some row is not worse; on the last rung the rows that are not worse."""
+        equal = [row.name for row in self.standings if not row.worse]
+        kept = {self.objectives[name] for name in equal}
+        return equal if self.name == LAST else [r.name for r in self.standings if self.objectives[r.name] in kept]
 
 
 def run(race: Race, train: Any = None) -> list[Rung]:
@@ -192,7 +207,8 @@ def _rung(race: Race, name: str, entrants: Sequence[Entrant]) -> Rung | None:
         for entrant in (race.base, *entrants)
     }
     average = float(np.mean([100 * part.mean() for part in base.values()]))
-    return Rung(name, race.training_rows(name), look(rows, base, race.level), average, engines(scores))
+    objectives = {entrant.label: entrant.objective for entrant in entrants}
+    return Rung(name, race.training_rows(name), look(rows, base, race.level), average, engines(scores), objectives)
 
 
 def _train(words: Sequence[str]) -> None:
@@ -249,6 +265,10 @@ def _seeds(seeds: Sequence[str]) -> str:
 def _measure(config: Config) -> tuple[str, str, int, tuple[str, ...]]:
     """What scores that compare have in common."""
     return protocol_name(config), str(config.eval.verdict), config.eval.samples, tuple(config.benchmark)
+
+
+def _label(words: Iterable[str]) -> str:
+    return " ".join(word.removeprefix("loss=") for word in words)
 
 
 def _of_loss(word: str) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from losslab.cells.race import RUNGS, Race, Rung
+from losslab.cells.race import LAST, RUNGS, Race, Rung
 from losslab.config.schema import BASE
 from losslab.files import csv_text
 from losslab.results.conclusion_text import points
@@ -20,7 +20,7 @@ def sentences(race: Race, rungs: Sequence[Rung]) -> list[str]:
         return [f"No verdict yet: cells of {race.name}/{next(iter(RUNGS))} have no scores."]
     last = rungs[-1]
     said = [f"{_answer(race, last)}{_doubt(last)}", _against_base(last), *_dropped(rungs)]
-    if len(last.left) == 1 and last.name != "all":
+    if len(last.left) == 1 and last.name != LAST:
         said.append(f"Nothing was compared on more than {_share(last)} of the rows.")
     said.append(
         f"In brackets: simultaneous {SURE} intervals of all rows and rungs (all of them hold with a probability of "
@@ -31,7 +31,7 @@ def sentences(race: Race, rungs: Sequence[Rung]) -> list[str]:
 
 def ended(rungs: Sequence[Rung]) -> bool:
     """Whether the race has come to a verdict: one row is left, or all rows of the data were used."""
-    return bool(rungs) and (len(rungs[-1].left) == 1 or rungs[-1].name == "all")
+    return bool(rungs) and (len(rungs[-1].left) == 1 or rungs[-1].name == LAST)
 
 
 def _answer(race: Race, last: Rung) -> str:
@@ -40,7 +40,7 @@ def _answer(race: Race, last: Rung) -> str:
     if len(last.left) == 1:
         worse = and_([f"{row.name} ({points(_turned(row.difference))})" for row in last.standings[1:]])
         return f"{leader.name} is left: after {_share(last)} of the rows it was better than {worse}."
-    if last.name == "all":
+    if last.name == LAST:
         return (
             f"Undecided: {and_(last.left)} are left after all rows. {leader.name} has the highest average, "
             f"{leader.average:.1f}%, which does not set it apart from the others that are left."
@@ -51,7 +51,7 @@ def _answer(race: Race, last: Rung) -> str:
 
 def _doubt(last: Rung) -> str:
     """Said beside the answer where no row that is left is better than the base."""
-    if any(_beside_base(row) == "better" for row in last.standings if not row.worse):
+    if any(_beside_base(row) == "better" for row in last.standings if row.name in last.left):
         return ""
     return f" {'It is not' if len(last.left) == 1 else 'None of them is'} shown to be better than the base."
 
@@ -60,7 +60,7 @@ def _against_base(last: Rung) -> str:
     """How the rows that are left stand against the base."""
     groups: dict[str, list[str]] = {}
     for row in last.standings:
-        if not row.worse:
+        if row.name in last.left:
             groups.setdefault(_beside_base(row), []).append(f"{row.name} ({points(row.over_base)})")
     told = "; ".join(f"{kind}: {and_(rows)}" for kind, rows in groups.items())
     return f"Against the base, {last.base:.1f}%, after {_share(last)} of the rows: {told}."
@@ -77,7 +77,7 @@ def _dropped(rungs: Sequence[Rung]) -> list[str]:
     told = []
     one_left = len(rungs[-1].left) == 1  # whose answer says what the last rung dropped
     for rung in rungs[:-1] if one_left else rungs:
-        if worse := [f"{row.name} ({points(row.difference)})" for row in rung.standings if row.worse]:
+        if worse := [f"{row.name} ({points(row.difference)})" for row in rung.standings if row.name not in rung.left]:
             told.append(
                 f"{and_(worse)} {'were' if len(worse) > 1 else 'was'} dropped after {_share(rung)} of the rows, behind "
                 f"{rung.standings[0].name}, and not trained on more."
@@ -99,7 +99,8 @@ def sheet(race: Race, rungs: Sequence[Rung]) -> Sheet:
         "Average accuracy in percent after training on the rows of each rung and, in brackets, the difference to the "
         "leader of the rung, ± half of its interval; over base: the difference to the base on the last rung of the "
         f"row. Differences are paired by seed and problem, and their intervals are simultaneous at {SURE} for all rows "
-        "and rungs (Bonferroni). A row whose interval to the leader lies below zero is dropped."
+        "and rungs (Bonferroni). An objective is dropped when the intervals of all of its rows to the leader lie below "
+        "zero; on the last rung each such row is."
     )
     head = ["row", *(f"{rung.name} ({rung.rows:,})" for rung in rungs), "over base", "outcome"]
     return Sheet(f"Race: {race.name}", "", head, cells, caption, [], naming=1)
@@ -116,7 +117,7 @@ def _line(name: str, rungs: Sequence[Rung]) -> list[str]:
         behind = "leader" if row is rung.standings[0] else _signed(row.difference)
         texts.append(f"{row.average:.1f} ({behind})")
         over_base = _signed(row.over_base)
-        if row.worse:
+        if name not in rung.left:
             outcome = f"dropped after {_share(rung)} of the rows, behind {rung.standings[0].name}"
     return [*texts, over_base, outcome]
 
@@ -142,7 +143,15 @@ def page(race: Race, rungs: Sequence[Rung]) -> str:
 
 def to_csv(rungs: Sequence[Rung]) -> str:
     lines = [
-        [rung.name, rung.rows, s.name, s.average, *_numbers(s.difference), *_numbers(s.over_base), s.worse]
+        [
+            rung.name,
+            rung.rows,
+            s.name,
+            s.average,
+            *_numbers(s.difference),
+            *_numbers(s.over_base),
+            s.name not in rung.left,
+        ]
         for rung in rungs
         for s in rung.standings
     ]

@@ -1,14 +1,15 @@
-"""Race objectives and rates: all start on an eighth of the data, and what is worse is not trained on more.
+"""Race objectives: all start on an eighth of the data, and those that are worse are not trained on more.
 
 losslab race loss=sft,dft optimizer.lr=1e-5,5e-5,2e-4 seed=0,1,2 sweep.name=mine
 losslab race ... plan=true             its rungs and what they cost, at most and if half is dropped; loads nothing
 losslab race ... hydra/launcher=slurm  submits a rung and ends; the same command continues when its cells are done
 
 The options are those of `losslab train`, and every combination, the seed aside, is a row. Rungs are an eighth, a
-quarter, a half and all of the training rows, each with a complete schedule: ordinary sweeps, <name>/eighth and so on. A
-row is dropped when the paired interval of its difference to the leader lies below zero; these intervals are
-simultaneous for all rows and rungs. The base is scored too, and stands beside the rows. The same command resumes where
-it was interrupted, and ends with a verdict and a page. docs/evaluation.md has the rule and how often it is right.
+quarter, a half and all of the training rows, each with a complete schedule: ordinary sweeps, <name>/eighth and so on.
+An objective is dropped, with all its rates, when the intervals of their paired differences to the leader are below 0;
+these intervals are simultaneous for all rows and rungs. The base is scored too, and stands beside the rows. The same
+command resumes where it was interrupted, and ends with a verdict and a page. docs/evaluation.md has the rule and how
+often it is right.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """A look at a race: which rows are worse than the leader, with an error that holds over all looks and rows.
 
 Racing (Maron & Moore, *Hoeffding Races*, NIPS 6, 1994; Birattari et al., *F-Race*, GECCO 2002) spends little on what is
-worse: rows are compared at every rung, and one that is behind the leader is dropped. The leader is the row that happens
+worse: rows are compared at every rung, and what is behind the leader is dropped. The leader is the row that happens
 to be highest, and there are several looks. So each interval has the level
 
     1 - alpha / (looks * pairs),    pairs = rows (rows - 1) / 2
@@ -52,7 +52,7 @@ class Standing:
 
     @property
     def worse(self) -> bool:
-        """Whether the row is dropped."""
+        """Whether the row is shown to be worse than the leader."""
         return self.difference.high < 0
 
 
