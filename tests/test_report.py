@@ -15,19 +15,22 @@ import numpy as np
 import pytest
 import yaml
 from place import LOSSLAB
+from test_tables import cell
 
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import BASE, Config, Names, OptimizerConfig, TrainConfig
 from losslab.config.sweep import SweepConfig
 from losslab.evaluation import scores
 from losslab.files import read_json, write, write_json, write_lines
+from losslab.records.cell_records import cell_records
 from losslab.records.record import Cell
 from losslab.report import charts, training
 from losslab.report.charts import ChartLine
 from losslab.report.diagnostic_notes import diagnostic_notes
-from losslab.report.page import write_reports
+from losslab.report.page import write_report, write_reports
 from losslab.report.row_samples import LONGEST, TEXTS
-from losslab.report.rows import ReportCell, ReportRow
+from losslab.report.rows import ReportCell, ReportRow, drawn_rows, report_rows
+from losslab.results import tables
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import Scores
@@ -197,6 +200,27 @@ def test_scores_against_a_setting():
     zero = report_row("sft", 0.0, 10.0, 1)  # a setting of which zero alone was run
     (chart,) = training.against_settings(Table(table.sweep, [], [], [zero.row], []), [zero])
     assert 'data-x="0"' in chart.svg
+
+
+@pytest.mark.parametrize(
+    ("losses", "lines", "note"), [(9, 9, "percent"), (27, 24, "percent; 3 of 27 lines are left out")]
+)
+def test_a_tuned_sweep_of_more_rows_than_are_drawn(tmp_path, losses, lines, note):
+    """27 rows, of which the 24 with the highest averages are drawn: each line of one of them has all of its points."""
+    rates = 27 // losses
+    for i in range(losses):
+        for j in range(rates):
+            cell(tmp_path, f"loss{i}", 0, {"math500": float(losses * j + i)}, lr=10.0 ** (j - 5))
+    sweep = SweepConfig(name="study", tune="optimizer.lr")
+    write_report(sweep, str(tmp_path))
+    table = tables.build(sweep, str(tmp_path))
+    rows = report_rows(table, cell_records(str(tmp_path)))
+    assert len(rows) == 27
+    (chart,) = training.against_settings(table, drawn_rows(rows, None))
+    marks = re.findall(r'data-label="(\w+)" data-x="[^"]*" data-v="([^"]*)"', chart.svg)
+    assert len(marks) == lines and chart.note == note
+    first = losses - lines
+    assert dict(marks)[f"loss{first}"] == " ".join(f"{losses * j + first}" for j in range(rates))
 
 
 def test_each_note_is_said_where_the_records_show_it_and_only_there(tmp_path):

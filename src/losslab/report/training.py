@@ -134,21 +134,31 @@ def accuracy(rows: Sequence[ReportRow], curves: Mapping[str, LearningCurve], col
 
 
 def against_settings(table: Table, rows: Sequence[ReportRow]) -> list[Chart]:
-    """The average score against each setting that the sweep varies, as in the paper's Figure 3."""
+    """The average score against each setting that the sweep varies, as in the paper's Figure 3.
+
+    `rows` are those that the page draws: a configuration without any of them has no line, and the chart says so.
+    """
     styles, settings = {id(row.row): row.style for row in rows}, setting_curves.keys(table)
-    of_name = {name: styles[id(members[0])] for name, members in setting_curves.configurations(table, settings).items()}
+    of_name = {
+        name: style
+        for name, members in setting_curves.configurations(table, settings).items()
+        if (style := next((styles[id(row)] for row in members if id(row) in styles), None)) is not None
+    }
     figures = []
     for key in settings:
         lines = []
-        for name, curve in setting_curves.curves(table, key).items():
+        curves = setting_curves.curves(table, key)
+        for name, curve in curves.items():
             scored = [(float(x), y) for x, y in curve if y is not None]
             band = [(x, y.low, y.high) for x, y in scored if y.half is not None]
-            if scored:
+            if scored and name in of_name:
                 lines.append(ChartLine(of_name[name], name, [(x, y.mean) for x, y in scored], band=band))
         if lines:
             title = f"average against {key}"
             legend = [(line.style, line.label) for line in lines]
-            figures.append(Chart(title, "percent", charts.lines(title, lines, key), legend))
+            left = len(curves.keys() - of_name.keys())
+            note = f"percent; {left} of {len(curves)} lines are left out" if left else "percent"
+            figures.append(Chart(title, note, charts.lines(title, lines, key), legend))
     return figures
 
 
