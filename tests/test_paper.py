@@ -204,17 +204,48 @@ def test_scores_over_settings(tmp_path):
         score(config, **({"math500": value} if batch == 32 else dict.fromkeys(MATHS, value)))
     table = tables.build(sweep, str(tmp_path))
     rates, batches = (setting_curves.curves(table, key) for key in sweep.against)
-    assert [(x, y.mean) for x, y in rates["dft"]] == [(1e-5, 5.0), (5e-5, 9.0), (2e-4, 24.0)]
-    assert [(x, y and y.mean) for x, y in batches["dft"]] == [(32, None), (64, 6.0), (256, 9.0)]
-    assert rates["dft"][0][1].half == pytest.approx(5**0.5 / 5)  # of five independent benchmarks, each ± 1
+    (rate,), (batch,) = rates.values(), batches.values()
+    assert (list(rates), list(batches)) == (["dft at train.batch_size=256"], ["dft at optimizer.lr=5e-05"])
+    assert [(x, y.mean) for x, y in rate] == [(1e-5, 5.0), (5e-5, 9.0), (2e-4, 24.0)]
+    assert [(x, y and y.mean) for x, y in batch] == [(32, None), (64, 6.0), (256, 9.0)]
+    assert rate[0][1].half == pytest.approx(5**0.5 / 5)  # of five independent benchmarks, each ± 1
     rows = list(csv.DictReader(io.StringIO(setting_curves.to_csv(table))))
     assert len(rows) == 6 and rows[0]["value"] == "1e-05" and [row["average"] for row in rows].count("") == 1
+    assert {(row["setting"], row["objective"], row["held"]) for row in rows} == {
+        ("optimizer.lr", "dft", "train.batch_size=256"), ("train.batch_size", "dft", "optimizer.lr=5e-05"),
+    }  # fmt: skip
     assert [panel.get_xlabel() for panel in plots.over_settings({"lr": rates, "batch": batches}).axes] == [
         "lr",
         "batch",
     ]
     with pytest.raises(ValueError, match="sweep.against=loss names no number of the sweep's cells"):
         setting_curves.curves(table, "loss")
+
+
+def test_a_full_grid_has_a_line_for_each_value_of_the_other_setting(tmp_path):
+    (start,) = (c for c in experiment_files.declared("figure1", str(tmp_path)) if c.names.loss == "dft")
+    sweep = replace(start.sweep, name="study", paper=None, against=["optimizer.lr", "train.batch_size"])
+    for i, lr in enumerate((1e-5, 1e-4)):
+        for j, batch in enumerate((32, 64)):
+            train, optimizer = replace(start.train, batch_size=batch), replace(start.optimizer, lr=lr)
+            config = replace(start, train=train, optimizer=optimizer, sweep=sweep)
+            score(config, **dict.fromkeys(MATHS, 10.0 * i + j))
+    table = tables.build(sweep, str(tmp_path))
+    assert {
+        name: [(x, y.mean) for x, y in curve]
+        for key in sweep.against
+        for name, curve in setting_curves.curves(table, key).items()
+    } == {
+        "dft at train.batch_size=32": [(1e-5, 0.0), (1e-4, 10.0)],
+        "dft at train.batch_size=64": [(1e-5, 1.0), (1e-4, 11.0)],
+        "dft at optimizer.lr=1e-05": [(32, 0.0), (64, 1.0)],
+        "dft at optimizer.lr=0.0001": [(32, 10.0), (64, 11.0)],
+    }
+    rows = csv.DictReader(io.StringIO(setting_curves.to_csv(table)))
+    assert {(row["value"], row["held"], row["average"]) for row in rows if row["setting"] == "optimizer.lr"} == {
+        ("1e-05", "train.batch_size=32", "0.0"), ("1e-05", "train.batch_size=64", "1.0"),
+        ("0.0001", "train.batch_size=32", "10.0"), ("0.0001", "train.batch_size=64", "11.0"),
+    }  # fmt: skip
 
 
 def test_configurations_are_lines_of_their_own(tmp_path):
@@ -233,13 +264,10 @@ def test_configurations_are_lines_of_their_own(tmp_path):
 
     def found() -> dict[str, list[tuple[float, float | None]]]:
         table = tables.build(sweep, str(tmp_path))
-        assert list(setting_curves.curves(table, "train.batch_size")) == list(
-            setting_curves.curves(table, "optimizer.lr")
-        )
-        return {
-            name: [(x, y and y.mean) for x, y in line]
-            for name, line in setting_curves.curves(table, "optimizer.lr").items()
-        }
+        rates, batches = (setting_curves.lines(table, key) for key in sweep.against)
+        assert [line.configuration for line in batches] == [line.configuration for line in rates]
+        assert {line.held_text for line in rates} == {"train.batch_size=256"}
+        return {line.configuration: [(x, y and y.mean) for x, y in line.curve] for line in rates}
 
     rates = [1e-5, 5e-5, 2e-4]
     for i, config in enumerate((sft, *powers)):

@@ -136,29 +136,24 @@ def accuracy(rows: Sequence[ReportRow], curves: Mapping[str, LearningCurve], col
 def against_settings(table: Table, rows: Sequence[ReportRow]) -> list[Chart]:
     """The average score against each setting that the sweep varies, as in the paper's Figure 3.
 
-    `rows` are those that the page draws: a configuration without any of them has no line, and the chart says so.
+    `rows` are those that the page draws: a line without any of them is left out, and the chart says so.
     """
-    styles, settings = {id(row.row): row.style for row in rows}, setting_curves.keys(table)
-    of_name = {
-        name: style
-        for name, members in setting_curves.configurations(table, settings).items()
-        if (style := next((styles[id(row)] for row in members if id(row) in styles), None)) is not None
-    }
+    styles = {id(row.row): row.style for row in rows}
     figures = []
-    for key in settings:
-        lines = []
-        curves = setting_curves.curves(table, key)
-        for name, curve in curves.items():
-            scored = [(float(x), y) for x, y in curve if y is not None]
+    for key in setting_curves.keys(table):
+        every, drawn = setting_curves.lines(table, key), []
+        for line in every:
+            line_styles = [styles[id(row)] for row in line.rows if id(row) in styles]
+            scored = [(float(x), y) for x, y in line.curve if y is not None]
             band = [(x, y.low, y.high) for x, y in scored if y.half is not None]
-            if scored and name in of_name:
-                lines.append(ChartLine(of_name[name], name, [(x, y.mean) for x, y in scored], band=band))
-        if lines:
+            if scored and line_styles:
+                drawn.append(ChartLine(line_styles[0], line.name, [(x, y.mean) for x, y in scored], band=band))
+        if drawn:
             title = f"average against {key}"
-            legend = [(line.style, line.label) for line in lines]
-            left = len(curves.keys() - of_name.keys())
-            note = f"percent; {left} of {len(curves)} lines are left out" if left else "percent"
-            figures.append(Chart(title, note, charts.lines(title, lines, key), legend))
+            legend = [(line.style, line.label) for line in drawn]
+            left = sum(not any(id(row) in styles for row in line.rows) for line in every)
+            note = f"percent; {left} of {len(every)} lines are left out" if left else "percent"
+            figures.append(Chart(title, note, charts.lines(title, drawn, key), legend))
     return figures
 
 
