@@ -365,6 +365,9 @@ def test_scores_are_drawn_against_their_setting():
     assert [segment[:, 1].tolist() for segment in container[2][0].get_segments()] == [[8.0, 12.0], [30.0, 30.0]]
     assert [text.get_text() for text in panel.get_xticklabels()] == ["1e-05", "0.0001", "0.001"]
     assert panel.get_xscale() == "log" and panel.get_xlabel() == "optimizer.lr"
+    shares = [(0.0, Estimate(10.0)), (0.5, Estimate(20.0)), (1.0, Estimate(30.0))]
+    mixed = plots.over_settings({"optimizer.lr": {"sft": curve}, "loss.share": {"sft": shares}})
+    assert [panel.get_xscale() for panel in mixed.axes] == ["log", "linear"]  # which has a place for 0
 
 
 def test_a_figure_is_drawn_again_when_its_data_have_changed(tmp_path):

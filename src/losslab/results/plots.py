@@ -157,7 +157,7 @@ def over_steps(curves: Mapping[str, LearningCurve], columns: Sequence[str]) -> A
 
 
 def over_settings(curves: Mapping[str, Mapping[str, SettingCurve]]) -> Any:
-    """A panel for each setting: the average score over its values, with 95% intervals."""
+    """A panel for each setting: the average over its values, with 95% intervals; a log axis where all are positive."""
     figure, grid = canvas(1, len(curves), (1 + 4.5 * len(curves), 4), sharey=True)
     colour = colours(name for by_name in curves.values() for name in by_name)
     for panel, (key, by_name) in zip(grid[0], curves.items(), strict=True):
@@ -166,7 +166,8 @@ def over_settings(curves: Mapping[str, Mapping[str, SettingCurve]]) -> Any:
             xs, means, halves = [x for x, _ in scored], [y.mean for _, y in scored], [_half(y) for _, y in scored]
             panel.errorbar(xs, means, yerr=halves, marker="o", capsize=3, color=colour[name], label=name)
         ticks = sorted({x for curve in by_name.values() for x, _ in curve})
-        panel.set_xscale("log")
+        if ticks[0] > 0:  # a log axis leaves out 0 and what is below
+            panel.set_xscale("log")
         panel.set_xticks(ticks, [f"{x:g}" for x in ticks])
         panel.set_xticks([], minor=True)
         panel.set_xlabel(key)
