@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+)
 
 from losslab.data import toy_task
 from losslab.integrations.loss_func import loss_func
@@ -244,6 +252,23 @@ def test_what_the_loss_of_logits_cannot_serve_is_refused():
         loss_func(CADFT())
     with pytest.raises(ValueError, match="SequenceDFT couples the tokens of a sequence.*: use ObjectiveTrainer"):
         loss_func(SequenceDFT("geometric"))
+
+
+def test_an_encoder_decoder_model_is_refused(tmp_path):
+    """Its logits are aligned with its labels, which those of a causal model are not."""
+    sizes = {"vocab_size": 16, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    t5 = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0))
+    labels = torch.tensor([[3, 4, 1]])
+    out = t5(input_ids=torch.tensor([[5, 6, 1]]), labels=labels)
+    with pytest.raises(ValueError, match="an encoder-decoder model is not supported, .*: use a causal language model"):
+        loss_func(SFT())(out, labels)
+    # Transformers has a decoder for the configuration of BART, but none for that of T5.
+    small = {"vocab_size": 16, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
+    heads = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("attention_heads", "ffn_dim")}
+    bart = BartForConditionalGeneration(BartConfig(**small, **heads))
+    for both in (t5, bart):
+        with pytest.raises(ValueError, match="an encoder-decoder model is not supported"):
+            ObjectiveTrainer(both, TrainingArguments(**OPTIONS, output_dir=str(tmp_path)), objective=SFT())
 
 
 class Undeclared(Objective):

@@ -2,8 +2,8 @@
 
     trainer = Trainer(model, args, train_dataset=rows, compute_loss_func=loss_func(DFT()))
 
-It works with any model whose output has logits, which it holds in float32: `ObjectiveTrainer` takes a fraction of the
-memory and time.
+It works with any causal language model whose output has logits, which it holds in float32: `ObjectiveTrainer` takes a
+fraction of the memory and time.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losslab.integrations.trainer import IGNORED, refuse
+from losslab.integrations.trainer import ENCODER_DECODER, IGNORED, refuse
 from losslab.objectives import Distributions, Objective, Targets
 from losslab.objectives.results import row_term_of, statistic_of, terms_of
 
@@ -23,7 +23,8 @@ def loss_func(objective: Objective) -> Callable[..., Tensor]:
 
     outputs.logits are (B, T, V), labels (B, T) int64, not shifted, -100 where nothing is trained. Raises ValueError for
     an objective that needs what a trainer does not have, that fails on a few random tokens, or that couples the tokens
-    of a sequence, since it is not told where the sequences of a packed row begin.
+    of a sequence, since it is not told where the sequences of a packed row begin; and at the first batch for the
+    outputs of an encoder-decoder model, whose logits are aligned with their labels.
     """
     refuse(objective)
     if objective.scope == "sequence":
@@ -33,6 +34,8 @@ def loss_func(objective: Objective) -> Callable[..., Tensor]:
         )
 
     def compute(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        if getattr(outputs, "encoder_last_hidden_state", None) is not None:
+            raise ValueError(ENCODER_DECODER)
         kept = labels[:, 1:] != IGNORED
         logits, target = outputs.logits[:, :-1][kept].float(), labels[:, 1:][kept].to(outputs.logits.device)
         logsumexp = logits.logsumexp(-1)

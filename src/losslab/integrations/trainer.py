@@ -19,6 +19,7 @@ from losslab.models.try_out import try_out
 from losslab.objectives import Context, Objective
 
 IGNORED = -100  # the label of a token that is not trained
+ENCODER_DECODER = "an encoder-decoder model is not supported, whose labels are not shifted: use a causal language model"
 _Base = Trainer if TYPE_CHECKING else object
 
 
@@ -109,10 +110,12 @@ def add_objective(model: Any) -> None:
     """Make the forward of a causal language model, also with peft adapters, accept an `objective` beside `labels`.
 
     It then returns {loss: (), sums: (3,) float64: number of labels, their -log p and entropy}; other calls are
-    unchanged. It is in the forward because wrappers such as DDP and FSDP act there. Raises ValueError for an output
-    layer that cannot be reproduced, or that has adapters.
+    unchanged. It is in the forward because wrappers such as DDP and FSDP act there. Raises ValueError for an
+    encoder-decoder model, and for an output layer that cannot be reproduced, or that has adapters.
     """
     causal: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if getattr(causal.config, "is_encoder_decoder", False):
+        raise ValueError(ENCODER_DECODER)
     if not isinstance(causal.get_output_embeddings(), nn.Linear):
         raise ValueError("the output layer has adapters, which the fused loss ignores: do not adapt lm_head")
     if getattr(causal.config, "output_router_logits", False):
