@@ -254,6 +254,25 @@ def test_what_the_loss_of_logits_cannot_serve_is_refused():
         loss_func(SequenceDFT("geometric"))
 
 
+def test_each_training_with_model_init_begins_with_a_new_model(checkpoint, rows, tmp_path):
+    options = TrainingArguments(**OPTIONS, output_dir=str(tmp_path))
+    arguments = {"train_dataset": rows, "data_collator": collate, "objective": DFT()}
+    made: list[Any] = []
+
+    def init() -> Any:
+        made.append(model(checkpoint))
+        return made[0] if len(made) == 3 else made[-1]  # the third training has a model that has the objective already
+
+    trainer = ObjectiveTrainer(model_init=init, args=options, **arguments)
+    once, _ = trained(ObjectiveTrainer(model(checkpoint), options, **arguments))
+    logs, _ = trained(trainer)
+    assert [row["cross_entropy"] for row in logs] == [row["cross_entropy"] for row in once] and len(logs) == 2
+    assert trainer.model is made[1]
+    logs, _ = trained(trainer)
+    assert [row["cross_entropy"] for row in logs] == [row["cross_entropy"] for row in once] and len(made) == 3
+    assert made[0].forward.__wrapped__.__func__ is type(made[0]).forward  # wrapped once
+
+
 def test_an_encoder_decoder_model_is_refused(tmp_path):
     """Its logits are aligned with its labels, which those of a causal model are not."""
     sizes = {"vocab_size": 16, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}

@@ -20,6 +20,7 @@ from losslab.objectives import Context, Objective
 
 IGNORED = -100  # the label of a token that is not trained
 ENCODER_DECODER = "an encoder-decoder model is not supported, whose labels are not shifted: use a causal language model"
+TAKES_OBJECTIVE = "takes_objective"  # an attribute of the forward that `add_objective` has replaced
 _Base = Trainer if TYPE_CHECKING else object
 
 
@@ -45,6 +46,12 @@ class ObjectiveLoss(_Base):  # type: ignore[misc, valid-type]
         # Trainer counts the labels of a step and leaves the division to the loss.
         self.model_accepts_loss_kwargs = True
         self._sums: dict[bool, list[Tensor]] = {True: [], False: []}  # in training and in evaluation
+
+    def call_model_init(self, *args: Any, **kwargs: Any) -> Any:
+        """With `model_init` each training begins with a new model."""
+        model = super().call_model_init(*args, **kwargs)
+        add_objective(model)
+        return model
 
     def compute_loss(
         self,
@@ -110,12 +117,15 @@ def add_objective(model: Any) -> None:
     """Make the forward of a causal language model, also with peft adapters, accept an `objective` beside `labels`.
 
     It then returns {loss: (), sums: (3,) float64: number of labels, their -log p and entropy}; other calls are
-    unchanged. It is in the forward because wrappers such as DDP and FSDP act there. Raises ValueError for an
+    unchanged, and so is a model that has it already. It is in the forward because wrappers such as DDP and FSDP act
+    there. Raises ValueError for an
     encoder-decoder model, and for an output layer that cannot be reproduced, or that has adapters.
     """
     causal: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
     if getattr(causal.config, "is_encoder_decoder", False):
         raise ValueError(ENCODER_DECODER)
+    if hasattr(causal.forward, TAKES_OBJECTIVE):
+        return
     if not isinstance(causal.get_output_embeddings(), nn.Linear):
         raise ValueError("the output layer has adapters, which the fused loss ignores: do not adapt lm_head")
     if getattr(causal.config, "output_router_logits", False):
@@ -135,6 +145,7 @@ def add_objective(model: Any) -> None:
         assert not args, "a trainer names its inputs"
         return _forward(causal, form, objective, **inputs)
 
+    setattr(forward, TAKES_OBJECTIVE, True)
     causal.forward = forward  # type: ignore[method-assign]
 
 
