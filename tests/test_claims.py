@@ -12,10 +12,10 @@ from losslab.data.probability_bins import EDGES
 from losslab.files import read_json, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import claims, tables
-from losslab.results.claims import _declared_measures, judge
+from losslab.results.claims import judge
 from losslab.results.load_records import CellScores
 from losslab.results.table_formats import markdown
-from losslab.results.tables import Measure, Table
+from losslab.results.tables import Measure, Table, declared_measures
 from losslab.statistics.intervals import Estimate
 
 CLAIM = DirectionConfig("DFT is above SFT", {"loss": "dft"}, {"loss": "sft"})
@@ -113,7 +113,7 @@ def test_the_declared_measure_has_one_answer_to_each_question_of_a_task(tmp_path
     (config,) = (c for c in declared("toy_suite/table9", str(tmp_path)) if c.seed == 0 and c.names.loss == "sft")
     task = replace(next(iter(config.benchmark.values())), path="lm_eval:mmlu")
     config = replace(config, benchmark={**config.benchmark, "mmlu": task})
-    (measure,) = _declared_measures(Table(config.sweep, list(config.benchmark), [], [], [config]))
+    (measure,) = declared_measures(Table(config.sweep, list(config.benchmark), [], [], [config]))
     samples = {name: 1 if name == "mmlu" else 16 for name in config.benchmark}
     scores = dict.fromkeys(samples, Estimate(50.0))
     entry = CellScores(tmp_path, {}, 0, {}, measure.protocol, scores, samples, "official")

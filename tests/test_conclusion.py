@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from test_tables import cell
 
+from losslab.composition.experiment_files import declared
 from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write_json
+from losslab.records.record import Cell
 from losslab.report.page import write_report
 from losslab.results import compare_to_baselines, tables
 from losslab.results.conclusion import Conclusion, conclude, conclusions
@@ -234,6 +236,39 @@ def test_scores_on_other_problems_are_rows_of_their_own(tmp_path):
     ]
     page = markdown_of(compare_to_baselines.sheet("dft", [table]))
     assert "| study | problems=math500:bbbbbbbb | 83.3 ± 0.0 | – |" in page
+
+
+def test_the_measure_that_the_file_declares_is_the_one_that_compares(tmp_path):
+    """Both rows have lower scores under another protocol too, in the opposite order."""
+    grid = {config.names.loss: config for config in declared("toy_suite/table9", str(tmp_path)) if config.seed == 0}
+    names = list(grid["sft"].benchmark)
+
+    def score(loss: str, right: list[int], temperature: float) -> str:
+        config = replace(grid[loss], eval=replace(grid[loss].eval, temperature=temperature))
+        own = Cell.of(config)
+        own.declare(config)
+        mean, samples = 100 * float(np.mean(right)) / config.eval.samples, config.eval.samples
+        part = {"score": mean, "interval": [mean, mean], "samples": samples, "problems": len(right)}
+        part["right"] = {"official": right, "corrected": right}
+        write_json(
+            own.scores(config) / "scores.json", {"benchmarks": dict.fromkeys(names, part), "verdict": "official"}
+        )
+        (own.scores(config) / "protocol.yaml").write_text(f"benchmarks: {{{', '.join(f'{n}: hash' for n in names)}}}\n")
+        return own.scores(config).name
+
+    def found() -> Conclusion:
+        (model,) = {config.names.model for config in grid.values()}
+        return next(c for c in conclude(tables.build(grid["sft"].sweep, str(tmp_path))) if c.model == model)
+
+    asked = grid["sft"].eval.temperature
+    protocol = score("sft", [14, 15, 16], asked)
+    score("dft", [11, 12, 13], asked)
+    assert found().protocol is None and "under the protocol" not in " ".join(sentences(found()))
+    score("sft", [2, 3, 4], asked + 0.5)
+    other = score("dft", [5, 6, 7], asked + 0.5)
+    assert other != protocol
+    assert (found().best, found().protocol) == (f"sft eval={protocol}", protocol)
+    assert f" under the protocol {protocol}. They cover" in " ".join(sentences(found()))
 
 
 def test_no_interval_is_beyond_what_scores_can_differ():

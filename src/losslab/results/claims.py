@@ -16,12 +16,11 @@ from losslab.config.choices import End
 from losslab.config.sweep import DirectionConfig
 from losslab.data.probability_bins import EDGES, RARE, SURE
 from losslab.files import csv_text
-from losslab.records.record import protocol_name
 from losslab.results.learning_curves import AVERAGE, scores_by_step, values
 from losslab.results.load_records import CellScores
 from losslab.results.probability_plots import read_probabilities
 from losslab.results.table_formats import MISSING, Sheet, SheetCell
-from losslab.results.tables import Measure, Row, Table
+from losslab.results.tables import Measure, Row, Table, declared_measures
 from losslab.statistics.intervals import Estimate, over_seeds
 
 CAPTION = (
@@ -64,7 +63,7 @@ def judge(claim: DirectionConfig, table: Table) -> JudgedClaim:
         return JudgedClaim(claim.claim, _growth(table, claim.higher, claim.grows), _seeds_asked(table))
     high, low = (named_rows(table, keys) for keys in (claim.higher, claim.lower))
     # Only scores of the same measure compare: preferably the one that the sweep's file declares.
-    declared = _declared_measures(table)
+    declared = declared_measures(table)
     shared = sorted(high.keys() & low.keys(), key=lambda measure: (measure not in declared, str(measure)))
     differences = {}
     if shared:
@@ -96,16 +95,6 @@ def to_csv(table: Table) -> str:
 def _seeds_asked(table: Table) -> int:
     """How many seeds the sweep's file declares; 0 for a sweep without one."""
     return len({config.seed for config in table.grid})
-
-
-def _declared_measures(table: Table) -> set[Measure]:
-    """The measures of the scores that the sweep's file declares."""
-    measures = set()
-    for config in table.grid:
-        # A task of lm_eval has one answer to each question, whatever the samples of the others.
-        samples = {1 if about.task is not None else config.eval.samples for about in config.benchmark.values()}
-        measures.add(Measure(protocol_name(config), str(config.eval.verdict), tuple(sorted(samples))))
-    return measures
 
 
 def named_rows(table: Table, keys: Mapping[str, Any]) -> dict[Measure | None, Row]:

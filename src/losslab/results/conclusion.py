@@ -16,7 +16,7 @@ import numpy as np
 from losslab.config.schema import BASE
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.problem_shares import ProblemShares
-from losslab.results.tables import Measure, Row, Table, sampled, varies
+from losslab.results.tables import Measure, Row, Table, declared_measures, sampled, varies
 from losslab.results.threats import Cut, Seen, cut_answers, engines, seen_problems
 from losslab.results.tuning import Choice, Tuning, tune
 from losslab.statistics.intervals import Estimate, Variances, simultaneous_level, with_variances
@@ -74,6 +74,7 @@ class Conclusion:
     benchmarks: list[str]
     problems: int
     samples: tuple[int, ...]
+    protocol: str | None  # of the scores; None where all rows of the model have the same
     seeds: tuple[int, int]  # fewest and most of a pair
     family: int  # number of pairs whose intervals are simultaneous
     spread: Spread | None  # None where no trained rows compare
@@ -154,8 +155,8 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
     if not scored:
         return None
     scored = [(row, value) for row, value in scored if shares.on_record(row)] or scored
-    measure = Counter(row.measure for row, _ in scored).most_common(1)[0][0]
-    assert measure is not None
+    measure = _chosen_measure([row for row, _ in scored], table)
+    protocols = {row.measure.protocol for row, _ in scored if row.measure}
     ranked = sorted((each for each in scored if each[0].measure == measure), key=lambda each: -each[1].mean)
     best, family = ranked[0][0], len(ranked) * (len(ranked) - 1) // 2
     level = simultaneous_level(family)
@@ -176,6 +177,7 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
         benchmarks=table.benchmarks,
         problems=sum(len(first.get(name, ())) for name in table.benchmarks),
         samples=measure.samples,
+        protocol=measure.protocol if len(protocols) > 1 else None,
         seeds=(min(counts), max(counts)),
         family=family,
         spread=_spread(pairs, {row.label for row in trained}),
@@ -188,6 +190,12 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
         seen=seen_problems(trained, table.benchmarks, shares.scores),
         engines=engines({row.label: [shares.scores.of(entry) for entry in row.averaged] for row in rows}),
     )
+
+
+def _chosen_measure(rows: Sequence[Row], table: Table) -> Measure:
+    """The measure of which there are rows to compare: one that the sweep's file declares, else that of most rows."""
+    counts, declared = Counter(row.measure for row in rows if row.measure), declared_measures(table)
+    return max(counts, key=lambda measure: (counts[measure] > 1, measure in declared, counts[measure]))
 
 
 def _with_references(rows: Sequence[Row], references: Sequence[Row]) -> list[tuple[Row, Row]]:

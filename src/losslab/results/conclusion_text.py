@@ -87,7 +87,8 @@ def _against(c: Conclusion) -> list[str]:
 def _grounds(c: Conclusion) -> str:
     fewest, most = c.seeds
     seeds = f"{fewest} to {most} seeds" if fewest < most else f"{most} seed{'s' * (most > 1)}"
-    samples = ", ".join(map(str, c.samples))
+    samples = ", ".join(map(str, c.samples)) + " samples each"
+    samples += f" under the protocol {c.protocol}" if c.protocol else ""
     of_pairs = f" of all {c.family} pairs of rows (all of them hold with a probability of 95%; Šidák)"
     intervals = "95% intervals" if c.family == 1 else f"simultaneous 95% intervals{of_pairs}"
     if most > 1:
@@ -96,7 +97,7 @@ def _grounds(c: Conclusion) -> str:
         covered = f"{' and other samples' * c.sampled}, but not another training"
     return (
         f"In brackets: {intervals}, paired by seed and problem, over {seeds} and {c.problems:,} problems of "
-        f"{', '.join(c.benchmarks)} with {samples} samples each. They cover other problems of these kinds{covered}."
+        f"{', '.join(c.benchmarks)} with {samples}. They cover other problems of these kinds{covered}."
     )
 
 

@@ -17,6 +17,7 @@ from losslab.config.schema import Config
 from losslab.config.sweep import SweepConfig
 from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.reading import DamagedRecord
+from losslab.records.record import protocol_name
 from losslab.results.labels import canonical, labels
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores, Part, promised, scores_of_sweep, trains
@@ -167,6 +168,16 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
         rows.sort(key=lambda row: (order[row.names["model"]], row.trains, rank(row)))
     faults = list(dict.fromkeys(fault for entry in entries for fault in entry.faults))
     return Table(sweep, benchmarks, others, rows, grid, faults)
+
+
+def declared_measures(table: Table) -> set[Measure]:
+    """The measures of the scores that the sweep's file declares."""
+    measures = set()
+    for config in table.grid:
+        # A task of lm_eval has one answer to each question, whatever the samples of the others.
+        samples = {1 if about.task is not None else config.eval.samples for about in config.benchmark.values()}
+        measures.add(Measure(protocol_name(config), str(config.eval.verdict), tuple(sorted(samples))))
+    return measures
 
 
 def varies(rows: Sequence[Row], benchmarks: Sequence[str]) -> list[str]:
