@@ -3,6 +3,7 @@
 import csv
 import importlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,21 @@ def test_seeds_make_a_student_interval_and_one_seed_has_its_own(tmp_path):
         "| tiny | base | 20.0 ± 3.0 | **10.0 ± 3.0** | 15.0 ± 2.1 | 1 |",
         "| tiny | sft | **52.0 ± 5.0** | **10.0 ± 0.0** | **31.0 ± 2.5** | 3 |",
     ]
+
+
+def test_a_base_that_cannot_vary_over_seeds_has_the_interval_over_problems(tmp_path):
+    """Three entries of one base; what is trained, or answers otherwise in one seed, has the interval over seeds."""
+    for seed in range(3):
+        cell(tmp_path, "base", seed, {"math500": 20.0, "amc23": 10.0 + (seed == 2)})
+        cell(tmp_path, "sft", seed, {"math500": 50.0, "amc23": 40.0})
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    base, sft = table.rows
+    assert (base.value("math500").mean, base.value("math500").half) == (20.0, 3.0)
+    assert base.value("amc23").half == pytest.approx(4.3027 / 3, rel=1e-4)  # t(0.975, 2) s / sqrt(n), s = 1 / sqrt(3)
+    assert (sft.value("math500").mean, sft.value("math500").half) == (50.0, 0.0)
+    assert "; of a base that answers alike in all seeds it covers other problems;" in table_formats.caption(table)
+    own = replace(base, config={"model.pretrain_seed": None})  # each seed has a base of its own
+    assert own.value("math500").half == 0.0
 
 
 def test_scores_by_level_are_tables_of_their_own(tmp_path, capsys):

@@ -49,9 +49,12 @@ def caption(table: Table) -> str:
     of_rows = [len(row.scored) for row in table.rows if row.scored]
     covers, benchmarks = [], [*table.benchmarks, *table.others]
     if max(of_rows, default=1) > 1:
-        seeds = varies(table.rows, benchmarks)
-        covered = f"another {and_(seeds)} on the same problems" if seeds else "nothing: all seeds give the same answers"
-        covers.append(f"over several seeds it covers {covered}")
+        if seeds := varies(table.rows, benchmarks):
+            covers.append(f"over several seeds it covers another {and_(seeds)} on the same problems")
+        if any(row.alike(column) for row in table.rows for column in table.columns):
+            covers.append("of a base that answers alike in all seeds it covers other problems")
+        if not covers:
+            covers.append("over several seeds it covers nothing: all seeds give the same answers")
     if min(of_rows, default=1) == 1:
         answers = " and answers" if sampled(table.rows, benchmarks) else ""
         covers.append(f"with one seed it covers other problems{answers}, but not another training")

@@ -1,9 +1,9 @@
 """The ablation table of a sweep, from records and from the sweep's file.
 
-A row is a configuration without its seed. Several seeds give a mean with a 95% interval over seeds (Student's t), a
-single one has its interval over problems. Cells that are not scored, or not started, are shown as missing. Scores with
-different protocols, verdicts, problems or numbers of samples are separate rows, and so are earlier versions of the
-objective's code or of the data.
+A row is a configuration without its seed. Several seeds give a mean with a 95% interval over seeds (Student's t); a
+single one has its interval over problems, and so has a base that answers alike in all seeds. Cells that are not scored,
+or not started, are shown as missing. Scores with different protocols, verdicts, problems or numbers of samples are
+separate rows, and so are earlier versions of the objective's code or of the data.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +79,10 @@ class Row:
         return [entry for entry in self.scored if AVERAGE in entry.scores] or self.scored
 
     def value(self, column: str) -> Estimate | None:
-        """Mean over the seeds with a score in this column, with its interval; None if samples or problems differ."""
+        """Mean over the seeds with a score in this column, with its interval; None if samples or problems differ.
+
+        The interval is over seeds; of one seed, and of a base whose seeds are `alike`, over problems.
+        """
         return self._over_seeds(column, [(entry, entry.scores.get(column)) for entry in self.scored])
 
     def seeds(self, column: str) -> int:
@@ -90,12 +93,21 @@ class Row:
         """As `value`, for the problems of a benchmark that have one value in a column of its rows."""
         return self._over_seeds(part[0], [(entry, entry.breakdown.get(part)) for entry in self.scored])
 
+    def alike(self, column: str) -> bool:
+        """Whether the seeds are entries of one base, which has answered alike in all: they cannot vary."""
+        scores = [entry.scores[column] for entry in self.scored if column in entry.scores]
+        return len(scores) > 1 and self._alike(scores)
+
+    def _alike(self, scores: Sequence[Estimate]) -> bool:
+        shared = not self.trains and self.config.get("model.pretrain_seed", 0) is not None
+        return shared and len({score.mean for score in scores}) == 1
+
     def _over_seeds(self, column: str, scores: Sequence[tuple[CellScores, Estimate | None]]) -> Estimate | None:
         having = [(entry, score) for entry, score in scores if score is not None]
         problems = {entry.problems.get(column) for entry, _ in having} - {None}
         if len({entry.samples.get(column) for entry, _ in having}) > 1 or len(problems) > 1:
             return None
-        if len(having) == 1:
+        if len(having) == 1 or (having and self._alike([score for _, score in having])):
             return having[0][1]
         return over_seeds([score.mean for _, score in having]) if having else None
 
