@@ -60,6 +60,29 @@ def test_rows_of_other_seeds_are_not_on_one_front(tmp_path):
     assert {label: point.front for label, point in points.items()} == {"sft": False, "dft": True, "nft": False}
 
 
+def test_only_scores_of_one_measure_compete(tmp_path):
+    """Of the first 20 and 10 points under one protocol, of the second 30 and 5 under another: each is on its front."""
+    right = {  # of ten samples; `cell` writes those under the protocol paper
+        "greedy": {"base": ([4] * 10, [6] * 10), "sft": ([7] * 10, [5] * 5 + [6] * 5)},
+        "paper": {"base": ([4] * 10, [6] * 10), "sft": ([6] * 10, [5] * 10)},
+    }
+    for protocol, of_loss in right.items():
+        for loss, (math, ifeval) in of_loss.items():
+            counts = {"math500": math, "ifeval": ifeval}
+            found = cell(tmp_path, loss, 0, {name: 10.0 * sum(c) / len(c) for name, c in counts.items()}, samples=10)
+            (path,) = found.folder.glob("scores/paper-*/scores.json")
+            content = read_json(path)
+            for name, of_name in counts.items():
+                content["benchmarks"][name]["right"] = {"official": of_name, "corrected": of_name}
+            folder = path.parent if protocol == "paper" else path.parent.with_name("greedy-1")
+            write_json(folder / "scores.json", content)
+            write(folder / "protocol.yaml", "benchmarks:\n  math500: hash\n  ifeval: hash\n")
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    points = gain_and_loss.tradeoffs(table, ProblemShares(table))
+    found = sorted((round(p.gain.mean, 9), round(p.loss.mean, 9), p.front) for p in points)
+    assert found == [(20.0, 10.0, True), (30.0, 5.0, True)]
+
+
 def test_the_table_names_the_front_and_the_page_draws_it(tmp_path, capsys):
     records(tmp_path, seeds=(0, 1))
     write_tables(["study"], str(tmp_path))

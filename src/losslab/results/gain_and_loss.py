@@ -2,8 +2,8 @@
 
 Gain is the row's mean on the mathematics benchmarks minus the base's; loss is the base's mean on the forgetting
 benchmarks minus the row's; both in percentage points, paired by problem and seed. A row is on the Pareto front if no
-other row, nor the base, has at least its gain with at most its loss; rows whose seeds are not those of most are left
-out of it.
+other row of its measure, nor the base, has at least its gain with at most its loss; rows whose seeds are not those of
+most are left out of it.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ class Tradeoff:
     row: Row
     gain: Estimate  # on mathematics
     loss: Estimate  # on the benchmarks of forgetting: more than 0 where the row is worse than the base
-    front: bool  # whether it is on the Pareto front, by these means
+    front: bool  # whether it is on the Pareto front of the rows of its model and measure, by these means
     seeds: tuple[int, ...]  # that it and the base have
 
 
@@ -60,9 +60,10 @@ def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
                 gain = over_seeds_and_problems(gained, level)
                 loss = over_seeds_and_problems([-change for change in changed], level)
                 measured.append((row, gain, loss, tuple(points.seeds)))
-        usual = Counter(seeds for *_, seeds in measured).most_common(1)[0][0] if measured else ()
-        rivals = [(gain.mean, loss.mean) for _, gain, loss, seeds in measured if seeds == usual]
         for row, gain, loss, seeds in measured:
+            alike = [(g.mean, m.mean, s) for other, g, m, s in measured if other.measure == row.measure]
+            usual = Counter(s for *_, s in alike).most_common(1)[0][0]
+            rivals = [(g, m) for g, m, s in alike if s == usual]
             front = seeds == usual and _on_front((gain.mean, loss.mean), rivals)
             of_models.append(Tradeoff(row, gain, loss, front, seeds))
     return of_models
@@ -94,8 +95,8 @@ def sheet(table: Table, points: Sequence[Tradeoff], divergences: Sequence[Diverg
         "Percentage points relative to the base, ± half of the 95% interval; the intervals of a model are "
         f"simultaneous (Šidák). Gain: the mean of {', '.join(mathematics)}. Loss: the decrease of the mean of "
         f"{', '.join(forgotten)}. On the Pareto front, by the means: no other row, nor the base, has at least its gain "
-        "with at most its loss, among the rows with the seeds that most have; of one seed the interval covers other "
-        "problems alone."
+        "with at most its loss, among the rows of one protocol, verdict and number of samples with the seeds that most "
+        "have; of one seed the interval covers other problems alone."
     )
     if missing:
         caption += f" Not shown, since they do not share a seed and all benchmarks with a base: {', '.join(missing)}."
@@ -124,26 +125,27 @@ def to_csv(points: Sequence[Tradeoff], divergences: Sequence[Divergence] = ()) -
     return csv_text(["model", "objective", *head, "seeds", "pareto_front"], lines)
 
 
-Drawn = tuple[str, str, Estimate, Estimate, bool]  # model, label, gain, loss, front
+Drawn = tuple[str, str, Estimate, Estimate, bool, str]  # model, label, gain, loss, front, and the measure as a text
 
 
 def drawn(points: Sequence[Tradeoff]) -> list[Drawn]:
     """The values that the figure draws."""
-    return [(p.row.names["model"], p.row.label, p.gain, p.loss, p.front) for p in points]
+    return [(p.row.names["model"], p.row.label, p.gain, p.loss, p.front, str(p.row.measure)) for p in points]
 
 
 def figure(points: Sequence[Drawn]) -> Any:
-    """A panel for each model: gain over loss with their intervals, the base at zero, the Pareto front as a line."""
+    """A panel for each model: gain over loss with their intervals, the base at zero, the Pareto fronts as lines."""
     models = list(dict.fromkeys(model for model, *_ in points))
     canvas, grid = plots.canvas(1, len(models), (1 + 4.5 * len(models), 4.2))
     colour = plots.colours(label for _, label, *_ in points)
     for panel, model in zip(grid[0], models, strict=True):
         of_model = [point for point in points if point[0] == model]
-        for _, label, gain, loss, front in of_model:
+        for _, label, gain, loss, front, _ in of_model:
             bars = {"xerr": loss.half or 0.0, "yerr": gain.half or 0.0, "capsize": 3, "markersize": 8 if front else 5}
             panel.errorbar(loss.mean, gain.mean, fmt="o", color=colour[label], label=label, **bars)
-        edge = sorted((loss.mean, gain.mean) for _, _, gain, loss, front in of_model if front)
-        panel.step([x for x, _ in edge], [y for _, y in edge], where="post", color="grey", linestyle=":", zorder=0)
+        for measure in dict.fromkeys(point[5] for point in of_model):
+            edge = sorted((p[3].mean, p[2].mean) for p in of_model if p[4] and p[5] == measure)
+            panel.step([x for x, _ in edge], [y for _, y in edge], where="post", color="grey", linestyle=":", zorder=0)
         panel.plot(0, 0, marker="+", color="black", markersize=10)
         panel.axhline(0, color="grey", linewidth=0.5)
         panel.axvline(0, color="grey", linewidth=0.5)
