@@ -16,7 +16,7 @@ from losslab.config.choices import TrackerMode, TrackerName
 from losslab.config.machine import MachineConfig, TrackerConfig
 from losslab.config.schema import BenchmarkConfig, Config, Names
 from losslab.data.probability_bins import EDGES
-from losslab.files import append_line, write_json, write_lines
+from losslab.files import append_line, read_json, read_lines, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.tracking import content, follow
 
@@ -197,6 +197,37 @@ def test_a_run_that_goes_on_is_one_run_and_told_once(cell):
     assert follow.order(config, found)["cell"]["id"] != identity
 
 
+def test_scores_that_change_after_an_upload_are_further_entries(cell):
+    config, found = cell
+    train(found)
+    score(found, config, 75.0)
+    score(found, config, 60.0, step=2)
+    identity = report(config, found)["id"]
+
+    def uploaded(day: int) -> Path:
+        (folder,) = found.folder.glob("wandb/offline-run-*")
+        synced = folder.rename(found.folder / "wandb" / f"offline-run-2026010{day}_000000-{identity}")
+        (synced / f"run-{identity}.wandb.synced").touch()  # as `wandb sync` leaves it
+        return synced
+
+    first = uploaded(1)
+    path = found.scores(config) / "scores.json"
+    scored = read_json(path)
+    further = scored["benchmarks"] | {"tiny_word": {"score": 50.0, "interval": [40.0, 60.0], "samples": 2}}
+    write_lines(path.with_name("tiny_word.jsonl"), read_lines(path.with_name("tiny_add.jsonl")))
+    write_json(path, scored | {"benchmarks": further})
+    report(config, found)
+    first.rename(found.folder / "first")
+    run = Offline(found.folder)  # what W&B has not yet
+    assert run.curve("scores/tiny_word") == [(3, 50.0)] and run.curve("scores/tiny_add") == []
+    assert [r.history.step.num for r in run.records if r.HasField("history")] == [6]
+    (found.folder / "first").rename(first)
+    run.file.with_name(f"{run.file.name}.synced").touch()
+    report(config, found)
+    last = max((found.folder / "wandb").glob("offline-run-*"))
+    assert not any(r.HasField("history") for r in records(next(last.glob("*.wandb"))))  # nothing has changed
+
+
 def test_what_a_run_has_is_not_sent_again(cell):
     config, found = cell
 
@@ -209,6 +240,20 @@ def test_what_a_run_has_is_not_sent_again(cell):
     score(found, config, 60.0, step=2)
     assert numbers("tiny_add", after=2) == [3, 4, 5] and numbers("tiny_add", after=4) == [5]
     assert numbers("tiny_add", "tiny_long", after=3) == []
+    told = {"2": {"scores/tiny_add": 60.0, "scores/average": 60.0}}
+    told["3"] = {"scores/tiny_add": 75.0, "scores/average": 75.0}
+
+    def changed(after: int) -> list[tuple[int, int, dict[str, float]]]:
+        every = content.entries(found, found.scores(config), ["tiny_add"], True, after, told)
+        return [(e.number, e.step, e.values) for e in every]
+
+    assert changed(after=5) == []
+    score(found, config, 80.0)  # by another verdict
+    assert changed(after=5) == [(6, 3, {"scores/tiny_add": 80.0, "scores/average": 80.0})]
+    assert numbers("tiny_add", after=5) == []  # of a run without a record of its scores
+    score(found, config, 65.0, step=2)
+    assert [row[:2] for row in changed(after=6)] == [(7, 2), (8, 3)]
+    assert [row[:2] for row in changed(after=4)] == [(5, 2), (6, 3)]  # the model's own were not sent yet
     (found.model / "config.json").unlink()
     found.model.rmdir()  # scores of a model that is being trained again are not its
     assert numbers("tiny_add") == [1, 2, 3]

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from losslab.config.choices import TrackerName
 
+Scores = dict[str, dict[str, float]]  # by step of training, as a text, and name
 Histogram = tuple[list[int], list[float]]  # n counts and n + 1 edges
 
 
@@ -48,6 +49,7 @@ class Tracker(Protocol):
     """An open run. Opening it replaces offline files of a run with the same id."""
 
     after: int  # the number of the last entry that the run had when it was opened; -1 for none
+    scores: Scores | None  # that the run has so far; None where that is not on record
 
     def log(self, entry: Entry) -> None:
         """Log an entry."""

@@ -9,23 +9,27 @@ from losslab.files import read_json, read_lines
 from losslab.records.record import Cell
 from losslab.results import paper, table_formats
 from losslab.results.tables import Table as Ablation
-from losslab.tracking import Entry, Histogram, Table
+from losslab.tracking import Entry, Histogram, Scores, Table
 
 SAMPLES = 50  # problems of each benchmark in the table of samples
 
 
-def entries(cell: Cell, scores: Path, benchmarks: list[str], trains: bool, after: int = -1) -> Iterator[Entry]:
+def entries(
+    cell: Cell, scores: Path, benchmarks: list[str], trains: bool, after: int = -1, told: Scores | None = None
+) -> Iterator[Entry]:
     """The complete entries of a cell's records after number `after`.
 
     The entry of a training step has the number of the step and includes the validation metrics of that step: with
     held-out rows, the newest step therefore waits for the next one or for the model. Scores follow once all are
     complete, ordered by step of training, since a tracker's curve must not go back: the finished model is scored first
-    but comes last.
+    but comes last. Scores that have changed since they were told, as by another verdict, and those of further
+    benchmarks follow as further entries.
 
     Args:
         scores: the folder of the cell's scores under one protocol.
         benchmarks: those that must be scored before scores are logged.
         trains: whether the cell trains a model; a base does not.
+        told: the scores of the entries up to `after`; None where they are not on record, and count as unchanged.
     """
     rows, held_out = read_lines(cell.metrics), {row["step"]: row for row in read_lines(cell.validation)}
     ready = rows[:-1] if held_out and not cell.model.exists() else rows
@@ -39,14 +43,20 @@ def entries(cell: Cell, scores: Path, benchmarks: list[str], trains: bool, after
     scores_of = {step: read_json(folder / "scores.json") for step, folder in models.items()}
     if not all(set(benchmarks) <= set(of_step.get("benchmarks", {})) for of_step in scores_of.values()):
         return
+    latest = after
     for number, (step, of_step) in enumerate(scores_of.items(), start=last + 1):
-        if number <= after:
-            continue
+        shown = values(of_step)
+        if number <= after:  # told already
+            known = shown if told is None else told.get(str(step), {})
+            shown = {name: value for name, value in shown.items() if known.get(name) != value}
+            if not shown:
+                continue
+        latest = max(number, latest + 1)
         if step == last:
             histograms, tokens = _probabilities(cell)
-            yield Entry(number, step, values(of_step), histograms, tokens | samples(scores, of_step))
+            yield Entry(latest, step, shown, histograms, tokens | samples(scores, of_step))
         else:
-            yield Entry(number, step, values(of_step))
+            yield Entry(latest, step, shown)
 
 
 def _training(row: dict[str, Any], held_out: dict[str, Any]) -> Entry:

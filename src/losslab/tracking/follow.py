@@ -161,7 +161,7 @@ def report(order: dict[str, Any], finished: Callable[[], bool]) -> None:
     after = tracker.after
     while True:
         last = finished()  # before the records are read, so that nothing is written after the last reading
-        for entry in content.entries(cell, scores, order["benchmarks"], order["trains"], after):
+        for entry in content.entries(cell, scores, order["benchmarks"], order["trains"], after, tracker.scores):
             tracker.log(entry)
             after = entry.number
         if last:

@@ -6,7 +6,7 @@ from typing import Any
 from torch.utils.tensorboard import FileWriter, summary
 
 from losslab.results.load_records import science
-from losslab.tracking import About, Entry, Table
+from losslab.tracking import About, Entry, Scores, Table
 
 ENDED_WELL = ("trained", "done")  # states of a cell
 
@@ -15,6 +15,7 @@ class TensorBoard:
     """Event files of one run. Each attempt writes all entries and replaces the files of earlier attempts."""
 
     after = -1
+    scores: Scores | None = None
 
     def __init__(self, about: About) -> None:
         folder = Path(about.folder) / "tensorboard" / about.part

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import wandb
 
-from losslab.tracking import About, Entry
+from losslab.files import read_json, write_json
+from losslab.tracking import About, Entry, Scores
 
 LONGEST_TAG = 64  # characters
 LOGIN_SECONDS = 20  # the longest wait for the server's first answer
 LAST = "last_entry.txt"  # in the folder of a run: the number of its last entry
+SCORES = "scores.json"  # likewise: the scores that the run has, by step of training
 
 
 class WeightsAndBiases:
@@ -48,6 +50,10 @@ class WeightsAndBiases:
         self.last = Path(self.run.settings.sync_dir) / LAST
         last_steps = [int((folder / LAST).read_text() or -1) for folder in sent if (folder / LAST).exists()]
         self.after = self.run.step - 1 if about.mode == "online" else max(last_steps, default=-1)
+        self.sent = Path(self.run.settings.sync_dir) / SCORES
+        # Folders are named by their time, so that the last one has the scores of all before it.
+        told = [read_json(folder / SCORES) for folder in sorted(sent) if (folder / SCORES).exists()]
+        self.scores: Scores | None = told[-1] if told else {} if self.after < 0 else None
         self.run.define_metric("train/step", summary="max")
         for names in ("train/*", "validation/*", "scores/*", "probabilities/*"):
             self.run.define_metric(names, step_metric="train/step")
@@ -60,6 +66,10 @@ class WeightsAndBiases:
             shown[name] = wandb.Table(columns=[*table.columns], data=table.rows)
         self.run.log(shown, step=entry.number, commit=True)
         self.last.write_text(str(entry.number))
+        scores = {name: value for name, value in entry.values.items() if name.startswith(("scores/", "breakdown/"))}
+        if scores and self.scores is not None:
+            self.scores.setdefault(str(entry.step), {}).update(scores)
+            write_json(self.sent, self.scores)
 
     def checkpoint(self, folder: Path, about: dict[str, Any]) -> None:
         artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", self.run.name or ""), type="model", metadata=about)
