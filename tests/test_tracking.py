@@ -150,7 +150,7 @@ def test_wandb_has_config_curves_scores_over_steps_samples_and_the_table(cell):
     assert (step, after["values"], after["bins"]) == (3, [3, 9], [0.0, 0.5, 1.0])
     assert run.table("probabilities/tokens")["data"][0] == ["before", "lowest", "7", 3]
     axes = {m.metric.glob_name: m.metric.step_metric for m in run.records if m.HasField("metric")}
-    assert axes["scores/*"] == axes["train/*"] == "train/step"
+    assert axes["scores/*"] == axes["breakdown/*"] == axes["train/*"] == "train/step"
     assert run.summary["scores/tiny_add"] == run.summary["scores/average"] == 75.0
     assert run.summary["train/loss"] == 0.5 / 3 and run.summary["train/step"] == 3
     assert (run.summary["state"], run.summary["scoring_seconds"]) == ("done", 1.5)

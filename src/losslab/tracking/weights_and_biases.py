@@ -55,7 +55,7 @@ class WeightsAndBiases:
         told = [read_json(folder / SCORES) for folder in sorted(sent) if (folder / SCORES).exists()]
         self.scores: Scores | None = told[-1] if told else {} if self.after < 0 else None
         self.run.define_metric("train/step", summary="max")
-        for names in ("train/*", "validation/*", "scores/*", "probabilities/*"):
+        for names in ("train/*", "validation/*", "scores/*", "breakdown/*", "probabilities/*"):
             self.run.define_metric(names, step_metric="train/step")
 
     def log(self, entry: Entry) -> None:
