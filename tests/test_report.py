@@ -24,7 +24,7 @@ from losslab.evaluation import scores
 from losslab.files import read_json, write, write_json, write_lines
 from losslab.records.cell_records import cell_records
 from losslab.records.record import Cell
-from losslab.report import charts, training
+from losslab.report import charts, costs, training
 from losslab.report.charts import ChartLine
 from losslab.report.diagnostic_notes import diagnostic_notes
 from losslab.report.page import write_report, write_reports
@@ -221,6 +221,24 @@ def test_a_tuned_sweep_of_more_rows_than_are_drawn(tmp_path, losses, lines, note
     assert len(marks) == lines and chart.note == note
     first = losses - lines
     assert dict(marks)[f"loss{first}"] == " ".join(f"{losses * j + first}" for j in range(rates))
+
+
+def test_a_setting_that_a_trained_row_lacks_differs():
+    """A base is excused, and an older record, which has the default of a newer key: one epoch."""
+
+    def report_row(loss: str, **config: object) -> ReportRow:
+        values = {key.replace("__", "."): value for key, value in config.items()} | {"loss": loss}
+        return ReportRow(Row({"model": "tiny", "loss": loss, "method": None}, values, None, [], loss), 1, [])
+
+    base, sft = report_row(BASE), report_row("sft", optimizer__lr=1e-4)
+    power = report_row("power", optimizer__lr=1e-4, loss__alpha=0.5, train__epochs=1)
+    found = costs.settings([base, sft, power])
+    assert found.differing == [("loss", [BASE, "sft", "power"]), ("loss.alpha", ["–", "–", "0.5"])]
+    assert found.common == [("optimizer.lr", "0.0001"), ("train.epochs", "1")]
+    longer = report_row("power", optimizer__lr=1e-4, train__epochs=3)
+    assert ("train.epochs", ["–", "1", "3"]) in costs.settings([base, sft, longer]).differing
+    damaged = report_row("dft", damaged="tiny-dft-s0")
+    assert ("optimizer.lr", "0.0001") in costs.settings([base, sft, power, damaged]).common
 
 
 def test_each_note_is_said_where_the_records_show_it_and_only_there(tmp_path):

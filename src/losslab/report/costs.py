@@ -9,6 +9,8 @@ from typing import Any
 from losslab.records.cell_records import training_device_seconds
 from losslab.records.reading import read_rows
 from losslab.report.rows import ReportCell, ReportRow
+from losslab.results.labels import DEFAULTS
+from losslab.results.load_records import DAMAGED_KEY
 from losslab.results.problem_shares import Scores
 
 MISSING = "–"
@@ -21,16 +23,26 @@ class Settings:
 
 
 def settings(rows: Sequence[ReportRow]) -> Settings:
-    """The settings that decide the rows' results, by dotted key. Keys that a base lacks do not count as differences."""
+    """The settings that decide the rows' results, by dotted key.
+
+    Keys that a base or a damaged record lacks do not count as differences. A key that a trained row lacks does where it
+    is of the objective; another one is newer than the row's record, and has its default.
+    """
     configs = [row.row.config for row in rows]
+    excused = [not row.row.trains or DAMAGED_KEY in row.row.config for row in rows]
     keys = dict.fromkeys(key for config in configs for key in config)
     differing, common = [], []
     for key in keys:
-        values = [_text(config[key]) if key in config else MISSING for config in configs]
-        if len(set(values) - {MISSING}) > 1:
+        missing = MISSING if key.startswith("loss.") or key not in DEFAULTS else _text(DEFAULTS[key])
+        values = [
+            _text(config[key]) if key in config else MISSING if is_excused else missing
+            for config, is_excused in zip(configs, excused, strict=True)
+        ]
+        compared = {value for value, out in zip(values, excused, strict=True) if not out or value != MISSING}
+        if len(compared) > 1:
             differing.append((key, values))
         else:
-            common.append((key, next(value for value in values if value != MISSING)))
+            common.append((key, next(iter(compared))))
     return Settings(differing, sorted(common))
 
 

@@ -14,7 +14,7 @@ from losslab.statistics.intervals import Estimate
 # Keys that act through others, and groups that change nothing that a table shows.
 INDIRECT = {"model.learning_rate", "model.architecture", "model.trust_remote_code", "dataset.source"}
 NOT_SCIENCE = {"machine", "tracker", "sweep", "names", "seed", "stage", "plan", "force", "benchmark", "eval", "prompt"}
-
+DAMAGED_KEY = "damaged"  # of a configuration that cannot be read: the name of its cell
 
 Part = tuple[str, str, str]  # benchmark, a column of its rows such as `level`, and a value there
 
@@ -64,7 +64,7 @@ def _of_cell(record: CellRecord, sweep: str) -> Iterator[CellScores]:
         config = science(record.config)
     except DamagedRecord as damage:
         faults.append(str(damage))
-        config = {"damaged": record.folder.name, "loss": names["loss"]}  # a separate row
+        config = {DAMAGED_KEY: record.folder.name, "loss": names["loss"]}  # a separate row
     scored: list[dict[str, Any]] = []
     for path in score_files(record.folder):
         try:
