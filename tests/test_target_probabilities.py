@@ -13,6 +13,7 @@ from test_training import data_rows, make, sequence
 from transformers import AutoModelForCausalLM
 
 from losslab.cells.training import prepared
+from losslab.composition import experiment_files
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import AdapterConfig, Config, DatasetConfig, ModelConfig, Names, Precision, TrainConfig
 from losslab.config.sweep import SweepConfig
@@ -23,7 +24,9 @@ from losslab.records.cell_records import cell_records
 from losslab.report import training as report_training
 from losslab.report.rows import report_rows
 from losslab.results import plots, probability_plots, tables
+from losslab.results.notes import notes, of_measured_cells, shown
 from losslab.results.probability_plots import BeforeAfter, Histogram
+from losslab.results.write_tables import write_tables
 from losslab.training import target_probabilities, target_text
 from losslab.training.step_metrics import EDGES
 
@@ -153,6 +156,27 @@ def test_bases_that_differ_between_seeds_are_averaged_as_the_rows_are(tmp_path):
     assert change.below == pytest.approx((20.0, 5.0)) and change.tokens["lowest"] == [("c", 3)]
     text = probability_plots.to_markdown(measured(befores[:1] * 2))  # one base: no interval
     assert "| before | 10.00 | `a` |" in text and "over 10 answer tokens" in text
+
+
+def test_cells_of_two_protocols_are_measured_in_both_rows(tmp_path):
+    """Each cell is drawn once; neither of its rows lacks what was measured, and the figure is written."""
+    for seed in range(2):
+        folder = cell(tmp_path, "dft", seed, {"math500": 50.0}).folder
+        (scores,) = (folder / "scores").iterdir()
+        shutil.copytree(scores, folder / "scores/greedy-1")
+        parts = {"before": record({0.5: 10}, [], []), "after": record({0.9: 10}, [], [])}
+        write_json(folder / "probabilities.json", parts)
+    grid = [config for config in experiment_files.declared("figure2", str(tmp_path)) if config.names.loss == "dft"]
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    measured = probability_plots.measured_rows(table)
+    assert (len(table.rows), len(measured), len(measured[0].after.seeds)) == (2, 1, 2)
+    said = list(notes(replace(table, grid=grid), {}, measured, []))
+    assert not [note for note in said if note.startswith("No probabilities")]
+    elsewhere = replace(table, grid=experiment_files.declared("figure1", str(tmp_path)))  # which does not ask for them
+    assert of_measured_cells(table, measured) == [row.label for row in table.rows]
+    assert shown(elsewhere, "probabilities", of_measured_cells(elsewhere, measured))
+    write_tables(["study"], str(tmp_path))
+    assert (tmp_path / "tables/study/probabilities.png").exists()
 
 
 def test_a_token_that_is_a_part_of_a_character_keeps_its_raw_form():

@@ -8,7 +8,7 @@ from losslab.records.reading import DamagedRecord, read_facts, read_metrics
 from losslab.results import plots, tuning
 from losslab.results.kl_to_base import Divergence
 from losslab.results.learning_curves import LearningCurve
-from losslab.results.probability_plots import BeforeAfter
+from losslab.results.probability_plots import BeforeAfter, measured_cells
 from losslab.results.tables import Row, Table
 
 
@@ -32,7 +32,6 @@ def notes(
             if skipped := sum(bool(step.get("skipped")) for steps in metrics for step in steps):
                 steps = sum(map(len, metrics))
                 yield f"{skipped:,} of {steps:,} updates of {label} were skipped, since their gradient was not finite."
-    having = {pair.after.label for pair in measured}
     if declares(table, "export_steps"):
         if missing := [name for name in trained if name not in curves]:
             yield f"No accuracy over steps is on record for {', '.join(missing)}."
@@ -41,6 +40,7 @@ def notes(
             if seeds != {len(trained[name].scored)}:
                 counts = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
                 yield f"The accuracy of {name} over steps is that of {counts} of its {len(trained[name].scored)} seeds."
+    having = set(of_measured_cells(table, measured))
     if declares(table, "probabilities") and (missing := [name for name in trained if name not in having]):
         yield f"No probabilities of training targets are on record for {', '.join(missing)}."
     having = {row_label(table, divergence.row) for divergence in divergences}
@@ -75,6 +75,12 @@ def shown(table: Table, option: str, having: Collection[str]) -> bool:
     """
     scored = [row_label(table, row) for row in table.rows if row.trains and row.scored]
     return bool(having) and (not table.grid or declares(table, option) or set(scored) <= set(having))
+
+
+def of_measured_cells(table: Table, measured: Sequence[BeforeAfter]) -> list[str]:
+    """The labels of the rows any of whose cells was measured; one cell may have rows under several protocols."""
+    cells = measured_cells(measured)
+    return [row_label(table, row) for row in table.rows if any(entry.folder in cells for entry in row.entries)]
 
 
 def declares(table: Table, option: str) -> bool:

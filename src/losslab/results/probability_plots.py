@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class BeforeAfter:
 
     before: Histogram
     after: Histogram
+    folders: tuple[Path, ...] = field(default=(), repr=False)  # of its cells; no part of a figure
 
 
 def read_probabilities(folder: Path) -> dict[str, Any]:
@@ -65,19 +66,26 @@ def read_probabilities(folder: Path) -> dict[str, Any]:
 
 
 def measured_rows(table: Table) -> list[BeforeAfter]:
-    """The rows of a table whose cells were measured, in its order."""
+    """The rows of a table whose cells were measured, in its order; cells of several rows, as of scores under two
+    protocols, with the first one."""
     models, datasets = ({row.names[group] for row in table.rows} for group in ("model", "dataset"))
     pairs, seen = [], set[Path]()
     for row in table.rows:
         folders = [entry.folder for entry in row.entries if entry.folder not in seen]  # scored twice, measured once
         seen |= set(folders)
-        records = [table.attempt(read_probabilities, folder, {}) for folder in folders]
-        if records := [record for record in records if record]:
+        of_folder = {folder: table.attempt(read_probabilities, folder, {}) for folder in folders}
+        if records := [record for record in of_folder.values() if record]:
             name = f"{row.names['model']} " if len(models) > 1 else ""
             place = f" on {row.names['dataset']}" if len(datasets) > 1 else ""
             before = Histogram(f"{name}before{place}", _once([record["before"] for record in records]))
-            pairs.append(BeforeAfter(before, Histogram(name + row.label, [record["after"] for record in records])))
+            after = Histogram(name + row.label, [record["after"] for record in records])
+            pairs.append(BeforeAfter(before, after, tuple(folder for folder, record in of_folder.items() if record)))
     return pairs
+
+
+def measured_cells(pairs: Sequence[BeforeAfter]) -> set[Path]:
+    """The folders of all cells that were measured."""
+    return {folder for pair in pairs for folder in pair.folders}
 
 
 def _once(before: list[dict[str, Any]]) -> list[dict[str, Any]]:

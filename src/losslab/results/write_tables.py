@@ -36,7 +36,7 @@ from losslab.results.gain_and_loss import Tradeoff
 from losslab.results.kl_to_base import Divergence
 from losslab.results.learning_curves import AVERAGE, LearningCurve, scores_by_step
 from losslab.results.load_records import CellScores
-from losslab.results.notes import notes, row_label, shown, shown_divergences
+from losslab.results.notes import notes, of_measured_cells, row_label, shown, shown_divergences
 from losslab.results.plots import BarRow
 from losslab.results.probability_plots import BeforeAfter
 from losslab.results.problem_shares import ProblemShares
@@ -166,7 +166,7 @@ def _figures(
         by_key = {key: setting_curves.curves(table, key) for key in settings}
         plots.draw(folder / "settings", digests, plots.over_settings, by_key)
         written["setting"] = "settings.png, settings.svg, settings.csv"
-    if shown(table, "probabilities", [pair.after.label for pair in measured]):
+    if shown(table, "probabilities", of_measured_cells(table, measured)):
         write(folder / "probabilities.md", probability_plots.to_markdown(measured))
         write(folder / "probabilities.csv", probability_plots.to_csv(measured))
         if len(measured) <= plots.MOST_ROWS:
