@@ -20,11 +20,11 @@ from losslab.report.rows import DRAWN, ReportRow, by_model
 from losslab.report.token_views import token_views
 from losslab.results import (
     breakdown,
-    claims,
     gain_and_loss,
     kl_to_base,
     paper,
     probability_plots,
+    sheets,
     table_formats,
     tables,
     tuning,
@@ -124,14 +124,7 @@ def _numbers(ablation: Ablation, points: Sequence[Tradeoff], divergences: Sequen
         "conclusions": [(conclusion.model, sentences(conclusion)) for conclusion in concluded],
         "columns": table.columns,
         "caption": table_formats.caption(table),
-        "sheets": [
-            *([table_formats.paper_sheet(table, comparison)] if comparison else []),
-            *([claims.sheet(table)] if table.sweep.directions else []),
-            *([tuning.sheet(tuned)] if tuned else []),
-            *([gain_and_loss.sheet(table, points, divergences)] if points else []),
-            *([kl_to_base.sheet(divergences)] if divergences else []),
-            *by_part,
-        ],
+        "sheets": [*sheets.beside_scores(table, comparison, tuned, points, divergences), *by_part],
         "numbers": {
             *table.columns,
             "difference",

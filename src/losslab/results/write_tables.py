@@ -28,6 +28,7 @@ from losslab.results import (
     probability_plots,
     setting_curves,
     shared_writing,
+    sheets,
     table_formats,
     tuning,
 )
@@ -72,20 +73,16 @@ def write_table(
         tuned = tuning.tune(table, shares)
         concluded = conclusions(table, shares, tuned)
         curves, measured = curves_of(table), probability_plots.measured_rows(table)
-        divergences = kl_to_base.divergences(table)
-        sheets = [table_formats.paper_sheet(table, comparison)] if comparison else []
-        sheets += [claims.sheet(table)] if sweep.directions else []
-        sheets += [tuning.sheet(tuned)] if tuned else []
-        bars = bar_rows(table)
-        # The first one comes last, since its notes name all records that cannot be read.
-        sheets.insert(0, table_formats.scores_sheet(table, list(notes(table, curves, measured, divergences))))
-        points, divergences = gain_and_loss.tradeoffs(table, shares), shown_divergences(table, divergences)
-        sheets += [gain_and_loss.sheet(table, points, divergences)] if points else []
-        sheets += [kl_to_base.sheet(divergences)] if divergences else []
+        points, bars = gain_and_loss.tradeoffs(table, shares), bar_rows(table)
+        measured_kl = kl_to_base.divergences(table)
+        divergences = shown_divergences(table, measured_kl)
+        beside = sheets.beside_scores(table, comparison, tuned, points, divergences)
+        # After all that reads records, since its notes name those that cannot be read.
+        scores = table_formats.scores_sheet(table, list(notes(table, curves, measured, measured_kl)))
         parts = list(breakdown.sheets(table))
-        texts = [table_formats.markdown(sheet, 1 if i == 0 else 2) for i, sheet in enumerate([*sheets, *parts])]
+        texts = [table_formats.markdown(sheet, 1 if i == 0 else 2) for i, sheet in enumerate([scores, *beside, *parts])]
         write(folder / "table.md", "\n".join(texts))
-        write(folder / "table.tex", "\n".join(map(table_formats.latex, [*sheets, *parts])))
+        write(folder / "table.tex", "\n".join(map(table_formats.latex, [scores, *beside, *parts])))
         write(folder / "table.csv", table_formats.to_csv(table, comparison))
         written = {"table": "table.md, table.tex, table.csv"}
         if parts:
@@ -108,7 +105,7 @@ def write_table(
     if sweep.next:
         python = os.path.relpath(sys.executable)
         lines["next"] = sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
-    _print(concluded, sheets, lines)
+    _print(concluded, [scores, *beside], lines)
     report_faults(table.faults)
 
 
@@ -116,12 +113,12 @@ def _cache(sweep: SweepConfig, results: str) -> Path:
     return Path(results) / "cache" / "tables" / sweep.name
 
 
-def _print(concluded: Sequence[Conclusion], sheets: Sequence[table_formats.Sheet], lines: Mapping[str, str]) -> None:
+def _print(concluded: Sequence[Conclusion], tables: Sequence[table_formats.Sheet], lines: Mapping[str, str]) -> None:
     """Print the conclusions, the tables, and lines such as where they are written, each with its name before it."""
     console = Console()
     if concluded:
         console.print(terminal_text(conclusion_text.text(concluded)) + "\n", highlight=False, markup=False)
-    for sheet in sheets:
+    for sheet in tables:
         console.print(table_formats.terminal(sheet))
     for name, line in lines.items():
         console.print(f"{name + ':':<9}{line}", highlight=False, soft_wrap=True)
