@@ -72,7 +72,7 @@ def _page(sweep: SweepConfig, results: str, against: str | None, place: Path, re
     cells += [absent_line(cell.folder) for row in rows for cell in row.cells if not cell.folder.exists()]
     points, divergences = gain_and_loss.tradeoffs(table, shares), kl_to_base.divergences(table)
     parts = _numbers(ablation, points, divergences) | _curves(ablation, points, divergences)
-    samples = row_samples.row_samples(table, drawn, shares, shares.scores, ablation.reference)
+    samples = row_samples.row_samples(drawn, shares, ablation.reference)
     page = render(
         "page.html",
         ["pages/style.css"],

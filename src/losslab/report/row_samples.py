@@ -8,8 +8,7 @@ from losslab.pages.samples import Json, answers, fitting, problem
 from losslab.records.reading import DamagedRecord, first_rows
 from losslab.report.rows import ReportRow
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.problem_shares import ProblemShares, ScoredProblems, Scores, score_folder
-from losslab.results.tables import Table
+from losslab.results.problem_shares import ProblemShares, ScoredProblems, score_folder
 
 ROOM = 6_000_000  # characters of samples on a page
 MOST = 100  # problems of a benchmark on a page
@@ -35,21 +34,14 @@ class RowSamples:
     notes: list[str]  # the share of each benchmark that is shown
 
 
-def row_samples(
-    table: Table,
-    rows: Sequence[ReportRow],
-    shares: ProblemShares,
-    scores: Scores,
-    reference: str | None,
-    room: int = ROOM,
-) -> RowSamples | None:
+def row_samples(rows: Sequence[ReportRow], shares: ProblemShares, reference: str | None) -> RowSamples | None:
     """The samples of one cell of each row, the one with the row's lowest seed; None where there are none.
 
-    Each benchmark has the same share of `room` for its first problems. The page begins with the `reference` on the left
+    Each benchmark has the same share of `ROOM` for its first problems. The page begins with the `reference` on the left
     and the row with the best average on the right.
     """
     several = len({row.model for row in rows}) > 1
-    cells = [cell for row in rows if (cell := _of_row(table, row, shares, scores, several))]
+    cells = [cell for row in rows if (cell := _of_row(row, shares, several))]
     if not cells:
         return None
     names = list(dict.fromkeys(name for cell in cells for name in cell.problems))
@@ -60,7 +52,7 @@ def row_samples(
             name in cell.answers and cell.scored.versions.get(name) == first.scored.versions.get(name) for cell in cells
         ]
         shown = [cell.answers[name] if is_alike else [] for cell, is_alike in zip(cells, alike, strict=True)]
-        count = fitting(first.problems[name], shown, room // len(names))
+        count = fitting(first.problems[name], shown, ROOM // len(names))
         benchmarks[name] = {"problems": first.problems[name][:count], "cells": [answered[:count] for answered in shown]}
         total = first.counts[name]
         notes.append(f"{'all' if count == total else f'the first {count} of'} {total} problems of {name}")
@@ -82,15 +74,9 @@ def _start(cells: Sequence[CellSamples], reference: str | None) -> list[int]:
     return [left, max(others, key=average, default=left)]
 
 
-def _of_row(
-    table: Table,
-    row: ReportRow,
-    shares: ProblemShares,
-    scores: Scores,
-    several: bool,
-) -> CellSamples | None:
+def _of_row(row: ReportRow, shares: ProblemShares, several: bool) -> CellSamples | None:
     for entry in row.row.scored:
-        folder, content = score_folder(entry), scores.of(entry)
+        folder, content = score_folder(entry), shares.scores.of(entry)
         problems: dict[str, list[Json]] = {}
         shown: dict[str, list[Json]] = {}
         for name in shares.of(entry).shares:
@@ -99,7 +85,7 @@ def _of_row(
             def read(path: Path, count: int = count, verdict: str = content["verdict"]) -> list[tuple[Json, Json]]:
                 return _first_problems(path, count, verdict)
 
-            if pairs := table.attempt(read, folder / f"{name}.jsonl", []):
+            if pairs := shares.table.attempt(read, folder / f"{name}.jsonl", []):
                 problems[name], shown[name] = map(list, zip(*pairs, strict=True))
         if problems:
             label = f"{row.model} {row.label}" if several else row.label
