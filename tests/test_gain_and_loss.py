@@ -1,6 +1,7 @@
 """Gain on mathematics against what is forgotten, from records written by hand."""
 
 import csv
+import re
 import shutil
 
 import pytest
@@ -100,6 +101,8 @@ def test_the_table_names_the_front_and_the_page_draws_it(tmp_path, capsys):
     assert "gain_and_loss.png, gain_and_loss.svg, gain_and_loss.csv" in capsys.readouterr().out
     html = page.write_report(SweepConfig(name="study"), str(tmp_path)).read_text()
     assert "points gained on mathematics over points lost on forgetting" in html
+    titles = re.findall("^## (.*)", (folder / "table.md").read_text(), re.MULTILINE)
+    assert titles == ["Gain against loss"] and all(f"<h3>{title}</h3>" in html for title in titles)
     assert "sft: gain +25.0, loss +25.0" in html and "base: gain +0.0, loss +0.0" in html
 
 
