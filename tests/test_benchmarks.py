@@ -218,6 +218,17 @@ good = {"problem": "1+1?", "answer": "2"}
         ([{"problem": "1+1?", "answer": "\\frac{1}{2"}], {}, "does not parse"),
         ([{"problem": "1+1?", "answer": "no box"}], {"gold": Gold.boxed}, "no gold answer"),
         ([{"problem": "1+1?", "answer": "no mark"}], {"gold": Gold.hashes}, "no gold answer"),
+        (  # a solution that is taken for the answer, which no model would write
+            [{"question": "48 and half of it?", "answer": "48/2=<<48/2=24>>24\n48+24=72\n#### 72"}],
+            {},
+            r"mine\.jsonl:1: the answer column holds a solution: set gold: hashes",
+        ),
+        (
+            [{"problem": "p", "solution": "As 2+3=5, $x=\\boxed{5}$.", "answer": "5"}],
+            {"answer": "solution"},
+            r"mine\.jsonl:1: the answer column holds a solution: set gold: boxed",
+        ),
+        ([{"problem": "p", "answer": "\\boxed{5}"}], {}, "holds a solution: set gold: boxed"),
         ([good], {"gold": Gold.any}, r"mine\.jsonl:1: no list of right answers \(any\) in the column 'answer'"),
         ([{"problem": "p", "answer": []}], {"gold": Gold.any}, "no list of right answers"),
         ([{"problem": "p", "answer": ["a", " "]}], {"gold": Gold.any}, "no list of right answers"),

@@ -110,6 +110,27 @@ def test_questions_are_the_different_ones_with_a_gold(tmp_path):
         questions(DatasetConfig(path=str(file), answer_column="answer"))
 
 
+@pytest.mark.parametrize(
+    ("gold", "message"),
+    [
+        (
+            "48/2=<<48/2=24>>24\n#### 72",
+            "the column 'answer' holds solutions, with ####: put what follows #### into a column of its own",
+        ),
+        (
+            "so \\boxed{72}",
+            r"the column 'answer' holds solutions, with \\boxed{}: leave dataset.gold_column out and set "
+            "dataset.answer_column=answer, whose last box is read",
+        ),
+    ],
+)
+def test_a_gold_column_that_holds_solutions_is_refused(tmp_path, gold, message):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"question": "48 and half of it?", "answer": gold}) + "\n")
+    with pytest.raises(ValueError, match=message):
+        questions(DatasetConfig(path=str(file), gold_column="answer"))
+
+
 def test_of_several_true_answers_the_first_is_the_gold_and_they_are_counted(tmp_path):
     file = tmp_path / "rows.jsonl"
     rows = [

@@ -17,6 +17,7 @@ from losslab.programs import assembly, stack_language
 
 QUESTIONS = ("question", "problem")  # the hub and the official files disagree on the name of the column
 FRACTION = re.compile(r"\\frac\{(-?\d+)\}\{(\d+)\}")
+BOX, HASHES = "\\boxed{}", "####"  # before the answer in a solution
 SOLUTION = "solution"  # so they do on this one: the hub's copy of Minerva Math has the last box alone, in `answer`
 
 
@@ -52,6 +53,16 @@ def of(place: str, row: dict[str, Any], cfg: BenchmarkConfig) -> tuple[str, str]
         return (_right_answers(row, cfg),) * 2 if cfg.gold == Gold.any else _mathematical(row, cfg)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from None
+
+
+def solution_mark(value: Any) -> str:
+    """What marks the answer in a text that is a whole solution; empty for a plain answer.
+
+    No answer would equal such a text.
+    """
+    if not isinstance(value, str):
+        return ""
+    return BOX if corrected_text.BOX.search(value) else HASHES if HASHES in value else ""
 
 
 def alike(gold: str, other: str) -> bool:
@@ -96,6 +107,10 @@ def _right_answers(row: dict[str, Any], cfg: BenchmarkConfig) -> str:
 
 
 def _mathematical(row: dict[str, Any], cfg: BenchmarkConfig) -> tuple[str, str]:
+    if cfg.gold == Gold.column and (mark := solution_mark(row.get(cfg.answer))):
+        raise ValueError(
+            f"the answer column holds a solution: set gold: {Gold.hashes if mark == HASHES else Gold.boxed}"
+        )
     rules, official = _as_official(cfg, row)
     try:
         gold_official, gold = official_text.gold(rules, official), corrected_text.gold(rules, official)

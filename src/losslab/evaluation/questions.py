@@ -10,6 +10,7 @@ from losslab.config.schema import DatasetConfig
 from losslab.data.rows import asked
 from losslab.data.table import load
 from losslab.evaluation.benchmarks import Benchmark, Problem
+from losslab.evaluation.golds import HASHES, solution_mark
 from losslab.grading import corrected_text, official_text
 from losslab.grading.regrade import check_code, check_stack_tests
 from losslab.programs import assembly
@@ -24,7 +25,7 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
     is the problem of code that the row is, which has the prompt and the stops of the data set.
 
     Raises:
-        ValueError: no row can be asked.
+        ValueError: no row can be asked, or `gold_column` holds solutions.
     """
     code, general = (dataset.rules == rules for rules in (SampleRules.code, SampleRules.general))
     golds: dict[str, str] = {}
@@ -75,7 +76,22 @@ def _true_answers(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | No
     """Question and gold of each row, and how many golds besides the first, which alone the graders compare with."""
     for question, value in asked(dataset):
         values = value if isinstance(value, list) and value else [value]
+        if dataset.gold_column and dataset.rules == SampleRules.general:
+            _check_plain(dataset, values[0])
         yield question, gold_of(values[0], boxed=dataset.gold_column is None), len(values) - 1
+
+
+def _check_plain(dataset: DatasetConfig, gold: Any) -> None:
+    """Raise ValueError where the gold column holds a solution, which no answer would equal."""
+    mark = solution_mark(gold)
+    if mark == HASHES:
+        advice = f"put what follows {HASHES} into a column of its own, and set dataset.gold_column to that"
+    else:
+        advice = (
+            f"leave dataset.gold_column out and set dataset.answer_column={dataset.gold_column}, whose last box is read"
+        )
+    if mark:
+        raise ValueError(f"{dataset.path}: the column {dataset.gold_column!r} holds solutions, with {mark}: {advice}")
 
 
 def _problems_of_code(dataset: DatasetConfig) -> Iterator[tuple[str | None, str | None, int]]:
