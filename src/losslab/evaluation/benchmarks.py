@@ -15,7 +15,7 @@ from losslab.config.schema import EMBEDDED
 from losslab.data import hub_datasets, read_files
 from losslab.data.images import looks_like_images, parts
 from losslab.data.messages import Unusable
-from losslab.data.row_templates import check, fill
+from losslab.data.row_templates import check, fill, names_in
 from losslab.evaluation import golds, images, mastery
 from losslab.grading import options
 
@@ -176,7 +176,13 @@ def _shown(place: str, row: dict[str, Any], question: str, cfg: BenchmarkConfig,
 
 def requested(instruction: str, row: dict[str, Any], question: str) -> str:
     """An instruction with the question and other columns of the row in it; a list is one of options, a line each."""
-    lists = {name: "\n".join(options.lines(value)) for name, value in row.items() if isinstance(value, list)}
+    lists = {}
+    for name in names_in(instruction):
+        if isinstance(value := row.get(name), list):
+            try:
+                lists[name] = "\n".join(options.lines(value))
+            except ValueError as error:
+                raise Unusable(f"has {error} in `{name}`") from None
     return fill(instruction, row | lists | {"problem": question})
 
 

@@ -92,10 +92,13 @@ def _choice(row: dict[str, Any], cfg: BenchmarkConfig) -> str:
     if isinstance(answer, bool) or not str(_scalar(answer, cfg)).strip():
         raise ValueError(f"no gold answer in the column {cfg.answer!r}")
     try:
-        choices = options.parsed(row[cfg.options]) if cfg.options else {}
-    except (KeyError, ValueError):
-        raise ValueError(f"no list or text of options in the column {cfg.options!r}") from None
-    return options.gold(str(answer).strip(), choices)
+        choices = options.parsed(row.get(cfg.options)) if cfg.options else {}
+    except ValueError as error:
+        raise ValueError(f"{error} in the column {cfg.options!r}") from None
+    answer = str(answer).strip()
+    published = cfg.rows is not None and answer in set(options.LETTERS)  # such a set is taken with its faults
+    free = len(choices) < 2  # a text of which one line looks like an option is a question without any
+    return options.gold(answer if free or published else options.letter_of(answer, choices), choices)
 
 
 def _right_answers(row: dict[str, Any], cfg: BenchmarkConfig) -> str:

@@ -38,9 +38,10 @@ REMOVED = (
 def parsed(value: Any) -> dict[str, str]:
     """The options of a question by their letters, from a list of texts or a text; that may begin with the question.
 
-    Raises ValueError for anything else.
+    Raises ValueError for anything else, and for more options than there are letters.
     """
     if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        check_number(value)
         return dict(zip(ascii_uppercase, value, strict=False))
     if not isinstance(value, str):
         raise ValueError("no list or text of options")
@@ -49,11 +50,37 @@ def parsed(value: Any) -> dict[str, str]:
     return {letter: piece.strip(" ;\n") for letter, piece in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
+def check_number(texts: list[Any]) -> None:
+    """Raise ValueError for more options than there are letters to name them by."""
+    if len(texts) > len(ascii_uppercase):
+        raise ValueError(f"more options ({len(texts)}) than letters")
+
+
 def lines(texts: list[Any]) -> list[str]:
-    """A line for each option; none where the options are their letters, as of those that stand in an image."""
+    """A line for each option; none where the options are their letters, as of those that stand in an image.
+
+    Raises ValueError for more options than there are letters.
+    """
+    check_number(texts)
     if texts == list(ascii_uppercase[: len(texts)]):
         return []
     return [f"({letter}) {text}" for letter, text in zip(ascii_uppercase, texts, strict=False)]
+
+
+def letter_of(answer: str, choices: dict[str, str]) -> str:
+    """The letter of the right option, from that letter in either case, or from the text of this option alone.
+
+    Raises ValueError for anything else, such as the number of an option, which no answer would match.
+    """
+    same = [letter for letter, text in choices.items() if text.split() == answer.split()]
+    if answer in choices:
+        return answer
+    if len(same) == 1:
+        return same[0]
+    if answer.upper() in choices:
+        return answer.upper()
+    letters = ", ".join(choices)
+    raise ValueError(f"the answer {answer} is neither a letter of its options ({letters}) nor the text of one")
 
 
 def gold(answer: str, choices: dict[str, str]) -> str:
