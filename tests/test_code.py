@@ -227,6 +227,20 @@ def test_a_benchmark_whose_compiler_is_missing_is_skipped_and_not_scored_zero(tm
     assert len(runnable.runnable(chosen, unsafe_code=True)) == 1
 
 
+def test_a_benchmark_of_several_languages_needs_the_compilers_of_all(tmp_path, monkeypatch):
+    rows = [ROWS[language][0] | {"language": language} for language in ("python", "cs", "php")]
+    (tmp_path / "both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    both = benchmarks.load(
+        "both", BenchmarkConfig(path=str(tmp_path / "both.jsonl"), question="prompt", rules=Rules.code)
+    )
+    monkeypatch.setattr(runnable, "refusal", lambda: "")
+    monkeypatch.setattr(languages, "missing", lambda language: ["php"] if language == "php" else [])
+    with pytest.raises(ValueError, match="benchmark both is skipped: PHP needs php .apt-get install php-cli.$"):
+        runnable.runnable([both], unsafe_code=False)
+    monkeypatch.setattr(languages, "missing", lambda language: [])
+    assert runnable.runnable([both], unsafe_code=False) == [both]
+
+
 @isolated
 def test_stored_answers_are_graded_again(tmp_path):
     row, right, wrong = ROWS["sh"]

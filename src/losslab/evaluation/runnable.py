@@ -11,7 +11,7 @@ from losslab.programs.sandbox import no_isolation, refusal
 
 
 def runnable(chosen: Sequence[Benchmark], unsafe_code: bool) -> list[Benchmark]:
-    """The benchmarks, except those whose language has no compiler here: a message names each, and none is scored 0.
+    """The benchmarks, except those of a language that has no compiler here: a message names each, and none is scored 0.
 
     Raises:
         ValueError: this machine cannot isolate a process, or no benchmark is left.
@@ -19,10 +19,16 @@ def runnable(chosen: Sequence[Benchmark], unsafe_code: bool) -> list[Benchmark]:
     code = [benchmark for benchmark in chosen if benchmark.rules == Rules.code]
     if code and not unsafe_code and (reason := refusal()):
         raise ValueError(no_isolation(reason))
-    lacking = {benchmark.name: without(language(benchmark.problems[0].gold)) for benchmark in code}
+    lacking = {benchmark.name: _lacking(benchmark) for benchmark in code}
     skipped = [f"benchmark {name} is skipped: {sentence}" for name, sentence in lacking.items() if sentence]
     if len(skipped) == len(chosen):
         raise ValueError("; ".join(skipped))
     for sentence in skipped:
         log.warning(sentence)
     return [benchmark for benchmark in chosen if not lacking.get(benchmark.name)]
+
+
+def _lacking(benchmark: Benchmark) -> str:
+    """What is missing to run the languages of its problems; empty where nothing is."""
+    kinds = sorted({language(problem.gold) for problem in benchmark.problems})
+    return "; ".join(sentence for kind in kinds if (sentence := without(kind)))
