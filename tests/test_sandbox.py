@@ -49,6 +49,17 @@ def gone(mark: str) -> bool:
     return not processes(mark)
 
 
+def as_nobody(code: str) -> subprocess.CompletedProcess[str]:
+    """Python code as another user, by the system's Python, which lacks the libraries of most of our modules."""
+    python = "/usr/bin/python3"
+    if os.getuid() != 0 or not Path(python).is_file():
+        pytest.skip("needs root, and the system's Python for another user")
+    return subprocess.run(
+        [python, "-c", code], user=65534, group=65534, extra_groups=[], capture_output=True, text=True, cwd="/",
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+
+
 def test_a_program_runs_and_its_end_is_told(box):
     assert run(box, "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)") == Run(3, "out\n", "err\n")
     assert run(box, "print(open('other.txt').read())").status == 1
@@ -193,19 +204,12 @@ def test_a_run_ends_with_the_process_that_started_it():
 
 
 def test_a_user_who_is_not_root_has_the_same_isolation():
-    python = "/usr/bin/python3"
-    if os.getuid() != 0 or not Path(python).is_file():
-        pytest.skip("needs root, and the system's Python for another user")
     code = (
         "from losslab.programs.sandbox import Limits, Sandbox\n"
         "run = Sandbox().run(['sh', '-c', 'id -u; ls /; cat /etc/passwd; unshare -U true'], {}, Limits())\n"
         "assert run.status != 0, run\nprint(run.output)"
     )
-    # The package's other modules need libraries that the system's Python lacks; these two do not.
-    done = subprocess.run(
-        [python, "-c", code], user=65534, group=65534, extra_groups=[], capture_output=True, text=True, cwd="/",
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
+    done = as_nobody(code)
     if "cannot be isolated" in done.stderr:
         pytest.skip("other users cannot have namespaces on this machine, or cannot read this folder")
     assert done.returncode == 0, done.stderr
@@ -226,3 +230,15 @@ def test_without_isolation_the_limits_still_hold():
     plain = Sandbox(isolated=False)
     assert plain.run(["cat", "a"], {"a": "text"}, Limits()) == Run(0, "text", "")
     assert plain.run(["sleep", "60"], {}, Limits(clock=0.5)).stopped == "time"
+
+
+def test_without_isolation_other_processes_of_the_user_do_not_count():
+    code = (
+        "import threading, time\nfrom losslab.programs.sandbox import Limits, Sandbox\n"
+        "for _ in range(120): threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+        "print(Sandbox(isolated=False).run(['sh', '-c', 'ls; echo hi'], {}, Limits()))"
+    )
+    done = as_nobody(code)
+    if "No module named" in done.stderr:
+        pytest.skip("other users cannot read this folder")
+    assert done.stdout == f"{Run(0, 'hi' + chr(10), '')}\n", done.stderr

@@ -41,7 +41,7 @@ class Limits:
     seconds: float = 10.0  # of processor time of each process, which a busy machine does not shorten
     clock: float = 60.0  # seconds from the start to the end
     memory_mb: int = 2048  # of all processes together, and what each of them may write to
-    processes: int = 96  # and threads
+    processes: int = 96  # and threads; of an isolated run alone
     output_bytes: int = 1 << 20  # of standard output and standard error together
     disk_mb: int = 128  # of the scratch folder, and of a file
 
@@ -61,7 +61,8 @@ class Sandbox:
 
     Args:
         folders: further readable folders, by mount point; None hides whatever is already mounted there.
-        isolated: False runs it as a plain process of this user, with limits alone; for machines without bubblewrap.
+        isolated: False runs it as a plain process of this user, with limits alone, none of them on the number of its
+            processes; for machines without bubblewrap.
 
     Raises:
         ValueError: this machine cannot isolate a process.
@@ -99,7 +100,7 @@ class Sandbox:
                 arguments, descriptors = [], []
             home = str(folder or SCRATCH)
             process = subprocess.Popen(
-                [*arguments, *_limited(limits), *command],
+                [*arguments, *_limited(limits, self.isolated), *command],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
                 env=_environment(home) | dict(variables or {}), pass_fds=descriptors, start_new_session=True,
             )  # fmt: skip
@@ -193,11 +194,14 @@ def _in_memory(name: str, content: bytes, stack: ExitStack) -> int:
     return descriptor
 
 
-def _limited(limits: Limits) -> list[str]:
-    """`data` in place of `as`: JavaScript and Java reserve far more addresses than they write to."""
+def _limited(limits: Limits, isolated: bool = True) -> list[str]:
+    """`data` in place of `as`: JavaScript and Java reserve far more addresses than they write to.
+
+    Processes are limited where the run has its own user or namespace: elsewhere all others of the user would count.
+    """
     return [
         "prlimit", f"--cpu={max(1, round(limits.seconds))}", f"--data={limits.memory_mb << 20}", "--core=0",
-        f"--nproc={limits.processes}", f"--fsize={limits.disk_mb << 20}", "--nofile=256", "--",
+        *([f"--nproc={limits.processes}"] if isolated else []), f"--fsize={limits.disk_mb << 20}", "--nofile=256", "--",
     ]  # fmt: skip
 
 
