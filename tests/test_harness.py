@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -226,6 +227,23 @@ def test_a_group_is_broken_down_by_task_and_prompts_follow_the_chat_template(pla
     prompts = [record["prompt"] for record in records(place / "scores", "both")]
     assert prompts[2] == prompts[11] == "<|user|>2+2=<|end|><|assistant|>"
     assert not any("chat template" in warning for warning in result["warnings"])
+
+
+@installed
+def test_arguments_of_the_chat_template_reach_tasks(place, checkpoint):
+    folder = place / "model"
+    shutil.copytree(checkpoint, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{{ 'hard' if effort == 2 else 'soft' }} " + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    cfg = config(place, folder, pick=task(place, "pick"))
+    cfg.model.eval_prompt, cfg.model.template_arguments = "chat", {"effort": 2}
+    evaluate(cfg, str(folder), place / "scores")
+    prompts = [record["prompt"] for record in records(place / "scores", "pick")]
+    assert prompts[2] == "hard <|user|>2+2=<|end|><|assistant|>"
+    cfg.model.template_arguments = {}
+    evaluate(cfg, str(folder), place / "others")
+    assert records(place / "others", "pick")[2]["prompt"] == prompts[2].replace("hard", "soft")
 
 
 @installed

@@ -243,6 +243,7 @@ def _run_tasks(subject: Subject, samples: Samples) -> list[Facts]:
             subject.config.benchmark[b.name].metric,
             subject.config.model.eval_prompt == CHAT,
             samples.folder / f"{b.name}.cache",
+            subject.config.model.template_arguments,
         )
         for b in missing
     ]

@@ -6,8 +6,8 @@ The library builds prompts and judges answers; problems, records, intervals and 
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class TaskRequest:
     metric: str | None
     chat: bool  # apply the model's chat template to the prompts
     cache: Path  # keeps answers while the task runs
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)  # of that template, as enable_thinking
 
 
 def load(name: str, cfg: BenchmarkConfig) -> Benchmark:

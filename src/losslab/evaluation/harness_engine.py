@@ -26,9 +26,10 @@ def run(job: Job, requests: list[TaskRequest], on_gpu: bool) -> Iterator[list[tu
     from lm_eval.models.huggingface import HFLM
 
     model, tokenizer = load_model(job, on_gpu)
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
     yield []
     for request in requests:
+        arguments = dict(request.template_arguments)
+        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH, chat_template_args=arguments)
         loaded = harness.tasks(request.name, request.task)
         results = evaluator.evaluate(
             CachingLM(lm, str(request.cache)),
