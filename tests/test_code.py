@@ -203,10 +203,25 @@ def test_rows_that_cannot_be_judged_are_refused(tmp_path):
     for row, message in (
         ({"prompt": "def f():"}, r"no text in the column test \(or tests\)"),
         ({"prompt": "fn f() {", "tests": "}", "language": "rs"}, "language='rs' cannot be run; there are python, js"),
+        (ROWS["php"][0], "code.jsonl:1: no column language, and the tests are not Python: name it"),
+        (ROWS["php"][0] | {"language": None}, "no column language, and the tests are not Python: name it"),
+        *(
+            ({key: value for key, value in PLUS.items() if key != name}, f"no column {name}, which a row with plus_inp")
+            for name in ("entry_point", "base_input", "canonical_solution", "atol")
+        ),
+        (PLUS | {"atol": None}, "no column atol, which a row with plus_input needs"),
     ):
         (tmp_path / "code.jsonl").write_text(json.dumps(row))
         with pytest.raises(ValueError, match=message):
             benchmarks.load("code", about)
+
+
+def test_an_empty_column_of_a_code_row_is_as_one_that_is_not_there():
+    row, *_ = ROWS["python"]
+    empty = dict.fromkeys(("language", "entry_point", "plus_input", "base_input", "atol"))
+    assert gold(row | empty) == gold(row)
+    assert gold(HUMANEVAL | {"plus_input": None}) == gold(HUMANEVAL)
+    assert json.loads(gold(row))["language"] == "python"
 
 
 def test_a_benchmark_whose_compiler_is_missing_is_skipped_and_not_scored_zero(tmp_path, monkeypatch, caplog):

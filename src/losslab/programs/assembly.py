@@ -1,7 +1,7 @@
 """Builds a program from an answer to a code problem, and a verdict from its run, as in HumanEval and MultiPL-E.
 
 A problem is a JSON object, stored in records as the gold answer:
-    language                    one of `languages.LANGUAGES`
+    language                    one of `languages.LANGUAGES`; of a row without one, Python where the tests are
     prompt                      the beginning of the program, which the answer continues
     stop                        texts that end an answer; it is cut before the first
     test                        code that runs after the answer
@@ -9,14 +9,17 @@ A problem is a JSON object, stored in records as the gold answer:
     reference, inputs, atol     HumanEval+ in its authors' files: a right solution, and the arguments for both functions
 """
 
+import ast
 import json
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from losslab.programs.languages import LANGUAGES, NOT_COMPILED, Toolchains
 
+OF_PLUS = ("entry_point", "base_input", "canonical_solution", "atol")  # besides plus_input
 # What the evaluation of Qwen2.5-Coder prepends to every program of a language.
 BEFORE = {
     "python": [
@@ -89,23 +92,36 @@ def problem(row: Mapping[str, Any], stop: Sequence[str]) -> str:
     THUDM/humaneval-x (Python) or nuprl/MultiPL-E.
 
     Raises:
-        ValueError: a column is missing; the message names it.
+        ValueError: a column is missing or empty; the message names it.
     """
-    language = row.get("language", "python")
+    row = {column: value for column, value in row.items() if value is not None}
     test = row.get("test", row.get("tests"))
     for column, value in (("prompt", row.get("prompt")), ("test (or tests)", test)):
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"no text in the column {column}")
+    language = row.get("language") or _python(str(test))
     if language not in LANGUAGES:
         raise ValueError(f"language={language!r} cannot be run; there are {', '.join(LANGUAGES)}")
     about = {"language": language, "prompt": row["prompt"], "stop": list(stop), "test": test}
     if "entry_point" in row:
         about["entry_point"] = row["entry_point"]
     if "plus_input" in row:
+        if missing := [column for column in OF_PLUS if column not in row]:
+            raise ValueError(f"no column {missing[0]}, which a row with plus_input needs")
         about["inputs"] = [*row["base_input"], *row["plus_input"]]
         about |= {"reference": row["prompt"] + row["canonical_solution"], "atol": row["atol"]}
         del about["test"]
     return json.dumps(about)
+
+
+def _python(test: str) -> str:
+    """The language of a row that names none. Raises ValueError unless the tests are Python."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of escapes in texts, which are no fault
+            ast.parse(test)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ValueError("no column language, and the tests are not Python: name it") from None
+    return "python"
 
 
 def is_problem(gold: Any) -> bool:
