@@ -39,6 +39,11 @@ RIGHT = {
         ("\\text{Tuesday}", "Tuesday"), ("\\text{twelve}", "12"), ("\\text{no solution}", "\\emptyset"),
         ("\\varnothing", "\\emptyset"), ("\\textbf{(D)}", "D"), ("\\text{(D)}\\ 12", "D"), ("D) 12", "D"),
         ("(D) \\frac{1}{2}", "\\text{(D)}"), ("D", "(D)"), ("\\mathbf{D}", "\\text{D}"), ("\\text{D. }4", "D"),
+        ("EAST", "east"), ("A B C", "ABC"),
+    ],
+    "letters in another order": [
+        ("bca", "abc"), ("xzy", "xyz"), ("mhg", "mgh"), ("RTn", "nRT"), ("BA", "AB"), ("\\angle CAB", "\\angle BAC"),
+        ("2 b c a", "2abc"), ("cbx", "xbc"),
     ],
     "repeating decimals and old TeX": [
         ("0.\\overline{6}", "\\frac{2}{3}"), ("\\frac{5}{11}", "0.\\overline{45}"), ("0.1\\overline{6}", "\\frac16"),
@@ -126,6 +131,10 @@ WRONG = {
         ("\\text{The function is not even}", "\\text{even}"), ("\\text{even or odd}", "\\text{even}"),
         ("\\text{Carla or Evelyn}", "\\text{Evelyn}"), ("\\text{Yes}", "\\text{No}"), ("\\text{No}", "\\text{Yes}"),
         ("\\text{(B) or (C)}", "(C)"), ("(B)", "(C)"), ("C", "D"), ("CD", "C"), ("C+1", "C"), ("(B), (C)", "C"),
+    ],
+    "letters in another order": [
+        ("BCA", "ABC"), ("bca", "ABC"), ("B C A", "ABC"), ("\\text{BCA}", "ABC"), ("x=BCA", "ABC"), ("east", "seat"),
+        ("SEAT", "east"), ("\\text{seat}", "east"), ("Noel", "Leon"), ("MRSC", "SRMC"), ("west, seat", "west, east"),
     ],
     "repeating decimals and angles": [
         ("0.6", "\\frac23"), ("0.\\overline{5}", "0.\\overline{54}"), ("0.\\overline{54}", "0.54"),

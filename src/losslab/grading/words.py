@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from string import ascii_lowercase
 
 from losslab.grading.official_text import number_in_words
 
@@ -13,6 +14,8 @@ NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|or|isn't|aren't|cannot|can
 CHOICE = re.compile(r"\(?\s*([A-Z])\s*\)?")
 CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.)])\s*\S")
 WORDS = re.compile(r"[a-zA-Z][a-zA-Z'’ ,.!-]*")
+LETTERS = re.compile(r"[a-zA-Z]+|(?:[a-zA-Z] )+[a-zA-Z]")
+VOWELS = frozenset("aeiouy")
 FILLERS = frozenset("a an the".split())
 LINKS = frozenset("is are was be it answer's it's equals only".split())
 EMPTY = frozenset(("\\emptyset", "no solution", "no solutions", "none", "empty set", "no real solutions"))
@@ -41,7 +44,11 @@ def equal(answer: str, gold: str) -> bool | None:
         return number_in_words(bare) == target or None
     if WORDS.fullmatch(target) is None or not _is_word(target, gold):
         return None
-    return _same_words(_words(bare), _words(target)) or (None if " " not in target and "\\text" not in gold else False)
+    if _same_words(_words(bare), _words(target)):
+        return True
+    if _is_rearranged(bare, target):
+        return False
+    return None if " " not in target and "\\text" not in gold else False
 
 
 def _is_choice(answer: str, letter: str) -> bool:
@@ -54,6 +61,20 @@ def _is_choice(answer: str, letter: str) -> bool:
 
 def _is_word(text: str, gold: str) -> bool:
     return text.casefold() == "no" or len(text) > 2 and ("\\text" in gold or re.search("[a-zA-Z]{3}", text) is not None)
+
+
+def _is_rearranged(answer: str, gold: str) -> bool:
+    """Whether the answer has the letters of the gold in another order, which no product may have of points or words.
+
+    Variables may be exchanged: mixed capitals (nRT), no vowel (mgh), or neighbours in the alphabet (abc).
+    """
+    if not re.fullmatch("[A-Z]{3,}|[A-Za-z][a-z]{2,}", gold) or not LETTERS.fullmatch(answer):
+        return False
+    text, target = answer.replace(" ", "").casefold(), gold.casefold()
+    letters = "".join(sorted(target))
+    if not gold.isupper() and (letters in ascii_lowercase or VOWELS.isdisjoint(letters)):
+        return False
+    return text != target and sorted(text) == list(letters)
 
 
 def _words(text: str) -> list[str]:
