@@ -41,6 +41,12 @@ RIGHT = {
         ("(D) \\frac{1}{2}", "\\text{(D)}"), ("D", "(D)"), ("\\mathbf{D}", "\\text{D}"), ("\\text{D. }4", "D"),
         ("EAST", "east"), ("A B C", "ABC"),
     ],
+    "words that are not ASCII": [
+        ("\\text{星期一}", "星期一"), ("星期一", "\\text{星期一}"), ("Zürich", "\\text{Zürich}"),
+        ("\\text{Müller}", "Müller"), ("\\text{müller.}", "Müller"), ("Zu\u0308rich", "\\text{Zürich}"),
+        ("是", "\\text{是}"), ("\\text{3个}", "3个"),
+        ("\\text{The answer is Müller}", "\\text{Müller}"), ("\\text{киви}", "киви"),
+    ],
     "letters in another order": [
         ("bca", "abc"), ("xzy", "xyz"), ("mhg", "mgh"), ("RTn", "nRT"), ("BA", "AB"), ("\\angle CAB", "\\angle BAC"),
         ("2 b c a", "2abc"), ("cbx", "xbc"),
@@ -132,6 +138,11 @@ WRONG = {
         ("\\text{Carla or Evelyn}", "\\text{Evelyn}"), ("\\text{Yes}", "\\text{No}"), ("\\text{No}", "\\text{Yes}"),
         ("\\text{(B) or (C)}", "(C)"), ("(B)", "(C)"), ("C", "D"), ("CD", "C"), ("C+1", "C"), ("(B), (C)", "C"),
     ],
+    "words that are not ASCII": [
+        ("\\text{星期二}", "星期一"), ("星期二", "\\text{星期一}"), ("Zurich", "\\text{Zürich}"),
+        ("\\text{不是}", "\\text{是}"), ("\\text{Müller or Maier}", "Müller"),
+        ("\\text{not Müller}", "\\text{Müller}"), ("ви", "\\text{киви}"),
+    ],
     "letters in another order": [
         ("BCA", "ABC"), ("bca", "ABC"), ("B C A", "ABC"), ("\\text{BCA}", "ABC"), ("x=BCA", "ABC"), ("east", "seat"),
         ("SEAT", "east"), ("\\text{seat}", "east"), ("Noel", "Leon"), ("MRSC", "SRMC"), ("west, seat", "west, east"),
@@ -212,6 +223,9 @@ RESPONSES = {
     "a net change of -$60": "-60",
     "### Answer\n43": "43",
     "The answer is **5/9**.": "5/9",
+    "Так что \\boxed{\\text{киви}}": "киви",
+    "Ответ: \\boxed{\\text{руки}}": "руки",
+    "ки\\boxed{ки50}": "50",
 }
 
 

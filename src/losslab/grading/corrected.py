@@ -73,7 +73,7 @@ def _equal(answer: str, gold: str, depth: int = 0) -> bool:
     """The comparison of texts in one notation, from the outside to the inside."""
     if depth > DEEPEST:
         return False
-    if _shown(answer) == _shown(gold):
+    if words.shown(answer) == words.shown(gold):
         return True
     verdict = words.equal(answer, gold)
     if verdict is None:
@@ -87,11 +87,6 @@ def _equal(answer: str, gold: str, depth: int = 0) -> bool:
 
 def _all_variants(text: str) -> list[str]:
     return [variant for part in parts_of(text) for variant in variants(part)]
-
-
-def _shown(text: str) -> str:
-    """A text as it looks: without spaces, and without braces that only group."""
-    return re.sub(r"(?<!\\)[{}]|\s", "", text)
 
 
 def _equal_with_comma(answer: str, gold: str) -> bool:
@@ -251,7 +246,7 @@ def _equal_without_units(answer: str, gold: str, depth: int) -> bool:
     (bare, unit), (bare_gold, gold_unit) = without_unit(answer), without_unit(gold)
     if not (unit or gold_unit) or (bare, bare_gold) == (answer, gold):
         return False
-    if unit and gold_unit and _shown(words.unwrapped(unit)) != _shown(words.unwrapped(gold_unit)):
+    if unit and gold_unit and words.shown(words.unwrapped(unit)) != words.shown(words.unwrapped(gold_unit)):
         from losslab.grading import units
 
         return units.equal(bare, unit, bare_gold, gold_unit)
@@ -259,7 +254,7 @@ def _equal_without_units(answer: str, gold: str, depth: int) -> bool:
 
 
 def _equal_formulas(answer: str, gold: str) -> bool:
-    if _shown(answer) == _shown(gold):
+    if words.shown(answer) == words.shown(gold):
         return True
     from losslab.grading import formulas  # most pairs need no more than numbers
 

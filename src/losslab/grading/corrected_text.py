@@ -24,6 +24,7 @@ REPAIRED = {
     ("olympiadbench", "\\frac{}{2}"): "\\frac{ab}{2}",
     ("olympiadbench", "\\frac{}{2k(-k)!}"): "\\frac{d!}{2k(d-k)!}",
 }
+STRAY = re.compile("(?<![\u0400-\u04ff])ки(?![\u0400-\u04ff])")  # a token of some tokenizers, in no Cyrillic word
 BOX = re.compile(r"\\f?boxed?\s*(?=\{)")
 PLAIN_BOX = re.compile(r"(?<![a-zA-Z])boxed\s*[(\[]([^()\[\]]+)[)\]]|\\boxed\s+([^\s$.,]+)")
 BETWEEN_BOXES = re.compile(
@@ -58,7 +59,7 @@ def extract(response: str) -> str:
     for stop in (*official_text.STOPS, "<|im_start|>"):
         response = response.split(stop, 1)[0]
     _, closed, rest = response.rpartition("</think>")
-    text = (rest if closed and rest.strip() else response).replace("ки", "")  # a stray token of some tokenizers
+    text = STRAY.sub("", rest if closed and rest.strip() else response)
     boxed, end = _boxed(text)
     if boxed:
         later = list(FINAL.finditer(text, end))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from string import ascii_lowercase
 
 from losslab.grading.official_text import number_in_words
@@ -13,12 +14,17 @@ HEDGE = re.compile(
 NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|or|isn't|aren't|cannot|can't|non|un)\b", re.IGNORECASE)
 CHOICE = re.compile(r"\(?\s*([A-Z])\s*\)?")
 CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.)])\s*\S")
-WORDS = re.compile(r"[a-zA-Z][a-zA-Z'’ ,.!-]*")
+WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|['’ ,.!-])*")
 LETTERS = re.compile(r"[a-zA-Z]+|(?:[a-zA-Z] )+[a-zA-Z]")
 VOWELS = frozenset("aeiouy")
 FILLERS = frozenset("a an the".split())
 LINKS = frozenset("is are was be it answer's it's equals only".split())
 EMPTY = frozenset(("\\emptyset", "no solution", "no solutions", "none", "empty set", "no real solutions"))
+
+
+def shown(text: str) -> str:
+    """A text as it looks: without spaces, and without braces that only group."""
+    return re.sub(r"(?<!\\)[{}]|\s", "", text)
 
 
 def hedges(text: str) -> bool:
@@ -27,13 +33,15 @@ def hedges(text: str) -> bool:
 
 
 def unwrapped(text: str) -> str:
-    """The text without the mark of upright text."""
-    return re.sub(r"\\text\{\s*([^{}]*?)\s*\}", r"\1", text).strip()
+    """The text without the mark of upright text, each letter with its accent as one character."""
+    return unicodedata.normalize("NFC", re.sub(r"\\text\{\s*([^{}]*?)\s*\}", r"\1", text).strip())
 
 
 def equal(answer: str, gold: str) -> bool | None:
     """Whether an answer in one notation is the word or the choice that the gold is; None where the gold is neither."""
     bare, target = unwrapped(answer), unwrapped(gold)
+    if "\\" not in bare + target and shown(bare) == shown(target) != "":
+        return True
     if choice := CHOICE.fullmatch(target):
         return _is_choice(bare, choice[1]) or None if target == choice[1] else _is_choice(bare, choice[1])
     if (choice := CHOICE_WITH_TEXT.match(target)) and CHOICE.fullmatch(bare):
@@ -60,7 +68,9 @@ def _is_choice(answer: str, letter: str) -> bool:
 
 
 def _is_word(text: str, gold: str) -> bool:
-    return text.casefold() == "no" or len(text) > 2 and ("\\text" in gold or re.search("[a-zA-Z]{3}", text) is not None)
+    return (
+        text.casefold() == "no" or len(text) > 2 and ("\\text" in gold or re.search(r"[^\W\d_]{3}", text) is not None)
+    )
 
 
 def _is_rearranged(answer: str, gold: str) -> bool:
