@@ -187,6 +187,36 @@ def test_the_cost_of_a_served_model_is_that_of_all_samples_of_the_folder(config,
     assert result["endpoint"] == ", ".join(sorted(urls[:2]))  # the third was asked nothing
 
 
+class Halves(Endpoint):
+    def answer(self, body: dict) -> str:
+        return "\ud83d It \ude00 is \ud83d\ude00 \\boxed{2}."
+
+
+def test_halves_of_surrogate_pairs_in_an_answer_are_replaced(config, tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Halves)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config.model.path = "served"
+    config.machine = MachineConfig(engine=Engine.api, api_url=f"http://127.0.0.1:{server.server_port}/v1")
+    result = evaluate(config, "served", tmp_path / "scores")
+    server.shutdown()
+    server.server_close()
+    texts = {sample["text"] for record in records(tmp_path / "scores") for sample in record["samples"]}
+    assert texts == {"\ufffd It \ufffd is \U0001f600 \\boxed{2}."}
+    assert result["benchmarks"]["one"]["score"] == pytest.approx(100 / 6)
+
+
+def test_samples_are_stored_in_utf_8_whatever_the_locale_is(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom losslab.evaluation.benchmarks import Benchmark\n"
+        "from losslab.evaluation.samples import Samples\n"
+        "with Samples(Path(sys.argv[1]), [Benchmark('one', [], '')], None) as samples:\n"
+        "    samples.keep(('one', 0, 0), {'text': chr(0xe9)})"
+    )
+    environment = os.environ | {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True)
+    assert json.loads((tmp_path / "one.samples.jsonl").read_text(encoding="utf-8"))["text"] == "é"
+
+
 def test_each_benchmark_keeps_its_number_of_samples(config, model, tmp_path, capsys):
     folder, two = tmp_path / "scores", {"two": BenchmarkConfig(path=str(tmp_path / "two.jsonl"))}
     first = evaluate(config, str(model), folder)

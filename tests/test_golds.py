@@ -71,3 +71,17 @@ def test_no_option_is_missing_from_a_prompt(tmp_path):
     )
     with pytest.raises(ValueError, match=r"jsonl:1 has more options \(27\) than letters in `choices`"):
         local(tmp_path, row | {"choices": ["a"] * 27}, instruction="{problem}\n{choices}")
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"problem": "\ud83d?", "answer": "5"}, "problem"),
+        ({"problem": "p", "answer": "\ude00"}, "answer"),
+        ({"problem": "p", "answer": "5", "choices": ["a", "\ud83d"]}, "choices"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused(tmp_path, row, column):
+    with pytest.raises(ValueError, match=rf"mine.jsonl:1 has half of a surrogate pair in `{column}`, which no token"):
+        local(tmp_path, row)
+    assert local(tmp_path, {"problem": "\ud83d\ude00?", "answer": "5"}).problems[0].question == "\U0001f600?"

@@ -14,7 +14,7 @@ from losslab.config.choices import Rules
 from losslab.config.schema import EMBEDDED
 from losslab.data import hub_datasets, read_files
 from losslab.data.images import looks_like_images, parts
-from losslab.data.messages import Unusable
+from losslab.data.messages import Unusable, checked
 from losslab.data.row_templates import check, fill, names_in
 from losslab.evaluation import golds, images, mastery
 from losslab.grading import options
@@ -117,6 +117,7 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
     standing: list[str] = []  # where each problem stands
     unshown, columns = Counter[str](), dict.fromkeys(["problem"])
     for place, row in _rows(name, cfg, data):
+        _check_texts(place, row)
         columns |= dict.fromkeys(row)
         unshown.update(column for column, value in row.items() if not cfg.images and looks_like_images(value))
         for identifier in [f"{column} {row[column]!r}" for column in IDENTIFIERS if column in row][:1]:
@@ -139,6 +140,17 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
     repeated, contrary = _repetitions(problems, standing, published=cfg.rows is not None)
     found = Benchmark.of(name, problems, cfg)
     return replace(found, unshown=dict(unshown), repeated=repeated, contrary=contrary)
+
+
+def _check_texts(place: str, row: dict[str, Any]) -> None:
+    """Raise ValueError for half of a surrogate pair, which JSON can hold and no prompt and no record."""
+    try:
+        for column, value in row.items():
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str):
+                    checked(text, column)
+    except Unusable as error:
+        raise ValueError(f"{place} {error}") from None
 
 
 def _repetitions(problems: Sequence[Problem], places: Sequence[str], published: bool) -> tuple[int, int]:

@@ -37,7 +37,10 @@ class Samples:
         for key, sample in self.known.items():
             if key[:2] in self.problems and "official" not in sample:
                 self._grade(key)
-        self._files = {benchmark.name: (folder / f"{benchmark.name}.samples.jsonl").open("a") for benchmark in chosen}
+        self._files = {
+            benchmark.name: (folder / f"{benchmark.name}.samples.jsonl").open("a", encoding="utf-8")
+            for benchmark in chosen
+        }
 
     def __enter__(self) -> "Samples":
         return self
@@ -49,7 +52,7 @@ class Samples:
             file.close()
 
     def add(self, key: Key, completion: Completion, seed: int | None) -> None:
-        text, tokens, reason = completion.text, completion.tokens, completion.finish_reason
+        text, tokens, reason = _whole(completion.text), completion.tokens, completion.finish_reason
         more = {"end_token": completion.end_token}
         more |= {} if completion.prompt_tokens is None else {"prompt_tokens": completion.prompt_tokens}
         self.keep(key, {"text": text, "finish_reason": reason, "tokens": tokens, "seed": seed, **more})
@@ -90,6 +93,11 @@ class Samples:
         while (key := (name, index, len(samples))) in self.known:
             samples.append(self.known[key])
         return samples
+
+
+def _whole(text: str) -> str:
+    """The text with � for each half of a surrogate pair, which some endpoints send and no file in UTF-8 can hold."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _stored(folder: Path, benchmark: Benchmark) -> dict[Key, Sample]:
