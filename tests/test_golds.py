@@ -85,3 +85,28 @@ def test_half_of_a_surrogate_pair_is_refused(tmp_path, row, column):
     with pytest.raises(ValueError, match=rf"mine.jsonl:1 has half of a surrogate pair in `{column}`, which no token"):
         local(tmp_path, row)
     assert local(tmp_path, {"problem": "\ud83d\ude00?", "answer": "5"}).problems[0].question == "\U0001f600?"
+
+
+@pytest.mark.parametrize(
+    ("rules", "official"),
+    [
+        (Rules.general, ("0.5", "\\frac{1}{2}", "27", "3")),
+        (Rules.math500, ("0.5", "\\frac{1}{2}", "27", "3")),
+        (Rules.minerva_math, ("0.5m", "\\frac{1}{2}", "27", "3")),
+        (Rules.olympiadbench, ("0.5", "\\frac{1}{2}", "27", "3")),
+        (Rules.gsm8k, ("0.5", "\\frac{1}{2}", "27", "3")),
+    ],
+)
+def test_a_plain_answer_is_cleaned_by_any_rules(tmp_path, rules, official):
+    rows = [{"problem": f"{i}?", "answer": answer} for i, answer in enumerate(("0.5 m", "\\frac12", 27.0, 3))]
+    problems = local(tmp_path, *rows, rules=rules).problems
+    assert tuple(problem.gold_official for problem in problems) == official
+    assert [problem.gold for problem in problems[:2]] == ["0.5 m", "\\frac12"]
+    for answer, message in (
+        (" ", "jsonl:1: the gold answer is empty"),
+        ("\\frac{1}{2", r"jsonl:1: the gold answer .* does not parse: its braces do not match"),
+        (None, "jsonl:1: no gold answer"),
+        ("so \\boxed{2}", "holds a solution: set gold: boxed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            local(tmp_path, {"problem": "p", "answer": answer}, rules=rules)

@@ -18,6 +18,7 @@ from losslab.programs import assembly, stack_language
 QUESTIONS = ("question", "problem")  # the hub and the official files disagree on the name of the column
 FRACTION = re.compile(r"\\frac\{(-?\d+)\}\{(\d+)\}")
 BOX, HASHES = "\\boxed{}", "####"  # before the answer in a solution
+UNBALANCED = "the gold answer {!r} does not parse: its braces do not match"
 SOLUTION = "solution"  # so they do on this one: the hub's copy of Minerva Math has the last box alone, in `answer`
 
 
@@ -122,7 +123,7 @@ def _mathematical(row: dict[str, Any], cfg: BenchmarkConfig) -> tuple[str, str]:
     if not gold.strip():
         raise ValueError("the gold answer is empty")
     if Counter(gold)["{"] != Counter(gold)["}"]:
-        raise ValueError(f"the gold answer {gold!r} does not parse: its braces do not match")
+        raise ValueError(UNBALANCED.format(gold))
     return gold_official, gold
 
 
@@ -130,7 +131,7 @@ def _as_official(cfg: BenchmarkConfig, row: dict[str, Any]) -> tuple[str, dict[s
     """The rules that read the gold of a row, and the row with the columns of the official files."""
     if cfg.gold == Gold.boxed:
         if cfg.answer == SOLUTION and SOLUTION not in row and "answer" in row:
-            answer = f"\\boxed{{{_scalar(row['answer'], cfg)}}}"
+            answer = _in_box(_scalar(row["answer"], cfg))
         else:
             answer = _answer(row, cfg)
         has_box = isinstance(answer, str) and "boxed" in answer
@@ -142,13 +143,31 @@ def _as_official(cfg: BenchmarkConfig, row: dict[str, Any]) -> tuple[str, dict[s
     if cfg.gold == Gold.hashes:
         return Rules.gsm8k, {"answer": answer}
     if not isinstance(answer, list):
-        return cfg.rules, {"answer": _scalar(answer, cfg)}
+        return cfg.rules, _plain(cfg.rules, _scalar(answer, cfg))
     if cfg.rules != Rules.olympiadbench:
         raise ValueError(
             f"the gold answer in the column {cfg.answer!r} is a list: set rules: olympiadbench where its items are the "
             "parts of one answer, or gold: any and rules: exact_match where each of them is right"
         )
     return cfg.rules, {"final_answer": [str(_scalar(part, cfg)) for part in answer]}
+
+
+def _plain(rules: Rules, answer: str | int | float) -> dict[str, Any]:
+    """A row with a plain answer where the official file of the rules has it, so that it is cleaned as they say."""
+    if not str(answer).strip():
+        raise ValueError("the gold answer is empty")
+    if rules in official_text.GOLD_FROM_SOLUTION:
+        return {"solution": _in_box(answer)}
+    if rules == Rules.olympiadbench:
+        return {"final_answer": [str(answer)]}
+    return {"answer": f"{HASHES} {answer}" if rules == Rules.gsm8k else answer}
+
+
+def _in_box(answer: str | int | float) -> str:
+    """An answer as a solution. Raises ValueError where the box would end elsewhere than the answer."""
+    if (text := str(answer)).count("{") != text.count("}"):
+        raise ValueError(UNBALANCED.format(text))
+    return f"\\boxed{{{text}}}"
 
 
 def _scalar(value: Any, cfg: BenchmarkConfig) -> str | int | float:
