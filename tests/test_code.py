@@ -242,6 +242,23 @@ def test_a_benchmark_whose_compiler_is_missing_is_skipped_and_not_scored_zero(tm
     assert len(runnable.runnable(chosen, unsafe_code=True)) == 1
 
 
+def test_programs_that_cannot_be_limited_are_refused_before_the_first_answer(tmp_path, monkeypatch):
+    (tmp_path / "code.jsonl").write_text(json.dumps(HUMANEVAL))
+    about = BenchmarkConfig(path=str(tmp_path / "code.jsonl"), question="prompt", rules=Rules.code)
+    chosen = [benchmarks.load("code", about)]
+    line = {"benchmark": "humaneval", "gold": gold(HUMANEVAL), "response": "    return 3\n"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line))
+    assert runnable.runnable(chosen, unsafe_code=True) == chosen
+    monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
+    message = "cannot be limited here, since the program prlimit is missing: install util-linux"
+    with pytest.raises(ValueError, match=message):
+        runnable.runnable(chosen, unsafe_code=True)
+    with pytest.raises(ValueError, match=message):
+        regrade(tmp_path / "in.jsonl", tmp_path / "out.jsonl", 1, rules(), unsafe_code=True)
+    with pytest.raises(ValueError, match=message):
+        sandbox.Sandbox(isolated=False)
+
+
 def test_a_benchmark_of_several_languages_needs_the_compilers_of_all(tmp_path, monkeypatch):
     rows = [ROWS[language][0] | {"language": language} for language in ("python", "cs", "php")]
     (tmp_path / "both.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -7,16 +7,18 @@ from losslab.config.log import log
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.programs.assembly import language
 from losslab.programs.languages import without
-from losslab.programs.sandbox import no_isolation, refusal
+from losslab.programs.sandbox import check_limits, no_isolation, refusal
 
 
 def runnable(chosen: Sequence[Benchmark], unsafe_code: bool) -> list[Benchmark]:
     """The benchmarks, except those of a language that has no compiler here: a message names each, and none is scored 0.
 
     Raises:
-        ValueError: this machine cannot isolate a process, or no benchmark is left.
+        ValueError: this machine cannot isolate or limit a process, or no benchmark is left.
     """
     code = [benchmark for benchmark in chosen if benchmark.rules == Rules.code]
+    if code and unsafe_code:
+        check_limits()
     if code and not unsafe_code and (reason := refusal()):
         raise ValueError(no_isolation(reason))
     lacking = {benchmark.name: _lacking(benchmark) for benchmark in code}

@@ -17,7 +17,7 @@ from losslab.files import content, mend, read_lines, syntax, write
 from losslab.grading.graders import ONE_GOLD, SECONDS, Grader, Verdict
 from losslab.grading.version import grader_version
 from losslab.programs import assembly, languages, stack_language
-from losslab.programs.sandbox import no_isolation, refusal
+from losslab.programs.sandbox import check_limits, no_isolation, refusal
 from losslab.progress import bar
 
 # What other programs call a response, for a hint.
@@ -127,7 +127,7 @@ def lacking(golds: Sequence[Any], place: str, unsafe_code: bool) -> dict[str, st
     """The languages of code problems whose compiler is missing here, each with the sentence that says so.
 
     Raises:
-        ValueError: no isolation, or a gold answer that is not a problem of code.
+        ValueError: no isolation, no limits, or a gold answer that is not a problem of code.
     """
     kinds = set()
     for gold in golds:
@@ -137,6 +137,8 @@ def lacking(golds: Sequence[Any], place: str, unsafe_code: bool) -> dict[str, st
                 "and test (docs/evaluation.md)"
             )
         kinds.add(assembly.language(gold))
+    if golds and unsafe_code:
+        check_limits()
     if golds and not unsafe_code and (reason := refusal()):
         raise ValueError(no_isolation(reason))
     return {kind: sentence for kind in sorted(kinds) if (sentence := languages.without(kind))}

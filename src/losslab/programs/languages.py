@@ -93,7 +93,7 @@ class Toolchains:
     """Compiles and runs programs in a sandbox. Safe to use from several threads at once.
 
     Raises:
-        ValueError: this machine cannot isolate a process, and `isolated` is not False.
+        ValueError: this machine cannot isolate a process, and `isolated` is not False, or cannot limit one.
     """
 
     def __init__(self, isolated: bool = True) -> None:

@@ -65,16 +65,16 @@ class Sandbox:
             processes; for machines without bubblewrap.
 
     Raises:
-        ValueError: this machine cannot isolate a process.
+        ValueError: this machine cannot isolate a process, or limit one.
     """
 
     def __init__(self, folders: Mapping[str, Path | None] | None = None, isolated: bool = True) -> None:
         self.folders = tuple((folders or {}).items())
         self.isolated = isolated
-        if isolated:
-            reason = refusal(self.folders)
-            if reason:
-                raise ValueError(no_isolation(reason))
+        if not isolated:
+            check_limits()
+        elif reason := refusal(self.folders):
+            raise ValueError(no_isolation(reason))
 
     def run(
         self,
@@ -115,6 +115,15 @@ def no_isolation(reason: str) -> str:
         f"programs that a model writes cannot be isolated here ({reason}): install bubblewrap, or run them unprotected "
         "with machine.unsafe_code=true"
     )
+
+
+def check_limits() -> None:
+    """Raise ValueError where a program cannot be limited, which even one that is not isolated must be."""
+    if shutil.which("prlimit") is None:
+        raise ValueError(
+            "programs that a model writes cannot be limited here, since the program prlimit is missing: install "
+            "util-linux, or grade them on a machine with Linux"
+        )
 
 
 @cache
