@@ -1,4 +1,4 @@
-"""The gold answers of rows: what they may hold, and how the rules read them."""
+"""The rows of a benchmark: what their columns may hold, and how the rules read the golds."""
 
 import json
 
@@ -110,3 +110,11 @@ def test_a_plain_answer_is_cleaned_by_any_rules(tmp_path, rules, official):
     ):
         with pytest.raises(ValueError, match=message):
             local(tmp_path, {"problem": "p", "answer": answer}, rules=rules)
+
+
+def test_an_identifier_that_is_null_is_none(tmp_path):
+    rows = [{"problem": f"{i}+1?", "answer": str(i + 1), "id": None} for i in range(2)]
+    assert [problem.gold for problem in local(tmp_path, *rows).problems] == ["1", "2"]
+    rows = [row | {"unique_id": None, "id": 7} for row in rows]
+    with pytest.raises(ValueError, match=r"jsonl:2: id 7 is also that of .*jsonl:1; remove one of the two"):
+        local(tmp_path, *rows)

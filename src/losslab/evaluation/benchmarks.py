@@ -120,7 +120,8 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
         _check_texts(place, row)
         columns |= dict.fromkeys(row)
         unshown.update(column for column, value in row.items() if not cfg.images and looks_like_images(value))
-        for identifier in [f"{column} {row[column]!r}" for column in IDENTIFIERS if column in row][:1]:
+        named = [column for column in IDENTIFIERS if row.get(column) is not None]  # in a table, some may be null
+        for identifier in [f"{column} {row[column]!r}" for column in named[:1]]:
             if identifier in places:
                 raise ValueError(f"{place}: {identifier} is also that of {places[identifier]}; remove one of the two")
             places[identifier] = place
