@@ -7,15 +7,19 @@ from pathlib import Path
 
 import families
 import pytest
+import tiny_models
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from test_conversations import FIRST, ONE, SECOND, TWO, examples
 from test_training import make
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
-from losslab.config.choices import AnswerEnd, Overlong, Turns
-from losslab.config.schema import TrainConfig
+from losslab.config.choices import AnswerEnd, Overlong, Recompute, Turns
+from losslab.config.schema import AdapterConfig, TrainConfig
 from losslab.data import toy_task
 from losslab.distributed import process_group
+from losslab.models import merged_adapters
 from losslab.models.export import export
 from losslab.models.policy import build
 
@@ -75,3 +79,38 @@ def test_a_generation_config_that_transformers_would_not_save_is_kept(checkpoint
     (tmp_path / "model/generation_config.json").write_text(json.dumps(published))
     kept = exported(tmp_path / "model", make(checkpoint, rows, tmp_path, "sft"), tmp_path / "out", [1, 5])
     assert (kept.temperature, kept.top_p, kept.do_sample, kept.eos_token_id) == (0.6, 0.9, None, [1, 5])
+
+
+BIASES = [4.5, 4.501953125, 4.50390625, 4.505859375]  # all 4.5 in bfloat16
+
+
+def router(folder: Path) -> tuple[PreTrainedModel, str]:
+    """A model in bfloat16 whose router has biases in float32, as transformers publishes it, and their name."""
+    model = AutoModelForCausalLM.from_config(tiny_models.configuration("deepseek_v3"), dtype=torch.bfloat16)
+    model.model.layers[1].mlp.gate.e_score_correction_bias = torch.tensor(BIASES)
+    model.save_pretrained(folder)
+    toy_task.tokenizer().save_pretrained(folder)
+    return model, "model.layers.1.mlp.gate.e_score_correction_bias"
+
+
+def test_the_biases_of_a_router_stay_in_float32(checkpoint, rows, tmp_path, one_rank):
+    _, name = router(tmp_path / "published")
+    config, adapter = make(checkpoint, rows, tmp_path, "sft"), AdapterConfig(2, 4, target_modules=["o_proj"])
+    recomputed = replace(config, machine=replace(config.machine, recompute=Recompute.full))
+    before = load_file(tmp_path / "published/model.safetensors")
+    for number, each in enumerate((config, recomputed, replace(config, adapter=adapter))):
+        exported(tmp_path / "published", each, tmp_path / f"{number}", [2])
+        weights = load_file(tmp_path / f"{number}/model.safetensors")
+        assert weights[name].tolist() == BIASES
+        assert {key: value.dtype for key, value in weights.items()} == {key: v.dtype for key, v in before.items()}
+        assert all(torch.equal(value, before[key]) for key, value in weights.items())
+
+
+def test_the_biases_of_a_router_stay_in_float32_in_a_merged_base(tmp_path):
+    model, name = router(tmp_path / "published")
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["o_proj"], task_type="CAUSAL_LM"))
+    adapted.save_pretrained(tmp_path / "adapter")
+    merged_adapters._merge(str(tmp_path / "adapter"), str(tmp_path / "published"), None, tmp_path / "merged", False)
+    weights, before = (load_file(tmp_path / folder / "model.safetensors") for folder in ("merged", "published"))
+    assert weights[name].tolist() == BIASES
+    assert {key: value.dtype for key, value in weights.items()} == {key: v.dtype for key, v in before.items()}

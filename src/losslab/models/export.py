@@ -5,6 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -18,7 +19,7 @@ from losslab.models.processors import write_processor
 
 
 def export(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path, ends: Sequence[int]) -> None:
-    """Write the model in Hugging Face format, adapters merged, in the dtype it was published in, with its tokenizer.
+    """Write the model in Hugging Face format, adapters merged, in the dtypes it was published in, with its tokenizer.
 
     `ends` are the tokens by which it was trained to end an answer: its generation config has them too, so that whoever
     loads it stops there. The folder appears whole. Called on every rank.
@@ -39,7 +40,13 @@ def _write(
 ) -> None:
     model = policy.model
     names = {name.replace(lora.BASE, "") for name in own_names(model)}
-    weights = {name: value.to(policy.published) for name, value in state.items() if name in names}
+    # Buffers, such as the biases of a router, stay as they are held: in float32, whatever the weights are.
+    buffers = {name.replace(lora.WRAPPED, "").replace(lora.BASE, "") for name, _ in model.named_buffers()}
+    weights = {
+        name: value if name in buffers else value.to(published_dtype(name, model, policy.published))
+        for name, value in state.items()
+        if name in names
+    }
     generation, model.generation_config = with_ends(model, ends), GenerationConfig()  # which is always valid
     with whole(folder) as temporary:
         model.save_pretrained(temporary, state_dict=weights)
@@ -50,6 +57,11 @@ def _write(
             write_processor(policy.source, temporary)
         generation.to_json_file(temporary / GENERATION_CONFIG_NAME)
     model.generation_config = generation
+
+
+def published_dtype(name: str, model: PreTrainedModel, published: torch.dtype) -> torch.dtype:
+    """The dtype of a parameter on disk: that of the checkpoint, but float32 where transformers keeps it so."""
+    return torch.float32 if any(kept in name for kept in model._keep_in_fp32_modules_strict or ()) else published
 
 
 def with_ends(model: PreTrainedModel, ends: Sequence[int]) -> GenerationConfig:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from losslab.config.messages import first_line, under_key
 from losslab.config.schema import ModelConfig
@@ -64,12 +65,14 @@ def _merge(adapter: str, base: str, revision: str | None, target: Path, trust_re
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
 
+    from losslab.models.export import published_dtype
     from losslab.models.loading import load_config, load_model
     from losslab.models.processors import write_processor
 
     model = ModelConfig(path=base, revision=revision, trust_remote_code=trust_remote_code)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     published = load_config(model).dtype or torch.float32
+    assert isinstance(published, torch.dtype)
     with_adapter = (Path(adapter) / "tokenizer_config.json").is_file()
     tokenizer = (
         AutoTokenizer.from_pretrained(adapter) if with_adapter else AutoTokenizer.from_pretrained(base, **source)
@@ -88,6 +91,9 @@ def _merge(adapter: str, base: str, revision: str | None, target: Path, trust_re
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ValueError(f"{problem} ({min(names)}{more})")
-    adapted.merge_and_unload().to(published).save_pretrained(target)  # type: ignore[operator]
+    plain: Any = adapted.merge_and_unload()  # type: ignore[operator]
+    for name, parameter in plain.named_parameters():  # but not buffers: see `export`
+        parameter.data = parameter.data.to(published_dtype(name, plain, published))
+    plain.save_pretrained(target)
     tokenizer.save_pretrained(target)
     write_processor(model, target)
