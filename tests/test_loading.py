@@ -20,7 +20,7 @@ from losslab.cells.training import train_model
 from losslab.config.schema import ModelConfig
 from losslab.data import hub_datasets
 from losslab.data.hub_datasets import check_model
-from losslab.models import loading, merged_adapters
+from losslab.models import loading, merged_adapters, weight_files
 from losslab.models.loading import (
     check_checkpoint,
     check_tokens,
@@ -103,11 +103,54 @@ def test_a_model_that_is_loaded_without_a_weight_is_not_trained(checkpoint, one_
     policy = load_model(model)
     whole = load_model(model)
     whole.model.layers[1].mlp.down_proj = torch.nn.Sequential(whole.model.layers[1].mlp.down_proj)
-    monkeypatch.setattr(loading, "_safetensors", lambda model: None)
+    monkeypatch.setattr(loading, "weight_files", lambda model: [])
     monkeypatch.setattr(loading, "load_model", lambda model: whole)
     names = {name: name for name in policy.state_dict() if name != "lm_head.weight"}
     with pytest.raises(ValueError, match=f"is loaded without the weight {LOST}: name a whole checkpoint"):
         loading.fill(policy, names, model)
+
+
+def half_of(weights: dict[str, torch.Tensor]) -> None:
+    for value in weights.values():
+        value.div_(2)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("other", ["aaa.safetensors", "model.fp16.safetensors", "zzz.safetensors"])
+def test_other_files_beside_the_weights_are_not_read(checkpoint, tmp_path, one_rank, sharded, other):
+    """Such as shards left over, a copy in another precision or the original format, with the same names."""
+    folder = tmp_path / "model"
+    size = "100KB" if sharded else "1GB"
+    AutoModelForCausalLM.from_pretrained(checkpoint).save_pretrained(folder, max_shard_size=size)
+    assert (folder / "model.safetensors").is_file() != sharded
+    shutil.copy(edited(checkpoint, tmp_path / "edited", half_of) / "model.safetensors", folder / other)
+    model = ModelConfig(path=str(folder))
+    expected = AutoModelForCausalLM.from_pretrained(checkpoint).state_dict()
+    empty = structure(model).to_empty(device="cpu")
+    loading.fill(empty, {name: name for name in expected if name != "lm_head.weight"}, model)
+    assert all(torch.equal(value, expected[name]) for name, value in load_model(model).state_dict().items())
+    found = empty.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected if name != "lm_head.weight")
+
+
+def test_only_the_weights_are_downloaded_from_the_hub(tmp_path, one_rank, monkeypatch):
+    asked = []
+
+    def download(path: str, allow_patterns: list[str], local_files_only: bool = False, **_: object) -> str:
+        asked.append((allow_patterns, local_files_only))
+        return str(tmp_path)
+
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(weight_files, "snapshot_download", download)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "1.safetensors"}}))
+    (tmp_path / "1.safetensors").touch()
+    (tmp_path / "2.safetensors").touch()
+    model = ModelConfig(path="org/model", revision="abc")
+    assert weight_files.weight_files(model) == [tmp_path / "1.safetensors"]
+    first, second = ["model.safetensors", "*.json"], ["1.safetensors"]
+    assert asked == [(first, False), (first, True), (second, False), (second, True)]
+    (tmp_path / "1.safetensors").unlink()
+    assert weight_files.weight_files(model) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])

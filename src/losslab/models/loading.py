@@ -1,6 +1,5 @@
 """What is on disk or on the hub: tokenizer, architecture and weights of a model, loaded or refused in one sentence."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -12,7 +11,6 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import transformers
 from accelerate import init_empty_weights
-from huggingface_hub import snapshot_download
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import (
@@ -37,6 +35,7 @@ from losslab.data.prompts import check_tokenizer
 from losslab.distributed.load_state import load_state
 from losslab.distributed.process_group import barrier_at_end
 from losslab.models import attention
+from losslab.models.weight_files import folder_of, weight_files
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -258,18 +257,10 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
     reads the model and hands it out, so that a node never holds it once per rank. Called on every rank.
     """
     targets = {names[name]: value for name, value in sharded.state_dict().items() if name in names}
-    folder = _safetensors(model)
-    if folder is not None:
-        reader = dcp.HuggingFaceStorageReader(str(folder))
-        stored = set(reader.read_metadata().state_dict_metadata)
-        if set(targets) <= stored:
-            if stored - set(targets) and dist.get_rank() == 0:  # such as a tied weight twice, or what is not known
-                check_files(model)
-            try:
-                load_state(targets, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
-            except RuntimeError as error:
-                raise ValueError(f"the model model.path={model.path} cannot be loaded: {error}") from error
-            return
+    # A configuration may name a file of its own, which transformers knows how to find.
+    found = model.path not in EMBEDDED_MODELS and not getattr(load_config(model), "transformers_weights", None)
+    if found and (files := weight_files(model)) and _read(targets, files, model):
+        return
     with barrier_at_end():  # for what may be a download
         whole = load_model(model).state_dict() if dist.get_rank() == 0 else {}
         if lost := sorted(set(names.values()) - set(whole)) if whole else []:
@@ -282,17 +273,16 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
     set_model_state_dict(sharded, mine, options=options)
 
 
-def _safetensors(model: ModelConfig) -> Path | None:
-    """The folder of a model's safetensors files, downloaded once per node; None where it has none."""
-    if model.path in EMBEDDED_MODELS:
-        return None
-    folder = Path(model.path)
-    if not folder.is_dir():
-        wanted = ["*.safetensors", "*.json"]
-        with barrier_at_end():
-            if os.environ["LOCAL_RANK"] == "0":
-                snapshot_download(model.path, revision=model.revision, allow_patterns=wanted)
-        folder = Path(
-            snapshot_download(model.path, revision=model.revision, allow_patterns=wanted, local_files_only=True)
-        )
-    return folder if any(folder.glob("*.safetensors")) else None
+def _read(targets: dict[str, Any], files: list[Path], model: ModelConfig) -> bool:
+    """Read this rank's shards of the targets in place; returns whether the files hold all by these names."""
+    with folder_of(files) as folder:
+        stored = set(dcp.HuggingFaceStorageReader(folder).read_metadata().state_dict_metadata)
+        if not set(targets) <= stored:
+            return False
+        if stored - set(targets) and dist.get_rank() == 0:  # such as a tied weight twice, or what is not known
+            check_files(model)
+        try:
+            load_state(targets, storage_reader=dcp.HuggingFaceStorageReader(folder))
+        except RuntimeError as error:
+            raise ValueError(f"the model model.path={model.path} cannot be loaded: {error}") from error
+    return True
