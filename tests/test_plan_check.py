@@ -71,3 +71,18 @@ def test_a_model_that_padding_changes_is_refused(family):
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="differ by nan"):
         padding_check.check(model, PROMPTS)
+
+
+def test_long_prompts_are_padded_too(monkeypatch):
+    """Each letter is a token, and a number is one: the shortest prompt has the most characters."""
+
+    def tokenizer(texts: list[str]) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[3 + ord(part[0]) % 90 for part in re.findall(r"\d+|\D", text)] for text in texts]}
+
+    monkeypatch.setitem(tiny_models.SPECIAL, "gpt2", {"n_positions": 1024})
+    model = tiny_models.make("gpt2").eval()
+    pair = padding_check.two_prompts(["abc" * 300, "ab" * 300 + "1" * 999, "xy" * 350], tokenizer)
+    assert [len(ids) for ids in pair] == [256, 512] and pair[0][-1] == 3 + ord("1")
+    with pytest.raises(ValueError, match="cannot be trained online exactly: padded on the left"):
+        padding_check.check(model, pair)
+    assert [len(ids) for ids in padding_check.two_prompts(["ab" * 300] * 2, tokenizer)] == [512, 512]

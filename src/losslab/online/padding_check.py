@@ -18,7 +18,7 @@ from losslab.config.schema import Precision
 from losslab.training.packing_check import TOLERANCES
 
 FILE = "padding.json"
-LONGEST = 512  # tokens of a prompt that are compared, its last ones
+LONGEST = 512  # tokens of the longer prompt that are compared, its last ones
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,11 @@ def check(model: PreTrainedModel, prompts: Sequence[list[int]]) -> PaddingCheck:
 
 
 def two_prompts(prompts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """The tokens of the shortest and of the longest prompt."""
-    chosen = [min(prompts, key=len), max(prompts, key=len)]
-    return [ids[-LONGEST:] for ids in tokenizer(chosen)["input_ids"]]
+    """The last tokens of the shortest and of the longest prompt, cut to different lengths if theirs differ."""
+    ordered = sorted(tokenizer(list(prompts))["input_ids"], key=len)
+    shortest, longest = ordered[0], ordered[-1]
+    kept = LONGEST if len(shortest) == len(longest) else LONGEST // 2
+    return [shortest[-kept:], longest[-LONGEST:]]
 
 
 def _logp(logits: Tensor, ids: Tensor) -> Tensor:
