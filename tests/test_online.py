@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import families
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -36,6 +37,7 @@ from losslab.config.schema import (
     TrainConfig,
 )
 from losslab.data import toy_task
+from losslab.data.prompts import encode, render
 from losslab.distributed.signals import Interrupted
 from losslab.grading.graders import Grader
 from losslab.models.loading import load_tokenizer
@@ -359,6 +361,28 @@ def test_questions_that_leave_no_room_are_left_out(guesser, sums, tmp_path):
         questions.ask(config, 7, tokenizer)
     config.dataset.gold_column = None
     assert {row["gold"] for row in questions.ask(config, 8, tokenizer)[0]} == {"7"}  # the solution's box
+
+
+@pytest.mark.parametrize("bos", ["", "<|user|>"])
+def test_a_tokenizer_that_ends_prompts_is_refused(guesser, sums, tmp_path, bos):
+    """Such as with add_eos_token; the chat template spells out the BOS, which the tokenizer would add again."""
+    tokenizer = toy_task.tokenizer()
+    tokenizer.bos_token = bos or None
+    families.surrounded(tokenizer, bos, "<|end|>")
+    config = make(guesser, sums, tmp_path, "grpo")
+    with pytest.raises(ValueError, match=re.escape("the tokenizer puts '<|end|>' behind each prompt that TRL gives")):
+        questions.ask(config, 8, tokenizer)
+    if bos:
+        rows, _ = questions.ask(config, 8, families.surrounded(tokenizer, bos))
+        assert rows[0]["prompt"] == "0+0=?<|end|><|assistant|>"
+
+
+@pytest.mark.parametrize("family", [families.chatml, families.llama, families.mistral, families.gemma])
+def test_trl_gives_the_model_the_tokens_of_scoring(guesser, sums, tmp_path, family):
+    tokenizer, config = family(), make(guesser, sums, tmp_path, "grpo")
+    given = [row["prompt"] for row in questions.ask(config, 100, tokenizer)[0]]
+    asked = [render("chat", problem, tokenizer) for problem in ("0+0=?", "0+1=?")]
+    assert tokenizer(given[:2])["input_ids"] == encode(asked, tokenizer)
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
     about = [
         {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},
         [vocabulary, tokenizer.chat_template, template, config.model.template_arguments, room, VERSION],
+        tokenizer("a")["input_ids"],  # what it puts around a text
         *([objective.teacher_prompt] if isinstance(objective, OPSD) else []),
     ]
 
@@ -76,6 +77,26 @@ def _prompts(config: Config, asked: list[str], room: int, tokenizer: Any) -> lis
     """Prompts as TRL is to tokenise them, None for one of more than `room` tokens."""
     prompts = [render(config.train_prompt, text, tokenizer, config.model.template_arguments) for text in asked]
     tokens = encode(prompts, tokenizer)
-    if prompts and tokenizer(prompts[0])["input_ids"] != tokens[0]:  # it adds a BOS that the prompt spells out
+    if not prompts:
+        return []
+    given = tokenizer(prompts[0])["input_ids"]
+    if given[: len(tokens[0]) + 1] == [tokenizer.bos_token_id, *tokens[0]]:  # it adds a BOS that the prompt spells out
         prompts = [prompt.removeprefix(tokenizer.bos_token) for prompt in prompts]
+    for ids, expected in zip(tokenizer(prompts)["input_ids"], tokens, strict=True):
+        if ids != expected:
+            raise ValueError(_difference(ids, expected, tokenizer))
     return [prompt if len(ids) <= room else None for prompt, ids in zip(prompts, tokens, strict=True)]
+
+
+def _difference(ids: list[int], expected: list[int], tokenizer: Any) -> str:
+    """How the tokens of a prompt as TRL makes them differ from those of scoring, and what to change."""
+    if ids[: len(expected)] == expected:
+        return (
+            f"the tokenizer puts {tokenizer.decode(ids[len(expected) :])!r} behind each prompt that TRL gives it, and "
+            "nothing is left to answer: set add_eos_token to false in its tokenizer_config.json, or take it out of the "
+            "post-processor of its tokenizer.json"
+        )
+    return (
+        f"TRL gives the model the prompt {tokenizer.decode(ids)!r}, and scoring {tokenizer.decode(expected)!r}: write "
+        "no BOS into model.train_prompt or the chat template"
+    )
