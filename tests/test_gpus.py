@@ -78,6 +78,7 @@ def test_the_name_is_that_of_the_first_visible_gpu(monkeypatch, visible, name):
         ("NVIDIA H200", 989),
         ("NVIDIA H200 NVL", 835),
         ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("NVIDIA H100 PCIe", 756),
         ("NVIDIA L40S", 362),
         ("NVIDIA L40", None),

@@ -59,7 +59,7 @@ def name() -> str | None:
 
 def peak(name: str) -> float | None:
     """Peak FLOPs per second of a GPU of this name; None if it is not in PEAKS."""
-    if "Laptop" in name:  # a slower chip under the name of the one for desktops
+    if "Laptop" in name or "MIG" in name:  # a slower chip under the name of the one for desktops, a part of a GPU
         return None
     # Whole words: an RTX A1000 is no A100.
     return next((flops for words, flops in PEAKS.items() if re.search(rf"\b{words}\b", name)), None)
