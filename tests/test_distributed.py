@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from losslab.cells import beforehand
 from losslab.cells import run as cell_run
+from losslab.composition.compose import entry
 from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import Device, TrackerName
 from losslab.config.machine import MachineConfig, TrackerConfig
@@ -64,6 +65,21 @@ def test_a_task_for_each_node(step):
     os.environ |= {"SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "1(x3)", "SLURM_PROCID": "2"}
     environment.adopt_srun_variables()
     assert (environment.node_count(), environment.node_rank(), environment.is_worker()) == (3, 2, False)
+
+
+@pytest.mark.parametrize("given", [{"RANK": "1"}, {"RANK": "0", "WORLD_SIZE": "2"}, {"WORLD_SIZE": "2"}])
+def test_half_of_the_variables_of_torchrun_is_refused(monkeypatch, given):
+    """As in a Kubeflow pod, or left over in a shell: the process would train and record nothing."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    monkeypatch.setattr(os, "environ", {name: v for name, v in os.environ.items() if name not in names} | given)
+    assert environment.is_main_process() and not environment.is_worker()
+    message = "RANK and WORLD_SIZE are set without LOCAL_RANK: start this with torchrun, or unset them"
+    with pytest.raises(ValueError, match=message):
+        entry("losslab.cells.sweep.run", ["plan=true"])
+    for rest in ({"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}):
+        os.environ |= rest
+        environment.check_launch()
+    assert environment.is_worker() and not environment.is_main_process()
 
 
 @pytest.mark.parametrize(("visible", "local", "device"), [(1, "3", 0), (4, "3", 3)])

@@ -53,9 +53,10 @@ def entry(task: str, arguments: list[str]) -> None:
     if unknown := [argument for argument in unknown if argument.startswith("-")]:
         raise ValueError(f"{unknown[0]} is not an option: options are written key=value, as in plan=true")
     if not (flags.help or flags.shell_completion):
-        from losslab.distributed.environment import adopt_srun_variables
+        from losslab.distributed.environment import adopt_srun_variables, check_launch
 
         adopt_srun_variables()
+        check_launch()
         check_open_files()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its exceptions instead of printing them
 

@@ -27,7 +27,16 @@ def node_rank() -> int:
 
 def is_main_process() -> bool:
     """Whether this process writes the records: rank 0 of node 0."""
-    return node_rank() == 0 and int(os.environ.get("RANK", "0")) == 0
+    return node_rank() == 0 and (not is_worker() or int(os.environ["RANK"]) == 0)
+
+
+def check_launch() -> None:
+    """Refuse, with ValueError, half of torchrun's variables: processes that take part in nothing would each run the
+    whole cell, and write one record.
+    """
+    several = os.environ.get("WORLD_SIZE", "") not in ("", "1") or os.environ.get("RANK", "") not in ("", "0")
+    if several and "LOCAL_RANK" not in os.environ:
+        raise ValueError("RANK and WORLD_SIZE are set without LOCAL_RANK: start this with torchrun, or unset them")
 
 
 def available_cores() -> int:
