@@ -39,7 +39,7 @@ from losslab.models.loading import load_model
 from losslab.models.policy import Policy
 from losslab.objectives import Objective, Targets
 from losslab.training.checkpoints import Checkpoints
-from losslab.training.optimizer import check_schedule, lr_factor, make_optimizer
+from losslab.training.optimizer import check_schedule, lr_factor, make_optimizer, weight_decay_groups
 from losslab.training.steps import Steps
 
 TARGETS = {
@@ -409,6 +409,20 @@ def test_a_run_that_skipped_every_update_exports_no_model(checkpoint, rows, tmp_
             train_model(config, cell)
         assert [row["skipped"] for row in read_lines(cell / "metrics.jsonl")] == [True, True]
         assert not (cell / "model").exists()
+
+
+def test_weight_decay_spares_the_biases_of_fused_experts():
+    """Which have two dimensions, as in gpt-oss."""
+    module = torch.nn.Module()
+    shapes = {"gate_up_proj": (4, 6, 8), "gate_up_proj_bias": (4, 8), "router": (4, 6), "gain": (6,)}
+    for name, shape in shapes.items():
+        module.register_parameter(name, torch.nn.Parameter(torch.ones(shape)))
+    config = OptimizerConfig("torch.optim.AdamW", lr=0.1, weight_decay=0.5)
+    decayed, rest = weight_decay_groups(config, module)
+    assert (decayed["weight_decay"], [p.shape for p in decayed["params"]]) == (0.5, [(4, 6, 8), (4, 6)])
+    assert (rest["weight_decay"], [p.shape for p in rest["params"]]) == (0.0, [(4, 8), (6,)])
+    (every,) = weight_decay_groups(replace(config, decay=Decay.all), module)
+    assert [p.shape for p in every["params"]] == list(shapes.values())
 
 
 @pytest.mark.parametrize("decay", list(Decay))

@@ -30,8 +30,12 @@ def _count_change(optimizer: Optimizer, *_: object) -> None:
 
 def weight_decay_groups(config: OptimizerConfig, policy: nn.Module) -> list[dict[str, Any]]:
     """The trained parameters with weight decay, and those without: it is on matrices alone unless `decay=all`."""
-    decayed = [p for p in policy.parameters() if p.requires_grad and (p.ndim >= 2 or config.decay == Decay.all)]
-    rest = [p for p in policy.parameters() if p.requires_grad and not (p.ndim >= 2 or config.decay == Decay.all)]
+    decayed, rest = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad:
+            # Biases of fused experts have two dimensions.
+            matrix = parameter.ndim >= 2 and not name.endswith("bias")
+            (decayed if matrix or config.decay == Decay.all else rest).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
