@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -35,6 +36,18 @@ def test_frozen_weights_have_no_gradient_to_compute(model):
     model.requires_grad_(False)
     frozen = Work.of(model)
     assert frozen.per_token == full.per_token * 4 / 6 and frozen.per_answer == full.per_answer * 4 / 6
+
+
+@pytest.mark.parametrize(("family", "biases"), [("qwen3_moe", False), ("gpt_oss", True)])
+def test_experts_count_as_far_as_a_token_is_given_to_them(family, biases):
+    """Two of four; width 32, four heads of 8 dimensions, two of them for keys and values; no bias is a product."""
+    model = tiny_models.make(family)
+    inner = 16 if family == "qwen3_moe" else 48
+    shapes = {name: p.shape for name, p in model.named_parameters() if ".layers.0.mlp.experts." in name}
+    assert shapes["model.layers.0.mlp.experts.down_proj"] in [(4, 32, inner), (4, inner, 32)]
+    assert any(name.endswith("bias") for name in shapes) == biases
+    layer = 2 * 32 * 32 + 2 * 32 * 16 + 4 * 32 + 2 * (3 * 32 * inner)  # attention, router, experts
+    assert Work.of(model).per_token == 6 * 2 * layer
 
 
 def test_mfu_is_of_all_devices_together(model, monkeypatch):

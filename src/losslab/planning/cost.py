@@ -1,8 +1,8 @@
 """The disk space and device hours that a sweep needs, as upper bounds from its plan.
 
 Operations are counted as MFU counts them (`losslab.training.throughput.Work`), for rows of the full length all of whose
-tokens are answers. Adapters themselves are not counted. A pass without gradients and sampling take 2 operations for
-each parameter and token.
+tokens are answers; but all experts of a layer count, where MFU counts those that a token is given to. Adapters
+themselves are not counted. A pass without gradients and sampling take 2 operations for each parameter and token.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,11 @@ class Size:
 
     @classmethod
     def of(cls, config: Config, architecture: Any, parameters: int, tokens: int) -> "Size":
+<<<<<<< HEAD:src/losslab/planning/cost.py
         """From an architecture that `losslab.planning.architecture` describes."""
+=======
+        """From an architecture that `losslab.planning.architecture` describes, with all experts."""
+>>>>>>> ee6c6c0 (MFU counts fused experts, and of all experts the share that a token is given to; a plan says that it counts all of them):src/losslab/cells/cost.py
         text = architecture.get_text_config(decoder=True)
         names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
         width, layers, heads, vocabulary = (getattr(text, name, None) or 0 for name in names)

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from losslab.distributed import gpus
 from losslab.models.policy import Policy
+
+EXPERTS = ".experts."  # in the names of their weights
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Work:
 
     A weight costs 2 FLOPs per token forward and 4 backward, a frozen one 2 + 2 (its own gradient is not computed);
     causal attention costs half of full attention; the output layer counts at answer positions only. Recomputation is
-    not counted.
+    not counted. Of the weights of experts those count that a token is given to.
     """
 
     per_token: float
@@ -32,11 +34,12 @@ class Work:
         """The work of a model, whose weights may be sharded or on the meta device."""
         config, output = model.config.get_text_config(decoder=True), model.get_output_embeddings().weight
         outer = {id(output), id(model.get_input_embeddings().weight)}
-        inner = [p for p in model.parameters() if p.ndim == 2 and id(p) not in outer]
+        inner = {name: p for name, p in model.named_parameters() if _multiplies(name, p) and id(p) not in outer}
+        chosen = _chosen_experts(config)
         heads = getattr(config, "num_attention_heads", 0)  # a recurrent model has none
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
         return cls(
-            per_token=sum(_passes(p) * p.numel() for p in inner),
+            per_token=sum(_passes(p) * p.numel() * (chosen if EXPERTS in name else 1) for name, p in inner.items()),
             per_answer=_passes(output) * output.numel(),
             per_pair=12 * config.num_hidden_layers * heads * head_dim,
         )
@@ -45,6 +48,19 @@ class Work:
         """FLOPs for sequences of these lengths (S,) with `answers` answer tokens in all."""
         pairs = float(np.square(lengths, dtype=float).sum()) / 2
         return self.per_token * float(lengths.sum()) + self.per_answer * answers + self.per_pair * pairs
+
+
+def _multiplies(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is the weight of a matrix product; those of experts may be fused into three dimensions."""
+    return not name.endswith("bias") and (parameter.ndim == 2 or (parameter.ndim == 3 and EXPERTS in name))
+
+
+def _chosen_experts(config: PretrainedConfig) -> float:
+    """The share of a layer's routed experts that a token is given to."""
+    numbers = (getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+    experts = next((number for number in numbers if number), None)
+    chosen = getattr(config, "num_experts_per_tok", None)
+    return chosen / experts if chosen and experts else 1.0
 
 
 def _passes(weight: Tensor) -> int:
