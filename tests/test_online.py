@@ -14,11 +14,13 @@ from pathlib import Path
 
 import families
 import pytest
+import tiny_models
 import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from losslab.cells import training
 from losslab.cells.training import train_model
 from losslab.composition.compose import read
 from losslab.config.machine import MachineConfig
@@ -350,6 +352,36 @@ def test_advantages_and_values_by_hand():
     # A value that has moved away from its target counts in full, one that has come near only as far as the clip.
     now, before, target = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.5, 0.5]]), torch.tensor([[1.0, 1.0]])
     torch.testing.assert_close(value_terms(now, before, target, 0.2), torch.tensor([[0.5 * 0.09, 0.5 * 0.81]]))
+
+
+def family(name: str, folder: Path) -> Path:
+    """A tiny model of a family, with the toy task's tokenizer."""
+    tokenizer = toy_task.tokenizer()
+    config = tiny_models.configuration(name)
+    config.vocab_size, config.eos_token_id = len(tokenizer), tokenizer.eos_token_id
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_without_a_value_model_is_refused_before_it_is_loaded(sums, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "launch", lambda *given, **options: pytest.fail("a worker was started"))
+    config = make(family("olmo2", tmp_path / "model"), sums, tmp_path, "ppo")
+    message = "loss=ppo needs a value model, and transformers has none for olmo2: choose loss=grpo or another model"
+    with pytest.raises(ValueError, match=message):
+        train_model(config, tmp_path / "cell")
+    assert not (tmp_path / "cell/data.json").exists()
+
+
+def test_the_value_model_of_a_family_that_calls_its_output_a_classifier(tmp_path):
+    """Its values are zero at first, and one for each token."""
+    model = ModelConfig(path=str(family("gpt_neox", tmp_path / "model")))
+    trainers.check_value_model(Config(model=model))
+    value = trainers.value_model(model)
+    values = value(input_ids=torch.tensor([[3, 4, 5]])).logits
+    assert values.shape == (1, 3, 1) and not values.any() and not hasattr(value, "score")
+    values.sum().backward()
+    assert value.classifier.weight.grad.abs().sum() > 0
 
 
 def test_questions_that_leave_no_room_are_left_out(guesser, sums, tmp_path):

@@ -253,7 +253,7 @@ WORDS = [
 
 def test_a_plan_tells_a_mistake_if_the_module_imports_torch_and_else_does_not_import_it(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom losslab.composition.compose import composed\nfrom losslab.cells import plan\n"
+        "import sys\nfrom losslab.composition.compose import composed\nfrom losslab.planning import plan\n"
         f"config = composed({WORDS!r})\n"
         "plans, rejected = plan.make_all({plan.Cell.of(config): config})\n"
         "print(len(plans), 'torch' in sys.modules, *rejected)"

@@ -44,8 +44,9 @@ from losslab.models.loading import (
 )
 from losslab.models.processors import image_inputs
 from losslab.objectives import Objective
-from losslab.objectives.online import OnPolicy
+from losslab.objectives.online import PPO, OnPolicy
 from losslab.online import questions
+from losslab.online.trainers import check_value_model
 from losslab.online.worker import train as train_online
 from losslab.planning.sizing import settings, sized
 from losslab.records.identity import identity
@@ -118,6 +119,8 @@ def prepared(config: Config, folder: Path) -> tuple[str, str | None]:
     cache, about, lines = Path(config.machine.results) / "cache", dict[str, Any](), list[str]()
     tokenizer, held_out = load_tokenizer(config.model), None
     check_unquantised(config.model)
+    if isinstance(config.objective, PPO):
+        check_value_model(config)
     if not config.train.freeze_vision and not reads_images(load_config(config.model)):
         raise ValueError("train.freeze_vision=false is for a model that reads images: leave it out")
     if config.adapter.rank:

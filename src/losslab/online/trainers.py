@@ -18,11 +18,13 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
 from transformers.trainer_callback import PrinterCallback
 
 from losslab.config.choices import Recompute
 from losslab.config.schema import Config, Engine, ModelConfig, Precision
 from losslab.evaluation import engines
+from losslab.models.loading import load_config
 from losslab.objectives.online import GRPO, OPD, PPO, Online, OnPolicy
 from losslab.online.verifier import Verifier
 
@@ -163,6 +165,17 @@ def _distillation(parts: Parts, callbacks: list[TrainerCallback]) -> Any:
     return made
 
 
+def check_value_model(config: Config) -> None:
+    """Refuse, with ValueError, a model of a family for which transformers has no value model."""
+    architecture = load_config(config.model)
+    own = "AutoModelForTokenClassification" in (getattr(architecture, "auto_map", None) or {})  # in code that it brings
+    if not own and type(architecture) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
+        raise ValueError(
+            f"loss={config.names.loss} needs a value model, and transformers has none for {architecture.model_type}: "
+            "choose loss=grpo or another model"
+        )
+
+
 def value_model(model: ModelConfig) -> nn.Module:
     """The checkpoint with one value for each token in place of its output layer, zero at first; float32, on the CPU."""
     transformers.logging.set_verbosity_error()  # or it tells that the output layer is new
@@ -174,7 +187,8 @@ def value_model(model: ModelConfig) -> nn.Module:
         dtype=torch.float32,
         num_labels=1,
     )
-    for parameter in made.score.parameters():
+    output = made.score if hasattr(made, "score") else made.classifier  # as the family calls it
+    for parameter in output.parameters():
         nn.init.zeros_(parameter)
     return made.eval()  # without dropout; it learns all the same
 

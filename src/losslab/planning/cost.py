@@ -27,11 +27,7 @@ class Size:
 
     @classmethod
     def of(cls, config: Config, architecture: Any, parameters: int, tokens: int) -> "Size":
-<<<<<<< HEAD:src/losslab/planning/cost.py
-        """From an architecture that `losslab.planning.architecture` describes."""
-=======
         """From an architecture that `losslab.planning.architecture` describes, with all experts."""
->>>>>>> ee6c6c0 (MFU counts fused experts, and of all experts the share that a token is given to; a plan says that it counts all of them):src/losslab/cells/cost.py
         text = architecture.get_text_config(decoder=True)
         names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
         width, layers, heads, vocabulary = (getattr(text, name, None) or 0 for name in names)
