@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from losslab.data.packing import Packing
 from losslab.models import flash_attention_4
 from losslab.models.attention import packed_attention
-from losslab.training.optimizer import Gradients
+from losslab.training.optimizer import Gradients, Sums
 
 TURNS = 30
 
@@ -68,7 +68,7 @@ def parts(tiny: bool) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
     copies = [torch.empty_like(parameter, dtype=torch.bfloat16) for parameter in parameters]
     masters = [parameter.data for parameter in parameters]
-    gradients, one = Gradients(model), torch.ones((), device=DEVICE)
+    gradients, one = Gradients(model, Sums(model)), torch.ones((), device=DEVICE)
     runs: dict[str, Callable[[], object]] = {
         "AdamW, fused": optimizer.step,
         "norm of the gradients": gradients.norm,

@@ -334,5 +334,5 @@ def test_a_step_begins_anew_with_half_the_tokens_when_memory_runs_out(
         assert (batch.tokens, sums.tokens) == (64 if limit is None else 32, sums.tokens)
         assert limit is None or max(tries[2:]) <= 40
         run.policy.end_backward()
-        gradients.append(torch.cat([gradient.flatten() for gradient in Gradients(run.policy).local]))
+        gradients.append(torch.cat([gradient.flatten() for gradient in Gradients(run.policy, run.sums).local]))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-7)

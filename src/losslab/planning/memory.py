@@ -79,10 +79,11 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     inner = max(inner) if isinstance(inner, list) else inner
     kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)
     computed, held = (2 if precision == Precision.bf16 else 4 for precision in (train.precision, train.weights))
-    # Trained: weight, gradient and Adam's two moments. With adapters the weights are frozen, and little is trained.
+    # Trained: weight, gradient and Adam's two moments; of bfloat16 weights also the float32 sum of a step's gradients.
+    # With adapters the weights are frozen, and little is trained.
     online = cost.online(config)
     frozen = 4 if online else computed  # bytes of a weight beside adapters: TRL's model is one in float32
-    state = 0 if machine.cpu_offload else parameters * (frozen if config.adapter.rank else 4 * held)
+    state = 0 if machine.cpu_offload else parameters * (frozen if config.adapter.rank else 4 * held + 4 * (held == 2))
     tied = getattr(architecture, "tie_word_embeddings", False)
     outer = vocabulary * width * (1 if tied else 2)
     layer = (parameters - outer) / layers

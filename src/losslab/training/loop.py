@@ -26,7 +26,7 @@ from losslab.objectives import Objective
 from losslab.training.checkpoints import Checkpoints
 from losslab.training.image_rows import readable
 from losslab.training.inference import Inference, frozen
-from losslab.training.optimizer import Gradients, lr_factor, make_optimizer
+from losslab.training.optimizer import Gradients, Sums, lr_factor, make_optimizer
 from losslab.training.packing_check import run_exactly
 from losslab.training.passes import loader
 from losslab.training.reference_logps import Reference, batch_statistics, old_logp
@@ -127,6 +127,7 @@ class Trainer:
         self.examples = examples = readable(examples, config.model, self.policy.model)
         run_exactly(self.policy, examples, device, folder / "packing.json")
         self.optimizer = make_optimizer(config.optimizer, self.policy)
+        self.sums = Sums(self.policy)
         self.inference = Inference.of(self.policy, device, config.machine)
         self.reference = Reference.of(self.objective, reference, self.inference, examples)
         self.loader = loader(config, examples, self.sampler, self.reference, device)
@@ -166,6 +167,7 @@ class Trainer:
             loss = loss / (normaliser(sums, recipe.normaliser) * self.ranks).to(loss.dtype)
             sums = replace(sums, loss=loss.detach().double())
         loss.backward()
+        self.sums.add()
         return sums
 
     def update(self, step: int, batch: StepBatch, sums: StepSums) -> StepResult:
@@ -175,7 +177,7 @@ class Trainer:
         each micro-batch had its own mean, they are left as a sum.
         """
         self.policy.end_backward()
-        recipe, gradients = self.config.train, Gradients(self.policy)
+        recipe, gradients = self.config.train, Gradients(self.policy, self.sums)
         norm = gradients.norm()
         count = torch.ones_like(norm)
         if recipe.reduction == Reduction.batch:
@@ -189,7 +191,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
-        self.optimizer.zero_grad()
+        self._clear()
         if self.device.type == "cpu":
             trim_malloc()
         return StepResult.of(step, batch, sums, norm, lr, skipped)
@@ -205,6 +207,10 @@ class Trainer:
         self.loader.resize(tokens)
         layout.abandon_backward(self.policy)
         self.policy.end_backward()
-        self.optimizer.zero_grad()
+        self._clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _clear(self) -> None:
+        self.optimizer.zero_grad()
+        self.sums.totals.clear()

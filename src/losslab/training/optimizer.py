@@ -78,15 +78,46 @@ def lr_factor(config: SchedulerConfig, step: int, steps: int) -> float:
     return config.floor + (1 - config.floor) * share
 
 
+class Sums:
+    """The gradients of bfloat16 weights, added up in float32 over the micro-batches of a step: torch would add them up
+    in the dtype of the weights, where 256 + 1 is 256.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.weights = [p for p in model.parameters() if p.requires_grad and p.dtype == torch.bfloat16]
+        self.totals: dict[nn.Parameter, Tensor] = {}  # this rank's shards
+
+    def add(self) -> None:
+        """Take the gradients of a micro-batch out of the model. FSDP2 may have them after the last one of a step
+        alone, summed in float32.
+        """
+        for weight in self.weights:
+            if weight.grad is None:
+                continue
+            if (total := self.totals.get(weight)) is None:
+                self.totals[weight] = _local(weight.grad).float()
+            else:
+                total += _local(weight.grad)
+            weight.grad = None
+
+    def give_back(self) -> None:
+        """Make the sums the gradients of the weights, rounded once."""
+        for weight, total in self.totals.items():
+            weight.grad = torch.empty_like(weight)
+            _local(weight.grad).copy_(total)
+
+
 class Gradients:
     """The accumulated gradients of a model: this rank's shards, taken out of DTensor, whose dispatch costs more."""
 
-    def __init__(self, model: nn.Module) -> None:
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+    def __init__(self, model: nn.Module, sums: Sums) -> None:
+        self.sums = sums
+        found = {p: sums.totals.get(p, p.grad) for p in model.parameters()}
+        gradients = {weight: gradient for weight, gradient in found.items() if gradient is not None}
+        sharded = [weight for weight in gradients if isinstance(weight, DTensor)]
         assert len(sharded) in (0, len(gradients))
         self.sharded = sharded[0] if sharded else None  # one of them: all have its mesh and placements
-        self.local = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
+        self.local = [_local(gradient) for gradient in gradients.values()]
 
     def norm(self) -> Tensor:
         """Their global L2 norm, () float64, the same on every rank. Called on every rank."""
@@ -99,5 +130,10 @@ class Gradients:
         return squares.sqrt()
 
     def scale(self, factor: Tensor) -> None:
-        """Multiply all by a factor () in place."""
-        torch._foreach_mul_(self.local, factor.to(self.local[0].device, self.local[0].dtype))
+        """Multiply all by a factor () in place; they are the gradients of the weights then."""
+        torch._foreach_mul_(self.local, factor.to(self.local[0].device, torch.float32))
+        self.sums.give_back()
+
+
+def _local(gradient: Tensor) -> Tensor:
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
