@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from losslab.composition import check_optimizer
-from losslab.composition.check_optimizer import _shipped, try_out
+from losslab.composition.check_optimizer import _shipped, step_once
 from losslab.composition.compose import read
 from losslab.composition.words import any_model
 from losslab.config import sweep
@@ -192,7 +192,7 @@ def test_a_path_with_brackets_or_equals_signs_is_a_model(tmp_path):
 def test_shipped_optimizers_take_a_step():
     assert len(_shipped()) == 2
     for target, arguments in _shipped():
-        try_out(OptimizerConfig(target, lr=1e-3, weight_decay=0.1, arguments=arguments))
+        step_once(OptimizerConfig(target, lr=1e-3, weight_decay=0.1, arguments=arguments))
 
 
 def test_an_optimizers_file_need_not_have_arguments(tmp_path, monkeypatch):
