@@ -20,7 +20,7 @@ from losslab.distributed.process_group import WorkerError
 from losslab.files import lock, read_json, write_json
 from losslab.models.loading import load_model, load_tokenizer
 from losslab.models.policy import build
-from losslab.objectives.online import OnPolicy
+from losslab.objectives.online import PPO, OnPolicy
 from losslab.online import padding_check
 from losslab.planning.sizing import sized
 from losslab.training import packing_check
@@ -89,8 +89,8 @@ def check_padding(config: Config, data: str, file: str) -> None:
 def _about(config: Config) -> str:
     """What the check depends on; the value of a seed that is null does not count: all pass or fail alike."""
     data = replace(config.dataset, validation=None)
-    train, kind = config.train, isinstance(config.objective, OnPolicy)
-    recipe = [train.precision, train.weights, train.max_length, train.overlong, kind]
+    train, kinds = config.train, [isinstance(config.objective, kind) for kind in (OnPolicy, PPO)]  # PPO: a value model
+    recipe = [train.precision, train.weights, train.max_length, train.overlong, kinds]
     return repr([config.model, config.reference, data, config.adapter, recipe, config.machine.device])
 
 

@@ -5,8 +5,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
 from losslab.composition.compose import keys, recorded_config
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import EMBEDDED_MODELS, Config
@@ -18,8 +16,10 @@ from losslab.evaluation.write_scores import graded_here
 from losslab.files import content
 from losslab.models import merged_adapters
 from losslab.records.lock import cell_lock
+from losslab.records.reading import DamagedRecord
 from losslab.records.record import Cell
 from losslab.results import learning_curves
+from losslab.results.load_records import problem_hashes
 
 MACHINE = (  # what of it scoring uses
     "results", "device", "threads", "engine", "tensor_parallel", "grading_seconds", "unsafe_code",
@@ -45,8 +45,11 @@ def score(config: Config, cell: Cell, models: dict[int | None, str]) -> None:
 
 def changed_benchmarks(config: Config, cell: Cell) -> list[str]:
     """The benchmarks whose questions, gold answers or prompt are others now than when the cell was scored."""
-    protocol = yaml.safe_load((cell.scores(config) / "protocol.yaml").read_text(encoding="utf-8"))
-    return benchmarks.changed(protocol["benchmarks"], config.benchmark, config.eval.data)
+    try:
+        stored = problem_hashes(cell.scores(config))
+    except DamagedRecord:  # which the table tells
+        return []
+    return benchmarks.changed(stored, config.benchmark, config.eval.data)
 
 
 def corpus(config: Config) -> Corpus | None:

@@ -73,31 +73,7 @@ def answer(
 
     Raises what `evaluate` does.
     """
-    engine = engines.choose(config.machine.engine, any(benchmark.images for benchmark in chosen))
-    tokenizer = None if config.served else _tokenizer(config, model)
-    reads_images = check_images(config, model, chosen)
-    seen, notes = _seen(config, corpus, chosen)
-    folder.mkdir(parents=True, exist_ok=True)
-    protocol = protocols.agree(folder / "protocol.yaml", protocols.describe(config, model, tokenizer, engine, chosen))
-    framed = {b.name: Prompt.of(config, b) for b in chosen if b.task is None}
-    if line := prompting.announced(framed, config.prompt_name):
-        log.info(line)
-    prompts = {
-        (b.name, p.index): framed[b.name].asked(Prompt.placed(p.asked, len(p.images)))
-        if tokenizer is None and framed[b.name].chat
-        else framed[b.name].text(
-            p.asked, tokenizer, config.model.template_arguments, len(p.images) if reads_images else None
-        )
-        for b in chosen
-        for p in b.problems
-        if b.task is None
-    }
-    notes += prompting.notes(config, chosen, framed)
-    if tokenizer and (unread := ChatTemplate(tokenizer, config.model.template_arguments).unread):
-        notes.append(unread)
-    if config.served and reads_images and config.model.image_arguments:
-        notes.append("model.image_arguments reach no endpoint, which sizes images itself")
-    subject = Subject(config, model, tokenizer, protocol, chosen, framed, prompts, seen, notes, reads_images)
+    subject = _subject(config, model, folder, chosen, corpus)
     workers = min(16, max(1, available_cores() // 2))
     machine = config.machine
     with (
@@ -110,6 +86,35 @@ def answer(
         samples.finish()
         took = generated.took | {"seconds_of_grading_alone": round(time.perf_counter() - start, 2)}
     return subject, samples, Generated(took, [*generated.ran, *by_tasks])
+
+
+def _subject(config: Config, model: str, folder: Path, chosen: list[Benchmark], corpus: Corpus | None) -> Subject:
+    """What is asked and how, when the folder's protocol agrees to it."""
+    engine = engines.choose(config.machine.engine, any(benchmark.images for benchmark in chosen))
+    tokenizer = None if config.served else _tokenizer(config, model)
+    reads_images = check_images(config, model, chosen)
+    seen, notes = _seen(config, corpus, chosen)
+    folder.mkdir(parents=True, exist_ok=True)
+    protocol = protocols.agree(folder / "protocol.yaml", protocols.describe(config, model, tokenizer, engine, chosen))
+    framed = {b.name: Prompt.of(config, b) for b in chosen if b.task is None}
+    if line := prompting.announced(framed, config.prompt_name):
+        log.info(line)
+    arguments = config.model.template_arguments
+    prompts = {
+        (b.name, p.index): framed[b.name].of_problem(p.asked, len(p.images), tokenizer, arguments, reads_images)
+        for b in chosen
+        for p in b.problems
+        if b.task is None
+    }
+    notes += prompting.notes(config, chosen, framed)
+    if tokenizer and (unread := ChatTemplate(tokenizer, arguments).unread):
+        notes.append(unread)
+    if config.served and reads_images and config.model.image_arguments:
+        notes.append("model.image_arguments reach no endpoint, which sizes images itself")
+    return Subject(
+        config, model, tokenizer, protocol, chosen, framed=framed, prompts=prompts, seen=seen, notes=notes,
+        reads_images=reads_images,
+    )  # fmt: skip
 
 
 def check(config: Config) -> list[Benchmark]:

@@ -54,6 +54,16 @@ class Prompt:
         shown = [] if self.turns else [self._filled(self.example, *example) for example in self.examples]
         return "".join([*shown, self._filled(self.question, problem)])
 
+    def of_problem(
+        self, problem: str, images: int, tokenizer: Any, arguments: Mapping[str, Any], reads_images: bool
+    ) -> str:
+        """The prompt of a problem that shows so many images; of an endpoint, which has no tokenizer here, the message
+        that it puts into its chat template. Raises ValueError where `render` does.
+        """
+        if tokenizer is None and self.chat:
+            return self.asked(self.placed(problem, images))
+        return self.text(problem, tokenizer, arguments, images if reads_images else None)
+
     def text(self, problem: str, tokenizer: Any, arguments: Mapping[str, Any], images: int | None = None) -> str:
         """The whole prompt; `images` as `render` takes it. Raises ValueError where `render` does."""
         asked = self.asked(self.placed(problem, images or 0))

@@ -93,11 +93,20 @@ def measure_reference(config: Config, data: str, file: str) -> None:
     """Write to `file` the log-probabilities of all answer tokens under `config.reference_model`, on this rank."""
     device, examples = start(config), Examples.load(Path(data))
     policy = build(frozen(config, config.reference_model), device, reference=False)
-    examples = readable(examples, config.model, policy.model)
+    examples = readable(examples, config.model, policy.model)  # their images as the trained model is shown them
     run_exactly(policy, examples, device)
     policy.vocabulary = load_config(config.model).get_text_config(decoder=True).vocab_size
     assert isinstance(config.objective, Objective)
     Reference.of(config.objective, Path(file), Inference.of(policy, device, config.machine), examples)
+
+
+def start_inference(config: Config, data: str) -> tuple[Inference, Examples]:
+    """Set up this rank to measure `config.model`, which is checked on the examples in the folder `data`."""
+    device, examples = start(config), Examples.load(Path(data))
+    policy = build(config, device, reference=False)
+    examples = readable(examples, config.model, policy.model)
+    run_exactly(policy, examples, device)
+    return Inference.of(policy, device, config.machine), examples
 
 
 def start(config: Config) -> torch.device:

@@ -10,17 +10,13 @@ import torch
 import torch.distributed as dist
 
 from losslab.config.schema import Config, ModelConfig
-from losslab.data.examples import Examples
 from losslab.data.probability_bins import DOUBTFUL, SURE
 from losslab.distributed.launch import launch_without
 from losslab.files import content, write_json
-from losslab.models.policy import build
 from losslab.objectives.sft import SFT
 from losslab.statistics.intervals import over_clusters
-from losslab.training.image_rows import readable
-from losslab.training.inference import Inference, frozen
-from losslab.training.loop import start
-from losslab.training.packing_check import run_exactly
+from losslab.training.inference import frozen
+from losslab.training.loop import start_inference
 from losslab.training.passes import InOrder, loader, outputs
 from losslab.training.reference_logps import Reference
 from losslab.training.target_probabilities import examples_of_base, sample
@@ -43,16 +39,14 @@ def of(config: Config, base: ModelConfig) -> Path:
 
 def measure(config: Config, data: str, file: str) -> None:
     """Measure `config.model` on this rank, one of many; rank 0 writes `file`."""
-    device, examples = start(config), Examples.load(Path(data))
-    policy = build(config, device, reference=False)
-    examples = readable(examples, config.model, policy.model)
-    run_exactly(policy, examples, device)
+    inference, examples = start_inference(config, data)
+    device = inference.device
     assert config.machine.probabilities is not None
     units = sample(examples, config.machine.probabilities) // examples.unit
     place = {int(example): i for i, example in enumerate(units * examples.unit)}
     sums = torch.zeros(6, len(units), dtype=torch.float64, device=device)
     ends = torch.tensor(examples.ends, device=device)
-    none, inference = Reference({}, examples.answer_offsets), Inference.of(policy, device, config.machine)
+    none = Reference({}, examples.answer_offsets)
     with loader(config, examples, InOrder(units, BATCH), none, device) as batches:
         for number in range(batches.sampler.steps):
             for micro, out in outputs(inference, SFT(), batches.take(number)):

@@ -22,12 +22,9 @@ from losslab.distributed.launch import launch_without
 from losslab.distributed.process_group import decide_on_main
 from losslab.files import content, read_json, write_json
 from losslab.models.loading import load_tokenizer
-from losslab.models.policy import build
 from losslab.models.processors import image_inputs
-from losslab.training.image_rows import readable
-from losslab.training.inference import Inference, frozen
-from losslab.training.loop import start
-from losslab.training.packing_check import run_exactly
+from losslab.training.inference import frozen
+from losslab.training.loop import start_inference
 from losslab.training.target_text import text
 
 FREQUENT = 20  # tokens listed for each end bin
@@ -63,13 +60,9 @@ def examples_of_base(config: Config, base: ModelConfig) -> str:
 
 def measure(config: Config, data: str, file: str) -> None:
     """Measure `config.model` on this rank, one of many; rank 0 writes `file`."""
-    device = start(config)
-    examples = Examples.load(Path(data))
-    policy = build(config, device, reference=False)
-    examples = readable(examples, config.model, policy.model)
-    run_exactly(policy, examples, device)
+    inference, examples = start_inference(config, data)
     assert config.machine.probabilities is not None
-    chosen, inference = sample(examples, config.machine.probabilities), Inference.of(policy, device, config.machine)
+    chosen = sample(examples, config.machine.probabilities)
     logp = inference.answer_logp(examples, chosen, "probabilities of the targets")
     if dist.get_rank() == 0:
         write_json(Path(file), summary(logp, examples.targets(chosen), load_tokenizer(config.model)))
