@@ -465,6 +465,6 @@ def test_seeds_that_change_nothing_are_said_to():
             [CellScores(Path(str(i)), {"loss": "base"}, i, {}, "p", {"a": Estimate(1.0)}) for i in range(2)],
         )
     ]
-    assert ": of a base that answers alike in all seeds it covers other problems; never" in caption(
+    assert ": of a base with equal scores in all seeds it covers other problems; never" in caption(
         Table(SweepConfig(name="x"), ["a"], [], rows, [])
     )

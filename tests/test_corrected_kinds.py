@@ -49,7 +49,7 @@ RIGHT = {
     ],
     "letters in another order": [
         ("bca", "abc"), ("xzy", "xyz"), ("mhg", "mgh"), ("RTn", "nRT"), ("BA", "AB"), ("\\angle CAB", "\\angle BAC"),
-        ("2 b c a", "2abc"), ("cbx", "xbc"),
+        ("2 b c a", "2abc"), ("cbx", "xbc"), ("ILB", "BIL"), ("BDA", "ABD"), ("txy", "xyt"), ("bax", "abx"),
     ],
     "repeating decimals and old TeX": [
         ("0.\\overline{6}", "\\frac{2}{3}"), ("\\frac{5}{11}", "0.\\overline{45}"), ("0.1\\overline{6}", "\\frac16"),
@@ -145,7 +145,8 @@ WRONG = {
     ],
     "letters in another order": [
         ("BCA", "ABC"), ("bca", "ABC"), ("B C A", "ABC"), ("\\text{BCA}", "ABC"), ("x=BCA", "ABC"), ("east", "seat"),
-        ("SEAT", "east"), ("\\text{seat}", "east"), ("Noel", "Leon"), ("MRSC", "SRMC"), ("west, seat", "west, east"),
+        ("SEAT", "east"), ("\\text{seat}", "east"), ("Noel", "Leon"), ("Mya", "Amy"), ("CBAD", "ABCD"),
+        ("EFD", "DEF"), ("west, seat", "west, east"),
     ],
     "repeating decimals and angles": [
         ("0.6", "\\frac23"), ("0.\\overline{5}", "0.\\overline{54}"), ("0.\\overline{54}", "0.54"),

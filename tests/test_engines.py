@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 from losslab.config.choices import Device
 from losslab.config.schema import Engine
 from losslab.data import toy_task
-from losslab.evaluation import engine_interface, engines
+from losslab.evaluation import engine_interface, engines, transformers_engine
 from losslab.evaluation.engine_interface import Completion, Job, Request, Sampling
 from losslab.evaluation.engines import Generation
 from losslab.evaluation.transformers_engine import Noise
@@ -74,12 +74,19 @@ def test_a_seeded_sample_does_not_depend_on_its_batch(engine, model, sampled, tm
 def test_an_answer_is_as_long_as_the_context_allows_whatever_its_batch(model, tmp_path):
     """A short prompt keeps its limit beside one that leaves room for five tokens alone."""
     room = engine_interface.context_length(str(model))
-    prompts = [[5] * 7, [5] * (room - 5), [5] * 9, [5] * (room - 5), [5] * (room - 24)]
+    prompts = [[5] * 7, [5] * (room - 5), [5] * 9, [5] * (room - 5), [5] * (room - 24), [5] * (room - 50)]
     asked = [Request(i, prompt, i) for i, prompt in enumerate(prompts)]
     endless = job(model, stop_ids=())
     answers = run(Engine.transformers, endless, asked, tmp_path)
-    assert [answers[i].tokens for i in range(5)] == [24, 5, 24, 5, 24]
+    assert [answers[i].tokens for i in range(6)] == [24, 5, 24, 5, 24, 24]
     assert {answer.finish_reason for answer in answers.values()} == {"length"}
+    # In a context of 4,096: enough, the last that is, 4,096 - 64, the same for all up to 64, and the last ones.
+    lengths = [(10, 4000), (96, 4000), (33, 4096), (64, 4096), (65, 4096), (4064, 4096), (4065, 4096), (4095, 4096)]
+    limits = [transformers_engine.answer_limit(prompt, 4096, limit) for prompt, limit in lengths]
+    assert limits == [4000, 4000, 4032, 4032, 4000, 32, 31, 1]
+    mixed = [Request(i, [5] * (20 + i)) for i in range(100)]
+    sizes = [len(batch) for batch in transformers_engine.batches(mixed, 4096, 4096)]
+    assert sorted(sizes) == [13, 23, 32, 32]  # up to 32, 64, 96 and 128 tokens
 
 
 @both

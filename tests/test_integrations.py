@@ -1,5 +1,6 @@
 """Objectives in the trainers of transformers and TRL, in real training beside these trainers' own losses."""
 
+import copy
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ from transformers import (
 
 from losslab.data import toy_task
 from losslab.integrations.loss_func import loss_func
-from losslab.integrations.trainer import ObjectiveTrainer
+from losslab.integrations.trainer import ObjectiveTrainer, add_objective
 from losslab.objectives import Objective, Targets
 from losslab.objectives.cadft import CADFT
 from losslab.objectives.dft import DFT
@@ -271,6 +272,21 @@ def test_each_training_with_model_init_begins_with_a_new_model(checkpoint, rows,
     logs, _ = trained(trainer)
     assert [row["cross_entropy"] for row in logs] == [row["cross_entropy"] for row in once] and len(made) == 3
     assert made[0].forward.__wrapped__.__func__ is type(made[0]).forward  # wrapped once
+
+
+def test_a_copy_of_a_trained_model_is_trained_itself(checkpoint, rows, tmp_path):
+    options = TrainingArguments(**OPTIONS, output_dir=str(tmp_path))
+    first = model(checkpoint)
+    add_objective(first)
+    second = copy.deepcopy(first)
+    before = [parameter.clone() for parameter in first.parameters()]
+    arguments = {"train_dataset": rows, "data_collator": collate, "objective": DFT()}
+    logs, _ = trained(ObjectiveTrainer(second, options, **arguments))
+    once, _ = trained(ObjectiveTrainer(model(checkpoint), options, **arguments))
+    assert [row["cross_entropy"] for row in logs] == [row["cross_entropy"] for row in once]
+    assert all(map(torch.equal, first.parameters(), before))
+    ids = torch.tensor([[3, 4, 5]])
+    assert not torch.equal(second(input_ids=ids).logits, first(input_ids=ids).logits)
 
 
 def test_an_encoder_decoder_model_is_refused(tmp_path):

@@ -189,6 +189,39 @@ def test_a_race_from_its_command_line_to_its_verdict(tmp_path, capsys):
     )
 
 
+def test_what_is_one_objective(tmp_path):
+    """Rates, whichever keys set them, are; constants of the objective are not."""
+    words = [word for word in TINY if not word.startswith(("loss=", "optimizer.lr="))] + [f"machine.results={tmp_path}"]
+    rates = Race.of([*words, "loss=sft,dft", "method=lr_1e-4,lr_2e-4"])
+    assert [e.objective for e in rates.entrants] == ["sft", "sft", "dft", "dft"]
+    constants = Race.of([*words, "loss=power", "loss.alpha=0.5,2.0"])
+    assert [e.objective for e in constants.entrants] == ["power alpha=0.5", "power alpha=2.0"]
+
+
+def test_rates_of_one_objective_that_is_left_are_what_is_undecided():
+    rng, names = np.random.default_rng(0), ["dft lr=1", "dft lr=2"]
+    shares = {name: {"x": rng.normal(share, 0.05, (3, 40))} for name, share in zip(names, (0.6, 0.59), strict=True)}
+    standings = racing.look(shares, {"x": shares[names[0]]["x"] - 0.3}, 0.99)
+    rungs = [race.Rung(name, 8, standings, 30.0, {}, dict.fromkeys(names, "dft")) for name in ("half", "all")]
+    said = race_text.sentences(RACE, rungs)[0]
+    assert said.startswith(
+        "dft is left. Which of its rows is best is undecided: dft lr=1 and dft lr=2 are left after all"
+    )
+    said = race_text.sentences(RACE, rungs[:1])[0]
+    assert said.startswith(
+        "No verdict yet on the rows of dft, which is left: dft lr=1 and dft lr=2 are left, and cells"
+    )
+
+
+def test_what_a_plan_trains_of_objectives():
+    a, b, c = ["a1", "a2"], ["b1"], ["c1", "c2", "c3"]
+    every = [*a, *b, *c]
+    assert race_plan._trained([a, b, c], 1.0) == dict.fromkeys(RUNGS, every)
+    assert race_plan._trained([a, b, c], 0.5) == {"eighth": every, "quarter": [*a, *b], "half": a, "all": a}
+    assert race_plan._trained([b, a, c], 0.0) == {"eighth": [*b, *a, *c], "quarter": [], "half": [], "all": []}
+    assert race_plan._trained([a, c], 0.0) == {"eighth": [*a, *c], "quarter": a, "half": a, "all": a}
+
+
 def test_a_race_with_one_row_left_ends_early():
     """Of objectives with one rate each: by hand, 60, 30 and 20% for all seeds and problems but for a little noise."""
     rng = np.random.default_rng(0)
@@ -322,6 +355,7 @@ def test_a_race_that_ends_with_several_rows_is_undecided():
     ("words", "sentence"),
     [
         (["loss=base,sft"], "a race is between two objectives or more"),
+        (["loss=sft", "method=lr_1e-4,lr_2e-4"], "a race is between two objectives or more"),
         (
             ["loss=sft", "optimizer.lr=1e-4,4e-4"],
             "a race is between two objectives or more, as in loss=sft,dft: for the",
@@ -398,19 +432,22 @@ def test_a_plan_has_the_cost_of_each_rung_and_loads_nothing(tmp_path, capsys):
     command.main([*TINY, f"machine.results={tmp_path}", "plan=true"])
     said = capsys.readouterr().out
     assert "study: a race of 4 rows with 3 seeds each over 4 rungs, beside the base" in said
-    assert "training rows: 1,200 if one row is left after the first rung, 18,000 if none is dropped; 9,600 for" in said
+    assert (
+        "training rows: 9,600 if one objective is left after the first rung, 18,000 if none is dropped; 9,600 for"
+        in said
+    )
     assert not Path(tmp_path / "cells").exists()
     costs = dict(re.findall(r"^(\S.*):\n  disk: ([\d.,]+ .B)", said, re.M))
     assert list(costs) == [
         "eighth, 100 training rows, all 4 rows", "quarter, 200 training rows, all 4 rows",
         "half, 400 training rows, all 4 rows", "all, 800 training rows, all 4 rows", "the base, scored once",
-        "the race, if each rung drops half of the rows", "the race, if no row is dropped",
+        "the race, if each rung drops half of the objectives", "the race, if none is dropped",
         "a sweep of all rows on all of the data, in its place",
     ]  # fmt: skip
 
 
 def test_the_plan_of_a_race_adds_up_the_cells_of_its_rungs(tmp_path, monkeypatch):
-    """Steps of up to 64 rows: 2, 4, 7 and 13; with half dropped 4, 2, 2 and 2 rows of three seeds."""
+    """Steps of up to 64 rows: 2, 4, 7 and 13; with half of two objectives dropped 4, 2, 2 and 2 rows of three seeds."""
     seen: list[tuple[int, int]] = []
     race = Race.of([*TINY, f"machine.results={tmp_path}"])
     step_tokens = cost.step_tokens(race.entrants[0].configs[0])

@@ -228,6 +228,26 @@ def test_scores_that_change_after_an_upload_are_further_entries(cell):
     assert not any(r.HasField("history") for r in records(next(last.glob("*.wandb"))))  # nothing has changed
 
 
+def test_scores_that_change_are_sent_where_the_first_attempt_ended_before_them(cell):
+    """Three attempts, each of which is uploaded: training, scores, and other scores."""
+    config, found = cell
+    train(found)
+    identity, curves = report(config, found)["id"], []
+    for day, value in ((1, 75.0), (2, 80.0)):
+        (folder,) = found.folder.glob("wandb/offline-run-*")
+        synced = folder.rename(folder.with_name(f"offline-run-2026010{day}_000000-{identity}"))
+        (synced / f"run-{identity}.wandb.synced").touch()
+        score(found, config, value)
+        score(found, config, 60.0, step=2)
+        report(config, found)
+        earlier = sorted(found.folder.glob("wandb/offline-run-2026*"))[:-1]
+        hidden = [path.rename(found.folder / path.name) for path in earlier]
+        curves.append(Offline(found.folder).curve("scores/tiny_add"))
+        for path in hidden:  # `run-`: a run that was online counts as uploaded
+            path.rename(found.folder / "wandb" / path.name.removeprefix("offline-"))
+    assert curves == [[(2, 60.0), (3, 75.0)], [(3, 80.0)]]
+
+
 def test_what_a_run_has_is_not_sent_again(cell):
     config, found = cell
 

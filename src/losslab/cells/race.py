@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -48,7 +48,7 @@ class Entrant:
     """A row of a race, or its base: the overrides of its cells, except the seed."""
 
     label: str  # the overrides that differ between rows
-    objective: str  # those of them that choose the objective and its constants
+    objective: str  # its name, with the constants by which it differs from others of the name
     overrides: tuple[str, ...]
     configs: list[Config]  # one for each seed, on all rows
 
@@ -70,16 +70,15 @@ class Race:
             raise ValueError(f"a race needs {FEWEST_SEEDS} seeds or more, since fewer show nothing: add seed=0,1,2")
         configs = {rest: configurations(*rest, _seeds(seeds)) for rest, seeds in cells.items()}
         trained = {rest: of for rest, of in configs.items() if of[0].trains}
-        if len({tuple(filter(_of_loss, rest)) for rest in trained}) < 2:
+        objectives = _objectives({rest: of[0] for rest, of in trained.items()})
+        if len(set(objectives.values())) < 2:
             raise ValueError(
-                "a race is between two objectives or more, as in loss=sft,dft: for the rates of one objective add "
-                "sweep.tune=optimizer.lr to a sweep"
+                "a race is between two objectives or more, as in loss=sft,dft: compare rows of one objective, such as "
+                "its learning rates, in a sweep on all of the data, as with sweep.tune=optimizer.lr"
             )
         shared = set.intersection(*map(set, trained))
-        own = {rest: [word for word in rest if word not in shared] for rest in trained}
-        entrants = [
-            Entrant(_label(own[rest]), _label(filter(_of_loss, own[rest])), rest, of) for rest, of in trained.items()
-        ]
+        labels = {rest: " ".join(w.removeprefix("loss=") for w in rest if w not in shared) for rest in trained}
+        entrants = [Entrant(labels[rest], objectives[rest], rest, of) for rest, of in trained.items()]
         seeds = next(seeds for rest, seeds in cells.items() if rest in trained)
         untrained = (*(word for word in entrants[0].overrides if word in shared and not _of_loss(word)), f"loss={BASE}")
         base = Entrant(BASE, BASE, untrained, configurations(*untrained, _seeds(seeds)))
@@ -267,8 +266,14 @@ def _measure(config: Config) -> tuple[str, str, int, tuple[str, ...]]:
     return protocol_name(config), str(config.eval.verdict), config.eval.samples, tuple(config.benchmark)
 
 
-def _label(words: Iterable[str]) -> str:
-    return " ".join(word.removeprefix("loss=") for word in words)
+def _objectives(configs: Mapping[tuple[str, ...], Config]) -> dict[tuple[str, ...], str]:
+    """The objective of each row: its name, and the constants that differ between the rows of this name."""
+    names = {}
+    for row, config in configs.items():
+        alike = [other.loss for other in configs.values() if other.names.loss == config.names.loss]
+        differing = [key for key in config.loss if any(loss.get(key) != config.loss[key] for loss in alike)]
+        names[row] = " ".join([config.names.loss, *(f"{key}={config.loss[key]}" for key in differing)])
+    return names
 
 
 def _of_loss(word: str) -> bool:

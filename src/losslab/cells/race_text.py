@@ -40,13 +40,20 @@ def _answer(race: Race, last: Rung) -> str:
     if len(last.left) == 1:
         worse = and_([f"{row.name} ({points(_turned(row.difference))})" for row in last.standings[1:]])
         return f"{leader.name} is left: after {_share(last)} of the rows it was better than {worse}."
+    objectives = {last.objectives[name] for name in last.left}
+    if last.name == LAST and len(objectives) == 1:
+        return (
+            f"{objectives.pop()} is left. Which of its rows is best is undecided: {and_(last.left)} are left after all "
+            f"rows, and {leader.name} has the highest average, {leader.average:.1f}%."
+        )
     if last.name == LAST:
         return (
             f"Undecided: {and_(last.left)} are left after all rows. {leader.name} has the highest average, "
             f"{leader.average:.1f}%, which does not set it apart from the others that are left."
         )
     following = list(RUNGS)[list(RUNGS).index(last.name) + 1]
-    return f"No verdict yet: {and_(last.left)} are left, and cells of {race.name}/{following} have no scores."
+    on = f" on the rows of {objectives.pop()}, which is left" if len(objectives) == 1 else ""
+    return f"No verdict yet{on}: {and_(last.left)} are left, and cells of {race.name}/{following} have no scores."
 
 
 def _doubt(last: Rung) -> str:

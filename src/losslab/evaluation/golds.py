@@ -97,9 +97,14 @@ def _choice(row: dict[str, Any], cfg: BenchmarkConfig) -> str:
     except ValueError as error:
         raise ValueError(f"{error} in the column {cfg.options!r}") from None
     answer = str(answer).strip()
-    published = cfg.rows is not None and answer in set(options.LETTERS)  # such a set is taken with its faults
     free = len(choices) < 2  # a text of which one line looks like an option is a question without any
-    return options.gold(answer if free or published else options.letter_of(answer, choices), choices)
+    try:
+        letter = answer if free else options.letter_of(answer, choices)
+    except ValueError:
+        if cfg.rows is None:
+            raise
+        letter = answer  # a published set is taken with its faults
+    return options.gold(letter, choices)
 
 
 def _right_answers(row: dict[str, Any], cfg: BenchmarkConfig) -> str:

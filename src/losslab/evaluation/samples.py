@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from losslab.config.choices import Rules
 from losslab.config.log import log
 from losslab.config.masking import masked
 from losslab.evaluation.benchmarks import Benchmark
@@ -104,7 +105,8 @@ def _stored(folder: Path, benchmark: Benchmark) -> dict[Key, Sample]:
     """The stored samples of a benchmark: graded ones of an earlier run, and those of an interrupted run.
 
     Verdicts of another version of the grader are left out, so that a score never mixes two, and those that ran out of
-    time, for which there may be more now; those of a task of lm_eval are the library's own.
+    time, for which there may be more now, but not programs, whose limits are the protocol's; those of a task of lm_eval
+    are the library's own.
     """
     stored: dict[Key, Sample] = {}
     name, records = benchmark.name, read_lines(folder / f"{benchmark.name}.jsonl")
@@ -115,7 +117,8 @@ def _stored(folder: Path, benchmark: Benchmark) -> dict[Key, Sample]:
     for record in records:
         for j, sample in enumerate(record["samples"]):
             kept = {key: value for key, value in sample.items() if key not in Verdict.__dataclass_fields__}
-            stored[name, record["index"], j] = kept if again or sample["timed_out"] else sample
+            late = sample["timed_out"] and benchmark.rules != Rules.code
+            stored[name, record["index"], j] = kept if again or late else sample
     for line in read_lines(folder / f"{name}.samples.jsonl"):
         stored[name, line.pop("index"), line.pop("sample")] = line
     return stored

@@ -12,6 +12,7 @@ from losslab.evaluation.engine_interface import TOO_LONG, Completion, Job, Reque
 from losslab.evaluation.images import opened
 
 BATCH = 64  # sequences that transformers runs at once
+NEAR = 32  # tokens: prompts whose lengths are this near may have answers of the same length
 PICTURED = 16  # sequences with images, whose patches all pass the vision tower at once
 
 
@@ -26,7 +27,7 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
     sampling = job.sampling
     room = model.config.get_text_config().max_position_embeddings
     yield []
-    for batch in batches(requests, room - sampling.max_new_tokens):
+    for batch in batches(requests, room, sampling.max_new_tokens):
         stop, ends = (*sampling.stop, *batch[0].stop), {*sampling.stop_ids, *batch[0].stop_ids}
         pad = min(ends, default=0)
         if batch[0].images:
@@ -38,7 +39,9 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
             continue
         width = inputs["input_ids"].shape[1]
         settings = GenerationConfig(
-            max_new_tokens=max(1, min(sampling.max_new_tokens, room - width)),
+            max_new_tokens=answer_limit(
+                width if batch[0].images else len(batch[0].prompt), room, sampling.max_new_tokens
+            ),
             do_sample=False,
             eos_token_id=sorted(ends) or None,
             pad_token_id=pad,
@@ -117,13 +120,21 @@ def padded(prompts: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
     }
 
 
-def batches(requests: list[Request], longest: int) -> Iterator[list[Request]]:
-    """Requests that end alike, in batches of similar length; the answer to a prompt of more than `longest` tokens has
-    the room that the context leaves, so that such prompts share a batch with those of the same length alone.
+def answer_limit(prompt: int, room: int, limit: int) -> int:
+    """The tokens that an answer to a prompt of so many may have in a context of `room`.
+
+    Where fewer than `limit` are left, the prompt counts as long as the next multiple of NEAR, if that is in the
+    context, so that prompts of similar length share a batch. Whatever its batch, a prompt of text has the same.
     """
+    rounded = -(-prompt // NEAR) * NEAR
+    return max(1, min(limit, room - prompt if prompt + limit <= room or rounded >= room else room - rounded))
+
+
+def batches(requests: list[Request], room: int, limit: int) -> Iterator[list[Request]]:
+    """Requests that end alike and whose answers have the same limit, in batches of similar length."""
 
     def alike(request: Request) -> tuple[Any, ...]:
-        return *_ends(request), max(longest, len(request.prompt))
+        return *_ends(request), answer_limit(len(request.prompt), room, limit)
 
     for _, group in groupby(sorted(requests, key=alike), key=alike):
         ordered = sorted(group, key=lambda request: len(request.prompt))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from string import ascii_lowercase
+from string import ascii_lowercase, ascii_uppercase
 
 from losslab.grading.official_text import number_in_words
 
@@ -16,7 +16,7 @@ CHOICE = re.compile(r"\(?\s*([A-Z])\s*\)?")
 CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.)])\s*\S")
 WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|['’ ,.!-])*")
 LETTERS = re.compile(r"[a-zA-Z]+|(?:[a-zA-Z] )+[a-zA-Z]")
-VOWELS = frozenset("aeiouy")
+VOWELS = frozenset("aeiou")
 FILLERS = frozenset("a an the".split())
 LINKS = frozenset("is are was be it answer's it's equals only".split())
 EMPTY = frozenset(("\\emptyset", "no solution", "no solutions", "none", "empty set", "no real solutions"))
@@ -74,17 +74,18 @@ def _is_word(text: str, gold: str) -> bool:
 
 
 def _is_rearranged(answer: str, gold: str) -> bool:
-    """Whether the answer has the letters of the gold in another order, which no product may have of points or words.
+    """Whether the answer has the letters of the gold in another order where the gold is an order or a word.
 
-    Variables may be exchanged: mixed capitals (nRT), no vowel (mgh), or neighbours in the alphabet (abc).
+    An order is of capitals that are neighbours in the alphabet (BCAD), a word of four letters or more with a vowel, or
+    of three if it begins with a capital (Amy). Others may be products, whose factors may be exchanged: BIL, nRT, mgh.
     """
-    if not re.fullmatch("[A-Z]{3,}|[A-Za-z][a-z]{2,}", gold) or not LETTERS.fullmatch(answer):
+    letters = "".join(sorted(gold))
+    order = len(gold) > 2 and letters in ascii_uppercase
+    word = re.fullmatch("[A-Z][a-z]{2,}|[a-z]{4,}", gold) and not VOWELS.isdisjoint(gold.casefold())
+    if not (order or word and gold not in ascii_lowercase) or not LETTERS.fullmatch(answer):
         return False
-    text, target = answer.replace(" ", "").casefold(), gold.casefold()
-    letters = "".join(sorted(target))
-    if not gold.isupper() and (letters in ascii_lowercase or VOWELS.isdisjoint(letters)):
-        return False
-    return text != target and sorted(text) == list(letters)
+    text = answer.replace(" ", "").casefold()
+    return text != gold.casefold() and sorted(text) == sorted(gold.casefold())
 
 
 def _words(text: str) -> list[str]:

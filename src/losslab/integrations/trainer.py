@@ -118,14 +118,16 @@ def add_objective(model: Any) -> None:
 
     It then returns {loss: (), sums: (3,) float64: number of labels, their -log p and entropy}; other calls are
     unchanged, and so is a model that has it already. It is in the forward because wrappers such as DDP and FSDP act
-    there. Raises ValueError for an
-    encoder-decoder model, and for an output layer that cannot be reproduced, or that has adapters.
+    there. Raises ValueError for an encoder-decoder model, and for an output layer that cannot be reproduced, or that
+    has adapters.
     """
     causal: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
     if getattr(causal.config, "is_encoder_decoder", False):
         raise ValueError(ENCODER_DECODER)
-    if hasattr(causal.forward, TAKES_OBJECTIVE):
+    if (taker := getattr(causal.forward, TAKES_OBJECTIVE, None)) is causal:
         return
+    if taker is not None:  # a copy of a model has the forward of the first one
+        del causal.forward
     if not isinstance(causal.get_output_embeddings(), nn.Linear):
         raise ValueError("the output layer has adapters, which the fused loss ignores: do not adapt lm_head")
     if getattr(causal.config, "output_router_logits", False):
@@ -145,7 +147,7 @@ def add_objective(model: Any) -> None:
         assert not args, "a trainer names its inputs"
         return _forward(causal, form, objective, **inputs)
 
-    setattr(forward, TAKES_OBJECTIVE, True)
+    setattr(forward, TAKES_OBJECTIVE, causal)
     causal.forward = forward  # type: ignore[method-assign]
 
 

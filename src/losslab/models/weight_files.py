@@ -29,7 +29,8 @@ def weight_files(model: ModelConfig) -> list[Path]:
     if not index.is_file():
         return []
     names = sorted(set(read_json(index)["weight_map"].values()))
-    files = [_with_files(model, names) / name for name in names]
+    folder = _with_files(model, names)
+    files = [folder / name for name in names]
     return files if all(file.is_file() for file in files) else []
 
 

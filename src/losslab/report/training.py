@@ -220,6 +220,8 @@ def gain_against_loss(rows: Sequence[ReportRow], points: Sequence[Tradeoff]) -> 
             front = ", ".join(row.label for row, point in styled if point.front) or "the base alone"
             title = f"{model}: gain against loss"
             crosses = [(row.style, row.label, point.loss, point.gain) for row, point in styled]
-            name = f"points gained on mathematics over points lost on forgetting; on the Pareto front: {front}"
+            several = len({row.row.measure for row, _ in styled}) > 1
+            which = "the Pareto front of its protocol" if several else "the Pareto front"
+            name = f"points gained on mathematics over points lost on forgetting; on {which}: {front}"
             figures.append(Chart(title, name, charts.crosses(f"{title}; {name}", crosses, "loss")))
     return figures

@@ -52,7 +52,7 @@ def caption(table: Table) -> str:
         if seeds := varies(table.rows, benchmarks):
             covers.append(f"over several seeds it covers another {and_(seeds)} on the same problems")
         if any(row.alike(column) for row in table.rows for column in table.columns):
-            covers.append("of a base that answers alike in all seeds it covers other problems")
+            covers.append("of a base with equal scores in all seeds it covers other problems")
         if not covers:
             covers.append("over several seeds it covers nothing: all seeds give the same answers")
     if min(of_rows, default=1) == 1:

@@ -94,7 +94,7 @@ class Row:
         return self._over_seeds(part[0], [(entry, entry.breakdown.get(part)) for entry in self.scored])
 
     def alike(self, column: str) -> bool:
-        """Whether the seeds are entries of one base, which has answered alike in all: they cannot vary."""
+        """Whether the seeds are entries of one base with equal scores, over which there is no interval."""
         scores = [entry.scores[column] for entry in self.scored if column in entry.scores]
         return len(scores) > 1 and self._alike(scores)
 

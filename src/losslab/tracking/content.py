@@ -23,7 +23,7 @@ def entries(
     held-out rows, the newest step therefore waits for the next one or for the model. Scores follow once all are
     complete, ordered by step of training, since a tracker's curve must not go back: the finished model is scored first
     but comes last. Scores that have changed since they were told, as by another verdict, and those of further
-    benchmarks follow as further entries.
+    benchmarks follow as further entries, behind those that they replace, which stay in the curve.
 
     Args:
         scores: the folder of the cell's scores under one protocol.

@@ -51,9 +51,12 @@ class WeightsAndBiases:
         last_steps = [int((folder / LAST).read_text() or -1) for folder in sent if (folder / LAST).exists()]
         self.after = self.run.step - 1 if about.mode == "online" else max(last_steps, default=-1)
         self.sent = Path(self.run.settings.sync_dir) / SCORES
-        # Folders are named by their time, so that the last one has the scores of all before it.
-        told = [read_json(folder / SCORES) for folder in sorted(sent) if (folder / SCORES).exists()]
+        # Folders are named by their time, behind what they are, so that the last one has the scores of all before it.
+        in_order = sorted(sent, key=lambda folder: folder.name.removeprefix("offline-"))
+        told = [read_json(folder / SCORES) for folder in in_order if (folder / SCORES).exists()]
         self.scores: Scores | None = told[-1] if told else {} if self.after < 0 else None
+        if self.scores is not None:  # a run that ends before its scores has none, which the next one is to know
+            write_json(self.sent, self.scores)
         self.run.define_metric("train/step", summary="max")
         for names in ("train/*", "validation/*", "scores/*", "breakdown/*", "probabilities/*"):
             self.run.define_metric(names, step_metric="train/step")

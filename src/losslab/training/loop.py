@@ -163,8 +163,10 @@ class Trainer:
             self.old = old_logp(self.objective, self.policy, batch, self.device)
         sums = StepSums.zeros(self.device, len(self.objective.metrics))
         for number, (micro, old) in enumerate(zip(batch.micro_batches, self.old, strict=True), start=1):
-            layout.before_micro_batch(self.policy, self.config.machine, last=number == len(batch.micro_batches))
+            last = number == len(batch.micro_batches)
+            layout.before_micro_batch(self.policy, self.config.machine, last)
             sums += self._micro_batch(micro.to(self.device), statistics.context(micro) | old)
+            self.sums.add(last)
             if self.device.type == "cpu":
                 trim_malloc()
         return sums
@@ -176,7 +178,6 @@ class Trainer:
             loss = loss / (normaliser(sums, recipe.normaliser) * self.ranks).to(loss.dtype)
             sums = replace(sums, loss=loss.detach().double())
         loss.backward()
-        self.sums.add()
         return sums
 
     def update(self, step: int, batch: StepBatch, sums: StepSums) -> StepResult:

@@ -80,29 +80,33 @@ def lr_factor(config: SchedulerConfig, step: int, steps: int) -> float:
 
 class Sums:
     """The gradients of bfloat16 weights, added up in float32 over the micro-batches of a step: torch would add them up
-    in the dtype of the weights, where 256 + 1 is 256.
+    in the dtype of the weights, where 256 + 1 is 256. The gradient of each micro-batch is one in bfloat16, and FSDP2
+    gives that of all together where it reduces them after the last one.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.weights = [p for p in model.parameters() if p.requires_grad and p.dtype == torch.bfloat16]
         self.totals: dict[nn.Parameter, Tensor] = {}  # this rank's shards
 
-    def add(self) -> None:
-        """Take the gradients of a micro-batch out of the model. FSDP2 may have them after the last one of a step
-        alone, summed in float32.
+    def add(self, last: bool) -> None:
+        """Take the gradients of a micro-batch out of the model; of a weight that has one after the last micro-batch of
+        a step alone, it stays there.
         """
         for weight in self.weights:
             if weight.grad is None:
                 continue
             if (total := self.totals.get(weight)) is None:
+                if last:
+                    continue
                 self.totals[weight] = _local(weight.grad).float()
             else:
                 total += _local(weight.grad)
             weight.grad = None
 
     def give_back(self) -> None:
-        """Make the sums the gradients of the weights, rounded once."""
-        for weight, total in self.totals.items():
+        """Make the sums the gradients of the weights."""
+        while self.totals:
+            weight, total = self.totals.popitem()
             weight.grad = torch.empty_like(weight)
             _local(weight.grad).copy_(total)
 
@@ -130,8 +134,14 @@ class Gradients:
         return squares.sqrt()
 
     def scale(self, factor: Tensor) -> None:
-        """Multiply all by a factor () in place; they are the gradients of the weights then."""
-        torch._foreach_mul_(self.local, factor.to(self.local[0].device, torch.float32))
+        """Multiply all by a factor () in place, which is not rounded; they are the gradients of the weights then."""
+        factor = factor.to(self.local[0].device, torch.float32)
+        if wide := [gradient for gradient in self.local if gradient.dtype == torch.float32]:
+            torch._foreach_mul_(wide, factor)
+        for gradient in self.local:
+            if gradient.dtype != torch.float32:
+                gradient.copy_(gradient.float() * factor)
+        self.local.clear()  # and with them the sums, one by one
         self.sums.give_back()
 
 
