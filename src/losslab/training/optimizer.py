@@ -141,8 +141,9 @@ class Gradients:
         for gradient in self.local:
             if gradient.dtype != torch.float32:
                 gradient.copy_(gradient.float() * factor)
-        self.local.clear()  # and with them the sums, one by one
-        self.sums.give_back()
+        if self.sums.totals:
+            self.local.clear()  # so that each sum goes when its weight has the gradient
+            self.sums.give_back()
 
 
 def _local(gradient: Tensor) -> Tensor:
