@@ -114,6 +114,19 @@ def test_a_batch_has_what_predicts_each_trained_token(tmp_path):
     assert found.targets(np.array([0, 1])).tolist() == [*batch.targets[2:], *batch.targets[:2]]
 
 
+def test_names_of_sharegpt_are_the_roles_they_stand_for(tmp_path):
+    tokenizer = families.chatml()
+    expected = shown(examples([{"messages": [SYSTEM, FIRST, ONE, SECOND, TWO]}], tokenizer, tmp_path), tokenizer)
+    assert expected.count("‹") == 2
+    for asks, answers in (("human", "gpt"), ("Human", "model"), ("User", "Assistant"), ("user", "bot")):
+        roles = ("System", asks, answers, asks, answers)
+        messages = [m | {"role": role} for m, role in zip((SYSTEM, FIRST, ONE, SECOND, TWO), roles, strict=True)]
+        assert shown(examples([{"messages": messages}], tokenizer, tmp_path), tokenizer) == expected
+    others = [SYSTEM | {"role": "developer"}, FIRST, ONE, SECOND | {"role": "ipython"}, TWO]
+    found = shown(examples([{"messages": others}], tokenizer, tmp_path), tokenizer)
+    assert found == expected.replace("system\n", "developer\n").replace("user\nand", "ipython\nand")
+
+
 def test_the_last_turn_alone_or_each_in_an_example(tmp_path):
     tokenizer = families.chatml()
     last = examples([CONVERSATION], tokenizer, tmp_path, turns=Turns.last)

@@ -25,7 +25,7 @@ from losslab.files import cached, content
 from losslab.progress import bar
 
 CHUNK = 1000  # rows tokenised at once
-VERSION = 4  # of how rows become tokens; cached tokens of an earlier version are not used
+VERSION = 5  # of how rows become tokens; cached tokens of an earlier version are not used
 ARRAYS = ("tokens", "offsets", "prompts", "trained", "rewards", "weights")
 
 

@@ -4,9 +4,9 @@ A message is what a chat template takes: `role` (system, user, assistant, tool, 
 images, as a list of parts (`losslab.data.images`), and what else the template may read: `tool_calls`,
 `reasoning_content`, `name`. Read are
 
-- OpenAI's messages: `role` and `content`, which may be a list of parts, texts and images; `tool_calls` whose arguments
-  are a JSON text become objects, as templates expect; `weight: 0` keeps an assistant turn from being trained, and any
-  weight but 0 and 1 is refused;
+- OpenAI's messages: `role`, which may be one of ShareGPT's names, too, and `content`, which may be a list of parts,
+  texts and images; `tool_calls` whose arguments are a JSON text become objects, as templates expect; `weight: 0` keeps
+  an assistant turn from being trained, and any weight but 0 and 1 is refused;
 - ShareGPT's: `from` (human, gpt, system, function_call, observation) and `value`;
 - either of them as a JSON text, as in a column of a CSV file.
 """
@@ -118,10 +118,10 @@ def _message(value: Any, column: str, role: str) -> Message:
     if "from" in value and "role" not in message:
         return _of_sharegpt(message, column)
     message.setdefault("role", role)
-    message["role"] = "tool" if message["role"] == "function" else message["role"]
     if not message["role"] or not isinstance(message["role"], str):
         keys = ", ".join(value)
         raise Unusable(f"has a message without a role in `{column}` (it has {keys}; role and content are read)")
+    message["role"] = _role(message["role"])
     message["content"] = _content(message.get("content", ""), column)
     if message["role"] == "assistant" and not isinstance(message["content"], str):
         raise Unusable(f"has an image in a turn of the assistant in `{column}`; only text can be trained")
@@ -134,6 +134,12 @@ def _message(value: Any, column: str, role: str) -> Message:
         if key in message:
             message[key] = checked(str(message[key]), column)
     return message
+
+
+def _role(name: str) -> str:
+    """The role that a name stands for, as templates know it; one that is not known stays, as templates have others."""
+    known = "tool" if name == "function" else ROLES.get(name.lower(), name)
+    return name if known == "function_call" else known  # whose content is a call, and not what a message says
 
 
 def _of_sharegpt(message: Message, column: str) -> Message:
