@@ -99,6 +99,25 @@ def test_every_layout_has_its_images_in_their_places(data, inputs, tmp_path):
     assert len(data([{"messages": turns, "images": pair}], inputs, turns="each").images.of_example(0)) == 1
 
 
+def test_the_first_image_may_come_late(data, inputs, tmp_path):
+    rows = [{"question": "Read.", "answer": "a", "image": empty} for empty in ("", None, [], None) * 25]
+    examples = data([*rows, {"question": "Read.", "answer": "b", "image": "b.png"}], inputs)
+    assert examples.report["images"] == 1 and not any(map(examples.images.of_example, range(100)))
+    assert examples.images.of_example(100) == [(tmp_path / "b.png").read_bytes()]
+
+
+def test_texts_that_may_be_images_are_not_left_out(data, inputs):
+    row = {"question": "Read.", "answer": "a"}
+    url = "http://h/x.jpg?s=1"
+    for value in (url, [url]):
+        with pytest.raises(ValueError, match=r"has texts in `image` .*x.jpg.*: set dataset.images_column=image if"):
+            data([row, row | {"image": value}], inputs)
+    with pytest.raises(ValueError, match="has an image at the URL http://h/x.jpg"):
+        data([row | {"image": url}], inputs, images_column="image")
+    assert data([row | {"image": 3}], inputs).images is None
+    assert data([row | {"image": "of a", "images": ["a.png"]}], inputs).report["images"] == 1
+
+
 def test_images_of_parquet_are_read_as_the_library_writes_them(inputs, tmp_path):
     from datasets import Dataset, Features, List, Value
     from datasets import Image as Feature

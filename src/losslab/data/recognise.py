@@ -5,11 +5,13 @@ reading must be possible.
 """
 
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 from losslab.config.schema import DatasetConfig
 from losslab.data.images import looks_like_images
 from losslab.data.layouts import ARGUMENTS, SYSTEM, TOOLS, Layout
-from losslab.data.messages import looks_like_messages, transcript
+from losslab.data.messages import is_text, looks_like_messages, transcript
 from losslab.data.row_templates import check, names_in
 from losslab.data.table import Table
 
@@ -162,13 +164,34 @@ def _check_column(dataset: DatasetConfig, key: str, columns: list[str]) -> None:
 
 
 def _image_column(table: Table, layout: Layout) -> str | None:
-    """The column whose first values are images, by its name and their shape. Raises ValueError where there are two."""
+    """The column whose first value is an image, by its name and the value's shape.
+
+    Raises ValueError where there are two, and for texts of which it is not known whether they are images.
+    """
     names = [name for name in IMAGES if name in table.columns and name not in layout.columns]
-    sample = table.head(SAMPLE) if names else []
-    holding = [name for name in names if looks_like_images(next((row[name] for row in sample if row.get(name)), None))]
+    values = {name: _first(table, name) for name in names}
+    holding = [name for name in names if looks_like_images(values[name])]
     if len(holding) > 1:
         raise ValueError(f"{table.path} has images in {' and '.join(holding)}: set dataset.images_column to one")
-    return holding[0] if holding else None
+    if holding:
+        return holding[0]
+    for name, value in values.items():
+        if is_text(value):
+            raise ValueError(
+                f"{table.path} has texts in `{name}` that do not look like images ({value[:40]!r}): set "
+                f"dataset.images_column={name} if they are, else rename the column"
+            )
+    return None
+
+
+def _first(table: Table, name: str) -> Any:
+    """The first value of a column that is not empty, of a list its first item; None where all are."""
+    for row in chain(table.head(SAMPLE), table.rows([name])):  # few at once where they are there from the start
+        value = row.get(name)
+        value = value[0] if isinstance(value, list) and value else value
+        if is_text(value) if isinstance(value, str) else value:
+            return value
+    return None
 
 
 def _conversation_columns(table: Table) -> list[str]:
