@@ -215,6 +215,45 @@ def test_no_part_of_a_use_of_tools_is_lost_in_silence(left_out, reason, tmp_path
         assert len(examples(rows, families.chatml(template_of(*WHOLE)), tmp_path)) == 1
 
 
+CALLS = (
+    "{% for call in m.tool_calls or [] %}[{{ call.function.name }}{{ call.function.arguments | tojson }}]</tool_call>"
+    "{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("written", "trained", "end"),
+    [  # where marks leave out the ends of turns; and where they hold them, and a call has one of its own
+        (
+            "{% generation %}{{ m.content }}CALLS{% endgeneration %}<|im_end|>\n",
+            '[add{"a": 2}]</tool_call><|im_end|>',
+            "<|im_end|>",
+        ),
+        (
+            "{% generation %}{{ m.content }}CALLS{% if not m.tool_calls %}<|im_end|>{% endif %}{% endgeneration %}\n",
+            '[add{"a": 2}]</tool_call>',
+            "</tool_call>",
+        ),
+    ],
+)
+def test_a_turn_that_ends_in_a_call_is_trained_up_to_its_end(written, trained, end, tmp_path):
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        + written.replace("CALLS", CALLS)
+        + "{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    )
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "</tool_call>"]
+    tokenizer = families.bytes_level(template, special, eos_token="<|endoftext|>")
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    asked = [FIRST, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    found = examples([{"messages": asked}], tokenizer, tmp_path)
+    assert shown(found, tokenizer).endswith(f"assistant\n‹{trained}›")
+    assert found.ends == [tokenizer.convert_tokens_to_ids(end)]
+    found = examples([{"messages": [*asked, SECOND, TWO]}], tokenizer, tmp_path)
+    assert f"assistant\n‹{trained}›" in shown(found, tokenizer)
+    assert shown(found, tokenizer).endswith("assistant\n‹6<|im_end|>›")
+
+
 def test_tools_that_the_system_prompt_names_are_not_left_out(tmp_path):
     tokenizer = families.chatml(template_of("name", "arguments", "result"))
     briefed = [SYSTEM | {"content": "You can add."}, *called({"a": 2})]

@@ -21,6 +21,7 @@ from losslab.data.messages import REASONING, Message, Unusable, reasoning, words
 from losslab.data.prompts import FAULTS, TEMPLATE_SECONDS
 
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
+SAID = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
 LEFT_OUT = "has {} that the chat template leaves out"  # why a row cannot be used
 Span = tuple[int, int]  # of characters: from, to
 
@@ -76,11 +77,19 @@ class ChatTemplate:
         if not (self.other or self.tokenizer.chat_template):
             return None
         try:
-            text = self.text([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+            text = self.text(SAID)
         except Unusable:
             return None
         rest = text[text.rindex("b") + 1 :].strip() if "b" in text else ""
         return max((token for token in self.tokens if rest.startswith(token)), key=len, default=None)
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether the parts that are found of turns hold their ends, which a template's own marks may leave out."""
+        if not self.marked or not self.end:
+            return True
+        text, marks = self._render(SAID, None, False, True, {})
+        return not marks or text[slice(*marks[-1])].rstrip().endswith(self.end)
 
     @cached_property
     def in_parts(self) -> bool:
@@ -145,11 +154,14 @@ class ChatTemplate:
         """A turn up to and with its end token, without what follows that, and whether it has one."""
         start, stop = span
         body = text[start:stop].rstrip()
-        if body.endswith(self.tokens):
+        if self.whole and body.endswith(self.tokens):
             return (start, start + len(body)), True
-        for token in (self.end, self.tokenizer.eos_token):
-            if token and text.startswith(token, stop):
+        ends = tuple(token for token in (self.end, self.tokenizer.eos_token) if token)
+        for token in ends:
+            if text.startswith(token, stop):
                 return (start, stop + len(token)), True
+        if body.endswith(ends):  # no other token, in which a call or reasoning may end before the turn does
+            return (start, start + len(body)), True
         return span, False
 
     def _check(self, messages: Sequence[Message], trained: Sequence[int], text: str, said: str) -> None:
