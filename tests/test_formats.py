@@ -74,6 +74,22 @@ def test_one_column_for_prompt_and_answer_is_a_conversation(tmp_path):
         read(both)
 
 
+def test_conversations_of_a_pair_answer_the_same_question(tmp_path):
+    ask, say, wrong = formats.ASK, formats.SAY, formats.WRONG
+    other, kind = {"role": "user", "content": "2 + 2?"}, {"role": "system", "content": "Be kind."}
+    rows = [
+        {"system": "Be brief.", "chosen": [ask, say], "rejected": [other, wrong]},
+        {"chosen": [formats.BRIEF, ask, say], "rejected": [kind, ask, wrong]},
+        {"chosen": [formats.BRIEF, ask, say], "rejected": [ask, wrong]},
+        {"system": "Be brief.", "chosen": [ask, say], "rejected": [ask, wrong, formats.MORE, formats.THEN]},
+    ]
+    found = read(dataset_of(write(tmp_path / "rows.jsonl", rows), formats.PAIRS))
+    assert found.broken == dict.fromkeys(
+        (1, 2, 3), "has a chosen and a rejected answer to different questions or system prompts"
+    )
+    assert found.usable[4].prompt == [formats.BRIEF, ask]  # of both
+
+
 def test_questions_that_can_be_asked_by_themselves(tmp_path):
     """As for a model's own answers and for online training, which ask without a conversation around it."""
     system, ask, say, more = formats.BRIEF, formats.ASK, formats.SAY, formats.MORE

@@ -168,6 +168,8 @@ def _conversations(
         if len(turns) == 2:
             pairs = list(zip(*turns, strict=False))
             shared = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
+            if any(said) and all(message["role"] != "user" for message in turns[0][:shared]):
+                raise Unusable("has a chosen and a rejected answer to different questions or system prompts")
         return turns[0][:shared], [answer[shared:] for answer in turns]
     if asked is None:
         role = turns[0][0]["role"]
