@@ -99,6 +99,12 @@ def test_questions_that_can_be_asked_by_themselves(tmp_path):
     prompts = [{"prompt": [ask], "gold": 4}, {"prompt": [system, ask], "gold": ["4", "four"]}]
     keys = ("prompt_column=prompt", "answer_column=gold", "gold_column=gold")
     assert list(asked(dataset_of(write(tmp_path / "b.jsonl", prompts), keys))) == [("2+2?", 4), (None, ["4", "four"])]
+    answers = [[say], [ask, say], [ask, say, more, say], [say, more, say], [system, ask, say]]
+    rows = [{"prompt": "2+2?", "completion": answer, "gold": "4"} for answer in answers]
+    expected = [("2+2?", "4")] * 2 + [(None, "4")] * 3
+    for more_keys in ((), ("gold_column=gold",)):
+        beside = dataset_of(write(tmp_path / "c.jsonl", rows), ("answer_column=completion", *more_keys))
+        assert list(asked(beside)) == expected
     assert list(texts(whole))[2] == ["2+2?", "2+2?", "4", "+1?", "4"]
 
 

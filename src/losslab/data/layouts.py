@@ -83,7 +83,7 @@ class Layout:
 
     def question(self, raw: Raw) -> str | None:
         """The question of a row, whatever its answer; None where it cannot be asked by itself. Raises Unusable."""
-        if self.prompt is None:
+        if self.prompt is None or looks_like_messages(raw.get(self.answers[0])):  # which may hold more questions
             return self.row(raw).question()
         prompt = self._side(self.prompt, raw, "user")
         if any(self._beside(raw)):
