@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from families import chatml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -143,6 +144,20 @@ def test_rewards_stay_with_their_answers(tmp_path):
     assert rewards(encode([("1", "2")]), np.array([0])) == {}
     with pytest.raises(ValueError, match=r"3 of 4 rows .* has no number from 0 to 1 in `reward`; so do row 3 of "):
         encode([*rows[:1], ("1", "2", None, 0.5), ("1", "2", 2, 0.5), ("1", "2", "x", 0.5)], dataset=dataset)
+
+
+def test_a_success_rate_is_of_the_whole_prompt_and_of_all_its_answers(tmp_path):
+    dataset = DatasetConfig(path=str(tmp_path / "rows.jsonl"), reward_column="reward")
+    hi, hello = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+    prompts = [[hi, hello, hi | {"content": "2+2?"}], [hi, hello, hi | {"content": "7*8?"}]]
+    prompts += [[hi | {"role": "system", "content": "S1"}, hi]]
+    rows = [{"prompt": prompt, "solution": "4", "reward": 1 - min(i, 1)} for i, prompt in enumerate(prompts)]
+    rows += [{"prompt": "2?", "solution": answer, "reward": int(answer == "2")} for answer in ("2", "3" * 200)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokeniser = Tokeniser(ModelConfig(), dataset, chatml())
+    found = tokenise(read(dataset), TrainConfig(max_length=150), tokeniser)
+    assert found.report["overlong_dropped"] == 1
+    assert found.rewards.tolist() == [[1, 1], [0, 0], [0, 0], [1, 0.5]]
 
 
 def test_weights_stay_with_their_tokens(tmp_path):

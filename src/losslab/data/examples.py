@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -171,6 +172,8 @@ class Collected:
     broken: dict[int, str] = field(default_factory=dict)  # why a row cannot be used
     overlong: list[tuple[int, int]] = field(default_factory=list)  # number and length of what was dropped
     truncated: list[int] = field(default_factory=list)  # numbers
+    # What tells the prompt of each row with a reward from others, of those that are dropped, too.
+    prompts: dict[int, bytes] = field(default_factory=dict)
     ends: set[int] = field(default_factory=set)  # the last tokens of trained spans that are not truncated
 
     def add(self, number: int, group: list[Encoded], drop: bool, weights: tuple[float, ...] = ()) -> None:
@@ -214,15 +217,24 @@ class Collected:
         if rows.layout.rewards:
             rewards = np.array([rows.usable[number].rewards for number in self.numbers], dtype=np.float32)
             if rewards.shape[1] == 1:
-                texts = [rows.usable[number].texts()[0] for number in self.numbers]
-                questions = [text + of.hex() for text, of in zip(texts, map(digest, self.images), strict=True)]
-                _, asked = np.unique(questions, return_inverse=True)
-                rates = np.bincount(asked, rewards[:, 0]) / np.bincount(asked)
-                rewards = np.c_[rewards, rates[asked]].astype(np.float32)
+                rates = self._success_rates(rows)
+                rewards = np.c_[rewards, [rates[number] for number in self.numbers]].astype(np.float32)
         weights = np.concatenate(self.weights).astype(np.float32) if rows.layout.weights else None
         unit, tokens = len(rows.layout.answers), np.concatenate(self.tokens)
         about = (key, report, sentences, unit, rewards, weights, trained)
         return Examples(tokens, offsets, prompts, *about, images=images)
+
+    def _success_rates(self, rows: Rows) -> dict[int, float]:
+        """Of each row, the mean reward of all answers to its prompt."""
+        found: defaultdict[bytes, list[float]] = defaultdict(list)
+        for number, prompt in self.prompts.items():
+            found[prompt].append(rows.usable[number].rewards[0])
+        return {number: sum(found[prompt]) / len(found[prompt]) for number, prompt in self.prompts.items()}
+
+
+def _prompt(encoded: Encoded) -> bytes:
+    ids = np.array(encoded.ids[: encoded.prompt], dtype=np.int32)
+    return hashlib.sha256(ids.tobytes() + digest(encoded.images)).digest()
 
 
 def _length(spans: Sequence[Span]) -> int:
@@ -251,6 +263,8 @@ def collect(rows: Rows, train: TrainConfig, tokeniser: Tokeniser) -> Collected:
                     if reason := _not_as_told(groups[0], weights, layout):
                         collected.broken[number] = reason
                         continue
+                    if layout.rewards:
+                        collected.prompts[number] = _prompt(groups[0][0])
                     for group in groups:
                         collected.add(number, group, train.overlong == Overlong.drop, weights)
             except Rewritten as error:
