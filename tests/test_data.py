@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from families import chatml
+from families import chatml, surrounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
 from losslab.config.choices import Overlong, Selection, Turns
 from losslab.config.schema import DatasetConfig, ModelConfig, TrainConfig
@@ -195,6 +196,22 @@ def test_prepare_keeps_tokens_and_notices_a_changed_file(tmp_path):
     assert len(loaded) == 2 and loaded.report["examples"] == 2
     file.write_text('{"problem": "1+1=?", "solution": "3"}\n')
     assert prepare(Tokeniser(ModelConfig(), dataset, TOKENIZER), TrainConfig(), tmp_path) != folder
+
+
+def test_tokens_are_not_those_of_another_tokenizer_with_the_same_vocabulary(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"problem": "Add a a.", "solution": "aa"}\n')
+    dataset, model = DatasetConfig(path=str(tmp_path / "rows.jsonl")), ModelConfig(train_prompt="{problem}>")
+    lower = chatml()
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    folders = [
+        prepare(Tokeniser(model, dataset, tokenizer), TrainConfig(), tmp_path)
+        for tokenizer in (chatml(), surrounded(chatml(), "<|endoftext|>"), lower)
+    ]
+    tokens = [Examples.load(folder).tokens.tolist() for folder in folders]
+    assert tokens[1] == [0, *tokens[0]] and tokens[2][1:] == tokens[0][1:] and tokens[2][0] != tokens[0][0]
+    again = chatml()
+    again("a", truncation=True, max_length=5)  # a setting that the tokenizer keeps
+    assert prepare(Tokeniser(model, dataset, again), TrainConfig(), tmp_path) == folders[0]
 
 
 def test_read_selects_rows_and_names_a_missing_column(tmp_path):

@@ -22,6 +22,7 @@ from losslab.data.rows import Rows, check_broken, read
 from losslab.data.stored_images import StoredImages, digest
 from losslab.data.table import held_out_file
 from losslab.data.tokenise import Encoded, Span, Tokeniser
+from losslab.data.tokenizer_key import tokenizer_key
 from losslab.files import cached, content
 from losslab.progress import bar
 
@@ -122,11 +123,10 @@ def prepare(tokeniser: Tokeniser, train: TrainConfig, cache: Path, held_out: boo
     if elsewhere := held_out_file(dataset):  # a file of held-out rows is not trained on
         dataset = elsewhere if held_out else replace(dataset, validation=None)
         held_out = False
-    vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
     about = [
         {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},
-        [vocabulary, tokenizer.chat_template, model.train_prompt, train.max_length, str(train.overlong)],
-        [VERSION, model.template_arguments, tokenizer.eos_token_id, held_out],
+        [*tokenizer_key(tokenizer), model.train_prompt, train.max_length, str(train.overlong)],
+        [VERSION, model.template_arguments, held_out],
     ]
     about += [[images.template, images.key]] if images else []
     key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
