@@ -198,6 +198,18 @@ def test_what_is_kept_is_found_again_until_an_image_changes(inputs, tmp_path):
         prepare(tokeniser, TrainConfig(), tmp_path)
 
 
+def test_the_same_rows_in_another_folder_have_its_images(inputs, tmp_path):
+    kept = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        pictures.draw(name).save(tmp_path / name / "0.png")
+        (tmp_path / name / "rows.jsonl").write_text('{"question": "Read.", "answer": "a", "image": "0.png"}\n')
+        about = DatasetConfig(path=str(tmp_path / name / "rows.jsonl"))
+        tokeniser = Tokeniser(ModelConfig(), about, pictures.tokenizer("qwen2_5_vl"), inputs)
+        kept += Examples.load(prepare(tokeniser, TrainConfig(), tmp_path)).images.of_example(0)
+    assert kept == [(tmp_path / name / "0.png").read_bytes() for name in "ab"]
+
+
 def test_examples_with_the_same_tokens_and_other_images_are_different(data, inputs, tmp_path):
     """b2 is a copy of b: of the first four rows two are the same, and of the others one is trained and one asked."""
     (tmp_path / "b2.png").write_bytes((tmp_path / "b.png").read_bytes())

@@ -20,7 +20,7 @@ from losslab.data.messages import Unusable
 from losslab.data.row_notes import notes
 from losslab.data.rows import Rows, check_broken, read
 from losslab.data.stored_images import StoredImages, digest
-from losslab.data.table import held_out_file
+from losslab.data.table import held_out_file, image_folders
 from losslab.data.tokenise import Encoded, Span, Tokeniser
 from losslab.data.tokenizer_key import tokenizer_key
 from losslab.files import cached, content
@@ -128,7 +128,7 @@ def prepare(tokeniser: Tokeniser, train: TrainConfig, cache: Path, held_out: boo
         [*tokenizer_key(tokenizer), model.train_prompt, train.max_length, str(train.overlong)],
         [VERSION, model.template_arguments, held_out],
     ]
-    about += [[images.template, images.key]] if images else []
+    about += [[images.template, images.key, image_folders(dataset)]] if images else []
     key = hashlib.sha256(json.dumps(about, default=str).encode()).hexdigest()
 
     def make(folder: Path) -> None:

@@ -106,6 +106,15 @@ def local_files(dataset: DatasetConfig) -> list[str]:
     return files
 
 
+def image_folders(dataset: DatasetConfig) -> list[str]:
+    """What paths of images in the rows are relative to, without links; none for rows that do not lie here."""
+    if dataset.image_folder:
+        return [str(Path(dataset.image_folder).resolve())]
+    path = Path(dataset.path)
+    folders = {path} if path.is_dir() else {Path(file).parent for file in local_files(dataset)}
+    return sorted(str(folder.resolve()) for folder in folders)
+
+
 def held_out_file(dataset: DatasetConfig) -> DatasetConfig | None:
     """The data set of the held-out rows, where they are not a share of the rows but lie elsewhere."""
     if not isinstance(dataset.validation, str):
