@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -101,11 +102,14 @@ def test_nothing_of_this_machine_is_uploaded(cells):
 class Hub:
     """What this machine does not have: repositories, each with the names of the files of one branch."""
 
-    def __init__(self, files: list[str]) -> None:
-        self.files, self.calls = files, []
+    def __init__(self, files: list[str], private: bool = True) -> None:
+        self.files, self.private, self.calls = files, private, []
 
     def create_repo(self, repo, **options):
         self.calls.append((repo, options))
+
+    def repo_info(self, repo):
+        return SimpleNamespace(private=self.private)
 
     def list_repo_files(self, repo, *, revision):
         self.calls.append((repo, revision))
@@ -128,6 +132,20 @@ def test_the_upload_is_one_commit(cells, monkeypatch, capsys):
     assert all(Path(str(one.path_or_fileobj)).is_file() for one in hub.added.values())
     printed = capsys.readouterr().out
     assert "https://huggingface.co/me/sums" in printed and "removed" not in printed
+
+
+def test_a_public_repository_takes_no_private_upload(cells, monkeypatch, capsys):
+    hub = Hub([".gitattributes"], private=False)
+    monkeypatch.setattr(push, "HfApi", lambda: hub)
+    with pytest.raises(SystemExit) as ended:
+        main(["push", str(cells[0].folder), "repo=me/sums", "license=mit", "private=true"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.endswith(
+        "me/sums exists and is public: leave private=true out, make it private there, or name another repo"
+    )
+    assert hub.calls == [("me/sums", {"private": True, "exist_ok": True})]  # nothing was committed
+    main(["push", str(cells[0].folder), "repo=me/sums", "license=mit"])
+    assert "model.safetensors" in hub.added
 
 
 def test_weights_and_scores_of_an_earlier_upload_are_removed(cells, monkeypatch, capsys):

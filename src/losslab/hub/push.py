@@ -1,6 +1,8 @@
 """Uploads a cell's model to the hub: its files, its model card, and parts of its record."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -22,7 +24,8 @@ def push(cell: str, repo: str, licence: str, *, dry_run: bool, private: bool = F
 
     The commit also removes the weights, scores and record of another model that was uploaded there before.
 
-    Raises ValueError if there is no such cell or model, or if the hub refuses the name or the upload.
+    Raises ValueError if there is no such cell or model, if the hub refuses the name or the upload, or if a repository
+    that is to be private is public.
     """
     validate_repo_id(repo)
     if "/" not in repo:
@@ -30,17 +33,21 @@ def push(cell: str, repo: str, licence: str, *, dry_run: bool, private: bool = F
     files = stage(Path(cell).resolve(), repo, licence, revision)
     earlier: list[str] = []
     if not dry_run:
-        try:
+        with _refusals(repo):
             api = HfApi()
             api.create_repo(repo, private=private, exist_ok=True)
+            public = private and not api.repo_info(repo).private  # `exist_ok` leaves one that exists as it is
+        if public:
+            raise ValueError(
+                f"{repo} exists and is public: leave private=true out, make it private there, or name another repo"
+            )
+        with _refusals(repo):
             earlier = [name for name in api.list_repo_files(repo, revision=revision) if name not in files]
             earlier = [name for name in earlier if of_upload(name)]
             added = [CommitOperationAdd(name, str(path)) for name, path in files.items()]
             removed = [CommitOperationDelete(name) for name in earlier]
             message = f"{Path(cell).resolve().name} of losslab"
             api.create_commit(repo, [*added, *removed], commit_message=message, revision=revision)
-        except Exception as error:  # many kinds: no login, no network, no permission
-            raise ValueError(f"the hub refuses {repo}: {first_line(error)}") from None
     size = sum(path.stat().st_size for path in files.values())
     print(f"{'would upload' if dry_run else 'uploaded'} {len(files)} files, {size / 1e6:,.1f} MB, to {repo}:")
     for name, path in files.items():
@@ -49,6 +56,15 @@ def push(cell: str, repo: str, licence: str, *, dry_run: bool, private: bool = F
         print(f"removed {len(earlier)} file{'s' * (len(earlier) > 1)} of an earlier upload")
     print(f"model card: {files['README.md']}")
     print("to upload: repeat without dry_run=true" if dry_run else f"page: https://huggingface.co/{repo}", flush=True)
+
+
+@contextmanager
+def _refusals(repo: str) -> Iterator[None]:
+    """Raise what the hub answers as one sentence."""
+    try:
+        yield
+    except Exception as error:  # many kinds: no login, no network, no permission
+        raise ValueError(f"the hub refuses {repo}: {first_line(error)}") from None
 
 
 def of_upload(name: str) -> bool:
