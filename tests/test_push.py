@@ -18,26 +18,32 @@ from losslab.hub import model_card, push
 from losslab.records.record import Cell
 
 
+def configured(folder: Path, loss: str) -> Config:
+    """A cell of a sweep, trained from a hub's model on a file of this machine."""
+    config = Config(
+        names=Names(model="qwen2.5-math-1.5b", dataset="rows", loss=loss, eval="paper"),
+        machine=MachineConfig(results=str(folder / "results")),
+        optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=5e-5),
+        loss={"_target_": f"losslab.objectives.{loss}.{loss.upper()}"} | ({"floor": 0.1} if loss == "dft" else {}),
+        sweep=SweepConfig(name="study", question="Which?"),
+        benchmark={
+            "math500": BenchmarkConfig("HuggingFaceH4/MATH-500"),
+            "own": BenchmarkConfig("/home/me/own.jsonl"),
+        },
+        eval=EvalConfig(data="/home/me/benchmarks"),
+    )
+    config.model.path, config.dataset.path = "Qwen/Qwen2.5-Math-1.5B", "/home/me/rows.jsonl"
+    config.dataset.validation, config.dataset.image_folder = "/home/me/held.jsonl", "/home/me/pictures"
+    config.dataset.source, config.reference.path = "/home/me/questions.jsonl", "/home/me/teacher"
+    return config
+
+
 @pytest.fixture
 def cells(tmp_path, checkpoint) -> list[Cell]:
-    """SFT and DFT of one sweep, trained from a hub's model on a file of this machine, and scored."""
+    """SFT and DFT of one sweep, trained and scored."""
     made = []
     for loss, score in {"sft": 60.0, "dft": 70.0}.items():
-        config = Config(
-            names=Names(model="qwen2.5-math-1.5b", dataset="rows", loss=loss, eval="paper"),
-            machine=MachineConfig(results=str(tmp_path / "results")),
-            optimizer=OptimizerConfig(_target_="torch.optim.AdamW", lr=5e-5),
-            loss={"_target_": f"losslab.objectives.{loss}.{loss.upper()}"} | ({"floor": 0.1} if loss == "dft" else {}),
-            sweep=SweepConfig(name="study", question="Which?"),
-            benchmark={
-                "math500": BenchmarkConfig("HuggingFaceH4/MATH-500"),
-                "own": BenchmarkConfig("/home/me/own.jsonl"),
-            },
-            eval=EvalConfig(data="/home/me/benchmarks"),
-        )
-        config.model.path, config.dataset.path = "Qwen/Qwen2.5-Math-1.5B", "/home/me/rows.jsonl"
-        config.dataset.validation, config.dataset.image_folder = "/home/me/held.jsonl", "/home/me/pictures"
-        config.dataset.source, config.reference.path = "/home/me/questions.jsonl", "/home/me/teacher"
+        config = configured(tmp_path, loss)
         cell = Cell.of(config)
         cell.declare(config)
         shutil.copytree(checkpoint, cell.model)
@@ -85,7 +91,12 @@ def test_a_dry_run_writes_the_card_and_says_what_would_go(cells, monkeypatch, ca
     assert len(uploaded - expected) == 3  # both of these, and the scores under their protocol
 
 
-def test_nothing_of_this_machine_is_uploaded(cells):
+def test_nothing_of_this_machine_is_uploaded(cells, tmp_path):
+    """Of its rows, either, which tell cells of one sweep apart by their teachers, or by their data."""
+    teacher, data = configured(tmp_path, "dft"), configured(tmp_path, "dft")
+    teacher.reference.path, data.dataset.path = "/home/me/other/teacher", "/home/me/other/rows.jsonl"
+    for config in (teacher, data):
+        Cell.of(config).declare(config)
     files = push.stage(cells[1].folder, "me/sums", "apache-2.0")
     for name, path in files.items():
         if path.suffix in (".md", ".yaml", ".json", ".jsonl"):
@@ -96,6 +107,12 @@ def test_nothing_of_this_machine_is_uploaded(cells):
     warnings = ["the training data could not be searched for benchmark problems", "own: nobody knows"]
     assert (scores["verdict"], scores["warnings"]) == ("official", warnings)
     card = files["README.md"].read_text().splitlines()
+    rows = [line.split(" | ")[1] for line in card if line.startswith("| qwen2.5-math-1.5b | dft")]
+    assert sorted(rows) == [
+        "dft reference.path=teacher(1) dataset.path=rows.jsonl(1)",
+        "dft reference.path=teacher(1) dataset.path=rows.jsonl(2)",
+        "dft reference.path=teacher(2)",
+    ]
     assert [line for line in card if line.startswith("Warning: ")] == [f"Warning: {text}" for text in warnings]
 
 

@@ -1,7 +1,8 @@
 """A model card from a cell's record: objective, data, scores with intervals, provenance, and the hub's metadata."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from losslab.evaluation.contamination import UNSEARCHED
 from losslab.files import named, read_json
 from losslab.records.reading import read_yaml
 from losslab.records.record import Cell
-from losslab.results import table_formats, tables
+from losslab.results import labels, table_formats, tables
 
 PATHS = ("path", "validation", "image_folder", "source", "data")  # keys whose value may be a path of this machine
 PRIVATE = ("machine", "tracker", "sweep", "plan", "force", "stage")  # where and how it ran: not shown
@@ -184,7 +185,34 @@ def ablations(cell: Cell) -> Iterator[str]:
             table = tables.build(SweepConfig(name=sweep), str(cell.folder.parent.parent))
         except ValueError:
             continue
-        yield table_formats.markdown(table_formats.scores_sheet(table), level=2).strip()
+        rows = _rows_without_folders(table.rows)
+        rows = [replace(row, label=label) for row, label in zip(rows, labels.labels(rows), strict=True)]
+        yield table_formats.markdown(table_formats.scores_sheet(replace(table, rows=rows)), level=2).strip()
+
+
+def _rows_without_folders(rows: Sequence[tables.Row]) -> list[tables.Row]:
+    """Rows whose labels name local files and folders without their paths; those of one name are numbered."""
+    paths: dict[str, list[str]] = {}  # of each key, the different values
+    for row in rows:
+        for key, value in row.config.items():
+            if key.rpartition(".")[2] in PATHS and isinstance(value, str) and value not in paths.setdefault(key, []):
+                paths[key].append(value)
+    names: dict[tuple[str, str], str] = {}
+    for key, values in paths.items():
+        for value in values:
+            alike = [other for other in values if shown(other) == shown(value)]
+            number = f"({alike.index(value) + 1})" if len(alike) > 1 else ""
+            names[key, value] = f"{shown(value)}{number}"
+    return [
+        replace(
+            row,
+            config={
+                key: names.get((key, value), value) if isinstance(value, str) else value
+                for key, value in row.config.items()
+            },
+        )
+        for row in rows
+    ]
 
 
 def provenance(cell: Cell) -> str:
