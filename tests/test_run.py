@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 
 from losslab.composition.compose import recorded_config
 from losslab.composition.words import last_of_each
+from losslab.config.schema import Config, Names, Stage
+from losslab.files import write_json
 from losslab.records.record import Cell, start_again
 
 TINY = [
@@ -320,6 +322,45 @@ def test_force_runs_a_finished_cell_again_but_once(root, finished):
     after = scores_of(finished)
     assert after["generation"]["samples"] == 2 * 40
     assert (after["benchmarks"], after["average"]) == (before["benchmarks"], before["average"])
+
+
+def test_what_is_interrupted_while_it_is_deleted_is_still_asked_for(tmp_path, monkeypatch):
+    cell = Cell(tmp_path / "a", "a")
+    write_json(cell.folder / "model/config.json", {})
+    cell.update(state="done")
+    start_again([cell])
+
+    def interrupt(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", interrupt)
+        cell.clear()
+    assert cell.asked_again and cell.model.exists()
+    cell.clear()
+    assert not cell.asked_again and not cell.model.exists()
+
+
+def test_a_cell_that_was_forced_and_ended_is_no_part_of_a_later_force(tmp_path):
+    """The first cell was forced and is done; the other one, of a larger sweep, was interrupted since."""
+    config = Config(names=Names(model="tiny", dataset="rows", loss="sft", eval="paper"))
+    config.loss = {"_target_": "losslab.objectives.sft.SFT"}
+    first, second = (Cell(tmp_path / name, name) for name in "ab")
+    for cell, stage in ((first, Stage.all), (second, Stage.train)):
+        cell.update(state="done")
+        start_again([cell])
+        cell.clear()
+        config.stage = stage
+        cell.end(config)
+    assert [cell.state()["state"] for cell in (first, second)] == ["done", "trained"]
+    first.update(state="interrupted")
+    start_again([first, second])
+    assert [cell.asked_again for cell in (first, second)] == [False, True]
+    second.clear()
+    for cell in (first, second):
+        cell.end(config)
+    start_again([first, second])
+    assert [cell.asked_again for cell in (first, second)] == [True, True]
 
 
 def test_force_goes_on_where_it_was_interrupted(tmp_path):

@@ -51,12 +51,12 @@ def run(config: Config) -> None:
             with follow.follow(config, cell):
                 model = trained_model(config, cell)
                 if config.stage == Stage.train:
-                    cell.update(state="trained")
+                    cell.end(config)
                     return
                 cell.update(state="scoring")
                 with cell.timed(scoring_seconds=1):
                     score_model(config, cell, model)
-                cell.update(state="done")
+                cell.end(config)
         except (Exception, KeyboardInterrupt, Interrupted) as error:
             if isinstance(error, KeyboardInterrupt) or came_of_stop(error):
                 ignore_stop_signals()

@@ -223,6 +223,12 @@ class Cell:
         with self._editing() as state:
             state |= values
 
+    def end(self, config: Config) -> None:
+        """Record that all that the configuration asks for is there: a later `force=true` asks for the cell anew."""
+        with self._editing() as state:
+            state["state"] = "trained" if config.stage == Stage.train else "done"
+            state.pop("force", None)
+
     def fail(self, config: Config, error: BaseException) -> None:
         """Write down why the cell failed; the worker's own traceback, where a worker did."""
         trace = getattr(error, "trace", "") or "".join(traceback.format_exception(error))
@@ -240,15 +246,15 @@ class Cell:
         return self.state().get("failures", {}).get(protocol_name(config))
 
     def clear(self) -> None:
-        """Forget what the cell has done, for `force=true`."""
+        """Forget what the cell has done, for `force=true`; what is interrupted here is still asked for."""
+        for path in self.folder.iterdir():
+            if path.name not in KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         kept = {"identity", "recipe", "names", "seed", "declared", "sweeps", "methods", "tunes"}
         with self._editing() as state:
             for key in set(state) - kept:
                 del state[key]
             state["force"] = "begun"
-        for path in self.folder.iterdir():
-            if path.name not in KEPT:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     @contextmanager
     def _editing(self) -> Iterator[dict[str, Any]]:
