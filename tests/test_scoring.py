@@ -186,6 +186,14 @@ def test_a_cell_is_scored_again_by_its_folder(root, made, tmp_path):
     assert [path.parent.name for path in folder.rglob("scores.json")] == ["00000004"]
 
 
+def test_a_cell_whose_scoring_failed_is_done_once_it_is_scored_again(made):
+    config, cell = made
+    cell.give_up(config, "no memory")
+    score_again(f"{cell.folder}/model", HERE)
+    assert cell.failure(config) is None
+    assert (cell.state()["state"], cell.state()["error"]) == ("done", None)
+
+
 @pytest.mark.parametrize(
     ("path", "override", "message"),
     [

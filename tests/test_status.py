@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -227,3 +228,11 @@ def test_a_finished_cell_is_done_whatever_word_a_kill_left(tmp_path):
     write_json(own.scores(config) / "scores.json", {"verdict": "official", "benchmarks": {"tiny_add": {"samples": 2}}})
     own.update(state="interrupted")
     assert finished(config, own) and own.state()["state"] == "done"
+    own.give_up(config, "x")
+    assert finished(config, own) and own.failure(config) is None
+    assert (own.state()["state"], own.state()["error"]) == ("done", None)
+    other = replace(config, eval=EvalConfig(samples=2, temperature=0.0))
+    own.give_up(other, "y")
+    own.give_up(config, "x")
+    assert finished(config, own) and (own.failure(config), own.failure(other)) == (None, "y")
+    assert (own.state()["state"], own.state()["error"]) == ("failed", "y")

@@ -97,8 +97,8 @@ def finished(config: Config, cell: Cell) -> bool:
     tidy(cell)
     if cell.done(config):
         ended = "trained" if config.stage == Stage.train else "done"
-        if cell.state().get("state") not in ("done", "failed", ended):  # what a kill left
-            cell.update(state=ended, error=None)
+        if cell.state().get("state") not in ("done", ended) or cell.failure(config):  # what a kill or a failure left
+            cell.end(config)
         log.info(f"{cell.folder.name}: already done, skipped (force=true runs it again)")
         if config.stage != Stage.train and (names := changed_benchmarks(config, cell)):
             log.warning(

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from losslab.composition.compose import keys, recorded_config
 from losslab.config.machine import MachineConfig
-from losslab.config.schema import EMBEDDED_MODELS, Config
+from losslab.config.schema import EMBEDDED_MODELS, Config, Stage
 from losslab.data.rows import texts
 from losslab.evaluation import benchmarks
 from losslab.evaluation.contamination import Corpus
@@ -107,3 +107,6 @@ def score_again(path: str, overrides: list[str]) -> None:
         raise ValueError(f"an endpoint serves one model: give {cell.model}, or one of the steps")
     with cell_lock(cell.folder):
         score(config, cell, models)
+        config = replace(config, stage=Stage.all)
+        if cell.state().get("state") == "failed" and cell.done(config):  # what failed is there now
+            cell.end(config)

@@ -224,10 +224,17 @@ class Cell:
             state |= values
 
     def end(self, config: Config) -> None:
-        """Record that all that the configuration asks for is there: a later `force=true` asks for the cell anew."""
+        """Record that all that the configuration asks for is there; a failure under another protocol stays.
+
+        A later `force=true` asks for the cell anew.
+        """
         with self._editing() as state:
-            state["state"] = "trained" if config.stage == Stage.train else "done"
+            state.get("failures", {}).pop(protocol_name(config), None)
             state.pop("force", None)
+            if left := list(state.get("failures", {}).values()):
+                state |= {"state": "failed", "error": left[-1]}
+            else:
+                state |= {"state": "trained" if config.stage == Stage.train else "done", "error": None}
 
     def fail(self, config: Config, error: BaseException) -> None:
         """Write down why the cell failed; the worker's own traceback, where a worker did."""
