@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -163,6 +164,31 @@ def test_what_is_cancelled_are_ones_own_jobs_of_the_sweep(tmp_path, monkeypatch)
     monkeypatch.setattr(slurm.Submission, "is_mine", property(lambda own: False))
     with pytest.raises(ValueError, match="the sweep a,b was submitted by another user: ask them to cancel it"):
         slurm.cancel(name, str(tmp_path))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_sweep_is_retried_where_it_was_submitted(tmp_path, monkeypatch, older):
+    """Its cells are relative folders: elsewhere they would be trained anew, beside nothing."""
+    cluster, place, elsewhere = Cluster(monkeypatch), tmp_path / "place", tmp_path / "elsewhere"
+    for folder in (place, elsewhere):
+        folder.mkdir()
+    monkeypatch.chdir(place)
+    own = cell(Path("results"), "sft", 0, None)
+    submission = slurm.submit("study", {str(own.folder): ["loss=sft"]}, PARAMETERS, Path("results"))
+    if older:
+        record = {key: value for key, value in submission.record.items() if key != "folder"}
+        write_json(submission.folder / slurm.RECORD, record)
+    (submission.folder / "jobs/exit-0").write_text("9\n")
+    queued = list(cluster.queued)
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(ValueError) as refused:
+        status.retry("study", str(place / "results"))
+    whence = "the folder in which results lies" if older else str(place)
+    assert str(refused.value) == f"the sweep was submitted from {whence}: run this there"
+    assert cluster.queued == queued
+    monkeypatch.chdir(place)
+    status.retry("study", "results")
+    assert len(cluster.queued) == 2 * len(queued)
 
 
 def test_settings_of_the_jobs_are_read_by_their_owner_alone(tmp_path, monkeypatch):

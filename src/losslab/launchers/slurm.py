@@ -110,7 +110,8 @@ def submit(sweep: str, cells: dict[str, list[str]], parameters: dict[str, Any], 
     (folder / LAUNCHER).write_text(json.dumps(parameters))  # with its secrets, which a retry needs
     public = {key: parameters[key] for key in PUBLIC if key in parameters}
     record = {"sweep": sweep, "submitted": datetime.now(UTC).isoformat(timespec="seconds"), "cells": cells}
-    record |= {"launcher": public, "results": str(results)}
+    # The folder, since the cells and paths among the overrides may be relative to it.
+    record |= {"launcher": public, "results": str(results), "folder": os.getcwd()}
     jobs: list[str] = []
     try:
         for stage in stages:

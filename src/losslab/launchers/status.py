@@ -250,7 +250,10 @@ def _views(names: list[str], results: str) -> Iterator[tuple[Table, bool]]:
 
 
 def retry(sweep: str, results: str) -> None:
-    """Submit failed, cancelled and silent cells again. Raises ValueError if there is no such cell."""
+    """Submit failed, cancelled and silent cells again.
+
+    Raises ValueError if there is no such cell, or if the sweep was submitted from another folder.
+    """
     submissions = [submission for submission in submitted(sweep, results) if submission.submission.is_mine]
     again = [row.folder.name for row in statuses(sweep, results) if row.state in ("failed", "cancelled", "silent")]
     overrides = {
@@ -261,4 +264,19 @@ def retry(sweep: str, results: str) -> None:
     cells = dict(overrides[name] for name in again if name in overrides)
     if not cells:
         raise ValueError(f"no cell of {sweep} that was submitted to SLURM has failed: there is nothing to retry")
+    newest = {name: submission.record for submission in submissions for name in submission.cells}
+    for record in (newest[name] for name in again if name in newest):
+        _check_folder(record, results)
     submit(sweep, cells, submissions[-1].submission.launcher, Path(results))
+
+
+def _check_folder(record: dict[str, Any], results: str) -> None:
+    """Refuse a folder in which relative paths of a submission name something else, as its cells would be trained anew.
+
+    Records of an older losslab do not have the folder, and are told by where their results are.
+    """
+    if folder := record.get("folder"):
+        if Path(folder).resolve() != Path.cwd().resolve():
+            raise ValueError(f"the sweep was submitted from {folder}: run this there")
+    elif Path(record.get("results", results)).resolve() != Path(results).resolve():
+        raise ValueError(f"the sweep was submitted from the folder in which {record['results']} lies: run this there")
