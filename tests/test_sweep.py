@@ -21,10 +21,12 @@ from losslab.config.paths import CONF
 from losslab.config.schema import Config
 from losslab.data.table import load
 from losslab.data.toy_task import demonstrations
+from losslab.files import write
 from losslab.launchers.status import sweeps
 from losslab.planning import plan
 from losslab.records.cell_records import cell_records
 from losslab.records.identity import identities, identity
+from losslab.records.lock import cell_lock
 from losslab.records.record import Cell, protocol_name
 from losslab.results.labels import canonical
 from losslab.results.load_records import science
@@ -229,6 +231,24 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_declared():
     with pytest.raises(ValueError, match="^machine.device=cuda, but no GPU is visible here: set machine.device=auto"):
         Sweep()._start([config], multirun())
     assert not Path("results").exists()
+
+
+def test_a_sweep_with_a_cell_that_came_to_no_end_has_failed(capsys):
+    """As one whose process was killed; a cell that another job runs is left to that."""
+    (config,) = of("loss=sft")
+    whole, own = Sweep(), Cell.of(config)
+    whole.cells = {own: [config]}
+    own.declare(config)
+    own.update(state="training")
+    with cell_lock(own.folder):
+        whole._end()
+    capsys.readouterr()
+    write(own.folder / "logs/main.txt", "")
+    with pytest.raises(SystemExit) as ended:
+        whole._end()
+    assert ended.value.code == 1
+    printed = "".join(capsys.readouterr()).replace("\n", " ")
+    assert f"1 of 1 cells came to no end: see {own.folder}/logs/main.txt; the same command continues" in printed
 
 
 def test_cells_leave_a_sweep(capsys):

@@ -26,6 +26,7 @@ from losslab.config.schema import Config
 from losslab.distributed.environment import is_main_process, is_worker, node_count
 from losslab.launchers.settings import check as check_launcher
 from losslab.planning import plan
+from losslab.records.lock import is_held
 from losslab.records.record import Cell, protocol_name, start_again
 
 ONE_BY_ONE = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # runs cells in this process
@@ -135,8 +136,8 @@ class Sweep(Callback):
             log.warning(line)
 
     def _end(self, told: bool = False) -> None:
-        """Write the table and, unless `told` already, the report and the failures. Exit with 1 if a cell failed or was
-        rejected.
+        """Write the table and, unless `told` already, the report and the failures. Exit with 1 if a cell failed, was
+        rejected, or came to no end.
         """
         if not is_main_process() or not self.cells:
             return
@@ -160,11 +161,22 @@ class Sweep(Callback):
             tell(f"failed: {folder.name}: {failure}\n        see {folder / 'error.txt'}")
         if failed:
             log.warning(f"{len(failed)} of {len(failures)} cells failed; the same command retries them")
+        left = [] if told else self._left(failed)
+        if left:
+            log.warning(
+                f"{len(left)} of {len(failures)} cells came to no end: see {_output(left[0])}; the same command "
+                "continues them"
+            )
         if self.rejected:
             total = len(failures) + self.rejected
             log.warning(f"{self.rejected} of {total} cells were rejected: see the first lines of the output")
-        if failed or self.rejected:
+        if failed or left or self.rejected:
             sys.exit(1)
+
+    def _left(self, failed: Collection[Path]) -> list[Path]:
+        """The cells that are neither done nor failed, as of a process that was killed, and that no other job runs."""
+        cells = {cell.folder: scorings for cell, scorings in self.cells.items() if not _done(cell, scorings)}
+        return [folder for folder in cells if folder not in failed and not is_held(folder)]
 
 
 def _of_main(machine: MachineConfig, decide: Callable[[], T]) -> T:
@@ -187,6 +199,11 @@ def _report(config: Config) -> None:
         log.info(f"report:  {page.write_report(config.sweep, config.machine.results)}")
     except Exception as error:
         log.warning(f"the report was not written: {first_line(error)}; `losslab report` tries again")
+
+
+def _output(folder: Path) -> Path:
+    """Where to read what became of a cell: the output of its process, if it had one of its own."""
+    return file if (file := folder / "logs" / "main.txt").exists() else folder
 
 
 def _done(cell: Cell, configs: Sequence[Config]) -> bool:

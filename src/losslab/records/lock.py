@@ -75,6 +75,15 @@ def cell_lock(folder: Path) -> Iterator[None]:
             yield
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the lock of a cell's folder."""
+    try:
+        with (folder / "lock").open() as file:
+            return not _acquired(file)  # it is released as the file is closed
+    except FileNotFoundError:
+        return False
+
+
 def _acquired(file: TextIO) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
