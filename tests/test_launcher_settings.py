@@ -2,7 +2,9 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from losslab.cells.sweep import Sweep
 from losslab.commands.cli import main
 from losslab.config.paths import CONF
 from losslab.launchers.settings import check
@@ -43,3 +45,22 @@ def test_a_plan_refuses_it_too(capsys, tmp_path, monkeypatch):
         main(["plan", "-m", *words, "hydra/launcher=slurm", "hydra.launcher.tries=0"])
     assert ended.value.code == 2
     assert "error: hydra.launcher.tries is 0: set it to 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["train", "score"])
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_stage_is_refused_where_both_have_jobs(capsys, tmp_path, monkeypatch, stage, planned):
+    monkeypatch.chdir(tmp_path)
+    words = ["model=tiny", "dataset=embedded", "benchmark=[tiny_add]", "tracker=none", "loss=sft,dft", f"stage={stage}"]
+    words += ["hydra/launcher=slurm", "hydra.launcher.separate_evaluation=true"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", return_hydra_config=True)
+        OmegaConf.set_readonly(config, False)
+        config.hydra.overrides.task, config.hydra.job.config_name = words[:6] + planned * ["plan=true"], "config"
+        config.hydra.launcher = compose("config", words[6:], return_hydra_config=True).hydra.launcher
+        with pytest.raises(SystemExit) as ended:
+            Sweep().on_multirun_start(config)
+    assert ended.value.code == 2 and capsys.readouterr().err.splitlines() == [
+        f"error: hydra.launcher.separate_evaluation=true runs both stages: leave stage={stage} out, or leave it false"
+    ]
+    assert not list(tmp_path.iterdir())

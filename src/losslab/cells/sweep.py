@@ -25,6 +25,7 @@ from losslab.config.messages import first_line
 from losslab.config.schema import Config
 from losslab.distributed.environment import is_main_process, is_worker, node_count
 from losslab.launchers.settings import check as check_launcher
+from losslab.launchers.settings import check_stage
 from losslab.planning import plan
 from losslab.records.lock import is_held
 from losslab.records.record import Cell, protocol_name, start_again
@@ -74,6 +75,7 @@ class Sweep(Callback):
         with exit_on_error():
             configs = configurations(config, read_cell)
             check_unread(configs)
+            check_stage(config.hydra.launcher, configs[0].stage)  # here, since the jobs of both have a stage
             self._start(configs, config)
             if on_slurm(config):
                 _hide_launcher(config)

@@ -5,6 +5,8 @@ from typing import Any
 from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
 from omegaconf import DictConfig, OmegaConf
 
+from losslab.config.choices import Stage
+
 # Keys that come with the launcher of submitit, and what there is in their place.
 UNREAD = {
     "name": "the jobs of a sweep are called after sweep.name",
@@ -34,3 +36,11 @@ def check(launcher: DictConfig) -> None:
         value = values.get(key)
         if isinstance(value, int | float) and value < least:
             raise ValueError(f"hydra.launcher.{key} is {value}: set it to {least} or more")
+
+
+def check_stage(launcher: DictConfig, stage: Stage) -> None:
+    """Refuse a stage where the launcher gives each of the two a job of its own."""
+    if launcher.get("separate_evaluation") and stage != Stage.all:
+        raise ValueError(
+            f"hydra.launcher.separate_evaluation=true runs both stages: leave stage={stage} out, or leave it false"
+        )
