@@ -23,9 +23,9 @@ from losslab.config.machine import MachineConfig
 from losslab.config.prompt import ExampleConfig, PromptConfig
 from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig
 from losslab.evaluation import engine_interface, engines, scores
-from losslab.evaluation.benchmarks import changed, load
+from losslab.evaluation.benchmarks import changed, load, source
 from losslab.evaluation.evaluate import evaluate, show
-from losslab.files import write_json, write_lines
+from losslab.files import read_json, write_json, write_lines
 from losslab.grading.version import grader_version
 from losslab.results.right_shares import right_shares
 
@@ -298,6 +298,21 @@ def test_a_changed_benchmark_is_noticed(config, tmp_path):
     file = tmp_path / "copy.jsonl"
     file.write_text((tmp_path / "one.jsonl").read_text().replace("3+3", "33+3"))
     assert changed(before, {"one": replace(config.benchmark["one"], path=str(file))}, None) == ["one"]
+
+
+def test_scores_say_what_each_benchmark_was_read_from(config, model, tmp_path):
+    """Also of those that an earlier call scored."""
+    folder, two = tmp_path / "scores", {"two": BenchmarkConfig(path=str(tmp_path / "two.jsonl"))}
+    assert evaluate(config, str(model), folder)["sources"] == {name: {"local": True} for name in config.benchmark}
+    hub = {"path": "me/sums", "revision": "abc", "subset": "main"}
+    write_json(folder / "scores.json", read_json(folder / "scores.json") | {"sources": {"one": hub}})
+    assert evaluate(replace(config, benchmark=two), str(model), folder)["sources"] == {
+        "one": hub,
+        "two": {"local": True},
+    }
+    found = BenchmarkConfig(path="me/sums", revision="abc", subset="main")
+    assert source(found, None) == hub and source(found, str(tmp_path)) == {"local": True}
+    assert source(BenchmarkConfig(path="lm_eval:ifeval"), str(tmp_path)) == {"path": "lm_eval:ifeval"}
 
 
 def test_a_score_never_mixes_two_versions_of_the_grader(config, model, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Scores and samples of a cell in the formats of others, read back by their own libraries."""
 
+import os
+
 import pytest
 import yaml
 from huggingface_hub import parse_eval_result_entries
@@ -8,7 +10,8 @@ from pyarrow import parquet
 from losslab.commands.cli import main
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import BenchmarkConfig, Config, Names
-from losslab.files import write, write_json, write_lines
+from losslab.files import read_json, write, write_json, write_lines
+from losslab.hub import model_card
 from losslab.records.record import Cell
 
 SAMPLES = [
@@ -61,6 +64,23 @@ def test_results_of_the_hub_are_read_by_its_own_library(cell, tmp_path, capsys):
     )
     assert "95% interval unknown, prompt minerva_4shot, losslab protocol" in aime.notes
     assert str(files[0]) in capsys.readouterr().out
+
+
+def test_results_of_the_hub_are_of_the_data_set_that_was_read(cell, tmp_path):
+    """Which `losslab evaluate` may have taken from elsewhere than the cell's configuration says."""
+    (file,) = cell.folder.glob("scores/*/scores.json")
+    other = {"path": "me/maths", "revision": "def", "subset": None}
+    write_json(file, read_json(file) | {"sources": {"math500": other, "aime26": {"local": True}}})
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    main(["export", str(cell.folder), str(tmp_path / "out")])
+    (written,) = (tmp_path / "out/.eval_results").iterdir()  # none of what was read here
+    (math,) = parse_eval_result_entries(yaml.safe_load(written.read_text()))
+    assert (math.dataset_id, math.task_id, math.dataset_revision) == ("me/maths", "default", "def")
+    assert math.date.startswith("2001-09-09")  # when it was scored
+    types = {
+        one.dataset_name: one.dataset_type for one in model_card.results(model_card.benchmarks(cell), read_json(file))
+    }
+    assert types == {"math500": "me/maths", "aime26": "aime26", "own": "own.jsonl", "ifeval": "lm_eval:ifeval"}
 
 
 def test_details_have_a_row_for_each_problem(cell, tmp_path):

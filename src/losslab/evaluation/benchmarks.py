@@ -143,6 +143,15 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
     return replace(found, unshown=dict(unshown), repeated=repeated, contrary=contrary)
 
 
+def source(cfg: BenchmarkConfig, data: str | None) -> dict[str, Any]:
+    """Where the problems of a benchmark come from, for the record of its scores: a data set of the hub, or here."""
+    if cfg.task is not None:
+        return {"path": cfg.path}
+    if data is not None or cfg.path == EMBEDDED or cfg.path.endswith((*ENDINGS, ".parquet")) or Path(cfg.path).exists():
+        return {"local": True}
+    return {"path": cfg.path, "revision": cfg.revision, "subset": cfg.subset}
+
+
 def _check_texts(place: str, row: dict[str, Any]) -> None:
     """Raise ValueError for half of a surrogate pair, which JSON can hold and no prompt and no record."""
     try:

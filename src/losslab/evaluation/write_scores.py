@@ -13,7 +13,7 @@ from losslab.config.log import log
 from losslab.config.messages import counted
 from losslab.config.schema import Config, Engine
 from losslab.data.prompts import render
-from losslab.evaluation import engines, scores
+from losslab.evaluation import benchmarks, engines, scores
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.contamination import Seen
 from losslab.evaluation.engine_interface import TOO_LONG
@@ -113,6 +113,7 @@ def publish(subject: Subject, samples: Samples, generated: Generated) -> dict[st
     examples = {name: count for name, count in earlier.get("examples", {}).items() if name in others}
     examples |= {name: len(prompt.examples) for name, prompt in subject.framed.items() if prompt.examples}
     prices = subject.config.machine.api_prices
+    sources = {name: benchmarks.source(subject.config.benchmark[name], cfg.data) for name in written}
     notes = _earlier_notes(earlier, others) | _notes(subject)
     result = {
         "version": RECORD_VERSION,
@@ -120,6 +121,7 @@ def publish(subject: Subject, samples: Samples, generated: Generated) -> dict[st
         "verdict": str(cfg.verdict),
         "prompt": subject.config.prompt_name,
         "examples": examples,
+        "sources": {name: of for name, of in earlier.get("sources", {}).items() if name in others} | sources,
         "average": scores.average(rows),
         "benchmarks": rows,
         "graders": {name: of[0].get("grader") for name, of in records.items() if "task" not in of[0]},

@@ -3,6 +3,7 @@
 The format is https://huggingface.co/docs/hub/eval-results, written by huggingface_hub.
 """
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,8 +14,8 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from losslab.config.benchmark import HARNESS
 from losslab.config.prompt import MODEL_PROMPT
 from losslab.config.schema import EMBEDDED
-from losslab.files import read_json, write
-from losslab.hub.model_card import benchmarks, interval, local, public, scored
+from losslab.files import write
+from losslab.hub.model_card import benchmarks, interval, local, public, scored, source
 from losslab.records.reading import read_yaml
 from losslab.records.record import Cell
 
@@ -26,15 +27,15 @@ def write_eval_results(cell: Cell, folder: Path, repo: str | None = None, revisi
     """Write a file for each benchmark that is a data set of the hub, with an entry for each protocol of its scores.
 
     `repo` is the model's repository, in whose branch `revision` the record lies that an entry names as its source. A
-    benchmark from a file of this machine, a task of lm_eval and the embedded task have no data set there, and get no
-    file.
+    benchmark whose problems came from files of this machine, a task of lm_eval and the embedded task have no data set
+    there, and get no file.
     """
     records = f"https://huggingface.co/{repo}/blob/{quote(revision, safe='')}/losslab/scores" if repo else None
     entries: dict[str, list[EvalResultEntry]] = {}
     by_name = benchmarks(cell)
     for protocol, scores in scored(cell).items():
         for name in scores["benchmarks"]:
-            about = by_name.get(name, {})
+            about = source(by_name, scores, name)
             if on_hub(about.get("path", "")):
                 entries.setdefault(name, []).append(_entry(cell, protocol, scores, name, about, records))
     paths = []
@@ -53,7 +54,9 @@ def on_hub(path: str) -> bool:
 def _entry(
     cell: Cell, protocol: str, scores: dict[str, Any], name: str, about: dict[str, Any], records: str | None
 ) -> EvalResultEntry:
-    part, sampling = scores["benchmarks"][name], cell.folder / "scores" / protocol / "protocol.yaml"
+    part, folder = scores["benchmarks"][name], cell.folder / "scores" / protocol
+    sampling, scored_at = folder / "protocol.yaml", (folder / "scores.json").stat().st_mtime
+    unknown = name not in scores.get("sources", {})  # of an older losslab
     examples = scores.get("examples", {}).get(name, 0)
     notes = [
         f"avg@{part['samples']} in percent",
@@ -61,7 +64,7 @@ def _entry(
         f"{scores['verdict']} verdict",
         f"95% interval {interval(part)}",
         f"prompt {scores.get('prompt', MODEL_PROMPT)}" + (f" with {examples} worked examples" if examples else ""),
-        *(["problems from local files"] if public(cell)["eval"]["data"] else []),
+        *(["problems from local files"] if unknown and public(cell)["eval"]["data"] else []),
         f"losslab protocol {protocol}",
     ]
     return EvalResultEntry(
@@ -69,7 +72,7 @@ def _entry(
         task_id=about.get("subset") or TASK,
         value=round(part["score"], 2),
         dataset_revision=about.get("revision"),
-        date=str(read_json(cell.folder / "cell.json")["updated"]),
+        date=datetime.fromtimestamp(scored_at, UTC).isoformat(timespec="seconds"),
         source_url=f"{records}/{protocol}.json" if records else None,
         source_name="losslab record" if records else None,
         notes=", ".join(notes),

@@ -109,12 +109,18 @@ def results(about: dict[str, Any], scores: dict[str, Any]) -> Iterator[EvalResul
     for name, part in scores["benchmarks"].items():
         yield EvalResult(
             task_type="text-generation",
-            dataset_type=shown(about.get(name, {}).get("path", name)),
+            dataset_type=shown(source(about, scores, name).get("path", name)),
             dataset_name=name,
             metric_type="accuracy",
             metric_name=f"avg@{part['samples']}, {scores['verdict']} verdict, 95% interval {interval(part)}",
             metric_value=round(part["score"], 2),
         )
+
+
+def source(about: dict[str, Any], scores: dict[str, Any], name: str) -> dict[str, Any]:
+    """Where the problems of the scores on a benchmark come from; of older scores, what `benchmarks` says of it."""
+    found: dict[str, Any] = scores.get("sources", {}).get(name) or about.get(name, {})
+    return found
 
 
 def interval(part: dict[str, Any]) -> str:
