@@ -335,7 +335,7 @@ def test_a_rung_without_all_scores_ends_the_call_and_not_the_race(tmp_path, caps
         record(config, rng)
     (rung,) = race.run(the_race, lambda line: None)
     said = race_text.sentences(the_race, [rung])[0]
-    assert re.match("No verdict yet: .* and cells of study/quarter have no scores", said)
+    assert re.match("No verdict yet on the rows of dft, .* and cells of study/quarter have no scores", said)
 
 
 def test_a_race_that_ends_with_several_rows_is_undecided():
@@ -358,7 +358,7 @@ def test_a_race_that_ends_with_several_rows_is_undecided():
         (["loss=sft", "method=lr_1e-4,lr_2e-4"], "a race is between two objectives or more"),
         (
             ["loss=sft", "optimizer.lr=1e-4,4e-4"],
-            "a race is between two objectives or more, as in loss=sft,dft: for the",
+            "a race is between two objectives or more, as in loss=sft,dft: compare rows",
         ),
         (["loss=sft,dft", "seed=0,1"], "a race needs 3 seeds or more"),
         (["loss=sft,dft", "train.max_steps=10"], "leave it out"),
