@@ -90,7 +90,7 @@ def test_a_base_that_cannot_vary_over_seeds_has_the_interval_over_problems(tmp_p
     assert (base.value("math500").mean, base.value("math500").half) == (20.0, 3.0)
     assert base.value("amc23").half == pytest.approx(4.3027 / 3, rel=1e-4)  # t(0.975, 2) s / sqrt(n), s = 1 / sqrt(3)
     assert (sft.value("math500").mean, sft.value("math500").half) == (50.0, 0.0)
-    assert "; of a base that answers alike in all seeds it covers other problems;" in table_formats.caption(table)
+    assert "; of a base with equal scores in all seeds it covers other problems;" in table_formats.caption(table)
     own = replace(base, config={"model.pretrain_seed": None})  # each seed has a base of its own
     assert own.value("math500").half == 0.0
 
