@@ -1,7 +1,7 @@
 """The ablation table of a sweep, from records and from the sweep's file.
 
 A row is a configuration without its seed. Several seeds give a mean with a 95% interval over seeds (Student's t); a
-single one has its interval over problems, and so has a base that answers alike in all seeds. Cells that are not scored,
+single one has its interval over problems, and so has a base with equal scores in all seeds. Cells that are not scored,
 or not started, are shown as missing. Scores with different protocols, verdicts, problems or numbers of samples are
 separate rows, and so are earlier versions of the objective's code or of the data.
 """
