@@ -105,7 +105,7 @@ def _on_this_cpu(trained: Sequence[Time]) -> Iterator[str]:
         sources = ", ".join(sorted({source for _, (_, source) in known}))
         yield (
             f"hours of this CPU, at most: {short(hours)} of training (all rows of the full length), at the "
-            f"{_range(rates)} tokens/s that {sources} reached forward and backward; those of scoring are not known"
+            f"{_range(rates)} tokens/s of {sources}, forward and backward alone; those of scoring are not known"
         )
     if len(known) < len(trained):
         yield (
