@@ -19,13 +19,12 @@ from multiprocessing import forkserver, util
 from pathlib import Path
 
 IMPORTED = multiprocessing.get_context("forkserver")
-IMPORTED.set_forkserver_preload(
-    [
-        "losslab.cells.run", "losslab.cells.sweep", "losslab.planning.plan", "losslab.cells.scoring",
-        "losslab.launchers.status", "losslab.results.write_tables", "losslab.report.page", "losslab.training.loop",
-        "losslab.evaluation.transformers_engine", "transformers.generation.utils",
-    ]
-)  # fmt: skip
+PRELOAD = [
+    "losslab.cells.run", "losslab.cells.sweep", "losslab.planning.plan", "losslab.cells.scoring",
+    "losslab.launchers.status", "losslab.results.write_tables", "losslab.report.page", "losslab.training.loop",
+    "losslab.evaluation.transformers_engine", "transformers.generation.utils",
+]  # fmt: skip
+IMPORTED.set_forkserver_preload(PRELOAD)
 SERVER = "from multiprocessing.forkserver import main; "  # how Python starts the server that workers are forked from
 
 
