@@ -220,7 +220,7 @@ def test_scoring_a_finished_cell_again_does_not_measure_it(monkeypatch):
     cell = Cell(Path("cell"), "")
     monkeypatch.setattr("losslab.cells.scoring.find", lambda path: cell)
     config = composed(["model=tiny", "dataset=embedded", "machine.kl_to_base=9"])
-    monkeypatch.setattr("losslab.cells.scoring.recorded", lambda path, overrides: config)
+    monkeypatch.setattr("losslab.cells.scoring.recorded_config", lambda path, overrides: config)
     with pytest.raises(ValueError, match="machine.kl_to_base is measured where a cell is trained"):
         score_again("cell", ["machine.kl_to_base=9"])
 

@@ -24,13 +24,13 @@ from losslab.models.loading import load_tokenizer
 from losslab.results import probe_neighbours
 from losslab.results.probe_neighbours import Known, Setting, known, place, place_of, sentence
 from losslab.statistics.intervals import Estimate, over_clusters, student
-from losslab.training import probe, target_probabilities
+from losslab.training import loop, probe, target_probabilities
 
 ASKED = 17  # of 22 rows
 
 
 def test_the_numbers_are_those_of_a_full_softmax(one_rank, checkpoint, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(probe, "start", lambda config: torch.device("cpu"))  # the process group is there
+    monkeypatch.setattr(loop, "start", lambda config: torch.device("cpu"))  # the process group is there
     config = make(checkpoint, rows, tmp_path, "sft", probabilities=ASKED, micro_batch_tokens=64)
     data = prepare(Tokeniser(config.model, config.dataset, load_tokenizer(config.model)), config.train, tmp_path)
     probe.measure(config, str(data), str(tmp_path / "probe.json"))
@@ -55,7 +55,7 @@ def test_the_numbers_are_those_of_a_full_softmax(one_rank, checkpoint, rows, tmp
 
 def test_a_rank_that_has_no_example_of_a_batch_measures_the_others(one_rank, checkpoint, rows, tmp_path, monkeypatch):
     """Of 17 examples in batches of 16 the last is one, which goes to one of the two ranks."""
-    monkeypatch.setattr(probe, "start", lambda config: torch.device("cpu"))
+    monkeypatch.setattr(loop, "start", lambda config: torch.device("cpu"))
     monkeypatch.setattr(probe, "BATCH", 16)
     config = make(checkpoint, rows, tmp_path, "sft", probabilities=ASKED, micro_batch_tokens=4096)
     data = prepare(Tokeniser(config.model, config.dataset, load_tokenizer(config.model)), config.train, tmp_path)
@@ -70,7 +70,7 @@ def test_a_rank_that_has_no_example_of_a_batch_measures_the_others(one_rank, che
 
 @pytest.mark.parametrize("measured", [probe, target_probabilities])
 def test_demonstrations_with_images_are_read(one_rank, tmp_path, monkeypatch, measured):
-    monkeypatch.setattr(measured, "start", lambda config: torch.device("cpu"))
+    monkeypatch.setattr(loop, "start", lambda config: torch.device("cpu"))
     model = pictures.write_checkpoint("llava", tmp_path / "model")
     rows = pictures.write_rows(tmp_path / "data")
     config = make(model, rows, tmp_path, "sft", probabilities=4, micro_batch_tokens=4096)
