@@ -43,7 +43,12 @@ TWINS = (
     "table7",
     "table2",
 )
-OURS = ("objectives", "distillation", "preferences", "repetitions")  # of no table of the paper: run where they are named
+OURS = (
+    "objectives",
+    "distillation",
+    "preferences",
+    "repetitions",
+)  # of no table of the paper: run where they are named
 FIRST = ("table1",)  # it exports models along the way, in cells that others share
 SAMPLED = ("table7", "table2", "preferences")  # these need the base model's own answers
 METHODS = ("table2", "distillation", "preferences")  # the rows of these fix their objectives
