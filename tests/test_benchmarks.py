@@ -203,7 +203,7 @@ good = {"problem": "1+1?", "answer": "2"}
         (
             [{"problem": "p", "answer": {"value": 5}}],
             {},
-            r"is \"\{'value': 5\}\", a dict: only a text or a finite",
+            r"is \"\{'value': 5\}\", a dict: a gold answer must be a text",
         ),
         ([{"problem": "p", "answer": float("nan")}], {}, "'nan', a float: only a text or a finite number"),
         ([{"problem": "p", "answer": float("inf")}], {"rules": Rules.mathvision}, "'inf', a float: only a text"),

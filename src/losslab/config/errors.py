@@ -18,7 +18,7 @@ def tell(text: str) -> None:
 
 @contextmanager
 def exit_on_error(*failures: type[Exception]) -> Iterator[None]:
-    """End the program on an error: a user's mistake with one sentence and status 2, Ctrl-C with 130, others with 1.
+    """End the program on an error: a user's mistake or OSError with a sentence and 2, Ctrl-C with 130, others with 1.
 
     Exceptions in `failures` are also printed without a traceback. Commands import everything else inside this block,
     since Ctrl-C may come during imports; and Hydra's callbacks use it, since Hydra would turn their exceptions into

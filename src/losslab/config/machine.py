@@ -1,4 +1,4 @@
-"""The keys of where and how a cell runs, which change no result: `machine` and `tracker`."""
+"""The keys of where and how a cell runs, which are no part of its identity: `machine` and `tracker`."""
 
 import re
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class MachineConfig:
     cpu_offload: bool = key(False, "weights, gradients and optimizer state live in host memory")
     checkpoint_steps: int = key(50, "steps between two checkpoints", low=1)
     keep_last: int = key(2, "how many checkpoints are kept during a run; 2, since one may be damaged", low=1)
-    keep_every: int | None = key(None, "steps whose multiples' checkpoints stay for good", low=1)
+    keep_every: int | None = key(None, "checkpoints at multiples of this many steps are kept for good", low=1)
     export_steps: int | None = key(None, "every so many steps the model is exported to <cell>/steps too", low=1)
     validation_steps: int | None = key(
         None, "steps between two measurements of the held-out rows; null = ten over a run", low=1
@@ -72,7 +72,7 @@ class MachineConfig:
     grading_seconds: float = key(3.0, "limit for the verdict on one answer", low=0.1, high=3600)
     unsafe_code: bool = key(
         False,
-        "run the programs that a model writes without isolation: they may then read, change and send what you may",
+        "run the programs that a model writes without isolation, with your permissions for files and the network",
     )
     api_url: str | None = key(
         None,
@@ -81,5 +81,5 @@ class MachineConfig:
     )
     api_model: str | None = key(None, "the model's name there; null = model.path")
     api_concurrency: int = key(32, "requests at once", low=1, high=4096)
-    api_retries: int = key(8, "of a request that fails for a while, each after a longer wait", low=0, high=100)
+    api_retries: int = key(8, "of a request that fails temporarily, with longer and longer waits", low=0, high=100)
     api_prices: list[float] = key(list, "dollars for a million tokens of prompts and of answers: [0.25, 2.0]")

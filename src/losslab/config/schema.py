@@ -50,7 +50,7 @@ class ModelConfig:
     revision: str | None = key(None, "commit or tag on the hub; pin it, so that all cells have the same weights")
     trust_remote_code: bool = key(False, "run the code that the hub has beside the weights")
     train_prompt: str = key("chat", "`chat` = the tokenizer's chat template, else a text with {problem}")
-    eval_prompt: str = key("chat", "likewise, of the evaluation")
+    eval_prompt: str = key("chat", "the same for the evaluation")
     template_arguments: dict[str, Any] = key(
         dict, "of the chat template, as in '+model.template_arguments={enable_thinking: false}'"
     )
@@ -94,7 +94,7 @@ class DatasetConfig:
     )
     weights_column: str | None = key(None, "of loss=token_weights: a list with a number for each trained token")
     images_column: str | None = key(
-        None, "of each row, one or a list; null = `images` or `image`, where these hold some"
+        None, "column with the image or images of a row; null = `images` or `image`, if it holds images"
     )
     image_folder: str | None = key(None, "what paths of images are relative to; null = the folder of the data's file")
     gold_column: str | None = key(None, "of `losslab sample`: the true answer; null = the box of `answer_column`")
@@ -114,7 +114,7 @@ class DatasetConfig:
         high=0.9,
     )
     seed: int | None = seed_key(
-        0, "of the selection (and of the embedded rows); null = that of the cell, which orders the rows in any case"
+        0, "of the selection (and of the embedded rows); null = the cell's; the order of rows is always by the cell's"
     )
     max_broken: float = key(0.01, "share of rows without usable text above which the run stops", low=0, high=1)
 
@@ -183,7 +183,7 @@ class TrainConfig:
         Reduction.batch, "one mean over the global batch | the sum of the micro-batches' token means"
     )
     micro_batch: int | None = key(
-        None, "rows of a micro-batch; null = by tokens, which changes nothing but memory", low=1
+        None, "rows of a micro-batch; null = by tokens; with reduction=batch it changes memory and rounding only", low=1
     )
     non_finite: NonFinite = key(NonFinite.stop, "on a gradient that is not finite: stop, or skip this update")
 
@@ -197,7 +197,7 @@ class EvalConfig:
     verdict: VerdictName = key(VerdictName.official, "whose scores the tables show (docs/evaluation.md)")
     seed: int | None = seed_key(None, "of sampling; null = that of the cell")
     request_seeds: bool = key(True, "one seed for each sample; false = one for the engine")
-    full_samples: int | None = key(None, "of the published protocol; fewer samples give a warning", low=1)
+    full_samples: int | None = key(None, "samples of the published protocol; fewer give a warning", low=1)
     data: str | None = key(None, "folder with <benchmark>.jsonl(.gz) files in place of the hub")
 
 
@@ -234,7 +234,7 @@ class Config:
     seed: int = seed_key(0, "of the order of rows, and of sampling")
     stage: Stage = key(Stage.all, "`train` or `score`: one half of the cell, for two jobs")
     plan: bool = key(False, "print what would run and what it needs, and stop")
-    check: bool = key(False, "with `plan`: load each model and compare how it would be trained with its own forward")
+    check: bool = key(False, "with `plan`: load each model and compare its forward in training with its own forward")
     force: bool = key(False, "run finished cells again")
 
     @property

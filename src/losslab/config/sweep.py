@@ -32,13 +32,13 @@ class SweepConfig:
     next: str = key("", "a command to try after this sweep")
     difference: float | None = key(
         None,
-        "points of the average that it is to show: plan and conclusion say how many seeds that takes",
+        "points of the average: plan and conclusion say how many seeds it takes to show such a difference",
         low=0.01,
         high=100,
     )
     tune: str | None = key(
         None,
-        "a key, such as optimizer.lr, of whose values each objective takes its own best one (docs/evaluation.md)",
+        "a key such as optimizer.lr: each objective is compared at its own best value of it (docs/evaluation.md)",
     )
     paper: str | None = key(
         None,

@@ -2,8 +2,8 @@
 
 The template is applied once to a whole conversation. Where it has {% generation %} marks, they say what the assistant
 writes. Where it has none, a turn is what follows the template's own generation prompt, and that is verified: the prompt
-up to a turn, and the conversation up to its end, must both be beginnings of the whole text. A template that writes
-earlier turns anew once others follow, as those do that take out earlier reasoning, fails this, and is refused.
+up to a turn, and the conversation up to its end, must both be beginnings of the whole text. A template that
+changes earlier turns when others follow, such as one that removes earlier reasoning, fails this check and is refused.
 """
 
 import re

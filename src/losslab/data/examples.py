@@ -89,8 +89,8 @@ class Examples:
         return np.concatenate([self.tokens[self.offsets[i] : self.offsets[i + 1]][self.is_trained(i)] for i in chosen])
 
     def content(self, i: int) -> tuple[bytes, bytes]:
-        """What tells example i from others, and what its prompt: token ids, and images, of which two may have the
-        same tokens."""
+        """Keys by which example i and its prompt are told apart from others: token ids, and the images, since two may
+        have the same tokens."""
         ids = self.tokens[self.offsets[i] : self.offsets[i + 1]]
         images = b"" if self.images is None else digest(self.images.of_example(i))
         return ids.tobytes() + images, ids[: self.prompts[i]].tobytes() + images

@@ -182,6 +182,6 @@ def _scalar(value: Any, cfg: BenchmarkConfig) -> str | int | float:
     if not isinstance(value, str | int | float) or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(
             f"the gold answer in the column {cfg.answer!r} is {str(value)[:60]!r}, a {type(value).__name__}: "
-            "only a text or a finite number can be compared with"
+            "a gold answer must be a text or a finite number"
         )
     return value

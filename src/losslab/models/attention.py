@@ -84,7 +84,7 @@ def packed_attention(
         else None
     )  # fmt: skip
     if obstacle is not None:
-        raise ValueError(f"the attention of {type(module).__name__} {obstacle}, which packed rows do not compute")
+        raise ValueError(f"the attention of {type(module).__name__} {obstacle}, so packed rows cannot be computed")
     assert packing is not None
     assert len(query) == 1
     window = sliding_window if sliding_window is not None and sliding_window < packing.longest else None

@@ -25,7 +25,7 @@ def generalised_advantages(rewards: Tensor, values: Tensor, mask: Tensor, decay:
 
 
 def value_terms(values: Tensor, before: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """(B, T): half the squared error of values, or of what they may become within `clip` of the ones before, whichever
-    is larger."""
+    """(B, T): half the squared error of `values`, or of `values` clipped to within `clip` of `before`, whichever is
+    larger."""
     near = before + (values - before).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - returns).square(), (near - returns).square())

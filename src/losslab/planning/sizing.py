@@ -1,6 +1,6 @@
 """Resolves `auto` in `machine`: micro-batch size, recomputation, resharding and compilation for the available devices.
 
-The choice follows the estimate of memory in `losslab.planning.memory`. It affects speed and memory, but no result.
+The choice follows the estimate of memory in `losslab.planning.memory`. It affects speed, memory and rounding.
 `of_node` estimates the memory of a node for a job.
 """
 
@@ -141,7 +141,7 @@ def of_node(config: Config, job: Mapping[str, Any] | None = None) -> float:
     if not devices.gpu:
         training = on_device(config, architecture, parameters, devices) if config.trains else 2.0 * parameters
         if training is None:
-            raise ValueError(f"what {architecture.model_type} takes of memory is not known: set hydra.launcher.mem_gb")
+            raise ValueError(f"the memory that {architecture.model_type} needs is not known: set hydra.launcher.mem_gb")
         process += training
     if config.machine.cpu_offload:
         process += OFFLOAD_BYTES * parameters / devices.count

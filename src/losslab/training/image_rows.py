@@ -14,7 +14,7 @@ from losslab.models.processors import image_inputs
 
 
 def readable(examples: Examples, model: ModelConfig, loaded: PreTrainedModel) -> Examples:
-    """The examples with what reads their images, for `loaded`, the model of `model`; those of texts as they are.
+    """The examples with the processor of `model` and the positions of `loaded`; unchanged if they have no images.
 
     Raises ValueError for images that the model does not read.
     """

@@ -80,8 +80,8 @@ def lr_factor(config: SchedulerConfig, step: int, steps: int) -> float:
 
 class Sums:
     """The gradients of bfloat16 weights, added up in float32 over the micro-batches of a step: torch would add them up
-    in the dtype of the weights, where 256 + 1 is 256. The gradient of each micro-batch is one in bfloat16, and FSDP2
-    gives that of all together where it reduces them after the last one.
+    in the dtype of the weights, where 256 + 1 is 256. The gradient of each micro-batch is in bfloat16. If FSDP2
+    reduces only after the last micro-batch, it gives one gradient for all of them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -89,8 +89,8 @@ class Sums:
         self.totals: dict[nn.Parameter, Tensor] = {}  # this rank's shards
 
     def add(self, last: bool) -> None:
-        """Take the gradients of a micro-batch out of the model; of a weight that has one after the last micro-batch of
-        a step alone, it stays there.
+        """Take the gradients of a micro-batch out of the model. A gradient stays there if its weight has none
+        before the last micro-batch of a step.
         """
         for weight in self.weights:
             if weight.grad is None:
