@@ -208,7 +208,7 @@ good = {"problem": "1+1?", "answer": "2"}
         ([{"problem": "p", "answer": float("nan")}], {}, "'nan', a float: a gold answer must be a text"),
         ([{"problem": "p", "answer": float("inf")}], {"rules": Rules.mathvision}, "'inf', a float: a gold answer must be a text"),
         ([{"problem": "p", "answer": ["Paris", "City of Light"]}], {}, "is a list: set rules: olympiadbench where"),
-        ([{"problem": "p", "answer": ["1", {}]}], {"rules": Rules.olympiadbench}, "is '{}', a dict: only a text"),
+        ([{"problem": "p", "answer": ["1", {}]}], {"rules": Rules.olympiadbench}, "is '{}', a dict: a gold answer"),
         ([{"problem": "p", "answer": []}], {"rules": Rules.olympiadbench}, "no gold answer"),
         ([good, good | {"answer": "3"}], {}, r"jsonl:2 asks the same as .*jsonl:1, with the gold answer '3' in pl"),
         ([{"problem": " ", "answer": "2"}], {}, "no text in the column 'problem'"),
