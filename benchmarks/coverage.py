@@ -19,7 +19,6 @@ from losslab.statistics.intervals import (
     over_seeds,
     over_seeds_and_problems,
     simultaneous_level,
-    variances,
     with_variances,
 )
 from losslab.statistics.racing import _pooled
@@ -115,7 +114,7 @@ def pooled(deviations: Sequence[float], seeds: int, draws: int, rng: np.random.G
         rows = [rng.normal(0, d, (seeds, 1)) + rng.normal(0, 4, 60) + rng.normal(0, 4, (seeds, 60)) for d in deviations]
         variance, degrees = _pooled(np.stack([row.mean(1) for row in rows]))
         for j, (a, b) in enumerate(pairs):
-            parts = variances([rows[a] - rows[b]])
+            _, parts = with_variances([rows[a] - rows[b]])
             assert parts is not None
             mean = abs(float((rows[a] - rows[b]).mean()))
             held[0, j, i] = mean <= half_of(parts, seeds)
@@ -144,6 +143,20 @@ def problems_drawn(problems: int, samples: int, score: float, rng: np.random.Gen
     return over_problems(bernoulli(problems, samples, score, rng))
 
 
+def versions_drawn(
+    seeds: int, benchmarks: int, copies: int, common: float, together: bool, rng: np.random.Generator
+) -> Estimate:
+    """The mean over benchmarks that each have `copies` versions of the same 150 problems; its truth is 0."""
+    shared = rng.normal(size=(150, 1)) * common**0.5
+    names = [f"task/{i // copies}" for i in range(150 * copies)]
+    values = [
+        (shared + rng.normal(size=(150, copies)) * (1 - common) ** 0.5).ravel()
+        + 0.5 * rng.normal(size=(seeds, 150 * copies))
+        for _ in range(benchmarks)
+    ]
+    return over_seeds_and_problems(values, originals=[names if together else None] * benchmarks)
+
+
 def main(draws: int) -> str:
     rng = np.random.default_rng(0)
     counts = (2, 3, 4, 5)
@@ -160,6 +173,14 @@ def main(draws: int) -> str:
     for problems, samples in ((30, 1), (30, 16), (100, 1), (100, 16), (500, 16)):
         row = [percent(partial(problems_drawn, problems, samples, s, rng), s) for s in SCORES]
         bernoullis.append([str(problems), str(samples), *row])
+    tasks = []
+    for common in (0.0, 0.3, 0.8):
+        row = [
+            percent(partial(versions_drawn, n, benchmarks, copies, common, together, rng))
+            for benchmarks, copies, n in ((8, 1, 1), (8, 1, 3), (1, 5, 1), (1, 5, 3))
+            for together in (False, True)
+        ]
+        tasks.append([f"{common:g}", *row])
     chance = 196 * (0.95 * 0.05 / draws) ** 0.5
     parts = [
         "# Coverage of the 95% intervals",
@@ -173,6 +194,21 @@ def main(draws: int) -> str:
         "## Over problems, with Bernoulli samples",
         "The chance of a right sample is Beta distributed over problems; most are nearly always or never solved.",
         table(["problems", "samples", *(f"score {100 * score:g}, %" for score in SCORES)], bernoullis),
+        "## Versions of one problem",
+        "Each of 150 problems is in eight benchmarks, as in eight languages, or five times in one; the first column is "
+        "the share of the variance between problems that its versions have in common. Taken as independent problems, "
+        "and taken together, which is what losslab does.",
+        table(
+            [
+                "in common",
+                *(
+                    f"{what}, {how}, %"
+                    for what in ("8 benchmarks, 1 seed", "3 seeds", "5 in one, 1 seed", "3 seeds")
+                    for how in ("apart", "together")
+                ),
+            ],
+            tasks,
+        ),
         "## Simultaneous intervals",
         f"Percent of {draws // 10:,} families of rows with one mean of which every interval holds zero; 60 problems, "
         "variances 0.3 : 0.3 : 0.4. All pairs are those of a sweep's conclusion, whose best row is picked afterwards.",

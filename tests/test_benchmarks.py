@@ -206,7 +206,11 @@ good = {"problem": "1+1?", "answer": "2"}
             r"is \"\{'value': 5\}\", a dict: a gold answer must be a text",
         ),
         ([{"problem": "p", "answer": float("nan")}], {}, "'nan', a float: a gold answer must be a text"),
-        ([{"problem": "p", "answer": float("inf")}], {"rules": Rules.mathvision}, "'inf', a float: a gold answer must be a text"),
+        (
+            [{"problem": "p", "answer": float("inf")}],
+            {"rules": Rules.mathvision},
+            "'inf', a float: a gold answer must be a text",
+        ),
         ([{"problem": "p", "answer": ["Paris", "City of Light"]}], {}, "is a list: set rules: olympiadbench where"),
         ([{"problem": "p", "answer": ["1", {}]}], {"rules": Rules.olympiadbench}, "is '{}', a dict: a gold answer"),
         ([{"problem": "p", "answer": []}], {"rules": Rules.olympiadbench}, "no gold answer"),

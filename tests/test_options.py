@@ -126,7 +126,11 @@ def test_the_four_way_score_by_hand():
     )  # fmt: skip
     assert row["pass_at"]["1"] == 100 * (7 + 3) / 20  # of questions: seven single steps and three wholes are right
     assert row["breakdown"]["key"]["2steps_multi"]["score"] == 50
-    whole = {"verdict": "official", "benchmarks": {"wemath": row}, "average": scores.average({"wemath": row})}
+    whole = {
+        "verdict": "official",
+        "benchmarks": {"wemath": row},
+        "average": scores.average({"wemath": row}, "official"),
+    }
     lines = scores.markdown(whole).splitlines()
     assert [line for line in lines if "mastery" in line or "loose" in line] == [
         "| wemath by mastery | score | complete mastery | rote memorization | inadequate generalization "

@@ -25,7 +25,7 @@ from losslab.planning.memory import Devices
 from losslab.planning.plan import rows_of
 from losslab.records.record import Cell
 from losslab.statistics import racing
-from losslab.statistics.intervals import half_of, student, variances
+from losslab.statistics.intervals import half_of, student, with_variances
 
 sys.path.append(str(ROOT / "benchmarks"))
 from racing import curves, share_of_cost, simulated  # noqa: E402
@@ -70,7 +70,7 @@ def test_by_hand():
     b = a - np.array([[0.1, 0.2, 0.3], [0.2, 0.3, 0.1], [0.3, 0.1, 0.2]]) - np.array([[0.0], [0.1], [0.2]])
     leader, other = racing.look({"b": {"x": b}, "a": {"x": a}}, {"x": b - 0.1}, 0.99)
     assert (leader.name, leader.difference.mean, leader.worse) == ("a", 0.0, False)
-    parts = variances([100 * (b - a)])
+    _, parts = with_variances([100 * (b - a)])
     assert parts.between_seeds == pytest.approx(100.0) and other.difference.mean == pytest.approx(-30.0)
     assert other.difference.half == pytest.approx(half_of(parts, 3, 0.995))  # which is the longer one
     assert other.difference.half == pytest.approx(student(2, 0.995) * (100 / 3) ** 0.5, rel=1e-3)

@@ -36,7 +36,7 @@ from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import Scores
 from losslab.results.right_shares import right_shares
 from losslab.results.tables import Row, Table
-from losslab.statistics.intervals import Estimate, paired, simultaneous_level
+from losslab.statistics.intervals import Estimate, over_seeds_and_problems, simultaneous_level
 
 NAMES = ("easy", "hard")
 PROBLEMS, SAMPLES, STEPS = 12, 4, 130
@@ -98,7 +98,12 @@ def record(results: Path, loss: str, seed: int) -> None:
         write_lines(folder / f"{name}.jsonl", records)
         parts[name] = scores.summarise(records, SAMPLES, "official")
     warnings = ["easy: nobody knows"] if loss == "sft" else []
-    about = {"verdict": "official", "benchmarks": parts, "average": scores.average(parts), "warnings": warnings}
+    about = {
+        "verdict": "official",
+        "benchmarks": parts,
+        "average": scores.average(parts, "official"),
+        "warnings": warnings,
+    }
     write_json(folder / "scores.json", about)
     write(folder / "protocol.yaml", yaml.safe_dump({"benchmarks": dict.fromkeys(NAMES, "sha256")}))
     if loss != BASE:
@@ -159,7 +164,7 @@ def test_the_page_says_what_the_records_say(results, page):
     assert f'<td class="number">{level:.1f} ± ' in text
     cells = {loss: sorted(results.glob(f"cells/tiny-embedded-{loss}-s*/scores/*")) for loss in ("sft", "dft")}
     sft, dft = (np.stack([shares_of(one)["easy"] for one in cells[loss]]) for loss in cells)
-    found = paired({"easy": sft}, {"easy": dft}, simultaneous_level(2))["easy"]  # of dft and the base
+    found = over_seeds_and_problems([100 * (dft - sft)], simultaneous_level(2))  # of dft and the base
     assert found.nonzero
     assert text.index("<p><strong>dft is the best, with an average of ") < text.index('id="table"')
     assert f'<span class="difference better">{found.mean:+.1f} ± {found.half:.1f}</span>' in text

@@ -104,7 +104,12 @@ def test_scores_by_subject_and_level_by_hand():
     }  # fmt: skip
     assert list(row["breakdown"]["level"]) == ["9", "10"] and list(row["breakdown"]["subject"]) == ["a", "b"]
     assert row["breakdown"]["level"]["9"]["score"] == 50
-    result = {"verdict": "official", "benchmarks": {"x": row}, "average": scores.average({"x": row}), "warnings": []}
+    result = {
+        "verdict": "official",
+        "benchmarks": {"x": row},
+        "average": scores.average({"x": row}, "official"),
+        "warnings": [],
+    }
     assert scores.markdown(result).splitlines()[-5:] == [
         "",
         "| x by level | problems | score | 95% interval | official | corrected |",
@@ -133,7 +138,7 @@ def test_intervals_of_a_benchmark_by_hand():
     assert row["interval_over_seeds"] == pytest.approx([low, high], rel=1e-5)
     row = scores.summarise(records[:1], 1, "official")
     assert (row["interval"], row["interval_over_seeds"]) == (None, None)
-    average = scores.average({"x": row})
+    average = scores.average({"x": row}, "official")
     assert (average["score"], average["interval"]) == (100, None)
     assert "| x avg@1 | 100.00 | 100.0 | – |" in scores.markdown(
         {"verdict": "official", "benchmarks": {"x": row}, "average": average}
@@ -163,7 +168,7 @@ def test_average_over_benchmarks():
         "a": {"score": 10.0, "interval": [7.0, 13.0], "official": 10.0, "corrected": 12.0, "rounded": 10.1},
         "b": {"score": 30.0, "interval": [26.0, 34.0], "official": 30.0, "corrected": 30.0, "rounded": 29.9},
     }
-    average = scores.average(rows)
+    average = scores.average(rows, "official")
     assert average["score"] == 20 and average["corrected"] == 21 and average["rounded"] == 20
     assert average["interval"] == pytest.approx([17.5, 22.5])  # half of the root of 9 + 16
 

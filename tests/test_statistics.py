@@ -9,7 +9,7 @@ from conftest import ROOT
 from losslab.statistics import intervals
 from losslab.statistics.intervals import (
     Estimate,
-    mean_of,
+    over_benchmarks,
     over_problems,
     over_seeds,
     over_seeds_and_problems,
@@ -107,8 +107,8 @@ def test_one_seed_is_the_interval_over_problems():
 
 
 def test_a_mean_of_independent_estimates():
-    assert mean_of([Estimate(10.0, 3.0), Estimate(30.0, 4.0)]) == Estimate(20.0, 2.5)
-    assert mean_of([Estimate(10.0, 3.0), Estimate(30.0)]) == Estimate(20.0, None)
+    assert over_benchmarks({"x": Estimate(10.0, 3.0), "y": Estimate(30.0, 4.0)}, {}) == Estimate(20.0, 2.5)
+    assert over_benchmarks({"x": Estimate(10.0, 3.0), "y": Estimate(30.0)}, {}) == Estimate(20.0, None)
     assert Estimate.recorded(10.0, [7.0, 13.0]) == Estimate(10.0, 3.0)
     assert Estimate.recorded(10.0, None) == Estimate(10.0)
 
@@ -118,8 +118,9 @@ def test_simultaneous_intervals_are_sidaks():
     rows = {str(i): {"x": rng.random((4, 30))} for i in range(3)}
     reference = {"x": rng.random((4, 30))}
     for row in rows.values():
-        alone, together = (paired(reference, row, simultaneous_level(n))["x"] for n in (1, len(rows)))
-        assert alone == paired(reference, row)["x"] and together == paired(reference, row, 0.95 ** (1 / 3))["x"]
+        points = [100 * (row["x"] - reference["x"])]
+        alone, together = (over_seeds_and_problems(points, simultaneous_level(n)) for n in (1, len(rows)))
+        assert alone == paired(reference, row)["x"] and together == over_seeds_and_problems(points, 0.95 ** (1 / 3))
         assert together.mean == alone.mean and together.half > alone.half
 
 
@@ -158,7 +159,10 @@ def test_where_seeds_agree_by_chance_they_are_taken_not_to_differ():
         for _ in range(300):
             drawn = [coverage.crossed(3, 20, (0.1, 0.1, 0.8), rng), coverage.crossed(3, 60, (0.1, 0.1, 0.8), rng)]
             for one in drawn:
-                assert over_seeds_and_problems([one], level).half >= over_problems(one.mean(0), level).half - 1e-9
+                assert (
+                    over_seeds_and_problems([one], level).half
+                    >= over_seeds_and_problems([one.mean(0)[None]], level).half - 1e-9
+                )
 
 
 def test_how_often_seeds_agree_and_what_pooling_would_do():

@@ -24,7 +24,7 @@ from losslab.results.conclusion_text import sentences
 from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import ProblemShares, ScoredProblems
 from losslab.results.tables import Row, Table
-from losslab.results.tuning import choosing
+from losslab.results.tuning import half_of_problems
 from losslab.results.write_tables import layouts, write_tables
 from losslab.statistics.intervals import Estimate
 
@@ -72,14 +72,14 @@ def simulated(rng: np.random.Generator, gains: dict[str, tuple[float, ...]], see
 
 def test_the_split_is_half_of_the_problems_and_that_of_their_hash():
     for count in (2, 7, 40):
-        assert choosing("hash", count).sum() == count // 2
-    assert (choosing("hash", 40) == choosing("hash", 40)).all()
-    assert 5 < (choosing("hash", 40) != choosing("other", 40)).sum() < 35
+        assert half_of_problems("hash", count).sum() == count // 2
+    assert (half_of_problems("hash", 40) == half_of_problems("hash", 40)).all()
+    assert 5 < (half_of_problems("hash", 40) != half_of_problems("other", 40)).sum() < 35
 
 
 def test_by_hand():
     """Four problems; at 1e-4 sft is better on those that choose and worse on the others, which score."""
-    mask = choosing("hash", 4)
+    mask = half_of_problems("hash", 4)
     of = lambda chose, scored: np.where(mask, chose, scored)  # noqa: E731
     scores = {
         ("sft", 1e-5): np.stack([of(0.25, 1.0), of(0.75, 0.5)]),
@@ -142,7 +142,7 @@ def test_what_scores_says_no_more_than_the_truth_and_what_chose_does():
             (entry,) = choice.row.scored
             values = shares.of(entry).shares["x"]
             scored.append(entry.scores["x"].mean - truth)
-            chose.append(100 * values[choosing("hash", 40)].mean() - truth)
+            chose.append(100 * values[half_of_problems("hash", 40)].mean() - truth)
     assert abs(np.mean(scored)) < 1.0 < np.mean(chose)
 
 

@@ -34,7 +34,7 @@ from losslab.records.reading import read_scores
 from losslab.records.record import Cell, protocol_name
 from losslab.results.load_records import problem_hashes
 from losslab.results.model_names import of_config
-from losslab.results.right_shares import Shares, right_shares
+from losslab.results.right_shares import Shares, originals_of, right_shares
 from losslab.results.threats import engines
 from losslab.statistics.racing import FEWEST_SEEDS, Standing, level, look
 
@@ -207,7 +207,8 @@ def _rung(race: Race, name: str, entrants: Sequence[Entrant]) -> Rung | None:
     }
     average = float(np.mean([100 * part.mean() for part in base.values()]))
     objectives = {entrant.label: entrant.objective for entrant in entrants}
-    return Rung(name, race.training_rows(name), look(rows, base, race.level), average, engines(scores), objectives)
+    standings = look(rows, base, race.level, originals_of(scores[race.base.label][0]))
+    return Rung(name, race.training_rows(name), standings, average, engines(scores), objectives)
 
 
 def _train(words: Sequence[str]) -> None:

@@ -30,6 +30,12 @@ class BenchmarkConfig:
         Gold.column, "the answer column as it is | its last \\boxed{} | what follows #### | any of its texts"
     )
     rows: int | None = key(None, "the number of problems that the benchmark must have", low=1)
+    versions_of: str | None = key(
+        None, "name of the set of which each row is a version, as HumanEval in another language (docs/evaluation.md)"
+    )
+    original: str | None = key(
+        None, "column whose first number says of which problem of `versions_of` a row is a version"
+    )
     rules: Rules = key(Rules.general, "how answers are read and compared (docs/evaluation.md)")
     prompt: str | None = key(None, "in place of model.eval_prompt: `chat`, or a text with {problem}")
     examples: list[ExampleConfig] = key(list, "worked examples before its questions, in place of those of `prompt`")

@@ -16,7 +16,7 @@ from losslab.data import hub_datasets, read_files
 from losslab.data.images import looks_like_images, parts
 from losslab.data.messages import Unusable, checked
 from losslab.data.row_templates import check, fill, names_in
-from losslab.evaluation import golds, images, mastery
+from losslab.evaluation import golds, images, mastery, versions
 from losslab.grading import options
 
 IDENTIFIERS = ("unique_id", "id", "idx")
@@ -33,6 +33,7 @@ class Problem:
     groups: dict[str, str] = field(default_factory=dict, hash=False)  # its value of each column of the breakdown
     request: str = ""  # the question as it is put to the model, where that is more than `question`
     images: tuple[bytes, ...] = field(default=(), repr=False)  # encoded
+    original: str = field(default="", hash=False)  # what it is a version of, where there are several
     step: mastery.Step | None = None  # of the multi-step problem that it is a question of
 
     @property
@@ -127,7 +128,8 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
             places[identifier] = place
         problem = _problem(len(problems), place, row, cfg)
         problem = replace(problem, **_shown(place, row, problem.question, cfg, _folder(name, cfg, data)))
-        problems.append(replace(problem, groups=_groups(place, row, cfg.breakdown)))
+        groups = _groups(place, row, cfg.breakdown)
+        problems.append(replace(problem, groups=groups, original=versions.original(place, row, cfg)))
         standing.append(place)
     if not problems:
         raise ValueError(f"benchmark {name} is empty")

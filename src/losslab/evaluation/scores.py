@@ -4,14 +4,16 @@ All arrays of verdicts are (problems, samples).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from losslab.evaluation import mastery
-from losslab.statistics.intervals import Estimate, mean_of, over_problems, over_seeds
+from losslab.statistics.intervals import Estimate, over_benchmarks, over_problems, over_seeds
 from losslab.statistics.pass_at_k import majority_at, pass_at, rounded
+from losslab.statistics.versions import Originals, Versions
 
 
 def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dict[str, Any]:
@@ -25,6 +27,7 @@ def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dic
     `losslab.evaluation.mastery`; pass@n, maj@n, shares and the breakdown are of questions.
     """
     samples = [record["samples"][:k] for record in records]
+    originals = [record["original"] for record in records] if "original" in records[0] else None
     verdicts = ("official", "corrected")
     marks = {name: np.array([[s[name] for s in row] for row in samples], dtype=float) for name in verdicts}
     answered = marks[verdict]
@@ -39,7 +42,8 @@ def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dic
         **({"judged": True} if records[0].get("judged") else {}),
         "samples": k,
         "score": 100 * float(correct.mean()),
-        "interval": _interval(over_problems(100 * correct.mean(1))),
+        "interval": _interval(over_problems(100 * correct.mean(1), originals)),
+        **({"originals": originals} if originals else {}),
         "interval_over_seeds": _interval(over_seeds(100 * correct.mean(0))),
         "official": 100 * float(right["official"].mean()),
         "corrected": 100 * float(right["corrected"].mean()),
@@ -56,7 +60,7 @@ def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dic
         "timed_out": sum(s["timed_out"] for s in flat),
         "too_long": sum(row[0]["finish_reason"] == "too_long" for row in samples),
         **_seen(records, correct, members or [[i] for i in range(len(records))]),
-        "breakdown": _breakdown(records, marks, answered),
+        "breakdown": _breakdown(records, marks, answered, originals),
     }
 
 
@@ -78,7 +82,10 @@ def _seen(
 
 
 def _breakdown(
-    records: Sequence[Mapping[str, Any]], right: Mapping[str, NDArray[np.float64]], correct: NDArray[np.float64]
+    records: Sequence[Mapping[str, Any]],
+    right: Mapping[str, NDArray[np.float64]],
+    correct: NDArray[np.float64],
+    originals: Originals,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """The scores by column and value of the problems' groups, numbers in their order; `interval` is over problems."""
     parts: dict[str, dict[str, dict[str, Any]]] = {}
@@ -89,10 +96,14 @@ def _breakdown(
             parts.setdefault(column, {})[value] = {
                 "problems": sum(members),
                 "score": 100 * float(correct[members].mean()),
-                "interval": _interval(over_problems(100 * correct[members].mean(1))),
+                "interval": _interval(over_problems(100 * correct[members].mean(1), _where(originals, members))),
                 **{name: 100 * float(marks[members].mean()) for name, marks in right.items()},
             }
     return parts
+
+
+def _where(originals: Originals, members: Sequence[bool]) -> Originals:
+    return None if originals is None else list(compress(originals, members))
 
 
 def _in_order(value: str) -> tuple[bool, float, str]:
@@ -107,11 +118,19 @@ def _interval(estimate: Estimate) -> list[float] | None:
     return None if estimate.half is None else [estimate.low, estimate.high]
 
 
-def average(benchmarks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean over benchmarks, each with the same weight; its interval takes them as independent."""
+def average(benchmarks: Mapping[str, Mapping[str, Any]], verdict: str) -> dict[str, Any]:
+    """The mean over benchmarks, each with the same weight; its interval takes them as independent.
+
+    Benchmarks with versions of the same problems are taken together.
+    """
     rows = list(benchmarks.values())
     names = ("official", "corrected", "rounded")
-    mean = mean_of([Estimate.recorded(row["score"], row["interval"]) for row in rows])
+    of_versions = {name: row for name, row in benchmarks.items() if "originals" in row}
+    shares = {name: np.array(row["right"][verdict]) / row["samples"] for name, row in of_versions.items()}
+    mean = over_benchmarks(
+        {name: Estimate.recorded(row["score"], row["interval"]) for name, row in benchmarks.items()},
+        {name: Versions(100 * shares[name], row["originals"]) for name, row in of_versions.items()},
+    )
     return {
         "score": mean.mean,
         "interval": _interval(mean),

@@ -81,6 +81,7 @@ def keep(subject: Subject, samples: Samples) -> Records:
                 "gold": p.gold,
                 "seen": None if matches is None else [kind for kind, indices in matches.items() if p.index in indices],
                 **({"groups": p.groups} if p.groups else {}),
+                **({"original": p.original} if p.original else {}),
                 **({"step": p.step} if p.step else {}),
                 **({"thumbnails": [thumbnail(image) for image in p.images]} if p.images and p.index < MOST else {}),
                 **({"judged": True} if benchmark.rules == Rules.mathverse else {}),  # by a model, as published
@@ -122,7 +123,7 @@ def publish(subject: Subject, samples: Samples, generated: Generated) -> dict[st
         "prompt": subject.config.prompt_name,
         "examples": examples,
         "sources": {name: of for name, of in earlier.get("sources", {}).items() if name in others} | sources,
-        "average": scores.average(rows),
+        "average": scores.average(rows, str(cfg.verdict)),
         "benchmarks": rows,
         "graders": {name: of[0].get("grader") for name, of in records.items() if "task" not in of[0]},
         **_generated(subject, earlier, generated),

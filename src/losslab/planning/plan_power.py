@@ -73,8 +73,10 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
         sentences.append(f"sweep.difference={asked:g}: {_needed(asked, chances, samples, tasks, seeds, level)}")
     spread = "the chances of problems spread evenly from 0 to 1"
     hardness = "problems are as hard as for the base" if base_chances else spread
+    versions = [name for name, about in config.benchmark.items() if about.versions_of is not None]
+    apart = f"versions of one problem are as different as other problems ({', '.join(versions)}), " * bool(versions)
     sentences.append(
-        f"assumed: {hardness}, correlate by {CORRELATION} between two models, and runs of one recipe differ by "
+        f"assumed: {apart}{hardness}, correlate by {CORRELATION} between two models, and runs of one recipe differ by "
         f"{BETWEEN_RUNS} points on the average of five benchmarks (losslab.statistics.power)"
     )
     return "\n".join(sentences)

@@ -9,8 +9,9 @@ import numpy as np
 from losslab.config.log import printable
 from losslab.config.schema import VerdictName
 from losslab.records.reading import DamagedRecord, read_scores, read_yaml
-from losslab.results.right_shares import Shares, right_shares
+from losslab.results.right_shares import Shares, originals_of, right_shares
 from losslab.statistics.intervals import Estimate, paired
+from losslab.statistics.versions import Originals
 
 SAME = ("temperature", "top_p", "max_new_tokens")  # must be equal, or the difference would be one of protocols
 WORTH_KNOWING = (
@@ -64,7 +65,12 @@ def compare(paths: tuple[str, str], verdict: str | None = None) -> str:
     lines = [
         f"A: {first}",
         f"B: {second}",
-        *_table(right_shares(first, scores[0], verdict), right_shares(second, scores[1], verdict), verdict),
+        *_table(
+            right_shares(first, scores[0], verdict),
+            right_shares(second, scores[1], verdict),
+            verdict,
+            originals_of(scores[0]),
+        ),
     ]
     for key in WORTH_KNOWING:
         if protocols[0][key] != protocols[1][key]:
@@ -97,12 +103,12 @@ def _scores(folder: Path) -> dict[str, Any]:
     return scores
 
 
-def _table(a: Shares, b: Shares, verdict: str) -> list[str]:
+def _table(a: Shares, b: Shares, verdict: str, originals: Mapping[str, Originals]) -> list[str]:
     """Scores and differences; `better` and `worse` count the problems that B solves more and less often than A."""
     for name in a:
         if len(a[name]) != len(b[name]):
             raise ValueError(f"{name}: {len(a[name])} and {len(b[name])} problems; score one of the cells again")
-    differences = paired({name: a[name][None] for name in a}, {name: b[name][None] for name in a})
+    differences = paired({name: a[name][None] for name in a}, {name: b[name][None] for name in a}, originals)
     lines = [
         f"| {verdict} verdict | A | B | B - A | 95% interval | better | worse |",
         "|---|---:|---:|---:|---:|---:|---:|",

@@ -73,6 +73,7 @@ class Conclusion:
     pairs: list[Pair]  # each row with the best and with these
     benchmarks: list[str]
     problems: int
+    originals: int  # as many, where no problem is a version of another
     samples: tuple[int, ...]
     protocol: str | None  # of the scores; None where all rows of the model have the same
     seeds: tuple[int, int]  # fewest and most of a pair
@@ -167,7 +168,12 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
     pairs += [pair for two in _with_references(rows[1:], references) if (pair := _pair(*two, shares, level))]
     trained = [row for row in rows if row.trains]
     counts = [pair.seeds for pair in pairs] or [len(best.averaged)]
-    first = shares.of(best.averaged[0]).shares
+    first = shares.of(best.averaged[0])
+    of_problems = [
+        first.originals.get(name, [f"{name} {i}" for i in range(len(of))])
+        for name, of in first.shares.items()
+        if name in table.benchmarks
+    ]
     return Conclusion(
         model=model,
         averages={row.label: value for row, value in ranked if row in rows},
@@ -175,7 +181,8 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
         references=[row.label for row in references],
         pairs=pairs,
         benchmarks=table.benchmarks,
-        problems=sum(len(first.get(name, ())) for name in table.benchmarks),
+        problems=sum(map(len, of_problems)),
+        originals=len({name for names in of_problems for name in names}),
         samples=measure.samples,
         protocol=measure.protocol if len(protocols) > 1 else None,
         seeds=(min(counts), max(counts)),
@@ -213,7 +220,7 @@ def _pair(a: Row, b: Row, shares: ProblemShares, level: float) -> Pair | None:
     points = shares.points(a, b, shares.table.benchmarks)
     if points is None:
         return None
-    average, parts = with_variances(points.benchmarks, level)
+    average, parts = with_variances(points.benchmarks, level, points.originals)
     higher, lower = (b, a) if average.mean > 0 else (a, b)
     return Pair(higher.label, lower.label, Estimate(abs(average.mean), average.half), len(points.seeds), parts)
 

@@ -95,9 +95,10 @@ def _grounds(c: Conclusion) -> str:
         covered = f", and other seeds, which change the {and_(c.varies)}" if c.varies else ""
     else:
         covered = f"{' and other samples' * c.sampled}, but not another training"
+    versions = "" if c.originals == c.problems else f", versions of {c.originals:,} that are each taken together,"
     return (
         f"In brackets: {intervals}, paired by seed and problem, over {seeds} and {c.problems:,} problems of "
-        f"{', '.join(c.benchmarks)} with {samples}. They cover other problems of these kinds{covered}."
+        f"{', '.join(c.benchmarks)}{versions} with {samples}. They cover other problems of these kinds{covered}."
     )
 
 

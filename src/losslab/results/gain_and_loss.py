@@ -57,8 +57,9 @@ def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
         for base, row in pairs:
             if points := shares.points(base, row, [*mathematics, *forgotten]):
                 gained, changed = points.benchmarks[: len(mathematics)], points.benchmarks[len(mathematics) :]
-                gain = over_seeds_and_problems(gained, level)
-                loss = over_seeds_and_problems([-change for change in changed], level)
+                of_gained, of_changed = points.originals[: len(mathematics)], points.originals[len(mathematics) :]
+                gain = over_seeds_and_problems(gained, level, of_gained)
+                loss = over_seeds_and_problems([-change for change in changed], level, of_changed)
                 measured.append((row, gain, loss, tuple(points.seeds)))
         for row, gain, loss, seeds in measured:
             alike = [(g.mean, m.mean, s) for other, g, m, s in measured if other.measure == row.measure]

@@ -9,7 +9,9 @@ from losslab.config.prompt import MODEL_PROMPT
 from losslab.config.schema import BASE, Config
 from losslab.records.cell_records import CellRecord
 from losslab.records.reading import DamagedRecord, read_scores, read_yaml, score_files
+from losslab.results.right_shares import originals_of, right_shares
 from losslab.statistics.intervals import Estimate
+from losslab.statistics.versions import Versions
 
 # Keys that act through others, and groups that change nothing that a table shows.
 INDIRECT = {"model.learning_rate", "model.architecture", "model.trust_remote_code", "dataset.source"}
@@ -36,6 +38,7 @@ class CellScores:
     touched: str = ""  # when the record was last written, as ISO 8601
     faults: tuple[str, ...] = ()  # a line for each file of the record that cannot be used
     breakdown: dict[Part, Estimate] = field(default_factory=dict)  # as `scores`, of the problems with one value
+    versions: dict[str, Versions] = field(default_factory=dict)  # by benchmark with versions of problems, in percent
     problems: dict[str, str] = field(default_factory=dict)  # the hash of each benchmark's problems
     sampling_seed: int | None = None  # of the protocol; None where decoding is greedy
     tasks: frozenset[str] = frozenset()  # benchmarks of lm_eval, whose answers are not sampled
@@ -84,11 +87,15 @@ def _of_cell(record: CellRecord, sweep: str) -> Iterator[CellScores]:
 def _scores(path: Path) -> dict[str, Any]:
     """The content of a scores.json, as fields of `CellScores`."""
     content = read_scores(path)
+    originals = originals_of(content)
     for name, part in content["benchmarks"].items():
         if "samples" not in part or "interval" not in part:
             raise DamagedRecord(path, f"lacks the samples or the interval of {name}")
     parts = content["benchmarks"].items()
+    of_versions = {"benchmarks": {name: content["benchmarks"][name] for name in originals}}
+    shares = right_shares(path.parent, of_versions, content.get("verdict", "official"))
     return {
+        "versions": {name: Versions(100 * shares[name], originals[name]) for name in originals},
         "scores": {name: Estimate.recorded(part["score"], part["interval"]) for name, part in parts},
         "samples": {name: part["samples"] for name, part in parts},
         "verdict": content.get("verdict"),

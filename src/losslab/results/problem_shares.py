@@ -1,7 +1,7 @@
 """Paired differences between rows of a table, problem by problem, over the seeds that both have."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from losslab.records.reading import read_scores
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores, problem_hashes
-from losslab.results.right_shares import right_shares
+from losslab.results.right_shares import originals_of, right_shares
 from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import LEVEL, Estimate, over_seeds_and_problems
+from losslab.statistics.versions import Originals
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class ScoredProblems:
 
     problems: dict[str, str]  # the hash of each benchmark's problems
     shares: dict[str, NDArray[np.float64]]  # of right samples of each problem, by benchmark
+    originals: dict[str, list[str]] = field(default_factory=dict)  # of benchmarks with versions of problems
 
     @cached_property
     def versions(self) -> dict[str, tuple[str, int]]:
@@ -36,6 +38,7 @@ class Points:
 
     seeds: list[int]
     benchmarks: list[NDArray[np.float64]]  # (seeds, problems) of each
+    originals: list[Originals]
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class ProblemShares:
                     return ScoredProblems({}, {})
                 shares = right_shares(folder, content, content["verdict"])
                 hashes = problem_hashes(folder)
-                return ScoredProblems({name: hashes.get(name, "") for name in shares}, shares)
+                return ScoredProblems({name: hashes.get(name, "") for name in shares}, shares, originals_of(content))
 
             self.cells[key] = self.table.attempt(read, folder, ScoredProblems({}, {}))
         return self.cells[key]
@@ -117,7 +120,8 @@ class ProblemShares:
         if not seeds or not names:
             return None
         differences = (np.array([right[s].shares[name] - left[s].shares[name] for s in seeds]) for name in names)
-        return Points(seeds, [100 * difference for difference in differences])
+        originals: list[Originals] = [right[seeds[0]].originals.get(name) for name in names]
+        return Points(seeds, [100 * difference for difference in differences], originals)
 
     def difference(self, a: Row, b: Row, level: float = LEVEL) -> Difference | None:
         """Row b minus row a in each column of the table, with intervals of this level; None without a common one.
@@ -128,7 +132,9 @@ class ProblemShares:
         of_column = {name: self.points(a, b, [name]) for name in self.table.columns}
         of_column[AVERAGE] = whole = self.points(a, b, self.table.benchmarks)
         columns = {
-            name: over_seeds_and_problems(points.benchmarks, level) for name, points in of_column.items() if points
+            name: over_seeds_and_problems(points.benchmarks, level, points.originals)
+            for name, points in of_column.items()
+            if points
         }
         if not columns:
             return None

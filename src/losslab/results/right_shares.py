@@ -32,6 +32,11 @@ def right_shares(folder: Path, scores: Mapping[str, Any], verdict: str) -> Share
     return shares
 
 
+def originals_of(scores: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What each problem is a version of, for those benchmarks of a scores.json that have versions of problems."""
+    return {name: part["originals"] for name, part in scores["benchmarks"].items() if part.get("originals")}
+
+
 def _from_samples(path: Path, samples: int | None, verdict: str) -> NDArray[np.float64]:
     if not path.exists():
         raise DamagedRecord(path, "is missing")

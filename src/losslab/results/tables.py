@@ -22,7 +22,7 @@ from losslab.results.labels import canonical, labels
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores, Part, promised, scores_of_sweep, trains
 from losslab.results.model_names import distinct
-from losslab.statistics.intervals import Estimate, mean_of, over_seeds
+from losslab.statistics.intervals import Estimate, over_benchmarks, over_seeds
 
 T = TypeVar("T")
 
@@ -168,7 +168,7 @@ def build(sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None
     benchmarks = list(dict.fromkeys(name for config in grid for name in config.benchmark)) or trained or scored
     for entry in entries:
         if benchmarks and set(benchmarks) <= set(entry.scores):  # an average over fewer would not compare
-            entry.scores[AVERAGE] = mean_of([entry.scores[name] for name in benchmarks])
+            entry.scores[AVERAGE] = over_benchmarks({name: entry.scores[name] for name in benchmarks}, entry.versions)
     rows = distinct(_grouped(grid, entries, {name: _usual_problems(entries, name) for name in benchmarks}))
     kept = {name for row in rows for entry in row.scored for name in entry.scores}
     others = [name for name in trained if name not in benchmarks and name in kept]

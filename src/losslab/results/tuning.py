@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from losslab.results.problem_shares import ProblemShares, ScoredProblems
 from losslab.results.setting_curves import grouped, without
 from losslab.results.table_formats import Sheet, SheetCell, best_of_rows, measure_of, score_cells
 from losslab.results.tables import Measure, Row, Table, rank
-from losslab.statistics.intervals import mean_of, over_problems
+from losslab.statistics.intervals import over_benchmarks, over_problems
+from losslab.statistics.versions import Versions
 
 Averages = dict[Any, dict[int, float]]  # by value of the key and seed: the average over the choosing halves, 0 to 1
 
@@ -76,8 +78,10 @@ class ScoringHalf(ProblemShares):
 
     def of(self, entry: CellScores) -> ScoredProblems:
         whole = self.whole.of(entry)
-        halves = {name: part[~choosing(whole.problems[name], len(part))] for name, part in whole.shares.items()}
-        return ScoredProblems(whole.problems, halves)
+        scores = {name: ~choosing(whole, name) for name in whole.shares}
+        halves = {name: part[scores[name]] for name, part in whole.shares.items()}
+        originals = {name: list(compress(of, scores[name])) for name, of in whole.originals.items()}
+        return ScoredProblems(whole.problems, halves, originals)
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,20 @@ class Tuning:
     shared: list[Choice]
 
 
+def choosing(scored: ScoredProblems, name: str) -> NDArray[np.bool_]:
+    """(problems,) whether each problem of a benchmark chooses: half of them, by their hashes.
+
+    The versions of one problem, also in other benchmarks, choose all or score all: of these about half choose.
+    """
+    if name in scored.originals:
+        digests = [hashlib.sha256(original.encode()).digest() for original in scored.originals[name]]
+        return np.array([digest[0] % 2 == 0 for digest in digests])
+    return half_of_problems(scored.problems[name], len(scored.shares[name]))
+
+
 @lru_cache(maxsize=1024)
-def choosing(problems: str, count: int) -> NDArray[np.bool_]:
-    """(count,) whether each problem of a benchmark chooses: half of them, rounded down, by their hashes' order.
+def half_of_problems(problems: str, count: int) -> NDArray[np.bool_]:
+    """(count,) half of them, rounded down, by their hashes' order.
 
     `problems` is the hash of the benchmark's problems in protocol.yaml, so that every sweep has the same split.
     """
@@ -132,7 +147,7 @@ def _averages(rows: Sequence[Row], key: str, shares: ProblemShares) -> Averages:
             scored = shares.of(entry)
             parts = [scored.shares.get(name, np.empty(0)) for name in benchmarks]
             if parts and min(map(len, parts)) > 1:
-                masks = [choosing(scored.problems[name], len(scored.shares[name])) for name in benchmarks]
+                masks = [choosing(scored, name) for name in benchmarks]
                 means = [part[mask].mean() for part, mask in zip(parts, masks, strict=True)]
                 averages[value][entry.seed] = float(np.mean(means))
     return averages
@@ -182,11 +197,13 @@ def _halved(row: Row, half: ScoringHalf) -> Row:
 
 def _of_half(entry: CellScores, half: ScoringHalf) -> CellScores:
     """A cell with its scores on the scoring halves alone; without scores where its problems are not on record."""
-    shares = half.of(entry).shares if entry.scores else {}
+    scored = half.of(entry) if entry.scores else ScoredProblems({}, {})
+    shares, originals = scored.shares, scored.originals
     if not set(half.table.benchmarks) <= set(shares):
         return replace(entry, scores={})
-    scores = {name: over_problems(100 * shares[name]) for name in half.table.benchmarks}
-    return replace(entry, scores=scores | {AVERAGE: mean_of(list(scores.values()))})
+    scores = {name: over_problems(100 * shares[name], originals.get(name)) for name in half.table.benchmarks}
+    versions = {name: Versions(100 * shares[name], of) for name, of in originals.items()}
+    return replace(entry, scores=scores | {AVERAGE: over_benchmarks(scores, versions)})
 
 
 def sheet(tuning: Tuning) -> Sheet:
@@ -220,7 +237,7 @@ def to_json(tuning: Tuning) -> dict[str, Any]:
     first = next((entry for choice in tuning.own for entry in choice.row.scored), None)
     scored = tuning.shares.whole.of(first) if first else ScoredProblems({}, {})
     splits = {
-        name: {"problems": problems, "chose": np.flatnonzero(choosing(problems, len(scored.shares[name]))).tolist()}
+        name: {"problems": problems, "chose": np.flatnonzero(choosing(scored, name)).tolist()}
         for name, problems in scored.problems.items()
     }
     choices = [

@@ -3,7 +3,8 @@
 The model. A score y[s, p] of seed s on problem p (the share of right samples, or the paired difference of two shares)
 is mu + seed[s] + problem[p] + rest[s, p], all of them independent and normal: a two-way random model without
 replication (Searle, Casella & McCulloch, *Variance Components*, 1992). Seeds are the same on all benchmarks; the
-problems of a benchmark are drawn independently of another's. The variance of the mean has two estimated parts:
+problems of a benchmark are drawn independently of another's, except that the versions of one problem are taken together
+(`losslab.statistics.versions`). The variance of the mean has two estimated parts:
 
     seeds:     the variance of the seeds' means / number of seeds                     S - 1 degrees of freedom
     problems:  the variance of the problems' means / number of problems, less what    P - 1 degrees of freedom
@@ -49,6 +50,8 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from losslab.statistics.versions import Originals, Versions, merged
 
 LEVEL = 0.95
 MOST_POINTS = 100.0  # no two scores in percent differ by more
@@ -100,21 +103,24 @@ def over_seeds(values: Sequence[float] | NDArray[np.float64], level: float = LEV
     return Estimate(float(x.mean()), _half(float(x.var(ddof=1)) / len(x), len(x) - 1, [], level))
 
 
-def over_problems(values: Sequence[float] | NDArray[np.float64], level: float = LEVEL) -> Estimate:
+def over_problems(values: Sequence[float] | NDArray[np.float64], originals: Originals = None) -> Estimate:
     """The mean of one number for each problem, at least one, from a single seed."""
-    return over_seeds_and_problems([np.asarray(values, float)[None]], level)
+    return over_seeds_and_problems([np.asarray(values, float)[None]], originals=[originals])
 
 
-def over_seeds_and_problems(benchmarks: Sequence[NDArray[np.float64]], level: float = LEVEL) -> Estimate:
+def over_seeds_and_problems(
+    benchmarks: Sequence[NDArray[np.float64]], level: float = LEVEL, originals: Sequence[Originals] | None = None
+) -> Estimate:
     """The mean over benchmarks, each with the same weight.
 
     Args:
         benchmarks: (seeds, problems) numbers of each; row s is the same seed in all of them.
         level: of the interval.
+        originals: of each benchmark, where some problems are versions of one another.
 
     There is no interval where a benchmark has a single problem. With one seed, `rest` counts with the problems.
     """
-    return with_variances(benchmarks, level)[0]
+    return with_variances(benchmarks, level, originals)[0]
 
 
 @dataclass(frozen=True)
@@ -153,30 +159,31 @@ class Variances:
     rest: float = 0.0  # the part of the rest in `between_seeds`, which is all of it where seeds do not differ
 
 
-def variances(benchmarks: Sequence[NDArray[np.float64]]) -> Variances | None:
-    """Of the mean over benchmarks, given as for `over_seeds_and_problems`; None where a benchmark has one problem.
+def with_variances(
+    benchmarks: Sequence[NDArray[np.float64]], level: float = LEVEL, originals: Sequence[Originals] | None = None
+) -> tuple[Estimate, Variances | None]:
+    """As `over_seeds_and_problems`, with the variances of the mean; None where a benchmark has one problem.
 
     One seed does not vary: `between_seeds` is then 0 and says nothing.
     """
-    return with_variances(benchmarks)[1]
+    weights = [1] * len(benchmarks)
+    if originals is not None:
+        benchmarks, weights = merged(benchmarks, originals)
+    return _mean_over([_parts(values) for values in benchmarks], weights, level)
 
 
-def with_variances(
-    benchmarks: Sequence[NDArray[np.float64]], level: float = LEVEL
-) -> tuple[Estimate, Variances | None]:
-    """`over_seeds_and_problems` and `variances` at once."""
-    return _mean_over([_parts(values) for values in benchmarks], level)
-
-
-def _mean_over(benchmarks: Sequence[_Parts], level: float) -> tuple[Estimate, Variances | None]:
-    """The mean over benchmarks with the same seeds, and its variances."""
-    count = len(benchmarks)
-    seeds = np.mean([part.seeds for part in benchmarks], axis=0)
-    problems = [(part.problems / count**2, part.degrees) for part in benchmarks if part.problems is not None]
+def _mean_over(benchmarks: Sequence[_Parts], weights: Sequence[int], level: float) -> tuple[Estimate, Variances | None]:
+    """The weighted mean over benchmarks with the same seeds, and its variances."""
+    shares = np.array(weights) / sum(weights)
+    seeds = shares @ [part.seeds for part in benchmarks]
+    of_problems = [(part.problems, part.degrees) for part in benchmarks]
+    problems = [
+        (of * share**2, degrees) for (of, degrees), share in zip(of_problems, shares, strict=True) if of is not None
+    ]
     mean = float(seeds.mean())
-    if len(problems) < count:
+    if len(problems) < len(benchmarks):
         return Estimate(mean), None
-    rest = sum(part.rest for part in benchmarks) / count**2
+    rest = float(shares**2 @ [part.rest for part in benchmarks])
     parts = Variances(float(seeds.var(ddof=1)) if len(seeds) > 1 else 0.0, tuple(problems), rest)
     return Estimate(mean, half_of(parts, len(seeds), level)), parts
 
@@ -229,7 +236,7 @@ def over_clusters(sums: NDArray[np.float64], counts: NDArray[np.float64], level:
     return Estimate(mean, rest.half)
 
 
-def paired(a: Shares, b: Shares, level: float = LEVEL) -> dict[str, Estimate]:
+def paired(a: Shares, b: Shares, originals: Mapping[str, Originals] | None = None) -> dict[str, Estimate]:
     """How much better b is than a on each benchmark, and on their mean as `average`, in points of percent.
 
     Row s of every array is the same seed in a and b, column p the same problem, so that what a seed or a problem does
@@ -237,9 +244,10 @@ def paired(a: Shares, b: Shares, level: float = LEVEL) -> dict[str, Estimate]:
     """
     if list(a) != list(b) or any(np.shape(a[name]) != np.shape(b[name]) for name in a):
         raise ValueError("only rows with the same benchmarks, problems and seeds compare")
-    parts = {name: _parts(100 * (np.asarray(b[name], float) - np.asarray(a[name], float))) for name in a}
-    estimates = {name: _mean_over([part], level)[0] for name, part in parts.items()}
-    return estimates | {"average": _mean_over(list(parts.values()), level)[0]}
+    points = {name: 100 * (np.asarray(b[name], float) - np.asarray(a[name], float)) for name in a}
+    of = {name: (originals or {}).get(name) for name in a}
+    estimates = {name: over_seeds_and_problems([part], originals=[of[name]]) for name, part in points.items()}
+    return estimates | {"average": over_seeds_and_problems([*points.values()], originals=[*of.values()])}
 
 
 def simultaneous_level(comparisons: int, level: float = LEVEL) -> float:
@@ -253,12 +261,22 @@ def simultaneous_level(comparisons: int, level: float = LEVEL) -> float:
     return level ** (1 / max(1, comparisons))
 
 
-def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates, as of benchmarks that share no seed's variation."""
-    mean = float(np.mean([estimate.mean for estimate in estimates]))
+def over_benchmarks(estimates: Mapping[str, Estimate], versions: Mapping[str, Versions]) -> Estimate:
+    """The mean over benchmarks of one seed, each with the same weight; those with `versions` are estimated together."""
+    linked = [versions[name] for name in estimates if name in versions]
+    arrays, weights = merged([each.values[None] for each in linked], [each.originals for each in linked])
+    together = [over_seeds_and_problems([values]) for values in arrays]
+    alone = [estimate for name, estimate in estimates.items() if name not in versions]
+    return _mean_of([*together, *alone], [*weights, *[1] * len(alone)])
+
+
+def _mean_of(estimates: Sequence[Estimate], weights: Sequence[int]) -> Estimate:
+    """The weighted mean of independent estimates."""
+    shares = np.array(weights) / sum(weights)
+    mean = float(shares @ [estimate.mean for estimate in estimates])
     halves = [estimate.half for estimate in estimates]
     given = [half for half in halves if half is not None]
-    return Estimate(mean, float(np.sqrt(np.square(given).sum())) / len(halves) if len(given) == len(halves) else None)
+    return Estimate(mean, float(np.linalg.norm(shares * given)) if len(given) == len(halves) else None)
 
 
 @lru_cache(maxsize=1024)

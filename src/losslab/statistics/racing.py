@@ -32,7 +32,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from losslab.statistics.intervals import Estimate, half_of, variances
+from losslab.statistics.intervals import Estimate, half_of, with_variances
+from losslab.statistics.versions import Originals
 
 ALPHA = 0.05  # family-wise error rate: the probability that a race drops any row that is not worse
 OWN_LEVEL = 0.995  # of the interval from a pair's own variance between seeds; no interval is shorter
@@ -61,7 +62,9 @@ def level(rows: int, looks: int, alpha: float = ALPHA) -> float:
     return 1 - alpha / (looks * max(1, rows * (rows - 1) // 2))
 
 
-def look(rows: Mapping[str, Shares], base: Shares, level: float) -> list[Standing]:
+def look(
+    rows: Mapping[str, Shares], base: Shares, level: float, originals: Mapping[str, Originals] | None = None
+) -> list[Standing]:
     """The rows of one rung, highest average first; the base is not one of them.
 
     All rows and the base have the same benchmarks, seeds and problems; ValueError for fewer than three seeds or two
@@ -77,7 +80,7 @@ def look(rows: Mapping[str, Shares], base: Shares, level: float) -> list[Standin
 
     def difference(name: str, other: Sequence[NDArray[np.float64]]) -> Estimate:
         differences = [mine - theirs for mine, theirs in zip(points[name], other, strict=True)]
-        parts = variances(differences)
+        _, parts = with_variances(differences, originals=[(originals or {}).get(each) for each in rows[leader]])
         if parts is None:
             raise ValueError("a race needs two problems or more on each benchmark")
         together = replace(parts, between_seeds=max(parts.between_seeds, pooled))
