@@ -69,7 +69,7 @@ class Conclusion:
     model: str
     averages: dict[str, Estimate]  # of the compared rows, highest first
     bases: list[str]  # of these, the rows that are not trained
-    references: list[str]  # rows that are compared with each other one, besides the best: bases first
+    references: list[str]  # rows that are compared with each other one, besides the best: a base, then one of SFT
     pairs: list[Pair]  # each row with the best and with these
     benchmarks: list[str]
     problems: int
@@ -164,7 +164,7 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
     of_best = [(row, _pair(best, row, shares, level)) for row, _ in ranked[1:]]
     rows = [best, *(row for row, pair in of_best if pair)]
     pairs = [pair for _, pair in of_best if pair]
-    references = sorted((row for row in rows[1:] if row.name in REFERENCES), key=lambda row: row.name != BASE)
+    references = _references(rows)
     pairs += [pair for two in _with_references(rows[1:], references) if (pair := _pair(*two, shares, level))]
     trained = [row for row in rows if row.trains]
     counts = [pair.seeds for pair in pairs] or [len(best.averaged)]
@@ -203,6 +203,12 @@ def _chosen_measure(rows: Sequence[Row], table: Table) -> Measure:
     """The measure of which there are rows to compare: one that the sweep's file declares, else that of most rows."""
     counts, declared = Counter(row.measure for row in rows if row.measure), declared_measures(table)
     return max(counts, key=lambda measure: (counts[measure] > 1, measure in declared, counts[measure]))
+
+
+def _references(rows: Sequence[Row]) -> list[Row]:
+    """Besides the best row, which is the first, the best base and the best row of SFT: of a grid, each at its best."""
+    best = {row.name: row for row in reversed(rows) if row.name in REFERENCES}
+    return sorted((row for row in best.values() if row is not rows[0]), key=lambda row: row.name != BASE)
 
 
 def _with_references(rows: Sequence[Row], references: Sequence[Row]) -> list[tuple[Row, Row]]:

@@ -175,7 +175,7 @@ def with_variances(
 def _mean_over(benchmarks: Sequence[_Parts], weights: Sequence[int], level: float) -> tuple[Estimate, Variances | None]:
     """The weighted mean over benchmarks with the same seeds, and its variances."""
     shares = np.array(weights) / sum(weights)
-    seeds = shares @ [part.seeds for part in benchmarks]
+    seeds = np.average([part.seeds for part in benchmarks], axis=0, weights=weights)
     of_problems = [(part.problems, part.degrees) for part in benchmarks]
     problems = [
         (of * share**2, degrees) for (of, degrees), share in zip(of_problems, shares, strict=True) if of is not None
@@ -273,7 +273,7 @@ def over_benchmarks(estimates: Mapping[str, Estimate], versions: Mapping[str, Ve
 def _mean_of(estimates: Sequence[Estimate], weights: Sequence[int]) -> Estimate:
     """The weighted mean of independent estimates."""
     shares = np.array(weights) / sum(weights)
-    mean = float(shares @ [estimate.mean for estimate in estimates])
+    mean = float(np.average([estimate.mean for estimate in estimates], weights=weights))
     halves = [estimate.half for estimate in estimates]
     given = [half for half in halves if half is not None]
     return Estimate(mean, float(np.linalg.norm(shares * given)) if len(given) == len(halves) else None)
