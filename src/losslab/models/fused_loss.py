@@ -87,11 +87,11 @@ def target_logprobs(hidden: Tensor, head: Head, targets: Tensor, *, chunk: int |
 
 
 @torch.no_grad()
-def top_logprobs(hidden: Tensor, head: Head, k: int, *, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+def top_logprobs(hidden: Tensor, head: Head, k: int) -> tuple[Tensor, Tensor]:
     """(N, k) float32 the largest log-probabilities under `hidden` (N, D), descending, and (N, k) int64 their tokens."""
     with torch.autocast(hidden.device.type, enabled=False):
         none = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
-        logits = ChunkedLogits([LazyLogits(hidden, head)], none, (False, False, False), chunk)
+        logits = ChunkedLogits([LazyLogits(hidden, head)], none, (False, False, False), None)
         values, tokens = zip(*(logits.top(part, k) for part in logits.chunks), strict=True)
     return torch.cat(values), torch.cat(tokens)
 

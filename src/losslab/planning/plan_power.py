@@ -21,12 +21,12 @@ from losslab.statistics.power import (
     Floats,
     assumed,
     detectable,
+    more_seeds,
     seeds_for,
     true_chances,
     uniform_chances,
 )
 
-MORE_SEEDS = 5
 MOST_SAMPLES = 256
 
 
@@ -65,7 +65,7 @@ def sentence(groups: Sequence[Sequence[Config]]) -> str:
         whole = detectable(average, count, level)
         return f"{'no difference' if whole is None else f'{whole:.1f} points'} of the average ({each})"
 
-    more = MORE_SEEDS if seeds < MORE_SEEDS else 2 * seeds
+    more = more_seeds(seeds)
     of_seeds = f"{seeds} seeds show {points(seeds)}" if seeds > 1 else "one seed each shows no difference"
     rows_shown = f"between two of {compared} rows {of_seeds}, and {more} seeds {points(more)}"
     sentences = [f"power: {rows_shown}, with a chance of 80%"]

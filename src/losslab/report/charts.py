@@ -80,14 +80,13 @@ def colour(style: int) -> str:
     return "c0" if style == 0 else f"c{(style - 1) % COLOURS + 1} dash{min(2, (style - 1) // COLOURS)}"
 
 
-def lines(
-    name: str, curves: Sequence[ChartLine], across: str = "step", *, log: bool = False, height: int = 190
-) -> Markup:
+def lines(name: str, curves: Sequence[ChartLine], across: str = "step", *, log: bool = False) -> Markup:
     """Curves over steps, or over the few values of another setting; at least one curve must have a point.
 
     `name` is the label for screen readers. With `log` the vertical scale may be logarithmic; the horizontal scale of a
     setting is.
     """
+    height = 190
     every = [point for curve in curves for points in (curve.points, *curve.parts) for point in points]
     values = [y for _, y in every] + [y for curve in curves for _, *edges in curve.band for y in edges]
     places = sorted({x for x, _ in every})
@@ -127,11 +126,9 @@ def lines(
     return _svg(f"{name} over {across}: {ends}", height, parts, "lines", across)
 
 
-def histogram(
-    name: str, edges: Sequence[float], before: Sequence[float], after: Sequence[float], style: int, height: int = 170
-) -> Markup:
+def histogram(name: str, edges: Sequence[float], before: Sequence[float], after: Sequence[float], style: int) -> Markup:
     """Shares of tokens (percent) by probability, on a logarithmic scale: bars after training, a line before."""
-    floor = 0.01
+    floor, height = 0.01, 170
     x = Axis(0, len(after), LEFT, WIDTH - RIGHT)
     y = Axis(floor, 100.0, height - BOTTOM, TOP, True)
     parts = []
@@ -180,8 +177,9 @@ def intervals(name: str, rows: Sequence[tuple[int, str, float, float | None]]) -
     return _svg(name, height, parts, "intervals")
 
 
-def crosses(name: str, rows: Sequence[tuple[int, str, Estimate, Estimate]], across: str, height: int = 230) -> Markup:
+def crosses(name: str, rows: Sequence[tuple[int, str, Estimate, Estimate]]) -> Markup:
     """A point with an interval in both directions for each row, given as (style, label, x, y); the base is at zero."""
+    height = 230
     x = scale([0.0, *(edge for _, _, value, _ in rows for edge in _ends(value))], LEFT, WIDTH - RIGHT)
     y = scale([0.0, *(edge for _, _, _, value in rows for edge in _ends(value))], height - BOTTOM, TOP)
     parts = [_level(y.place(tick), _text(tick)) for tick in y.ticks(4)]
@@ -198,7 +196,7 @@ def crosses(name: str, rows: Sequence[tuple[int, str, Estimate, Estimate]], acro
         parts.append(f'<line {kind} x1="{left:.1f}" x2="{right:.1f}" y1="{cy:.1f}" y2="{cy:.1f}"/>')
         parts.append(f'<line {kind} x1="{cx:.1f}" x2="{cx:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
         parts.append(f'<circle class="dot {colour(style)}" cx="{cx:.1f}" cy="{cy:.1f}" r="4.5"/></g>')
-    return _svg(name, height, parts, "intervals", across)
+    return _svg(name, height, parts, "intervals", "loss")
 
 
 def _ends(value: Estimate) -> tuple[float, float]:

@@ -7,16 +7,15 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from losslab.config.schema import BASE
 from losslab.files import VALIDATION
 from losslab.records.cell_records import CellRecord
 from losslab.records.reading import DamagedRecord, read_facts, read_metrics, read_yaml
+from losslab.results.conclusion import REFERENCES
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.probability_plots import read_probabilities
 from losslab.results.tables import Row, Table
 
 DRAWN = 24  # rows of a model in charts and samples; more cannot be told apart
-DEFAULT_REFERENCES = ("sft", BASE)  # what rows are compared with by default
 ENVIRONMENT = {"commit": (str, NoneType), "dirty": (bool, NoneType), "gpus": [str]}
 
 
@@ -115,7 +114,7 @@ def choose_reference(rows: Sequence[ReportRow], against: str | None) -> str | No
         if against not in labels:
             raise ValueError(f"no row is called {against}: there are {', '.join(labels)}")
         return against
-    for name in DEFAULT_REFERENCES:
+    for name in REFERENCES:
         for row in rows:
             if row.row.name == name and not row.row.earlier:
                 return row.label

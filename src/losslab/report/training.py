@@ -223,5 +223,5 @@ def gain_against_loss(rows: Sequence[ReportRow], points: Sequence[Tradeoff]) -> 
             several = len({row.row.measure for row, _ in styled}) > 1
             which = "the Pareto front of its protocol" if several else "the Pareto front"
             name = f"points gained on mathematics over points lost on forgetting; on {which}: {front}"
-            figures.append(Chart(title, name, charts.crosses(f"{title}; {name}", crosses, "loss")))
+            figures.append(Chart(title, name, charts.crosses(f"{title}; {name}", crosses)))
     return figures

@@ -20,10 +20,9 @@ from losslab.results.tables import Measure, Row, Table, declared_measures, sampl
 from losslab.results.threats import Cut, Seen, cut_answers, engines, seen_problems
 from losslab.results.tuning import Choice, Tuning, tune
 from losslab.statistics.intervals import Estimate, Variances, simultaneous_level, with_variances
-from losslab.statistics.power import between_runs, detectable, seeds_for
+from losslab.statistics.power import between_runs, detectable, more_seeds, seeds_for
 
 REFERENCES = ("sft", BASE)  # rows that each row is compared with, besides the best
-MORE_SEEDS = 5  # whose smallest difference is named where fewer were run
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class Conclusion:
         if self.spread is None:
             return None
         parts, seeds, level = self.spread.variances, self.spread.seeds, simultaneous_level(self.family)
-        more = MORE_SEEDS if seeds < MORE_SEEDS else 2 * seeds
+        more = more_seeds(seeds)
         smallest, with_more = (detectable(parts, count, level) for count in (seeds, more))
         asked = None if self.asked is None else seeds_for(self.asked, parts, level)
         return Power(seeds, smallest, more, with_more, asked)

@@ -225,14 +225,14 @@ def _pooled(parts: Sequence[tuple[float, int]]) -> int:
     return max(1, int(total**2 / sum(variance**2 / degrees for variance, degrees in parts) + 1e-6))  # 58.999999 is 59
 
 
-def over_clusters(sums: NDArray[np.float64], counts: NDArray[np.float64], level: float = LEVEL) -> Estimate:
+def over_clusters(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> Estimate:
     """The mean of numbers that come in clusters, as tokens in examples, given the (clusters,) sums and counts.
 
     Clusters are drawn, and what is in one depends on the rest of it: the interval is that of a ratio of two means, made
     linear (Cochran, *Sampling Techniques*, 1977, equation 6.13). At least one cluster has to count something.
     """
     mean = float(sums.sum() / counts.sum())
-    rest = over_seeds((sums - mean * counts) / counts.mean(), level)
+    rest = over_seeds((sums - mean * counts) / counts.mean())
     return Estimate(mean, rest.half)
 
 
@@ -250,15 +250,15 @@ def paired(a: Shares, b: Shares, originals: Mapping[str, Originals] | None = Non
     return estimates | {"average": over_seeds_and_problems([*points.values()], originals=[*of.values()])}
 
 
-def simultaneous_level(comparisons: int, level: float = LEVEL) -> float:
-    """The level of each of several intervals that are simultaneous at `level`, whatever their correlation.
+def simultaneous_level(comparisons: int) -> float:
+    """The level of each of several intervals that are simultaneous at 95%, whatever their correlation.
 
-    It is level ** (1 / comparisons) (Sidak, JASA 62, 1967). A row that is picked for its mean needs the number of all
+    It is 0.95 ** (1 / comparisons) (Sidak, JASA 62, 1967). A row that is picked for its mean needs the number of all
     pairs of rows, k (k - 1) / 2 of k, since each might have been the one that is picked. Of rows that are compared with
     one reference the intervals are 1 to 3% longer than Dunnett's (JASA 50, 1955), which takes all variances as equal
     and no seed or problem as shared.
     """
-    return level ** (1 / max(1, comparisons))
+    return LEVEL ** (1 / max(1, comparisons))
 
 
 def over_benchmarks(estimates: Mapping[str, Estimate], versions: Mapping[str, Versions]) -> Estimate:

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from losslab.statistics.intervals import LEVEL, MOST_POINTS, Variances, half_of
 
 POWER = 0.8
+MORE_SEEDS = 5
 MOST_SEEDS = 100  # largest number of seeds that is reported
 # Standard deviation of the average of five benchmarks between runs of one recipe, in points, including the noise of 16
 # samples: reported to the authors of arXiv 2508.05629, their repository's issue 33.
@@ -48,13 +49,13 @@ GRID = 128  # points of the distribution of a standard deviation
 Floats = NDArray[np.float64]
 
 
-def between_runs(benchmarks: int, deviation: float = BETWEEN_RUNS) -> float:
+def between_runs(benchmarks: int) -> float:
     """Variance between seeds of the difference of two rows, in squared points, assumed if no record gives it.
 
     Each row has the variance between runs of one recipe, and the two are independent; with fewer than five benchmarks
     the variance of the average grows as for independent benchmarks.
     """
-    return 2 * deviation**2 * BENCHMARKS_OF_RUNS / benchmarks
+    return 2 * BETWEEN_RUNS**2 * BENCHMARKS_OF_RUNS / benchmarks
 
 
 def assumed(chances: Sequence[Floats], samples: Sequence[int]) -> Variances:
@@ -108,28 +109,33 @@ def chance_to_show(difference: float, variances: Variances, seeds: int, level: f
     return float(np.dot(weights, chances))
 
 
-def detectable(variances: Variances, seeds: int, level: float = LEVEL, power: float = POWER) -> float | None:
-    """The smallest true difference in points that is shown with probability `power`.
+def detectable(variances: Variances, seeds: int, level: float = LEVEL) -> float | None:
+    """The smallest true difference in points that is shown with probability POWER.
 
     None where no difference of two scores is: with one seed, or where it would be above MOST_POINTS.
     """
     if seeds < 2:
         return None
     low, high = 0.0, _deviation(variances, seeds)
-    while high and chance_to_show(high, variances, seeds, level) < power:
+    while high and chance_to_show(high, variances, seeds, level) < POWER:
         low, high = high, 2 * high
     while high - low > 1e-3 * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if chance_to_show(middle, variances, seeds, level) >= power else (middle, high)
+        low, high = (low, middle) if chance_to_show(middle, variances, seeds, level) >= POWER else (middle, high)
     return high if high <= MOST_POINTS else None
 
 
-def seeds_for(difference: float, variances: Variances, level: float = LEVEL, power: float = POWER) -> int | None:
-    """The fewest seeds that show a true difference with probability `power`; None if MOST_SEEDS do not."""
+def seeds_for(difference: float, variances: Variances, level: float = LEVEL) -> int | None:
+    """The fewest seeds that show a true difference with probability POWER; None if MOST_SEEDS do not."""
     enough = range(2, MOST_SEEDS + 1)
-    if chance_to_show(difference, variances, MOST_SEEDS, level) < power:
+    if chance_to_show(difference, variances, MOST_SEEDS, level) < POWER:
         return None
-    return next(seeds for seeds in enough if chance_to_show(difference, variances, seeds, level) >= power)
+    return next(seeds for seeds in enough if chance_to_show(difference, variances, seeds, level) >= POWER)
+
+
+def more_seeds(seeds: int) -> int:
+    """How many seeds a plan or a conclusion names besides these: MORE_SEEDS, or twice as many."""
+    return MORE_SEEDS if seeds < MORE_SEEDS else 2 * seeds
 
 
 def _deviation(variances: Variances, seeds: int) -> float:

@@ -57,9 +57,9 @@ class Standing:
         return self.difference.high < 0
 
 
-def level(rows: int, looks: int, alpha: float = ALPHA) -> float:
+def level(rows: int, looks: int) -> float:
     """The level of each interval of a race that begins with `rows` rows, the base included, and has `looks` looks."""
-    return 1 - alpha / (looks * max(1, rows * (rows - 1) // 2))
+    return 1 - ALPHA / (looks * max(1, rows * (rows - 1) // 2))
 
 
 def look(
