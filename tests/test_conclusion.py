@@ -336,7 +336,7 @@ def test_a_record_without_samples_is_older_and_not_damaged(tmp_path, capsys):
 def test_from_records_to_the_terminal_the_files_and_what_was_not_compared(tmp_path, capsys):
     for seed in range(3):
         scored(tmp_path, "sft", seed, [0, 1, 2, 1, 0], seen_exact=0)
-        scored(tmp_path, "dft", seed, [2, 3, 4, 3, 2], cut_by_length=30.0, seen_exact=2)
+        scored(tmp_path, "dft", seed, [2, 3, 4, 3, 2], cut_by_length=30.0, cut_and_right=3.0 * seed, seen_exact=2)
     cell(tmp_path, "iw_sft", 0, None)
     write_tables(["study"], str(tmp_path))
     printed = " ".join(capsys.readouterr().out.split())
@@ -346,8 +346,25 @@ def test_from_records_to_the_terminal_the_files_and_what_was_not_compared(tmp_pa
     assert markdown([found]) == (tmp_path / "tables/study/conclusion.md").read_text()
     said = text([found]).splitlines()
     assert "Not compared: iw_sft has no score." in said
-    assert "30% of the answers of dft to math500 are cut by length and count as wrong." in said
+    cut = "30% of the answers of dft to math500 are cut by length"
+    assert f"{cut}; 10% of these are right all the same." in said  # 0, 3 and 6 of 30 points
     assert "The training rows hold the question of 2 of the 5 problems of math500." in said
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"cut_by_length": 30.0}, ["30% of the answers of dft to math500 are cut by length."]),  # of earlier versions
+        ({"cut_by_length": 4.9, "cut_and_right": 0.0}, []),
+        ({"cut_by_length": None, "cut_and_right": None}, []),  # as of tasks of lm_eval
+    ],
+)
+def test_of_answers_cut_by_length_nothing_is_said_that_is_not_on_record(tmp_path, facts, told):
+    for seed in range(2):
+        scored(tmp_path, "sft", seed, [0, 1, 2], seen_exact=0)
+        scored(tmp_path, "dft", seed, [2, 3, 4], seen_exact=0, **facts)
+    (found,) = conclude(tables.build(SweepConfig(name="study"), str(tmp_path)))
+    assert [sentence for sentence in sentences(found) if "cut by length" in sentence] == told
 
 
 def test_scores_of_several_engines_are_a_threat(tmp_path, capsys):

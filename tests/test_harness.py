@@ -119,6 +119,9 @@ def test_tasks_are_scored_beside_our_own_benchmarks(place, checkpoint):
     assert result["benchmarks"]["pick"]["right"]["official"] == [int(one) for one in right]
     assert result["benchmarks"]["pick"]["interval"] is not None
     assert [record["gold"] for record in kept] == [row["choices"][row["gold"]] for row in rows]
+    assert [result["benchmarks"][name]["cut_by_length"] for name in ("pick", "tell")] == [None, None]
+    (untold,) = [warning for warning in result["warnings"] if "does not say" in warning]
+    assert untold == "lm_eval does not say which answers to tell are cut by length"  # choices are not generated
     told = records(folder, "tell")
     assert (told[3]["question"], told[3]["prompt"], told[3]["gold"]) == ("3+3=", "3+3=", "6")
     assert [r["samples"][0]["corrected"] for r in told] == [r["samples"][0]["text"] == r["gold"] for r in told]

@@ -72,10 +72,30 @@ def test_summary_of_a_benchmark_by_hand():
     assert row["maj_at"] == pytest.approx({"1": 41.6666, "2": 100 * (1 / 2 + 1 + 0) / 3, "4": 100 * 1 / 3}, abs=1e-3)
     assert (row["only_official"], row["only_corrected"]) == (1, 1)
     assert row["without_answer"] == pytest.approx(100 * 2 / 12)
-    assert row["cut_by_length"] == pytest.approx(100 / 12)
+    assert (row["cut_by_length"], row["cut_and_right"]) == (pytest.approx(100 / 12), 0)
     assert row["mean_tokens"] == 20
     assert (row["timed_out"], row["too_long"]) == (1, 0)
     assert (row["seen_exact"], row["seen_words"], row["unseen"]) == (None, None, None)
+
+
+def test_an_answer_that_is_cut_may_be_right():
+    """Behind its box: the finish reason decides no verdict."""
+    records = [record(0, ["2", "2", "3", "2"], "2"), record(1, ["2", "3", "2", "2"], "2")]
+    for sample in (*records[0]["samples"][:3], records[1]["samples"][1]):
+        sample["finish_reason"] = "length"
+    records[0]["samples"][2]["corrected"] = True
+    for verdict, right in (("official", 25.0), ("corrected", 37.5)):
+        row = scores.summarise(records, 4, verdict)
+        assert (row["cut_by_length"], row["cut_and_right"]) == (50.0, right)
+
+
+def test_where_no_finish_reason_is_known_no_share_is_told():
+    row = scores.summarise([record(0, ["2", "3"], "2", finish_reason="unknown")], 2, "official")
+    assert (row["cut_by_length"], row["cut_and_right"], row["without_answer"]) == (None, None, 0.0)
+    result = {"verdict": "official", "benchmarks": {"x": row}, "average": scores.average({"x": row}), "warnings": []}
+    assert scores.markdown(result).splitlines()[2].endswith("| 0% | – | 10 |")
+    page = sample_page("tiny", result, {"x": [record(0, ["2", "3"], "2")]})
+    assert '<td class="number">0%</td><td class="number">–</td><td class="number">10</td>' in page
 
 
 def test_the_score_without_problems_of_the_training_data():

@@ -8,6 +8,7 @@ import numpy as np
 from losslab.evaluation import harness
 from losslab.evaluation.engine_interface import Job
 from losslab.evaluation.harness import TaskRequest
+from losslab.evaluation.scores import UNKNOWN
 from losslab.evaluation.transformers_engine import load_model
 
 BATCH = 16  # sequences that the library runs at once
@@ -101,7 +102,7 @@ def _sample(row: dict[str, Any], right: bool, tokenizer: Any, picked: str | None
         extracted, tokens = answers[0] if picked is None else picked, 0
     return {
         "text": text,
-        "finish_reason": "unknown",  # the library does not say
+        "finish_reason": UNKNOWN,
         "tokens": tokens,
         "seed": None,
         "prompt": contexts[0],

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from losslab.evaluation.scores import breakdown_tables
+from losslab.evaluation.scores import breakdown_tables, percent
 from losslab.grading import corrected_text
 from losslab.pages import samples
 from losslab.pages.page import embed, render
@@ -50,7 +50,7 @@ def _row(name: str, row: Record) -> list[str]:
     return [
         *(f"{name} avg@{k}", f"{row['score']:.2f}", f"{row['rounded']:.2f}", interval),
         *(f"{number:.1f}" for number in numbers),
-        *(f"{share:.0f}%" for share in (row["without_answer"], row["cut_by_length"])),
+        *(percent(row[share]) for share in ("without_answer", "cut_by_length")),
         *(f"{row['mean_tokens']:.0f}", str(row["timed_out"])),
     ]
 

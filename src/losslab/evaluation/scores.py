@@ -16,6 +16,9 @@ from losslab.statistics.pass_at_k import majority_at, pass_at, rounded
 from losslab.statistics.versions import Originals, Versions
 
 
+UNKNOWN = "unknown"  # the finish reason of an answer to a task of lm_eval, which does not say
+
+
 def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dict[str, Any]:
     """The scores of one benchmark from its records, over the first `k` samples of each problem.
 
@@ -55,13 +58,25 @@ def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dic
         "only_official": sum(s["official"] and not s["corrected"] for s in flat),
         "only_corrected": sum(s["corrected"] and not s["official"] for s in flat),
         "without_answer": share(not s["extracted"] for s in flat),
-        "cut_by_length": share(s["finish_reason"] == "length" for s in flat),
+        **_cut(flat, verdict),
         "mean_tokens": float(np.mean([s["tokens"] for s in flat])),
         "timed_out": sum(s["timed_out"] for s in flat),
         "too_long": sum(row[0]["finish_reason"] == "too_long" for row in samples),
         **_seen(records, correct, members or [[i] for i in range(len(records))]),
         "breakdown": _breakdown(records, marks, answered, originals),
     }
+
+
+def _cut(samples: Sequence[Mapping[str, Any]], verdict: str) -> dict[str, float | None]:
+    """The share of samples cut by length, and of samples that are cut and right, which an early box can make them.
+
+    Both are None where an engine does not say why its answers ended, as lm_eval does not.
+    """
+    if any(sample["finish_reason"] == UNKNOWN for sample in samples):
+        return {"cut_by_length": None, "cut_and_right": None}
+    cut = [sample["finish_reason"] == "length" for sample in samples]
+    right = [is_cut and sample[verdict] for is_cut, sample in zip(cut, samples, strict=True)]
+    return {"cut_by_length": share(cut), "cut_and_right": share(right)}
 
 
 def _counts(marks: NDArray[np.float64]) -> list[int | float]:
@@ -152,6 +167,11 @@ def share(conditions: Iterable[bool]) -> float:
     return 100 * sum(values) / len(values)
 
 
+def percent(value: float | None) -> str:
+    """A share as a text, – where it is not known."""
+    return "–" if value is None else f"{value:.0f}%"
+
+
 def markdown(scores: Mapping[str, Any]) -> str:
     """The scores as a Markdown table, for people."""
     lines = [
@@ -161,8 +181,8 @@ def markdown(scores: Mapping[str, Any]) -> str:
     ]
     for name, row in scores["benchmarks"].items():
         lines.append(
-            f"| {name} avg@{row['samples']} | {_cells(row)} | {row['without_answer']:.0f}% "
-            f"| {row['cut_by_length']:.0f}% | {row['mean_tokens']:.0f} |"
+            f"| {name} avg@{row['samples']} | {_cells(row)} | {percent(row['without_answer'])} "
+            f"| {percent(row['cut_by_length'])} | {row['mean_tokens']:.0f} |"
         )
     lines.append(f"| average | {_cells(scores['average'])} | | | |")
     for title, head, rows in breakdown_tables(scores):

@@ -214,6 +214,9 @@ def warnings(subject: Subject, rows: dict[str, dict[str, Any]], records: Records
     texts = list(dict.fromkeys(text for of_benchmark in notes.values() for text in of_benchmark))
     for name, row in rows.items():
         texts += _of_scores(name, row, cfg.max_new_tokens)
+    # Choices are not generated: nothing of them can be cut.
+    if untold := [name for name, row in rows.items() if row["cut_by_length"] is None and row["mean_tokens"]]:
+        texts.append(f"lm_eval does not say which answers to {', '.join(untold)} are cut by length")
     ours = {name: entries for name, entries in records.items() if "task" not in entries[0]}
     for name, entries in ours.items():
         if (grader := entries[0].get("grader")) != grader_version():
@@ -247,7 +250,7 @@ def _cut_by_context(sample: Facts, limit: int) -> bool:
 def _of_scores(name: str, row: Facts, limit: int) -> list[str]:
     """What the scores of a benchmark themselves warn of."""
     texts = []
-    if row["cut_by_length"] > CUT_SHARE:
+    if (row["cut_by_length"] or 0) > CUT_SHARE:
         texts.append(f"{row['cut_by_length']:.0f}% of the samples are cut by length (max_new_tokens={limit})")
     if count := row["too_long"]:
         one, verb = counted(count, "problem"), "is" if count == 1 else "are"

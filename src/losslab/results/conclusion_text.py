@@ -159,8 +159,10 @@ def _threats(c: Conclusion) -> list[str]:
         told = _listed(f"{choice.row.label} {len(choice.values)}" for choice in c.choices)
         threats.append(f"The objectives had different numbers of values of {c.tuned} to choose from: {told}.")
     if c.cut:
-        label, benchmark, share = c.cut
-        threats.append(f"{share:.0f}% of the answers of {label} to {benchmark} are cut by length and count as wrong.")
+        label, benchmark, share, right = c.cut
+        # A box before the cut is read as any other, and records of earlier versions do not count these.
+        rest = "" if right is None else f"; {right:.0f}% of these are right all the same"
+        threats.append(f"{share:.0f}% of the answers of {label} to {benchmark} are cut by length{rest}.")
     if c.seen == "unknown":
         threats.append("Not all rows were checked for problems of the benchmarks in their training data.")
     elif c.seen:

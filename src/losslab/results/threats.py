@@ -12,22 +12,26 @@ from losslab.results.tables import Row
 
 CUT = 5.0  # percent of answers cut by length, from which they are named
 
-Cut = tuple[str, str, float]  # row, benchmark, and the percentage of its answers that is cut
+# Row, benchmark, the percentage of its answers that is cut, and that of these which is right; None if not on record.
+Cut = tuple[str, str, float, float | None]
 # The most contaminated benchmark: its name, how many of its problems occur in the training data, and how many it has;
 # None if there is none, "unknown" if that was not searched.
 Seen = tuple[str, int, int] | None | Literal["unknown"]
 
 
 def cut_answers(rows: Sequence[Row], benchmarks: Sequence[str], scores: Scores) -> Cut | None:
-    """The row and benchmark with the largest share of answers cut by length, where it is not small."""
-    cut_shares = []
+    """The row and benchmark with the largest share of answers cut by length, where it is known and not small."""
+    found: list[Cut] = []
     for row in rows:
         contents = [scores.of(entry)["benchmarks"] for entry in row.scored]
         for name in benchmarks:
-            parts = [content[name].get("cut_by_length", 0.0) for content in contents if name in content]
-            cut_shares.append((float(np.mean(parts)) if parts else 0.0, row.label, name))
-    share, label, name = max(cut_shares)
-    return (label, name, share) if share >= CUT else None
+            parts = [content[name] for content in contents if content.get(name, {}).get("cut_by_length") is not None]
+            share = float(np.mean([part["cut_by_length"] for part in parts])) if parts else 0.0
+            if share >= CUT:
+                right = [part.get("cut_and_right") for part in parts]
+                known = [value for value in right if value is not None]
+                found.append((row.label, name, share, 100 * float(np.mean(known)) / share if known == right else None))
+    return max(found, key=lambda cut: (cut[2], *cut[:2]), default=None)
 
 
 def seen_problems(trained: Sequence[Row], benchmarks: Sequence[str], scores: Scores) -> Seen:
