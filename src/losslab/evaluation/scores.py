@@ -15,7 +15,6 @@ from losslab.statistics.intervals import Estimate, over_benchmarks, over_problem
 from losslab.statistics.pass_at_k import majority_at, pass_at, rounded
 from losslab.statistics.versions import Originals, Versions
 
-
 UNKNOWN = "unknown"  # the finish reason of an answer to a task of lm_eval, which does not say
 
 
