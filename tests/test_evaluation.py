@@ -155,12 +155,6 @@ def test_scores_page_and_warnings_are_of_all_benchmarks_of_the_folder(config, mo
     ]
     (payload,) = re.findall(r'id="payload">(.*?)</script>', (folder / "samples.html").read_text())
     assert list(json.loads(payload)["benchmarks"]) == ["one", "two"]
-    # A record of an earlier version has no notes: they are among its warnings.
-    old = {key: value for key, value in both.items() if key != "notes"}
-    old["warnings"] = [text.replace("1 problem is longer", "1 problems are longer") for text in both["warnings"]]
-    assert old["warnings"] != both["warnings"]
-    (folder / "scores.json").write_text(json.dumps(old))
-    assert evaluate(replace(config, benchmark=two), str(model), folder)["warnings"] == both["warnings"]
 
 
 class Two(Endpoint):

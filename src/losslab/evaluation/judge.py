@@ -48,7 +48,6 @@ class Judged:
 
     benchmark: str
     index: int
-    response: str
     official: bool
     corrected: bool
     prompt: str
@@ -80,7 +79,7 @@ def judged(folder: Path) -> Iterator[Judged]:
                     prompt = PROMPT.format(question=record["question"], gold=record["gold"], response=end)
                     verdicts = sample["official"], sample["corrected"]
                     groups = record.get("groups", {})
-                    yield Judged(name, record["index"], sample["text"], *verdicts, prompt, whole, groups)
+                    yield Judged(name, record["index"], *verdicts, prompt, whole, groups)
 
 
 def judge(folder: Path, endpoint: Endpoint, prices: Sequence[float] = ()) -> dict[str, Any]:

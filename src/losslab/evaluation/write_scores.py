@@ -1,7 +1,6 @@
 """What an evaluation leaves behind when all samples are graded: records, the page, the scores and their warnings."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -26,11 +25,6 @@ from losslab.grading.version import grader_version
 
 MOST = 200  # problems of a benchmark, the first ones, whose records have thumbnails: some 7 KB each
 CUT_SHARE = 20  # percent of samples cut by length above which a score misleads
-# The warnings that follow from scores and samples; the other ones of a record without `notes` are its notes.
-COMPUTED = re.compile(
-    r"([^:]+: )?(\d+% of the samples are cut|\d+ problems? \w+ longer|grading ran out|the training data holds"
-    r"|\d+ samples? of each problem|\d+ samples? ended by|\d+ samples? w\w+ cut where|the prompt does not end)"
-)
 
 Records = dict[str, list[dict[str, Any]]]  # of each benchmark, one for each problem
 Facts = Mapping[str, Any]
@@ -115,7 +109,8 @@ def publish(subject: Subject, samples: Samples, generated: Generated) -> dict[st
     examples |= {name: len(prompt.examples) for name, prompt in subject.framed.items() if prompt.examples}
     prices = subject.config.machine.api_prices
     sources = {name: benchmarks.source(subject.config.benchmark[name], cfg.data) for name in written}
-    notes = _earlier_notes(earlier, others) | _notes(subject)
+    kept = earlier.get("notes", {})
+    notes = {name: kept[name] for name in others if name in kept} | _notes(subject)
     result = {
         "version": RECORD_VERSION,
         "model": subject.model,
@@ -192,14 +187,6 @@ def _notes(subject: Subject) -> dict[str, list[str]]:
                 of_benchmark.append(text)
         notes[benchmark.name] = of_benchmark
     return notes
-
-
-def _earlier_notes(earlier: Facts, names: Collection[str]) -> dict[str, list[str]]:
-    """The notes of benchmarks that earlier calls scored; those of a record without any, from its warnings."""
-    kept = earlier.get("notes", {})
-    texts = [text for text in earlier.get("warnings", []) if not COMPUTED.match(text)]
-    others = {name: tuple(f"{other}: " for other in earlier.get("benchmarks", {}) if other != name) for name in names}
-    return {name: kept.get(name, [text for text in texts if not text.startswith(others[name])]) for name in names}
 
 
 def graded_here(folder: Path, names: Collection[str]) -> bool:
