@@ -11,9 +11,11 @@ from vision_models import picture
 
 from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import Gold, Rules
-from losslab.config.schema import Config
+from losslab.config.schema import Config, DatasetConfig, ModelConfig
+from losslab.data import hub_datasets, table
 from losslab.data.prompts import render
 from losslab.evaluation.benchmarks import Benchmark, Problem, load
+from losslab.evaluation.evaluate import _tokenizer
 from losslab.evaluation.prompting import notes
 from losslab.grading.graders import Grader
 
@@ -299,3 +301,19 @@ def test_unknown_benchmarks(tmp_path):
         load("other", BenchmarkConfig(path="embedded"))
     with pytest.raises(ValueError, match="benchmark other: .* cannot be read"):
         load("other", BenchmarkConfig(path=str(tmp_path / "missing.parquet")))
+
+
+def test_a_library_that_fails_without_a_word_is_named_by_its_error(monkeypatch):
+    """Of a data set, a benchmark and a tokenizer."""
+
+    def fail(*_, **__):
+        raise RuntimeError(" \n ")
+
+    monkeypatch.setattr(hub_datasets, "load_dataset", fail)
+    with pytest.raises(ValueError, match=r"benchmark mine: a/b \(split test\) cannot be read \(RuntimeError\); check"):
+        load("mine", BenchmarkConfig(path="a/b"))
+    with pytest.raises(ValueError, match=r"the data set a/b cannot be read \(RuntimeError\): check dataset.path"):
+        table.load(DatasetConfig(path="a/b"))
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
+    with pytest.raises(ValueError, match="no tokenizer can be loaded from a/b: RuntimeError$"):
+        _tokenizer(Config(model=ModelConfig(path="a/b")), "a/b")

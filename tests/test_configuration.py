@@ -17,7 +17,7 @@ from losslab.composition.compose import read
 from losslab.composition.words import any_model
 from losslab.config import sweep
 from losslab.config.keys import LARGEST, LARGEST_SEED, check_bounds
-from losslab.config.messages import sentence
+from losslab.config.messages import first_line, sentence
 from losslab.config.paths import CONF
 from losslab.config.schema import BenchmarkConfig, Config, OptimizerConfig
 
@@ -202,3 +202,15 @@ def test_an_optimizers_file_need_not_have_arguments(tmp_path, monkeypatch):
     monkeypatch.setattr(check_optimizer, "_shipped", check_optimizer._shipped.__wrapped__)
     assert check_optimizer._shipped() == [("torch.optim.SGD", {})]
     check_optimizer.check_optimizer(OptimizerConfig("torch.optim.SGD", lr=0.1))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError(" \n"), "ValueError"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (OSError("\n no file \nwith more"), "no file "),
+    ],
+)
+def test_the_first_line_of_an_error_is_its_type_where_it_says_nothing(error, line):
+    assert first_line(error) == line

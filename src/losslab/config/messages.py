@@ -103,8 +103,9 @@ def _to_add(full_key: str) -> str:
     return f"; to add it, write '+{'.'.join(groups)}={{{key}: VALUE}}'" if free else ""
 
 
-def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type where it has none, or spaces alone."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

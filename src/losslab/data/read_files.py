@@ -9,6 +9,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
+from losslab.config.messages import first_line
+
 LINES = (".jsonl", ".ndjson")
 BINARY = (".parquet", ".arrow")
 FORMATS = (*LINES, ".json", ".csv", ".tsv", *BINARY)
@@ -68,7 +70,7 @@ def arrow(path: Path) -> Any:
                 file.seek(0)
                 return pyarrow.ipc.open_file(file).read_all()
     except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path} is damaged or not a {form} file ({_reason(error)}): recreate it") from None
+        raise ValueError(f"{path} is damaged or not a {form} file ({first_line(error)}): recreate it") from None
 
 
 def joined(files: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
@@ -93,7 +95,7 @@ def joined(files: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
     try:
         whole = pyarrow.concat_tables(parts, promote_options="permissive" if differing else "default")
     except pyarrow.ArrowException as error:
-        shown = "; ".join(differing.values()) or _reason(error)
+        shown = "; ".join(differing.values()) or first_line(error)
         raise ValueError(f"the files cannot be read as one table ({shown}): give each column one type") from None
     widened = {name: _shortened(whole.schema.field(name).type) for name in differing}
     return whole, tuple(f"{shown}: read as {widened[name]}" for name, shown in differing.items())
@@ -119,7 +121,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 line = stream.readline(LONGEST_LINE + 1)
             except (OSError, EOFError, zlib.error) as error:
                 raise ValueError(
-                    f"{path}: the file is damaged or truncated after line {number} ({_reason(error)}): recreate it"
+                    f"{path}: the file is damaged or truncated after line {number} ({first_line(error)}): recreate it"
                 ) from None
             if not line:
                 return
@@ -154,7 +156,7 @@ def _json_array(path: Path) -> Iterator[tuple[int, Raw]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: the file is not valid JSON here ({error.msg}): correct it") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({_reason(error)}): correct it") from None
+        raise ValueError(f"{path} cannot be read as JSON ({first_line(error)}): correct it") from None
     for number, value in enumerate(values, start=1):
         yield number, _object(value, f"{path}: item {number} of the array")
 
@@ -199,17 +201,13 @@ def _parsed(text: str, place: str) -> Any:
     except RecursionError:
         raise ValueError(f"{place} is nested too deeply to be read: correct or remove it") from None
     except ValueError as error:
-        raise ValueError(f"{place} is not valid JSON, correct or remove it ({_reason(error)})") from None
+        raise ValueError(f"{place} is not valid JSON, correct or remove it ({first_line(error)})") from None
 
 
 def _object(value: Any, place: str) -> Raw:
     if not isinstance(value, dict):
         raise ValueError(f"{place} is a JSON {type(value).__name__}, not an object: write one object for each row")
     return value
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _shortened(kind: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from losslab.config.choices import Selection
-from losslab.config.messages import under_key
+from losslab.config.messages import first_line, under_key
 from losslab.config.schema import EMBEDDED, DatasetConfig
 from losslab.data import hub_datasets, read_files, toy_pictures, toy_programs, toy_task
 from losslab.data.read_files import Raw
@@ -232,8 +232,7 @@ def _whole(dataset: DatasetConfig) -> Table:
             return _table(path, _saved(dataset))
         whole = hub_datasets.load_dataset(path, dataset.subset, split=dataset.split, revision=dataset.revision)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"the data set {path} cannot be read ({reason}): check dataset.path") from error
+        raise ValueError(f"the data set {path} cannot be read ({first_line(error)}): check dataset.path") from error
     return _table(path, whole)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.choices import Rules
+from losslab.config.messages import first_line
 from losslab.config.schema import EMBEDDED
 from losslab.data import hub_datasets, read_files
 from losslab.data.images import looks_like_images, parts
@@ -276,9 +277,8 @@ def _table(name: str, cfg: BenchmarkConfig) -> Iterator[tuple[str, dict[str, Any
             table = hub_datasets.load_dataset(cfg.path, cfg.subset, split=cfg.split, revision=cfg.revision)
         table = images.undecoded(table)
     except Exception as error:  # the library raises many kinds, most of them for a name, a split or the network
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(
-            f"benchmark {name}: {cfg.path} (split {cfg.split}) cannot be read ({reason}); check its name, or set "
-            "eval.data to a folder with local files"
+            f"benchmark {name}: {cfg.path} (split {cfg.split}) cannot be read ({first_line(error)}); check its name, or "
+            "set eval.data to a folder with local files"
         ) from None
     yield from ((f"{cfg.path}, row {i}", dict(row)) for i, row in enumerate(table))

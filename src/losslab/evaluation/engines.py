@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from losslab.config.choices import Device
+from losslab.config.messages import first_line
 from losslab.config.schema import Engine
 from losslab.distributed import fork_server
 from losslab.evaluation.engine_interface import Job, dtype_of, request_seed
@@ -207,5 +208,4 @@ def _serve(module: str, job: Job, requests: list[Any], gpus: str, log: Path, con
         return
     except Exception as error:
         traceback.print_exc()
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        connection.send((FAILED, f"the engine failed: {reason}"))
+        connection.send((FAILED, f"the engine failed: {first_line(error)}"))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.config.log import log
+from losslab.config.messages import first_line
 from losslab.config.prompt import CHAT
 from losslab.config.schema import EMBEDDED_MODELS, EMBEDDED_VISION, Config, Engine
 from losslab.data import processors
@@ -182,8 +183,7 @@ def _tokenizer(config: Config, model: str) -> Any:
         if not tokenizer.chat_template and takes_images(model, **protocols.source(config, model)):
             tokenizer.chat_template = processors.load(model, **protocols.source(config, model)).chat_template
     except Exception as error:  # of many kinds, all of which mean this
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"no tokenizer can be loaded from {model}: {reason}") from None
+        raise ValueError(f"no tokenizer can be loaded from {model}: {first_line(error)}") from None
     check_tokenizer(tokenizer, model)
     return tokenizer
 

@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor
 
 from losslab.config.log import log
+from losslab.config.messages import first_line
 from losslab.config.schema import Config, NonFinite, Reduction
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.examples import Examples
@@ -154,7 +155,7 @@ class Trainer:
             except torch.OutOfMemoryError as error:
                 if not self._can_halve(step):
                     raise
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
             self._halve(reason)  # not in the handler, which keeps the tensors of the failed micro-batch alive
 
     def _accumulate(self, step: int, batch: StepBatch) -> StepSums:
