@@ -278,7 +278,7 @@ def _table(name: str, cfg: BenchmarkConfig) -> Iterator[tuple[str, dict[str, Any
         table = images.undecoded(table)
     except Exception as error:  # the library raises many kinds, most of them for a name, a split or the network
         raise ValueError(
-            f"benchmark {name}: {cfg.path} (split {cfg.split}) cannot be read ({first_line(error)}); check its name, or "
-            "set eval.data to a folder with local files"
+            f"benchmark {name}: {cfg.path} (split {cfg.split}) cannot be read ({first_line(error)}); check its "
+            "name, or set eval.data to a folder with local files"
         ) from None
     yield from ((f"{cfg.path}, row {i}", dict(row)) for i, row in enumerate(table))
