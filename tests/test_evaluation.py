@@ -12,6 +12,7 @@ from dataclasses import replace
 from http.server import ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -160,6 +161,31 @@ def test_scores_page_and_warnings_are_of_all_benchmarks_of_the_folder(config, mo
 class Two(Endpoint):
     def answer(self, body: dict) -> str:
         return "So it is \\boxed{2}."
+
+
+class Told(Endpoint):
+    bodies: ClassVar[list[dict]] = []
+
+    def answer(self, body: dict) -> str:
+        self.bodies.append(body)
+        return "2"
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_an_endpoint_is_sent_no_seed_that_all_samples_would_share(config, tmp_path, seeded):
+    """A server answers one prompt and one seed with one text, so that the samples of a problem would be one."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Told)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Told.bodies.clear()
+    config.model.path, config.eval.request_seeds = "served", seeded
+    config.machine = MachineConfig(engine=Engine.api, api_url=f"http://127.0.0.1:{server.server_port}/v1")
+    result = evaluate(config, "served", tmp_path / "scores")
+    server.shutdown()
+    server.server_close()
+    assert result["seeds"] == ("sample" if seeded else "none")
+    assert len(Told.bodies) == 18
+    assert len({body.get("seed") for body in Told.bodies}) == (18 if seeded else 1)
+    assert all(("seed" in body) == seeded for body in Told.bodies)
 
 
 def test_the_cost_of_a_served_model_is_that_of_all_samples_of_the_folder(config, tmp_path):

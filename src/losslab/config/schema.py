@@ -196,7 +196,7 @@ class EvalConfig:
     max_new_tokens: int = key(4096, "an answer is cut there", low=1)
     verdict: VerdictName = key(VerdictName.official, "whose scores the tables show (docs/evaluation.md)")
     seed: int | None = seed_key(None, "of sampling; null = that of the cell")
-    request_seeds: bool = key(True, "one seed for each sample; false = one for the engine")
+    request_seeds: bool = key(True, "one seed for each sample; false = one for the engine, none for an endpoint")
     full_samples: int | None = key(None, "samples of the published protocol; fewer give a warning", low=1)
     data: str | None = key(None, "folder with <benchmark>.jsonl(.gz) files in place of the hub")
 

@@ -86,11 +86,13 @@ def _ask(client: Any, job: Job, request: Request, limit: int) -> Completion:
     """One request, of a conversation or of a text that is continued."""
     assert job.endpoint is not None
     sampling, stop = job.sampling, [*job.sampling.stop, *request.stop]
+    # Without a seed of its own a request has none: with one for all, a server answers the same text k times.
+    seed = sampling.seed if request.seed is None and not sampling.temperature else request.seed
     options: dict[str, Any] = {
         "model": job.endpoint.model,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "seed": sampling.seed if request.seed is None else request.seed,
+        **({} if seed is None else {"seed": seed}),
         **({"stop": stop} if stop else {}),
     }
     if request.chat:
