@@ -89,7 +89,17 @@ def test_without_seeds_of_requests_the_engine_has_one_and_another_when_it_goes_o
     assert [len(asked) for asked in begun.requests + ended.requests] == [4, 3]
     assert all(request.seed is None for asked in begun.requests + ended.requests for request in asked)
     seeds = [job.sampling.seed for job in begun.jobs + ended.jobs]
-    assert seeds == [request_seed(5, "engine", 4), request_seed(5, "engine", 3)] and seeds[0] != seeds[1]
+    assert seeds[0] == request_seed(5, "engine", 4) != seeds[1]
+
+
+def test_as_many_samples_again_are_drawn_with_another_seed(model, tmp_path, monkeypatch):
+    """2 of each problem, then 2 more: as many are missing, which have to be others. The first seed of all stays."""
+    asked = Answers(monkeypatch)
+    for samples in (2, 4, 6):
+        scored(model, tmp_path, request_seeds=False, samples=samples)
+    assert [len(requests) for requests in asked.requests] == [4, 4, 4]
+    seeds = [job.sampling.seed for job in asked.jobs]
+    assert seeds[0] == request_seed(5, "engine", 4) and len(set(seeds)) == 3
 
 
 def test_the_limit_of_a_verdict_reaches_the_graders(model, tmp_path, monkeypatch):

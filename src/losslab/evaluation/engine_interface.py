@@ -75,8 +75,8 @@ class Job:
     image_arguments: dict[str, Any] = field(default_factory=dict)  # of the processor's call
 
 
-def request_seed(*parts: int | str) -> int:
-    """A seed of one sample from what names it, such as (seed, benchmark, problem, sample): the same everywhere."""
+def request_seed(*parts: Any) -> int:
+    """A seed from what names it, such as seed, benchmark, problem and number of a sample: the same everywhere."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4])
 
 

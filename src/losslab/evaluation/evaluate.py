@@ -207,8 +207,8 @@ def _generate(subject: Subject, samples: Samples) -> Generated:
         max_new_tokens=cfg.max_new_tokens,
         stop=tuple(protocol["stop"]),
         stop_ids=tuple(protocol["stop_ids"]),
-        # Another one for each continuation: the same stream again would repeat existing samples.
-        seed=request_seed(seed, "engine", len(missing)),
+        # Of a continuation by what it asks for: the same stream again would repeat the samples that are stored.
+        seed=request_seed(seed, "engine", len(missing), *(missing if samples.known else [])),
     )
     engine, job = Engine(protocol["engine"]), requests.job(subject, sampling)
     tokens, begin = 0, time.perf_counter()
