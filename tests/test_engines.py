@@ -116,6 +116,22 @@ def test_stop_texts_end_a_sample_and_are_not_part_of_it(engine, model, sampled, 
     assert stopped > 3
 
 
+@both
+def test_a_stop_text_that_begins_in_the_prompt_ends_no_sample(engine, model, sampled, tmp_path):
+    """Each prompt ends in "=?", and the stop text of each request goes on as its answer does, alone and in a batch."""
+    asked, free = requests(model, 24), sampled[engine]
+    begun = [key for key in free if free[key].text]
+    stops = tuple(dict.fromkeys(f"?{free[key].text[:size]}" for key in begun for size in (1, 2)))
+    inside = {key for key in free if any(stop in free[key].text for stop in stops)}
+    assert len(begun) - len(inside) > 12  # whose stop texts are nowhere in the answer
+    stopped = run(engine, job(model, stop=stops), asked, tmp_path)
+    assert {key: stopped[key] for key in free if key not in inside} == {
+        key: free[key] for key in free if key not in inside
+    }
+    key = next(key for key in begun if key not in inside)
+    assert run(engine, job(model, stop=stops), [asked[key]], tmp_path) == {key: free[key]}
+
+
 def test_settings_in_a_models_own_files_change_no_sample(model, sampled, tmp_path):
     """As of the engine that most cells are scored with: vLLM takes those of the protocol alone."""
     folder = tmp_path / "model"

@@ -18,7 +18,7 @@ PICTURED = 16  # sequences with images, whose patches all pass the vision tower 
 
 def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Completion]]:
     """Yields an empty list when ready, then the samples of a batch of requests of similar length."""
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     model, tokenizer = load_model(job, on_gpu)
     # Its file may hold a repetition penalty and the like, which no protocol names and vLLM does not apply.
@@ -45,7 +45,6 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
             do_sample=False,
             eos_token_id=sorted(ends) or None,
             pad_token_id=pad,
-            stop_strings=list(stop) or None,
         )
         seeds = [request_seed(sampling.seed, r.key) if r.seed is None else r.seed for r in batch]
         noise = LogitsProcessorList()
@@ -56,7 +55,7 @@ def run(job: Job, requests: list[Request], on_gpu: bool) -> Iterator[list[Comple
                 **{name: _moved(value, model) for name, value in inputs.items()},
                 generation_config=settings,
                 logits_processor=noise,
-                tokenizer=tokenizer,
+                stopping_criteria=StoppingCriteriaList([Stops(stop, width, tokenizer)] if stop else []),
             )
         rows = output[:, width:].tolist()
         yield [_finished(request.key, row, stop, ends, tokenizer) for request, row in zip(batch, rows, strict=True)]
@@ -159,6 +158,24 @@ def _finished(key: int, ids: list[int], stop: Collection[str], ends: Collection[
     if end is None:
         return Completion(key, text, len(ids), "length")
     return Completion(key, text, end + 1, "stop", end_token=ids[end])
+
+
+class Stops:
+    """Ends a row whose answer holds a stop text, as vLLM does; transformers also finds one that begins in the prompt."""
+
+    def __init__(self, stop: Collection[str], width: int, tokenizer: Any) -> None:
+        self.stop, self.width, self.tokenizer = stop, width, tokenizer
+        self.longest = max(len(text.encode()) for text in stop)  # tokens; each that shows has a byte at least
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        ends = input_ids[:, max(self.width, input_ids.shape[1] - self.longest) :].tolist()
+        # What the last tokens alone decode to may differ where they begin: the whole answer decides.
+        found = [self._stops(end) and self._stops(input_ids[i, self.width :].tolist()) for i, end in enumerate(ends)]
+        return torch.tensor(found, device=input_ids.device)
+
+    def _stops(self, ids: list[int]) -> bool:
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return any(part in text for part in self.stop)
 
 
 class Noise:
