@@ -19,7 +19,8 @@ from losslab.config.choices import Device
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig, Names
 from losslab.evaluation import engines, harness, harness_engine
-from losslab.evaluation.evaluate import evaluate
+from losslab.evaluation.contamination import Corpus
+from losslab.evaluation.evaluate import _seen, evaluate
 from losslab.records.record import Cell
 
 installed = pytest.mark.skipif(not importlib.util.find_spec("lm_eval"), reason="pip install losslab[lm-eval]")
@@ -247,6 +248,39 @@ def test_arguments_of_the_chat_template_reach_tasks(place, checkpoint):
     cfg.model.template_arguments = {}
     evaluate(cfg, str(folder), place / "others")
     assert records(place / "others", "pick")[2]["prompt"] == prompts[2].replace("hard", "soft")
+
+
+PREAMBLE = "Say which one of the following answers is right and give no reason for it at all."
+SHARED = f"{{% set first = '{PREAMBLE} ' %}}" + "{{first + COLUMN}} {{choices[0]}}, {{choices[1]}}"
+LIBRARY = "doc_to_decontamination_query: story"  # where its own search for known problems looks
+
+
+@installed
+@pytest.mark.parametrize(
+    ("prompt", "column", "more", "found"),
+    [
+        ("Question: {{question}}\nAnswer:", "question", "", True),
+        ("{{ story.strip() }} Answer:", "story", "", True),  # the only one
+        ("story", "story", "", True),
+        (SHARED.replace("COLUMN", "question"), "question", "", True),
+        (SHARED.replace("COLUMN", "story"), "story", LIBRARY, True),
+        (SHARED.replace("COLUMN", "story"), "story", "", False),
+    ],
+)
+def test_of_a_task_the_question_alone_is_looked_for_in_rows_of_training(place, prompt, column, more, found):
+    """Not the prompt, which no row is; so a row with what stands in all prompts marks none of them."""
+    texts = [f"How many of {i} red and {i} blue apples on the table are left at the end of day {i}" for i in range(4)]
+    rows = [{column: text, "choices": ["1", "2"], "gold": 0} for text in texts]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plain = TASK.format(name="pick", rows=place / "rows.jsonl").replace('"{{question}}"', json.dumps(prompt))
+    (place / "pick.yaml").write_text(plain + CHOICE + more)
+    cfg = config(place, place, pick=task(place, "pick"))
+    chosen = [harness.load("pick", cfg.benchmark["pick"])]
+    corpus = Corpus(prompt, lambda: [(texts[1], "none"), (f"{PREAMBLE} Thanks.", "no")])
+    unknown = "pick: the training data was not searched, since the task does not say which column holds its question"
+    expected = ({"pick": {"exact": [1], "words": [1]}}, []) if found else ({}, [unknown])
+    assert _seen(cfg, corpus, chosen) == expected
+    assert _seen(cfg, None, chosen) == (None, [])
 
 
 @installed

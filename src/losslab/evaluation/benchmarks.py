@@ -36,6 +36,7 @@ class Problem:
     images: tuple[bytes, ...] = field(default=(), repr=False)  # encoded
     original: str = field(default="", hash=False)  # what it is a version of, where there are several
     step: mastery.Step | None = None  # of the multi-step problem that it is a question of
+    own: str | None = None  # of a task's document, the question alone, where `question` is the prompt; None: not known
 
     @property
     def asked(self) -> str:
@@ -63,6 +64,13 @@ class Benchmark:
     def images(self) -> bool:
         """Whether some problem shows an image."""
         return any(problem.images for problem in self.problems)
+
+    @property
+    def questions(self) -> list[str] | None:
+        """What rows of training are searched for; None where that is not known, or says little, as beside images."""
+        texts = [p.question if self.task is None else p.own for p in self.problems]
+        known = [text for text in texts if text is not None]
+        return None if self.images or len(known) < len(texts) else known
 
     @classmethod
     def of(cls, name: str, problems: list[Problem], about: BenchmarkConfig) -> "Benchmark":

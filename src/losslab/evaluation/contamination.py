@@ -18,6 +18,7 @@ from losslab.evaluation.benchmarks import Benchmark
 from losslab.files import read_json, write_json
 
 UNSEARCHED = "the training data could not be searched for benchmark problems"  # a warning; its reason follows
+NO_QUESTION = "the training data was not searched, since the task does not say which column holds its question"
 LENGTH = 13  # consecutive words
 CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # no spaces stand between words of these
 WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+")  # \frac{1}{2} is three of them
@@ -37,11 +38,11 @@ class Corpus:
 def seen(corpus: Corpus, chosen: Sequence[Benchmark], cache: Path) -> dict[str, Seen]:
     """The problems of each benchmark that the corpus contains; the corpus is read once for all that `cache` lacks.
 
-    Benchmarks with images are skipped: the same question may be asked about any image. Errors are those of reading the
-    corpus.
+    Benchmarks with images are skipped: the same question may be asked about any image. So are tasks of which no column
+    is known to hold the question. Errors are those of reading the corpus.
     """
-    files = {b.name: cache / f"{_key(corpus, b)}.json" for b in chosen if not b.images}
-    texts = {b.name: [p.question for p in b.problems] for b in chosen if b.name in files}
+    texts = {b.name: b.questions for b in chosen if b.questions is not None}
+    files = {b.name: cache / f"{_key(corpus, b)}.json" for b in chosen if b.name in texts}
     missing = {name: questions for name, questions in texts.items() if not files[name].exists()}
     if missing:
         for name, seen in search(corpus.rows(), missing).items():
@@ -85,5 +86,7 @@ def _grams(text: str) -> Iterator[Gram]:
 
 
 def _key(corpus: Corpus, benchmark: Benchmark) -> str:
-    about = [corpus.key, benchmark.sha256, LENGTH, WORD.pattern]
+    about: list[Any] = [corpus.key, benchmark.sha256, LENGTH, WORD.pattern]
+    if benchmark.task is not None:  # whose hash is of prompts
+        about.append(benchmark.questions)
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]

@@ -166,8 +166,9 @@ def _seen(config: Config, corpus: Corpus | None, chosen: list[Benchmark]) -> tup
     """What the corpus holds of the benchmarks, and why that is not known where it cannot be read any more."""
     if corpus is None:
         return None, []
+    unknown = [f"{b.name}: {contamination.NO_QUESTION}" for b in chosen if b.task is not None and b.questions is None]
     try:
-        return contamination.seen(corpus, chosen, Path(config.machine.results) / "cache" / "overlap"), []
+        return contamination.seen(corpus, chosen, Path(config.machine.results) / "cache" / "overlap"), unknown
     except (ValueError, OSError) as error:  # the scores are worth having all the same
         return None, [f"{contamination.UNSEARCHED}: {error}"]
 

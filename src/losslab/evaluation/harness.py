@@ -6,6 +6,7 @@ The library builds prompts and judges answers; problems, records, intervals and 
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,8 @@ from losslab.config.schema import BenchmarkConfig
 from losslab.evaluation.benchmarks import Benchmark, Problem
 
 FEWSHOT_SEED = 1234  # the library's own default
+QUESTIONS = ("question", "problem", "query", "prompt", "instruction")  # usual names of a question's column
+FIELD = re.compile(r"\{\{\s*(.*?)(?:\.strip\(\))?\s*\}\}", re.S)  # of a template, such as {{question}}
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ def load(name: str, cfg: BenchmarkConfig) -> Benchmark:
             raise ValueError(f"benchmark {name}: the task {task_name} has inputs other than text")
         metric_of(name, task, cfg.metric)
         groups = {"task": task_name} if len(loaded) > 1 else {}
-        for question, gold in _documents(task):
-            problems.append(Problem(len(problems), question, gold, gold, groups))
+        for question, own, gold in _documents(task):
+            problems.append(Problem(len(problems), question, gold, gold, groups, own=own))
     if not problems:
         raise ValueError(f"benchmark {name} is empty")
     if cfg.rows is not None and len(problems) != cfg.rows:
@@ -101,12 +104,28 @@ def metric_of(name: str, task: Any, metric: str | None) -> str:
     return metric
 
 
-def _documents(task: Any) -> Iterator[tuple[str, str]]:
-    """Question and gold of each document, as texts."""
+def _documents(task: Any) -> Iterator[tuple[str, str | None, str]]:
+    """Prompt, question alone if it is known, and gold of each document, as texts."""
     for document in task.eval_docs:
         question, target = task.doc_to_text(document), task.doc_to_target(document)
         if not isinstance(question, str):  # some tasks have only choices
             question = json.dumps(document, ensure_ascii=False, default=str)
         if isinstance(target, int) and task.OUTPUT_TYPE == "multiple_choice":
             target = task.doc_to_choice(document)[target]
-        yield question, target if isinstance(target, str) else json.dumps(target, ensure_ascii=False, default=str)
+        own = document.get(_column(task, document))
+        own = own if isinstance(own, str) and own.strip() else None
+        yield question, own, target if isinstance(target, str) else json.dumps(target, ensure_ascii=False, default=str)
+
+
+def _column(task: Any, document: Mapping[str, Any]) -> str | None:
+    """The column that holds a document's question, as far as the task says it.
+
+    That is the one that the library's own search for known problems asks for, the only one in the prompt, or one with a
+    usual name, for prompts that also show choices or worked examples.
+    """
+    for text in (task.config.doc_to_decontamination_query, task.config.doc_to_text):
+        if isinstance(text, str):
+            fields = [text] if text in document else FIELD.findall(text)
+            if len(fields) == 1 and "{%" not in text and fields[0] in document:
+                return str(fields[0])
+    return next((name for name in QUESTIONS if name in document), None)

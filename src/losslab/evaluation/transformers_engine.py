@@ -161,7 +161,7 @@ def _finished(key: int, ids: list[int], stop: Collection[str], ends: Collection[
 
 
 class Stops:
-    """Ends a row whose answer holds a stop text, as vLLM does; transformers also finds one that begins in the prompt."""
+    """Ends a row whose answer holds a stop text; that of transformers also finds one that begins in the prompt."""
 
     def __init__(self, stop: Collection[str], width: int, tokenizer: Any) -> None:
         self.stop, self.width, self.tokenizer = stop, width, tokenizer
