@@ -18,6 +18,7 @@ from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write_json
 from losslab.planning import plan_power, plan_tuning
 from losslab.records.record import Cell
+from losslab.report.page import _headlines
 from losslab.results import setting_curves, table_formats, tables, tuning
 from losslab.results.conclusion import Conclusion, conclusions
 from losslab.results.conclusion_text import sentences
@@ -164,6 +165,29 @@ def test_an_objective_that_is_better_at_its_own_rate_alone_is_found():
         named += conclusion.decided and conclusion.best == "dft"
         at_one_rate += scores["dft", 1e-5].mean() > scores["sft", 1e-5].mean()
     assert named >= 18 and at_one_rate == 0
+
+
+def test_its_own_best_value_is_said_of_rows_that_had_a_choice():
+    """A base has no value, and an objective with a single one has chosen nothing."""
+    low = np.array([[0.25, 0.3] * 4] * 2)
+    rates = {("sft", 1e-4): low, ("sft", 1e-3): low + 0.1}
+    for dft, base, best in (
+        (low, low - 0.1, "sft at its own best optimizer.lr, on half of the problems"),
+        (low, low + 0.3, "base 0.0, on half of the problems"),
+        (low + 0.3, low, "dft, on half of the problems"),
+    ):
+        made = concluded(rates | {("dft", 1e-3): dft}, base)
+        assert [line["label"] for line in _headlines([made])] == [best]
+        (both,) = [text for text in sentences(made) if "its own best" in text]
+        assert both.startswith(
+            "Each objective that had several values has its own best optimizer.lr: sft at 0.001 (2 seeds). In each seed"
+        )
+        assert "With one value of optimizer.lr alone, scored on the same half: dft at 0.001 (2 seeds)." in sentences(
+            made
+        )
+    said = sentences(concluded(rates | {("dft", 1e-3): low, ("dft", 1e-4): low + 0.1}))
+    assert not any("alone" in text for text in said)
+    assert sum(text.startswith("Each objective has its own best optimizer.lr: ") for text in said) == 1
 
 
 def records(results: Path) -> None:

@@ -226,7 +226,9 @@ def _headlines(concluded: Sequence[Conclusion]) -> list[dict[str, str]]:
     """The best average of each model among the rows that compare; the conclusion says whether it stands out."""
     headlines = []
     for c in concluded:
-        label = f"{c.best} at its own best {c.tuned}, on half of the problems" if c.tuned else c.best
+        chose = any(choice.row.label == c.best and len(choice.values) > 1 for choice in c.choices)
+        label = f"{c.best} at its own best {c.tuned}" if chose else c.best
+        label += ", on half of the problems" if c.tuned else ""
         headlines.append({"model": c.model, "label": label, "value": f"{c.averages[c.best].mean:.1f}"})
     return headlines
 

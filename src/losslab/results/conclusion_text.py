@@ -104,13 +104,18 @@ def _grounds(c: Conclusion) -> str:
 
 def _choices(c: Conclusion) -> list[str]:
     """Which values of the tuned key the objectives have, and who chose them."""
-    if not c.choices:
-        return []
-    at_values = _listed((f"{choice.row.label} at {choice}" for choice in c.choices), "; ")
-    return [
-        f"Each objective has its own best {c.tuned}: {at_values}. In each seed half of the problems chose it, by their "
-        "average, and the other half makes the scores."
-    ]
+    texts = []
+    chose = [f"{choice.row.label} at {choice}" for choice in c.choices if len(choice.values) > 1]
+    single = [f"{choice.row.label} at {choice}" for choice in c.choices if len(choice.values) == 1]
+    if chose:
+        which = "Each objective that had several values" if single else "Each objective"
+        texts.append(
+            f"{which} has its own best {c.tuned}: {_listed(chose, '; ')}. In each seed half of the problems chose it, by "
+            "their average, and the other half makes the scores."
+        )
+    if single:
+        texts.append(f"With one value of {c.tuned} alone, scored on the same half: {_listed(single, '; ')}.")
+    return texts
 
 
 def _power(c: Conclusion) -> list[str]:
