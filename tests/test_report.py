@@ -228,6 +228,20 @@ def test_a_tuned_sweep_of_more_rows_than_are_drawn(tmp_path, losses, lines, note
     assert dict(marks)[f"loss{first}"] == " ".join(f"{losses * j + first}" for j in range(rates))
 
 
+def test_the_cost_of_multi_step_problems_is_that_of_all_their_questions(tmp_path):
+    """A problem of three questions, each with two samples of ten tokens; of another benchmark four problems."""
+    made = cell(tmp_path, "sft", 0, {"wemath": 50.0, "math500": 50.0}, samples=2)
+    (path,) = made.folder.glob("scores/*/scores.json")
+    content = read_json(path)
+    content["benchmarks"]["wemath"] |= {"problems": 1, "questions": 3, "mean_tokens": 10.0}
+    content["benchmarks"]["math500"] |= {"problems": 4, "mean_tokens": 5.0}
+    write_json(path, content)
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    (report_row,) = report_rows(table, cell_records(str(tmp_path)))
+    found = costs.cell_cost(report_row.cells[0], Scores(table))
+    assert (found.samples, found.sampled) == (3 * 2 + 4 * 2, 3 * 2 * 10 + 4 * 2 * 5)
+
+
 def test_a_setting_that_a_trained_row_lacks_differs():
     """A base is excused, and an older record, which has the default of a newer key: one epoch."""
 

@@ -33,7 +33,7 @@ CELL_MAY = {
 }  # fmt: skip
 BENCHMARK = {"score": NUMBER}
 BENCHMARK_MAY = {
-    "problems": int, "samples": int, "interval": ([NUMBER], NoneType), "mean_tokens": NUMBER,
+    "problems": int, "questions": int, "samples": int, "interval": ([NUMBER], NoneType), "mean_tokens": NUMBER,
     "breakdown": {...: {...: {"problems": int, "score": NUMBER, "interval": ([NUMBER], NoneType)}}},
 }  # fmt: skip
 

@@ -145,11 +145,14 @@ def _number(value: Any) -> float:
 
 
 def _scored(cell: ReportCell, scores: Scores) -> Iterator[tuple[int, int, float]]:
-    """Problems, samples and mean tokens of each benchmark, for the finished model and for its steps."""
+    """Problems, samples and mean tokens of each benchmark, for the finished model and for its steps.
+
+    Of a benchmark of multi-step problems, each question counts: it has samples of its own.
+    """
     for path in (*cell.folder.glob("scores/*/scores.json"), *cell.folder.glob("scores/*/steps/*/scores.json")):
         for part in scores.at(path.parent)["benchmarks"].values():
             if {"problems", "samples", "mean_tokens"} <= set(part):
-                yield part["problems"], part["samples"], part["mean_tokens"]
+                yield part.get("questions", part["problems"]), part["samples"], part["mean_tokens"]
 
 
 def _machine(cell: ReportCell) -> dict[str, Any]:
