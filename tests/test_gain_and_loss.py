@@ -9,7 +9,9 @@ from test_tables import cell
 
 from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write, write_json
-from losslab.report import page
+from losslab.records.cell_records import cell_records
+from losslab.report import page, training
+from losslab.report.rows import report_rows
 from losslab.results import gain_and_loss, tables
 from losslab.results.problem_shares import ProblemShares
 from losslab.results.write_tables import write_tables
@@ -104,6 +106,20 @@ def test_the_table_names_the_front_and_the_page_draws_it(tmp_path, capsys):
     titles = re.findall("^## (.*)", (folder / "table.md").read_text(), re.MULTILINE)
     assert titles == ["Gain against loss"] and all(f"<h3>{title}</h3>" in html for title in titles)
     assert "sft: gain +25.0, loss +25.0" in html and "base: gain +0.0, loss +0.0" in html
+
+
+def test_the_front_is_that_of_all_rows_also_of_those_that_are_not_drawn(tmp_path):
+    records(tmp_path)
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    points = gain_and_loss.tradeoffs(table, ProblemShares(table))
+    rows = report_rows(table, cell_records(str(tmp_path)))
+    of_all = "points gained on mathematics over points lost on forgetting; on the Pareto front: "
+    (chart,) = training.gain_against_loss(rows, points)
+    assert sorted(chart.note.removeprefix(of_all).split(", ")) == ["dft", "sft"]
+    (chart,) = training.gain_against_loss([row for row in rows if row.label in ("sft", "nft")], points)
+    front, left = chart.note.removeprefix(of_all).split("; ")
+    assert (sorted(front.split(", ")), left) == (["dft", "sft"], "1 of 3 points are left out")
+    assert chart.svg.count("nft: gain") and not chart.svg.count("dft: gain")
 
 
 def test_there_is_none_without_both_sides_or_without_a_base_of_the_same_seed(tmp_path):

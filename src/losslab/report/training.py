@@ -212,16 +212,22 @@ def _bins(step: Mapping[str, Any]) -> int:
 
 
 def gain_against_loss(rows: Sequence[ReportRow], points: Sequence[Tradeoff]) -> list[Chart]:
-    """A chart for each model with points: gain on mathematics over loss on the benchmarks of forgetting."""
+    """A chart for each model with points: gain on mathematics over loss on the benchmarks of forgetting.
+
+    `rows` are those that the page draws; the front is that of all points, and the chart says how many are left out.
+    """
     figures = []
     for model, of_model in by_model(rows):
         styled = [(row, point) for row in of_model for point in points if point.row is row.row]
+        every = [point for point in points if point.row.names["model"] == model]
         if styled:
-            front = ", ".join(row.label for row, point in styled if point.front) or "the base alone"
+            front = ", ".join(point.row.label for point in every if point.front) or "the base alone"
             title = f"{model}: gain against loss"
             crosses = [(row.style, row.label, point.loss, point.gain) for row, point in styled]
-            several = len({row.row.measure for row, _ in styled}) > 1
+            several = len({point.row.measure for point in every}) > 1
             which = "the Pareto front of its protocol" if several else "the Pareto front"
             name = f"points gained on mathematics over points lost on forgetting; on {which}: {front}"
+            if left := len(every) - len(styled):
+                name += f"; {left} of {len(every)} points are left out"
             figures.append(Chart(title, name, charts.crosses(f"{title}; {name}", crosses)))
     return figures
