@@ -178,13 +178,12 @@ def test_its_own_best_value_is_said_of_rows_that_had_a_choice():
     ):
         made = concluded(rates | {("dft", 1e-3): dft}, base)
         assert [line["label"] for line in _headlines([made])] == [best]
-        (both,) = [text for text in sentences(made) if "its own best" in text]
+        said = sentences(made)
+        (both,) = [text for text in said if "its own best" in text]
         assert both.startswith(
             "Each objective that had several values has its own best optimizer.lr: sft at 0.001 (2 seeds). In each seed"
         )
-        assert "With one value of optimizer.lr alone, scored on the same half: dft at 0.001 (2 seeds)." in sentences(
-            made
-        )
+        assert "With one value of optimizer.lr alone, scored on the same half: dft at 0.001 (2 seeds)." in said
     said = sentences(concluded(rates | {("dft", 1e-3): low, ("dft", 1e-4): low + 0.1}))
     assert not any("alone" in text for text in said)
     assert sum(text.startswith("Each objective has its own best optimizer.lr: ") for text in said) == 1

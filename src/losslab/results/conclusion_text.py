@@ -110,8 +110,8 @@ def _choices(c: Conclusion) -> list[str]:
     if chose:
         which = "Each objective that had several values" if single else "Each objective"
         texts.append(
-            f"{which} has its own best {c.tuned}: {_listed(chose, '; ')}. In each seed half of the problems chose it, by "
-            "their average, and the other half makes the scores."
+            f"{which} has its own best {c.tuned}: {_listed(chose, '; ')}. In each seed half of the problems chose it, "
+            "by their average, and the other half makes the scores."
         )
     if single:
         texts.append(f"With one value of {c.tuned} alone, scored on the same half: {_listed(single, '; ')}.")
