@@ -351,6 +351,17 @@ def test_from_records_to_the_terminal_the_files_and_what_was_not_compared(tmp_pa
     assert "The training rows hold the question of 2 of the 5 problems of math500." in said
 
 
+def test_what_was_not_searched_is_named_beside_what_was_found(tmp_path):
+    for seed in range(2):
+        scored(tmp_path, "sft", seed, [0, 1, 2], seen_exact=None)
+        scored(tmp_path, "dft", seed, [2, 3, 4], seen_exact=1 + seed)
+    (found,) = conclude(tables.build(SweepConfig(name="study"), str(tmp_path)))
+    assert sentences(found)[-2:] == [
+        "Not all rows were checked for problems of the benchmarks in their training data.",
+        "The training rows hold the question of 2 of the 3 problems of math500.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("facts", "told"),
     [

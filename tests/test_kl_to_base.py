@@ -252,6 +252,8 @@ def test_the_tables_and_the_page_have_it(tmp_path, capsys, monkeypatch):
     ]
     assert "on math500 and amc23" in own and "arXiv 2509.04259" in own
     assert "1 of 900 samples have other tokens here" in own
+    assert text.count("The KL of dft to the base is that of 1 of its 2 seeds.") == 1
+    assert "The KL of sft" not in text  # which has both
     gains = text.split("## Gain against loss\n")[1]
     assert gains.splitlines()[1] == "| model | objective | gain | loss | KL to the base | seeds | Pareto front |"
     assert f"| 0.1200 ± {half:.4f} | 2 | yes |" in gains and "| – | 2 | no |" in gains  # nft has none
@@ -262,6 +264,7 @@ def test_the_tables_and_the_page_have_it(tmp_path, capsys, monkeypatch):
     assert "kl_to_base.csv, and in table.md" in capsys.readouterr().out
     html = page.write_report(SweepConfig(name="study"), str(tmp_path)).read_text()
     assert "0.0500 ± 0.0100" in html and "nats per answer" in html
+    assert "The KL of dft to the base is that of 1 of its 2 seeds." in html
 
 
 def test_without_records_nothing_is_shown(tmp_path):

@@ -10,10 +10,12 @@ import pytest
 
 from losslab.composition import experiment_files
 from losslab.config.schema import Config
+from losslab.config.sweep import SweepConfig
 from losslab.files import read_json, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import paper, plots, setting_curves, tables
-from losslab.results.write_tables import write_table, write_tables
+from losslab.results.notes import notes
+from losslab.results.write_tables import curves_of, write_table, write_tables
 
 MATHS = ["math500", "minerva_math", "olympiadbench", "aime24", "amc23"]
 
@@ -308,6 +310,10 @@ def test_accuracy_over_steps_names_what_is_missing(tmp_path):
     points = csv.DictReader(io.StringIO((folder / "steps.csv").read_text()))
     assert [(p["step"], p["accuracy"]) for p in points if p["benchmark"] == "average"] == [("2", "20.0"), ("3", "30.0")]
     assert {"steps.svg", "steps.png"} < {path.name for path in folder.iterdir()}
+    of_no_file = replace(tables.build(SweepConfig(name="figure1"), str(tmp_path)), grid=[])
+    assert list(notes(of_no_file, curves_of(of_no_file), [], [])) == [
+        "The accuracy of dft over steps is that of 1 of its 2 seeds."
+    ]
 
 
 def test_probabilities_that_nobody_measured_are_named(tmp_path):

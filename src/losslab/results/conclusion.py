@@ -84,7 +84,7 @@ class Conclusion:
     varies: list[str] = field(default_factory=list)  # what another seed changes
     sampled: bool = False  # whether answers are sampled, and not greedy
     cut: Cut | None = None  # the largest share of answers cut by length
-    seen: Seen = None  # problems in the training data
+    seen: Seen = Seen()  # problems in the training data
     engines: dict[str, list[str]] = field(default_factory=dict)  # rows by the engine of their scores
     tuned: str | None = None  # the key of which each objective has its own best value, on half of the problems
     choices: list[Choice] = field(default_factory=list)  # of the compared rows

@@ -168,10 +168,10 @@ def _threats(c: Conclusion) -> list[str]:
         # A box before the cut is read as any other, and records of earlier versions do not count these.
         rest = "" if right is None else f"; {right:.0f}% of these are right all the same"
         threats.append(f"{share:.0f}% of the answers of {label} to {benchmark} are cut by length{rest}.")
-    if c.seen == "unknown":
+    if c.seen.unknown:
         threats.append("Not all rows were checked for problems of the benchmarks in their training data.")
-    elif c.seen:
-        benchmark, count, problems = c.seen
+    if c.seen.most:
+        benchmark, count, problems = c.seen.most
         threats.append(f"The training rows hold the question of {count} of the {problems} problems of {benchmark}.")
     return threats
 

@@ -32,20 +32,23 @@ def notes(
             if skipped := sum(bool(step.get("skipped")) for steps in metrics for step in steps):
                 steps = sum(map(len, metrics))
                 yield f"{skipped:,} of {steps:,} updates of {label} were skipped, since their gradient was not finite."
-    if declares(table, "export_steps"):
-        if missing := [name for name in trained if name not in curves]:
-            yield f"No accuracy over steps is on record for {', '.join(missing)}."
-        for name in (name for name in trained if name in curves):
-            seeds = {len(scores) for step, scores in curves[name].items() if step}
-            if seeds != {len(trained[name].scored)}:
-                counts = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
-                yield f"The accuracy of {name} over steps is that of {counts} of its {len(trained[name].scored)} seeds."
+    if declares(table, "export_steps") and (missing := [name for name in trained if name not in curves]):
+        yield f"No accuracy over steps is on record for {', '.join(missing)}."
+    for name, row in trained.items():  # the page draws all curves, whoever asked for them
+        seeds = {len(scores) for step, scores in curves.get(name, {}).items() if step}
+        if seeds - {len(row.scored)}:
+            counts = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+            yield f"The accuracy of {name} over steps is that of {counts} of its {len(row.scored)} seeds."
     having = set(of_measured_cells(table, measured))
     if declares(table, "probabilities") and (missing := [name for name in trained if name not in having]):
         yield f"No probabilities of training targets are on record for {', '.join(missing)}."
     having = {row_label(table, divergence.row) for divergence in divergences}
     if declares(table, "kl_to_base") and (missing := [name for name in trained if name not in having]):
         yield f"No KL to the base is on record for {', '.join(missing)}."
+    for of_row in shown_divergences(table, divergences):
+        if of_row.seeds < (seeds_of_row := len(of_row.row.scored)):
+            label = row_label(table, of_row.row)
+            yield f"The KL of {label} to the base is that of {of_row.seeds} of its {seeds_of_row} seeds."
     if (key := table.sweep.tune) and not any(len(choices) > 1 for choices in tuning.values(table)):
         yield f"No row has several values of {key}, of which sweep.tune is to choose one."
     if len([row for row in table.rows if row.scored]) > plots.MOST_ROWS:

@@ -1,7 +1,8 @@
 """What the records hold against a conclusion: answers cut by length, known problems, scores of several engines."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,14 @@ CUT = 5.0  # percent of answers cut by length, from which they are named
 
 # Row, benchmark, the percentage of its answers that is cut, and that of these which is right; None if not on record.
 Cut = tuple[str, str, float, float | None]
-# The most contaminated benchmark: its name, how many of its problems occur in the training data, and how many it has;
-# None if there is none, "unknown" if that was not searched.
-Seen = tuple[str, int, int] | None | Literal["unknown"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the training data holds of the benchmarks, as far as that was searched."""
+
+    most: tuple[str, int, int] | None = None  # the benchmark of most known problems, their number, and all of its own
+    unknown: bool = False  # whether that of some row and benchmark was not searched
 
 
 def cut_answers(rows: Sequence[Row], benchmarks: Sequence[str], scores: Scores) -> Cut | None:
@@ -43,10 +49,8 @@ def seen_problems(trained: Sequence[Row], benchmarks: Sequence[str], scores: Sco
             exact = content.get(name, {}).get("seen_exact")
             unknown |= exact is None
             counts += [(exact, content[name]["problems"], name)] if exact else []
-    if counts:
-        count, problems, name = max(counts)
-        return name, count, problems
-    return "unknown" if unknown else None
+    count, problems, name = max(counts, default=(0, 0, ""))
+    return Seen((name, count, problems) if count else None, unknown)
 
 
 def engines(cells: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
