@@ -218,7 +218,7 @@ def sheet(tuning: Tuning) -> Sheet:
     lines: list[list[SheetCell]] = []
     for row, of_row in zip(rows, scores, strict=True):
         choice = at_values.get(id(row))
-        kind = "" if choice is None else f"{'shared' if choice.shared else 'own'}: {choice}"
+        kind = "" if choice is None else f"{_kind(choice)}: {choice}"
         scored, asked = len(row.scored), len(row.entries)
         cells = score_cells(of_row, best[measure_of(row)])
         seeds = SheetCell(str(scored) if scored == asked else f"{scored}/{asked}")
@@ -230,6 +230,12 @@ def sheet(tuning: Tuning) -> Sheet:
     )
     head = ["model", "objective", tuning.key, *table.columns, "seeds"]
     return Sheet(f"Each objective at its own best {tuning.key}", "", head, lines, caption, [], naming=3)
+
+
+def _kind(choice: Choice) -> str:
+    if len(choice.values) == 1:
+        return "the only one"
+    return "shared" if choice.shared else "own"
 
 
 def to_json(tuning: Tuning) -> dict[str, Any]:
