@@ -156,6 +156,56 @@ def test_cancel_and_retry(place):
     place.run("given_up", "cancel=true", verb="status")
 
 
+def test_the_last_task_of_an_array_is_requeued_alone(place):
+    """Its SLURM_JOB_ID is the number of the whole array."""
+    place.hold()
+    place.submit("array", *HELD, "seed=0,1", "stage=train")
+    until(lambda: [row.step for row in place.status("array")] == [2, 2], place)
+    (submission,) = place.folder.glob("results/sweeps/array/*/submission.json")
+    last = list(json.loads(submission.read_text())["cells"])[1]
+    (number,) = json.loads(submission.read_text())["jobs"]
+    assert number in queue("array", "%A")  # of one of the two
+    task = subprocess.run(
+        ["squeue", "--noheader", "--array", f"--job={number}", "--format=%A %i"], capture_output=True, text=True
+    )
+    assert f"{number} {number}_1" in task.stdout.splitlines()
+    subprocess.run(["scancel", "--signal=USR2", f"{number}_1"], check=True)
+    until(lambda: record(place.folder / last)["attempts"] == 2, place)
+    place.release()
+    until(place.over("array"), place)
+    of_cells = {
+        row.folder.name: (row.state, record(row.folder)["attempts"], row.tries) for row in place.status("array")
+    }
+    other = ("trained", 1, "1/10")
+    assert sorted(of_cells.values()) == [other, ("trained", 2, "2/10")] and of_cells[Path(last).name] != other
+
+
+def test_a_job_that_slurm_ends_or_does_not_requeue_says_so_and_is_retried(place):
+    place.hold()
+    place.submit("ended", *HELD, "seed=0,1", "stage=train")
+    until(lambda: [row.step for row in place.status("ended")] == [2, 2], place)
+    (submission,) = place.folder.glob("results/sweeps/ended/*/submission.json")
+    cancelled, kept = json.loads(submission.read_text())["cells"]
+    (number,) = json.loads(submission.read_text())["jobs"]
+    subprocess.run(["scontrol", "update", f"jobid={number}_1", "requeue=0"], check=True)
+    subprocess.run(["scancel", f"{number}_0"], check=True)  # not by `losslab status`
+    subprocess.run(["scancel", "--signal=USR2", f"{number}_1"], check=True)
+    until(lambda: not queue("ended"), place)
+    rows = {row.folder.name: (row.state, row.note) for row in place.status("ended")}
+    assert rows[Path(cancelled).name] == ("cancelled", "SLURM ended its job, which was cancelled or out of time")
+    state, note = rows[Path(kept).name]
+    assert state == "interrupted" and note.startswith("SLURM did not requeue its job: "), note
+    assert "disabled" in note
+    shown = place.run("ended", "watch=true", verb="status")  # which ends
+    assert shown.returncode == 0 and "1 cancelled, 1 interrupted" in shown.stdout.replace("\n", " ")
+    place.release()
+    again = place.run("ended", "retry=failed", verb="status")
+    assert again.returncode == 0 and "ended: 2 cells submitted" in again.stdout, again.stderr
+    until(place.over("ended"), place)
+    assert place.states("ended") == ["trained", "trained"]
+    assert [record(row.folder)["attempts"] for row in place.status("ended")] == [2, 2]
+
+
 def test_a_trained_cell_is_at_its_end_unless_its_scoring_is_a_job_that_waits(tmp_path):
     cell = tmp_path / "cells/one"
     state = {"state": "trained", "attempts": 1, "declared": "now", "updated": "2026-01-02", "sweeps": ["halves"]}

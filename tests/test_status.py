@@ -20,6 +20,7 @@ from losslab.config.schema import BASE, BenchmarkConfig, Config, EvalConfig, Nam
 from losslab.distributed.signals import Interrupted
 from losslab.files import read_json, write_json, write_lines
 from losslab.launchers import local, slurm, status
+from losslab.launchers.retry import retry
 from losslab.records.record import Cell
 
 
@@ -105,17 +106,21 @@ class Cluster:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, accepted: int = 9, silent: tuple[str, ...] = ()) -> None:
         self.accepted, self.queued, self.cancelled = accepted, list[tuple[str, str]](), list[str]()
         self.silent = silent  # the commands that fail
+        self.given: list[tuple[dict, list[list[str]]]] = []  # settings and commands of each array
         monkeypatch.setattr(slurm, "_slurm", self.command)
         monkeypatch.setattr(
-            slurm, "_executor", lambda folder, code, sweep, *_: SimpleNamespace(map_array=self.map(sweep))
+            slurm,
+            "_executor",
+            lambda folder, code, sweep, parameters, after: SimpleNamespace(map_array=self.map(sweep, parameters)),
         )
         monkeypatch.setattr(slurm.code_snapshot, "take", lambda folder: folder)
 
-    def map(self, sweep: str) -> Callable[..., list[SimpleNamespace]]:
+    def map(self, sweep: str, parameters: dict) -> Callable[..., list[SimpleNamespace]]:
         def map_array(function: object, logs: list[str], commands: list[list[str]]) -> list[SimpleNamespace]:
             if len(self.queued) == self.accepted:
                 raise FailedJobError("Invalid account")
             self.queued.append((str(7 + len(self.queued)), slurm.job_name(sweep)))
+            self.given.append((parameters, commands))
             return [SimpleNamespace(job_id=f"{self.queued[-1][0]}_{i}") for i in range(len(commands))]
 
         return map_array
@@ -182,13 +187,63 @@ def test_a_sweep_is_retried_where_it_was_submitted(tmp_path, monkeypatch, older)
     queued = list(cluster.queued)
     monkeypatch.chdir(elsewhere)
     with pytest.raises(ValueError) as refused:
-        status.retry("study", str(place / "results"))
+        retry("study", str(place / "results"))
     whence = "the folder in which results lies" if older else str(place)
     assert str(refused.value) == f"the sweep was submitted from {whence}: run this there"
     assert cluster.queued == queued
     monkeypatch.chdir(place)
-    status.retry("study", "results")
+    retry("study", "results")
     assert len(cluster.queued) == 2 * len(queued)
+
+
+def test_a_retry_gives_each_cell_the_settings_of_its_own_newest_submission(tmp_path, monkeypatch):
+    cluster, small, large = (
+        Cluster(monkeypatch),
+        {"separate_evaluation": False, "nodes": 1},
+        {"nodes": 2, "mem_gb": 400},
+    )
+    rest = {"array_parallelism": 4, "separate_evaluation": False}
+    first, second, third = (cell(tmp_path, "sft", seed, None) for seed in range(3))
+    submissions = [
+        slurm.submit("study", {str(own.folder): [f"tag={i}"] for own in members}, rest | settings, tmp_path)
+        for i, (members, settings) in enumerate([((first, second), large), ((second, third), small)])
+    ]
+    for submission, number in zip([submissions[0], *submissions, submissions[1]], [0, 1, 0, 1], strict=True):
+        (submission.folder / f"jobs/exit-{number}").write_text("9\n")
+    cluster.given.clear()
+    retry("study", str(tmp_path))
+    given = [(one["nodes"], one.get("mem_gb"), [words[2] for words in commands]) for one, commands in cluster.given]
+    assert given == [(2, 400, ["tag=0"]), (1, None, ["tag=1", "tag=1"])]
+    again = [list(one.record["cells"]) for one in slurm.Submission.of("study", str(tmp_path))[2:]]
+    assert again == [[str(first.folder)], [str(second.folder), str(third.folder)]]
+
+
+@pytest.mark.parametrize("recorded", ["interrupted", "training", None])
+def test_a_job_that_was_stopped_and_not_requeued_says_so_and_is_retried(tmp_path, monkeypatch, recorded):
+    cluster, own = Cluster(monkeypatch), cell(tmp_path, "sft", 0, None)
+    submission = slurm.submit("study", {str(own.folder): []}, PARAMETERS | {"separate_evaluation": False}, tmp_path)
+    if recorded:
+        write_json(own.folder / "cell.json", own.state() | {"state": recorded, "updated": "9999"})
+    (row,) = status.statuses("study", str(tmp_path))
+    assert (row.state, row.note) == {
+        "interrupted": ("preempted", ""),
+        "training": ("silent", "its process is gone or cannot write"),
+        None: ("waiting", ""),
+    }[recorded]
+    for state, reason in (("cancelled", "SLURM ended its job"), ("interrupted", "SLURM did not: it is off")):
+        (submission.folder / "jobs/stopped-0").write_text(f"{state}: {reason}\n")
+        (row,) = status.statuses("study", str(tmp_path))
+        assert (row.state, row.note) == (state, reason) and row.state in status.FINAL
+    (submission.folder / "jobs/exit-0").write_text("1\n")  # of a later start, before its cell began
+    (row,) = status.statuses("study", str(tmp_path))
+    assert (row.state, row.note[:29]) == ("failed", "its job ended with status 1, ")
+    (submission.folder / "jobs/exit-0").unlink()
+    queued = len(cluster.queued)
+    retry("study", str(tmp_path))
+    assert len(cluster.queued) == queued + 1
+    write_json(own.folder / "cell.json", own.state() | {"updated": "2026"})  # before the new submission
+    (row,) = status.statuses("study", str(tmp_path))
+    assert row.state == "waiting"
 
 
 def test_settings_of_the_jobs_are_read_by_their_owner_alone(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 losslab status [SWEEP ...]             all sweeps, or those named; reads files only
 losslab status table1 watch=true       updates the view until no cell can change any more
 losslab status table1 cancel=true      cancels its queued and running SLURM jobs
-losslab status table1 retry=failed     submits its failed, cancelled and lost cells again, with the current code
+losslab status table1 retry=failed     submits failed, stopped and lost cells again, with the current code
   results=FOLDER                       the folder of the records, if not results
 """
 
@@ -22,6 +22,8 @@ def main(arguments: list[str]) -> None:
     if cancel:
         print(f"{sweeps[0]}: {slurm.cancel(sweeps[0], results)} jobs cancelled")
     elif "retry" in options:
-        status.retry(sweeps[0], results)
+        from losslab.launchers.retry import retry
+
+        retry(sweeps[0], results)
     else:
         status.show(sweeps, results, watch)

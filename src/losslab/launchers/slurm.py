@@ -2,7 +2,8 @@
 
 A job runs the ordinary command of one cell, `python train.py <its overrides>`, in the copy; submitit writes the batch
 script. If the cell has to stop (time limit, preemption), it exits with status 75 and the script requeues the job; if
-its node fails, SLURM requeues it. The submission is recorded in results/sweeps/<sweep>/<time>/submission.json.
+its node fails, SLURM requeues it. A job that is stopped and not requeued says why in a file beside its output. The
+submission is recorded in results/sweeps/<sweep>/<time>/submission.json.
 """
 
 import json
@@ -34,18 +35,31 @@ OURS = {"_target_", "submitit_folder", "name", "max_num_timeout", "environment",
 OURS |= {"separate_evaluation", "setup", "additional_parameters"}
 # The batch script survives a TERM to all processes of the job, as when a machine shuts down and srun kills the cell.
 TRAP_TERM = "trap asked=yes TERM"
-# Signals 10, 12 and 15 kill a cell that is asked to stop before it has installed its handlers. SLURM itself handles a
-# job that is no longer running (cancelled, preempted). A job that SLURM gave up (its node was unreachable) but that
-# still runs must not requeue the one that replaced it.
+EXIT = "exit-${SLURM_ARRAY_TASK_ID:-0}"  # the file with the status of a job that failed
+STOPPED = "stopped-${SLURM_ARRAY_TASK_ID:-0}"  # that which says why a job that was stopped is not requeued
+# A task is named by its array, since the last one to start has the array's own number as SLURM_JOB_ID: with that,
+# scontrol would show and requeue all tasks. Signals 10, 12 and 15 kill a cell that is asked to stop before it has
+# installed its handlers. SLURM itself handles a job that is no longer running: one that it requeues (preempted) counts
+# a restart more at once, and so does one that it gave up (its node was unreachable) but that still runs, which must not
+# requeue the one that replaced it. A status above 128 is that of scontrol when the requeue has ended it too.
 REQUEUE_SCRIPT = f"""code=$?
+job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
+job=${{job:-$SLURM_JOB_ID}}
+stopped={{folder}}/{STOPPED}
 case ${{asked:-}}$code in
     0 | yes0) ;;
     {os.EX_TEMPFAIL} | 138 | 140 | 143 | yes*)
-        now=$(scontrol show job "$SLURM_JOB_ID")
+        now=$(scontrol show job "$job" 2>&1)
         case $now in
-            *JobState=RUNNING*"Restarts=${{SLURM_RESTART_COUNT:-0}} "*) scontrol requeue "$SLURM_JOB_ID" ;;
+            *JobState=RUNNING*"Restarts=${{SLURM_RESTART_COUNT:-0}} "*)
+                said=$(scontrol requeue "$job" 2>&1) || [ $? -gt 128 ] ||
+                    echo "interrupted: SLURM did not requeue its job: $said" >$stopped ;;
+            *"Restarts=${{SLURM_RESTART_COUNT:-0}} "*)
+                echo "cancelled: SLURM ended its job, which was cancelled or out of time" >$stopped ;;
+            *JobState=*) ;;
+            *) echo "interrupted: scontrol did not show its job, to requeue it: $now" >$stopped ;;
         esac ;;
-    *) echo $code >{{folder}}/exit-${{SLURM_ARRAY_TASK_ID:-0}} ;;
+    *) echo $code >{{folder}}/{EXIT} ;;
 esac
 exit $code"""
 
@@ -80,6 +94,18 @@ class Submission:
         except (FileNotFoundError, PermissionError):  # no such file, or another user's job
             text = ""
         return int(text) if text.isdigit() else None  # empty while being written, and on a full disk
+
+    def stopped(self, number: int) -> tuple[str, str] | None:
+        """The state (cancelled, interrupted) of a cell whose job was stopped and not requeued, and why; else None.
+
+        `number` is that of `exit_status`.
+        """
+        try:
+            text = (self.folder / "jobs" / f"stopped-{number}").read_text()
+        except (FileNotFoundError, PermissionError):
+            text = ""
+        state, colon, reason = " ".join(text.split()).partition(": ")
+        return (state, reason) if colon else None
 
     def cancel(self) -> int:
         """Cancel its queued and running jobs; returns how many there were."""
@@ -199,9 +225,10 @@ def _executor(folder: Path, code: Path, sweep: str, parameters: dict[str, Any], 
         variables["SRUN_CPUS_PER_TASK"] = parameters["cpus_per_task"]  # since 22.05 srun does not take it from sbatch
     exports = [path, *(f"export {name}={shlex.quote(str(value))}" for name, value in variables.items())]
     chosen = {key: value for key, value in parameters.items() if key not in OURS and value is not None}
+    written = shlex.quote(str(folder.resolve()))
     chosen |= {
-        "setup": [TRAP_TERM, *(parameters["setup"] or []), *exports],
-        "teardown": [REQUEUE_SCRIPT.replace("{folder}", shlex.quote(str(folder.resolve())))],
+        "setup": [TRAP_TERM, f"rm -f {written}/{EXIT} {written}/{STOPPED}", *(parameters["setup"] or []), *exports],
+        "teardown": [REQUEUE_SCRIPT.replace("{folder}", written)],
         "additional_parameters": {"requeue": True, **after, **parameters["additional_parameters"]},
     }
     general = {"timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "stderr_to_stdout"}

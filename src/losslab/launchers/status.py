@@ -2,8 +2,8 @@
 
 States: waiting (queued, or not started), running, to score (trained; its scoring is a separate job, which has not
 started), scoring, preempted (stopped with a checkpoint and requeued), interrupted (stopped and not requeued), silent
-(no heartbeat, as after a failure of its machine), cancelled, failed, trained (stage=train), done, damaged (its
-cell.json cannot be read).
+(no heartbeat, as after a failure of its machine), cancelled (by a command, or by SLURM), failed, trained (stage=train),
+done, damaged (its cell.json cannot be read).
 """
 
 import statistics
@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from losslab.config.log import printable
-from losslab.launchers.slurm import Submission, submit
+from losslab.launchers.slurm import Submission
 from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.lock import DEAD_AFTER_SECONDS, HOLDER
 from losslab.records.reading import DamagedRecord, read_facts, read_metrics, read_scores, score_files
@@ -107,6 +107,8 @@ def status_of(record: CellRecord, submissions: Sequence[Submitted]) -> CellStatu
         note = attempt(_scores, folder, "")
     elif state == "silent":
         note = "its process is gone or cannot write"
+    elif state in ("cancelled", "interrupted"):
+        _, note = stopped(folder, mine) or ("", "")
     note = "; ".join(filter(None, [note, *faults]))
     where = " on ".join(part for part in (job, host) if part)
     left = seconds_left(rows, steps) if state == "running" else None
@@ -141,15 +143,24 @@ def _state(folder: Path, record: dict[str, Any], submissions: Sequence[Submitted
         if recorded == "trained" and not to_score and newest["submitted"] <= record["updated"]:
             return "trained"
         return "failed" if recorded == "failed" else "cancelled"
+    ended, _ = ("failed", "") if died(folder, submissions) else stopped(folder, submissions) or (None, "")
     if recorded is None or newest["submitted"] > record["updated"]:  # submitted again since
-        return "failed" if died(folder, submissions) else "waiting"
+        return ended or "waiting"
     if recorded == "interrupted":
-        return "preempted"
+        return ended or "preempted"
     if recorded == "trained" and newest["launcher"]["separate_evaluation"]:
-        return "failed" if died(folder, submissions) else "to score"
+        return ended or "to score"
     if recorded in ("failed", "trained"):
         return recorded
-    return "failed" if died(folder, submissions) else "silent"
+    return ended or "silent"
+
+
+def stopped(folder: Path, submissions: Sequence[Submitted]) -> tuple[str, str] | None:
+    """State and reason of a cell whose last job was stopped and not requeued; `submissions` are those with it."""
+    if not submissions:
+        return None
+    newest = submissions[-1]
+    return newest.submission.stopped(newest.cells[folder.name])
 
 
 def died(folder: Path, submissions: Sequence[Submitted]) -> int | None:
@@ -247,36 +258,3 @@ def _views(names: list[str], results: str) -> Iterator[tuple[Table, bool]]:
         for name, of_sweep in rows.items():
             grid.add_row(status_table(name, of_sweep))
         yield grid, all(row.state in FINAL for of_sweep in rows.values() for row in of_sweep)
-
-
-def retry(sweep: str, results: str) -> None:
-    """Submit failed, cancelled and silent cells again.
-
-    Raises ValueError if there is no such cell, or if the sweep was submitted from another folder.
-    """
-    submissions = [submission for submission in submitted(sweep, results) if submission.submission.is_mine]
-    again = [row.folder.name for row in statuses(sweep, results) if row.state in ("failed", "cancelled", "silent")]
-    overrides = {
-        Path(cell).name: (cell, overrides_of_cell)
-        for submission in submissions
-        for cell, overrides_of_cell in submission.record["cells"].items()
-    }
-    cells = dict(overrides[name] for name in again if name in overrides)
-    if not cells:
-        raise ValueError(f"no cell of {sweep} that was submitted to SLURM has failed: there is nothing to retry")
-    newest = {name: submission.record for submission in submissions for name in submission.cells}
-    for record in (newest[name] for name in again if name in newest):
-        _check_folder(record, results)
-    submit(sweep, cells, submissions[-1].submission.launcher, Path(results))
-
-
-def _check_folder(record: dict[str, Any], results: str) -> None:
-    """Refuse a folder in which relative paths of a submission name something else, as its cells would be trained anew.
-
-    Records of an older losslab do not have the folder, and are told by where their results are.
-    """
-    if folder := record.get("folder"):
-        if Path(folder).resolve() != Path.cwd().resolve():
-            raise ValueError(f"the sweep was submitted from {folder}: run this there")
-    elif Path(record.get("results", results)).resolve() != Path(results).resolve():
-        raise ValueError(f"the sweep was submitted from the folder in which {record['results']} lies: run this there")
