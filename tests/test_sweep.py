@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from test_distributed import two_processes
 
@@ -72,6 +73,10 @@ def test_seeds_are_composed_once_and_are_those_that_were_asked_for():
     assert configs[0].model is configs[1].model
     follow = of("seed=3,1", "dataset.seed=${seed}")
     assert [(c.seed, c.dataset.seed) for c in follow] == [(3, 3), (1, 1)]
+    assert [c.seed for c in of("seed=0,1", "++seed=5")] == [5] == [c.seed for c in of("++seed=5", "loss=sft")]
+    assert [c.seed for c in of("++seed=5,6", "seed=1")] == [1]  # the last one, as Hydra reads them
+    with pytest.raises(HydraException):
+        of("seed=0,1", "+seed=5")
     with pytest.raises(ValueError, match="^seed is 4294967296: set it between 0 and"):
         of(f"seed=0,{2**32}")
     (config,) = of("seed=7")
@@ -154,6 +159,9 @@ ONE_BY_ONE = "give each value a command of its own, one after the other"
         ("eval.verdict=official,corrected", "eval.verdict", ONE_BY_ONE),
         ("stage=train,score", "stage", ONE_BY_ONE),
         ("machine.probabilities=4,16", "machine.probabilities", ONE_BY_ONE),
+        ("plan=true,false", "plan", ONE_BY_ONE),
+        ("force=false,true", "force", ONE_BY_ONE),
+        ("model.trust_remote_code=false,true", "model.trust_remote_code", ONE_BY_ONE),
     ],
 )
 def test_a_sweep_whose_values_share_a_cell_is_refused(word, key, instead):
@@ -165,6 +173,19 @@ def test_a_sweep_whose_values_share_a_cell_is_refused(word, key, instead):
     assert (
         str(refused.value)
         == f"{key} makes no cell of its own, so that the sweep would use one of its values: {instead}"
+    )
+    assert not Path("results").exists()
+
+
+def test_two_methods_that_are_one_cell_are_refused():
+    """Of which a table would have the first alone; a method beside a plain objective is a row all the same."""
+    alike = of("method=sft,dft", "loss=sft", "optimizer.lr=5e-5")
+    assert len(alike) == 2 and len({Cell.of(config) for config in alike}) == 1
+    with pytest.raises(ValueError) as refused:
+        Sweep()._start(alike, multirun())
+    assert str(refused.value) == (
+        "method=sft and method=dft are the same cell here, which has one row in a table: leave one of them out, or what "
+        "makes them alike"
     )
     assert not Path("results").exists()
 

@@ -52,8 +52,9 @@ def by_seed(config: DictConfig) -> dict[tuple[str, ...], list[str]]:
     """The overrides of a multirun's cells without the seed, each with those of its seeds; "" is the default seed."""
     cells: dict[tuple[str, ...], dict[str, None]] = {}  # ordered sets of seeds
     for words in overrides(config):
-        seed = next((word for word in reversed(words) if _is_seed(word)), "")
-        rest = tuple(word for word in words if not (seed and word.startswith("seed=")))
+        of_seed = [word for word in words if word.lstrip("+~").partition("=")[0] == "seed"]
+        seed = _seed(of_seed[-1]) if of_seed else ""  # the last one counts, as in the cell itself
+        rest = tuple(word for word in words if not (seed and word in of_seed))
         cells.setdefault(rest, {})[seed] = None
     return {rest: list(seeds) for rest, seeds in cells.items()}
 
@@ -97,9 +98,10 @@ def configurations(config: DictConfig, make: Callable[[DictConfig, Any], Config]
     return made
 
 
-def _is_seed(override: str) -> bool:
-    match = re.fullmatch(r"seed=(\d+)", override)
-    return match is not None and int(match[1]) <= LARGEST_SEED
+def _seed(override: str) -> str:
+    """The override of a seed without its prefix; "" for one that Hydra or the schema must refuse or resolve."""
+    match = re.fullmatch(r"(?:\+\+)?(seed=(\d+))", override)
+    return match[1] if match and int(match[2]) <= LARGEST_SEED else ""
 
 
 def _of_seeds(name: str, rest: list[str], seeds: list[str], make: Callable[[DictConfig, Any], Config]) -> list[Config]:

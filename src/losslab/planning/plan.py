@@ -85,7 +85,8 @@ def _try_objective(config: Config, cell: Cell) -> None:
 def by_protocol(configs: list[Config]) -> dict[Cell, list[Config]]:
     """Each cell once, in the order given, with one configuration for each protocol under which it is scored.
 
-    Raises ValueError for configurations that ask for different work on one cell under one protocol.
+    Raises ValueError for configurations that ask for different work on one cell under one protocol, and for two
+    methods that are one cell.
     """
     of_cells: dict[Cell, dict[str, Config]] = {}
     for group in _alike(configs):
@@ -105,7 +106,14 @@ def _check_alike(first: Config, second: Config) -> None:
         groups = {"eval": config.eval, "machine": config.machine, "tracker": config.tracker, "sweep": config.sweep}
         keys = {f"{group}.{key}": value for group, part in groups.items() for key, value in vars(part).items()}
         keys |= {"dataset.validation": config.dataset.validation} if config.trains else {}
-        asked.append(keys | {"benchmark": config.benchmark, "stage": config.stage})
+        keys |= {key: getattr(config, key) for key in ("benchmark", "stage", "plan", "check", "force")}
+        asked.append(keys | {"model.trust_remote_code": config.model.trust_remote_code})
+    methods = first.names.method, second.names.method
+    if all(methods) and methods[0] != methods[1]:
+        raise ValueError(
+            f"method={methods[0]} and method={methods[1]} are the same cell here, which has one row in a table: leave "
+            "one of them out, or what makes them alike"
+        )
     if (key := next((key for key in asked[0] if asked[0][key] != asked[1][key]), None)) is None:
         return
     instead = "give each value a command of its own, one after the other"
