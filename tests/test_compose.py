@@ -387,6 +387,24 @@ def test_numbers_of_a_plan_are_short():
         ),
         (["scheduler.decay_ratio=0.1"], "scheduler.decay_ratio is for scheduler.shape=wsd: set that too"),
         (
+            ["scheduler.warmup_steps=10", "scheduler.warmup_ratio=0.05"],
+            "scheduler.warmup_steps takes the place of scheduler.warmup_ratio: leave one out, or set the ratio to its "
+            "default, 0.1, where a file sets it",
+        ),
+        (
+            ["model.pretrain_seed=null"],
+            "model.pretrain_seed is for the embedded models, and model.path=Qwen/Qwen2.5-Math-1.5B is not made here",
+        ),
+        (["loss=base", "model.pretrain_rows=64"], "model.pretrain_rows is for the embedded models, and model.path="),
+        (
+            ["dataset.success_rate_column=rate"],
+            "dataset.success_rate_column is for answers with rewards: set dataset.reward_column too, or leave it out",
+        ),
+        (
+            ["loss=grpo", "train.drop_last=true"],
+            "loss=grpo leaves out a last batch that is not full in any case: leave train.drop_last out",
+        ),
+        (
             ["benchmark=[forgetting]", "benchmark.ifeval.instruction=Think."],
             "benchmark ifeval is a task of lm_eval, whose prompt is its own: leave instruction out",
         ),

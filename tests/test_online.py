@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import families
 import pytest
@@ -322,6 +323,34 @@ def test_a_reward_is_for_a_right_answer_that_ended():
         seen = verifier.seen
         assert (seen.answers, seen.reward, seen.ended, seen.tokens) == (8, 5, 6, sum(map(len, ids)))
         assert verifier([[]], ["2"]) == [0]
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_rewards_of_verdicts_that_ran_out_of_time_are_counted():
+    """Of answers that ended, and are not right all the same; the share is in the metrics of a step."""
+    right, late = (SimpleNamespace(corrected=right, timed_out=not right) for right in (True, False))
+    verdicts = [right, late, late, SimpleNamespace(corrected=True, timed_out=True)]
+    grader = SimpleNamespace(submit=lambda _, text, *__, **___: SimpleNamespace(result=lambda: verdicts[int(text)]))
+    tokenizer = SimpleNamespace(batch_decode=lambda ids, **_: [str(i) for i in range(len(ids))])
+    verifier = Verifier(grader, tokenizer, [9])
+    assert verifier([[1, 9], [1, 9], [1, 1], [1, 9]], ["2"] * 4) == [1, 0, 0, 1]
+    assert (verifier.seen.answers, verifier.seen.ended, verifier.seen.timed_out) == (4, 3, 1)
+    written: list[dict] = []
+    steps = SimpleNamespace(record=lambda row, text: written.append(row), end=lambda *_: None)
+    around = worker.AroundSteps(None, None, verifier, SimpleNamespace(asked=0), steps, 0)
+    around.on_log(None, None, None, logs={"loss": 0.5})
+    assert (written[0]["reward"], written[0]["truncated"], written[0]["timed_out"]) == (0.5, 0.25, 0.25)
+
+
+def test_the_limit_of_a_verdict_is_part_of_a_cell_that_learns_from_it():
+    def keys(loss: str) -> list[str]:
+        made = [make(Path("m"), Path("d"), Path("r"), loss, grading_seconds=s) for s in (3.0, 3, 7.5)]
+        return [identity(config) for config in made]
+
+    for loss in ("grpo", "ppo"):
+        default, same, other = keys(loss)
+        assert default == same != other
+    assert len(set(keys("opd"))) == 1  # whose rewards are only measured
 
 
 def test_a_stop_ends_an_answer_as_an_eos_does(whole, guesser, sums, tmp_path):

@@ -184,8 +184,8 @@ def test_two_methods_that_are_one_cell_are_refused():
     with pytest.raises(ValueError) as refused:
         Sweep()._start(alike, multirun())
     assert str(refused.value) == (
-        "method=sft and method=dft are the same cell here, which has one row in a table: leave one of them out, or what "
-        "makes them alike"
+        "method=sft and method=dft are the same cell here, which has one row in a table: leave one of them out, or "
+        "what makes them alike"
     )
     assert not Path("results").exists()
 
@@ -223,6 +223,7 @@ def test_a_mistake_in_one_cell_of_a_command_declares_nothing():
         ("adapter=none,lora", "adapter.alpha=32", "adapter.alpha is for adapters, and adapter.rank=0 trains all"),
         ("scheduler=cosine,wsd", "scheduler.decay_ratio=0.1", "scheduler.decay_ratio is for scheduler.shape=wsd"),
         ("scheduler=constant,cosine", "scheduler.floor=0.1", "scheduler.floor is where the learning rate ends, and"),
+        ("scheduler.warmup_steps=5,null", "scheduler.warmup_ratio=0.2", "scheduler.warmup_steps takes the place of"),
     ],
 )
 def test_a_key_is_refused_where_no_cell_of_a_sweep_reads_it(monkeypatch, capsys, varied, word, sentence):
@@ -245,6 +246,29 @@ def test_a_key_is_refused_where_no_cell_of_a_sweep_reads_it(monkeypatch, capsys,
     assert ended.value.code == 2 and capsys.readouterr().err.startswith(f"error: {sentence}")
     monkeypatch.setenv(CHECKED, "1")
     assert len(of("loss=sft", group, word)) == 1
+
+
+@pytest.mark.parametrize(
+    ("varied", "alone"),
+    [
+        (("loss=sft", "adapter=lora", "adapter.rank=0,8", "adapter.alpha=8,32"), ("loss=sft",)),
+        (("loss=sft", "scheduler.shape=cosine,constant", "scheduler.floor=0,0.1"), ("loss=sft", "scheduler=constant")),
+        (("loss=sft", "scheduler.shape=cosine,wsd", "scheduler.decay_ratio=0.1,0.3"), ("loss=sft",)),
+        (
+            ("loss=sft", "scheduler.warmup_steps=5,null", "scheduler.warmup_ratio=0.1,0.2"),
+            ("loss=sft", "scheduler.warmup_steps=5"),
+        ),
+        (("loss=sft,grpo", "train.drop_last=false,true"), ("loss=grpo",)),
+    ],
+)
+def test_what_a_cell_does_not_read_makes_no_other_cell(varied, alone):
+    """Of two by two values two are one cell, that of a command without the key."""
+    configs = configurations(multirun(*TINY, *varied), read_cell)
+    check_unread(configs)
+    made = {identity(config) for config in configs}
+    assert (len(configs), len(made), len(plan.by_protocol(configs))) == (4, 3, 3)
+    (plain,) = of(*alone)
+    assert identity(plain) in made
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_declared():

@@ -30,7 +30,7 @@ class TrackerConfig:
 
 @dataclass
 class MachineConfig:
-    """Where and how a cell runs. Nothing here changes its identity."""
+    """Where and how a cell runs. Its identity has `grading_seconds` of loss=grpo and ppo, and nothing else."""
 
     results: str = key("results", "the folder of all records; on a cluster one that all nodes share")
     device: Device = key(Device.auto, "auto = GPUs where there are any")
@@ -69,7 +69,9 @@ class MachineConfig:
     )
     engine: Engine = key(Engine.auto, "auto = vLLM where it is installed")
     tensor_parallel: int = key(1, "GPUs that share one vLLM engine, for a model that one cannot hold", low=1)
-    grading_seconds: float = key(3.0, "limit for the verdict on one answer", low=0.1, high=3600)
+    grading_seconds: float = key(
+        3.0, "limit for the verdict on one answer; the rewards of loss=grpo and ppo depend on it", low=0.1, high=3600
+    )
     unsafe_code: bool = key(
         False,
         "run the programs that a model writes without isolation, with your permissions for files and the network",

@@ -16,6 +16,7 @@ class Seen:
     reward: float = 0.0
     tokens: int = 0
     ended: int = 0  # answers that are not cut by length
+    timed_out: int = 0  # answers whose reward is 0 since their verdict ran out of time
 
 
 class Verifier:
@@ -34,8 +35,10 @@ class Verifier:
         verdicts = [
             self.grader.submit(self.rules, text, gold, truth=gold) for text, gold in zip(texts, golds, strict=True)
         ]
-        self.rewards = [float(end and verdict.result().corrected) for end, verdict in zip(ended, verdicts, strict=True)]
-        self.seen = Seen(len(answers), sum(self.rewards), sum(map(len, answers)), sum(ended))
+        judged = [verdict.result() if end else None for end, verdict in zip(ended, verdicts, strict=True)]
+        self.rewards = [float(verdict is not None and verdict.corrected) for verdict in judged]
+        late = sum(verdict is not None and verdict.timed_out and not verdict.corrected for verdict in judged)
+        self.seen = Seen(len(answers), sum(self.rewards), sum(map(len, answers)), sum(ended), late)
         return self.rewards
 
     def reward(self, completion_ids: list[list[int]], gold: list[str], **_: Any) -> list[float]:

@@ -187,11 +187,13 @@ class AroundSteps(TrainerCallback):
             return
         self.done += 1
         seen = self.verifier.seen
-        sums = torch.tensor([seen.answers, seen.reward, seen.tokens, seen.ended, self.stop.asked], dtype=torch.float64)
+        read = [seen.answers, seen.reward, seen.tokens, seen.ended, seen.timed_out]
+        sums = torch.tensor([*read, self.stop.asked], dtype=torch.float64)
         dist.all_reduce(sums)
-        answers, reward, tokens, ended, asked = sums.tolist()
+        answers, reward, tokens, ended, late, asked = sums.tolist()
         row = {"step": self.done, "loss": logs["loss"], "gradient_norm": self.norm, "lr": self.lr}
         row |= {"reward": reward / answers, "completion_length": tokens / answers, "truncated": 1 - ended / answers}
+        row |= {"timed_out": late / answers}
         row |= {key: logs[key] for key in OF_TRAINER if key in logs}
         row |= {"seconds": round(time.perf_counter() - self.began, 4)}
         self.steps.record(row, f"reward {row['reward']:.3f}")

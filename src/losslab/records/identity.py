@@ -10,6 +10,8 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any, cast
 
+from losslab.composition.check_unread import unread
+from losslab.config.machine import MachineConfig
 from losslab.config.prompt import PromptConfig
 from losslab.config.schema import Config
 from losslab.files import content, syntax
@@ -32,14 +34,15 @@ def recipe(config: Config) -> str:
     """SHA-256 (hex) of what is alike for all seeds: model, data, objective, optimizer, schedule and training.
 
     Settings of machine, tracker and evaluation are left out, and so are values equal to the schema's defaults, so
-    that a new option does not change the identity of finished cells. Local files count by content, not by name, and
-    the objective by its parameters and its code (`_code`), comments and layout apart.
+    that a new option does not change the identity of finished cells, and keys that the cell does not read (`unread`).
+    Of the machine, the limit of a verdict counts where verdicts are rewards. Local files count by content, not by
+    name, and the objective by its parameters and its code (`_code`), comments and layout apart.
     """
     return _sha256(_science(config))
 
 
 def _science(config: Config) -> dict[str, Any]:
-    from losslab.objectives.online import OnPolicy  # here, since it loads torch, which readers do not need
+    from losslab.objectives.online import Online, OnPolicy  # here, since it loads torch, which readers do not need
 
     defaults = asdict(Config())
     objective: Any = config.objective
@@ -50,9 +53,15 @@ def _science(config: Config) -> dict[str, Any]:
         science[group] = _changed(asdict(getattr(config, group)), defaults[group])
     if trains and (adapter := _changed(asdict(config.adapter), defaults["adapter"])):
         science["adapter"] = adapter
+    for group, _, key in (name.partition(".") for name in unread(config)):
+        science.get(group, {}).pop(key, None)
+    if not science.get("adapter", True):  # of a rank of 0 nothing is left
+        del science["adapter"]
     if trains and config.reference.path is not None:
         science["reference"] = [content(config.reference.path), config.reference.revision]
     online = isinstance(objective, OnPolicy)
+    if isinstance(objective, Online) and config.machine.grading_seconds != MachineConfig.grading_seconds:
+        science["grading_seconds"] = config.machine.grading_seconds
     if trains and config.dataset.template:  # in place of the model's
         science["model"]["train_prompt"] = science["dataset"].pop("template")
     for key in ("eval_prompt", "learning_rate", "architecture", "trust_remote_code"):
