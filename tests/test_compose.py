@@ -457,6 +457,10 @@ def test_identity_is_the_science_and_not_the_machine(tmp_path):
     assert base != identity(make("loss=base", "seed=1"))
 
 
+def test_what_the_file_of_an_embedded_model_sets_is_not_refused_with_another_path(checkpoint):
+    assert make("model=tiny", f"model.path={checkpoint}").model.pretrain_rows == 51200
+
+
 def test_a_method_names_a_row_and_not_a_cell():
     row, plain = make("experiment=demo", "method=iw_sft"), make("experiment=demo", "loss=iw_sft")
     assert (row.names.method, row.names.loss, plain.names.method) == ("iw_sft", "iw_sft", None)

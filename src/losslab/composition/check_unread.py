@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import fields
 
+from losslab.composition.words import shipped_paths
 from losslab.config.choices import Shape
 from losslab.config.schema import EMBEDDED_MODELS, AdapterConfig, Config, ModelConfig, SchedulerConfig
 
@@ -36,7 +37,9 @@ def unread(config: Config) -> dict[str, str]:
     Of a base, which is not trained, those of the model alone: nothing else of it is in its identity.
     """
     sentences = {}
-    if config.model.path not in EMBEDDED_MODELS:
+    # A file of conf/model that has the path of an embedded model sets these keys, also where another path is given.
+    paths = {config.model.path, shipped_paths().get(config.names.model)}
+    if paths.isdisjoint(EMBEDDED_MODELS):
         for key in (f"model.{field.name}" for field in fields(ModelConfig) if field.name.startswith("pretrain_")):
             sentences[key] = (
                 f"{key} is for the embedded models, and model.path={config.model.path} is not made here: leave it out"
