@@ -92,7 +92,12 @@ def test_an_answer_that_is_cut_may_be_right():
 def test_where_no_finish_reason_is_known_no_share_is_told():
     row = scores.summarise([record(0, ["2", "3"], "2", finish_reason="unknown")], 2, "official")
     assert (row["cut_by_length"], row["cut_and_right"], row["without_answer"]) == (None, None, 0.0)
-    result = {"verdict": "official", "benchmarks": {"x": row}, "average": scores.average({"x": row}), "warnings": []}
+    result = {
+        "verdict": "official",
+        "benchmarks": {"x": row},
+        "average": scores.average({"x": row}, "official"),
+        "warnings": [],
+    }
     assert scores.markdown(result).splitlines()[2].endswith("| 0% | – | 10 |")
     page = sample_page("tiny", result, {"x": [record(0, ["2", "3"], "2")]})
     assert '<td class="number">0%</td><td class="number">–</td><td class="number">10</td>' in page
