@@ -28,7 +28,8 @@ from typing import Any
 
 import yaml
 
-from losslab.files import append_line, read_lines, syntax
+from losslab.files.json_files import append_line, read_lines
+from losslab.files.python_source import syntax
 from losslab.programs import assembly
 from losslab.programs.languages import LANGUAGES, RUN_SECONDS, Toolchains, missing
 from losslab.records.environment import processor

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import latency_readers
 
-from losslab.files import write
+from losslab.files.atomic import write
 from losslab.records.environment import processor
 
 RESULT = Path(__file__).parent.parent / "results/benchmarks/latency.md"

@@ -14,7 +14,7 @@ import yaml
 
 from losslab.config.schema import Config, Names
 from losslab.data.probability_bins import EDGES
-from losslab.files import RECORD_VERSION
+from losslab.files.record_names import RECORD_VERSION
 
 OBJECTIVES = ("sft", "dft", "iw_sft", "power", "asft")
 BENCHMARKS = {"math500": 100, "minerva_math": 100, "olympiadbench": 100, "aime24": 30, "amc23": 40}  # problems

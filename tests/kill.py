@@ -26,7 +26,7 @@ from pathlib import Path
 
 import warm
 
-from losslab.files import read_json, read_lines
+from losslab.files.json_files import read_json, read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = 2  # steps between two checkpoints

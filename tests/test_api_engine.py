@@ -26,7 +26,7 @@ from losslab.config.choices import Device, TrackerName
 from losslab.config.machine import MachineConfig, TrackerConfig
 from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, ModelConfig, Names
 from losslab.evaluation.evaluate import evaluate
-from losslab.files import read_json
+from losslab.files.json_files import read_json
 from losslab.records.record import Cell
 
 KEY = "sk-test-of-losslab"

@@ -19,7 +19,7 @@ from losslab.cells.run import finished
 from losslab.cells.training import train_model
 from losslab.config.schema import Names, OptimizerConfig, Reduction, Stage
 from losslab.distributed.process_group import WorkerError
-from losslab.files import appear
+from losslab.files.atomic import appear
 from losslab.records.record import Cell
 from losslab.training.checkpoint_files import MANIFEST, damage, digest, misfit, seal, values_of
 from losslab.training.checkpoints import Checkpoints, random_state

@@ -9,7 +9,7 @@ from losslab.composition.experiment_files import declared
 from losslab.config.choices import End
 from losslab.config.sweep import DirectionConfig, SweepConfig
 from losslab.data.probability_bins import EDGES
-from losslab.files import read_json, write_json, write_lines
+from losslab.files.json_files import read_json, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import claims, tables
 from losslab.results.claims import judge

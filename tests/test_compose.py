@@ -16,7 +16,7 @@ from losslab.config.messages import sentence
 from losslab.config.paths import CONF
 from losslab.config.schema import Config
 from losslab.data.batches import Shard, micro_batches, micro_batches_of
-from losslab.files import content
+from losslab.files.content import content
 from losslab.planning import cost, memory, plan, sizing
 from losslab.planning.plan_hours import short
 from losslab.records.identity import identity, protocol

@@ -10,7 +10,7 @@ from test_tables import cell
 
 from losslab.composition.experiment_files import declared
 from losslab.config.sweep import SweepConfig
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.records.record import Cell
 from losslab.report.page import write_report
 from losslab.results import compare_to_baselines, tables

@@ -399,10 +399,11 @@ from losslab.distributed import fork_server
 
 def look():
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    sys.exit(10 + ("losslab.files" in sys.modules) + 2 * ("colorsys" in sys.modules) + 4 * (signal.SIGTERM in blocked))
+    loaded = ("losslab.files.locks" in sys.modules) + 2 * ("colorsys" in sys.modules)
+    sys.exit(10 + loaded + 4 * (signal.SIGTERM in blocked))
 
 if __name__ == "__main__":
-    fork_server.start(["losslab.files"])
+    fork_server.start(["losslab.files.locks"])
     context = fork_server.start(["colorsys"])  # the server runs already
     fork_server.wait()
     process = context.Process(target=look)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, EvalConfig, Names
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.records import record
 from losslab.records.environment import difference, environment, succeed
 from losslab.records.reading import read_cell

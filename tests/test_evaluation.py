@@ -26,7 +26,7 @@ from losslab.config.schema import BenchmarkConfig, Config, Engine, EvalConfig, M
 from losslab.evaluation import engine_interface, engines, scores
 from losslab.evaluation.benchmarks import changed, load, source
 from losslab.evaluation.evaluate import evaluate, show
-from losslab.files import read_json, write_json, write_lines
+from losslab.files.json_files import read_json, write_json, write_lines
 from losslab.grading.version import grader_version
 from losslab.results.right_shares import right_shares
 

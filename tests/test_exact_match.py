@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from losslab.cells.run import run
 from losslab.composition.compose import read
 from losslab.config.paths import CONF
-from losslab.files import read_json, read_lines
+from losslab.files.json_files import read_json, read_lines
 from losslab.grading.exact_match import equal, extract, normalise
 from losslab.grading.graders import Grader, Verdict
 from losslab.records.record import Cell

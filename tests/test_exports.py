@@ -10,7 +10,8 @@ from pyarrow import parquet
 from losslab.commands.cli import main
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import BenchmarkConfig, Config, Names
-from losslab.files import read_json, write, write_json, write_lines
+from losslab.files.atomic import write
+from losslab.files.json_files import read_json, write_json, write_lines
 from losslab.hub import model_card
 from losslab.records.record import Cell
 

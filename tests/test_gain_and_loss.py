@@ -8,7 +8,8 @@ import pytest
 from test_tables import cell
 
 from losslab.config.sweep import SweepConfig
-from losslab.files import read_json, write, write_json
+from losslab.files.atomic import write
+from losslab.files.json_files import read_json, write_json
 from losslab.records.cell_records import cell_records
 from losslab.report import page, training
 from losslab.report.rows import report_rows

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from losslab.composition.compose import read, recorded_config
 from losslab.config.paths import CONF
 from losslab.config.schema import Config
-from losslab.files import syntax
+from losslab.files.python_source import syntax
 from losslab.objectives.base import Base
 from losslab.objectives.online import GRPO, PPO
 from losslab.records.identity import identity, protocol, recipe

@@ -12,7 +12,7 @@ from endpoint import Endpoint
 from losslab.commands.cli import main
 from losslab.evaluation.judge import verdict
 from losslab.evaluation.scores import summarise
-from losslab.files import read_json, read_lines, write_json, write_lines
+from losslab.files.json_files import read_json, read_lines, write_json, write_lines
 
 ASKED: list[dict] = []
 

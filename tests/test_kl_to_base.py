@@ -28,7 +28,7 @@ from losslab.data import toy_task
 from losslab.data.examples import Examples
 from losslab.distributed import launch as launching
 from losslab.evaluation import sampled_answers
-from losslab.files import read_json, write_json, write_lines
+from losslab.files.json_files import read_json, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.report import page
 from losslab.results import gain_and_loss, plots, tables

@@ -6,7 +6,7 @@ import pytest
 from test_tables import cell
 
 from losslab.config.sweep import SweepConfig
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.results import tables
 from losslab.results.conclusion import conclude
 from losslab.results.model_names import distinct

@@ -11,7 +11,7 @@ import pytest
 from losslab.composition import experiment_files
 from losslab.config.schema import Config
 from losslab.config.sweep import SweepConfig
-from losslab.files import read_json, write_json, write_lines
+from losslab.files.json_files import read_json, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import paper, plots, setting_curves, tables
 from losslab.results.notes import notes

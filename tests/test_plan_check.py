@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from losslab.cells import plan_check
 from losslab.composition.checks import check
 from losslab.config.schema import BenchmarkConfig, Names, ReferenceConfig
-from losslab.files import write_lines
+from losslab.files.json_files import write_lines
 from losslab.online import padding_check
 
 PROMPTS = [[3, 4, 5], [*range(7, 21)]]

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 from losslab.composition.compose import composed
 from losslab.config.benchmark import BenchmarkConfig
-from losslab.files import write_json
+from losslab.files.json_files import write_json
 from losslab.planning import plan_power
 from losslab.records.record import Cell
 from losslab.statistics.intervals import Variances, over_seeds_and_problems, simultaneous_level

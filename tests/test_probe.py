@@ -19,7 +19,7 @@ from losslab.data.batches import Shard
 from losslab.data.examples import Examples, prepare
 from losslab.data.probability_bins import EDGES
 from losslab.data.tokenise import Tokeniser
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.models.loading import load_tokenizer
 from losslab.results import probe_neighbours
 from losslab.results.probe_neighbours import Known, Setting, known, place, place_of, sentence

@@ -24,7 +24,7 @@ from losslab.data import toy_task
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.evaluate import evaluate
 from losslab.evaluation.prompting import Prompt, announced
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.grading import corrected, corrected_text
 from losslab.planning import plan
 from losslab.records.identity import protocol

@@ -13,7 +13,7 @@ from losslab.commands.cli import main
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import BenchmarkConfig, Config, EvalConfig, Names, OptimizerConfig
 from losslab.config.sweep import SweepConfig
-from losslab.files import write_json, write_lines
+from losslab.files.json_files import write_json, write_lines
 from losslab.hub import model_card, push
 from losslab.records.record import Cell
 

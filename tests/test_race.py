@@ -19,7 +19,8 @@ from losslab.commands import race as command
 from losslab.composition import grid
 from losslab.composition.words import check_twice
 from losslab.config.schema import Config
-from losslab.files import write, write_json
+from losslab.files.atomic import write
+from losslab.files.json_files import write_json
 from losslab.planning import cost, plan, plan_hours
 from losslab.planning.memory import Devices
 from losslab.planning.plan import rows_of

@@ -27,7 +27,7 @@ from losslab.data.loader import MicroBatch, StepBatch
 from losslab.data.mismatched import mismatched
 from losslab.data.tokenise import Tokeniser
 from losslab.distributed.signals import Interrupted
-from losslab.files import read_lines
+from losslab.files.json_files import read_lines
 from losslab.models import attention
 from losslab.models.loading import check_vocabulary
 from losslab.models.policy import Policy, build

@@ -21,7 +21,8 @@ from losslab.config.machine import MachineConfig
 from losslab.config.schema import BASE, Config, Names, OptimizerConfig, TrainConfig
 from losslab.config.sweep import SweepConfig
 from losslab.evaluation import scores
-from losslab.files import read_json, write, write_json, write_lines
+from losslab.files.atomic import write
+from losslab.files.json_files import read_json, write_json, write_lines
 from losslab.records.cell_records import cell_records
 from losslab.records.record import Cell
 from losslab.report import charts, costs, training

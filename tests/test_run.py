@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from losslab.composition.compose import recorded_config
 from losslab.composition.words import last_of_each
 from losslab.config.schema import Config, Names, Stage
-from losslab.files import write_json
+from losslab.files.json_files import write_json
 from losslab.records.record import Cell, start_again
 
 TINY = [

@@ -24,7 +24,7 @@ from losslab.config.schema import Config, DatasetConfig, ModelConfig
 from losslab.data import toy_task
 from losslab.data.examples import prepare
 from losslab.data.tokenise import Tokeniser
-from losslab.files import read_json, read_lines
+from losslab.files.json_files import read_json, read_lines
 
 ENGINE = "vllm" if find_spec("vllm") else "transformers"
 FILES = ("correct.jsonl", "pairs.jsonl", "graded.jsonl", "questions.jsonl", "report.json", "protocol.yaml")

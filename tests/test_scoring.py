@@ -38,7 +38,7 @@ from losslab.evaluation import evaluate as run_module
 from losslab.evaluation import transformers_engine
 from losslab.evaluation.engine_interface import Job, Sampling
 from losslab.evaluation.evaluate import evaluate
-from losslab.files import read_json, read_lines, write_json, write_lines
+from losslab.files.json_files import read_json, read_lines, write_json, write_lines
 from losslab.models import merged_adapters
 from losslab.models.loading import load_config, load_model, load_tokenizer
 from losslab.planning.architecture import describe

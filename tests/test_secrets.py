@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from losslab.config.masking import holds_secrets, masked
-from losslab.files import append_line, write, write_json
+from losslab.files.atomic import write
+from losslab.files.json_files import append_line, write_json
 from losslab.records import code_snapshot
 
 TOKEN = "hf_abcdefghijklmnop"

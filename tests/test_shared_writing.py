@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from losslab.files import lock
+from losslab.files.locks import lock
 from losslab.results.shared_writing import FILE, begun, writing
 
 

@@ -18,7 +18,7 @@ from place import HELD, LAUNCHER, TINY, Place, apart, copy, queue, record, steps
 from hydra_plugins.losslab_launcher import LocalLauncher
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config
-from losslab.files import write_json
+from losslab.files.json_files import write_json
 from losslab.launchers import status
 from losslab.records import code_snapshot
 from losslab.records.lock import cell_lock

@@ -18,7 +18,7 @@ from losslab.cells.run import finished
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import BASE, BenchmarkConfig, Config, EvalConfig, Names
 from losslab.distributed.signals import Interrupted
-from losslab.files import read_json, write_json, write_lines
+from losslab.files.json_files import read_json, write_json, write_lines
 from losslab.launchers import local, slurm, status
 from losslab.launchers.retry import retry
 from losslab.records.record import Cell

@@ -22,7 +22,7 @@ from losslab.config.paths import CONF
 from losslab.config.schema import Config
 from losslab.data.table import load
 from losslab.data.toy_task import demonstrations
-from losslab.files import write
+from losslab.files.atomic import write
 from losslab.launchers.status import sweeps
 from losslab.planning import plan
 from losslab.records.cell_records import cell_records

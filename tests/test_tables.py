@@ -13,7 +13,7 @@ from losslab.composition.experiment_files import declared
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, Names, NonFinite, OptimizerConfig
 from losslab.config.sweep import SweepConfig
-from losslab.files import read_json, write_json, write_lines
+from losslab.files.json_files import read_json, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import compare_to_baselines, labels, plots, table_formats, tables
 from losslab.results.plots import BarRow

@@ -19,7 +19,7 @@ from losslab.config.schema import AdapterConfig, Config, DatasetConfig, ModelCon
 from losslab.config.sweep import SweepConfig
 from losslab.data import toy_task
 from losslab.data.examples import Examples
-from losslab.files import write_json, write_lines
+from losslab.files.json_files import write_json, write_lines
 from losslab.records.cell_records import cell_records
 from losslab.report import training as report_training
 from losslab.report.rows import report_rows

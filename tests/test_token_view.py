@@ -14,7 +14,7 @@ from losslab.commands import data
 from losslab.config.sweep import SweepConfig
 from losslab.data.examples import Examples, prepare
 from losslab.data.tokenise import Tokeniser
-from losslab.files import read_json, write_json, write_lines
+from losslab.files.json_files import read_json, write_json, write_lines
 from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
 from losslab.records.reading import DamagedRecord

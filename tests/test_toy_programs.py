@@ -16,7 +16,7 @@ from losslab.data import toy_programs, toy_task
 from losslab.data.table import load
 from losslab.evaluation import benchmarks
 from losslab.evaluation.questions import check_verifier, questions
-from losslab.files import TOY_TASK
+from losslab.files.content import TOY_TASK
 from losslab.grading.graders import Grader
 from losslab.grading.regrade import regrade
 from losslab.online.verifier import Verifier
@@ -132,7 +132,7 @@ GOLDEN = [
 
 
 def test_golden_rows():
-    """A change of these changes every number that was measured with them, and takes another losslab.files.TOY_TASK."""
+    """A change of these changes every number that was measured with them, and takes another losslab.files.content.TOY_TASK."""
     assert toy_programs.demonstrations(2, 0) == GOLDEN
     corpus = toy_programs.corpus(2, 0)
     assert [(row["problem"], row["solution"]) for row in corpus] == [

@@ -14,7 +14,7 @@ from test_tables import cell
 from losslab.commands import toy_suite
 from losslab.composition.experiment_files import declared, layout
 from losslab.config.sweep import SweepConfig
-from losslab.files import write_json, write_lines
+from losslab.files.json_files import write_json, write_lines
 from losslab.records.record import Cell
 from losslab.results import compare_to_baselines, tables
 from losslab.results.table_formats import markdown

@@ -16,7 +16,7 @@ from losslab.config.choices import TrackerMode, TrackerName
 from losslab.config.machine import MachineConfig, TrackerConfig
 from losslab.config.schema import BenchmarkConfig, Config, Names
 from losslab.data.probability_bins import EDGES
-from losslab.files import append_line, read_json, read_lines, write_json, write_lines
+from losslab.files.json_files import append_line, read_json, read_lines, write_json, write_lines
 from losslab.records.record import Cell
 from losslab.tracking import content, follow
 

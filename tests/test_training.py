@@ -34,7 +34,7 @@ from losslab.config.schema import (
 from losslab.data import toy_task
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.distributed.process_group import WorkerError
-from losslab.files import read_json, read_lines, write_lines
+from losslab.files.json_files import read_json, read_lines, write_lines
 from losslab.models.loading import load_model
 from losslab.models.policy import Policy
 from losslab.objectives import Objective, Targets

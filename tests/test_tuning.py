@@ -15,7 +15,7 @@ from losslab.composition.compose import composed
 from losslab.composition.log_uniform import drawn
 from losslab.composition.words import any_group
 from losslab.config.sweep import SweepConfig
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.planning import plan_power, plan_tuning
 from losslab.records.record import Cell
 from losslab.report.page import _headlines

@@ -19,7 +19,7 @@ from losslab.data.examples import Examples, prepare
 from losslab.data.held_out_rows import shared
 from losslab.data.table import load
 from losslab.data.tokenise import Tokeniser
-from losslab.files import append_line, read_lines, write_json, write_lines
+from losslab.files.json_files import append_line, read_lines, write_json, write_lines
 from losslab.models.loading import load_tokenizer
 from losslab.models.policy import build
 from losslab.objectives import Targets

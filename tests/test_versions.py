@@ -11,7 +11,7 @@ from losslab.composition.compose import composed
 from losslab.config.benchmark import BenchmarkConfig
 from losslab.config.sweep import SweepConfig
 from losslab.evaluation import benchmarks, scores
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.planning import plan_power
 from losslab.results import tables
 from losslab.results.compare import compare

@@ -18,7 +18,8 @@ from losslab.config.schema import Config, Names, OptimizerConfig
 from losslab.config.sweep import SweepConfig
 from losslab.data.probability_bins import EDGES
 from losslab.evaluation import scores
-from losslab.files import write, write_json, write_lines
+from losslab.files.atomic import write
+from losslab.files.json_files import write_json, write_lines
 from losslab.records.record import Cell
 
 SWEEP, BENCHMARK, PROBLEMS = "good", "tiny_add", 6

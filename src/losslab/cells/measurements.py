@@ -13,7 +13,10 @@ from losslab.data.tokenise import Tokeniser
 from losslab.distributed.environment import is_main_process
 from losslab.distributed.process_group import decide_on_main
 from losslab.evaluation import sampled_answers
-from losslab.files import RECORD_VERSION, cached, content, write_json
+from losslab.files.content import content
+from losslab.files.json_files import write_json
+from losslab.files.locks import cached
+from losslab.files.record_names import RECORD_VERSION
 from losslab.models.loading import load_tokenizer
 from losslab.planning.sizing import sized
 from losslab.records.record import Cell

@@ -17,7 +17,8 @@ from losslab.config.schema import Config
 from losslab.data.examples import Examples
 from losslab.distributed.launch import launch
 from losslab.distributed.process_group import WorkerError
-from losslab.files import lock, read_json, write_json
+from losslab.files.json_files import read_json, write_json
+from losslab.files.locks import lock
 from losslab.models.loading import load_model, load_tokenizer
 from losslab.models.policy import build
 from losslab.objectives.online import PPO, OnPolicy

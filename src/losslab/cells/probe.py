@@ -7,7 +7,8 @@ from losslab.cells.training import base_model
 from losslab.composition.checks import check_alone
 from losslab.config.log import log
 from losslab.config.schema import Config
-from losslab.files import RECORD_VERSION, read_json, write_json
+from losslab.files.json_files import read_json, write_json
+from losslab.files.record_names import RECORD_VERSION
 from losslab.planning.sizing import sized
 from losslab.results import probe_neighbours
 from losslab.statistics.intervals import Estimate

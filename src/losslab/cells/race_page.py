@@ -9,7 +9,7 @@ from losslab import __version__
 from losslab.cells import race_text
 from losslab.cells.race import Entrant, Race, Rung
 from losslab.config.schema import BASE
-from losslab.files import write
+from losslab.files.atomic import write
 from losslab.pages.page import render
 from losslab.records.cell_records import training_device_seconds
 from losslab.report import charts

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from losslab.cells.race import LAST, RUNGS, Race, Rung
 from losslab.config.schema import BASE
-from losslab.files import csv_text
+from losslab.files.csv_files import csv_text
 from losslab.results.conclusion_text import points
 from losslab.results.table_formats import MISSING, Sheet, SheetCell, and_, markdown
 from losslab.results.threats import engines_sentence

@@ -29,7 +29,8 @@ from losslab.evaluation import engines
 from losslab.evaluation.evaluate import answer
 from losslab.evaluation.questions import NAME, check_verifier, questions
 from losslab.evaluation.write_scores import keep
-from losslab.files import lock, write_json, write_lines
+from losslab.files.json_files import write_json, write_lines
+from losslab.files.locks import lock
 from losslab.records.code_snapshot import commit, dirty
 
 Row = dict[str, Any]

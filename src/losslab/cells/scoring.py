@@ -13,7 +13,7 @@ from losslab.evaluation import benchmarks
 from losslab.evaluation.contamination import Corpus
 from losslab.evaluation.evaluate import evaluate, show
 from losslab.evaluation.write_scores import graded_here
-from losslab.files import content
+from losslab.files.content import content
 from losslab.models import merged_adapters
 from losslab.records.lock import cell_lock
 from losslab.records.reading import DamagedRecord

@@ -32,7 +32,10 @@ from losslab.data.tokenise import Tokeniser
 from losslab.distributed.environment import is_main_process
 from losslab.distributed.launch import launch
 from losslab.distributed.process_group import decide_on_main
-from losslab.files import RECORD_VERSION, content, lock, write_json
+from losslab.files.content import content
+from losslab.files.json_files import write_json
+from losslab.files.locks import lock
+from losslab.files.record_names import RECORD_VERSION
 from losslab.models import lora, merged_adapters
 from losslab.models.loading import (
     check_tokens,

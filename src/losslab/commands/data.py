@@ -85,7 +85,8 @@ def after_training(folder: str, options: list[str]) -> None:
 
     from losslab.cells import show_tokens
     from losslab.commands.cli import parse
-    from losslab.records.tokens import FILE, read_examples
+    from losslab.files.record_names import TOKENS
+    from losslab.records.tokens import read_examples
 
     _, values = parse(options, ("by",))
     if (by := values.get("by", "probability")) not in ("probability", "weight"):
@@ -93,7 +94,7 @@ def after_training(folder: str, options: list[str]) -> None:
     if not (Path(folder) / "cell.json").is_file():
         raise ValueError(f"{folder} is not the folder of a cell: give one of results/cells")
     if not (examples := read_examples(Path(folder))):
-        raise ValueError(f"{folder} has no {FILE}: it is written when training on demonstrations ends")
+        raise ValueError(f"{folder} has no {TOKENS}: it is written when training on demonstrations ends")
     show_tokens.show(Console(highlight=False), Path(folder).name, examples, by)
 
 

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     if wrong := [word for word in arguments if word.startswith("sweep.tune=") and word != "sweep.tune=null"]:
         raise ValueError(f"{wrong[0]} chooses nothing in a race, which drops what is worse: leave it out")
     from losslab.cells import race, race_page, race_plan, race_text
-    from losslab.files import write
+    from losslab.files.atomic import write
     from losslab.results.table_formats import terminal
 
     plans = dict(argument.split("=", 1) for argument in arguments if argument.startswith("plan="))

@@ -22,7 +22,8 @@ from pathlib import Path
 from rich.console import Console
 
 from losslab.config.messages import did_you_mean
-from losslab.files import csv_text, write
+from losslab.files.atomic import write
+from losslab.files.csv_files import csv_text
 from losslab.planning.memory import at_once
 from losslab.records.record import Cell
 from losslab.results import compare_to_baselines, table_formats, tables

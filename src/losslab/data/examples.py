@@ -23,7 +23,8 @@ from losslab.data.stored_images import StoredImages, digest
 from losslab.data.table import held_out_file, image_folders
 from losslab.data.tokenise import Encoded, Span, Tokeniser
 from losslab.data.tokenizer_key import tokenizer_key
-from losslab.files import cached, content
+from losslab.files.content import content
+from losslab.files.locks import cached
 from losslab.progress import bar
 
 CHUNK = 1000  # rows tokenised at once

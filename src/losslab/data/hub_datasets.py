@@ -6,6 +6,7 @@ Many clusters drop outgoing packets of their nodes; the libraries would then wai
 import os
 import re
 import threading
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from queue import Empty, Queue
@@ -17,7 +18,6 @@ from huggingface_hub import constants
 from losslab.config.log import log
 from losslab.config.messages import first_line
 from losslab.config.schema import ModelConfig
-from losslab.files import refuse_pickled_weights
 
 HUB_SECONDS = 15  # the longest wait for an answer of the hub
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -100,3 +100,10 @@ def load_dataset(path: str, subset: str | None = None, *, split: str, revision: 
     if pinned and not all(revision in file["filename"] for file in dataset.cache_files):  # any revision is accepted
         raise ValueError(f"its revision {revision} was not downloaded before: {silent}")
     return dataset
+
+
+def refuse_pickled_weights(model: str, names: Iterable[str]) -> None:
+    """Raise ValueError if the files of a model hold weights in pickled formats only, and none as safetensors."""
+    endings = {name.rpartition(".")[2] for name in names}
+    if "safetensors" not in endings and endings & {"bin", "pt", "pth", "ckpt"}:
+        raise ValueError(f"{model} has no safetensors weights: convert them, since pickled files can run code")

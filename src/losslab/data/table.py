@@ -15,7 +15,7 @@ from losslab.config.messages import first_line, under_key
 from losslab.config.schema import EMBEDDED, DatasetConfig
 from losslab.data import hub_datasets, read_files, toy_pictures, toy_programs, toy_task
 from losslab.data.read_files import Raw
-from losslab.files import named
+from losslab.files.content import named
 
 MAKERS: dict[str, Callable[[int, int], list[Raw]]] = {  # splits of the embedded data set
     "corpus": toy_task.corpus,

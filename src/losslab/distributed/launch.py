@@ -39,7 +39,8 @@ from losslab.distributed.signals import (
 )
 from losslab.distributed.worker import run_worker
 from losslab.distributed.worker_count import workers_per_node
-from losslab.files import lock, read_json
+from losslab.files.json_files import read_json
+from losslab.files.locks import lock
 
 PRELOAD = ["losslab.training.loop"]  # which the workers need
 SHUTDOWN_SECONDS = 600  # that a worker may take to save its checkpoint after a stop request

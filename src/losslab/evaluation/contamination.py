@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.evaluation.benchmarks import Benchmark
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 
 UNSEARCHED = "the training data could not be searched for benchmark problems"  # a warning; its reason follows
 NO_QUESTION = "the training data was not searched, since the task does not say which column holds its question"

@@ -23,6 +23,7 @@ from losslab.config.prompt import CHAT
 from losslab.config.schema import EMBEDDED_MODELS, EMBEDDED_VISION, Config, Engine
 from losslab.data import processors
 from losslab.data.chat_templates import ChatTemplate
+from losslab.data.hub_datasets import refuse_pickled_weights
 from losslab.data.prompts import check_tokenizer
 from losslab.distributed.environment import available_cores
 from losslab.evaluation import benchmarks, contamination, engines, harness, prompting, requests, scores
@@ -42,7 +43,6 @@ from losslab.evaluation.prompting import Prompt
 from losslab.evaluation.runnable import runnable
 from losslab.evaluation.samples import Samples
 from losslab.evaluation.write_scores import Facts, Generated, Subject, made_with, publish
-from losslab.files import refuse_pickled_weights
 from losslab.grading.graders import Grader
 from losslab.progress import bar
 

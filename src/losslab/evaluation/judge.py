@@ -20,7 +20,7 @@ from typing import Any
 from losslab.evaluation import api_engine
 from losslab.evaluation.engine_interface import Endpoint, Job, Request, Sampling
 from losslab.evaluation.scores import cost, share
-from losslab.files import append_line, mend, read_json, read_lines, write_json
+from losslab.files.json_files import append_line, mend, read_json, read_lines, write_json
 from losslab.progress import bar
 
 LINES, SUMMARY = "judge.jsonl", "judge.json"

@@ -11,7 +11,8 @@ from losslab.config.prompt import PromptConfig
 from losslab.config.schema import Config, Engine
 from losslab.data.chat_templates import ChatTemplate
 from losslab.evaluation.benchmarks import Benchmark
-from losslab.files import content, write
+from losslab.files.atomic import write
+from losslab.files.content import content
 
 
 def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen: list[Benchmark]) -> dict[str, Any]:

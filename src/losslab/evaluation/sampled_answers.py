@@ -12,7 +12,7 @@ from losslab.config.schema import Config
 from losslab.data.examples import Examples
 from losslab.data.prompts import encode
 from losslab.evaluation.samples import Sample
-from losslab.files import read_lines
+from losslab.files.json_files import read_lines
 
 SEED = 0  # of the choice of samples, the same for all cells, so that they answer the same problems
 

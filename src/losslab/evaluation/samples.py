@@ -13,7 +13,7 @@ from losslab.config.log import log
 from losslab.config.masking import masked
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.evaluation.engine_interface import Completion
-from losslab.files import mend, read_lines
+from losslab.files.json_files import mend, read_lines
 from losslab.grading.graders import Grader, Verdict
 from losslab.grading.version import grader_version
 from losslab.progress import bar

@@ -20,7 +20,9 @@ from losslab.evaluation.images import thumbnail
 from losslab.evaluation.prompting import Prompt
 from losslab.evaluation.sample_page import sample_page
 from losslab.evaluation.samples import Samples
-from losslab.files import RECORD_VERSION, read_json, read_lines, write, write_lines
+from losslab.files.atomic import write
+from losslab.files.json_files import read_json, read_lines, write_lines
+from losslab.files.record_names import RECORD_VERSION
 from losslab.grading.version import grader_version
 
 MOST = 200  # problems of a benchmark, the first ones, whose records have thumbnails: some 7 KB each

@@ -13,7 +13,10 @@ from typing import Any
 from losslab.config.choices import Rules, VerdictName
 from losslab.config.log import log
 from losslab.config.masking import masked
-from losslab.files import content, mend, read_lines, syntax, write
+from losslab.files.atomic import write
+from losslab.files.content import content
+from losslab.files.json_files import mend, read_lines
+from losslab.files.python_source import syntax
 from losslab.grading.graders import ONE_GOLD, SECONDS, Grader, Verdict
 from losslab.grading.version import grader_version
 from losslab.programs import assembly, languages, stack_language

@@ -5,7 +5,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from losslab.files import syntax
+from losslab.files.python_source import syntax
 
 OF_FILES = ("regrade.py", "version.py")  # which decide no verdict
 

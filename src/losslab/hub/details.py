@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from losslab.files import read_lines
+from losslab.files.json_files import read_lines
 from losslab.hub.model_card import scored
 from losslab.records.record import Cell
 

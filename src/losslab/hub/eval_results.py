@@ -14,7 +14,7 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from losslab.config.benchmark import HARNESS
 from losslab.config.prompt import MODEL_PROMPT
 from losslab.config.schema import EMBEDDED
-from losslab.files import write
+from losslab.files.atomic import write
 from losslab.hub.model_card import benchmarks, interval, local, public, scored, source
 from losslab.records.reading import read_yaml
 from losslab.records.record import Cell

@@ -16,7 +16,8 @@ from losslab.config.schema import EMBEDDED_MODELS
 from losslab.config.sweep import SweepConfig
 from losslab.data.read_files import FORMATS, suffix
 from losslab.evaluation.contamination import UNSEARCHED
-from losslab.files import named, read_json
+from losslab.files.content import named
+from losslab.files.json_files import read_json
 from losslab.records.reading import read_yaml
 from losslab.records.record import Cell
 from losslab.results import labels, table_formats, tables

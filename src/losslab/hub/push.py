@@ -10,7 +10,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id
 
 from losslab.config.messages import first_line
-from losslab.files import write, write_json
+from losslab.files.atomic import write
+from losslab.files.json_files import write_json
 from losslab.hub.eval_results import FOLDER, write_eval_results
 from losslab.hub.model_card import card, public, scored
 from losslab.records.record import Cell

@@ -20,7 +20,7 @@ from typing import Any
 from losslab.composition.check_unread import CHECKED
 from losslab.composition.words import last_of_each
 from losslab.config.log import log
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.records import code_snapshot
 
 RECORD = "submission.json"

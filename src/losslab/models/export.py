@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from losslab.distributed.process_group import barrier_at_end
-from losslab.files import whole
+from losslab.files.atomic import whole
 from losslab.models import lora
 from losslab.models.policy import Policy, own_names
 from losslab.models.processors import write_processor

@@ -7,7 +7,9 @@ from typing import Any
 
 from losslab.config.messages import first_line, under_key
 from losslab.config.schema import ModelConfig
-from losslab.files import cached, content, refuse_pickled_weights
+from losslab.data.hub_datasets import refuse_pickled_weights
+from losslab.files.content import content
+from losslab.files.locks import cached
 
 BASE = "base_model_name_or_path"  # the key of the base in CONFIG
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -14,7 +14,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from losslab.config.schema import ModelConfig
 from losslab.distributed.process_group import barrier_at_end
-from losslab.files import read_json
+from losslab.files.json_files import read_json
 
 
 def weight_files(model: ModelConfig) -> list[Path]:

@@ -11,7 +11,9 @@ from losslab.data.examples import VERSION
 from losslab.data.prompts import encode, render
 from losslab.data.rows import solutions
 from losslab.evaluation import questions
-from losslab.files import cached, content, read_json, write_json
+from losslab.files.content import content
+from losslab.files.json_files import read_json, write_json
+from losslab.files.locks import cached
 from losslab.objectives.online import OPSD, OnPolicy
 
 

@@ -22,7 +22,7 @@ from losslab.config.schema import Config
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.evaluation.engine_interface import request_seed
 from losslab.evaluation.protocol import stop_tokens
-from losslab.files import write_json
+from losslab.files.json_files import write_json
 from losslab.grading.graders import Grader
 from losslab.models import lora
 from losslab.models.export import export

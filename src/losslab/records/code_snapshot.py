@@ -11,7 +11,7 @@ from pathlib import Path
 
 from losslab.config.masking import FILES, holds_secrets
 from losslab.config.paths import ROOT
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 
 SNAPSHOT = ROOT / "snapshot.json"  # beside code that `take` copied
 LARGEST = 1 << 20  # bytes of a file that git does not track; a larger one is data

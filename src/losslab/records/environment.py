@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.distributed.environment import available_cores
-from losslab.files import RECORD_VERSION
+from losslab.files.record_names import RECORD_VERSION
 from losslab.records import code_snapshot
 
 PACKAGES = (

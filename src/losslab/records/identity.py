@@ -14,7 +14,8 @@ from losslab.composition.check_unread import unread
 from losslab.config.machine import MachineConfig
 from losslab.config.prompt import PromptConfig
 from losslab.config.schema import Config
-from losslab.files import content, syntax
+from losslab.files.content import content
+from losslab.files.python_source import syntax
 
 SEED = "the seed of a cell"
 

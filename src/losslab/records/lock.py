@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from losslab.config.log import log
-from losslab.files import RECORD_VERSION, read_json, write_json
+from losslab.files.json_files import read_json, write_json
+from losslab.files.record_names import RECORD_VERSION
 
 HEARTBEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 60.0  # without a heartbeat

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from losslab.config.log import printable
-from losslab.files import RECORD_VERSION
+from losslab.files.record_names import RECORD_VERSION
 
 LONGEST = 1 << 20  # bytes of a configuration or protocol; ours have a hundredth of that
 BLOCK = 1 << 13  # bytes that are read at once from the end of a file

@@ -25,14 +25,15 @@ from omegaconf import OmegaConf
 from losslab.config.forgetting import of_new_task
 from losslab.config.log import log
 from losslab.config.schema import BASE, Config, Stage
-from losslab.files import RECORD_VERSION, VALIDATION, named, read_json, read_lines, write, write_json
+from losslab.files.atomic import write
+from losslab.files.content import named
+from losslab.files.json_files import read_json, read_lines, write_json
+from losslab.files.record_names import KL_TO_BASE, PROBABILITIES, RECORD_VERSION, VALIDATION
 from losslab.records import code_snapshot
 from losslab.records.cell_records import training_device_seconds
 from losslab.records.environment import environment, succeed
 from losslab.records.identity import identities, protocol, recipe
 
-PROBABILITIES = "probabilities.json"
-KL_TO_BASE = "kl_to_base.json"
 ENDED = ("done", "failed", "trained")  # states of a cell that `force=true` starts afresh; an interrupted one resumes
 KEPT = ("lock", "holder.json", "cell.lock", "cell.json", "config.yaml", "logs")  # what a cell that starts afresh keeps
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from losslab.files.record_names import TOKENS
 from losslab.records.reading import DamagedRecord, check_form, read_facts
 
-FILE = "tokens.json"
 NUMBERS = {"p": [(int, float)], "weight": [(int, float)]}
 EXAMPLE = {"number": int, "tokens": [str], "trained": [int], "before": NUMBERS, "after": NUMBERS}
 
@@ -41,7 +41,7 @@ class ShownExample:
 
 def read_examples(folder: Path) -> list[ShownExample]:
     """The examples of a cell whose training is complete, else an empty list. Raises DamagedRecord."""
-    path = folder / FILE
+    path = folder / TOKENS
     content = read_facts(path, {"of": int, "examples": [dict]})
     shown = []
     for example in content.get("examples", []):

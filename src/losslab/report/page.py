@@ -8,7 +8,7 @@ from typing import Any
 
 from losslab import __version__
 from losslab.config.sweep import SweepConfig
-from losslab.files import write
+from losslab.files.atomic import write
 from losslab.launchers import status
 from losslab.pages.page import embed, render
 from losslab.records.cell_records import CellRecord, cell_records

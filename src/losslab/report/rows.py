@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from losslab.files import VALIDATION
+from losslab.files.record_names import VALIDATION
 from losslab.records.cell_records import CellRecord
 from losslab.records.reading import DamagedRecord, read_facts, read_metrics, read_yaml
 from losslab.results.conclusion import REFERENCES

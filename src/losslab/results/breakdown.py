@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from losslab.files import csv_text
+from losslab.files.csv_files import csv_text
 from losslab.results.load_records import Part
 from losslab.results.table_formats import Sheet, SheetCell, best_of_rows, measure_of, score_cells
 from losslab.results.tables import Table

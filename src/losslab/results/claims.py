@@ -15,7 +15,7 @@ import numpy as np
 from losslab.config.choices import End
 from losslab.config.sweep import DirectionConfig
 from losslab.data.probability_bins import EDGES, RARE, SURE
-from losslab.files import csv_text
+from losslab.files.csv_files import csv_text
 from losslab.results.learning_curves import AVERAGE, scores_by_step, values
 from losslab.results.load_records import CellScores
 from losslab.results.probability_plots import read_probabilities

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from losslab.config.forgetting import forgetting
-from losslab.files import csv_text
+from losslab.files.csv_files import csv_text
 from losslab.results import kl_to_base, plots
 from losslab.results.kl_to_base import Divergence
 from losslab.results.problem_shares import ProblemShares, comparable

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from losslab.files import csv_text
+from losslab.files.csv_files import csv_text
+from losslab.files.record_names import KL_TO_BASE
 from losslab.records.reading import NUMBER, DamagedRecord, read_facts
 from losslab.results.problem_shares import score_folder
 from losslab.results.table_formats import MISSING, Sheet, SheetCell, and_
 from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import Estimate, over_seeds
 
-FILE = "kl_to_base.json"
 _FORM = {
     "benchmarks": [str], "answers": int, "problems": int, "tokens": int, "retokenised": int,
     "per_token": [(*NUMBER, type(None))], "per_answer": [(*NUMBER, type(None))],
@@ -36,7 +36,7 @@ class Divergence:
 
 def read_kl_to_base(folder: Path) -> dict[str, Any]:
     """The content of the kl_to_base.json in a folder of scores; `{}` if it was not measured. Raises DamagedRecord."""
-    path = folder / FILE
+    path = folder / KL_TO_BASE
     content = read_facts(path, _FORM)
     if content and not set(content) >= set(_FORM):
         raise DamagedRecord(path, f"lacks {min(set(_FORM) - set(content))}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from losslab.files import csv_text
+from losslab.files.csv_files import csv_text
 from losslab.records.reading import read_metrics, read_scores
 from losslab.statistics.intervals import Estimate, over_seeds
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from losslab.data.probability_bins import EDGES
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.results import learning_curves
 from losslab.results.learning_curves import LearningCurve
 from losslab.results.setting_curves import SettingCurve

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from losslab.files import csv_text
+from losslab.files.csv_files import csv_text
+from losslab.files.record_names import PROBABILITIES
 from losslab.records.reading import DamagedRecord, read_facts
 from losslab.results import plots
 from losslab.results.tables import Table
 from losslab.statistics.intervals import over_seeds
 
-FILE = "probabilities.json"
 NAMED = 10  # tokens of an end bin that the table lists
 _END = {"counts": [int], "edges": [(int, float)], "tokens": int, "lowest": [list], "highest": [list]}
 
@@ -55,7 +55,7 @@ class BeforeAfter:
 
 def read_probabilities(folder: Path) -> dict[str, Any]:
     """The `before` and `after` of a cell's probabilities.json; `{}` if they were not measured."""
-    path = folder / FILE
+    path = folder / PROBABILITIES
     content = read_facts(path, {"before": _END, "after": _END})
     if content and set(content) >= {"before", "after"}:
         for end in (content["before"], content["after"]):

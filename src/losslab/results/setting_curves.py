@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from losslab.files import csv_text
+from losslab.files.csv_files import csv_text
 from losslab.results.labels import canonical, labels
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.tables import Measure, Row, Table

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from losslab.files import lock, read_json, write_json
+from losslab.files.json_files import read_json, write_json
+from losslab.files.locks import lock
 
 FILE = "writings.json"  # {"begun": n, "ended": n}: the numbers of the last writing that began, and that ended
 

@@ -9,7 +9,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from losslab.config.log import printable
-from losslab.files import csv_text
+from losslab.files.csv_files import csv_text
 from losslab.results.paper import Comparison, PaperDifference
 from losslab.results.tables import Measure, Row, Table, sampled, varies
 from losslab.statistics.intervals import Estimate

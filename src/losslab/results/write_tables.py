@@ -13,7 +13,8 @@ from losslab.composition import experiment_files
 from losslab.config.log import log, terminal_text
 from losslab.config.sweep import SweepConfig
 from losslab.data.probability_bins import EDGES
-from losslab.files import write, write_json
+from losslab.files.atomic import write
+from losslab.files.json_files import write_json
 from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.reading import DamagedRecord, read_metrics
 from losslab.results import (

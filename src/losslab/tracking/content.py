@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from losslab.data.probability_bins import EDGES
-from losslab.files import read_json, read_lines
+from losslab.files.json_files import read_json, read_lines
 from losslab.records.record import Cell
 from losslab.results import paper, table_formats
 from losslab.results.tables import Table as Ablation

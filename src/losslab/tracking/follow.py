@@ -26,7 +26,8 @@ from losslab.config.masking import masked
 from losslab.config.messages import first_line
 from losslab.config.schema import Config
 from losslab.config.sweep import SweepConfig
-from losslab.files import lock, read_json, write_json
+from losslab.files.json_files import read_json, write_json
+from losslab.files.locks import lock
 from losslab.records.record import Cell
 
 ERROR = "error: "

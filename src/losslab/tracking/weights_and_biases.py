@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import wandb
 
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.tracking import About, Entry, Scores
 
 LONGEST_TAG = 64  # characters

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 
-from losslab.files import write_json
+from losslab.files.json_files import write_json
 
 MANIFEST = "whole.json"
 VERSION = 2  # of the format; version 1 was pickled and had no version in its manifest

@@ -25,7 +25,8 @@ from torch.optim import Optimizer
 
 from losslab.config.log import log
 from losslab.distributed.load_state import last_line, load_state
-from losslab.files import appear, read_json
+from losslab.files.atomic import appear
+from losslab.files.json_files import read_json
 from losslab.training import checkpoint_files
 from losslab.training.checkpoint_files import MANIFEST, ShardWriter, put_values, tensors_of, values_of
 

@@ -17,7 +17,7 @@ from losslab.config.schema import Config, ModelConfig
 from losslab.data.examples import Examples
 from losslab.distributed.launch import launch_without
 from losslab.distributed.process_group import release_memory
-from losslab.files import read_json, write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.models.policy import build
 from losslab.statistics.intervals import over_clusters
 from losslab.training.inference import Inference, frozen

@@ -27,7 +27,7 @@ from losslab.config.messages import first_line
 from losslab.config.schema import Precision
 from losslab.data.batches import Batch, collate
 from losslab.data.examples import Examples
-from losslab.files import write_json
+from losslab.files.json_files import write_json
 from losslab.models import attention
 from losslab.models.decoder import body
 from losslab.models.policy import Policy, with_types

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from losslab.config.schema import Config, ModelConfig
 from losslab.data.probability_bins import DOUBTFUL, SURE
 from losslab.distributed.launch import launch_without
-from losslab.files import content, write_json
+from losslab.files.content import content
+from losslab.files.json_files import write_json
 from losslab.objectives.sft import SFT
 from losslab.statistics.intervals import over_clusters
 from losslab.training.inference import frozen

@@ -13,7 +13,7 @@ from losslab.config.machine import MachineConfig
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.distributed.process_group import decide_on_main
 from losslab.distributed.signals import WORKER_STOP_SIGNALS, Interrupted, heeded
-from losslab.files import append_line, read_lines, write_lines
+from losslab.files.json_files import append_line, read_lines, write_lines
 from losslab.progress import bar
 from losslab.training.checkpoints import Checkpoints
 

@@ -20,7 +20,8 @@ from losslab.data.probability_bins import EDGES
 from losslab.data.tokenise import Tokeniser
 from losslab.distributed.launch import launch_without
 from losslab.distributed.process_group import decide_on_main
-from losslab.files import content, read_json, write_json
+from losslab.files.content import content
+from losslab.files.json_files import read_json, write_json
 from losslab.models.loading import load_tokenizer
 from losslab.models.processors import image_inputs
 from losslab.training.inference import frozen

@@ -14,14 +14,14 @@ from transformers import PreTrainedTokenizerBase
 
 from losslab.config.schema import Config
 from losslab.data.examples import Examples
-from losslab.files import RECORD_VERSION, read_json, write_json
+from losslab.files.json_files import read_json, write_json
+from losslab.files.record_names import RECORD_VERSION, TOKENS
 from losslab.objectives import Objective
 from losslab.training.inference import Inference
 from losslab.training.passes import InOrder, loader, outputs
 from losslab.training.reference_logps import Reference
 from losslab.training.target_text import text
 
-FILE = "tokens.json"
 SHOWN = 3  # rows, spread over the data set
 DIGITS = 4
 
@@ -40,7 +40,7 @@ class TokenView:
     ) -> None:
         assert isinstance(config.objective, Objective)
         self.inference, self.objective, self.examples = inference, config.objective, examples
-        self.file, self.tokenizer = folder / FILE, tokenizer
+        self.file, self.tokenizer = folder / TOKENS, tokenizer
         units, shown = len(examples) // examples.unit, min(SHOWN, len(examples) // examples.unit)
         self.units = np.arange(shown) * units // shown
         self.config, self.reference = config, reference

@@ -13,7 +13,8 @@ import torch.distributed as dist
 
 from losslab.config.schema import Config
 from losslab.data.examples import Examples
-from losslab.files import VALIDATION, append_line, read_lines, write_lines
+from losslab.files.json_files import append_line, read_lines, write_lines
+from losslab.files.record_names import VALIDATION
 from losslab.models.loading import load_tokenizer
 from losslab.objectives import Objective
 from losslab.training.inference import Inference
