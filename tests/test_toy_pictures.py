@@ -85,7 +85,7 @@ GOLDEN = [("Add.", "9+1+0=10\n7+1+1=9\n\\boxed{90}", "90"), ("=?", "0+5+0=5\n7+3
 
 
 def test_golden_rows():
-    """A change of these changes every number that was measured with them, and takes another losslab.files.content.TOY_TASK."""
+    """A change of these changes every number that was measured with them, and takes another files.content.TOY_TASK."""
     rows = toy_pictures.demonstrations(2, 0)
     assert [(row["problem"], row["solution"], row["answer"]) for row in rows] == GOLDEN
     assert [row["image"] for row in rows] == [toy_pictures.picture("79+11"), toy_pictures.picture("70+35")]

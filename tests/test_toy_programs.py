@@ -132,7 +132,7 @@ GOLDEN = [
 
 
 def test_golden_rows():
-    """A change of these changes every number that was measured with them, and takes another losslab.files.content.TOY_TASK."""
+    """A change of these changes every number that was measured with them, and takes another files.content.TOY_TASK."""
     assert toy_programs.demonstrations(2, 0) == GOLDEN
     corpus = toy_programs.corpus(2, 0)
     assert [(row["problem"], row["solution"]) for row in corpus] == [

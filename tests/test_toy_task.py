@@ -221,7 +221,7 @@ def test_texts_fit_and_model_runs():
 
 
 def test_the_identity_of_the_toy_task_stands_for_what_it_makes():
-    """Whoever changes what the toy task makes gives losslab.files.content.TOY_TASK another value and renews this hash."""
+    """Whoever changes what the toy task makes gives files.content.TOY_TASK another value and renews this hash."""
     makers = (toy_task.corpus, toy_task.demonstrations, toy_task.traces, toy_task.facts)
     model = toy_task.model_config().to_dict()
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
