@@ -1,7 +1,7 @@
 """Run a small twin of every table and figure of the paper on the embedded task.
 
 losslab toy-suite                              the paper's; continues from what is on record
-losslab toy-suite twins=objectives             others: objectives, distillation, preferences, repetitions
+losslab toy-suite twins=objectives             others, which are named: objectives, distillation, preferences
 losslab toy-suite loss=mine                    with one more objective, and how it stands beside SFT and DFT
 losslab toy-suite twins=table1,facts seed=0    some of them, with one seed
 losslab toy-suite run=false                    tables and figures again, from the existing records
@@ -44,18 +44,13 @@ TWINS = (
     "table7",
     "table2",
 )
-OURS = (
-    "objectives",
-    "distillation",
-    "preferences",
-    "repetitions",
-)  # of no table of the paper: run where they are named
+OURS = ("objectives", "distillation", "preferences")  # of no table of the paper: run where they are named
 FIRST = ("table1",)  # it exports models along the way, in cells that others share
 SAMPLED = ("table7", "table2", "preferences")  # these need the base model's own answers
 METHODS = ("table2", "distillation", "preferences")  # the rows of these fix their objectives
 RESULTS = "results/toy_suite"  # apart from other results: a cell that exists already would not export its steps
 SEEDS = "0,1,2,3,4"
-FEWER_SEEDS = dict.fromkeys(("table4", "objectives", "distillation", "preferences"), "0,1,2")  # as their files declare
+FEWER_SEEDS = dict.fromkeys(("table4", *OURS), "0,1,2")  # as their files declare
 OWN = ("twins", "seed", "run", "machine.results")  # options of this program
 LOSSLAB = [sys.executable, "-m", "losslab"]
 
