@@ -231,12 +231,12 @@ def test_a_benchmark_whose_compiler_is_missing_is_skipped_and_not_scored_zero(tm
         path.write_text(json.dumps(ROWS[language][0] | {"language": language}))
         about = BenchmarkConfig(path=str(path), question="prompt", rules=Rules.code)
         chosen.append(benchmarks.load(language, about))
-    monkeypatch.setattr(runnable, "refusal", lambda: "")
+    monkeypatch.setattr(sandbox, "refusal", lambda *_: "")
     monkeypatch.setattr(languages, "missing", lambda language: ["mono", "mcs"] if language == "cs" else [])
     assert [benchmark.name for benchmark in runnable.runnable(chosen, unsafe_code=False)] == ["sh"]
     with pytest.raises(ValueError, match="benchmark cs is skipped: C# needs mono and mcs .apt-get install mono-mcs"):
         runnable.runnable(chosen[1:], unsafe_code=False)
-    monkeypatch.setattr(runnable, "refusal", lambda: "the program bwrap is missing")
+    monkeypatch.setattr(sandbox, "refusal", lambda *_: "the program bwrap is missing")
     with pytest.raises(ValueError, match="cannot be isolated here .the program bwrap is missing"):
         runnable.runnable(chosen, unsafe_code=False)
     assert len(runnable.runnable(chosen, unsafe_code=True)) == 1
@@ -265,7 +265,7 @@ def test_a_benchmark_of_several_languages_needs_the_compilers_of_all(tmp_path, m
     both = benchmarks.load(
         "both", BenchmarkConfig(path=str(tmp_path / "both.jsonl"), question="prompt", rules=Rules.code)
     )
-    monkeypatch.setattr(runnable, "refusal", lambda: "")
+    monkeypatch.setattr(sandbox, "refusal", lambda *_: "")
     monkeypatch.setattr(languages, "missing", lambda language: ["php"] if language == "php" else [])
     with pytest.raises(ValueError, match="benchmark both is skipped: PHP needs php .apt-get install php-cli.$"):
         runnable.runnable([both], unsafe_code=False)

@@ -17,7 +17,6 @@ from losslab.data.table import load
 from losslab.evaluation.engine_interface import Completion
 from losslab.evaluation.questions import NAME, check_verifier, questions
 from losslab.evaluation.samples import Samples
-from losslab.grading import regrade
 from losslab.grading.graders import Grader
 from losslab.online import questions as online
 from losslab.online.verifier import Verifier
@@ -95,7 +94,7 @@ def test_online_questions_have_the_problem_as_their_gold(problems, tmp_path):
 
 def test_code_that_cannot_be_run_here_is_refused_before_a_model_is_loaded(problems, tmp_path, monkeypatch):
     golds = [problem.gold for problem in questions(problems)[0].problems]
-    monkeypatch.setattr(regrade, "refusal", lambda: "the program bwrap is missing")
+    monkeypatch.setattr(sandbox, "refusal", lambda *_: "the program bwrap is missing")
     refused = pytest.raises(ValueError, match="cannot be isolated here .the program bwrap is missing.*unsafe_code=true")
     with refused:
         check_verifier(problems, golds, unsafe_code=False)

@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from losslab.commands.cli import VERBS, main
 from losslab.composition.compose import read, recorded_config
 from losslab.composition.grid import overrides as grid
-from losslab.composition.words import any_group
+from losslab.composition.words import expanded
 from losslab.config.paths import CONF
 from losslab.objectives import Targets
 from losslab.objectives.dft import DFT
@@ -167,7 +167,7 @@ def real(word: str, place: Path) -> str:
 
 def composed(overrides: list[str], *before: str) -> None:
     """Compose the cells of a command, the first and the last one checked as a run would."""
-    arguments = [*before, *(part for override in overrides for part in any_group(override))]
+    arguments = [*before, *expanded(overrides)]
     arguments.append("plan=true")  # what `losslab sample` makes need not be there
     with initialize_config_dir(str(CONF), version_base="1.3"):
         plain = [one for one in arguments if one.startswith(("experiment=", "hydra"))]

@@ -105,9 +105,8 @@ def parse(arguments: Sequence[str], options: Collection[str]) -> tuple[list[str]
     return [argument for argument in arguments if "=" not in argument], values
 
 
-def flag(values: dict[str, str], key: str) -> bool:
-    """The value of an option that is true or false, and false by default."""
-    value = values.get(key, "false")
-    if value not in ("true", "false"):
+def flag(values: dict[str, str], key: str, default: bool = False) -> bool:
+    """The value of an option that is true or false. ValueError for another one."""
+    if (value := values.get(key, str(default).lower())) not in ("true", "false"):
         raise ValueError(f"{key}={value} is neither true nor false")
     return value == "true"

@@ -32,9 +32,11 @@ def main(arguments: list[str]) -> None:
     if len(names := [argument for argument in arguments if "=" not in argument]) == 1:
         after_training(names[0], [argument for argument in arguments if "=" in argument])
         return
+    from losslab.commands.cli import flag
+
     options = dict(argument.split("=", 1) for argument in arguments if argument.partition("=")[0] in OPTIONS)
     overrides = [argument for argument in arguments if argument.partition("=")[0] not in OPTIONS]
-    flags = {key: _flag(options, key) for key in ("full", "ids")}
+    flags = {key: flag(options, key) for key in ("full", "ids")}
     show, row = _number(options, "show", SHOWN), _number(options, "row", None)
 
     from dataclasses import replace
@@ -212,12 +214,6 @@ def tokens(ids: list[int], tokenizer: Any) -> list[str]:
             lines.append(line.rstrip())
             line = ""
     return [*lines, line.rstrip()] if line else lines
-
-
-def _flag(options: dict[str, str], key: str) -> bool:
-    if (value := options.get(key, "false")) not in ("true", "false"):
-        raise ValueError(f"{key}={value} is neither true nor false")
-    return value == "true"
 
 
 def _number(options: dict[str, str], key: str, default: Any) -> Any:

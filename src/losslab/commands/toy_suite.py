@@ -21,6 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from losslab.commands.cli import flag
 from losslab.config.messages import did_you_mean
 from losslab.files.atomic import write
 from losslab.files.csv_files import csv_text
@@ -60,8 +61,7 @@ def main(arguments: list[str]) -> int:
     if wrong := [argument for argument in arguments if "=" not in argument]:
         raise ValueError(f"{wrong[0]} is not an option: options are written key=value, as in twins=table1")
     options = dict(argument.split("=", 1) for argument in arguments)
-    if (run_all := options.get("run", "true")) not in ("true", "false"):
-        raise ValueError(f"run={run_all} is neither true nor false")
+    run = flag(options, "run", default=True)
     twins = options.get("twins", ",".join(TWINS)).split(",")
     for name in twins:
         if name not in TWINS + OURS:
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
     seeds = {name: options.get("seed", FEWER_SEEDS.get(name, SEEDS)).split(",") for name in twins}
     if given or objective_overrides:
         check(twins[0], [f"seed={seeds[twins[0]][0]}", *overrides, *objective_overrides])
-    done = run_all == "false" or run_twins(seeds, overrides, objective_overrides, results / "logs")
+    done = not run or run_twins(seeds, overrides, objective_overrides, results / "logs")
     sweeps = [f"toy_suite/{name}" for name in twins]
     write_tables(sweeps, str(results))
     studies = [tables.build(layout, str(results)) for layout in layouts(sweeps, str(results))]
@@ -183,7 +183,7 @@ def digest(study: Table) -> str:
     steps = any(config.machine.export_steps for config in study.grid)
     rows = []
     for entry in sorted((entry for row in study.rows for entry in row.entries), key=lambda entry: entry.folder):
-        samples, folder = hashlib.sha256(), entry.folder / "scores" / str(entry.protocol)
+        samples, folder = hashlib.sha256(), entry.scores_folder
         files = [file for name in study.benchmarks for file in folder.glob(f"{name}.jsonl")]
         if steps:
             files += [file for name in study.benchmarks for file in sorted(folder.glob(f"steps/*/{name}.jsonl"))]

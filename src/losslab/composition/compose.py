@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from losslab.composition.check_unread import check_unread
 from losslab.composition.record_file import read_record, refuse_unknown_objective
-from losslab.composition.words import TASKS, any_group, check_group, shipped_paths
+from losslab.composition.words import TASKS, check_group, expanded, shipped_paths
 from losslab.config.benchmark import HARNESS
 from losslab.config.errors import exit_on_error
 from losslab.config.limits import check_open_files
@@ -46,7 +46,7 @@ def entry(task: str, arguments: list[str]) -> None:
 
     A user's mistake is raised before anything is loaded. Help and shell completion import no torch.
     """
-    arguments = [part for argument in arguments for part in any_group(argument)]
+    arguments = expanded(arguments)
     for argument in arguments:
         check_group(argument)
     flags, unknown = get_args_parser().parse_known_args(arguments)
@@ -161,7 +161,7 @@ def recorded_config(record: Path, overrides: list[str]) -> Config:
     for overrides that are wrong, or that do not concern scoring, and for an objective that no file names.
     """
     saved = read_record(record)
-    overrides = [part for override in overrides for part in any_group(override)]
+    overrides = expanded(overrides)
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             composed = hydra.compose("config", [f"seed={saved.seed}", *overrides], return_hydra_config=True)
@@ -198,7 +198,7 @@ def recorded_config(record: Path, overrides: list[str]) -> Config:
 
 def keys(overrides: Iterable[str]) -> list[str]:
     """The key or group that each override sets, whatever its prefix: model.stop for ++model.stop=[]."""
-    words = [part for override in overrides for part in any_group(override)]
+    words = expanded(overrides)
     return [override.key_or_group for override in OverridesParser.create().parse_overrides(words)]
 
 
@@ -231,7 +231,7 @@ def with_tasks(cfg: DictConfig) -> dict[str, Any]:
 
 def composed(overrides: list[str]) -> Config:
     """The configuration of a command line, typed but not checked. Raises ValueError for what does not compose."""
-    arguments = [part for argument in overrides for part in any_group(argument)]
+    arguments = expanded(overrides)
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             whole = hydra.compose("config", arguments, return_hydra_config=True)

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from losslab.composition.words import any_group
+from losslab.composition.words import expanded
 from losslab.config.keys import LARGEST_SEED
 from losslab.config.messages import sentence
 from losslab.config.paths import CONF
@@ -65,7 +65,7 @@ def multirun(arguments: Sequence[str]) -> Iterator[DictConfig]:
 
     Raises ValueError if it does not compose.
     """
-    words = [part for argument in arguments for part in any_group(argument)]
+    words = expanded(arguments)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             shared = [word for word in words if word.startswith(("experiment=", "hydra"))]

@@ -1,7 +1,7 @@
 """The words of a command line as Hydra takes them: models by hub id or folder, tasks among benchmarks, drawn values."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -42,6 +42,11 @@ def check_group(argument: str) -> None:
     needed = (CONF / group).is_dir() and group not in ("experiment", "method", "prompt")  # which can be left out
     if needed and (name == "null" or name.startswith("${")):
         raise ValueError(f"{argument} names no file: write {group}=NAME with one of conf/{group}")
+
+
+def expanded(arguments: Iterable[str]) -> list[str]:
+    """Each argument as Hydra takes it (`any_group`)."""
+    return [part for argument in arguments for part in any_group(argument)]
 
 
 def any_group(argument: str) -> list[str]:

@@ -12,7 +12,7 @@ from losslab.data.table import load
 from losslab.evaluation.benchmarks import Benchmark, Problem
 from losslab.evaluation.golds import HASHES, solution_mark
 from losslab.grading import corrected_text, official_text
-from losslab.grading.regrade import check_code, check_stack_tests
+from losslab.grading.regrade import check_stack_tests, lacking
 from losslab.programs import assembly
 
 NAME = "questions"  # of the data set's questions among benchmarks
@@ -67,7 +67,8 @@ def questions(dataset: DatasetConfig) -> tuple[Benchmark, dict[str, int]]:
 def check_verifier(dataset: DatasetConfig, golds: list[str], unsafe_code: bool) -> None:
     """Raise ValueError where answers to these questions are code that cannot be run on this machine or has no tests."""
     if dataset.rules == SampleRules.code:
-        check_code(golds, dataset.path, unsafe_code)
+        for sentence in lacking(golds, dataset.path, unsafe_code).values():  # a missing compiler scores nothing
+            raise ValueError(f"{dataset.path}: {sentence}")
     if dataset.rules == SampleRules.stack_program:
         check_stack_tests(golds, dataset.path)
 

@@ -7,7 +7,7 @@ from losslab.config.log import log
 from losslab.evaluation.benchmarks import Benchmark
 from losslab.programs.assembly import language
 from losslab.programs.languages import without
-from losslab.programs.sandbox import check_limits, no_isolation, refusal
+from losslab.programs.sandbox import check_runnable
 
 
 def runnable(chosen: Sequence[Benchmark], unsafe_code: bool) -> list[Benchmark]:
@@ -17,10 +17,8 @@ def runnable(chosen: Sequence[Benchmark], unsafe_code: bool) -> list[Benchmark]:
         ValueError: this machine cannot isolate or limit a process, or no benchmark is left.
     """
     code = [benchmark for benchmark in chosen if benchmark.rules == Rules.code]
-    if code and unsafe_code:
-        check_limits()
-    if code and not unsafe_code and (reason := refusal()):
-        raise ValueError(no_isolation(reason))
+    if code:
+        check_runnable(unsafe_code)
     lacking = {benchmark.name: _lacking(benchmark) for benchmark in code}
     skipped = [f"benchmark {name} is skipped: {sentence}" for name, sentence in lacking.items() if sentence]
     if len(skipped) == len(chosen):

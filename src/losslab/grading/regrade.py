@@ -20,7 +20,7 @@ from losslab.files.python_source import syntax
 from losslab.grading.graders import ONE_GOLD, SECONDS, Grader, Verdict
 from losslab.grading.version import grader_version
 from losslab.programs import assembly, languages, stack_language
-from losslab.programs.sandbox import check_limits, no_isolation, refusal
+from losslab.programs.sandbox import check_runnable
 from losslab.progress import bar
 
 # What other programs call a response, for a hint.
@@ -107,16 +107,6 @@ def summary(graded: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def check_code(golds: Sequence[Any], place: str, unsafe_code: bool) -> None:
-    """Refuse code that cannot be run here, before the first verdict: a language without its compiler scores nothing.
-
-    Raises:
-        ValueError: no isolation, a missing compiler, or a gold answer that is not a problem of code.
-    """
-    for sentence in lacking(golds, place, unsafe_code).values():
-        raise ValueError(f"{place}: {sentence}")
-
-
 def check_stack_tests(golds: Sequence[str], place: str) -> None:
     """Refuse gold answers that are not tests of a stack program, before the first verdict."""
     for gold in golds:
@@ -140,10 +130,8 @@ def lacking(golds: Sequence[Any], place: str, unsafe_code: bool) -> dict[str, st
                 "and test (docs/evaluation.md)"
             )
         kinds.add(assembly.language(gold))
-    if golds and unsafe_code:
-        check_limits()
-    if golds and not unsafe_code and (reason := refusal()):
-        raise ValueError(no_isolation(reason))
+    if golds:
+        check_runnable(unsafe_code)
     return {kind: sentence for kind in sorted(kinds) if (sentence := languages.without(kind))}
 
 

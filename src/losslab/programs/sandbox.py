@@ -56,6 +56,16 @@ class Run:
     stopped: str = ""  # the limit that ended it: `time`, `memory` or `output`
 
 
+def check_runnable(unsafe_code: bool, folders: tuple[tuple[str, Path | None], ...] = ()) -> None:
+    """Raise ValueError where this machine cannot isolate a process that sees these folders, or, with `unsafe_code`,
+    cannot limit one.
+    """
+    if unsafe_code:
+        check_limits()
+    elif reason := refusal(folders):
+        raise ValueError(no_isolation(reason))
+
+
 class Sandbox:
     """Runs commands on files. Safe to use from several threads at once.
 
@@ -71,10 +81,7 @@ class Sandbox:
     def __init__(self, folders: Mapping[str, Path | None] | None = None, isolated: bool = True) -> None:
         self.folders = tuple((folders or {}).items())
         self.isolated = isolated
-        if not isolated:
-            check_limits()
-        elif reason := refusal(self.folders):
-            raise ValueError(no_isolation(reason))
+        check_runnable(not isolated, self.folders)
 
     def run(
         self,

@@ -8,7 +8,7 @@ from losslab.pages.samples import Json, answers, fitting, problem
 from losslab.records.reading import DamagedRecord, first_rows
 from losslab.report.rows import ReportRow
 from losslab.results.learning_curves import AVERAGE
-from losslab.results.problem_shares import ProblemShares, ScoredProblems, score_folder
+from losslab.results.problem_shares import ProblemShares, ScoredProblems
 
 ROOM = 6_000_000  # characters of samples on a page
 MOST = 100  # problems of a benchmark on a page
@@ -76,7 +76,7 @@ def _start(cells: Sequence[CellSamples], reference: str | None) -> list[int]:
 
 def _of_row(row: ReportRow, shares: ProblemShares, several: bool) -> CellSamples | None:
     for entry in row.row.scored:
-        folder, content = score_folder(entry), shares.scores.of(entry)
+        folder, content = entry.scores_folder, shares.scores.of(entry)
         problems: dict[str, list[Json]] = {}
         shown: dict[str, list[Json]] = {}
         for name in shares.of(entry).shares:

@@ -6,8 +6,6 @@ Rows are paired by seed, so that the effect of a seed on both cancels; the 95% i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,7 @@ from losslab.config.choices import End
 from losslab.config.sweep import DirectionConfig
 from losslab.data.probability_bins import EDGES, RARE, SURE
 from losslab.files.csv_files import csv_text
-from losslab.results.learning_curves import AVERAGE, scores_by_step, values
-from losslab.results.load_records import CellScores
+from losslab.results.learning_curves import AVERAGE, values
 from losslab.results.probability_plots import read_probabilities
 from losslab.results.table_formats import MISSING, Sheet, SheetCell
 from losslab.results.tables import Measure, Row, Table, declared_measures
@@ -122,14 +119,10 @@ def _averages(table: Table, row: Row, step: int | None) -> dict[int, float]:
         return {entry.seed: entry.scores[AVERAGE].mean for entry in row.entries if AVERAGE in entry.scores}
     averages = {}
     for entry in row.entries:
-        by_step = table.attempt(partial(_by_step, entry), entry.folder, {})
+        by_step = table.by_step(entry)
         if step in by_step and (scores := values(by_step[step], table.benchmarks)):
             averages[entry.seed] = scores[AVERAGE]
     return averages
-
-
-def _by_step(entry: CellScores, folder: Path) -> dict[int, dict[str, Any]]:
-    return scores_by_step(folder / "scores" / str(entry.protocol), folder / "metrics.jsonl")
 
 
 def _growth(table: Table, keys: Mapping[str, Any], end: End) -> dict[int, float]:

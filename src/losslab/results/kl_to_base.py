@@ -8,7 +8,6 @@ from typing import Any
 from losslab.files.csv_files import csv_text
 from losslab.files.record_names import KL_TO_BASE
 from losslab.records.reading import NUMBER, DamagedRecord, read_facts
-from losslab.results.problem_shares import score_folder
 from losslab.results.table_formats import MISSING, Sheet, SheetCell, and_
 from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import Estimate, over_seeds
@@ -49,7 +48,7 @@ def divergences(table: Table) -> list[Divergence]:
     """The rows of a table whose cells have the KL to their base on record, in its order."""
     of_rows = []
     for row in table.rows:
-        read = [table.attempt(read_kl_to_base, score_folder(entry), {}) for entry in row.scored if row.trains]
+        read = [table.attempt(read_kl_to_base, entry.scores_folder, {}) for entry in row.scored if row.trains]
         if records := [record for record in read if record]:
             of_row = Divergence(
                 row,

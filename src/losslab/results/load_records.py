@@ -47,6 +47,10 @@ class CellScores:
     def trains(self) -> bool:
         return trains(self.names)
 
+    @property
+    def scores_folder(self) -> Path:
+        return self.folder / "scores" / str(self.protocol)
+
     def sampled_with(self, benchmarks: Collection[str]) -> int | None:
         """The seed by which the answers to some of these benchmarks are sampled; None where none are."""
         sampled = self.scores.keys() & (set(benchmarks) - self.tasks)

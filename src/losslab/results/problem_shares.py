@@ -64,11 +64,7 @@ class Scores:
         return self.contents[folder]
 
     def of(self, entry: CellScores) -> dict[str, Any]:
-        return self.at(score_folder(entry))
-
-
-def score_folder(entry: CellScores) -> Path:
-    return entry.folder / "scores" / str(entry.protocol)
+        return self.at(entry.scores_folder)
 
 
 class ProblemShares:
@@ -83,7 +79,7 @@ class ProblemShares:
         """The shares of a cell; empty without scores or, in older records, without samples, which is no damage."""
         key = entry.folder, str(entry.protocol)
         if key not in self.cells:
-            folder, content = score_folder(entry), self.scores.of(entry)
+            folder, content = entry.scores_folder, self.scores.of(entry)
 
             def read(_: Path) -> ScoredProblems:
                 parts = content["benchmarks"].items()

@@ -19,7 +19,7 @@ from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.reading import DamagedRecord
 from losslab.records.record import protocol_name
 from losslab.results.labels import canonical, labels
-from losslab.results.learning_curves import AVERAGE
+from losslab.results.learning_curves import AVERAGE, scores_by_step
 from losslab.results.load_records import CellScores, Part, promised, scores_of_sweep, trains
 from losslab.results.model_names import distinct
 from losslab.statistics.intervals import Estimate, over_benchmarks, over_seeds
@@ -129,6 +129,14 @@ class Table:
             if str(damage) not in self.faults:
                 self.faults.append(str(damage))
             return default
+
+    def by_step(self, entry: CellScores) -> dict[int, dict[str, Any]]:
+        """The scores of a cell's models by their step; empty where its record is damaged."""
+
+        def read(folder: Path) -> dict[int, dict[str, Any]]:
+            return scores_by_step(entry.scores_folder, folder / "metrics.jsonl")
+
+        return self.attempt(read, entry.folder, {})
 
     @property
     def name(self) -> str:

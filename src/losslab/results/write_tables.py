@@ -36,7 +36,7 @@ from losslab.results import (
 from losslab.results.conclusion import Conclusion, conclusions
 from losslab.results.gain_and_loss import Tradeoff
 from losslab.results.kl_to_base import Divergence
-from losslab.results.learning_curves import AVERAGE, LearningCurve, scores_by_step
+from losslab.results.learning_curves import AVERAGE, LearningCurve
 from losslab.results.load_records import CellScores
 from losslab.results.notes import notes, of_measured_cells, row_label, shown, shown_divergences
 from losslab.results.plots import BarRow
@@ -267,11 +267,7 @@ def curves_of(table: Table) -> dict[str, LearningCurve]:
 
 def _points(table: Table, entry: CellScores) -> dict:
     """The scores of a cell by step; none where the finished model alone is scored, which one seed of many may be."""
-    if not (entry.folder / "scores" / str(entry.protocol) / "steps").exists():
+    if not (entry.scores_folder / "steps").exists():
         return {}
-
-    def read(folder: Path) -> dict:
-        return scores_by_step(folder / "scores" / str(entry.protocol), folder / "metrics.jsonl")
-
-    by_step = table.attempt(read, entry.folder, {})
+    by_step = table.by_step(entry)
     return by_step if len(by_step) > 1 else {}
