@@ -284,6 +284,24 @@ def test_of_a_task_the_question_alone_is_looked_for_in_rows_of_training(place, p
 
 
 @installed
+def test_a_column_with_a_usual_name_is_a_question_where_prompts_hold_it_and_few_documents_share_it(place):
+    """COPA's `question` is cause or effect; a prompt may leave a column out."""
+    asked = [("cause", "effect")[i % 2] for i in range(4)]
+    rows = [{"question": text, "story": f"{i}?", "choices": ["1", "2"], "gold": 0} for i, text in enumerate(asked)]
+    others = [row | {"question": f"Q{i}"} for i, row in enumerate(rows)]
+    tasks = {"shared": ("{{question}}: {{story}}", rows), "absent": ("{{story}} {{choices[0]}}", others)}
+    for name, (prompt, of_task) in tasks.items():
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_task))
+        plain = TASK.format(name=name, rows=place / f"{name}.jsonl").replace('"{{question}}"', json.dumps(prompt))
+        (place / f"{name}.yaml").write_text(plain + CHOICE)
+    for name, (_, of_task) in tasks.items():
+        cfg = config(place, place, **{name: task(place, name)})
+        corpus = Corpus(name, lambda of_task=of_task: [(of_task[1]["question"], "none")])
+        (found, (told,)) = _seen(cfg, corpus, [harness.load(name, cfg.benchmark[name])])
+        assert found == {} and told.startswith(f"{name}: the training data was not searched")
+
+
+@installed
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

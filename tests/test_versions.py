@@ -1,9 +1,12 @@
 """Problems that are versions of one another: read, recorded, and taken together in every interval."""
 
+import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from test_conclusion import MEASURE
 from test_tables import cell
 
 from losslab.composition.checks import check_prompts
@@ -17,11 +20,13 @@ from losslab.results import tables
 from losslab.results.compare import compare
 from losslab.results.conclusion import conclude
 from losslab.results.conclusion_text import sentences
+from losslab.results.load_records import CellScores
 from losslab.results.problem_shares import ProblemShares, ScoredProblems
-from losslab.results.tuning import choosing
+from losslab.results.tables import Row, Table
+from losslab.results.tuning import choosing, tune
 from losslab.statistics.intervals import Estimate, over_benchmarks, over_problems, over_seeds_and_problems
 from losslab.statistics.racing import look
-from losslab.statistics.versions import merged
+from losslab.statistics.versions import Versions, merged
 
 RNG = np.random.default_rng(3)
 
@@ -86,6 +91,9 @@ def test_they_are_read_from_the_columns_of_the_shipped_benchmarks():
         original("row 1", {"task_id": "a"}, about["humaneval"])
     with pytest.raises(ValueError, match="benchmark.humaneval: versions_of and original go together"):
         check_prompts(composed(["benchmark=[humaneval]", "benchmark.humaneval.original=null"]))
+    keys = ["benchmark.wemath.versions_of=WeMath", "benchmark.wemath.original=ID"]
+    with pytest.raises(ValueError, match="wemath.versions_of is not for tasks of lm_eval and multi-step problems"):
+        check_prompts(composed(["benchmark=[wemath]", *keys]))
 
 
 def test_a_benchmark_has_them_and_its_hash_does_not(tmp_path):
@@ -192,3 +200,83 @@ def test_a_plan_says_that_it_takes_them_as_different():
     assert "assumed: versions of one problem are as different as other problems (humaneval, " in plan_power.sentence(
         groups
     )
+
+
+def in_a_folder(results: Path, marks: dict[str, dict[str, list[list[bool]]]], old: set[str]) -> dict[str, Path]:
+    """Cells of objectives with samples; those of `old` were scored before their records had originals."""
+    folders = {}
+    for loss, of in marks.items():
+        folder = cell(results, loss, 0, {name: 50.0 for name in of}).folder
+        place = next((folder / "scores").iterdir())
+        rows = {name: scores.summarise(records(right, TASKS[name]), 2, "official") for name, right in of.items()}
+        average = scores.average(rows, "official")
+        if loss in old:
+            rows = {
+                name: {key: value for key, value in row.items() if key != "originals"} for name, row in rows.items()
+            }
+        content = read_json(place / "scores.json")
+        write_json(place / "scores.json", content | {"benchmarks": rows, "average": average})
+        folders[loss] = folder
+    return folders
+
+
+def test_records_from_before_they_were_recorded_pair_with_others(tmp_path):
+    """The hash of the problems is the same, so that what one record says of them holds for the other."""
+    other = {name: [[not mark for mark in marks] for marks in of] for name, of in MARKS.items()}
+    marks = {"sft": MARKS, "dft": other}
+    halves = []
+    for i, old in enumerate((set(), {"sft"}, {"dft"})):
+        folders = in_a_folder(tmp_path / str(i), marks, old)
+        table = tables.build(SweepConfig(name="study"), str(tmp_path / str(i)))
+        rows = {row.names["loss"]: row for row in table.rows}
+        shares = ProblemShares(table)
+        halves.append(shares.difference(rows["sft"], rows["dft"]).columns["average"].half)
+        assert {str(shares.of(row.entries[0]).originals) for row in table.rows} == {str(TASKS)}
+        said = [
+            compare((str(folders[a]), str(folders[b]))).splitlines()[-1] for a, b in (("sft", "dft"), ("dft", "sft"))
+        ]
+        lows, highs = zip(*([float(x) for x in line.split("|")[5].split(" to ")] for line in said), strict=True)
+        assert (lows[0], highs[0]) == (-highs[1], -lows[1])
+    assert halves[0] == pytest.approx(halves[1]) == pytest.approx(halves[2])
+
+
+def test_damaged_originals_are_a_damaged_record(tmp_path):
+    for i, damaged in enumerate((["t/0"], 5, [1, 2, 3, 4])):
+        folders = in_a_folder(tmp_path / str(i), {"sft": MARKS}, set())
+        place = next((folders["sft"] / "scores").iterdir()) / "scores.json"
+        content = read_json(place)
+        content["benchmarks"]["python"]["originals"] = damaged
+        write_json(place, content)
+        table = tables.build(SweepConfig(name="study"), str(tmp_path / str(i)))
+        assert len(table.faults) == 1 and str(place) in table.faults[0] and "originals" in table.faults[0]
+
+
+def test_equal_scores_stay_equal_beside_older_records():
+    """A mean by way of originals would differ in the last digits, and a base's equal seeds then have no interval."""
+    for _ in range(50):
+        values = RNG.integers(0, 3, 7) / 2 * 100
+        estimate = Estimate(float(values.mean()), 3.0)
+        versions = {"x": Versions(values, [f"t/{i % 3}" for i in range(7)])}
+        assert over_benchmarks({"x": estimate}, versions).mean == over_benchmarks({"x": estimate}, {}).mean
+
+
+def test_where_all_originals_are_on_one_side_nothing_is_chosen_and_nothing_scored():
+    names = next([f"{set}/{i}" for i in range(2)] for set in "abcdefgh" if len(sides(set)) == 1)
+    of = [name for name in names for _ in range(5)]
+    rows = []
+    for rate, share in ((1e-5, 0.0), (1e-4, 1.0)):
+        config = {"loss": "sft", "optimizer.lr": rate}
+        names = {"model": "tiny", "loss": "sft", "method": None}
+        scored = {"x": Estimate(share), "average": Estimate(share)}
+        entry = CellScores(Path(f"{rate}"), names, 0, config, "paper-1", scored, {"x": 16}, "official")
+        row = Row(names, config, MEASURE, [entry], f"sft {rate}")
+        rows.append((row, ScoredProblems({"x": "hash"}, {"x": np.full(10, share)}, {"x": of})))
+    table = Table(SweepConfig(name="study", tune="optimizer.lr"), ["x"], [], [row for row, _ in rows], [])
+    shares = ProblemShares(table)
+    shares.cells = {(row.entries[0].folder, "paper-1"): scored for row, scored in rows}
+    (choice,) = tune(table, shares).own
+    assert choice.chosen == {} and choice.row.scored == []
+
+
+def sides(name: str) -> set[int]:
+    return {hashlib.sha256(f"{name}/{i}".encode()).digest()[0] % 2 for i in range(2)}

@@ -207,7 +207,8 @@ def _rung(race: Race, name: str, entrants: Sequence[Entrant]) -> Rung | None:
     }
     average = float(np.mean([100 * part.mean() for part in base.values()]))
     objectives = {entrant.label: entrant.objective for entrant in entrants}
-    standings = look(rows, base, race.level, originals_of(scores[race.base.label][0]))
+    originals = {name: of for each in scores.values() for content in each for name, of in originals_of(content).items()}
+    standings = look(rows, base, race.level, originals)
     return Rung(name, race.training_rows(name), standings, average, engines(scores), objectives)
 
 

@@ -220,6 +220,10 @@ def check_prompts(config: Config) -> None:
             raise ValueError(f"benchmark.{name}.options is for the rules {rules}: set one of them, or leave it out")
         if (about.gold == Gold.any) != (about.rules == Rules.exact_match):
             raise ValueError(f"benchmark.{name}: gold=any and rules=exact_match go together: set both or neither")
+        if about.versions_of is not None and (about.task is not None or about.rules == Rules.wemath):
+            raise ValueError(
+                f"benchmark.{name}.versions_of is not for tasks of lm_eval and multi-step problems: leave it out"
+            )
         if (about.versions_of is None) != (about.original is None):
             raise ValueError(f"benchmark.{name}: versions_of and original go together: set both or neither")
 

@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from losslab.evaluation.benchmarks import Benchmark, Problem
 
 FEWSHOT_SEED = 1234  # the library's own default
 QUESTIONS = ("question", "problem", "query", "prompt", "instruction")  # usual names of a question's column
+DISTINCT = 0.9  # of the documents at least, where such a column holds questions
 FIELD = re.compile(r"\{\{\s*(.*?)(?:\.strip\(\))?\s*\}\}", re.S)  # of a template, such as {{question}}
 
 
@@ -106,26 +107,35 @@ def metric_of(name: str, task: Any, metric: str | None) -> str:
 
 def _documents(task: Any) -> Iterator[tuple[str, str | None, str]]:
     """Prompt, question alone if it is known, and gold of each document, as texts."""
-    for document in task.eval_docs:
-        question, target = task.doc_to_text(document), task.doc_to_target(document)
+    documents = list(task.eval_docs)
+    prompts = [task.doc_to_text(document) for document in documents]
+    column = _column(task, documents, prompts)
+    for document, question in zip(documents, prompts, strict=True):
+        target = task.doc_to_target(document)
         if not isinstance(question, str):  # some tasks have only choices
             question = json.dumps(document, ensure_ascii=False, default=str)
         if isinstance(target, int) and task.OUTPUT_TYPE == "multiple_choice":
             target = task.doc_to_choice(document)[target]
-        own = document.get(_column(task, document))
+        own = document.get(column)
         own = own if isinstance(own, str) and own.strip() else None
         yield question, own, target if isinstance(target, str) else json.dumps(target, ensure_ascii=False, default=str)
 
 
-def _column(task: Any, document: Mapping[str, Any]) -> str | None:
+def _column(task: Any, documents: Sequence[Mapping[str, Any]], prompts: Sequence[Any]) -> str | None:
     """The column that holds a document's question, as far as the task says it.
 
-    That is the one that the library's own search for known problems asks for, the only one in the prompt, or one with a
-    usual name, for prompts that also show choices or worked examples.
+    That is the one that the library's own search for known problems asks for, or the only one in the prompt. For
+    prompts that also show choices or worked examples it is one with a usual name, if each prompt holds its text and few
+    documents share one: COPA's `question` is only "cause" or "effect".
     """
+    document = documents[0]
     for text in (task.config.doc_to_decontamination_query, task.config.doc_to_text):
         if isinstance(text, str):
             fields = [text] if text in document else FIELD.findall(text)
             if len(fields) == 1 and "{%" not in text and fields[0] in document:
                 return str(fields[0])
-    return next((name for name in QUESTIONS if name in document), None)
+    if (name := next((name for name in QUESTIONS if name in document), None)) is None:
+        return None
+    texts = [document[name] for document in documents]
+    shown = all(isinstance(text, str) and text in str(prompt) for text, prompt in zip(texts, prompts, strict=True))
+    return name if shown and len(set(texts)) > DISTINCT * len(texts) else None

@@ -38,7 +38,7 @@ def describe(config: Config, model: str, tokenizer: Any, engine: Engine, chosen:
         "max_new_tokens": cfg.max_new_tokens,
         "seed": config.seed if cfg.seed is None else cfg.seed,
         # One seed for each sample or one for the engine; an endpoint, which is no engine of ours, then has none.
-        "seeds": "sample" if cfg.request_seeds else "none" if config.served else "engine",
+        "seeds": "sample" if cfg.request_seeds else "none" if config.served and cfg.temperature else "engine",
         "benchmarks": {benchmark.name: benchmark.sha256 for benchmark in chosen},
     }
 

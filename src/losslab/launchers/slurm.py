@@ -53,11 +53,11 @@ case ${{asked:-}}$code in
         case $now in
             *JobState=RUNNING*"Restarts=${{SLURM_RESTART_COUNT:-0}} "*)
                 said=$(scontrol requeue "$job" 2>&1) || [ $? -gt 128 ] ||
-                    echo "interrupted: SLURM did not requeue its job: $said" >$stopped ;;
+                    echo "interrupted: SLURM did not requeue its job: $said" >"$stopped" ;;
             *"Restarts=${{SLURM_RESTART_COUNT:-0}} "*)
-                echo "cancelled: SLURM ended its job, which was cancelled or out of time" >$stopped ;;
+                echo "cancelled: SLURM ended its job, which was cancelled or out of time" >"$stopped" ;;
             *JobState=*) ;;
-            *) echo "interrupted: scontrol did not show its job, to requeue it: $now" >$stopped ;;
+            *) echo "interrupted: scontrol did not show its job, to requeue it: $now" >"$stopped" ;;
         esac ;;
     *) echo $code >{{folder}}/{EXIT} ;;
 esac

@@ -34,6 +34,7 @@ CELL_MAY = {
 BENCHMARK = {"score": NUMBER}
 BENCHMARK_MAY = {
     "problems": int, "questions": int, "samples": int, "interval": ([NUMBER], NoneType), "mean_tokens": NUMBER,
+    "originals": [str],
     "breakdown": {...: {...: {"problems": int, "score": NUMBER, "interval": ([NUMBER], NoneType)}}},
 }  # fmt: skip
 

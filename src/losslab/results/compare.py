@@ -69,7 +69,7 @@ def compare(paths: tuple[str, str], verdict: str | None = None) -> str:
             right_shares(first, scores[0], verdict),
             right_shares(second, scores[1], verdict),
             verdict,
-            originals_of(scores[0]),
+            originals_of(scores[1]) | originals_of(scores[0]),
         ),
     ]
     for key in WORTH_KNOWING:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from losslab.records.reading import read_scores
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.load_records import CellScores, problem_hashes
-from losslab.results.right_shares import originals_of, right_shares
+from losslab.results.right_shares import right_shares
 from losslab.results.tables import Row, Table
 from losslab.statistics.intervals import LEVEL, Estimate, over_seeds_and_problems
 from losslab.statistics.versions import Originals
@@ -74,6 +74,13 @@ class ProblemShares:
         self.table, self.scores = table, scores or Scores(table)
         self.cells: dict[tuple[Path, str], ScoredProblems] = {}
         self.rows: dict[int, tuple[Row, dict[int, ScoredProblems]]] = {}  # by id, which the row itself keeps from reuse
+        # Of each benchmark and hash of its problems, from any cell: earlier records of the same problems have none.
+        self.originals = {
+            (name, entry.problems.get(name)): list(versions.originals)
+            for row in table.rows
+            for entry in row.entries
+            for name, versions in entry.versions.items()
+        }
 
     def of(self, entry: CellScores) -> ScoredProblems:
         """The shares of a cell; empty without scores or, in older records, without samples, which is no damage."""
@@ -87,7 +94,9 @@ class ProblemShares:
                     return ScoredProblems({}, {})
                 shares = right_shares(folder, content, content["verdict"])
                 hashes = problem_hashes(folder)
-                return ScoredProblems({name: hashes.get(name, "") for name in shares}, shares, originals_of(content))
+                known = {name: self.originals.get((name, hashes.get(name))) for name in shares}
+                originals = {name: of for name, of in known.items() if of and len(of) == len(shares[name])}
+                return ScoredProblems({name: hashes.get(name, "") for name in shares}, shares, originals)
 
             self.cells[key] = self.table.attempt(read, folder, ScoredProblems({}, {}))
         return self.cells[key]

@@ -29,6 +29,8 @@ def right_shares(folder: Path, scores: Mapping[str, Any], verdict: str) -> Share
             raise DamagedRecord(folder / "scores.json", f"benchmarks.{name}.right holds no counts") from None
         if shares[name].ndim != 1 or not len(shares[name]):
             raise DamagedRecord(folder / "scores.json", f"benchmarks.{name}.right holds no counts")
+        if len(part.get("originals", shares[name])) != len(shares[name]):
+            raise DamagedRecord(folder / "scores.json", f"benchmarks.{name}.originals are not as many as its problems")
     return shares
 
 

@@ -148,6 +148,8 @@ def _averages(rows: Sequence[Row], key: str, shares: ProblemShares) -> Averages:
             parts = [scored.shares.get(name, np.empty(0)) for name in benchmarks]
             if parts and min(map(len, parts)) > 1:
                 masks = [choosing(scored, name) for name in benchmarks]
+                if any(mask.all() or not mask.any() for mask in masks):  # of a few originals all may be on one side
+                    continue
                 means = [part[mask].mean() for part, mask in zip(parts, masks, strict=True)]
                 averages[value][entry.seed] = float(np.mean(means))
     return averages
@@ -199,7 +201,7 @@ def _of_half(entry: CellScores, half: ScoringHalf) -> CellScores:
     """A cell with its scores on the scoring halves alone; without scores where its problems are not on record."""
     scored = half.of(entry) if entry.scores else ScoredProblems({}, {})
     shares, originals = scored.shares, scored.originals
-    if not set(half.table.benchmarks) <= set(shares):
+    if not all(len(shares.get(name, ())) for name in half.table.benchmarks):
         return replace(entry, scores={})
     scores = {name: over_problems(100 * shares[name], originals.get(name)) for name in half.table.benchmarks}
     versions = {name: Versions(100 * shares[name], of) for name, of in originals.items()}

@@ -267,15 +267,11 @@ def over_benchmarks(estimates: Mapping[str, Estimate], versions: Mapping[str, Ve
     arrays, weights = merged([each.values[None] for each in linked], [each.originals for each in linked])
     together = [over_seeds_and_problems([values]) for values in arrays]
     alone = [estimate for name, estimate in estimates.items() if name not in versions]
-    return _mean_of([*together, *alone], [*weights, *[1] * len(alone)])
-
-
-def _mean_of(estimates: Sequence[Estimate], weights: Sequence[int]) -> Estimate:
-    """The weighted mean of independent estimates."""
-    shares = np.array(weights) / sum(weights)
-    mean = float(np.average([estimate.mean for estimate in estimates], weights=weights))
-    halves = [estimate.half for estimate in estimates]
+    shares = np.array([*weights, *[1] * len(alone)]) / len(estimates)
+    halves = [estimate.half for estimate in (*together, *alone)]
     given = [half for half in halves if half is not None]
+    # The mean is exactly that of the estimates, so that equal scores stay equal.
+    mean = float(np.mean([estimate.mean for estimate in estimates.values()]))
     return Estimate(mean, float(np.linalg.norm(shares * given)) if len(given) == len(halves) else None)
 
 
