@@ -119,8 +119,8 @@ def test_blocks_of_a_row_equal_its_runs(kind):
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"position_bias": torch.zeros(1)}, "has position_bias, which"),
-        ({"indices": torch.zeros(1), "block_indices": torch.zeros(1)}, "has indices, block_indices, which"),
+        ({"position_bias": torch.zeros(1)}, "has position_bias, so packed"),
+        ({"indices": torch.zeros(1), "block_indices": torch.zeros(1)}, "has indices, block_indices, so packed rows"),
         ({"is_causal": False}, "looks ahead"),
         ({"dropout": 0.1}, "has dropout"),
         ({"attention_mask": torch.zeros(1, 1, 39, 39)}, "has a mask of its own"),

@@ -181,7 +181,8 @@ def test_the_job_reaches_generate_of_transformers(model, tmp_path, monkeypatch):
     assert (noise.temperature, noise.top_p) == (0.7, 0.6)
     assert [g.initial_seed() for g in noise.generators] == [request.seed for request in requests]
     settings = call["generation_config"]
-    assert settings.max_new_tokens == 9 and set(settings.stop_strings) == {"\n\n", "!"}
+    (stops,) = call["stopping_criteria"]
+    assert settings.max_new_tokens == 9 and set(stops.stop) == {"\n\n", "!"}
     assert settings.eos_token_id == sorted(job.sampling.stop_ids)
 
 

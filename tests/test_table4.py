@@ -43,7 +43,10 @@ def place(tmp_path_factory) -> Path:
     asked = {"Text Dominant": "Reason. How much is 1+1?", "Vision Only": "Reason."}
     keep(
         "benchmarks/mathverse.jsonl",
-        [choices | {"query_cot": q, "problem_version": name, "image": "1.png"} for name, q in asked.items()],
+        [
+            choices | {"query_cot": q, "problem_index": "7", "problem_version": name, "image": "1.png"}
+            for name, q in asked.items()
+        ],
     )
     about = {"subject": "arithmetic", "level": 1, "options": [], "decoded_image": "2.png"}
     keep("benchmarks/mathvision.jsonl", [about | {"question": "<image1> How much?", "answer": "4"}])
@@ -86,6 +89,7 @@ def test_a_step_is_trained_and_a_batch_scored(place, family):
     about = scores["benchmarks"]
     assert {name: part["problems"] for name, part in about.items()} == {"mathverse": 2, "mathvision": 1, "wemath": 1}
     assert set(about["mathverse"]["breakdown"]["problem_version"]) == {"Text Dominant", "Vision Only"}
+    assert about["mathverse"]["originals"] == ["MathVerse/7"] * 2 and "originals" not in about["mathvision"]
     assert sum(part["too_long"] for part in about.values()) == 0 and "strict" in about["wemath"]["mastery"]
     protocol = yaml.safe_load((cell.scores(config) / "protocol.yaml").read_text())
     assert protocol["temperature"] == 0

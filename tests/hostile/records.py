@@ -50,7 +50,12 @@ def template(results: Path) -> None:
         write_lines(folder / f"{BENCHMARK}.jsonl", records)
         part = scores.summarise(records, 1, "official")
         parts = {BENCHMARK: part}
-        about = {"verdict": "official", "benchmarks": parts, "average": scores.average(parts), "warnings": []}
+        about = {
+            "verdict": "official",
+            "benchmarks": parts,
+            "average": scores.average(parts, "official"),
+            "warnings": [],
+        }
         write_json(folder / "scores.json", about)
         protocol = {"benchmarks": {BENCHMARK: "sha"}, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 4}
         write(
