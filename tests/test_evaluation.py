@@ -171,20 +171,26 @@ class Told(Endpoint):
         return "2"
 
 
-@pytest.mark.parametrize("seeded", [True, False])
-def test_an_endpoint_is_sent_no_seed_that_all_samples_would_share(config, tmp_path, seeded):
-    """A server answers one prompt and one seed with one text, so that the samples of a problem would be one."""
+@pytest.mark.parametrize(
+    ("temperature", "requested", "seeds"), [(1.0, True, "sample"), (1.0, False, "none"), (0.0, False, "engine")]
+)
+def test_an_endpoint_is_sent_no_seed_that_all_samples_would_share(config, tmp_path, temperature, requested, seeds):
+    """A server answers one prompt and one seed with one text, so that the samples of a problem would be one.
+
+    Greedy answers are one text in any case, and keep the seed that earlier versions sent.
+    """
+    seeded = seeds != "none"
     server = ThreadingHTTPServer(("127.0.0.1", 0), Told)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     Told.bodies.clear()
-    config.model.path, config.eval.request_seeds = "served", seeded
+    config.model.path, config.eval.request_seeds, config.eval.temperature = "served", requested, temperature
     config.machine = MachineConfig(engine=Engine.api, api_url=f"http://127.0.0.1:{server.server_port}/v1")
     result = evaluate(config, "served", tmp_path / "scores")
     server.shutdown()
     server.server_close()
-    assert result["seeds"] == ("sample" if seeded else "none")
+    assert result["seeds"] == seeds
     assert len(Told.bodies) == 18
-    assert len({body.get("seed") for body in Told.bodies}) == (18 if seeded else 1)
+    assert len({body.get("seed") for body in Told.bodies}) == (18 if seeds == "sample" else 1)
     assert all(("seed" in body) == seeded for body in Told.bodies)
 
 

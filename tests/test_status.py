@@ -1,7 +1,9 @@
 """What is shown of a sweep and done to it, from records written by hand; on a real cluster: test_slurm.py."""
 
 import os
+import shlex
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -317,3 +319,31 @@ def test_a_finished_cell_is_done_whatever_word_a_kill_left(tmp_path):
     own.give_up(config, "x")
     assert finished(config, own) and (own.failure(config), own.failure(other)) == (None, "y")
     assert (own.state()["state"], own.state()["error"]) == ("failed", "y")
+
+
+@pytest.mark.parametrize(
+    ("array", "shown", "requeued", "reason"),
+    [
+        ("7", "JobId=8 JobState=RUNNING Requeue=1 Restarts=0 BatchFlag=1", True, None),
+        ("7", "JobId=8 JobState=RUNNING Requeue=1 Restarts=1 BatchFlag=1", False, None),  # SLURM replaced it already
+        ("7", "JobId=8 JobState=CANCELLED Requeue=1 Restarts=0 BatchFlag=1", False, "cancelled"),
+        ("", "slurm_load_jobs error: Unable to contact slurm controller", False, "interrupted"),
+    ],
+)
+def test_what_the_script_of_a_job_does_after_a_stop(tmp_path, array, shown, requeued, reason):
+    """With a scontrol that only notes what it is asked; the folder of the results may have a space in its name."""
+    jobs = tmp_path / "my results"
+    jobs.mkdir()
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n[ "$1" = requeue ] || echo "{shown}"\n')
+    scontrol.chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "0", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    job |= {"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": "1"} if array else {}
+    script = "(exit 75)\n" + slurm.REQUEUE_SCRIPT.replace("{folder}", shlex.quote(str(jobs)))
+    done = subprocess.run(["bash", "-c", script], env=job, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (75, "")
+    name = "7_1" if array else "7"  # of the last task of an array 7 alone would be all of its tasks
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert asked == [f"show job {name}", *[f"requeue {name}"] * requeued]
+    written = [file.read_text().partition(":")[0] for file in jobs.iterdir()]
+    assert written == ([reason] if reason else [])
