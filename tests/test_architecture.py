@@ -106,6 +106,7 @@ def test_hydra_ends_at_the_edge():
         "cells.sweep",
         "commands.toy_suite",
         "composition.compose",
+        "composition.composing",
         "composition.experiment_files",
         "composition.grid",
         "config.errors",

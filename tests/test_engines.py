@@ -6,11 +6,14 @@ import re
 import shutil
 import signal
 import sys
+import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from place import PATIENCE
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 from losslab.config.choices import Device
@@ -178,6 +181,35 @@ def test_a_model_that_cannot_be_loaded_is_one_clear_error(engine, model, tmp_pat
         run(engine, job(tmp_path / "broken"), requests(model, 2), tmp_path)
     assert "\n" not in str(caught.value)
     assert "Traceback" in (tmp_path / "engine.log").read_text()
+
+
+@pytest.mark.parametrize("end", ["the caller fails", "the engine is killed", "the engine ends"])
+def test_no_process_of_an_engine_outlives_it(model, tmp_path, end):
+    requests = ["leave" if end == "the engine ends" else "stay"]
+    with suppress(RuntimeError, ZeroDivisionError):
+        with Generation(
+            Engine.transformers, job(model), requests, tmp_path / "engine.log", "engine_with_child"
+        ) as generation:
+            for samples in generation:
+                for child in samples:
+                    assert is_running(child)
+                    if end == "the caller fails":
+                        raise ZeroDivisionError
+                    if end == "the engine is killed":
+                        (process,) = generation._engines.values()
+                        os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE
+    while is_running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process is there, and not only its exit status, which nobody may fetch."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_no_requests_start_no_engine(model, tmp_path):

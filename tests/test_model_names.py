@@ -30,6 +30,8 @@ def row(path: str | None, revision: str | None = None, name: str = "x", declared
         ([row("Org/X-1B"), row("/copy/of")], ["x (Org/X-1B)", "x (copy/of)"]),
         # What the sweep's file declares is called as it says, so that claims and the paper's figures find it.
         ([row("Org/X-1B", declared=True), row("/copy/of")], ["x", "x (copy/of)"]),
+        ([row("/a/b/y", name="y"), row("/a/b/y/model", name="y")], ["b/y", "y (y/model)"]),
+        ([row("gpt2"), row("gpt3")], ["x (gpt2)", "x (gpt3)"]),
         ([row("org1/x"), row("org2/x"), row(None)], ["org1/x", "org2/x", "x"]),
     ],
 )

@@ -19,6 +19,7 @@ import tiny_models
 import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
+from tokenizers import normalizers
 from transformers import AutoModelForCausalLM
 
 from losslab.cells import training
@@ -196,6 +197,18 @@ def train_here(one_rank, monkeypatch) -> Callable[[Config, Path], list[dict]]:
         return rows(cell)
 
     return train
+
+
+def test_questions_are_not_those_of_another_tokenizer_with_the_same_vocabulary(guesser, sums, tmp_path):
+    """Of one whose normaliser makes every prompt too long, and of one that the last call has set to cut texts."""
+    config, tokenizer = make(guesser, sums, tmp_path, "grpo"), load_tokenizer(ModelConfig(str(guesser)))
+    folder, report, _ = questions.prepare(config, tokenizer, tmp_path)
+    assert report["prompts"] == 64
+    tokenizer("a", truncation=True, max_length=5)
+    assert questions.prepare(config, tokenizer, tmp_path)[0] == folder
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("=", "=" * 40)
+    with pytest.raises(ValueError, match="every prompt of .* has more than the 24 tokens"):
+        questions.prepare(config, tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize("loss", ["grpo", "ppo"])

@@ -26,7 +26,7 @@ from losslab.evaluation.evaluate import evaluate
 from losslab.evaluation.prompting import Prompt, announced
 from losslab.files.json_files import read_json, write_json
 from losslab.grading import corrected, corrected_text
-from losslab.planning import plan
+from losslab.planning.sweep_cells import by_protocol
 from losslab.records.identity import protocol
 from losslab.results import table_formats, tables
 
@@ -184,5 +184,5 @@ def test_a_sweep_scores_a_cell_under_each_prompt(model, tmp_path):
 
 def test_a_plan_has_each_cell_once():
     configs = [composed(["loss=base", f"prompt={name}", "benchmark=[math500]"]) for name in ("boxed", "question")]
-    ((_, own),) = plan.by_protocol([*configs, *configs]).items()
+    ((_, own),) = by_protocol([*configs, *configs]).items()
     assert [config.names.prompt for config in own] == ["boxed", "question"]

@@ -25,6 +25,7 @@ from losslab.data.toy_task import demonstrations
 from losslab.files.atomic import write
 from losslab.launchers.status import sweeps
 from losslab.planning import plan
+from losslab.planning.sweep_cells import by_protocol
 from losslab.records.cell_records import cell_records
 from losslab.records.identity import identities, identity
 from losslab.records.lock import cell_lock
@@ -62,7 +63,7 @@ def declared() -> set[str]:
 def test_a_cell_that_is_asked_for_twice_is_planned_once(capsys):
     configs = of("loss=dft,dft", "seed=0,0")
     assert len(overrides(multirun(*TINY, "loss=dft,dft", "seed=0,0"))) == 4 and len(configs) == 1
-    assert len(plan.by_protocol(of("method=dft") + of("loss=dft"))) == 1  # a row and an objective: one cell
+    assert len(by_protocol(of("method=dft") + of("loss=dft"))) == 1  # a row and an objective: one cell
     assert plan.show(configs) == 0
     assert "ablation: 1 cells" in capsys.readouterr().out
 
@@ -177,6 +178,16 @@ def test_a_sweep_whose_values_share_a_cell_is_refused(word, key, instead):
     assert not Path("results").exists()
 
 
+@pytest.mark.parametrize("key", ["plan", "check", "force"])
+def test_rows_that_ask_for_different_commands_are_refused(key):
+    """As files of conf/method may, whose cells differ in other keys too."""
+    extra = ["plan=true"] if key == "check" else []
+    configs = [*of("loss=sft", *extra), *of("loss=dft", f"{key}=true", *extra)]
+    with pytest.raises(ValueError, match=f"^{key} makes no cell of its own, so that the sweep would use one of its"):
+        Sweep()._start(configs, multirun())
+    assert not Path("results").exists()
+
+
 def test_two_methods_that_are_one_cell_are_refused():
     """Of which a table would have the first alone; a method beside a plain objective is a row all the same."""
     alike = of("method=sft,dft", "loss=sft", "optimizer.lr=5e-5")
@@ -266,7 +277,7 @@ def test_what_a_cell_does_not_read_makes_no_other_cell(varied, alone):
     configs = configurations(multirun(*TINY, *varied), read_cell)
     check_unread(configs)
     made = {identity(config) for config in configs}
-    assert (len(configs), len(made), len(plan.by_protocol(configs))) == (4, 3, 3)
+    assert (len(configs), len(made), len(by_protocol(configs))) == (4, 3, 3)
     (plain,) = of(*alone)
     assert identity(plain) in made
 

@@ -27,6 +27,7 @@ from losslab.distributed.environment import is_main_process, is_worker, node_cou
 from losslab.launchers.settings import check as check_launcher
 from losslab.launchers.settings import check_stage
 from losslab.planning import plan
+from losslab.planning.sweep_cells import by_protocol
 from losslab.records.lock import is_held
 from losslab.records.record import Cell, protocol_name, start_again
 
@@ -107,7 +108,7 @@ class Sweep(Callback):
 
     def _begin(self, configs: list[Config], sweep: DictConfig, job: Any) -> list[tuple[str, str]]:
         """Check and declare the cells; returns folder and protocol of those that are rejected."""
-        cells = plan.by_protocol(configs)
+        cells = by_protocol(configs)
         if sweep.hydra.launcher._target_ != ONE_BY_ONE and (several := _several(cells)):
             raise ValueError(
                 f"{several.folder.name} is to be scored in {len(cells[several])} ways, but a launcher runs each cell "

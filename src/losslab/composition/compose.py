@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from losslab.composition.check_unread import check_unread
+from losslab.composition.composing import composing
 from losslab.composition.record_file import read_record, refuse_unknown_objective
 from losslab.composition.words import TASKS, check_group, expanded, shipped_paths
 from losslab.config.benchmark import HARNESS
@@ -84,7 +85,7 @@ def culprit(error: Exception, overrides: list[str]) -> str | None:
     if ours or any(override.lstrip("+~").partition("=")[0] in text for override in overrides):
         return None
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         for override in overrides:
             try:
                 composed = hydra.compose("config", [override], return_hydra_config=True)
@@ -162,9 +163,8 @@ def recorded_config(record: Path, overrides: list[str]) -> Config:
     """
     saved = read_record(record)
     overrides = expanded(overrides)
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = hydra.compose("config", [f"seed={saved.seed}", *overrides], return_hydra_config=True)
+    with composing():
+        composed = hydra.compose("config", [f"seed={saved.seed}", *overrides], return_hydra_config=True)
         refuse_unknown_objective(saved.loss, str(record), searched(composed))
         for name in keys(overrides):
             if name == SEARCHPATH:
@@ -184,8 +184,6 @@ def recorded_config(record: Path, overrides: list[str]) -> Config:
                     saved.names[group] = composed.hydra.runtime.choices[group]
         saved.machine = composed.machine
         config = OmegaConf.to_object(OmegaConf.merge(schema(), saved))
-    except (HydraException, OmegaConfBaseException, OverflowError) as error:
-        raise ValueError(sentence(error)) from None
     assert isinstance(config, Config)
     from losslab.composition.checks import check_bounds, check_endpoint, check_examples, check_prompts
 
@@ -232,9 +230,6 @@ def with_tasks(cfg: DictConfig) -> dict[str, Any]:
 def composed(overrides: list[str]) -> Config:
     """The configuration of a command line, typed but not checked. Raises ValueError for what does not compose."""
     arguments = expanded(overrides)
-    try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            whole = hydra.compose("config", arguments, return_hydra_config=True)
-            return typed(whole, whole.hydra.runtime.choices)
-    except (HydraException, OmegaConfBaseException, OverflowError) as error:
-        raise ValueError(sentence(error)) from None
+    with composing():
+        whole = hydra.compose("config", arguments, return_hydra_config=True)
+        return typed(whole, whole.hydra.runtime.choices)

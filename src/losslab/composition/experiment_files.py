@@ -4,15 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra import compose
 from omegaconf import DictConfig
 
 from losslab.composition.compose import typed
+from losslab.composition.composing import composing
 from losslab.composition.grid import configurations
-from losslab.config.messages import sentence
-from losslab.config.paths import CONF, EXPERIMENTS
+from losslab.config.paths import EXPERIMENTS
 from losslab.config.schema import Config
 from losslab.config.sweep import SweepConfig
 
@@ -25,7 +23,7 @@ def declared(sweep: str, results: str) -> list[Config]:
     """
     if (experiment := find(sweep)) is None:
         return []
-    with composing(experiment):
+    with _composing(experiment):
         return configurations(_compose([f"experiment={experiment}", f"machine.results={results}"]), typed)
 
 
@@ -33,7 +31,7 @@ def layout(sweep: str) -> SweepConfig | None:
     """The table layout that a sweep's file declares; None without a file. Errors are those of `declared`."""
     if (experiment := find(sweep)) is None:
         return None
-    with composing(experiment):
+    with _composing(experiment):
         whole = _compose([f"experiment={experiment}"])
         return typed(whole, whole.hydra.runtime.choices).sweep
 
@@ -57,16 +55,13 @@ def find(sweep: str) -> str | None:
 
 
 @contextmanager
-def composing(experiment: str) -> Iterator[None]:
-    """Initialise Hydra for composing, unless this process runs under Hydra already."""
+def _composing(experiment: str) -> Iterator[None]:
+    """As `composing`, with errors that name the experiment."""
     try:
-        if GlobalHydra.instance().is_initialized():
+        with composing():
             yield
-        else:
-            with initialize_config_dir(str(CONF), version_base="1.3"):
-                yield
-    except HydraException as error:
-        raise ValueError(f"experiment={experiment}: {sentence(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"experiment={experiment}: {error}") from None
 
 
 def _compose(overrides: list[str]) -> DictConfig:

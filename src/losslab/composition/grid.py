@@ -6,18 +6,15 @@ from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from losslab.composition.composing import composing
 from losslab.composition.words import expanded
 from losslab.config.keys import LARGEST_SEED
-from losslab.config.messages import sentence
-from losslab.config.paths import CONF
 from losslab.config.schema import Config
 from losslab.progress import bar
 
@@ -66,15 +63,12 @@ def multirun(arguments: Sequence[str]) -> Iterator[DictConfig]:
     Raises ValueError if it does not compose.
     """
     words = expanded(arguments)
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            shared = [word for word in words if word.startswith(("experiment=", "hydra"))]
-            config = compose("config", shared, return_hydra_config=True)
-            OmegaConf.set_readonly(config, False)
-            config.hydra.overrides.task = [word for word in words if not word.startswith("hydra")]
-            yield config
-    except (HydraException, OmegaConfBaseException, OverflowError) as error:
-        raise ValueError(sentence(error)) from None
+    with composing():
+        shared = [word for word in words if word.startswith(("experiment=", "hydra"))]
+        config = compose("config", shared, return_hydra_config=True)
+        OmegaConf.set_readonly(config, False)
+        config.hydra.overrides.task = [word for word in words if not word.startswith("hydra")]
+        yield config
 
 
 def configurations(config: DictConfig, make: Callable[[DictConfig, Any], Config]) -> list[Config]:

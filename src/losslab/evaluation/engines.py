@@ -9,10 +9,12 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -126,12 +128,11 @@ class Generation:
         for connection, process in self._engines.items():
             connection.close()  # the engine notices at its next step and exits
             if kind is not None:
-                process.kill()  # it has nothing to save, and while starting up it would not notice
+                _kill(process)  # it has nothing to save, and while starting up it would not notice
         for process in self._engines.values():
             process.join(10)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            _kill(process)  # where it is still there, or has left children behind
+            process.join()
 
     def __iter__(self) -> Iterator[list[Any]]:
         running = dict(self._engines)
@@ -158,6 +159,14 @@ class Generation:
         if code == -9:
             return "the engine was killed, perhaps because memory ran out"
         return f"the engine died (exit status {code})"
+
+
+def _kill(process: BaseProcess) -> None:
+    """Kill an engine with the processes that it started, as vLLM's, which would keep the memory of their GPU."""
+    assert process.pid is not None
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # before it leads its group
 
 
 def gpu_groups(device: Device, size: int = 1) -> list[str]:
@@ -188,6 +197,7 @@ def warm_up(engine: Engine, device: Device, *modules: str) -> Any:
 
 def _serve(module: str, job: Job, requests: list[Any], gpus: str, log: Path, connection: Connection) -> None:
     """Run an engine in its process: sends a message when ready, then lists of completions, then one at the end."""
+    os.setpgid(0, 0)  # what it starts belongs to its group, and `_kill` ends all of it
     with log.open("a") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())

@@ -10,6 +10,7 @@ from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.examples import VERSION
 from losslab.data.prompts import encode, render
 from losslab.data.rows import solutions
+from losslab.data.tokenizer_key import tokenizer_key
 from losslab.evaluation import questions
 from losslab.files.content import content
 from losslab.files.json_files import read_json, write_json
@@ -31,11 +32,9 @@ def prepare(config: Config, tokenizer: Any, cache: Path) -> tuple[Path, dict[str
     objective = config.objective
     assert isinstance(objective, OnPolicy)
     room = config.train.max_length - objective.answer_tokens(config.train.max_length)
-    vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
     about = [
         {key: str(value) for key, value in vars(dataset).items()} | {"path": content(dataset.path)},
-        [vocabulary, tokenizer.chat_template, template, config.model.template_arguments, room, VERSION],
-        tokenizer("a")["input_ids"],  # what it puts around a text
+        [*tokenizer_key(tokenizer), template, config.model.template_arguments, room, VERSION],
         *([objective.teacher_prompt] if isinstance(objective, OPSD) else []),
     ]
 

@@ -26,7 +26,8 @@ from losslab.planning.gpu_speed import Card
 from losslab.planning.memory import GIB, Devices, on_device, room
 from losslab.planning.plan_hours import Time
 from losslab.planning.sizing import resolve
-from losslab.records.record import Cell, protocol_name
+from losslab.planning.sweep_cells import alike, by_protocol
+from losslab.records.record import Cell
 
 ROWS = 100  # of the table that shows a plan; further cells are counted
 
@@ -82,47 +83,6 @@ def _try_objective(config: Config, cell: Cell) -> None:
         try_out(config.objective)
 
 
-def by_protocol(configs: list[Config]) -> dict[Cell, list[Config]]:
-    """Each cell once, in the order given, with one configuration for each protocol under which it is scored.
-
-    Raises ValueError for configurations that ask for different work on one cell under one protocol, and for two
-    methods that are one cell.
-    """
-    of_cells: dict[Cell, dict[str, Config]] = {}
-    for group in _alike(configs):
-        protocol = protocol_name(group[0])
-        cells = Cell.of_seeds(group[0], [config.seed for config in group])
-        for cell, config in zip(cells, group, strict=True):
-            first = of_cells.setdefault(cell, {}).setdefault(protocol, config)
-            if first is not config:
-                _check_alike(first, config)
-    return {cell: list(protocols.values()) for cell, protocols in of_cells.items()}
-
-
-def _check_alike(first: Config, second: Config) -> None:
-    """Refuse configurations of one cell that differ in what neither its name nor its protocol covers."""
-    asked: list[dict[str, Any]] = []
-    for config in (first, second):
-        groups = {"eval": config.eval, "machine": config.machine, "tracker": config.tracker, "sweep": config.sweep}
-        keys = {f"{group}.{key}": value for group, part in groups.items() for key, value in vars(part).items()}
-        keys |= {"dataset.validation": config.dataset.validation} if config.trains else {}
-        keys |= {key: getattr(config, key) for key in ("benchmark", "stage", "plan", "check", "force")}
-        asked.append(keys | {"model.trust_remote_code": config.model.trust_remote_code})
-    methods = first.names.method, second.names.method
-    if all(methods) and methods[0] != methods[1]:
-        raise ValueError(
-            f"method={methods[0]} and method={methods[1]} are the same cell here, which has one row in a table: leave "
-            "one of them out, or what makes them alike"
-        )
-    if (key := next((key for key in asked[0] if asked[0][key] != asked[1][key]), None)) is None:
-        return
-    instead = "give each value a command of its own, one after the other"
-    if set(first.benchmark) != set(second.benchmark):
-        key, every = "benchmark", ",".join(first.benchmark | second.benchmark)
-        instead = f"write benchmark=[{every}], or {instead}"
-    raise ValueError(f"{key} makes no cell of its own, so that the sweep would use one of its values: {instead}")
-
-
 def make_all(
     cells: Mapping[Cell, Config], job: Mapping[str, Any] | None = None
 ) -> tuple[list[Plan], dict[str, list[Cell]]]:
@@ -130,7 +90,7 @@ def make_all(
     plans: list[Plan] = []
     rejected: dict[str, list[Cell]] = {}
     folders = iter(cells)
-    for group in _alike(list(cells.values())):
+    for group in alike(list(cells.values())):
         members = [next(folders) for _ in group]
         try:
             first = make(group[0], job)
@@ -139,17 +99,6 @@ def make_all(
         else:
             plans += [replace(first, cell=cell, state=state(cell, group[0])) for cell in members]
     return plans, rejected
-
-
-def _alike(configs: list[Config]) -> list[list[Config]]:
-    """Neighbours that differ only in the seed, and so have the same plan."""
-    groups: list[list[Config]] = []
-    for config in configs:
-        if groups and vars(config) | {"seed": 0} == vars(groups[-1][0]) | {"seed": 0}:
-            groups[-1].append(config)
-        else:
-            groups.append([config])
-    return groups
 
 
 def rejections(rejected: Mapping[str, Sized]) -> list[str]:
@@ -273,7 +222,7 @@ def show(configs: list[Config], job: Mapping[str, Any] | None = None) -> int:
         f"tables:  {Path(config.machine.results) / 'tables' / config.sweep.name}",
         highlight=False,
     )
-    groups = _alike(configs)
+    groups = alike(configs)
     for said in filter(None, (plan_tuning.sentence(groups), plan_power.sentence(groups))):
         console.print(said, highlight=False, markup=False)
     return int(bool(rejected))

@@ -63,13 +63,15 @@ def _names(name: str, checkpoints: Sequence[Checkpoint]) -> list[str]:
     """A name for each of several models of one name: as much of the path as tells them apart, and the revision."""
     paths = list(dict.fromkeys(path for path, _ in checkpoints))
     parts = {path: _parts(path, name) for path in paths}
+    if len(set(parts.values())) < len(paths):  # a folder, and the folder `model` in it
+        parts = {path: Path(path).parts for path in paths}
     longest = max(map(len, parts.values()))
 
     def tail(count: int) -> Callable[[str], str]:
         return lambda path: str(Path(*parts[path][-count:]))
 
-    tails = (tail(count) for count in range(2, longest + 1))
-    apart = next((of for of in tails if len(set(map(of, paths))) == len(paths)), str)
+    tails = (tail(count) for count in range(min(2, longest), longest + 1))
+    apart = next(of for of in tails if len(set(map(of, paths))) == len(paths))
     named = {path: apart(path) if parts[path][-1] == name else f"{name} ({apart(path)})" for path in paths}
     if len(paths) == 1:
         named = {paths[0]: name}
