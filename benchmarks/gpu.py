@@ -4,9 +4,9 @@ python benchmarks/gpu.py                  all sections, each in its own process 
 python benchmarks/gpu.py only=steps,trl   some of them
 python benchmarks/gpu.py tiny=true        every section in small, on a CPU as well: a rehearsal
 
-The sections write results/benchmarks/gpu/<section>.log and measurements.jsonl (or $OUT), and the page
-results/benchmarks/gpu-<card>.md is made of them. A section that fails or exceeds its limit does not stop others, and
-the status is 1 then. The machine needs torch, transformers and what pyproject.toml lists, pytest for the tests; and TRL
+The sections write <section>.log, measurements.jsonl and loss-<device>.md to results/benchmarks/gpu, or to $OUT, and the
+page gpu-<card>.md is made of them there. Pages in results/benchmarks are such pages with words added by hand, and are
+not written over. A section that fails or exceeds its limit does not stop others, and the status is 1 then. The machine needs torch, transformers and what pyproject.toml lists, pytest for the tests; and TRL
 and Liger where they are to be compared. flash-attn-4 is used where it is installed.
 """
 
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import gpu_report
@@ -25,6 +26,7 @@ SECTIONS = {
     "tests": 150, "steps": 120, "trl": 110, "loss": 60, "options": 180, "parts": 60, "profile": 80,
     "kills": 190, "large": 130,
 }  # fmt: skip
+SECONDS_TO_END = 10
 TESTS = ["test_gpu", "test_fused_loss", "test_attention"]  # which take a GPU where there is one
 
 
@@ -42,10 +44,11 @@ def command(section: str, tiny: bool) -> list[str]:
 
 
 def run(section: str, tiny: bool) -> str:
-    """How a section ended. It is killed at its limit: a training process would take SIGTERM for a request to save."""
+    """How a section ended. At its limit it is asked to end what it has started, and killed soon after."""
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
     environment = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} | os.environ
     environment |= {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment["OUT"] = str(gpu_report.OUT)
     gpu_report.OUT.mkdir(parents=True, exist_ok=True)
     with (gpu_report.OUT / f"{section}.log").open("w") as log:
         process = subprocess.Popen(
@@ -54,7 +57,11 @@ def run(section: str, tiny: bool) -> str:
         try:
             status = process.wait(SECTIONS[section] * (40 if tiny else 1))  # a rehearsal shares its machine
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_TO_END)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             return "over its limit"
     return "done" if status == 0 else f"failed with status {status}"

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
-OUT = Path(os.environ.get("OUT", RESULTS / "gpu"))
+OUT = Path(os.environ.get("OUT", Path(__file__).parents[1] / "results/benchmarks/gpu"))
+
+
+OTHERS = {"parts": ("name", "ms"), "profile": ("kernel", "ms", "count", "share")}  # columns of their tables
 
 
 def say(**row: Any) -> None:
@@ -36,7 +38,7 @@ def write_page(card: str | None = None, versions: str | None = None) -> Path:
 
         card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         versions = f"torch {torch.__version__}"
-    path = (OUT if card == "CPU" else RESULTS) / f"gpu-{re.sub('[^a-z0-9]+', '-', card.lower())}.md"
+    path = OUT / f"gpu-{re.sub('[^a-z0-9]+', '-', card.lower())}.md"
     path.write_text(page(measurements(), card, str(versions)), encoding="utf-8")
     return path
 
@@ -88,6 +90,14 @@ def page(rows: list[dict[str, Any]], card: str, versions: str) -> str:
             f"{row['micro_batch_tokens']:,}" if "micro_batch_tokens" in row else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    for section, keys in OTHERS.items():
+        if measured := [row for row in rows if row["section"] == section]:
+            lines += ["", f"| {' | '.join([section, *keys[1:]])} |", f"|---|{'---:|' * (len(keys) - 1)}"]
+            lines += [f"| {' | '.join(_written(row.get(key)) for key in keys)} |" for row in measured]
     lines += ["", "| section | outcome | seconds |", "|---|---|---:|"]
     lines += [f"| {row['name']} | {row['outcome']} | {row['seconds']} |" for row in rows if row["section"] == "outcome"]
     return "\n".join(lines) + "\n"
+
+
+def _written(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -291,7 +291,8 @@ def main() -> None:
     tables = [table(shape, run(shape, args), args) for shape in args.shapes]
     text = "\n".join([describe(args), *tables])
     print(text)
-    path = Path(__file__).parents[1] / "results" / "benchmarks" / f"loss-{args.device}.md"
+    folder = Path(os.environ.get("OUT", Path(__file__).parents[1] / "results/benchmarks"))
+    path = folder / f"loss-{args.device}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 

@@ -41,6 +41,9 @@ DEVICES = {
 }
 
 
+STARTED: list[warm.Popen] = []  # in sessions of their own, which a signal to this process does not reach
+
+
 @dataclass(frozen=True)
 class Kill:
     """What a kill hit: all processes stood still when it was looked at."""
@@ -77,7 +80,9 @@ class Run:
         ]
         self.folder.mkdir(exist_ok=True)
         self.began = time.time()
-        return warm.Popen(command, self.folder, start_new_session=True, output=self.folder / "output.txt")
+        process = warm.Popen(command, self.folder, start_new_session=True, output=self.folder / "output.txt")
+        STARTED.append(process)
+        return process
 
     def finish(self) -> float:
         """Run to the end; returns the seconds it took."""
@@ -212,6 +217,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=DEVICES, default="cpu")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
+    try:
+        drill(chosen)
+    finally:
+        for process in STARTED:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def drill(chosen: argparse.Namespace) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
