@@ -6,8 +6,9 @@ python benchmarks/gpu.py tiny=true        every section in small, on a CPU as we
 
 The sections write <section>.log, measurements.jsonl and loss-<device>.md to results/benchmarks/gpu, or to $OUT, and the
 page gpu-<card>.md is made of them there. Pages in results/benchmarks are such pages with words added by hand, and are
-not written over. A section that fails or exceeds its limit does not stop others, and the status is 1 then. The machine needs torch, transformers and what pyproject.toml lists, pytest for the tests; and TRL
-and Liger where they are to be compared. flash-attn-4 is used where it is installed.
+not written over. A section that fails or exceeds its limit does not stop others, and the status is 1 then. The machine
+needs torch, transformers and what pyproject.toml lists, pytest for the tests; and TRL and Liger where they are to be
+compared. flash-attn-4 is used where it is installed.
 """
 
 import os
