@@ -439,6 +439,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.drill
 def test_a_killed_evaluation_goes_on_where_it_was(model, tmp_path):
     """A real SIGKILL of the caller: its engine leaves too, and the second call generates only what is missing."""
     engine, folder = ENGINES[0], tmp_path / "scores"

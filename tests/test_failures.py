@@ -55,6 +55,7 @@ def state(folder: Path) -> dict:
     return json.loads(file.read_text())
 
 
+@pytest.mark.drill
 def test_kills_change_nothing_and_lose_no_step_behind_a_checkpoint(checkpoint, rows, tmp_path):
     """The short form of `python tests/kill.py --moments 30`."""
     writing, step, scoring = harness(tmp_path, checkpoint, rows, ["writing", "step", "scoring"], seed=1)
@@ -63,6 +64,7 @@ def test_kills_change_nothing_and_lose_no_step_behind_a_checkpoint(checkpoint, r
     assert scoring.phase == "scoring" and scoring.kept == len(scoring.rows) == 15
 
 
+@pytest.mark.drill
 def test_a_rank_that_dies_is_named_and_the_run_goes_on_later(root, checkpoint, rows, tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
     (tmp_path / "counted.py").write_text(MODULES["counted.py"])
@@ -121,6 +123,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.drill
 def test_a_rank_that_hangs_ends_the_run(tmp_path):
     (tmp_path / "stalled.py").write_text(STALLED)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}

@@ -48,6 +48,7 @@ def server_of_its_own():
     warm.IMPORTED.set_forkserver_preload(warm.PRELOAD)
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize(
     ("shape", "precision", "recompute"),
     [

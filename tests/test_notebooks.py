@@ -40,6 +40,7 @@ def written(root, tmp_path_factory) -> tuple[Path, str]:
     return own, shown
 
 
+@pytest.mark.drill
 def test_an_objective_is_written_trained_and_in_the_table(written):
     folder, shown = written
     rows = [line.split("|")[2].strip() for line in shown.splitlines() if line.startswith("| tiny |")]

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ import families
 import pytest
 import tiny_models
 import torch
+import warm
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from tokenizers import normalizers
@@ -42,6 +44,7 @@ from losslab.config.schema import (
 )
 from losslab.data import toy_task
 from losslab.data.prompts import encode, render
+from losslab.distributed import fork_server
 from losslab.distributed.signals import Interrupted
 from losslab.grading.graders import Grader
 from losslab.models.loading import load_tokenizer
@@ -52,6 +55,13 @@ from losslab.planning import memory, plan
 from losslab.records.identity import identity
 
 STEPS, DIGITS, RIGHT = 8, "0123", "2"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> None:
+    """The server that workers are forked from, with TRL imported: each of them would take seconds for it."""
+    forkserver._forkserver._stop()
+    fork_server.start([*warm.PRELOAD, "losslab.online.worker", "losslab.online.ppo", "losslab.online.distillation"])
 
 
 @pytest.fixture(scope="module")

@@ -238,6 +238,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(root, sweep, place, numbe
     assert [json.loads(line)["step"] for line in lines(cell, "metrics.jsonl")] == list(range(1, 11))
 
 
+@pytest.mark.drill
 def test_an_interrupted_on_policy_run_ends_with_the_same_weights(root, place, checkpoint):
     """Answers that are sampled after the interruption are those of the undisturbed run."""
     arguments = [
@@ -262,6 +263,7 @@ def test_an_interrupted_on_policy_run_ends_with_the_same_weights(root, place, ch
     assert [row["reward"] for row in rows[0]] == [row["reward"] for row in rows[1]]
 
 
+@pytest.mark.drill
 def test_a_run_that_leaves_while_scoring_goes_on_from_its_samples(root, place):
     """SIGTERM to the run alone, then Ctrl-C, which a terminal sends to all of its processes."""
     arguments = ["-m", "loss=base", "seed=0,1", "eval.samples=4", "eval.max_new_tokens=80"]
@@ -384,6 +386,7 @@ def test_force_goes_on_where_it_was_interrupted(tmp_path):
     assert [cell.asked_again for cell in sweep] == [True, True, True]
 
 
+@pytest.mark.drill
 def test_ranks_that_wait_leave_with_the_one_that_scores(root, place):
     """Two processes as srun or torchrun starts them: the second one waits for the next cell when both are asked."""
     arguments = command(root, "-m", "loss=base", "seed=0,1", "eval.samples=4", "eval.max_new_tokens=80")
@@ -413,6 +416,7 @@ def test_ranks_that_wait_leave_with_the_one_that_scores(root, place):
     assert [(state["state"], state["attempts"]) for state in cells(place).values()] == [("done", 2), ("done", 1)]
 
 
+@pytest.mark.drill
 def test_a_kill_between_training_and_the_measurement_of_its_probabilities(root, place):
     arguments = [DFT, "machine.probabilities=64", "machine.kl_to_base=16"]
     process = warm.Popen(command(root, *arguments), cwd=place, start_new_session=True)
@@ -485,6 +489,7 @@ def test_a_request_before_the_first_step_ends_the_run_at_once(root, place, numbe
     assert not lines(place, "results/cells/*/metrics.jsonl")
 
 
+@pytest.mark.drill
 def test_two_nodes_with_copies_of_the_weights_make_the_same_cell(root, sweep, place):
     """Two agents of torchrun with two ranks each: sharded within a node, summed across nodes."""
     folder, _ = sweep

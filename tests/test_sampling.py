@@ -271,6 +271,7 @@ def test_sampled_answers_are_data_sets_of_their_methods(undisturbed, place):
     assert (units["dpo"], units["nft"]) == (2 * report["rows_pairs"], report["rows_graded"])
 
 
+@pytest.mark.drill
 def test_a_kill_in_the_middle_changes_nothing(root, place, undisturbed, tmp_path):
     process = warm.Popen(command(root, place), tmp_path, start_new_session=True)
     samples = sampled(tmp_path, place) / "questions.samples.jsonl"
