@@ -329,12 +329,12 @@ def test_numbers_of_a_plan_are_short():
         (["loss=dpo"], "loss=dpo needs pairs of answers: set dataset.rejected_column"),
         (
             ["dataset.rejected_column=bad"],
-            "loss=dft does not know what to do with dataset.rejected_column: leave it out",
+            "loss=dft does not use dataset.rejected_column: leave it out",
         ),
         (["loss=jsd"], "loss=jsd learns from another model: set reference.path to a teacher"),
         (
             ["loss=dft", "reference.path=some/hub-id"],
-            "loss=dft does not know what to do with reference.path: leave it out",
+            "loss=dft does not use reference.path: leave it out",
         ),
         (["loss=asft", "reference.path=/not/there"], "reference.path=/not/there is not a folder: check the path"),
         (
@@ -349,7 +349,7 @@ def test_numbers_of_a_plan_are_short():
         (["loss=token_weights"], "loss=token_weights needs a weight of each token: set dataset.weights_column"),
         (
             ["loss=dft", "dataset.weights_column=w"],
-            "loss=dft does not know what to do with dataset.weights_column: leave it out",
+            "loss=dft does not use dataset.weights_column: leave it out",
         ),
         (["loss=nft"], "loss=nft needs answers with rewards: set dataset.reward_column, or dataset=self_graded"),
         (
@@ -358,7 +358,7 @@ def test_numbers_of_a_plan_are_short():
         ),
         (
             ["dataset.reward_column=reward"],
-            "loss=dft does not know what to do with dataset.reward_column: leave it out",
+            "loss=dft does not use dataset.reward_column: leave it out",
         ),
         (
             ["method=rft"],

@@ -494,14 +494,14 @@ def compose_cell(*overrides: str) -> Config:
         (["loss=ppo", "train.micro_batch=4"], "loss=ppo does not know train.micro_batch=4: leave it at null"),
         (["loss=grpo", "machine.cpu_offload=true"], "does not know machine.cpu_offload=true: leave it at false"),
         (["loss=grpo", "machine.recompute=selective"], "set it to none or full"),
-        (["loss=grpo", "dataset.rejected_column=wrong"], "does not know what to do with dataset.rejected_column"),
+        (["loss=grpo", "dataset.rejected_column=wrong"], "does not use dataset.rejected_column"),
         (["loss=opd"], "loss=opd learns from another model: set reference.path to a teacher"),
         (["loss=opsd", "loss.samples=0"], "loss.samples is 0: set it to 1 or more"),
         (["loss=opsd", "+loss.clip=0.2"], "unknown key loss.clip"),
         (["loss=opsd", "train.updates=2"], "loss=opsd takes one step on each batch: leave train.updates at 1"),
         (["loss=opsd", "loss.beta=2"], "on-policy distillation needs a beta from 0 to 1, not 2.0"),
         (["loss=opsd", "loss.teacher_prompt=x"], "loss.teacher_prompt must be a text that contains {problem} and"),
-        (["loss=grpo", "reference.path=some/id"], "loss=grpo does not know what to do with reference.path"),
+        (["loss=grpo", "reference.path=some/id"], "loss=grpo does not use reference.path"),
         (
             ["loss=ppo", "loss.kl=0.1", "model.revision=abc"],
             "loss.kl=0.1 is the divergence from Qwen/Qwen2.5-Math-1.5B, which TRL would load without "

@@ -10,8 +10,8 @@ from losslab.records.record import Cell
 
 
 def check(config: Config, cell: Cell) -> None:
-    """Raise ValueError for a benchmark that cannot be read, which is to fail before the hours of training, for a model
-    that is not there, an objective that fails, and stage=score without a model.
+    """Raise ValueError for a benchmark that cannot be read, a model that is not there, an objective that fails, and
+    stage=score without a model: they would end the cell after hours of training.
 
     Processes that are started afterwards know whether the hub answers.
     """

@@ -97,13 +97,13 @@ def finished(config: Config, cell: Cell) -> bool:
     tidy(cell)
     if cell.done(config):
         ended = "trained" if config.stage == Stage.train else "done"
-        if cell.state().get("state") not in ("done", ended) or cell.failure(config):  # what a kill or a failure left
+        if cell.state().get("state") not in ("done", ended) or cell.failure(config):  # stale after a kill
             cell.end(config)
         log.info(f"{cell.folder.name}: already done, skipped (force=true runs it again)")
         if config.stage != Stage.train and (names := changed_benchmarks(config, cell)):
             log.warning(
-                f"{cell.folder.name}: the scores on {', '.join(names)} are of what the benchmark was then, before its "
-                "questions, gold answers or prompt changed: give what it is now another name to score it"
+                f"{cell.folder.name}: the questions, golds or prompt of {', '.join(names)} have changed since the cell "
+                "was scored: give the new version another name to score the cell on it"
             )
         if config.trains and config.dataset.validation is not None and not cell.validation.exists():
             log.info(f"{cell.folder.name}: trained without held-out rows; to measure them, train again with force=true")

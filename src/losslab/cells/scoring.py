@@ -108,5 +108,5 @@ def score_again(path: str, overrides: list[str]) -> None:
     with cell_lock(cell.folder):
         score(config, cell, models)
         config = replace(config, stage=Stage.all)
-        if cell.state().get("state") == "failed" and cell.done(config):  # what failed is there now
+        if cell.state().get("state") == "failed" and cell.done(config):  # what had failed is done since
             cell.end(config)

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from losslab.composition.check_unread import CHECKED
             from losslab.composition.words import check_twice
 
-            if CHECKED not in os.environ:  # words of a part of a sweep are losslab's, and the last of a key counts
+            if CHECKED not in os.environ:  # losslab made this command: of two words for a key the last one counts
                 check_twice(rest, sweeps=verb in SWEEPS)
             if status := importlib.import_module(f"losslab.commands.{module(verb).stem}").main(rest):
                 sys.exit(status)

@@ -1,4 +1,4 @@
-"""Look at demonstrations through the base before any training: how probable they are, and what that went with.
+"""How probable a base finds demonstrations, before any training, and which objectives won on similar ones.
 
 losslab probe model=qwen2.5-math-1.5b dataset=numinamath_cot
 losslab probe model=FOLDER dataset=file dataset.path=rows.jsonl

@@ -164,7 +164,7 @@ def check_objective(config: Config) -> None:
             raise ValueError(
                 f"loss={config.names.loss} needs {lacks}"
                 if need in needs
-                else f"loss={config.names.loss} does not know what to do with dataset.{column}: leave it out"
+                else f"loss={config.names.loss} does not use dataset.{column}: leave it out"
             )
     for what in needs & {"pairs", "reward"}:
         if train.normaliser == Normaliser.weights:
@@ -255,7 +255,7 @@ def check_reference(config: Config) -> None:
             raise ValueError("reference.revision is for another model: set reference.path too, or leave it out")
         return
     if not needs & {"reference_logp", "reference_distribution", "reference_top"}:
-        raise ValueError(f"loss={loss} does not know what to do with reference.path: leave it out")
+        raise ValueError(f"loss={loss} does not use reference.path: leave it out")
     if base := {EMBEDDED: "tiny", EMBEDDED_VISION: "tiny_vision"}.get(path):
         raise ValueError(f"reference.path={path} is the base of model={base}: leave it out, or name a folder")
     if path == EMBEDDED_LARGE and config.model.path not in (EMBEDDED, EMBEDDED_LARGE):

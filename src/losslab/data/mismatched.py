@@ -8,8 +8,8 @@ from losslab.data.examples import Examples
 
 
 def mismatched(examples: Examples) -> Examples:
-    """Each prompt with the answer of the nearest earlier example that has another prompt; the search goes on from the
-    last example. They are cut at the length of the longest example.
+    """Each prompt with the answer of the nearest earlier example that has another prompt; the search wraps around from
+    the first example to the last. Rows are cut at the length of the longest example.
 
     Raises ValueError for conversations of several trained turns, and where all examples have one prompt.
     """

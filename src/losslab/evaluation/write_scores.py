@@ -160,7 +160,7 @@ def _generated(subject: Subject, earlier: Facts, generated: Generated) -> dict[s
     asked = {Engine(subject.protocol["engine"]) if b.task is None else Engine.transformers for b in subject.chosen}
     made = {}
     for key in ("engine", "engine_version", *(["endpoint"] if config.served else [])):
-        # Where earlier calls left no record, such as one that was killed, their engines are taken to be those of now.
+        # Earlier calls without a record, such as one that was killed, are assumed to have used the current engine.
         facts = generated.ran if key in earlier else [made_with(config, engine) for engine in asked]
         made[key] = _united(earlier.get(key), *(of_engine.get(key) for of_engine in facts))
     dtype = _united(before.get("dtype"), *(of_engine.get("dtype") for of_engine in generated.ran))

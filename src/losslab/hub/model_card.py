@@ -154,7 +154,7 @@ def recipe(cell: Cell, config: dict[str, Any]) -> str:
         f"{about[key]:,} {key.replace('_', ' ')}" for key in ("examples", "answer_tokens") if key in about
     )
     rank, steps = config["adapter"]["rank"], train.get("max_steps")
-    ended = steps is not None and about.get("steps", steps) == steps  # else the rows were passed through before
+    ended = steps is not None and about.get("steps", steps) == steps  # else the epochs ended first
     warm_up = schedule.get("warmup_steps")
     lines = [
         f"- data: `{data['path']}`, split `{data['split']}`, {data['selection']} {data['rows'] or 'all'} rows"

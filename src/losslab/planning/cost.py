@@ -98,7 +98,7 @@ def trained_tokens(config: Config, size: Size) -> float:
 
 
 def slowdown(config: Config, parameters: int) -> float:
-    """How many times as long a step takes as its forward and backward alone, by what its objective reads beside them.
+    """The time of a step, by that of its forward and backward alone: more where the objective needs other passes.
 
     Raises ValueError for a reference that cannot be read.
     """

@@ -56,7 +56,7 @@ def _science(config: Config) -> dict[str, Any]:
         science["adapter"] = adapter
     for group, _, key in (name.partition(".") for name in unread(config)):
         science.get(group, {}).pop(key, None)
-    if not science.get("adapter", True):  # of a rank of 0 nothing is left
+    if not science.get("adapter", True):  # with rank 0 no key of an adapter counts
         del science["adapter"]
     if trains and config.reference.path is not None:
         science["reference"] = [content(config.reference.path), config.reference.revision]

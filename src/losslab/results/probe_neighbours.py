@@ -1,4 +1,4 @@
-"""A probe among the records: which objectives beat SFT where the base found demonstrations as probable, and which not.
+"""Predicts which objectives beat SFT, from records whose base found its demonstrations about as probable.
 
 A record is a row of a sweep beside the row of SFT that differs from it in the objective alone, with two seeds or more,
 and with the probabilities of the demonstrations under the base (`machine.probabilities`). Its place is the share of

@@ -55,7 +55,7 @@ class WeightsAndBiases:
         in_order = sorted(sent, key=lambda folder: folder.name.removeprefix("offline-"))
         told = [read_json(folder / SCORES) for folder in in_order if (folder / SCORES).exists()]
         self.scores: Scores | None = told[-1] if told else {} if self.after < 0 else None
-        if self.scores is not None:  # a run that ends before its scores has none, which the next one is to know
+        if self.scores is not None:  # written now, so that the next attempt knows that this one sent no others
             write_json(self.sent, self.scores)
         self.run.define_metric("train/step", summary="max")
         for names in ("train/*", "validation/*", "scores/*", "breakdown/*", "probabilities/*"):
