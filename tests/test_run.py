@@ -123,7 +123,8 @@ def test_finished_cells_are_skipped_and_tables_rebuilt(root, sweep):
         protocol.write_text(re.sub("tiny_add: [0-9a-f]+", "tiny_add: 0123", text))
     noticed = run(root, folder, "seed=0")
     assert "already done, skipped" in noticed.stdout
-    assert "the questions, golds or prompt of tiny_add have changed since the cell was scored" in noticed.stdout + noticed.stderr
+    told = noticed.stdout + noticed.stderr
+    assert "the questions, golds or prompt of tiny_add have changed since the cell was scored" in told
     for protocol, text in zip(protocols, texts, strict=True):
         protocol.write_text(text)
     planned = run(root, folder, "-m", "seed=0,7", "plan=true")

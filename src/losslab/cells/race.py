@@ -119,8 +119,8 @@ class Race:
         """The arguments of `losslab train` that run the base and these rows on a rung, as one sweep."""
         rows = [self.base.overrides, *(entrant.overrides for entrant in entrants)]
         shared = [word for word in rows[0] if all(word in row for row in rows)]
-        own = [[word for word in row if word not in shared] for row in rows]
-        listed = ",".join(f"[{','.join(map(_quoted, row))}]" for row in own)
+        not_shared = [[word for word in row if word not in shared] for row in rows]
+        listed = ",".join(f"[{','.join(map(_quoted, row))}]" for row in not_shared)
         sweeper = ["hydra/sweeper=rows", f"hydra.sweeper.rows=[{listed}]"]
         given = [*self.launcher, *sweeper, ALL_GIVEN, *shared, _seeds(self.seeds), *self.words(rung)]
         return ["-m", *last_of_each(given)]  # a rung has its own name and rows

@@ -92,9 +92,9 @@ def as_trained(model: ModelConfig, asked: Collection[str]) -> ModelConfig:
     recorded = {"train_prompt": prompt, "eval_prompt": published.eval_prompt, "template_arguments": arguments}
     recorded["stop"] = list(published.stop)
     for key, value in recorded.items():
-        own = getattr(model, key)
-        if own != value and (f"model.{key}" in asked or own != getattr(ModelConfig(), key)):
-            raise ValueError(f"{model.path} is of a cell and is asked as it was trained: leave model.{key}={own} out")
+        given = getattr(model, key)
+        if given != value and (f"model.{key}" in asked or given != getattr(ModelConfig(), key)):
+            raise ValueError(f"{model.path} is of a cell and is asked as it was trained: leave model.{key}={given} out")
     return replace(model, **recorded)
 
 

@@ -64,8 +64,8 @@ def groups(arguments: Sequence[str]) -> str:
     """The files of conf/ and of the folders that hydra.searchpath names, a line for each group."""
     names: dict[str, set[str]] = {}
     given = ",".join(part.partition("=")[2].strip("[]") for part in arguments if part.startswith("hydra.searchpath="))
-    own = [Path(part.strip("'\" ").removeprefix("file://")) for part in given.split(",")] if given else []
-    places = [path for folder in (CONF, *own) if folder.is_dir() for path in folder.iterdir() if path.is_dir()]
+    folders = [Path(part.strip("'\" ").removeprefix("file://")) for part in given.split(",")] if given else []
+    places = [path for folder in (CONF, *folders) if folder.is_dir() for path in folder.iterdir() if path.is_dir()]
     for group, folder in [*((path.name, path) for path in places), ("experiment", EXPERIMENTS)]:
         for file in folder.rglob("*.yaml"):
             names.setdefault("/".join([group, *file.relative_to(folder).parent.parts]), set()).add(file.stem)

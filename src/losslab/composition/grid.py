@@ -34,8 +34,8 @@ def overrides(config: DictConfig) -> list[list[str]]:
 
 def of_rows(rows: Sequence[Sequence[str]], rest: Sequence[Override]) -> list[list[str]]:
     """The overrides of each cell: every row's own, with each combination of the values of the keys that no row sets."""
-    own = {word.partition("=")[0] for row in rows for word in row}
-    free = [override for override in rest if override.get_key_element() not in own]
+    set_by_rows = {word.partition("=")[0] for row in rows for word in row}
+    free = [override for override in rest if override.get_key_element() not in set_by_rows]
     (cells,) = BasicSweeper.split_arguments(free, None)
     return [[*cell, *row] for row in rows for cell in cells]
 

@@ -90,8 +90,8 @@ def any_model(argument: str) -> list[str]:
         shipped = {name: _shipped_ids()[name] for name in models if name in _shipped_ids() and not Path(name).exists()}
         models = [shipped.get(name, name) for name in models]
         if shipped and any("/" in name for name in models):
-            known = ", ".join(f"{name} is model={file}" for name, file in shipped.items())
-            raise ValueError(f"{argument} mixes models with a file of conf/model and paths: run two sweeps ({known})")
+            files = ", ".join(f"{name} is model={file}" for name, file in shipped.items())
+            raise ValueError(f"{argument} mixes models with a file of conf/model and paths: run two sweeps ({files})")
     paths = [name for name in models if "/" in name or (Path(name).is_dir() and not _shipped(name))]
     if not paths:
         return [f"model={','.join(models)}"]

@@ -138,8 +138,8 @@ def _message(value: Any, column: str, role: str) -> Message:
 
 def _role(name: str) -> str:
     """The role that a name stands for, as templates know it; one that is not known stays, as templates have others."""
-    known = "tool" if name == "function" else ROLES.get(name.lower(), name)
-    return name if known == "function_call" else known  # whose content is a call, and not what a message says
+    role = "tool" if name == "function" else ROLES.get(name.lower(), name)
+    return name if role == "function_call" else role  # whose content is a call, and not what a message says
 
 
 def _of_sharegpt(message: Message, column: str) -> Message:

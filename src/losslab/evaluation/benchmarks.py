@@ -150,8 +150,8 @@ def load(name: str, cfg: BenchmarkConfig, data: str | Path | None = None) -> Ben
     if cfg.images and not any(problem.images for problem in problems):
         raise ValueError(f"benchmark {name} has no image in the columns {', '.join(cfg.images)}: name others, or none")
     repeated, contrary = _repetitions(problems, standing, published=cfg.rows is not None)
-    found = Benchmark.of(name, problems, cfg)
-    return replace(found, unshown=dict(unshown), repeated=repeated, contrary=contrary)
+    loaded = Benchmark.of(name, problems, cfg)
+    return replace(loaded, unshown=dict(unshown), repeated=repeated, contrary=contrary)
 
 
 def source(cfg: BenchmarkConfig, data: str | None) -> dict[str, Any]:
@@ -181,14 +181,16 @@ def _repetitions(problems: Sequence[Problem], places: Sequence[str], published: 
     """
     first: dict[tuple[str, tuple[bytes, ...]], int] = {}
     repeated = [(first.setdefault((problem.asked, problem.images), i), i) for i, problem in enumerate(problems)]
-    repeated = [(one, other) for one, other in repeated if one != other]
-    contrary = [(one, other) for one, other in repeated if not golds.alike(problems[one].gold, problems[other].gold)]
+    repeated = [(earlier, later) for earlier, later in repeated if earlier != later]
+    contrary = [
+        (earlier, later) for earlier, later in repeated if not golds.alike(problems[earlier].gold, problems[later].gold)
+    ]
     if contrary and not published:
-        one, other = contrary[0]
+        earlier, later = contrary[0]
         raise ValueError(
-            f"{places[other]} asks the same as {places[one]}, with the gold answer {problems[other].gold!r} in place "
-            f"of {problems[one].gold!r}: correct or remove one of the two, or set `rows` to the size of the set, which "
-            "takes it as it is"
+            f"{places[later]} asks the same as {places[earlier]}, with the gold answer {problems[later].gold!r} in "
+            f"place of {problems[earlier].gold!r}: correct or remove one of the two, or set `rows` to the size of the "
+            "set, which takes it as it is"
         )
     return len(repeated), len(contrary)
 

@@ -208,7 +208,7 @@ def _generate(subject: Subject, samples: Samples) -> Generated:
         max_new_tokens=cfg.max_new_tokens,
         stop=tuple(protocol["stop"]),
         stop_ids=tuple(protocol["stop_ids"]),
-        # Beside stored samples the seed depends on those that are missing: the same stream would repeat the stored ones.
+        # Beside stored samples the seed depends on those that are missing: the same stream would repeat stored ones.
         seed=request_seed(seed, "engine", len(missing), *(missing if samples.known else [])),
     )
     engine, job = Engine(protocol["engine"]), requests.job(subject, sampling)

@@ -116,9 +116,13 @@ def _documents(task: Any) -> Iterator[tuple[str, str | None, str]]:
             question = json.dumps(document, ensure_ascii=False, default=str)
         if isinstance(target, int) and task.OUTPUT_TYPE == "multiple_choice":
             target = task.doc_to_choice(document)[target]
-        own = document.get(column)
-        own = own if isinstance(own, str) and own.strip() else None
-        yield question, own, target if isinstance(target, str) else json.dumps(target, ensure_ascii=False, default=str)
+        asked = document.get(column)
+        asked = asked if isinstance(asked, str) and asked.strip() else None
+        yield (
+            question,
+            asked,
+            target if isinstance(target, str) else json.dumps(target, ensure_ascii=False, default=str),
+        )
 
 
 def _column(task: Any, documents: Sequence[Mapping[str, Any]], prompts: Sequence[Any]) -> str | None:

@@ -170,8 +170,8 @@ class Stops:
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         ends = input_ids[:, max(self.width, input_ids.shape[1] - self.longest) :].tolist()
         # What the last tokens alone decode to may differ where they begin: the whole answer decides.
-        found = [self._stops(end) and self._stops(input_ids[i, self.width :].tolist()) for i, end in enumerate(ends)]
-        return torch.tensor(found, device=input_ids.device)
+        stopped = [self._stops(end) and self._stops(input_ids[i, self.width :].tolist()) for i, end in enumerate(ends)]
+        return torch.tensor(stopped, device=input_ids.device)
 
     def _stops(self, ids: list[int]) -> bool:
         text = self.tokenizer.decode(ids, skip_special_tokens=True)

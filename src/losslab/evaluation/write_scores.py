@@ -242,8 +242,8 @@ def _of_scores(name: str, row: Facts, limit: int) -> list[str]:
     if (row["cut_by_length"] or 0) > CUT_SHARE:
         texts.append(f"{row['cut_by_length']:.0f}% of the samples are cut by length (max_new_tokens={limit})")
     if count := row["too_long"]:
-        one, verb = counted(count, "problem"), "is" if count == 1 else "are"
-        texts.append(f"{one} {verb} longer than the model's context and {verb} scored 0")
+        problems, verb = counted(count, "problem"), "is" if count == 1 else "are"
+        texts.append(f"{problems} {verb} longer than the model's context and {verb} scored 0")
     if count := row["timed_out"]:
         verb = "is" if count == 1 else "are"
         texts.append(f"grading ran out of time or memory on {counted(count, 'sample')}, which {verb} scored 0")

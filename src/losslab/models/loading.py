@@ -258,8 +258,8 @@ def fill(sharded: nn.Module, names: dict[str, str], model: ModelConfig) -> None:
     """
     targets = {names[name]: value for name, value in sharded.state_dict().items() if name in names}
     # A configuration may name a file of its own, which transformers knows how to find.
-    found = model.path not in EMBEDDED_MODELS and not getattr(load_config(model), "transformers_weights", None)
-    if found and (files := weight_files(model)) and _read(targets, files, model):
+    has_files = model.path not in EMBEDDED_MODELS and not getattr(load_config(model), "transformers_weights", None)
+    if has_files and (files := weight_files(model)) and _read(targets, files, model):
         return
     with barrier_at_end():  # for what may be a download
         whole = load_model(model).state_dict() if dist.get_rank() == 0 else {}

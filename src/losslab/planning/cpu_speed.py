@@ -37,8 +37,8 @@ def training(config: Config, parameters: int) -> tuple[float, str] | None:
 
 @lru_cache(maxsize=256)  # a plan of many rates asks for one setting again and again, and there may be many records
 def _newest(results: str, model: str, chosen: str, workers: int, parameters: int) -> tuple[float, str] | None:
-    own = [path for path in Path(results).glob("cells/*/metrics.jsonl") if path.parent.name.startswith(f"{model}-")]
-    for path in sorted(own, key=lambda path: path.stat().st_mtime, reverse=True):
+    files = [path for path in Path(results).glob("cells/*/metrics.jsonl") if path.parent.name.startswith(f"{model}-")]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             record = cell_record(path.parent)
             if record is not None and _alike(record, chosen, workers) and (rate := _rate(path)):

@@ -57,20 +57,20 @@ def text(cells: Sequence[Time], devices: Devices, card: Card, here: bool) -> str
 def needed(cells: Sequence[Time], devices: Devices, card: Card, here: bool) -> Iterator[str]:
     """Disk space and hours of cells, a line for each."""
     trained, costs, gb = [cell for cell in cells if cell.size.tokens], cost.total(cell.cost for cell in cells), 1e9
-    own = [cell for cell in cells if not cell.served]
+    local = [cell for cell in cells if not cell.served]
     yield (
         f"disk: {costs.disk / gb:,.1f} GB for the models, and up to {costs.checkpoints / gb:,.1f} GB for the "
         "checkpoints of each cell at work"
     )
     if not devices.gpu:
         yield from _on_this_cpu(trained) if here else ["hours of the CPUs of a job: not known here"] * bool(trained)
-    if own and (devices.gpu or _known_on_gpus(own)):
+    if local and (devices.gpu or _known_on_gpus(local)):
         yield (
             f"device hours of an {card.name}{card.reason and f', since {card.reason}'}, at most: "
             f"{costs.training or 0:,.1f} of training (all rows of the full length), {costs.scoring:,.1f} of scoring "
             "(all samples of the full length)" + (f", {costs.rollouts:,.1f} of rollouts" if costs.rollouts else "")
         )
-    if served := len(cells) - len(own):
+    if served := len(cells) - len(local):
         yield f"hours of scoring: not known for {served} of {len(cells)} cells, whose answers come from an endpoint"
 
 
@@ -99,17 +99,17 @@ def _known_on_gpus(cells: Sequence[Time]) -> bool:
 
 
 def _on_this_cpu(trained: Sequence[Time]) -> Iterator[str]:
-    known = [(cell.hours, cell.cpu) for cell in trained if cell.hours is not None and cell.cpu is not None]
-    if known:
-        hours, rates = sum(hours for hours, _ in known), [rate for _, (rate, _) in known]
-        sources = ", ".join(sorted({source for _, (_, source) in known}))
+    timed = [(cell.hours, cell.cpu) for cell in trained if cell.hours is not None and cell.cpu is not None]
+    if timed:
+        hours, rates = sum(hours for hours, _ in timed), [rate for _, (rate, _) in timed]
+        sources = ", ".join(sorted({source for _, (_, source) in timed}))
         yield (
             f"hours of this CPU, at most: {short(hours)} of training (all rows of the full length), at the "
             f"{_range(rates)} tokens/s of {sources}, forward and backward alone; those of scoring are not known"
         )
-    if len(known) < len(trained):
+    if len(timed) < len(trained):
         yield (
-            f"hours of this CPU: not known for {len(trained) - len(known)} of {len(trained)} trained cells, before one "
+            f"hours of this CPU: not known for {len(trained) - len(timed)} of {len(trained)} trained cells, before one "
             "of the same model has trained here"
         )
 
