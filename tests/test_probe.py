@@ -1,5 +1,6 @@
 """The probe: its numbers against a full softmax, its intervals by hand, and what records say of it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,36 @@ def test_the_numbers_are_those_of_a_full_softmax(one_rank, checkpoint, rows, tmp
     said = cell_probe.lines(config, found, [])
     assert f"{ASKED} demonstrations, {found['tokens']:,} answer tokens" in said[0]
     assert f"{found['p'][0]:.3f} ± {found['p'][1]:.3f}" in said[1]
+
+
+def test_each_source_has_numbers_of_its_own(one_rank, checkpoint, rows, tmp_path, monkeypatch):
+    """A source with fewer than ten examples has no line, and its examples are in the whole alone."""
+    monkeypatch.setattr(loop, "start", lambda config: torch.device("cpu"))
+    names = ["amc"] * 10 + ["olympiads"] * 11 + ["rare"]
+    lines = [
+        json.loads(line) | {"source": name} for line, name in zip(rows.read_text().splitlines(), names, strict=True)
+    ]
+    order = np.random.default_rng(1).permutation(22)  # so that the place of an example is not that of its row
+    broken = [{"problem": "1+1=?", "solution": None, "source": "amc"}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in [*broken, *(lines[i] for i in order)]))
+    config = make(checkpoint, file, tmp_path, "sft", probabilities=100, micro_batch_tokens=64)
+    config.dataset.max_broken = 0.1
+    data = prepare(Tokeniser(config.model, config.dataset, load_tokenizer(config.model)), config.train, tmp_path)
+    probe.measure(config, str(data), str(tmp_path / "probe.json"))
+    found = read_json(tmp_path / "probe.json")
+    assert list(found["sources"]) == ["amc", "olympiads"] and found["examples"] == 22
+    network = AutoModelForCausalLM.from_pretrained(checkpoint).double()
+    for name, chosen in (("amc", range(10)), ("olympiads", range(10, 21))):
+        with torch.no_grad():
+            p = np.concatenate([logprobs(network, data_rows(rows)[i])[0].exp().numpy() for i in chosen])
+        part = found["sources"][name]
+        assert (part["examples"], part["tokens"]) == (len(chosen), len(p))
+        assert part["p"][0] == pytest.approx(p.mean(), abs=1e-5)
+    said = cell_probe.lines(config, found, [])
+    assert said[6] == "of each source with 10 demonstrations or more:" and said[7].startswith("  amc (10): mean p 0.")
+    found["sources"].pop("amc")
+    assert "of each source" not in " ".join(cell_probe.lines(config, found, []))  # of one source it is the whole
 
 
 def test_a_rank_that_has_no_example_of_a_batch_measures_the_others(one_rank, checkpoint, rows, tmp_path, monkeypatch):
@@ -188,7 +219,11 @@ def test_records_are_found_beside_sft_with_the_probabilities_of_the_base(tmp_pat
 
 def test_what_decides_a_probe_decides_its_file_and_one_process_makes_it(rows, tmp_path, monkeypatch, capsys):
     """Models of two owners, parts of a data set, and other numbers, lengths or precisions are not written over."""
-    facts = dict.fromkeys(("p", "below", "above", "entropy", "end"), [0.5, 0.1]) | {"examples": 17, "tokens": 99}
+    facts = dict.fromkeys(("p", "below", "above", "entropy", "end"), [0.5, 0.1]) | {
+        "examples": 17,
+        "tokens": 99,
+        "sources": {},
+    }
     sizes = []
     monkeypatch.setattr(cell_probe, "sized", lambda config, tokens: sizes.append(tokens) or config)
     monkeypatch.setattr(cell_probe, "base_model", lambda config: config.model)

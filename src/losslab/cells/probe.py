@@ -55,6 +55,11 @@ def lines(config: Config, facts: dict[str, Any], placements: list[probe_neighbou
         f"{facts['tokens']:,} answer tokens (± half of the 95% interval over demonstrations)"
     )
     numbers = [f"  {text:<36}{Estimate(*facts[key]):.3f}" for key, text in SHOWN.items() if facts[key]]
+    by_source = [
+        f"  {name} ({part['examples']:,}): mean p {Estimate(*part['p']):.3f}; p < 0.1 in {part['below'][0]:.0%} of the "
+        f"tokens, p > 0.9 in {part['above'][0]:.0%}"
+        for name, part in facts["sources"].items()
+    ]
     said = [f"  {probe_neighbours.sentence(placement)}" for placement in placements]
     none = [
         "  No record has an objective beside SFT and the probabilities of its demonstrations: nothing to compare with."
@@ -63,6 +68,7 @@ def lines(config: Config, facts: dict[str, Any], placements: list[probe_neighbou
     return [
         head,
         *numbers,
+        *([f"of each source with {probe.FEWEST} demonstrations or more:", *by_source] if len(by_source) > 1 else []),
         "among the records:",
         *(said or none),
         "published, of other models and data (arXiv 2510.00526):",

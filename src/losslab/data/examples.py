@@ -28,8 +28,8 @@ from losslab.files.locks import cached
 from losslab.progress import bar
 
 CHUNK = 1000  # rows tokenised at once
-VERSION = 5  # of how rows become tokens; cached tokens of an earlier version are not used
-ARRAYS = ("tokens", "offsets", "prompts", "trained", "rewards", "weights")
+VERSION = 6  # of how rows become tokens; cached tokens of an earlier version are not used
+ARRAYS = ("tokens", "offsets", "prompts", "trained", "rewards", "weights", "rows")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Examples:
     weights: np.ndarray | None = None  # (all answer tokens,) float32, example by example, where the rows have them
     # (sum of lengths,) bool: the tokens that are trained; None where they are those from `prompts[i]` on.
     trained: np.ndarray | None = None
+    rows: np.ndarray | None = None  # (examples,) int64: the number of each one's row in the data set, from 1
     ends: list[int] = field(default_factory=list)  # the special tokens that end trained spans, ascending
     images: StoredImages | None = None  # None where no row has one
     image_inputs: ImageInputs | None = None  # what reads them, in training
@@ -223,7 +224,7 @@ class Collected:
         weights = np.concatenate(self.weights).astype(np.float32) if rows.layout.weights else None
         unit, tokens = len(rows.layout.answers), np.concatenate(self.tokens)
         about = (key, report, sentences, unit, rewards, weights, trained)
-        return Examples(tokens, offsets, prompts, *about, images=images)
+        return Examples(tokens, offsets, prompts, *about, rows=np.array(self.numbers), images=images)
 
     def _success_rates(self, rows: Rows) -> dict[int, float]:
         """Of each row, the mean reward of all answers to its prompt."""

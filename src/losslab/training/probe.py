@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from losslab.config.schema import Config, ModelConfig
+from losslab.config.schema import Config, DatasetConfig, ModelConfig
 from losslab.data.probability_bins import DOUBTFUL, SURE
+from losslab.data.table import load
 from losslab.distributed.launch import launch_without
 from losslab.files.content import content
 from losslab.files.json_files import write_json
@@ -23,23 +24,28 @@ from losslab.training.reference_logps import Reference
 from losslab.training.target_probabilities import examples_of_base, sample
 
 BATCH = 32  # examples that are measured together
+VERSION = 2  # of what is kept of a probe
+SOURCE = "source"  # the column that says where a row comes from, as in NuminaMath
+FEWEST = 10  # examples of a source that is shown by itself
 
 
 def of(config: Config, base: ModelConfig) -> Path:
-    """The file with the numbers of `summary` for `machine.probabilities` demonstrations of a cell under its base.
+    """The file with what `measure` finds of `machine.probabilities` demonstrations of a cell under its base.
 
     It is made if it is missing. Its name is a hash of all that decides the numbers.
     """
     data = examples_of_base(config, base)
-    about = (content(base.path), base.revision, Path(data).name, str(config.train.precision))
-    key = hashlib.sha256(json.dumps([*about, config.machine.probabilities]).encode()).hexdigest()[:16]
+    about = [content(base.path), base.revision, Path(data).name, str(config.train.precision)]
+    key = hashlib.sha256(json.dumps([*about, config.machine.probabilities, VERSION]).encode()).hexdigest()[:16]
     file = Path(config.machine.results) / "cache/probes" / f"{key}.json"
     launch_without(file, measure, frozen(config, base), data, str(file), machine=config.machine)
     return file
 
 
 def measure(config: Config, data: str, file: str) -> None:
-    """Measure `config.model` on this rank, one of many; rank 0 writes `file`."""
+    """Measure `config.model` on this rank, one of many; rank 0 writes `file`: `summary`, and {sources: {name: summary}}
+    of each source with FEWEST examples or more.
+    """
     inference, examples = start_inference(config, data)
     device = inference.device
     assert config.machine.probabilities is not None
@@ -63,8 +69,21 @@ def measure(config: Config, data: str, file: str) -> None:
     if dist.get_rank() == 0:
         targets = [examples.targets(np.array([i])) for i in units * examples.unit]
         counts = np.array([np.isin(of_example, examples.ends).sum() for of_example in targets], float)
-        write_json(Path(file), summary(sums.cpu().numpy(), counts))
+        assert examples.rows is not None, "`prepare` says which rows they are of"
+        named, numbers = np.array(sources(config.dataset, examples.rows[units * examples.unit])), sums.cpu().numpy()
+        parts = {name: named == name for name in sorted(set(named.tolist()))}
+        of_sources = {n: summary(numbers[:, part], counts[part]) for n, part in parts.items() if part.sum() >= FEWEST}
+        write_json(Path(file), summary(numbers, counts) | {"sources": of_sources})
     dist.barrier()
+
+
+def sources(dataset: DatasetConfig, numbers: np.ndarray) -> list[str]:
+    """Where the rows of these numbers come from, by their column `source`; empty where there is no such column."""
+    table = load(dataset)
+    if SOURCE not in table.columns:
+        return []
+    named = {number: row.get(SOURCE) for number, row in zip(table.numbers.tolist(), table.rows([SOURCE]), strict=True)}
+    return [str(named[number]) for number in numbers.tolist()]
 
 
 def summary(sums: np.ndarray, ends: np.ndarray) -> dict[str, Any]:
