@@ -5,25 +5,31 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import EnumMeta
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 import losslab.composition.compose  # noqa: F401  (it tells Hydra of the schema)
 from losslab.config import schema
-from losslab.config.keys import LARGEST
 from losslab.config.paths import CONF
+from losslab.keys import LARGEST, limits
 
 FILE = Path(__file__).with_name("configuration.md")
 WHOLE = {
     "method": "A row of a table that is more than an objective: it may set all of the above together.",
     "experiment": "A whole sweep in a file, with the values it goes through.",
 }
+LOSS = (
+    "The class that `_target_` names, and its parameters; [objectives.md](objectives.md) has the formulas. Objectives "
+    "that are not in the table have no parameters."
+)
 LONGEST = 40  # characters of a default that is shown
 HEAD = """# Configuration
 
-Made from `src/losslab/config/schema.py` and `conf/` by `make docs`; a test fails when it is stale.
+Made from `src/losslab/config/schema.py`, `src/losslab/objectives` and `conf/` by `make docs`; a test fails when it is
+stale.
 
 A group is a folder of `conf/`, and `group=file` chooses one of its files; `group.key=value` changes one value. Defaults
 are those of `python train.py` without any option. `null` means none. A number has bounds, and a whole number without a
@@ -41,18 +47,20 @@ def values(hint: Any) -> str:
     if isinstance(hint, EnumMeta):
         return ", ".join(f"`{choice.value}`" for choice in hint)  # type: ignore[var-annotated]
     origin = get_origin(hint) or hint
+    if origin is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(hint))
     return {str: "text", bool: "`true`, `false`", int: "whole number", float: "number", list: "list"}.get(
         origin, "keys"
     )
 
 
 def bounds(field: Field) -> str:
-    if "low" not in field.metadata:
-        return ""
-    low, high = (
-        f"{bound:,}" if bound >= 10_000 else f"{bound:g}" for bound in map(field.metadata.get, ("low", "high"))
-    )
-    return f", {low} or more" if field.metadata["high"] == LARGEST else f" from {low} to {high}"
+    low, high = map(field.metadata.get, ("low", "high"))
+    if low is None or high in (None, LARGEST):
+        words = limits(field.metadata)
+        return f", {words}" if words else ""
+    low, high = (f"{bound:,}" if bound >= 10_000 else f"{bound:g}" for bound in (low, high))
+    return f" from {low} to {high}"
 
 
 def shown(value: Any) -> str:
@@ -74,6 +82,17 @@ def table(cls: type, prefix: str, defaults: Any) -> list[str]:
             lines.append(f"| | | | *{heading}* |")
         default = shown(defaults.get(field.name, field.default if field.default is not MISSING else ""))
         lines.append(row(field, hints[field.name], f"{prefix}{field.name}", default))
+    return lines
+
+
+def parameters() -> list[str]:
+    """The parameters of each objective, with the defaults of its file."""
+    lines = ["| key | default | values | |", "|---|---|---|---|"]
+    for file in sorted((CONF / "loss").glob("*.yaml")):
+        loss = OmegaConf.load(file)
+        cls = get_class(loss.pop("_target_"))
+        if loss:
+            lines += [f"| | | | *`loss={file.stem}`* |", *table(cls, "loss.", loss)[2:]]
     return lines
 
 
@@ -104,7 +123,7 @@ def text() -> str:
         files = sorted(path.stem for path in (CONF / name).glob("*.yaml"))
         part = f"## {name}\n\n" + (f"`{name}=` " + ", ".join(f"`{file}`" for file in files) + "\n\n" if files else "")
         if name == "loss":
-            part += "The class that `_target_` names, and its parameters: [objectives.md](objectives.md).\n"
+            part += f"{LOSS}\n\n" + "\n".join(parameters()) + "\n"
         elif name == "benchmark":
             part += "A list, as in `'benchmark=[math500,aime24]'`. A file has the benchmark's name, and under it:\n\n"
             part += "\n".join(table(schema.BenchmarkConfig, "", {})) + "\n"

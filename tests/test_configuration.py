@@ -16,10 +16,10 @@ from losslab.composition.check_optimizer import _shipped, step_once
 from losslab.composition.compose import read
 from losslab.composition.words import any_model
 from losslab.config import sweep
-from losslab.config.keys import LARGEST, LARGEST_SEED, check_bounds
 from losslab.config.messages import first_line, sentence
 from losslab.config.paths import CONF
 from losslab.config.schema import BenchmarkConfig, Config, OptimizerConfig
+from losslab.keys import LARGEST, LARGEST_SEED, check_bounds
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -102,6 +102,30 @@ def test_an_objective_of_ones_own_counts_with_the_functions_and_bases_beside_it(
     assert len({before, changed(weight="t.p ** 2"), changed(scale=2)}) == 3
 
 
+DECLARED = """
+from dataclasses import dataclass
+{imports}
+from losslab.objectives import Objective
+
+@dataclass(frozen=True)
+class Mine(Objective):
+    share: float = {share}
+
+    def loss(self, t):
+        share: float = key({factor}, 1)
+        return -share * t.logp
+"""
+
+
+def test_meaning_and_bounds_of_a_parameter_are_no_part_of_a_recipe_and_its_default_is():
+    def code(share: str, imports: str = "from losslab.keys import key", factor: int = 1) -> str:
+        return syntax(DECLARED.format(imports=imports, share=share, factor=factor))
+
+    before = code("0.5", imports="")
+    assert code('key(0.5, "share of SFT", low=0, below=1)') == code('key(0.5, "another text")') == before
+    assert len({before, code('key(0.6, "share of SFT")'), code("0.5", factor=2), code("share(0.5)")}) == 4
+
+
 SOURCE = '''"""A module."""
 import ast
 

@@ -499,7 +499,7 @@ def compose_cell(*overrides: str) -> Config:
         (["loss=opsd", "loss.samples=0"], "loss.samples is 0: set it to 1 or more"),
         (["loss=opsd", "+loss.clip=0.2"], "unknown key loss.clip"),
         (["loss=opsd", "train.updates=2"], "loss=opsd takes one step on each batch: leave train.updates at 1"),
-        (["loss=opsd", "loss.beta=2"], "on-policy distillation needs a beta from 0 to 1, not 2.0"),
+        (["loss=opsd", "loss.beta=2"], "loss.beta is 2.0: set it between 0 and 1"),
         (["loss=opsd", "loss.teacher_prompt=x"], "loss.teacher_prompt must be a text that contains {problem} and"),
         (["loss=grpo", "reference.path=some/id"], "loss=grpo does not use reference.path"),
         (

@@ -45,11 +45,11 @@ def main(arguments: list[str]) -> None:
 
     from losslab.composition.check_data import check_held_out
     from losslab.composition.compose import composed
-    from losslab.config.keys import check_bounds
     from losslab.data import preview
     from losslab.data.examples import collect, notes
     from losslab.data.rows import read
     from losslab.data.tokenise import Tokeniser
+    from losslab.keys import check_bounds
     from losslab.models.loading import load_tokenizer
     from losslab.models.processors import image_inputs
 

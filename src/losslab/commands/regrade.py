@@ -21,9 +21,9 @@ import yaml
 from losslab.commands.cli import flag, parse
 from losslab.config.choices import Rules
 from losslab.config.errors import exit_on_error
-from losslab.config.keys import check_bounds
 from losslab.config.machine import MachineConfig
 from losslab.config.paths import CONF
+from losslab.keys import check_bounds
 
 UNSAFE, SECONDS = "machine.unsafe_code", "machine.grading_seconds"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from losslab.config.machine import AUTO
 from losslab.config.schema import Config
-from losslab.objectives.online import Online, OnPolicy
+from losslab.objectives.online import OnPolicy
 
 
 def check_online(config: Config, objective: OnPolicy) -> None:
@@ -13,13 +13,6 @@ def check_online(config: Config, objective: OnPolicy) -> None:
     name, train, machine = config.names.loss, config.train, config.machine
     if importlib.util.find_spec("trl") is None:
         raise ValueError(f"loss={name} needs TRL: install the extra, as in pip install -e '.[online]'")
-    # TRL's trainer of GRPO compares the answers to a question.
-    bounds: dict[str, float] = {"samples": 2 if isinstance(objective, Online) else 1}
-    bounds |= {"max_new_tokens": 1, "temperature": 1e-3, "clip": 0, "kl": 0}
-    bounds |= {"value_weight": 0, "value_clip": 0, "value_lr": 0, "gae_lambda": 0}
-    for key, low in bounds.items():
-        if (value := getattr(objective, key, None)) is not None and value < low:
-            raise ValueError(f"loss.{key} is {value}: set it to {low:g} or more")
     _check_reference(config, objective)
     if objective.answer_tokens(train.max_length) >= train.max_length:
         raise ValueError(

@@ -9,7 +9,6 @@ from losslab.composition.check_optimizer import check_optimizer
 from losslab.config.benchmark import WITH_OPTIONS, BenchmarkConfig
 from losslab.config.choices import Device, Gold, Rules, TrackerName
 from losslab.config.forgetting import of_new_task
-from losslab.config.keys import check_bounds
 from losslab.config.machine import AUTO, ENDPOINT_URL, MachineConfig
 from losslab.config.paths import names_folder
 from losslab.config.prompt import CHAT
@@ -28,6 +27,7 @@ from losslab.config.schema import (
 from losslab.config.sweep import SweepConfig
 from losslab.distributed import gpus
 from losslab.distributed.environment import is_worker, node_count
+from losslab.keys import check_bounds
 from losslab.objectives.online import OnPolicy
 
 TUNED = ("model", "dataset", "loss", "adapter", "optimizer", "scheduler", "train")  # groups that sweep.tune may name

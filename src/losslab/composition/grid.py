@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from losslab.composition.composing import composing
 from losslab.composition.words import expanded
-from losslab.config.keys import LARGEST_SEED
 from losslab.config.schema import Config
+from losslab.keys import LARGEST_SEED
 from losslab.progress import bar
 
 SLOW = 50  # compositions, of which one takes a tenth of a second

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from losslab.config.choices import Gold, Rules
-from losslab.config.keys import key
 from losslab.config.prompt import ExampleConfig
+from losslab.keys import key
 
 HARNESS = "lm_eval:"  # begins the path of a benchmark that is a task of lm-evaluation-harness
 WITH_OPTIONS = (Rules.mathverse, Rules.mathvision, Rules.wemath)  # rules that know the options of a question

@@ -11,7 +11,7 @@ from losslab.config.choices import (
     TrackerMode,
     TrackerName,
 )
-from losslab.config.keys import key
+from losslab.keys import key
 
 AUTO = "auto"  # a value of the machine that `losslab.planning.sizing` decides before the workers start
 ENDPOINT_URL = re.compile(r"https?://[^@?#\s]+")  # the address of an endpoint stands in records: no user, key or query

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from losslab.config.messages import among, did_you_mean, first_line, sentence
+from losslab.keys import check_value
 from losslab.objectives import Objective
 from losslab.objectives.base import Base
 from losslab.objectives.online import OnPolicy
@@ -21,7 +22,7 @@ def resolve(name: str, loss: Mapping[str, Any]) -> Objective | OnPolicy | Base:
     """The objective that `_target_` names, with the other keys as its parameters; `name` is that of its file.
 
     Raises ValueError for a name that is not an objective's or cannot be imported, and for a parameter that is unknown,
-    missing, of another type, or refused by the objective.
+    missing, of another type, out of its bounds, or refused by the objective.
     """
     target = loss.get("_target_")
     if not target:
@@ -39,7 +40,10 @@ def _instance(cls: Any, loss: str) -> Objective | OnPolicy | Base:
     for key, field in parameters.items():
         if key not in given and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"loss.{key} has no value: set it")
-    return cls(**{key: _typed(f"loss.{key}", value, hints[key]) for key, value in given.items()})
+    values = {key: _typed(f"loss.{key}", value, hints[key]) for key, value in given.items()}
+    for key, value in values.items():
+        check_value(f"loss.{key}", value, parameters[key].metadata)
+    return cls(**values)
 
 
 def _class(name: str, target: str) -> Any:

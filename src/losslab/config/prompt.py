@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from losslab.config.keys import key
+from losslab.keys import key
 
 CHAT = "chat"  # the prompt made by the tokenizer's chat template
 MODEL_PROMPT, CHANGED_PROMPT = "model", "changed"  # names in tables of prompts without a file in conf/prompt

@@ -27,10 +27,10 @@ from losslab.config.choices import (
     Turns,
     VerdictName,
 )
-from losslab.config.keys import key, seed_key
 from losslab.config.machine import MachineConfig, TrackerConfig
 from losslab.config.prompt import CHANGED_PROMPT, MODEL_PROMPT, PromptConfig
 from losslab.config.sweep import SweepConfig
+from losslab.keys import key, seed_key
 
 if TYPE_CHECKING:
     from losslab.objectives import Objective

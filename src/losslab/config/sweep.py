@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from losslab.config.choices import (
     End,
 )
-from losslab.config.keys import key
+from losslab.keys import key
 
 
 @dataclass

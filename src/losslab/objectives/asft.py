@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Targets, Tensor
 
 
@@ -14,7 +15,7 @@ class ASFT(Objective):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_distribution"})
-    kl_weight: float = 0.05
+    kl_weight: float = key(0.05, "of the divergence from the reference; 0 = DFT", low=0)
 
     def loss(self, t: Targets) -> Tensor:
         return -t.p * t.logp + self.kl_weight * t.reference_kl

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Targets, Tensor, torch
 
 
@@ -17,7 +18,7 @@ class ASFTK3(Objective):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_logp"})
-    kl_weight: float = 0.1
+    kl_weight: float = key(0.1, "of the distance from the reference; 0 = DFT", low=0)
 
     def loss(self, t: Targets) -> Tensor:
         assert t.reference_logp is not None

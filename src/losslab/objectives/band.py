@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from losslab.keys import key
 from losslab.objectives import Objective, Targets, Tensor, torch
 
 
@@ -15,9 +16,11 @@ class Band(Objective):
     tokens, as is the default. alpha below 0 is the same formula continued, and of no source.
     """
 
-    low: float = 0.0
-    high: float = 1.0
-    alpha: float = 0.0
+    low: float = key(0.0, "smallest probability of a token that is trained", low=0, below=1)
+    high: float = key(1.0, "largest probability of a token that is trained", above=0, high=1)
+    alpha: float = key(
+        0.0, "the weight within the band is p^alpha: 0 = SFT, 1 = DFT, below 0 = more for unlikely tokens"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high <= 1:

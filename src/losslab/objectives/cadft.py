@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Scope, Targets, Tensor
 
 
@@ -17,7 +18,7 @@ class CADFT(Objective):
 
     scope: ClassVar[Scope] = "batch"
     needs: ClassVar[frozenset[Need]] = frozenset({"batch_nll"})
-    beta: float = 1.0
+    beta: float = key(1.0, "how fast the weight falls with the z-score of a sequence; 0 = DFT", low=0)
 
     def loss(self, t: Targets) -> Tensor:
         assert t.batch_nll is not None and t.sequence_nll is not None

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from losslab.keys import key
 from losslab.objectives import Objective, Targets, Tensor
 
 
@@ -11,7 +12,7 @@ class DFT(Objective):
     that a model never learns, such as the end of an answer; 0 is the paper, 1 is SFT.
     """
 
-    floor: float = 0.0
+    floor: float = key(0.0, "smallest weight of a token: 0 = the paper, 1 = SFT", low=0, high=1)
 
     def __post_init__(self) -> None:
         if not 0 <= self.floor <= 1:

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from losslab.keys import key
 from losslab.objectives import Objective, Scope, Targets, Tensor
 
 
@@ -13,7 +14,9 @@ class SequenceDFT(Objective):
     """
 
     scope: ClassVar[Scope] = "sequence"
-    level: Literal["product", "geometric"] = "product"
+    level: Literal["product", "geometric"] = key(
+        "product", "weight of a sequence: the product of its probabilities, or their geometric mean"
+    )
 
     def __post_init__(self) -> None:
         if self.level not in ("product", "geometric"):

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Scope, Targets, Tensor, torch
 
 
@@ -14,7 +15,7 @@ class DPO(Objective):
 
     scope: ClassVar[Scope] = "sequence"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_logp", "pairs"})
-    beta: float = 0.1
+    beta: float = key(0.1, "factor of the margin to the reference; at 0 nothing is learned", above=0)
 
     def loss(self, t: Targets) -> Tensor:
         assert t.reference_logp is not None and t.sequences % 2 == 0

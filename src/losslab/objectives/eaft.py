@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from losslab.keys import key
 from losslab.objectives import Objective, Targets, Tensor, torch
 
 
@@ -13,8 +14,8 @@ class EAFT(Objective):
     whether it is right or wrong.
     """
 
-    alpha: float = 1.0
-    top_k: int = 20
+    alpha: float = key(1.0, "exponent of the entropy in the weight; 0 = SFT", low=0)
+    top_k: int = key(20, "how many of the most likely tokens the entropy is of; that of one is 0", low=2)
 
     def statistic(self, probabilities: Tensor) -> Tensor:
         top = probabilities.topk(min(self.top_k, probabilities.shape[-1])).values

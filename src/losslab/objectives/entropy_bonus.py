@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from losslab.keys import key
 from losslab.objectives import Distributions, Objective, Targets, Tensor
 
 
@@ -12,7 +13,7 @@ class EntropyBonus(Objective):
     Entropy terms of arXiv 2605.29303 (EKSFT) and 2602.07464 (SED-SFT) select tokens besides, which is not here.
     """
 
-    entropy_weight: float = 0.1
+    entropy_weight: float = key(0.1, "of the entropy: above 0 keeps distributions broad, below 0 sharpens them")
 
     def row_term(self, d: Distributions) -> Tensor:
         return (d.logp.exp() * d.logp).sum(-1)

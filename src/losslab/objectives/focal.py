@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from losslab.keys import key
 from losslab.objectives import Objective, Targets, Tensor, torch
 
 
@@ -10,7 +11,7 @@ class Focal(Objective):
     Source: arXiv 1708.02002, equation 4. A variant with a detached factor is another loss. gamma 0 is SFT.
     """
 
-    gamma: float = 2.0
+    gamma: float = key(2.0, "exponent of 1 - p: 0 = SFT, else 1 or more", low=0)
 
     def __post_init__(self) -> None:
         if self.gamma != 0 and self.gamma < 1:

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from losslab.keys import key
 from losslab.objectives import Distributions, Objective, Targets, Tensor, torch
 
 
@@ -14,8 +15,12 @@ class GEM(Objective):
     Source: arXiv 2408.16673; checked against the official code (liziniu/GEM, sft_trainer_v2.py): beta 0.7, logsigmoid.
     """
 
-    beta: float = 0.7
-    kind: Literal["logsigmoid", "linear"] = "logsigmoid"
+    beta: float = key(
+        0.7, "temperature of the policy that says which tokens lose probability; below 1 is sharper", above=0
+    )
+    kind: Literal["logsigmoid", "linear"] = key(
+        "logsigmoid", "weight of another token: sigmoid of 0.01 times its logit minus the target's, or 1"
+    )
 
     def __post_init__(self) -> None:
         if not self.beta > 0:

@@ -2,6 +2,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Targets, Tensor, torch
 
 
@@ -18,7 +19,7 @@ class GIFT(Objective):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_logp", "reference_distribution"})
-    beta: float = 20.0
+    beta: float = key(20.0, "what is added to the log-probability of the target under the reference", above=0)
 
     def __post_init__(self) -> None:
         if not self.beta > 0:

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from losslab.keys import key
 from losslab.objectives import Objective, Targets, Tensor
 
 
@@ -15,9 +16,9 @@ class IDFT(Objective):
     logarithm. The paper was not read.
     """
 
-    beta: float = 1.0
-    low: float = 0.1
-    high: float = 2.0
+    beta: float = key(1.0, "divisor of log p + entropy in the exponent, not 0")
+    low: float = key(0.1, "smallest exponent of p in the weight; 0 = no limit", low=0)
+    high: float = key(2.0, "largest exponent of p in the weight", above=0)
 
     def __post_init__(self) -> None:
         if self.beta == 0:

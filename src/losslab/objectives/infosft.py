@@ -1,6 +1,7 @@
 import math
 from dataclasses import dataclass
 
+from losslab.keys import key
 from losslab.objectives import Objective, Targets, Tensor, torch
 
 
@@ -13,7 +14,7 @@ class InfoSFT(Objective):
     infosft_loss.py). The paper was not read.
     """
 
-    ceiling: float = 0.93
+    ceiling: float = key(0.93, "probability from which a token has no weight", above=0.5, below=1)
 
     def __post_init__(self) -> None:
         if not 0.5 < self.ceiling < 1:

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Scope, Targets, Tensor
 
 
@@ -14,8 +15,8 @@ class IWSFT(Objective):
 
     scope: ClassVar[Scope] = "sequence"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_logp"})
-    temperature: float = 1.0
-    clip: float = 16.0
+    temperature: float = key(1.0, "factor of the log ratio to the reference in the weight; 0 = SFT", low=0)
+    clip: float = key(16.0, "largest weight of a sequence", above=0)
 
     def loss(self, t: Targets) -> Tensor:
         assert t.reference_logp is not None

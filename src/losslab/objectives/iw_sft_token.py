@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Targets, Tensor
 
 
@@ -12,8 +13,8 @@ class TokenIWSFT(Objective):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_logp"})
-    low: float = 0.2
-    high: float = 1.8
+    low: float = key(0.2, "smallest weight of a token", low=0)
+    high: float = key(1.8, "largest weight of a token", above=0)
 
     def loss(self, t: Targets) -> Tensor:
         assert t.reference_logp is not None

@@ -2,6 +2,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Distributions, Need, Objective, Targets, Tensor, torch
 
 
@@ -16,7 +17,9 @@ class JSD(Objective):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_distribution", "teacher"})
-    beta: float = 0.5
+    beta: float = key(
+        0.5, "share of the teacher in the mixture; loss=forward_kl and reverse_kl are 0 and 1", above=0, below=1
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < 1:

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Scope, Targets, Tensor
 
 
@@ -18,9 +19,9 @@ class KTO(Objective):
 
     scope: ClassVar[Scope] = "sequence"
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_logp", "reward", "mismatched_kl"})
-    beta: float = 0.1
-    right_weight: float = 1.0
-    wrong_weight: float = 1.0
+    beta: float = key(0.1, "factor of the margin to the reference; at 0 nothing is learned", above=0)
+    right_weight: float = key(1.0, "of right answers; 0 = they are left out", low=0)
+    wrong_weight: float = key(1.0, "of wrong answers; 0 = they are left out", low=0)
 
     def loss(self, t: Targets) -> Tensor:
         assert t.reference_logp is not None and t.reward is not None and t.mismatched_kl is not None

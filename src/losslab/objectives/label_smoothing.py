@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from losslab.keys import key
 from losslab.objectives import Distributions, Objective, Targets, Tensor
 
 
@@ -10,7 +11,7 @@ class LabelSmoothing(Objective):
     Source: arXiv 1512.00567, section 7, with the uniform distribution; as `label_smoothing` of torch's cross_entropy.
     """
 
-    epsilon: float = 0.1
+    epsilon: float = key(0.1, "probability that the target gives to all tokens; 0 = SFT", low=0, below=1)
 
     def __post_init__(self) -> None:
         if not 0 <= self.epsilon < 1:

@@ -1,6 +1,7 @@
 import math
 from dataclasses import dataclass
 
+from losslab.keys import key
 from losslab.objectives import Objective, Targets, Tensor, torch
 
 
@@ -13,7 +14,7 @@ class LUFFY(Objective):
     gamma 0.1. Its on-policy part is not here.
     """
 
-    gamma: float = 0.1
+    gamma: float = key(0.1, "probability of the tokens with the largest weight", above=0)
 
     def __post_init__(self) -> None:
         if not self.gamma > 0:

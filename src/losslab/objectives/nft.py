@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Targets, Tensor
 
 
@@ -21,7 +22,7 @@ class NFT(Objective):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_logp", "reward"})
-    floor: float = 1.0
+    floor: float = key(1.0, "smallest ratio in the logarithm of a wrong answer's loss", above=0)
 
     def __post_init__(self) -> None:
         if not self.floor > 0:

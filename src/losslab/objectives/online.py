@@ -7,6 +7,8 @@ They are settings; `losslab.online` trains with them.
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
+
 PROMPT_SHARE = 0.25  # of train.max_length, left to the prompt where max_new_tokens is not set
 
 
@@ -19,9 +21,9 @@ class OnPolicy:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    samples: int = 4  # answers to each question
-    temperature: float = 1.0
-    max_new_tokens: int | None = None  # of an answer; null = three quarters of train.max_length
+    samples: int = key(4, "answers to each question", low=1)
+    temperature: float = key(1.0, "of the answers; in distillation of both distributions too", low=1e-3)
+    max_new_tokens: int | None = key(None, "of an answer; null = three quarters of train.max_length", low=1)
 
     def answer_tokens(self, max_length: int) -> int:
         """The longest answer, in tokens; the rest of `max_length` is for the prompt."""
@@ -33,8 +35,9 @@ class Online(OnPolicy):
     """Reinforcement learning from rewarded answers: `train.updates` steps are taken on the answers of a step."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"old_logp"})  # which the trainer keeps
-    clip: float = 0.2  # of the probability ratio of an answer's token to 1 ± clip
-    kl: float = 0.0  # weight of the divergence from the model before training; the paper names none
+    samples: int = key(4, "answers to each question, which TRL's trainer of GRPO compares", low=2)
+    clip: float = key(0.2, "of the probability ratio of an answer's token to 1 ± clip", low=0)
+    kl: float = key(0.0, "weight of the divergence from the model before training; the paper names none", low=0)
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,12 @@ class PPO(Online):
     and the loss is averaged, over all tokens of a batch.
     """
 
-    value_weight: float = 0.5  # of the value model's loss
-    value_clip: float = 0.2  # of the change of a value
-    value_lr: float = 10.0  # the value model's learning rate, as a multiple of the policy's
-    gae_lambda: float = 1.0
+    value_weight: float = key(0.5, "of the value model's loss", low=0)
+    value_clip: float = key(0.2, "of the change of a value", low=0)
+    value_lr: float = key(10.0, "the value model's learning rate, as a multiple of the policy's", low=0)
+    gae_lambda: float = key(
+        1.0, "of generalised advantages: 0 = from the next value, 1 = from the whole reward", low=0, high=1
+    )
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,10 @@ class OPD(OnPolicy):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference_distribution", "teacher"})
-    samples: int = 1
-    beta: float = 1.0
+    samples: int = key(1, "answers to each question", low=1)
+    beta: float = key(
+        1.0, "0 = KL(teacher || policy), 1 = KL(policy || teacher), between them Jensen-Shannon", low=0, high=1
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta <= 1:
@@ -93,8 +100,10 @@ class OPSD(OPD):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"reference_distribution"})
-    beta: float = 0.5
-    teacher_prompt: str = "{problem}\n\n{solution}"
+    beta: float = key(
+        0.5, "0 = KL(teacher || policy), 1 = KL(policy || teacher), between them Jensen-Shannon", low=0, high=1
+    )
+    teacher_prompt: str = key("{problem}\n\n{solution}", "the question that the teacher reads")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Scope, Targets, Tensor, torch
 from losslab.objectives.dpo import logsigmoid
 
@@ -17,7 +18,7 @@ class ORPO(Objective):
 
     scope: ClassVar[Scope] = "sequence"
     needs: ClassVar[frozenset[Need]] = frozenset({"pairs"})
-    odds_weight: float = 0.1
+    odds_weight: float = key(0.1, "of the odds ratio; 0 = SFT on the chosen answers", low=0)
 
     def loss(self, t: Targets) -> Tensor:
         assert t.sequences % 2 == 0

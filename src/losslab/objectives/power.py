@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+from losslab.keys import key
 from losslab.objectives import Objective, Targets, Tensor, torch
 
 
@@ -12,7 +13,7 @@ class Power(Objective):
     is `Band` without limits.
     """
 
-    alpha: float = 10.0
+    alpha: float = key(10.0, "the weight is p^alpha: near 0 = SFT, 1 = DFT; loss=band takes 0 and less", above=0)
 
     def __post_init__(self) -> None:
         if self.alpha <= 0:

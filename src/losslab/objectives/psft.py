@@ -2,6 +2,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Targets, Tensor
 
 
@@ -15,7 +16,7 @@ class PSFT(Objective):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"old_logp"})
-    epsilon: float = 0.28
+    epsilon: float = key(0.28, "a token stops learning where its probability ratio passes 1 + epsilon", low=0)
 
     def loss(self, t: Targets) -> Tensor:
         assert t.old_logp is not None

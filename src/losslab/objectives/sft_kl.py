@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Targets, Tensor
 
 
@@ -12,7 +13,7 @@ class SFTKL(Objective):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_distribution"})
-    kl_weight: float = 0.1
+    kl_weight: float = key(0.1, "of the divergence from the reference; 0 = SFT", low=0)
 
     def loss(self, t: Targets) -> Tensor:
         return -t.logp + self.kl_weight * t.reference_kl

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Scope, Targets, Tensor
 from losslab.objectives.dpo import logsigmoid
 
@@ -16,8 +17,8 @@ class SimPO(Objective):
 
     scope: ClassVar[Scope] = "sequence"
     needs: ClassVar[frozenset[Need]] = frozenset({"pairs"})
-    beta: float = 2.0
-    gamma: float = 0.5
+    beta: float = key(2.0, "factor of the margin between the answers; at 0 nothing is learned", above=0)
+    gamma: float = key(0.5, "what is subtracted from the margin times beta; 0 = nothing")
 
     def loss(self, t: Targets) -> Tensor:
         assert t.sequences % 2 == 0

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Need, Objective, Scope, Targets, Tensor
 
 
@@ -16,7 +17,7 @@ class TALR(Objective):
 
     scope: ClassVar[Scope] = "batch"
     needs: ClassVar[frozenset[Need]] = frozenset({"batch_nll"})
-    w_min: float = 0.01
+    w_min: float = key(0.01, "smallest weight of a token; 1 = SFT", low=0, high=1)
 
     def loss(self, t: Targets) -> Tensor:
         assert t.batch_nll is not None

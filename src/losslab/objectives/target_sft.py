@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Distributions, Need, Objective, Targets, Tensor
 
 
@@ -16,7 +17,7 @@ class TargetSFT(Objective):
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_distribution"})
     metrics: ClassVar[tuple[str, ...]] = ("cross_entropy_with_r",)
-    eta: float = 0.5
+    eta: float = key(0.5, "share of the reference in the target distribution; 0 = DFT", low=0, high=1)
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from losslab.keys import key
 from losslab.objectives import Objective, Targets, Tensor
 
 
@@ -13,8 +14,10 @@ class Threshold(Objective):
     tokens: set train.normaliser=kept_tokens. A middle band is `Band`.
     """
 
-    tau: float = 0.1
-    direction: Literal["above", "below"] = "above"
+    tau: float = key(0.1, "limit of p between tokens that are trained and others", low=0, high=1)
+    direction: Literal["above", "below"] = key(
+        "above", "the side of tau on which tokens are trained; those at tau always are"
+    )
 
     def __post_init__(self) -> None:
         if self.direction not in ("above", "below"):

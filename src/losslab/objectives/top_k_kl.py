@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Distributions, Need, Objective, Targets, Tensor, torch
 
 
@@ -13,7 +14,7 @@ class TopKKL(Objective):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"reference_distribution", "teacher"})
-    top_k: int = 32
+    top_k: int = key(32, "the teacher's most likely tokens; all others count as one", low=1)
 
     def __post_init__(self) -> None:
         if self.top_k < 1:

@@ -1,6 +1,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from losslab.keys import key
 from losslab.objectives import Distributions, Objective, Targets, Tensor
 
 
@@ -12,7 +13,7 @@ class ZLoss(Objective):
     """
 
     metrics: ClassVar[tuple[str, ...]] = ("z",)
-    z_weight: float = 1e-4
+    z_weight: float = key(1e-4, "of the squared logarithm of the normaliser; 0 = SFT", low=0)
 
     def row_term(self, d: Distributions) -> Tensor:
         return d.logsumexp.square()
