@@ -136,3 +136,70 @@ def test_a_plan_says_what_it_can_show_from_assumptions_and_from_the_base(tmp_pat
     assert "sweep.difference=18: " in said and " seeds" in said and "samples of each problem" not in said
     unknown = plan_power.sentence(groups("benchmark.tiny_add.path=problems.jsonl"))
     assert unknown.startswith("power: not known before the problems of tiny_add are read")
+
+
+def test_a_plan_speaks_of_each_model_by_itself(tmp_path):
+    """One has a scored base and one more row; two of which nothing is on record are named together."""
+    words = ["dataset=embedded", "benchmark=[tiny_add]", f"machine.results={tmp_path}", "eval.samples=4", "loss=sft"]
+    tiny = composed(["model=tiny", *words])
+
+    def groups(model: str, losses: tuple[str, ...]) -> list:
+        own = replace(tiny, names=replace(tiny.names, model=model), model=replace(tiny.model, path=model))
+        return [[replace(own, names=replace(own.names, loss=loss), seed=seed) for seed in range(3)] for loss in losses]
+
+    base = replace(groups("a", ("base",))[0][0], loss={"_target_": "losslab.objectives.base.Base"})
+    right = [4, 3, 2, 4, 0] * 8
+    part = {"score": 65.0, "interval": None, "samples": 4, "right": {"official": right}}
+    write_json(Cell.of(base).scores(base) / "scores.json", {"benchmarks": {"tiny_add": part}, "verdict": "official"})
+    said = plan_power.sentence(
+        groups("a", ("sft", "dft", "x")) + groups("b", ("sft", "dft")) + groups("c", ("sft", "dft"))
+    )
+    of_a, of_others = said.split("\npower of b and c: ")
+    known, unknown = assumed([true_chances(np.array(right) / 4, 4)], [4]), assumed([uniform_chances(40)], [4])
+    three = detectable(known, 3, simultaneous_level(3))
+    assert of_a.startswith(f"power of a: between two of 3 rows 3 seeds show {three:.1f} points")
+    assert "as hard as for the base" in of_a and "spread evenly" in of_others
+    assert of_others.startswith(f"between two of 2 rows 3 seeds show {detectable(unknown, 3):.1f} points")
+    assert plan_power.sentence(groups("a", ("sft",)) + groups("b", ("sft",))) == ""
+
+
+def test_a_plan_takes_the_variance_between_recorded_runs(tmp_path):
+    """Of three seeds: of two rows the difference, of one row twice its own; two seeds are too few."""
+    words = ["model=tiny", "dataset=embedded", "benchmark=[tiny_add]", f"machine.results={tmp_path}", "eval.samples=4"]
+    config = composed([*words, "loss=sft"])
+    objectives = {"sft": "losslab.objectives.sft.SFT", "dft": "losslab.objectives.dft.DFT"}
+    of_objectives = [
+        replace(config, loss={"_target_": target}, names=replace(config.names, loss=loss))
+        for loss, target in objectives.items()
+    ]
+    rows = [[replace(one, seed=seed) for seed in range(4)] for one in of_objectives]
+
+    def record(row: int, seed: int, right: list[int]) -> None:
+        one = rows[row][seed]
+        part = {"score": 25 * float(np.mean(right)), "interval": None, "samples": 4, "right": {"official": right}}
+        content = {"benchmarks": {"tiny_add": part}, "verdict": "official"}
+        write_json(Cell.of(one).scores(one) / "scores.json", content)
+
+    constant = "runs of one recipe differ by 0.41 points on the average of five benchmarks"
+    for seed in range(2):
+        record(0, seed, [1 + seed] * 40)
+    assert constant in plan_power.sentence(rows)
+    record(0, 2, [3] * 40)
+    # 25, 50 and 75% on every problem: a variance of 625 without any rest, and of the difference twice as much.
+    said = plan_power.sentence(rows)
+    assert (
+        "differences of the average vary between runs by 35.36 points (standard deviation), as measured over 3" in said
+    )
+    assert (
+        f"4 seeds show {detectable(assumed([uniform_chances(40)], [4], 1250.0), 4):.1f} points of the average" in said
+    )
+    own = [[replace(one, model=replace(one.model, pretrain_seed=None)) for one in row] for row in rows]
+    for row, seed in ((0, 0), (0, 1), (0, 2)):
+        rows[row][seed] = own[row][seed]
+        record(row, seed, [1 + seed] * 40)
+    assert constant in plan_power.sentence(own)  # its base changes with the seed, and cancels in a difference
+    for seed, more in enumerate((1, 0, 1)):
+        rows[1][seed] = own[1][seed]
+        record(1, seed, [1 + seed + more] * 40)
+    # Differences of 25, 0 and 25 points on every problem.
+    assert f"vary between runs by {(625 / 3) ** 0.5:.2f} points" in plan_power.sentence(own)

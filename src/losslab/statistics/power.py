@@ -58,12 +58,13 @@ def between_runs(benchmarks: int) -> float:
     return 2 * BETWEEN_RUNS**2 * BENCHMARKS_OF_RUNS / benchmarks
 
 
-def assumed(chances: Sequence[Floats], samples: Sequence[int]) -> Variances:
+def assumed(chances: Sequence[Floats], samples: Sequence[int], runs: float | None = None) -> Variances:
     """Variances of the mean difference of two rows whose models are as good as a scored one, in squared points.
 
     Args:
         chances: for each benchmark, each problem's probability of a right sample, between 0 and 1.
         samples: for each benchmark, the samples of each problem per seed.
+        runs: variance between runs of the difference, without the noise of samples, where it was measured.
     """
     count = len(chances)
     omega = [2 * (1 - CORRELATION) * float(p.var(ddof=1)) for p in chances]
@@ -71,7 +72,7 @@ def assumed(chances: Sequence[Floats], samples: Sequence[int]) -> Variances:
     scale = [1e4 / len(p) / count**2 for p in chances]  # to squared points of the average
     noise = sum(2 * s / n * c for s, n, c in zip(sigma, samples, scale, strict=True))
     problems = tuple((o * c, len(p) - 1) for o, c, p in zip(omega, scale, chances, strict=True))
-    return Variances(between_runs(count) + noise, problems, noise)
+    return Variances((between_runs(count) if runs is None else runs) + noise, problems, noise)
 
 
 def true_chances(shares: Floats, samples: int) -> Floats:
