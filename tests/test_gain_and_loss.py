@@ -53,6 +53,16 @@ def test_gain_and_loss_are_paired_with_the_base(tmp_path):
     assert points["dft"].loss.half == 0.0
 
 
+def test_a_row_equal_to_the_base_is_not_on_the_front_and_of_equal_rows_both_are(tmp_path, monkeypatch):
+    """nft answers as the base does; iw_sft gains and loses as much as sft, on other problems."""
+    monkeypatch.setitem(RIGHT, "nft", RIGHT["base"])
+    monkeypatch.setitem(RIGHT, "iw_sft", {name: right[::-1] for name, right in RIGHT["sft"].items()})
+    records(tmp_path)
+    table = tables.build(SweepConfig(name="study"), str(tmp_path))
+    fronts = {p.row.label: p.front for p in gain_and_loss.tradeoffs(table, ProblemShares(table))}
+    assert fronts == {"sft": True, "iw_sft": True, "dft": True, "nft": False}
+
+
 def test_rows_of_other_seeds_are_not_on_one_front(tmp_path):
     """The base has two seeds, and sft, which is on the front with them, the first alone."""
     records(tmp_path, seeds=(0, 1))
@@ -96,7 +106,7 @@ def test_the_table_names_the_front_and_the_page_draws_it(tmp_path, capsys):
         "| model | objective | gain | loss | seeds | Pareto front |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    assert "| tiny | nft | +0.0 ± 0.0 | +12.5 ±" in text and "mean of math500, amc23. Loss: the decrease" in text
+    assert "| tiny | nft | +0.0 | +12.5 ±" in text and "mean of math500, amc23. Loss: the decrease" in text
     rows = list(csv.DictReader((folder / "gain_and_loss.csv").open()))
     fronts = {row["objective"]: (float(row["gain"]), float(row["loss"]), row["pareto_front"]) for row in rows}
     assert fronts == {"sft": (25.0, 25.0, "True"), "dft": (12.5, 0.0, "True"), "nft": (0.0, 12.5, "False")}

@@ -62,19 +62,24 @@ def tradeoffs(table: Table, shares: ProblemShares) -> list[Tradeoff]:
                 loss = over_seeds_and_problems([-change for change in changed], level, of_changed)
                 measured.append((row, gain, loss, tuple(points.seeds)))
         for row, gain, loss, seeds in measured:
-            alike = [(g.mean, m.mean, s) for other, g, m, s in measured if other.measure == row.measure]
+            alike = [(*_point(g, m), s) for other, g, m, s in measured if other.measure == row.measure]
             usual = Counter(s for *_, s in alike).most_common(1)[0][0]
             rivals = [(g, m) for g, m, s in alike if s == usual]
-            front = seeds == usual and _on_front((gain.mean, loss.mean), rivals)
+            front = seeds == usual and _on_front(_point(gain, loss), rivals)
             of_models.append(Tradeoff(row, gain, loss, front, seeds))
     return of_models
 
 
+def _point(gain: Estimate, loss: Estimate) -> tuple[float, float]:
+    """The means, equal where they are equal but for rounding."""
+    return round(gain.mean, 9), round(loss.mean, 9)
+
+
 def _on_front(point: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
-    """Whether no other point, nor the base at (0, 0), has at least this gain and at most this loss."""
-    return not any(
-        gain >= point[0] and loss <= point[1] for gain, loss in [*others, (0.0, 0.0)] if (gain, loss) != point
-    )
+    """Whether neither the base at (0, 0) nor another point, unless it is equal, has at least this gain and at most this
+    loss."""
+    rivals = [(0.0, 0.0), *(other for other in others if other != point)]
+    return not any(gain >= point[0] and loss <= point[1] for gain, loss in rivals)
 
 
 def sheet(table: Table, points: Sequence[Tradeoff], divergences: Sequence[Divergence] = ()) -> Sheet:
@@ -95,9 +100,9 @@ def sheet(table: Table, points: Sequence[Tradeoff], divergences: Sequence[Diverg
     caption = (
         "Percentage points relative to the base, ± half of the 95% interval; the intervals of a model are "
         f"simultaneous (Šidák). Gain: the mean of {', '.join(mathematics)}. Loss: the decrease of the mean of "
-        f"{', '.join(forgotten)}. On the Pareto front, by the means: no other row, nor the base, has at least its gain "
-        "with at most its loss, among the rows of one protocol, verdict and number of samples with the seeds that most "
-        "have; of one seed the interval covers other problems alone."
+        f"{', '.join(forgotten)}. On the Pareto front, by the means: neither the base nor another row, unless it is "
+        "equal in both, has at least its gain with at most its loss, among the rows of one protocol, verdict and "
+        "number of samples with the seeds that most have; of one seed the interval covers other problems alone."
     )
     if missing:
         caption += f" Not shown, since they do not share a seed and all benchmarks with a base: {', '.join(missing)}."
