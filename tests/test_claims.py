@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from test_conclusion import scored
 from test_tables import cell
 
 from losslab.composition.experiment_files import declared
@@ -11,18 +12,23 @@ from losslab.config.sweep import DirectionConfig, SweepConfig
 from losslab.data.probability_bins import EDGES
 from losslab.files.json_files import read_json, write_json, write_lines
 from losslab.records.record import Cell
-from losslab.results import claims, tables
-from losslab.results.claims import judge
+from losslab.results import claims, compare_to_baselines, tables
+from losslab.results.conclusion import conclude
 from losslab.results.load_records import CellScores
+from losslab.results.problem_shares import ProblemShares
 from losslab.results.table_formats import markdown
 from losslab.results.tables import Measure, Table, declared_measures
-from losslab.statistics.intervals import Estimate
+from losslab.statistics.intervals import Estimate, over_problems
 
 CLAIM = DirectionConfig("DFT is above SFT", {"loss": "dft"}, {"loss": "sft"})
 
 
 def study(results, *claims):
     return tables.build(SweepConfig(name="study", directions=list(claims)), str(results))
+
+
+def judge(claim: DirectionConfig, table: Table) -> claims.JudgedClaim:
+    return claims.judge(claim, table, ProblemShares(table))
 
 
 def test_differences_are_paired_by_seed(tmp_path):
@@ -34,24 +40,53 @@ def test_differences_are_paired_by_seed(tmp_path):
     assert found.differences == pytest.approx({0: 10, 1: 12, 2: 14})
     # the seeds differ by 10 points, the pairs by 2: t(0.975, 2) s / sqrt(n) of 10, 12, 14
     assert (found.estimate.mean, found.estimate.half) == pytest.approx((12, 4.3027 * 2 / 3**0.5), rel=1e-4)
-    assert found.verdict == "holds"
+    assert found.outcome == "holds"
     back = judge(DirectionConfig("SFT is above DFT", {"loss": "sft"}, {"loss": "dft"}), study(tmp_path))
-    assert back.verdict == "the other way round" and back.estimate.mean == pytest.approx(-12)
+    assert back.outcome == "the other way round" and back.estimate.mean == pytest.approx(-12)
 
 
-def test_a_verdict_needs_an_interval_without_zero(tmp_path):
-    assert judge(CLAIM, study_of(tmp_path / "none", [])).verdict == "not measured"
-    assert judge(CLAIM, study_of(tmp_path / "one", [(50, 60)])).verdict == "open"
+def test_a_claim_has_the_interval_of_the_conclusion(tmp_path):
+    """Two seeds that agree to the last sample: over problems, as beside the baselines; one seed decides no claim."""
+    for seed in range(2):
+        scored(tmp_path, "sft", seed, [0, 1, 2, 1, 0])
+        scored(tmp_path, "dft", seed, [2, 2, 4, 1, 1])
+    table = study(tmp_path, CLAIM)
+    found = judge(CLAIM, table)
+    assert found.differences == {0: pytest.approx(30.0), 1: pytest.approx(30.0)} and found.outcome == "holds"
+    assert found.estimate.half == pytest.approx(over_problems([50.0, 25.0, 50.0, 0.0, 25.0] * 10).half)
+    (pair,) = conclude(table)[0].pairs
+    assert (pair.difference.mean, pair.difference.half) == pytest.approx((found.estimate.mean, found.estimate.half))
+    (line,) = compare_to_baselines.sheet("dft", [table]).rows
+    assert line[-2].text == "20.0 (+30.0 ± 5.4, better)" and f"{found.estimate:.1f}" == "30.0 ± 5.4"
+    scored(tmp_path / "one", "sft", 0, [0, 1, 2, 1, 0])
+    scored(tmp_path / "one", "dft", 0, [2, 2, 4, 1, 1])
+    one = judge(CLAIM, study(tmp_path / "one"))
+    assert one.estimate.half == pytest.approx(found.estimate.half) and one.outcome == "open"
+
+
+def test_equal_differences_of_two_seeds_have_no_interval_and_decide_no_claim(tmp_path):
+    """In the table of claims, and beside the baselines."""
+    table = study_of(tmp_path, [(50.0, 50.3), (70.0, 70.3)], CLAIM)
+    (found,) = claims.judged(table, ProblemShares(table))
+    assert found.outcome == "open" and found.estimate.half is None
+    assert "| DFT is above SFT | open | 0.30 | 2 |" in markdown(claims.sheet([found])).splitlines()
+    (line,) = compare_to_baselines.sheet("dft", [table]).rows
+    assert line[-2].text == "60.0 ± 127.1 (+0.3, open)"
+
+
+def test_a_claim_needs_an_interval_without_zero(tmp_path):
+    assert judge(CLAIM, study_of(tmp_path / "none", [])).outcome == "not measured"
+    assert judge(CLAIM, study_of(tmp_path / "one", [(50, 60)])).outcome == "open"
     # mean 1, s = sqrt(3): half = 4.3
-    assert judge(CLAIM, study_of(tmp_path / "three", [(50, 50), (50, 50), (50, 53)])).verdict == "open"
+    assert judge(CLAIM, study_of(tmp_path / "three", [(50, 50), (50, 50), (50, 53)])).outcome == "open"
 
 
-def study_of(results, pairs):
+def study_of(results, pairs, *claims):
     cell(results, "base", 0, {"math500": 10})
     for seed, (low, high) in enumerate(pairs):
         cell(results, "sft", seed, {"math500": low})
         cell(results, "dft", seed, {"math500": high})
-    return study(results)
+    return study(results, *claims)
 
 
 def test_rows_are_told_apart_by_any_key(tmp_path):
@@ -146,8 +181,7 @@ def test_the_table_of_claims(tmp_path):
     for seed, high in enumerate([60, 62, 64]):
         cell(tmp_path, "sft", seed, {"math500": 50})
         cell(tmp_path, "dft", seed, {"math500": high})
-    lines = markdown(
-        claims.sheet(study(tmp_path, CLAIM, DirectionConfig("nobody ran it", {"loss": "x"}, {"loss": "y"})))
-    ).splitlines()
+    table = study(tmp_path, CLAIM, DirectionConfig("nobody ran it", {"loss": "x"}, {"loss": "y"}))
+    lines = markdown(claims.sheet(claims.judged(table, ProblemShares(table)))).splitlines()
     assert "| DFT is above SFT | holds | 12.00 ± 4.97 | 3 |" in lines
     assert "| nobody ran it | not measured | – | 0 |" in lines

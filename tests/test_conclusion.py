@@ -137,8 +137,8 @@ def test_one_seed_each_decides_nothing_and_says_what_would():
 
 def test_averages_over_other_seeds_do_not_turn_a_difference_round():
     """dft has the higher average, by seeds that sft lacks; on the two that both have, sft is ahead by 2."""
-    common = np.array([[0.55, 0.55, 0.56, 0.54], [0.552, 0.552, 0.562, 0.542]])
-    rest = np.array([[0.64] * 4, [0.65] * 4, [0.66] * 4])
+    common = np.tile([[0.55, 0.55, 0.56, 0.54], [0.552, 0.552, 0.562, 0.542]], 4)
+    rest = np.array([[0.64] * 16, [0.65] * 16, [0.66] * 16])
     found = concluded({"dft": {"x": np.concatenate([common, rest])}, "sft": {"x": common + 0.02}})
     (pair,) = found.pairs
     assert (pair.higher, pair.lower, pair.seeds, found.seeds) == ("sft", "dft", 2, (2, 2)) and pair.decided
@@ -175,11 +175,11 @@ def test_a_seed_that_lacks_a_benchmark_is_left_out_and_named(tmp_path, lacking):
     (pair,) = found.pairs
     assert (pair.higher, pair.lower, pair.seeds) == ("dft", "sft", 2) and pair.decided
     assert found.left_out == ["dft lacks benchmarks in 1 of its 3 seeds"]
-    assert "over 2 seeds and 6 problems of math500, amc23" in text([found])
+    assert "over 2 seeds and 60 problems of math500, amc23" in text([found])
     write_tables(["study"], str(tmp_path))
     rows = (tmp_path / "tables/study/table.md").read_text()
-    assert "| tiny | dft | **83.3 ± 0.0** [1] | **83.3 ± 0.0** | **83.3 ± 0.0** | 2/3 |" in rows
-    assert "| 33.3 ± 0.0 | 3 |" in rows and "\n[1] Over 3 seeds.\n" in rows
+    assert "| tiny | dft | **83.3** [1] | **83.3** | **83.3** | 2/3 |" in rows
+    assert "| 33.3 | 3 |" in rows and "\n[1] Over 3 seeds.\n" in rows
     lines = (tmp_path / "tables/study/table.csv").read_text().splitlines()
     assert lines[0].endswith(
         "seeds,seeds_asked,math500,math500_half,math500_seeds,amc23,amc23_half,amc23_seeds,average,"
@@ -235,7 +235,7 @@ def test_scores_on_other_problems_are_rows_of_their_own(tmp_path):
         "dft problems=math500:bbbbbbbb is scored by another protocol, verdict, number of samples or set of problems"
     ]
     page = markdown_of(compare_to_baselines.sheet("dft", [table]))
-    assert "| study | problems=math500:bbbbbbbb | 83.3 ± 0.0 | – |" in page
+    assert "| study | problems=math500:bbbbbbbb | 83.3 | – |" in page
 
 
 def test_the_measure_that_the_file_declares_is_the_one_that_compares(tmp_path):
@@ -291,7 +291,8 @@ def test_a_base_that_nothing_improves():
 def scored(
     results: Path, loss: str, seed: int, right: list[int], lr: float = 1e-3, sweep: str = "study", **facts
 ) -> None:
-    """A record of 4 samples of each problem of math500; `facts` are of its scores."""
+    """A record of 4 samples of ten times these problems of math500; `facts` are of its scores."""
+    right = 10 * right
     made = cell(results, loss, seed, {"math500": 25 * float(np.mean(right))}, lr, samples=4, sweep=sweep)
     (folder,) = (made.folder / "scores").iterdir()
     content = read_json(folder / "scores.json")
@@ -348,7 +349,7 @@ def test_from_records_to_the_terminal_the_files_and_what_was_not_compared(tmp_pa
     assert "Not compared: iw_sft has no score." in said
     cut = "30% of the answers of dft to math500 are cut by length"
     assert f"{cut}; 10% of these are right all the same." in said  # 0, 3 and 6 of 30 points
-    assert "The training rows hold the question of 2 of the 5 problems of math500." in said
+    assert "The training rows hold the question of 2 of the 50 problems of math500." in said
 
 
 def test_what_was_not_searched_is_named_beside_what_was_found(tmp_path):
@@ -358,7 +359,7 @@ def test_what_was_not_searched_is_named_beside_what_was_found(tmp_path):
     (found,) = conclude(tables.build(SweepConfig(name="study"), str(tmp_path)))
     assert sentences(found)[-2:] == [
         "Not all rows were checked for problems of the benchmarks in their training data.",
-        "The training rows hold the question of 2 of the 3 problems of math500.",
+        "The training rows hold the question of 2 of the 30 problems of math500.",
     ]
 
 
@@ -496,3 +497,21 @@ def test_seeds_that_change_nothing_are_said_to():
     assert ": of a base with equal scores in all seeds it covers other problems; never" in caption(
         Table(SweepConfig(name="x"), ["a"], [], rows, [])
     )
+
+
+def test_rows_of_several_learning_rates_are_told_with_theirs_and_not_called_one_recipe(tmp_path):
+    for loss, rates in (("sft", (1e-4, 4e-4)), ("dft", (1e-4,))):
+        for lr in rates:
+            for seed in range(2):
+                scored(tmp_path, loss, seed, [1, 2, 1], lr=lr, seen_exact=0)
+    (found,) = conclude(tables.build(SweepConfig(name="study"), str(tmp_path)))
+    assert sentences(found)[-2:] == [
+        "This is one model, tiny, and one prompt: another of these may order the rows otherwise.",
+        "The rows have different learning rates, none of them tuned, which may order them too: "
+        "0.0001: sft, dft; 0.0004: sft.",
+    ]
+    one = replace(found, rates={"sft": [1e-4], "dft": [1e-4]}, one_recipe=True)
+    assert sentences(one)[-2:] == [
+        "This is one model, tiny, one recipe and one prompt: another of these may order the rows otherwise.",
+        "All objectives have the learning rate 0.0001; none has one that was chosen for it.",
+    ]

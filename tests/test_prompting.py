@@ -158,7 +158,7 @@ def test_rows_of_other_prompts_are_rows_of_their_own_with_the_prompt_as_a_column
     assert table_formats.markdown(sheet).splitlines()[2:5] == [
         "| model | objective | prompt | math500 | average | seeds |",
         "|---|---|---|---:|---:|---:|",
-        "| tiny | sft | model | 40.0 ± 0.0 | 40.0 ± 0.0 | 2 |",
+        "| tiny | sft | model | 40.0 | 40.0 | 2 |",
     ]
     assert r"\begin{tabular}{lllrrr}" in table_formats.latex(sheet)
     rows = list(csv.DictReader(io.StringIO(table_formats.to_csv(table, None))))

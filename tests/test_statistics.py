@@ -39,10 +39,20 @@ def test_students_quantiles(degrees, level, quantile):
 def test_over_seeds_by_hand():
     estimate = over_seeds([50.0, 52.0, 54.0])
     assert (estimate.mean, estimate.half) == (52.0, pytest.approx(T[2] * 2 / 3**0.5, rel=1e-5))
-    assert over_seeds([7.0]) == Estimate(7.0) and over_seeds([7.0, 7.0]) == Estimate(7.0, 0.0)
+    assert over_seeds([7.0]) == over_seeds([7.0, 7.0]) == Estimate(7.0)
     assert (f"{estimate}", f"{Estimate(7.0):.2f}") == ("52.0 ± 5.0", "7.00")
     assert estimate.contains(47.1) and not estimate.contains(46.9) and Estimate(7.0).contains(7.0) is None
     assert estimate.nonzero and not Estimate(5.0, 6.0).nonzero and not Estimate(5.0).nonzero
+
+
+def test_a_few_equal_numbers_have_no_interval():
+    """Also if they are equal but for rounding; thirty of seeds and problems have one, and so have those of one seed."""
+    assert 70.3 - 70 != 20.3 - 20 and over_seeds([70.3 - 70, 20.3 - 20]).half is None
+    assert not over_seeds([0.3, 0.3]).nonzero and over_seeds([0.3, 0.31]).half > 0.06
+    assert over_seeds_and_problems([np.full((2, 14), 0.3)]).half is None
+    assert over_seeds_and_problems([np.full((2, 7), 0.3), np.full((2, 7), 0.5)], 0.99).half is None
+    assert [over_seeds_and_problems([np.full(shape, 0.25)]).half for shape in ((2, 15), (1, 4))] == [0.0, 0.0]
+    assert intervals.over_clusters(np.full(4, 3.0), np.full(4, 2.0)) == Estimate(1.5, 0.0)
 
 
 def test_over_problems_by_hand():
@@ -80,8 +90,8 @@ def test_a_paired_difference_forgets_what_both_share():
     rng = np.random.default_rng(0)
     a = {name: rng.random((3, size)) for name, size in (("x", 20), ("y", 7))}
     b = {name: values + 0.1 for name, values in a.items()}
-    assert {name: (round(e.mean, 9), round(e.half, 9)) for name, e in paired(a, b).items()} == {
-        "x": (10.0, 0.0), "y": (10.0, 0.0), "average": (10.0, 0.0)
+    assert {name: (round(e.mean, 9), e.half and round(e.half, 9)) for name, e in paired(a, b).items()} == {
+        "x": (10.0, 0.0), "y": (10.0, None), "average": (10.0, 0.0)
     }  # fmt: skip
     shuffled = rng.permutation(20)
     c = {name: rng.random(values.shape) for name, values in a.items()}
@@ -124,23 +134,36 @@ def test_simultaneous_intervals_are_sidaks():
         assert together.mean == alone.mean and together.half > alone.half
 
 
+def recorded(title: str) -> list[list[str]]:
+    """The lines of a table of coverage.md, as benchmarks/coverage.py last wrote it, below its head."""
+    parts = (ROOT / "results/benchmarks/coverage.md").read_text().split("\n## ")
+    (lines,) = (part.splitlines() for part in parts if part.startswith(f"{title}\n"))
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
+
+
+@pytest.mark.parametrize("ratio", coverage.RATIOS)
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_intervals_over_seeds_and_problems_hold_the_truth_as_often_as_is_quoted(seeds, ratio):
+    """In 92.4 to 97.3%, as coverage.md has it of this case; of 2,000 drawn ones 1.5% less or more by chance."""
+    name = " : ".join(f"{part:g}" for part in ratio)
+    (expected,) = (float(row[seeds]) for row in recorded("Over seeds and problems") if row[:2] == [name, "30"])
+    rng = np.random.default_rng(1)
+    found = coverage.coverage(lambda: over_seeds_and_problems([coverage.crossed(seeds, 30, ratio, rng)]), 0.0, 2000)
+    assert found == pytest.approx(expected, abs=1.5) and 92.4 <= expected <= 97.3
+
+
 @pytest.mark.parametrize(
     ("draw", "truth"),
     [
         *((lambda rng, n=n: over_seeds(rng.normal(size=n)), 0.0) for n in (2, 3, 4, 5)),
-        *(
-            (lambda rng, n=n, r=ratio: over_seeds_and_problems([coverage.crossed(n, 40, r, rng)]), 0.0)
-            for n in (3, 5)
-            for ratio in ((0.6, 0.3, 0.1), (0.3, 0.3, 0.4), (0.1, 0.8, 0.1), (0.5, 0.0, 0.5))
-        ),
         (lambda rng: over_problems(coverage.bernoulli(200, 16, 0.5, rng)), 0.5),
         (lambda rng: over_problems(coverage.bernoulli(200, 4, 0.3, rng)), 0.3),
     ],
 )
-def test_intervals_hold_the_truth_as_often_as_they_say(draw, truth):
-    """In 94 to 96% of these cases; of 2,000 drawn ones 1% less and 1% more by chance. All of it: coverage.md."""
+def test_intervals_over_one_of_both_hold_the_truth_as_often_as_they_say(draw, truth):
+    """In 94 to 96% of these cases; of 2,000 drawn ones 1.5% less or more by chance."""
     rng = np.random.default_rng(1)
-    assert 93.0 <= coverage.coverage(lambda: draw(rng), truth, 2000) <= 97.0
+    assert 92.5 <= coverage.coverage(lambda: draw(rng), truth, 2000) <= 97.5
 
 
 def test_where_seeds_agree_by_chance_they_are_taken_not_to_differ():
@@ -183,12 +206,9 @@ def test_half_of_an_interval_has_no_sign():
 
 def test_the_coverage_that_the_docstring_quotes_is_the_simulated_one():
     """Its smallest and largest figures, as benchmarks/coverage.py last wrote them."""
-    parts = (ROOT / "results/benchmarks/coverage.md").read_text().split("\n## ")
-    tables = {part.splitlines()[0]: [line.strip("| ").split(" | ") for line in part.splitlines()] for part in parts}
 
     def ends(title: str, columns: slice, lines: slice = slice(None)) -> tuple[float, float]:
-        rows = [row for row in tables[title] if len(row) > 1][2:][lines]
-        found = [float(value) for row in rows for value in row[columns]]
+        found = [float(value) for row in recorded(title)[lines] for value in row[columns]]
         return min(found), max(found)
 
     quoted = " ".join((intervals.__doc__ or "").split())

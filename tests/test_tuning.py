@@ -97,7 +97,7 @@ def test_by_hand():
     assert own == {"base 0.0": [50.0, 50.0], "sft": [50.0, 50.0], "dft": [75.0, 100.0]}
     assert [entry.scores["x"].mean for entry in tuned.shared[0].row.entries] == [50.0, 25.0]
     text = table_formats.markdown(tuning.sheet(tuned))
-    assert "| tiny | sft | own: 0.0001 (1 seed), 1e-05 (1 seed) | 50.0 ± 0.0 | 50.0 ± 0.0 | 2 |" in text
+    assert "| tiny | sft | own: 0.0001 (1 seed), 1e-05 (1 seed) | 50.0 | 50.0 | 2 |" in text
     assert "| tiny | sft | shared: 0.0001 (2 seeds) |" in text
     assert tuning.to_json(tuned)["benchmarks"]["x"] == {"problems": "hash", "chose": np.flatnonzero(mask).tolist()}
     (conclusion,) = conclusions(table, shares, tuning.tune(table, shares))

@@ -7,7 +7,7 @@ losslab toy-suite twins=table1,facts seed=0    some of them, with one seed
 losslab toy-suite run=false                    tables and figures again, from the existing records
 
 Other arguments are overrides of every sweep. All goes to results/toy_suite: records, logs and tables in its folders,
-and beside them what is worth a commit, the tables, figures, verdicts and hashes of records of the twins that are
+and beside them what is worth a commit, the tables, figures, claims and hashes of records of the twins that are
 complete and were run as their files have them. docs/toy_suite.md says what they are worth.
 """
 
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
             else "cells are missing, or are of other objectives or of earlier code"
         )
         print(f"not copied to {results}, since {why}: {', '.join(left)}")
-    print(f"tables, figures, verdicts: {results}/tables/toy_suite")
+    print(f"tables, figures, claims: {results}/tables/toy_suite")
     return int(not done)
 
 

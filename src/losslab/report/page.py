@@ -20,6 +20,7 @@ from losslab.report.rows import DRAWN, ReportRow, by_model
 from losslab.report.token_views import token_views
 from losslab.results import (
     breakdown,
+    claims,
     gain_and_loss,
     kl_to_base,
     paper,
@@ -115,7 +116,8 @@ def _numbers(ablation: Ablation, points: Sequence[Tradeoff], divergences: Sequen
     """What the template shows in tables, by the name that it has there."""
     table, rows, shares = ablation.table, ablation.rows, ablation.shares
     comparison, by_part = paper.compare(table), list(breakdown.sheets(table))
-    tuned, divergences = tuning.tune(table, shares), shown_divergences(table, divergences)
+    judged, tuned = claims.judged(table, shares), tuning.tune(table, shares)
+    divergences = shown_divergences(table, divergences)
     of_cells = {cell.folder: costs.cell_cost(cell, shares.scores) for row in rows for cell in row.cells}
     concluded = conclusions(table, shares, tuned)
     return {
@@ -124,7 +126,7 @@ def _numbers(ablation: Ablation, points: Sequence[Tradeoff], divergences: Sequen
         "conclusions": [(conclusion.model, sentences(conclusion)) for conclusion in concluded],
         "columns": table.columns,
         "caption": table_formats.caption(table),
-        "sheets": [*sheets.beside_scores(table, comparison, tuned, points, divergences), *by_part],
+        "sheets": [*sheets.beside_scores(table, comparison, judged, tuned, points, divergences), *by_part],
         "numbers": {
             *table.columns,
             "difference",

@@ -1,10 +1,11 @@
 """Judges the claims of a sweep: expected differences between two of its rows.
 
-Rows are paired by seed, so that the effect of a seed on both cancels; the 95% interval of the mean difference
-(Student's t over seeds) decides.
+Rows are paired by seed and problem, and the 95% interval of the mean difference decides. It is over seeds and problems,
+as that of a conclusion, and over seeds alone where no problems are on record: after a step, in a share of tokens, and
+in older records.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +17,17 @@ from losslab.data.probability_bins import EDGES, RARE, SURE
 from losslab.files.csv_files import csv_text
 from losslab.results.learning_curves import AVERAGE, values
 from losslab.results.probability_plots import read_probabilities
+from losslab.results.problem_shares import ProblemShares
 from losslab.results.table_formats import MISSING, Sheet, SheetCell
 from losslab.results.tables import Measure, Row, Table, declared_measures
-from losslab.statistics.intervals import Estimate, over_seeds
+from losslab.statistics.intervals import Estimate, over_seeds, over_seeds_and_problems
 
 CAPTION = (
-    "Differences in percentage points of the average, or of the answer tokens, paired by seed, with 95% intervals. "
-    "A claim holds if the interval is above zero, and is open if zero lies inside. The intervals are for other seeds "
-    "on the same problems, and are not corrected for the number of claims."
+    "Differences in percentage points of the average, or of the answer tokens, with 95% intervals. A claim holds if "
+    "the interval of several seeds is above zero, and is open if zero lies inside or if there is no interval, as of "
+    "equal differences. Intervals of averages are paired by seed and problem, for other seeds and other problems of "
+    "these kinds; those of claims about a step or about tokens, and of records without problems, are for other seeds "
+    "on the same problems. They are not corrected for the number of claims."
 )
 
 
@@ -31,6 +35,7 @@ CAPTION = (
 class JudgedClaim:
     claim: str
     differences: dict[int, float]  # by seed: percentage points, positive where the claim is right
+    estimate: Estimate | None  # the mean difference with its interval; None if no seed has both rows
     asked: int = 0  # seeds that the sweep's file declares
 
     @property
@@ -40,52 +45,75 @@ class JudgedClaim:
         return f"{count}/{self.asked}" if count < self.asked else str(count)
 
     @property
-    def estimate(self) -> Estimate | None:
-        """The mean difference with its interval; None if no seed has both rows."""
-        return over_seeds(list(self.differences.values())) if self.differences else None
-
-    @property
-    def verdict(self) -> str:
+    def outcome(self) -> str:
         mean = self.estimate
         if mean is None:
             return "not measured"
-        if not mean.nonzero:
+        if len(self.differences) == 1 or not mean.nonzero:  # one seed says nothing of another training
             return "open"
         return "holds" if mean.mean > 0 else "the other way round"
 
 
-def judge(claim: DirectionConfig, table: Table) -> JudgedClaim:
+def judge(claim: DirectionConfig, table: Table, shares: ProblemShares) -> JudgedClaim:
     """Judge a claim by the records of a sweep, over the seeds that both rows have."""
+    asked = _seeds_asked(table)
     if claim.grows is not None:
-        return JudgedClaim(claim.claim, _growth(table, claim.higher, claim.grows), _seeds_asked(table))
+        return _over_seeds(claim.claim, _growth(table, claim.higher, claim.grows), asked)
     high, low = (named_rows(table, keys) for keys in (claim.higher, claim.lower))
     # Only scores of the same measure compare: preferably the one that the sweep's file declares.
     declared = declared_measures(table)
     shared = sorted(high.keys() & low.keys(), key=lambda measure: (measure not in declared, str(measure)))
-    differences = {}
-    if shared:
-        above, below = (_averages(table, rows[shared[0]], claim.step) for rows in (high, low))
-        differences = {seed: above[seed] - below[seed] for seed in sorted(above.keys() & below.keys())}
-    return JudgedClaim(claim.claim, differences, _seeds_asked(table))
+    if not shared:
+        return JudgedClaim(claim.claim, {}, None, asked)
+    above, below = (rows[shared[0]] for rows in (high, low))
+    if claim.step is None:
+        return judge_rows(claim.claim, above, below, shares, asked)
+    return _over_seeds(claim.claim, _differences(*(_at_step(table, row, claim.step) for row in (above, below))), asked)
 
 
-def sheet(table: Table) -> Sheet:
+def judge_rows(claim: str, above: Row, below: Row, shares: ProblemShares, asked: int = 0) -> JudgedClaim:
+    """Judge the claim that one row is above another, problem by problem where the records of a seed have problems."""
+    points = shares.points(below, above, shares.table.benchmarks)
+    if points is None:
+        return _over_seeds(claim, _differences(_averages(above), _averages(below)), asked)
+    means = np.mean([benchmark.mean(1) for benchmark in points.benchmarks], axis=0)
+    differences = {seed: float(mean) for seed, mean in zip(points.seeds, means, strict=True)}
+    estimate = over_seeds_and_problems(points.benchmarks, originals=points.originals)
+    return JudgedClaim(claim, differences, estimate, asked)
+
+
+def _over_seeds(claim: str, differences: dict[int, float], asked: int) -> JudgedClaim:
+    return JudgedClaim(claim, differences, over_seeds([*differences.values()]) if differences else None, asked)
+
+
+def _differences(above: Mapping[int, float], below: Mapping[int, float]) -> dict[int, float]:
+    return {seed: above[seed] - below[seed] for seed in sorted(above.keys() & below.keys())}
+
+
+def judged(table: Table, shares: ProblemShares) -> list[JudgedClaim]:
+    """All claims of a sweep."""
+    return [judge(claim, table, shares) for claim in table.sweep.directions]
+
+
+def sheet(claims: Sequence[JudgedClaim]) -> Sheet:
     """The claims of a sweep as a table."""
     texts = []
-    for expected in table.sweep.directions:
-        claim = judge(expected, table)
+    for claim in claims:
         difference = f"{claim.estimate:.2f}" if claim.estimate else MISSING
-        texts.append([claim.claim, claim.verdict, difference, claim.seeds])
-    head = ["claim", "verdict", "difference", "seeds"]
+        texts.append([claim.claim, claim.outcome, difference, claim.seeds])
+    head = ["claim", "outcome", "difference", "seeds"]
     return Sheet("Claims", "", head, [[SheetCell(text) for text in row] for row in texts], CAPTION, [])
 
 
-def to_csv(table: Table) -> str:
-    """CSV of the claims: the mean difference, half of its interval, and the number of seeds."""
+def to_csv(claims: Sequence[JudgedClaim]) -> str:
+    """CSV of the claims: the mean difference, half of its interval, and the number of seeds.
+
+    The outcome keeps the column's name of earlier files, `verdict`.
+    """
     rows = []
-    for judged in (judge(claim, table) for claim in table.sweep.directions):
-        mean = judged.estimate
-        rows.append([judged.claim, judged.verdict, mean and mean.mean, mean and mean.half, len(judged.differences)])
+    for claim in claims:
+        mean = claim.estimate
+        rows.append([claim.claim, claim.outcome, mean and mean.mean, mean and mean.half, len(claim.differences)])
     return csv_text(["claim", "verdict", "difference", "half", "seeds"], rows)
 
 
@@ -113,10 +141,13 @@ def named_rows(table: Table, keys: Mapping[str, Any]) -> dict[Measure | None, Ro
     return rows
 
 
-def _averages(table: Table, row: Row, step: int | None) -> dict[int, float]:
+def _averages(row: Row) -> dict[int, float]:
     """The average score of each seed's cell, in percent."""
-    if step is None:
-        return {entry.seed: entry.scores[AVERAGE].mean for entry in row.entries if AVERAGE in entry.scores}
+    return {entry.seed: entry.scores[AVERAGE].mean for entry in row.entries if AVERAGE in entry.scores}
+
+
+def _at_step(table: Table, row: Row, step: int) -> dict[int, float]:
+    """Likewise after some steps of training."""
     averages = {}
     for entry in row.entries:
         by_step = table.by_step(entry)

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from losslab.config.schema import BASE
+from losslab.results.compare_to_baselines import but_objective
 from losslab.results.learning_curves import AVERAGE
 from losslab.results.problem_shares import ProblemShares
 from losslab.results.tables import Measure, Row, Table, declared_measures, sampled, varies
@@ -80,7 +81,8 @@ class Conclusion:
     spread: Spread | None  # None where no trained rows compare
     asked: float | None = None  # points that the sweep is to show
     left_out: list[str] = field(default_factory=list)  # rows that are not compared, and why
-    rates: list[str] = field(default_factory=list)  # learning rates of the trained rows
+    rates: dict[str, list[float]] = field(default_factory=dict)  # learning rates of each trained objective or method
+    one_recipe: bool = True  # whether the trained rows differ in their objective alone
     varies: list[str] = field(default_factory=list)  # what another seed changes
     sampled: bool = False  # whether answers are sampled, and not greedy
     cut: Cut | None = None  # the largest share of answers cut by length
@@ -189,7 +191,8 @@ def _of_model(table: Table, model: str, shares: ProblemShares) -> Conclusion | N
         spread=_spread(pairs, {row.label for row in trained}),
         asked=table.sweep.difference,
         left_out=_left_out(of_model, rows, pairs, measure, shares),
-        rates=sorted({f"{row.config['optimizer.lr']:g}" for row in trained if "optimizer.lr" in row.config}),
+        rates=_rates(trained),
+        one_recipe=len({but_objective(row) for row in trained}) == 1,
         varies=varies(rows, table.benchmarks),
         sampled=sampled(rows, table.benchmarks),
         cut=cut_answers(rows, table.benchmarks, shares.scores),
@@ -244,6 +247,14 @@ def _spread(pairs: Sequence[Pair], trained: set[str]) -> Spread | None:
     problems = tuple((float(np.mean([v for v, _ in column])), column[0][1]) for column in columns)
     seeds = min(pair.seeds for pair in repeated or between_trained)
     return Spread(Variances(between, problems, rest), seeds, assumed=not several)
+
+
+def _rates(trained: Sequence[Row]) -> dict[str, list[float]]:
+    rates: dict[str, set[float]] = {}
+    for row in trained:
+        if "optimizer.lr" in row.config:
+            rates.setdefault(row.name, set()).add(row.config["optimizer.lr"])
+    return {name: sorted(of) for name, of in rates.items()}
 
 
 def _left_out(

@@ -1,6 +1,6 @@
 """The conclusion of a sweep in sentences: for the terminal, the report, the files of a table and the trackers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from losslab.results.conclusion import Conclusion, Pair
@@ -151,11 +151,11 @@ def _at_least(points: float | None) -> str:
 
 
 def _threats(c: Conclusion) -> list[str]:
+    recipe = "one recipe " if c.one_recipe else ""
     threats = [
-        f"This is one model, {c.model}, one recipe and one prompt: another of these may order the rows otherwise."
+        f"This is one model, {c.model}, {recipe}and one prompt: another of these may order the rows otherwise.",
+        *_rates(c.rates),
     ]
-    if len(c.rates) == 1:
-        threats.append(f"All objectives have the learning rate {c.rates[0]}; none has one that was chosen for it.")
     if ends := [choice for choice in c.choices if choice.at_the_end]:
         told = _listed(f"{choice.row.label} in {choice.at_the_end} of {len(choice.chosen)} seeds" for choice in ends)
         threats.append(f"Chosen at an end of the values that were tried, so that a better one may lie beyond: {told}.")
@@ -176,6 +176,15 @@ def _threats(c: Conclusion) -> list[str]:
     return threats
 
 
+def _rates(rates: Mapping[str, Sequence[float]]) -> list[str]:
+    """At which learning rates the rows were trained, where none was tuned."""
+    distinct = sorted({rate for of in rates.values() for rate in of})
+    if len(distinct) < 2:
+        return [f"All objectives have the learning rate {r:g}; none has one that was chosen for it." for r in distinct]
+    told = "; ".join(f"{rate:g}: {_listed(name for name, of in rates.items() if rate in of)}" for rate in distinct)
+    return [f"The rows have different learning rates, none of them tuned, which may order them too: {told}."]
+
+
 def _points(pair: Pair, sign: int = 1) -> str:
     """The difference of a pair, the lower row's minus the higher one's where the sign is -1."""
     difference = replace(pair.difference, mean=sign * pair.difference.mean)
@@ -183,10 +192,10 @@ def _points(pair: Pair, sign: int = 1) -> str:
 
 
 def points(difference: Estimate) -> str:
-    """`1.5 points, −0.5 to 3.5`; no interval where a benchmark has one problem, and none beyond 100 points."""
+    """`1.5 points, −0.5 to 3.5`, with no bound beyond 100 points; `1.5 points, no interval` where there is none."""
     low, high = max(difference.low, -MOST_POINTS), min(difference.high, MOST_POINTS)
-    interval = "" if difference.half is None else f", {low:.1f} to {high:.1f}"
-    return f"{difference.mean:.1f} points{interval}".replace("-", "−")
+    interval = "no interval" if difference.half is None else f"{low:.1f} to {high:.1f}"
+    return f"{difference.mean:.1f} points, {interval}".replace("-", "−")
 
 
 def _other(pair: Pair, label: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from losslab.results import claims, gain_and_loss, kl_to_base, table_formats, tuning
+from losslab.results.claims import JudgedClaim
 from losslab.results.gain_and_loss import Tradeoff
 from losslab.results.kl_to_base import Divergence
 from losslab.results.paper import Comparison
@@ -14,6 +15,7 @@ from losslab.results.tuning import Tuning
 def beside_scores(
     table: Table,
     comparison: Comparison | None,
+    judged: Sequence[JudgedClaim],
     tuned: Tuning | None,
     points: Sequence[Tradeoff],
     divergences: Sequence[Divergence],
@@ -24,7 +26,7 @@ def beside_scores(
     """
     return [
         *([table_formats.paper_sheet(table, comparison)] if comparison else []),
-        *([claims.sheet(table)] if table.sweep.directions else []),
+        *([claims.sheet(judged)] if judged else []),
         *([tuning.sheet(tuned)] if tuned else []),
         *([gain_and_loss.sheet(table, points, divergences)] if points else []),
         *([kl_to_base.sheet(divergences)] if divergences else []),

@@ -75,9 +75,9 @@ def write_table(
         concluded = conclusions(table, shares, tuned)
         curves, measured = curves_of(table), probability_plots.measured_rows(table)
         points, bars = gain_and_loss.tradeoffs(table, shares), bar_rows(table)
-        measured_kl = kl_to_base.divergences(table)
+        judged, measured_kl = claims.judged(table, shares), kl_to_base.divergences(table)
         divergences = shown_divergences(table, measured_kl)
-        beside = sheets.beside_scores(table, comparison, tuned, points, divergences)
+        beside = sheets.beside_scores(table, comparison, judged, tuned, points, divergences)
         # After all that reads records, since its notes name those that cannot be read.
         scores = table_formats.scores_sheet(table, list(notes(table, curves, measured, measured_kl)))
         parts = list(breakdown.sheets(table))
@@ -97,8 +97,8 @@ def write_table(
         if tuned:
             write_json(folder / "tuning.json", tuning.to_json(tuned))
             written["tuned"] = "tuning.json: what each seed chose, and by which problems"
-        if sweep.directions:
-            write(folder / "claims.csv", claims.to_csv(table))
+        if judged:
+            write(folder / "claims.csv", claims.to_csv(judged))
         written |= _gain_and_kl(points, divergences, folder, cache / "figures.json")
         written = _figures(table, bars, curves, measured, folder, cache / "figures.json") | written
     lines = {name: f"{folder}/{files}" for name, files in written.items()}

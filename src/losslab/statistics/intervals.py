@@ -25,6 +25,9 @@ as usual in analysis of variance: the seeds are taken not to differ, and the int
 the means of the seeds. At the levels of simultaneous intervals it is the longer of the two. So no interval is shorter
 than the one over the problems alone, however well a few seeds agree by chance.
 
+A few equal numbers do not tell how much others would differ: equal values of several seeds have no interval, and
+neither have fewer than 30 numbers of several seeds and problems that are all equal.
+
 What an interval covers. That of several seeds and problems: another seed (order of the data, sampling), other problems
 of the same kind, other samples. That over problems alone, where there is one seed: other problems and other samples of
 the same trained model, and not another training. That over seeds alone: another seed on these very problems. None
@@ -55,13 +58,15 @@ from losslab.statistics.versions import Originals, Versions, merged
 
 LEVEL = 0.95
 MOST_POINTS = 100.0  # no two scores in percent differ by more
+FEW = 30  # numbers of seeds and problems: if fewer are all equal, there is no interval
+EQUAL = 1e-9  # half of an interval that is zero but for rounding
 Shares = Mapping[str, ArrayLike]  # of each benchmark: (seeds, problems) shares of right samples
 
 
 @dataclass(frozen=True)
 class Estimate:
     mean: float
-    half: float | None = None  # of the interval; None where one value gives no variance
+    half: float | None = None  # of the interval; None where one value, or a few equal ones, give no variance
 
     @classmethod
     def recorded(cls, mean: float, interval: Sequence[float] | None) -> "Estimate":
@@ -96,11 +101,12 @@ class Estimate:
 
 
 def over_seeds(values: Sequence[float] | NDArray[np.float64], level: float = LEVEL) -> Estimate:
-    """The mean of one number for each seed, at least one; the problems are taken as they are."""
+    """The mean of one number for each seed; the problems are taken as they are. Equal numbers have no interval."""
     x = np.asarray(values, float)
     if len(x) == 1:
         return Estimate(float(x[0]))
-    return Estimate(float(x.mean()), _half(float(x.var(ddof=1)) / len(x), len(x) - 1, [], level))
+    half = _half(float(x.var(ddof=1)) / len(x), len(x) - 1, [], level)
+    return Estimate(float(x.mean()), half if half > EQUAL else None)
 
 
 def over_problems(values: Sequence[float] | NDArray[np.float64], originals: Originals = None) -> Estimate:
@@ -118,7 +124,8 @@ def over_seeds_and_problems(
         level: of the interval.
         originals: of each benchmark, where some problems are versions of one another.
 
-    There is no interval where a benchmark has a single problem. With one seed, `rest` counts with the problems.
+    There is no interval where a benchmark has a single problem, or where FEW numbers of several seeds are all equal.
+    With one seed, `rest` counts with the problems.
     """
     return with_variances(benchmarks, level, originals)[0]
 
@@ -185,7 +192,9 @@ def _mean_over(benchmarks: Sequence[_Parts], weights: Sequence[int], level: floa
         return Estimate(mean), None
     rest = float(shares**2 @ [part.rest for part in benchmarks])
     parts = Variances(float(seeds.var(ddof=1)) if len(seeds) > 1 else 0.0, tuple(problems), rest)
-    return Estimate(mean, half_of(parts, len(seeds), level)), parts
+    half = half_of(parts, len(seeds), level)
+    few = len(seeds) > 1 and len(seeds) * sum(degrees + 1 for _, degrees in problems) < FEW
+    return Estimate(mean, None if few and half <= EQUAL else half), parts
 
 
 def half_of(parts: Variances, seeds: int, level: float = LEVEL, degrees: int | None = None) -> float:
@@ -232,8 +241,9 @@ def over_clusters(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> Est
     linear (Cochran, *Sampling Techniques*, 1977, equation 6.13). At least one cluster has to count something.
     """
     mean = float(sums.sum() / counts.sum())
-    rest = over_seeds((sums - mean * counts) / counts.mean())
-    return Estimate(mean, rest.half)
+    rest = (sums - mean * counts) / counts.mean()
+    degrees = len(rest) - 1
+    return Estimate(mean, _half(float(rest.var(ddof=1)) / len(rest), degrees, []) if degrees else None)
 
 
 def paired(a: Shares, b: Shares, originals: Mapping[str, Originals] | None = None) -> dict[str, Estimate]:
