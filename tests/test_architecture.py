@@ -114,3 +114,30 @@ def test_hydra_ends_at_the_edge():
         "launchers.slurm",
         "results.setting_curves",
     }, using  # fmt: skip
+
+
+# What another interface dictates: Triton has no structures, and torch's operators take and return plain tensors.
+LONG = {"models.fused_loss_triton.rows_kernel"}
+MANY_ARGUMENTS = {
+    "models.attention.packed_attention",  # as transformers calls an attention
+    "models.flash_attention_4._",  # an operator of torch without values
+    "models.flash_attention_4._backward",
+    "models.flash_attention_4.flash_attention_4",
+    "models.fused_loss.objective_loss",  # the one entry to the fused loss, for the loop and other trainers
+    "models.fused_loss_triton._block",
+    "models.fused_loss_triton.rows_kernel",
+}
+
+
+def test_functions_fit_on_a_screen_and_take_few_arguments():
+    """At most 60 lines and 6 arguments, besides `self`, `cls` and the `ctx` of torch.autograd."""
+    long, many = set(), set()
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                name, own = f"{module}.{node.name}".removeprefix("losslab."), node.args
+                arguments = [*own.posonlyargs, *own.args, *own.kwonlyargs, own.vararg, own.kwarg]
+                count = sum(each is not None and each.arg not in ("self", "cls", "ctx") for each in arguments)
+                long |= {name} if node.end_lineno - node.lineno >= 60 else set()
+                many |= {name} if count > 6 else set()
+    assert (long, many) == (LONG, MANY_ARGUMENTS)

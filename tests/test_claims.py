@@ -95,7 +95,7 @@ def test_rows_are_told_apart_by_any_key(tmp_path):
         cell(tmp_path, "dft", 0, {"math500": high}, lr=lr)
     for lr, difference in [(1e-3, 10), (1e-4, -3)]:
         own = {"optimizer.lr": lr}
-        claim = DirectionConfig("", {"loss": "dft"} | own, {"loss": "sft"} | own)
+        claim = DirectionConfig("", higher={"loss": "dft"} | own, lower={"loss": "sft"} | own)
         assert judge(claim, study(tmp_path)).differences == {0: pytest.approx(difference)}
 
 
@@ -181,7 +181,8 @@ def test_the_table_of_claims(tmp_path):
     for seed, high in enumerate([60, 62, 64]):
         cell(tmp_path, "sft", seed, {"math500": 50})
         cell(tmp_path, "dft", seed, {"math500": high})
-    table = study(tmp_path, CLAIM, DirectionConfig("nobody ran it", {"loss": "x"}, {"loss": "y"}))
+    unmeasured = DirectionConfig(claim="nobody ran it", higher={"loss": "x"}, lower={"loss": "y"})
+    table = study(tmp_path, CLAIM, unmeasured)
     lines = markdown(claims.sheet(claims.judged(table, ProblemShares(table)))).splitlines()
     assert "| DFT is above SFT | holds | 12.00 ± 4.97 | 3 |" in lines
     assert "| nobody ran it | not measured | – | 0 |" in lines

@@ -1,13 +1,11 @@
-"""Keys of the configuration: each has a meaning, bounds and a consumer; a value that cannot be is one sentence."""
+"""Keys of the configuration: each has a meaning and bounds; a value that cannot be is one sentence."""
 
-import ast
 import math
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
-from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -66,26 +64,6 @@ def test_every_key_says_what_it_is_and_every_number_has_bounds():
         assert -math.inf < low < high < math.inf, name
         if isinstance(field.default, int | float):
             assert low <= field.default <= high, name
-
-
-def test_every_key_has_a_consumer():
-    """A module outside of the configuration reads it; or YAML does, as optimizer.lr reads model.learning_rate."""
-    read_somewhere = {
-        node.attr
-        for path in (ROOT / "src").rglob("*.py")
-        if path.parent.name not in ("config", "composition")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute)
-    }
-    read_somewhere |= {
-        node.value  # a column of the data set, which is read by name
-        for path in (ROOT / "src/losslab/data").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-    for name in KEYS:
-        interpolated = any(f"${{{name}}}" in path.read_text() for path in CONF.rglob("*.yaml"))
-        assert name.rpartition(".")[2] in read_somewhere or interpolated, name
 
 
 @pytest.mark.parametrize("name", [name for name in NUMBERS if not name.startswith(("benchmark.", "sweep."))])

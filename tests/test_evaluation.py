@@ -89,7 +89,7 @@ def test_an_evaluation_writes_its_records(engine, config, model, tmp_path, capsy
     assert result["generation"]["dtype"] == "float32"
     assert {name: shares.shape for name, shares in right_shares(folder, result, "corrected").items()} == {"one": (6,)}
     warnings = " / ".join(result["warnings"])
-    assert "3 samples of each problem in place of the protocol's 16" in warnings
+    assert f"3 samples of each problem in place of the protocol's {config.eval.full_samples}" in warnings
     assert "cut by length (max_new_tokens=16)" in warnings
     assert "1 problem is longer than the model's context" in warnings
     assert "chat template" not in warnings

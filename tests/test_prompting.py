@@ -63,7 +63,8 @@ def test_examples_are_earlier_turns_of_the_chat():
 
 def test_a_benchmark_keeps_its_own_prompt_and_examples():
     common = {"template": "{problem}", "examples": EXAMPLES, "stop": ["\\n"]}
-    own = replace(SUMS, examples=(("5+5=?", "10"),), stop=("|",))
+    own = BenchmarkConfig("x.jsonl", examples=[ExampleConfig(problem="5+5=?", answer="10")], stop=["|"])
+    own = Benchmark.of("sums", [], own)
     assert prompt_of(own, **common).asked("6") == "Problem:\n5+5=?\n\nSolution:\n10\n\n6"
     assert prompt_of(own, **common).stop == ("|", "\n")
     asking = prompt_of(replace(own, prompt="{problem}=", examples=()), **common)
