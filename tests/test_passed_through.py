@@ -11,6 +11,7 @@ from tiny_models import random_toy_model
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from losslab.config.choices import Recompute
 from losslab.config.machine import MachineConfig
@@ -59,7 +60,7 @@ class Answers:
 def scored(model: Path, folder: Path, machine: dict | None = None, stop: tuple[str, ...] = (), **changes) -> None:
     (folder / "sums.jsonl").write_text('{"question": "2+2=?", "answer": "4"}\n{"question": "3+3=?", "answer": "6"}\n')
     config = Config(
-        model=ModelConfig(path=str(model), stop=list(stop)),
+        model=ModelConfig(path=str(model), revision="abc", trust_remote_code=True, stop=list(stop)),
         eval=EvalConfig(**EVAL | changes),
         benchmark={"sums": BenchmarkConfig(path=str(folder / "sums.jsonl"), stop=["!"])},
         machine=MachineConfig(engine=Engine.transformers, **{"threads": 3, "tensor_parallel": 2, **(machine or {})}),
@@ -72,6 +73,7 @@ def test_the_protocol_reaches_the_job(model, tmp_path, monkeypatch):
     scored(model, tmp_path, stop=("\n\n", "<|end|>"))
     (job,), (requests,) = asked.jobs, asked.requests
     assert (job.model, job.threads, job.tensor_parallel) == (str(model), 3, 2)
+    assert (job.revision, job.trust_remote_code) == ("abc", True)
     sampling = job.sampling
     assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (0.7, 0.6, 9)
     assert sampling.stop == ("\n\n",) and len(sampling.stop_ids) >= 1  # a special token never shows in a text
@@ -137,7 +139,8 @@ def of_vllm(job: Job, requests: list[Request]) -> tuple[dict, list[dict]]:
     arguments = vllm_engine.start(job, requests, on_gpu=True)
     engine = Enqueued()
     assert list(vllm_engine.sample(engine, job.sampling, requests)) == []
-    names = ("model", "tensor_parallel_size", "seed", "load_format", "dtype", "max_model_len")
+    names = ("model", "revision", "trust_remote_code", "tensor_parallel_size", "seed", "load_format", "dtype")
+    names = (*names, "max_model_len")
     own = ("seed", "temperature", "top_p", "max_tokens", "stop", "stop_token_ids")
     return (
         {name: getattr(arguments, name) for name in names},
@@ -154,6 +157,8 @@ def test_the_job_reaches_vllms_own_arguments(model, tmp_path, monkeypatch):
         arguments, parameters = apart.submit(of_vllm, job, requests).result()
     assert arguments == {
         "model": str(model),
+        "revision": "abc",
+        "trust_remote_code": True,
         "tensor_parallel_size": 2,
         "seed": job.sampling.seed,
         "load_format": "safetensors",
@@ -170,8 +175,14 @@ def test_the_job_reaches_generate_of_transformers(model, tmp_path, monkeypatch):
     asked = Answers(monkeypatch)
     scored(model, tmp_path, machine={"threads": 1}, stop=("\n\n",))
     (job,), (requests,) = asked.jobs, asked.requests
-    calls = []
+    calls, asked_for = [], []
+    for kind in (AutoTokenizer, AutoModelForCausalLM):
+        load = kind.from_pretrained
+        monkeypatch.setattr(
+            kind, "from_pretrained", lambda *a, load=load, **options: asked_for.append(options) or load(*a, **options)
+        )
     loaded, tokenizer = transformers_engine.load_model(job, on_gpu=False)
+    assert [(each["revision"], each["trust_remote_code"]) for each in asked_for] == [("abc", True)] * 2
     generate = loaded.generate
     monkeypatch.setattr(loaded, "generate", lambda *a, **options: calls.append(options) or generate(*a, **options))
     monkeypatch.setattr(transformers_engine, "load_model", lambda *_: (loaded, tokenizer))
