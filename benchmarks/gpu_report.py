@@ -70,7 +70,7 @@ def page(rows: list[dict[str, Any]], card: str, versions: str) -> str:
         "Random weights in the shape of Qwen2.5-Math-1.5B, 64 sequences a step of log-normal lengths up to 2,048 with",
         "three quarters answers, bfloat16 over float32 weights, fused AdamW; nine steps after the third (objectives in",
         "two turns), of TRL four after the second, so that differences of a percent or two mean nothing. MFU",
-        "counts no recomputation. The plan is the estimate of memory that `losslab plan` shows.",
+        "counts no recomputation. The plan is the estimate of memory for steps of these tokens.",
         "",
         "| whole step | answer tokens/s | beside the best of TRL | MFU | peak, GB | plan, GB | micro-batch tokens |",
         "|---|---:|---:|---:|---:|---:|---:|",

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import AdapterConfig, Config, ModelConfig, OptimizerConfig, TrainConfig
 from losslab.data import toy_task
+from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.data.examples import Examples
 from losslab.models import flash_attention_4
 from losslab.planning import memory, sizing
@@ -102,7 +103,9 @@ def losslab(name: str, sizes: dict[str, Any], tiny: bool, loss: str = "dft.DFT",
             if adapter else AdapterConfig(),
         )  # fmt: skip
         config = sizing.sized(config)
-        planned = memory.on_device(config, architecture(sizes), count_parameters(architecture(sizes)))
+        tokens = RandomBatchSampler.of(config.train, config.seed, examples).tokens(lengths, STEPS)
+        parameters = count_parameters(architecture(sizes))
+        planned = memory.on_device(config, architecture(sizes), parameters, steps=tokens)
         if DEVICE == "cuda":
             torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()

@@ -77,6 +77,7 @@ def kernels(monkeypatch) -> Kernels:
     kernels = Kernels()
     monkeypatch.setitem(flash_attention_4._loaded, flash_attention_4.PACKAGE, kernels)
     monkeypatch.setattr(attention, "_kind", lambda *_: attention.by_lengths)
+    monkeypatch.setattr(attention, "RAN", set())
     return kernels
 
 
@@ -111,6 +112,7 @@ def test_scale_and_gradients_reach_the_kernels(kernels, backend):
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, alone, draw))
     assert (kernels.forwards, kernels.backwards) == (1, 1)
+    assert attention.RAN == {"FlashAttention 4"}
 
 
 @on_cpu
@@ -148,6 +150,7 @@ def test_what_was_not_tried_with_it_is_left_to_torch(kernels, monkeypatch, width
     query, key, value = inputs([3], width)
     packed_attention(nn.Module(), query, key, value[..., narrower:], None, Packing.of([3]), sliding_window=window)
     assert called == [width] and not kernels.forwards
+    assert attention.RAN == {"varlen_attn"}
 
 
 @pytest.fixture

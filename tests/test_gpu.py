@@ -1,6 +1,7 @@
 """What a step on a GPU rests on: on a GPU where there is one, else the same code on the CPU as far as it goes."""
 
 import collections
+import json
 import warnings
 from dataclasses import replace
 
@@ -19,11 +20,13 @@ from losslab.config.schema import AdapterConfig, Config, ModelConfig, OptimizerC
 from losslab.data.batches import collate
 from losslab.data.examples import Examples
 from losslab.data.packing import Packing
+from losslab.files.json_files import read_lines, write_json
 from losslab.models import attention, fused_loss, layout, lora
 from losslab.models.attention import packed_attention
 from losslab.models.compute_weights import ComputeWeights
 from losslab.models.policy import Policy
 from losslab.objectives.dft import DFT
+from losslab.training import loop
 from losslab.training.loop import Trainer
 from losslab.training.optimizer import Gradients
 from losslab.training.step_log import StepLog
@@ -102,6 +105,7 @@ def flash(monkeypatch):
         monkeypatch.setattr(attention, "varlen_attn", operator)
         monkeypatch.setattr(attention, "_kind", lambda *_: attention.by_lengths)
     monkeypatch.setattr(layout, "sharded", lambda *_: False)
+    monkeypatch.setattr(attention, "RAN", set())
     torch._dynamo.reset()
     counters.clear()
     yield
@@ -124,6 +128,28 @@ def test_one_graph_serves_all_layers_and_all_packings(flash, family, recompute):
             packing = replace(packing, boundaries=packing.boundaries.to(DEVICE))
             model.base_model(input_ids=tokens, position_ids=tokens, packing=packing, use_cache=False)
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    if not CUDA:
+        assert attention.kernels_of(model) == "varlen_attn"  # as it was compiled
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "scaled_dot_product_attention by runs"),
+        ({"softcap": 5.0}, "FlexAttention" if CUDA else "all scores by runs"),
+    ],
+)
+def test_the_attention_that_ran_is_known(monkeypatch, options, name):
+    monkeypatch.setattr(attention, "RAN", set())
+    model = small()
+    assert attention.kernels_of(model) == attention.NAME  # nothing yet
+    inputs = [torch.randn(1, 2, 5, 16, device=DEVICE) for _ in range(3)]
+    packing = Packing.of([3, 2])
+    packing = replace(packing, boundaries=packing.boundaries.to(DEVICE))
+    packed_attention(nn.Module(), *inputs, None, packing, **options)
+    assert attention.kernels_of(model) == name
+    model.set_attn_implementation("sdpa")
+    assert attention.kernels_of(model) == "sdpa"
 
 
 @pytest.fixture
@@ -306,6 +332,29 @@ def test_a_step_makes_the_host_wait_for_nothing(checkpoint, examples, tmp_path, 
                 if not CUDA:  # AdamW on the CPU reads its own counts of steps
                     assert not waits.seen, waits.seen
         log.flush()
+
+
+@pytest.mark.parametrize(("peak", "said"), [(2_150_000_000, False), (2_300_000_000, True), (1_700_000_000, True)])
+def test_the_peak_of_the_first_steps_is_recorded_beside_the_plan(
+    checkpoint, examples, tmp_path, one_rank, monkeypatch, caplog, peak, said
+):
+    """Of two steps, since the first one begins without the optimizer's moments; only the peak is not real."""
+    config = trainer(checkpoint, examples, tmp_path, "sft.SFT", micro_batch_tokens=64).config
+    asked = list[int]()
+    monkeypatch.setattr(loop, "start", lambda _: DEVICE)
+    monkeypatch.setattr(loop, "gpu_peak", lambda _: asked.append(len(read_lines(tmp_path / "metrics.jsonl"))) or peak)
+    write_json(tmp_path / "layout.json", {"compile": False, "planned_memory": 2_000_000_000})
+    config = replace(config, train=replace(config.train, epochs=2))
+    loop.train(config, str(tmp_path / "data"), str(tmp_path), str(tmp_path / "reference.npy"))
+    layout = json.loads((tmp_path / "layout.json").read_text())
+    kernel = layout.pop("attention")
+    assert CUDA or kernel == "scaled_dot_product_attention by runs"
+    assert layout == {"compile": False, "planned_memory": 2_000_000_000, "measured_memory": peak}
+    assert len(read_lines(tmp_path / "metrics.jsonl")) == 4 and asked == [0 if CUDA else 1]
+    sentences = [line for line in caplog.messages if "were planned" in line]
+    assert len(sentences) == said
+    if said:
+        assert f"took {peak / 2**30:.1f} GiB of the GPU's memory, where 1.9 GiB" in sentences[0]
 
 
 @pytest.mark.parametrize("fsdp", [False, True])

@@ -33,7 +33,7 @@ from losslab.distributed.environment import is_main_process
 from losslab.distributed.launch import launch
 from losslab.distributed.process_group import decide_on_main
 from losslab.files.content import content
-from losslab.files.json_files import write_json
+from losslab.files.json_files import read_json, write_json
 from losslab.files.locks import lock
 from losslab.files.record_names import RECORD_VERSION
 from losslab.models import lora, merged_adapters
@@ -51,9 +51,13 @@ from losslab.objectives.online import PPO, OnPolicy
 from losslab.online import questions
 from losslab.online.trainers import check_value_model
 from losslab.online.worker import train as train_online
+from losslab.planning import cost
+from losslab.planning.architecture import count_parameters, describe
+from losslab.planning.memory import on_device
 from losslab.planning.sizing import settings, sized
 from losslab.records.identity import identity
 from losslab.training.checkpoints import clear
+from losslab.training.layout_file import MEASURED_STEPS
 from losslab.training.loop import measure_reference, train
 from losslab.training.optimizer import check_schedule
 from losslab.training.reference_logps import files as reference_files
@@ -103,15 +107,31 @@ def train_model(config: Config, folder: Path) -> None:
     """Tokenise the data and train into `folder`, whose `model` appears once training is complete."""
     online = isinstance(config.objective, OnPolicy)
     data, held_out = decide_on_main(config.machine, lambda: prepared(config, folder))
-    config = sized(config, None if online else Examples.load(Path(data)).report["tokens"] * config.train.epochs)
+    first, steps = ([], None) if online else first_steps(config, Examples.load(Path(data)))
+    config = sized(config, steps and steps * cost.step_tokens(config))  # as many as the plan counts
     if is_main_process():
-        write_json(folder / "layout.json", settings(config.machine))
+        file = folder / "layout.json"
+        memory = {"planned_memory": planned_memory(config, first)} if first else {}
+        write_json(file, read_json(file) | settings(config.machine) | memory)
     if online:
         launch(train_online, config, data, str(folder), machine=config.machine, logs=folder / "logs")
         return
     rows = (held_out, _reference(config, held_out)) if held_out else None
     arguments = (config, data, str(folder), _reference(config, data), rows)
     launch(train, *arguments, machine=config.machine, logs=folder / "logs")
+
+
+def first_steps(config: Config, examples: Examples) -> tuple[list[int], int]:
+    """The tokens of the steps whose memory is measured, and how many steps there are."""
+    sampler = RandomBatchSampler.of(config.train, config.seed, examples)
+    return sampler.tokens(examples.units, MEASURED_STEPS), sampler.steps
+
+
+def planned_memory(config: Config, steps: list[int]) -> float | None:
+    """The plan's estimate of the peak of these steps on each device, in bytes."""
+    architecture = describe(config)
+    parameters = count_parameters(architecture, config.model.trust_remote_code)
+    return on_device(config, architecture, parameters, steps=steps)
 
 
 def prepared(config: Config, folder: Path) -> tuple[str, str | None]:

@@ -63,6 +63,10 @@ class RandomBatchSampler:
         start = position // self.updates * self.batch_size
         return order[start : start + self.batch_size]
 
+    def tokens(self, lengths: "np.ndarray", steps: int) -> list[int]:
+        """Tokens of each of the first steps, of which there are `steps`, from those of each unit."""
+        return [int(lengths[self.batch(step)].sum()) for step in range(min(steps, self.steps))]
+
     def saves(self, step: int, every: int, asked: bool) -> bool:
         """Whether a checkpoint follows a step: about every `every` steps, or if asked to stop, but never within a
         batch.

@@ -22,10 +22,12 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from losslab.data.packing import Packing
 from losslab.models import flash_attention_4
+from losslab.models.compiler import can_compile
 from losslab.models.cpu_products import computes_in_float32
 from losslab.models.decoder import decoder
 
 NAME = "packed"
+RAN: set[str] = set()  # the kernels that have computed packed attention in this process
 TOLD = "packed, layers told"  # and layers other than attention receive the boundaries of the sequences
 FLASH_WIDTH = 256  # of a head, at most, in flash attention
 # Fewer heads of keys and values than of queries: torch 2.11 takes them without an option.
@@ -98,7 +100,7 @@ def _kind(query: Tensor, scores: Scores) -> Callable[[Tensor, Tensor, Tensor, Pa
     if not query.is_cuda:
         return by_runs
     if not plain:
-        return by_blocks
+        return by_blocks if _compiles() else by_runs
     half = query.dtype in (torch.bfloat16, torch.float16)
     return by_lengths if half and query.shape[-1] <= FLASH_WIDTH and _ampere() else by_runs
 
@@ -113,8 +115,10 @@ def by_lengths(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scor
     fits = query.shape[-1] <= flash_attention_4.WIDTH and query.shape[-1] % 8 == 0
     # Windows, and values of another width than keys, were not tried with it on a GPU.
     if fits and scores.window is None and width == query.shape[-1] and flash_attention_4.usable():
+        _ran("FlashAttention 4")
         out, _ = flash_attention_4.flash_attention_4(q, k, v, ends, longest, scores.scaling, back)
     else:
+        _ran("varlen_attn")
         out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scores.scaling, window_size=(back, 0), **GROUPED)
     return out[None, ..., :width]
 
@@ -130,6 +134,7 @@ def by_runs(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores:
     for (count, length), *piece in zip(runs, *pieces, strict=True):
         q, k, v = (x.unflatten(1, (count, length)).transpose(0, 1) for x in piece)
         if scores.softcap is None and scores.sinks is None:
+            RAN.add("scaled_dot_product_attention by runs")
             mask = _visible(length, scores.window, query.device)
             if computes_in_float32(q):
                 q, k, v = q.float(), k.float(), v.float()
@@ -137,6 +142,7 @@ def by_runs(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores:
                 q, k, v, mask, is_causal=mask is None, scale=scores.scaling, enable_gqa=query.shape[1] != key.shape[1]
             ).to(value.dtype)
         else:
+            RAN.add("all scores by runs")
             out = _explicit(q, k, v, scores)
         parts.append(out.transpose(1, 2).flatten(0, 1))  # (count * length, H, E)
     return torch.cat(parts)[None]
@@ -170,6 +176,7 @@ def _explicit(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tens
 def by_blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
     """FlexAttention, which computes the blocks of a row that hold a visible pair, with any soft cap and sinks."""
     softcap, sinks = scores.softcap, scores.sinks
+    RAN.add("FlexAttention")
 
     def capped(score: Tensor, batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return score if softcap is None else softcap * torch.tanh(score / softcap)
@@ -207,6 +214,18 @@ def _block_mask(packing: Packing, window: int | None, device: torch.device) -> B
 
 
 @assume_constant_result
+def _ran(kernel: str) -> None:
+    """Note it where a layer runs, and where it is compiled."""
+    RAN.add(kernel)
+
+
+@assume_constant_result
+def _compiles() -> bool:
+    """Whether FlexAttention can be compiled: not compiled it would hold all scores of a row."""
+    return can_compile()
+
+
+@assume_constant_result
 def _ampere() -> bool:
     """Whether this process's GPU is of Ampere's generation or a later one, which flash attention needs."""
     return torch.cuda.get_device_capability() >= (8, 0)
@@ -226,6 +245,11 @@ def attend(model: PreTrainedModel, implementation: str) -> None:
 def implementation(model: PreTrainedModel) -> str:
     """transformers' name of the way in which the model's decoder computes attention."""
     return decoder(model).config._attn_implementation
+
+
+def kernels_of(model: PreTrainedModel) -> str:
+    """What has computed the attention of the model's decoder in this process; transformers' name of it if not ours."""
+    return ", ".join(sorted(RAN)) if implementation(model) == NAME and RAN else implementation(model)
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -6,18 +6,16 @@ blocks that fit a cache. The products hidden @ weight.T and those of the gradien
 Shapes: N answer tokens, D hidden width, V vocabulary, rows: tokens of a chunk.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib import import_module
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from losslab.models.chunk_size import FLOAT32_ELEMENTS, chunk_tokens
 from losslab.models.cpu_products import computes_in_float32, operand
+from losslab.models.kernels import kernels
 from losslab.objectives import Distributions, Objective
 from losslab.objectives.results import row_term_of, statistic_of
 
@@ -261,14 +259,6 @@ def scaled(values: Tensor, factor: Tensor) -> Tensor:
     elif values.is_cuda or factor != 1:
         values *= factor
     return values
-
-
-@cache
-def kernels(device: torch.device) -> ModuleType | None:
-    """The Triton kernels, for the GPUs that have what they need: ROCm, and CUDA from compute capability 8.0."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8:
-        return None
-    return import_module("losslab.models.fused_loss_triton") if importlib.util.find_spec("triton") else None
 
 
 @cache

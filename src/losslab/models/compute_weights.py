@@ -8,7 +8,7 @@ its master as soon as it is computed.
 import torch
 from torch import Tensor, nn
 
-from losslab.models.chunked_logits import kernels
+from losslab.models.kernels import kernels
 
 
 class ComputeWeights:

@@ -4,7 +4,7 @@ Sizes come from the architecture in the model's YAML or the hub's small config.j
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,11 +59,19 @@ class Devices:
         return self.nodes * self.each
 
 
-def on_device(config: Config, architecture: Any, parameters: int, devices: Devices | None = None) -> float | None:
-    """Estimated peak bytes on each device: weights, gradients and Adam's two moments, sharded over the workers;
-    the gathered weights of the outermost group and of two layers; activations and loss of one micro-batch.
-    None for an architecture whose layers are not those of a transformer. Online training shards nothing, and what
-    generates the answers takes memory that is not counted.
+def on_device(
+    config: Config,
+    architecture: Any,
+    parameters: int,
+    devices: Devices | None = None,
+    steps: Sequence[int] | None = None,
+) -> float | None:
+    """Estimated peak bytes on each device: weights and Adam's two moments, sharded over the workers; the gathered
+    weights of the outermost group and of two layers; activations and loss of one micro-batch, with the gradients of
+    those before it in a step. None for an architecture whose layers are not those of a transformer. Online training
+    shards nothing, and what generates the answers takes memory that is not counted.
+
+    `steps` are the tokens of each step. Where they are not known, a step may have as many as its rows can be long.
 
     On a CPU also what the interpreter and its libraries take, and the copy of weights and moments that is written as a
     checkpoint; training returns freed memory to the system there, except 256 MiB (`trim_malloc`).
@@ -79,11 +87,10 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     inner = max(inner) if isinstance(inner, list) else inner
     kv = width // heads * (getattr(architecture, "num_key_value_heads", None) or heads)
     computed, held = (2 if precision == Precision.bf16 else 4 for precision in (train.precision, train.weights))
-    # Trained: weight, gradient and Adam's two moments; of bfloat16 weights also the float32 sum of a step's gradients.
-    # With adapters the weights are frozen, and little is trained.
+    # Trained: weight and Adam's two moments. With adapters the weights are frozen, and little is trained.
     online = cost.online(config)
     frozen = 4 if online else computed  # bytes of a weight beside adapters: TRL's model is one in float32
-    state = 0 if machine.cpu_offload else parameters * (frozen if config.adapter.rank else 4 * held + 4 * (held == 2))
+    state = 0 if machine.cpu_offload else parameters * (frozen if config.adapter.rank else 3 * held)
     tied = getattr(architecture, "tie_word_embeddings", False)
     outer = vocabulary * width * (1 if tied else 2)
     layer = (parameters - outer) / layers
@@ -91,13 +98,8 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
     wrapped = machine.cpu_offload or (held == 2 and not config.adapter.rank)
     sharded = devices.count > 1 or (devices.gpu and wrapped)
     gathered = computed * (outer + 2 * layer if sharded and machine.reshard else parameters)
-    if not sharded and config.adapter.rank and not online and not machine.cpu_offload:
-        gathered = 0  # frozen weights are used in the dtype in which they are held
-    if devices.count > 1 and not machine.reshard and not config.adapter.rank:
-        gathered += 4 * parameters  # the gradients of a step, which are reduced after its last micro-batch
-    tokens = _micro_batch_tokens(config)
-    activations = tokens * _activations(config, devices, (width, kv, inner), layers)
-    head = _head(config, devices, (vocabulary, width), tokens)
+    if not sharded and (config.adapter.rank or held == computed) and not online and not machine.cpu_offload:
+        gathered = 0  # weights are used as they are held
     copied_reference = config.reference.path or not config.adapter.rank or online
     if "reference_distribution" in config.objective.needs and copied_reference:
         state += computed * (reference_parameters(config) or parameters)  # frozen
@@ -107,12 +109,39 @@ def on_device(config: Config, architecture: Any, parameters: int, devices: Devic
         state += (computed * parameters if getattr(online, "kl", 0) else 0) + 4 * held * parameters * isinstance(
             online, PPO
         )
-    if not devices.gpu:  # there the copy for a checkpoint and the process take the same memory
-        learned = parameters * (2 if isinstance(online, PPO) else 1)
-        copied = 0 if config.adapter.rank else 3 * held * learned / shards
-        process = PROCESS + (SKLEARN if find_spec("sklearn") else 0)
-        return FRAGMENTS * (state / shards + gathered + activations + head + copied + process)
-    return state / shards + gathered + activations + head
+    once = _activations(config, devices, (width, kv, inner), layers)
+    # Of the micro-batches before, in float32; of bfloat16 weights the gradient of the last one is there beside them.
+    whole = earlier = 0.0
+    if not config.adapter.rank:
+        if not machine.cpu_offload:
+            whole, earlier = parameters / shards * (held + 4 * (held == 2)), parameters / shards * 4
+        if devices.count > 1 and not machine.reshard:
+            earlier += 4 * parameters  # reduced after the last micro-batch of a step
+    of_steps = (
+        tokens * once + _head(config, devices, (vocabulary, width), tokens) + (earlier if several else 0)
+        for tokens, several in _micro_batches(config, devices, steps)
+    )
+    peak = state / shards + gathered + max(whole, *of_steps)
+    if devices.gpu:
+        return peak
+    # There the copy for a checkpoint and the process take the same memory.
+    learned = parameters * (2 if isinstance(online, PPO) else 1)
+    copied = 0 if config.adapter.rank else 3 * held * learned / shards
+    return FRAGMENTS * (peak + copied + PROCESS + (SKLEARN if find_spec("sklearn") else 0))
+
+
+def _micro_batches(config: Config, devices: Devices, steps: Sequence[int] | None) -> Iterator[tuple[int, bool]]:
+    """The tokens of the largest micro-batch of a step, and whether its step has several, for each kind of step."""
+    budget = _micro_batch_tokens(config)
+    if steps is None or config.train.micro_batch is not None:
+        most = -(-cost.step_tokens(config) // devices.count)
+        yield min(budget, most), False
+        if most > budget:
+            yield min(budget, -(-most // 2)), True
+        return
+    for tokens in steps:
+        count = -(-tokens // (budget * devices.count))
+        yield -(-tokens // (count * devices.count)), count > 1
 
 
 def _micro_batch_tokens(config: Config) -> int:

@@ -4,8 +4,6 @@ The choice follows the estimate of memory in `losslab.planning.memory`. It affec
 `of_node` estimates the memory of a node for a job.
 """
 
-import importlib.util
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +12,7 @@ from losslab.config.choices import Recompute
 from losslab.config.machine import AUTO, MachineConfig
 from losslab.config.schema import Config
 from losslab.distributed.worker_count import workers_per_node
+from losslab.models.compiler import can_compile
 from losslab.planning import cost
 from losslab.planning.architecture import count_parameters, describe
 from losslab.planning.memory import CELL, GIB, Devices, at_once, on_device, room
@@ -75,11 +74,6 @@ def ample(machine: MachineConfig) -> MachineConfig:
     """The machine without `auto` on GPUs whose memory suffices, for a plan where there are none."""
     compiled = True if machine.compile == AUTO else machine.compile
     return _fill(replace(machine, compile=compiled), (GPU_TOKENS[0], Recompute.none, False))
-
-
-def can_compile() -> bool:
-    """Whether torch.compile can generate GPU code here: Triton needs a C compiler for its launchers."""
-    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))
 
 
 def sized(config: Config, tokens: int | None = None) -> Config:

@@ -27,6 +27,7 @@ from losslab.objectives import Objective
 from losslab.training.checkpoints import Checkpoints
 from losslab.training.image_rows import readable
 from losslab.training.inference import Inference, frozen
+from losslab.training.layout_file import MEASURED_STEPS, complete
 from losslab.training.optimizer import Gradients, Sums, lr_factor, make_optimizer
 from losslab.training.packing_check import run_exactly
 from losslab.training.passes import loader
@@ -34,7 +35,7 @@ from losslab.training.reference_logps import Reference, batch_statistics, old_lo
 from losslab.training.step_log import StepLog, StepResult
 from losslab.training.step_metrics import StepSums, measure, normaliser
 from losslab.training.steps import Steps, StopSignal
-from losslab.training.throughput import Speed
+from losslab.training.throughput import Speed, gpu_peak
 from losslab.training.token_view import TokenView
 from losslab.training.trim_malloc import trim_malloc
 from losslab.training.validation import Validation
@@ -76,6 +77,9 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
             batch, sums = trainer.forward_backward(step)
             sums = sums.all_reduce(stop.asked)
             result = trainer.update(step, batch, sums)
+            if step == min(todo.start + MEASURED_STEPS, todo.stop) - 1 and dist.get_rank() == 0:
+                peak = gpu_peak(device) if step == MEASURED_STEPS - 1 else None  # the plan's is that of these steps
+                complete(Path(folder) / "layout.json", policy, peak)
             step_log.add(result)  # on a GPU this reads the step before, whose numbers have arrived
             if steps.due(step, step_log.asked):
                 step_log.flush()

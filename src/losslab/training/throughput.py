@@ -102,8 +102,13 @@ def peak_flops(device: torch.device) -> float | None:
     return gpus.peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
+def gpu_peak(device: torch.device) -> int | None:
+    """Peak bytes so far of the GPU's allocator; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def peak_memory(device: torch.device) -> int:
     """Peak bytes so far: of the GPU's allocator, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    if (peak := gpu_peak(device)) is not None:
+        return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
