@@ -38,6 +38,8 @@ from losslab.files.json_files import read_json, read_lines, write_lines
 from losslab.models.loading import load_model
 from losslab.models.policy import Policy
 from losslab.objectives import Objective, Targets
+from losslab.planning import memory, plan, sizing
+from losslab.planning.architecture import describe
 from losslab.training.checkpoints import Checkpoints
 from losslab.training.optimizer import check_schedule, lr_factor, make_optimizer, weight_decay_groups
 from losslab.training.steps import Steps
@@ -284,6 +286,27 @@ def test_a_model_is_exported_in_the_dtype_it_was_published_in(checkpoint, rows, 
     assert json.loads((tmp_path / "cell/model/config.json").read_text())["dtype"] == "bfloat16"
     before = load_file(published / "model.safetensors")
     assert set(weights) == set(before) and any(not torch.equal(weights[name], before[name]) for name in before)
+
+
+def test_a_run_is_laid_out_for_the_tokens_of_its_plan_and_records_the_layout(checkpoint, rows, tmp_path, monkeypatch):
+    """Of three steps, however many rows there are: what is not worth compilation in the plan is not compiled."""
+    config, seen = make(checkpoint, rows, tmp_path, "dft"), []
+
+    def sized(config: Config, tokens: int | None) -> Config:
+        seen.append(tokens)
+        return sizing.sized(config, tokens)
+
+    monkeypatch.setattr("losslab.cells.training.sized", sized)
+    planned = plan.make(config)
+    _, metrics = trained(config, tmp_path / "cell")
+    assert seen == [planned.tokens] == [STEPS * BATCH * config.train.max_length]
+    layout = read_json(tmp_path / "cell/layout.json")
+    assert layout["attention"] == "scaled_dot_product_attention by runs"
+    assert not layout["compile"] and "measured_memory" not in layout
+    # The plan's formula for the first two steps, in place of steps of the longest rows.
+    steps, laid_out = [row["tokens"] for row in metrics[:2]], sizing.sized(config)
+    expected = memory.on_device(laid_out, describe(config), planned.parameters, steps=steps)
+    assert layout["planned_memory"] == expected < planned.memory
 
 
 def test_the_reference_is_measured_once_for_a_model_and_its_data(checkpoint, rows, tmp_path):
