@@ -219,11 +219,23 @@ def test_no_requests_start_no_engine(model, tmp_path):
 def test_noise_samples_from_the_softmax():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).expand(20_000, 4)
     for temperature, top_p in [(1.0, 1.0), (0.5, 1.0), (1.0, 0.8)]:
-        chosen = Noise(temperature, top_p, list(range(20_000)))(None, logits).argmax(-1)
+        chosen = Noise(temperature, top_p, list(range(20_000)), logits.device)(None, logits).argmax(-1)
         expected = (logits[0] / temperature).softmax(-1)
         if top_p == 0.8:  # 0.644 and 0.237 are enough
             expected = torch.tensor([0.7311, 0.2689, 0, 0])
         assert chosen.bincount(minlength=4) / 20_000 == pytest.approx(expected, abs=0.012)
+
+
+def test_noise_of_a_row_depends_on_its_seed_alone():
+    """Its own generator's draws, whatever is beside it and where it lies; samples on a CPU stay those of old records."""
+    logits = torch.randn(3, 5001, generator=torch.Generator().manual_seed(0)).bfloat16()
+    noise, alone = Noise(0.7, 1.0, [5, 9, 5], logits.device), Noise(0.7, 1.0, [9], logits.device)
+    generators = [torch.Generator().manual_seed(seed) for seed in (5, 9, 5)]
+    for _ in range(2):
+        drawn = torch.stack([torch.empty(5001).exponential_(generator=generator) for generator in generators])
+        found = noise(None, logits)
+        assert torch.equal(found, logits.float() / 0.7 - drawn.log())
+        assert torch.equal(alone(None, logits[1:2])[0], found[1])
 
 
 def test_request_seeds_are_fixed_by_what_names_the_sample():

@@ -57,7 +57,35 @@ def test_compiles_ahead_of_time(target: str, full: bool, monkeypatch: pytest.Mon
         {(kernel.arg_names.index(name),): value for name, value in constants.items()},
         {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    assembly = triton.compile(source, target=GPUTarget(*TARGETS[target]), options={"num_warps": 16}).asm
+    check(triton.compile(source, target=GPUTarget(*TARGETS[target]), options={"num_warps": 16}).asm, target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("add", [None, False, True])
+def test_what_scales_and_adds_compiles_ahead_of_time(
+    target: str, add: bool | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Gradients in bfloat16, which are scaled where they are or added up in float32."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from losslab.models.fused_loss_triton import accumulate_kernel, scale_kernel
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = scale_kernel if add is None else accumulate_kernel
+    types = ["*bf16", "*fp32", "i32"] if add is None else ["*fp32", "*bf16", "i32"]
+    constants = {"BLOCK": 8192} if add is None else {"ADD": add, "BLOCK": 4096}
+    source = ASTSource(
+        kernel,
+        dict(zip(kernel.arg_names, types, strict=False)) | dict.fromkeys(constants, "constexpr"),
+        {(kernel.arg_names.index(name),): value for name, value in constants.items()},
+        {(place,): [["tt.divisibility", 16]] for place in range(3)},
+    )
+    check(triton.compile(source, target=GPUTarget(*TARGETS[target]), options={"num_warps": 8}).asm, target)
+
+
+def check(assembly: dict[str, str], target: str) -> None:
+    """There is code for the GPU, whose stores are of 16 bytes."""
     if target == "gfx942":
         assert assembly["hsaco"] and "global_store_dwordx4" in assembly["amdgcn"]
     else:

@@ -2,6 +2,7 @@
 
 import collections
 import json
+import threading
 import warnings
 from dataclasses import replace
 
@@ -11,14 +12,16 @@ import torch
 from torch import library, nn
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from losslab.config.choices import Recompute
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import AdapterConfig, Config, ModelConfig, OptimizerConfig, Precision, TrainConfig
-from losslab.data.batches import collate
+from losslab.data.batches import Shard, collate
 from losslab.data.examples import Examples
+from losslab.data.loader import KnownExamples, Loader, MicroBatchSize
 from losslab.data.packing import Packing
 from losslab.files.json_files import read_lines, write_json
 from losslab.models import attention, fused_loss, layout, lora
@@ -37,6 +40,10 @@ DEVICE = torch.device("cuda", 0) if CUDA else torch.device("cpu")
 # Operators for which the host waits. `lift_fresh` makes a tensor of Python numbers, which a list as an index becomes
 # too; tensors of numpy arrays, which are copied without waiting, are not counted.
 WAITS = ("lift_fresh", "_local_scalar_dense", "nonzero", "_unique2", "bincount", "equal", "is_nonzero")
+
+
+# Methods that a CPU carries out without an operator.
+READS = ("cpu", "tolist", "numpy", "__array__", "__bool__", "__int__", "__float__", "__index__", "item")
 
 
 def relative(value: torch.Tensor, expected: torch.Tensor) -> float:
@@ -229,18 +236,57 @@ def test_copies_of_the_weights_give_the_gradients_of_a_model_in_their_dtype(exam
     assert all(p.dtype == torch.float32 for p in policy.parameters())
 
 
+class Reads(TorchFunctionMode):
+    """Counts the methods of tensors that read values of the host's without an operator, and would wait for a GPU's."""
+
+    def __init__(self, seen: collections.Counter[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        if name in READS and isinstance(args[0], torch.Tensor):
+            self.seen[name] += 1
+        return function(*args, **kwargs or {})
+
+
 class Waits(TorchDispatchMode):
-    """Counts the operators that give the host a value of a tensor."""
+    """Counts the operators and methods that give the host a value of a tensor."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: collections.Counter[str] = collections.Counter()
+        self.reads = Reads(self.seen)
+
+    def __enter__(self):
+        self.reads.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.reads.__exit__(*error)
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         name = operator.overloadpacket.__name__
         if name in WAITS:
             self.seen[name] += 1
         return operator(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        torch.Tensor.cpu, torch.Tensor.tolist, torch.Tensor.numpy, np.asarray, bool, int, float, torch.Tensor.item,
+        lambda x: [1, 2][x], lambda x: x.nonzero(), lambda x: x[None][[0]],
+    ],
+)  # fmt: skip
+def test_each_way_to_read_a_tensor_counts_as_a_wait(read):
+    one = torch.tensor(1)
+    with Waits() as waits:
+        (one + one).abs()
+        assert not waits.seen
+        read(one)
+    assert waits.seen
 
 
 def trainer(
@@ -262,6 +308,25 @@ def trainer(
         machine=MachineConfig(recompute=Recompute.none, compile=False, reshard=False, **machine),
     )
     return Trainer(config, Examples.load(folder / "data"), folder, folder / "reference.npy", DEVICE)
+
+
+def test_the_next_batch_is_being_made_when_one_is_taken(examples):
+    class Sampler:
+        steps = 3
+
+        def __init__(self) -> None:
+            self.asked = [threading.Event() for _ in range(self.steps)]
+
+        def batch(self, step: int) -> np.ndarray:
+            self.asked[step].set()
+            return np.arange(4 * step, 4 * step + 4)
+
+    sampler = Sampler()
+    with Loader(KnownExamples(examples, lambda group: {}), sampler, MicroBatchSize(64), Shard(0, 1)) as loader:
+        for step in range(3):
+            assert loader.take(step).examples.tolist() == [*range(4 * step, 4 * step + 4)]
+            assert all(asked.wait(60) for asked in sampler.asked[: step + 2])
+            assert not any(asked.is_set() for asked in sampler.asked[step + 2 :])
 
 
 class WritesData(torch.optim.SGD):

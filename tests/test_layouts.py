@@ -1,18 +1,26 @@
 """What lays a model out (ranks, recomputation, compilation, offload, adapters) must not change what is learned."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from test_training import LR, MOMENTUM, STEPS, data_rows, make, sequence, trained
+from torch.distributed.tensor.debug import CommDebugMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from losslab.cells.training import prepared
 from losslab.config.choices import Recompute, Sharding
-from losslab.config.schema import AdapterConfig, Normaliser, Precision
+from losslab.config.schema import AdapterConfig, Config, Normaliser, Precision
 from losslab.data import toy_task
 from losslab.data.batch_sampler import RandomBatchSampler
+from losslab.data.examples import Examples
+from losslab.distributed.launch import launch
+from losslab.files.json_files import read_json, write_json
+from losslab.training import loop
 
 LORA = AdapterConfig(rank=4, alpha=8, target_modules=["q_proj", "down_proj"])
 
@@ -159,3 +167,46 @@ def test_gradients_of_bfloat16_weights_are_added_up_in_float32(checkpoint, rows,
     for machine in ({}, {"workers": 2, "reshard": True}, {"workers": 2, "reshard": False}):
         difference = float((gradient(16, **machine) - expected).norm() / expected.norm())
         assert difference < 2**-9, machine
+
+
+def _collectives(config: Config, data: str, folder: str) -> None:
+    """On a rank: write what each micro-batch of two steps gathers and reduces, by FSDP2's calls."""
+    device = loop.start(config)
+    trainer = loop.Trainer(config, Examples.load(Path(data)), Path(folder), Path(folder) / "reference.npy", device)
+    run, counts = trainer._micro_batch, list[list[list[int]]]()
+
+    def counted(*arguments):
+        with CommDebugMode() as calls:
+            out = run(*arguments)
+        seen = calls.get_comm_counts()
+        names = (torch.ops.c10d._allgather_base_, torch.ops.c10d._reduce_scatter_base_)
+        counts[-1].append([seen[name] for name in names])
+        return out
+
+    trainer._micro_batch = counted
+    with trainer.loader:
+        for step in range(2):
+            counts.append([])
+            batch, sums = trainer.forward_backward(step)
+            trainer.update(step, batch, sums.all_reduce(False))
+    if dist.get_rank() == 0:
+        write_json(Path(folder) / "counts.json", {"counts": counts})
+
+
+@pytest.mark.parametrize("reshard", [False, True])
+def test_what_a_step_of_several_micro_batches_gathers_and_reduces(checkpoint, rows, tmp_path, reshard):
+    """Each decoder layer and the rest are a group. Held weights are gathered once a step, and their gradients
+    reduced once; else layers are gathered for forward and for backward, and all are reduced after each micro-batch.
+    """
+    machine = {"workers": 2, "micro_batch_tokens": 32, "recompute": Recompute.none, "compile": False}
+    config = make(checkpoint, rows, tmp_path, "dft", **machine, reshard=reshard)
+    data, _ = prepared(config, tmp_path / "cell")
+    launch(_collectives, config, data, str(tmp_path), machine=config.machine, logs=tmp_path / "logs")
+    counts = read_json(tmp_path / "counts.json")["counts"]
+    layers = toy_task.model_config().num_hidden_layers
+    for step in counts:
+        assert len(step) > 2
+        if reshard:
+            assert step == [[2 * layers + 1, layers + 1]] * len(step)
+        else:
+            assert step == [[layers + 1, 0], *[[0, 0]] * (len(step) - 2), [0, layers + 1]]
