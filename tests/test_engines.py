@@ -227,7 +227,7 @@ def test_noise_samples_from_the_softmax():
 
 
 def test_noise_of_a_row_depends_on_its_seed_alone():
-    """Its own generator's draws, whatever is beside it and where it lies; samples on a CPU stay those of old records."""
+    """Whatever is beside it and where it lies; on a CPU samples stay those of old records."""
     logits = torch.randn(3, 5001, generator=torch.Generator().manual_seed(0)).bfloat16()
     noise, alone = Noise(0.7, 1.0, [5, 9, 5], logits.device), Noise(0.7, 1.0, [9], logits.device)
     generators = [torch.Generator().manual_seed(seed) for seed in (5, 9, 5)]
