@@ -103,9 +103,9 @@ def losslab(name: str, sizes: dict[str, Any], tiny: bool, loss: str = "dft.DFT",
             if adapter else AdapterConfig(),
         )  # fmt: skip
         config = sizing.sized(config)
-        tokens = RandomBatchSampler.of(config.train, config.seed, examples).tokens(lengths, STEPS)
+        of_steps = RandomBatchSampler.of(config.train, config.seed, examples).tokens(lengths, STEPS)
         parameters = count_parameters(architecture(sizes))
-        planned = memory.on_device(config, architecture(sizes), parameters, steps=tokens)
+        planned = memory.on_device(config, architecture(sizes), parameters, steps=of_steps)
         if DEVICE == "cuda":
             torch.cuda.reset_peak_memory_stats()
         began = time.perf_counter()
