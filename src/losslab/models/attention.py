@@ -134,7 +134,7 @@ def by_runs(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores:
     for (count, length), *piece in zip(runs, *pieces, strict=True):
         q, k, v = (x.unflatten(1, (count, length)).transpose(0, 1) for x in piece)
         if scores.softcap is None and scores.sinks is None:
-            RAN.add("scaled_dot_product_attention by runs")
+            _ran("scaled_dot_product_attention by runs")
             mask = _visible(length, scores.window, query.device)
             if computes_in_float32(q):
                 q, k, v = q.float(), k.float(), v.float()
@@ -142,7 +142,7 @@ def by_runs(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores:
                 q, k, v, mask, is_causal=mask is None, scale=scores.scaling, enable_gqa=query.shape[1] != key.shape[1]
             ).to(value.dtype)
         else:
-            RAN.add("all scores by runs")
+            _ran("all scores by runs")
             out = _explicit(q, k, v, scores)
         parts.append(out.transpose(1, 2).flatten(0, 1))  # (count * length, H, E)
     return torch.cat(parts)[None]
@@ -176,7 +176,7 @@ def _explicit(query: Tensor, key: Tensor, value: Tensor, scores: Scores) -> Tens
 def by_blocks(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scores: Scores) -> Tensor:
     """FlexAttention, which computes the blocks of a row that hold a visible pair, with any soft cap and sinks."""
     softcap, sinks = scores.softcap, scores.sinks
-    RAN.add("FlexAttention")
+    _ran("FlexAttention")
 
     def capped(score: Tensor, batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return score if softcap is None else softcap * torch.tanh(score / softcap)
