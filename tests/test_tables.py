@@ -3,6 +3,8 @@
 import csv
 import importlib
 import io
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +16,11 @@ from losslab.config.machine import MachineConfig
 from losslab.config.schema import Config, Names, NonFinite, OptimizerConfig
 from losslab.config.sweep import SweepConfig
 from losslab.files.json_files import read_json, write_json, write_lines
+from losslab.files.locks import lock
 from losslab.records.record import Cell
 from losslab.results import compare_to_baselines, labels, plots, table_formats, tables
 from losslab.results.plots import BarRow
-from losslab.results.write_tables import write_tables
+from losslab.results.write_tables import renew_table, write_tables
 from losslab.statistics.intervals import Estimate
 
 
@@ -321,6 +324,45 @@ def test_spreadsheet_and_figure(tmp_path):
         "table.md",
         "table.tex",
     ]
+
+
+def test_a_cell_that_ends_while_a_command_waits_for_the_table_has_its_row(tmp_path):
+    """The command has found its sweeps already, and the cell leaves its row to the command's writing."""
+    cell(tmp_path, "sft", 0, {"math500": 50.0})
+    with lock(tmp_path / "cache/tables/study", quiet=True):  # as the writing of another cell
+        threads = [threading.Thread(target=write_tables, args=(["study"], str(tmp_path)))]
+        threads[0].start()
+        time.sleep(1)
+        cell(tmp_path, "dft", 0, {"math500": 60.0})
+        threads.append(threading.Thread(target=renew_table, args=(SweepConfig(name="study"), str(tmp_path))))
+        threads[1].start()
+        time.sleep(0.5)
+    for thread in threads:
+        thread.join()
+    rows = csv.DictReader(io.StringIO((tmp_path / "tables/study/table.csv").read_text()))
+    assert [row["objective"] for row in rows] == ["sft", "dft"]
+
+
+def test_what_a_newer_writing_does_not_make_is_removed(tmp_path):
+    """All optional files of earlier records, and of one figure a half; what others put into the folder stays."""
+    cell(tmp_path, "sft", 0, {"math500": 50.0})
+    write_tables(["study"], str(tmp_path))
+    folder = tmp_path / "tables/study"
+    own = {path.name for path in folder.iterdir()}
+    stale = {"claims.csv", "breakdown.csv", "tuning.json", "kl_to_base.csv", "steps.csv", "settings.csv"}
+    stale |= {"gain_and_loss.csv", "probabilities.md", "probabilities.csv"}
+    stale |= {
+        f"{name}.{kind}" for name in ("steps", "settings", "probabilities", "gain_and_loss") for kind in ("png", "svg")
+    }
+    others = {"race.md", "race.csv", "tracker.json", "mine.csv"}
+    for name in stale | others:
+        (folder / name).touch()
+    write_tables(["study"], str(tmp_path))
+    assert {path.name for path in folder.iterdir()} == own | others
+    (path,) = (tmp_path / "cells").glob("*/scores/*/scores.json")
+    path.unlink()
+    write_tables(["study"], str(tmp_path))
+    assert own - {path.name for path in folder.iterdir()} == {"conclusion.md", "figure.png", "figure.svg"}
 
 
 @pytest.mark.parametrize(("models", "labels"), [(1, 4), (5, 3), (1, 14), (2, 24)])

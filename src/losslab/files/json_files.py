@@ -10,7 +10,11 @@ from losslab.files.atomic import write
 
 
 def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
-    write(path, json.dumps(value, indent=1, default=str) + "\n", mode)
+    write(path, to_text(value), mode)
+
+
+def to_text(value: Any) -> str:
+    return json.dumps(value, indent=1, default=str) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from losslab.composition import experiment_files
 from losslab.config.log import log, terminal_text
 from losslab.config.sweep import SweepConfig
 from losslab.data.probability_bins import EDGES
-from losslab.files.atomic import write
-from losslab.files.json_files import write_json
+from losslab.files.json_files import to_text
 from losslab.records.cell_records import CellRecord, cell_records
 from losslab.records.reading import DamagedRecord, read_metrics
 from losslab.results import (
@@ -42,6 +41,7 @@ from losslab.results.notes import notes, of_measured_cells, row_label, shown, sh
 from losslab.results.plots import BarRow
 from losslab.results.probability_plots import BeforeAfter
 from losslab.results.problem_shares import ProblemShares
+from losslab.results.table_folder import TableFolder
 from losslab.results.tables import Measure, Table, build
 
 
@@ -51,25 +51,23 @@ def renew_table(sweep: SweepConfig, results: str) -> None:
     write_table(sweep, results, since=shared_writing.begun(cache))
 
 
-def write_table(
-    sweep: SweepConfig, results: str, records: Sequence[CellRecord] | None = None, since: int | None = None
-) -> None:
+def write_table(sweep: SweepConfig, results: str, since: int | None = None) -> None:
     """Print the table of a sweep and write it, with its figures, under results/tables/<sweep>.
 
     Args:
         sweep: its name, and the layout of the table.
         results: the folder of the records.
-        records: those of the results folder where they are read already.
         since: the table is left as it is where another process has begun to write it since, and has ended
             (`shared_writing.writing`).
     """
-    folder = Path(results) / "tables" / sweep.name
     cache = _cache(sweep, results)
+    folder = TableFolder(Path(results) / "tables" / sweep.name, cache / "figures.json")
     with shared_writing.writing(cache, since) as must_write:
         if not must_write:
-            log.info(f"table: {folder}/table.md, written by a cell that ended at the same time")
+            log.info(f"table: {folder.path}/table.md, written by a cell that ended at the same time")
             return
-        table = build(sweep, results, records)
+        # The records are read under the lock: a cell that waits for it may leave its row to this writing.
+        table = build(sweep, results)
         comparison, shares = paper.compare(table), ProblemShares(table)
         tuned = tuning.tune(table, shares)
         concluded = conclusions(table, shares, tuned)
@@ -82,26 +80,27 @@ def write_table(
         scores = table_formats.scores_sheet(table, list(notes(table, curves, measured, measured_kl)))
         parts = list(breakdown.sheets(table))
         texts = [table_formats.markdown(sheet, 1 if i == 0 else 2) for i, sheet in enumerate([scores, *beside, *parts])]
-        write(folder / "table.md", "\n".join(texts))
-        write(folder / "table.tex", "\n".join(map(table_formats.latex, [scores, *beside, *parts])))
-        write(folder / "table.csv", table_formats.to_csv(table, comparison))
+        folder.write("table.md", "\n".join(texts))
+        folder.write("table.tex", "\n".join(map(table_formats.latex, [scores, *beside, *parts])))
+        folder.write("table.csv", table_formats.to_csv(table, comparison))
         written = {"table": "table.md, table.tex, table.csv"}
         if parts:
-            write(folder / "breakdown.csv", breakdown.to_csv(table))
+            folder.write("breakdown.csv", breakdown.to_csv(table))
             written["parts"] = "breakdown.csv, and in table.md by " + ", ".join(
                 dict.fromkeys(sheet.title.rpartition(" by ")[2] for sheet in parts)
             )
         if concluded:
-            write(folder / "conclusion.md", conclusion_text.markdown(concluded))
+            folder.write("conclusion.md", conclusion_text.markdown(concluded))
             written["answer"] = "conclusion.md"
         if tuned:
-            write_json(folder / "tuning.json", tuning.to_json(tuned))
+            folder.write("tuning.json", to_text(tuning.to_json(tuned)))
             written["tuned"] = "tuning.json: what each seed chose, and by which problems"
         if judged:
-            write(folder / "claims.csv", claims.to_csv(judged))
-        written |= _gain_and_kl(points, divergences, folder, cache / "figures.json")
-        written = _figures(table, bars, curves, measured, folder, cache / "figures.json") | written
-    lines = {name: f"{folder}/{files}" for name, files in written.items()}
+            folder.write("claims.csv", claims.to_csv(judged))
+        written |= _gain_and_kl(points, divergences, folder)
+        written = _figures(table, bars, curves, measured, folder) | written
+        folder.remove_stale()
+    lines = {name: f"{folder.path}/{files}" for name, files in written.items()}
     lines["records"] = str(Path(results) / "cells")
     if sweep.next:
         python = os.path.relpath(sys.executable)
@@ -125,17 +124,15 @@ def _print(concluded: Sequence[Conclusion], tables: Sequence[table_formats.Sheet
         console.print(f"{name + ':':<9}{line}", highlight=False, soft_wrap=True)
 
 
-def _gain_and_kl(
-    points: Sequence[Tradeoff], divergences: Sequence[Divergence], folder: Path, digests: Path
-) -> dict[str, str]:
+def _gain_and_kl(points: Sequence[Tradeoff], divergences: Sequence[Divergence], folder: TableFolder) -> dict[str, str]:
     """Write what training gained and what it moved away from; returns the names of the files by what they show."""
     written = {}
     if points:
-        write(folder / "gain_and_loss.csv", gain_and_loss.to_csv(points, divergences))
-        plots.draw(folder / "gain_and_loss", digests, gain_and_loss.figure, gain_and_loss.drawn(points))
+        folder.write("gain_and_loss.csv", gain_and_loss.to_csv(points, divergences))
+        folder.draw("gain_and_loss", gain_and_loss.figure, gain_and_loss.drawn(points))
         written["gain"] = "gain_and_loss.png, gain_and_loss.svg, gain_and_loss.csv"
     if divergences:
-        write(folder / "kl_to_base.csv", kl_to_base.to_csv(divergences))
+        folder.write("kl_to_base.csv", kl_to_base.to_csv(divergences))
         written["KL"] = "kl_to_base.csv, and in table.md"
     return written
 
@@ -145,30 +142,29 @@ def _figures(
     bars: Sequence[BarRow],
     curves: Mapping[str, LearningCurve],
     measured: Sequence[BeforeAfter],
-    folder: Path,
-    digests: Path,
+    folder: TableFolder,
 ) -> dict[str, str]:
     """Write what a table has beside its numbers; returns the names of the files by what they show."""
     written = {}
     if bars and len(bars) <= plots.MOST_ROWS:
-        plots.draw(folder / "figure", digests, plots.bars, bars, table.columns)
+        folder.draw("figure", plots.bars, bars, table.columns)
         written["figure"] = "figure.png, figure.svg"
     columns = [*table.benchmarks, AVERAGE]
     if shown(table, "export_steps", curves):
-        write(folder / "steps.csv", learning_curves.to_csv(curves, columns))
+        folder.write("steps.csv", learning_curves.to_csv(curves, columns))
         if len(curves) <= plots.MOST_ROWS:
-            plots.draw(folder / "steps", digests, plots.over_steps, curves, columns)
+            folder.draw("steps", plots.over_steps, curves, columns)
         written["steps"] = "steps.png, steps.svg, steps.csv"
     if settings := setting_curves.keys(table):
-        write(folder / "settings.csv", setting_curves.to_csv(table))
+        folder.write("settings.csv", setting_curves.to_csv(table))
         by_key = {key: setting_curves.curves(table, key) for key in settings}
-        plots.draw(folder / "settings", digests, plots.over_settings, by_key)
+        folder.draw("settings", plots.over_settings, by_key)
         written["setting"] = "settings.png, settings.svg, settings.csv"
     if shown(table, "probabilities", of_measured_cells(table, measured)):
-        write(folder / "probabilities.md", probability_plots.to_markdown(measured))
-        write(folder / "probabilities.csv", probability_plots.to_csv(measured))
+        folder.write("probabilities.md", probability_plots.to_markdown(measured))
+        folder.write("probabilities.csv", probability_plots.to_csv(measured))
         if len(measured) <= plots.MOST_ROWS:
-            plots.draw(folder / "probabilities", digests, probability_plots.figure, measured)
+            folder.draw("probabilities", probability_plots.figure, measured)
         written["targets"] = "probabilities.png, .svg, .md, .csv"
     return written
 
@@ -185,7 +181,7 @@ def write_tables(sweeps: Sequence[str], results: str) -> None:
             from losslab.composition.checks import check_sweep  # which raises, and loads torch
 
             check_sweep(sweep)
-        write_table(sweep, results, records)
+        write_table(sweep, results)
 
 
 def layouts(sweeps: Sequence[str], results: str, records: Sequence[CellRecord] | None = None) -> Iterator[SweepConfig]:
