@@ -16,7 +16,7 @@ from losslab.report.rows import report_rows
 from losslab.results import gain_and_loss, tables
 from losslab.results.problem_shares import ProblemShares
 from losslab.results.write_tables import write_tables
-from losslab.statistics.intervals import student
+from losslab.statistics.intervals import Estimate, student
 
 # Right samples of four, of each problem.
 RIGHT = {
@@ -110,13 +110,42 @@ def test_the_table_names_the_front_and_the_page_draws_it(tmp_path, capsys):
     rows = list(csv.DictReader((folder / "gain_and_loss.csv").open()))
     fronts = {row["objective"]: (float(row["gain"]), float(row["loss"]), row["pareto_front"]) for row in rows}
     assert fronts == {"sft": (25.0, 25.0, "True"), "dft": (12.5, 0.0, "True"), "nft": (0.0, 12.5, "False")}
-    assert (folder / "gain_and_loss.png").stat().st_size > 5000
+    assert (folder / "gain_and_loss.png").exists() and (folder / "gain_and_loss.svg").exists()
     assert "gain_and_loss.png, gain_and_loss.svg, gain_and_loss.csv" in capsys.readouterr().out
     html = page.write_report(SweepConfig(name="study"), str(tmp_path)).read_text()
     assert "points gained on mathematics over points lost on forgetting" in html
     titles = re.findall("^## (.*)", (folder / "table.md").read_text(), re.MULTILINE)
     assert titles == ["Gain against loss"] and all(f"<h3>{title}</h3>" in html for title in titles)
     assert "sft: gain +25.0, loss +25.0" in html and "base: gain +0.0, loss +0.0" in html
+
+
+def test_the_figure_has_its_points_intervals_and_fronts_where_the_values_are():
+    points = [
+        ("tiny", "sft", Estimate(25.0, 2.0), Estimate(10.0, 4.0), True, "greedy"),
+        ("tiny", "dft", Estimate(12.0), Estimate(-1.0), True, "greedy"),
+        ("tiny", "nft", Estimate(0.0, 1.0), Estimate(12.5, 3.0), False, "greedy"),
+        ("tiny", "sft", Estimate(30.0, 2.0), Estimate(20.0, 4.0), True, "sampled"),
+        ("big", "sft", Estimate(5.0, 1.0), Estimate(6.0, 1.0), True, "greedy"),
+    ]
+    tiny, big = gain_and_loss.figure(points).axes
+    drawn = [
+        (c.get_label(), c[0].get_xydata().tolist(), *(bar.get_segments()[0].tolist() for bar in c[2]))
+        for c in tiny.containers
+    ]
+    assert drawn == [  # (loss, gain), then the interval of the loss and that of the gain
+        ("sft", [[10, 25]], [[6, 25], [14, 25]], [[10, 23], [10, 27]]),
+        ("dft", [[-1, 12]], [[-1, 12], [-1, 12]], [[-1, 12], [-1, 12]]),
+        ("nft", [[12.5, 0]], [[9.5, 0], [15.5, 0]], [[12.5, -1], [12.5, 1]]),
+        ("sft", [[20, 30]], [[16, 30], [24, 30]], [[20, 28], [20, 32]]),
+    ]
+    assert [c[0].get_markersize() for c in tiny.containers] == [8, 8, 5, 8]  # those on a front are larger
+    fronts = [line for line in tiny.lines if line.get_linestyle() == ":"]
+    assert [line.get_xydata().tolist() for line in fronts] == [[[-1, 12], [10, 25]], [[20, 30]]]
+    assert {line.get_drawstyle() for line in fronts} == {"steps-post"}
+    (base,) = [line for line in tiny.lines if line.get_marker() == "+"]
+    assert base.get_xydata().tolist() == [[0, 0]]
+    assert [c[0].get_xydata().tolist() for c in big.containers] == [[[6, 5]]]
+    assert big.containers[0][0].get_color() == tiny.containers[0][0].get_color() == tiny.containers[3][0].get_color()
 
 
 def test_the_front_is_that_of_all_rows_also_of_those_that_are_not_drawn(tmp_path):

@@ -251,6 +251,30 @@ def test_the_sweeper_of_rows_runs_what_the_plan_has():
     assert batch == planned == [[f"seed={seed}", "experiment=demo", *row] for row in rows for seed in (3, 4)]
 
 
+def places_of_averages(rungs: list[race.Rung]) -> dict[str, list[float]]:
+    """Where the chart has the average of each row on each rung: x, y, x, y, …
+
+    Across, the logarithm of the training rows, from a tenth below the least at 44 to a tenth above the most at 352;
+    upwards from 170 to 8, with 5% of the range of the averages (or 2% of the largest) above and below them, or from
+    zero where they come near it.
+    """
+    averages = {"base": {rung.rows: rung.base for rung in rungs}}
+    for rung in rungs:
+        for row in rung.standings:
+            averages.setdefault(row.name, {})[rung.rows] = row.average
+    every = [average for of_row in averages.values() for average in of_row.values()]
+    low, high = min(every), max(every)
+    air = max(0.05 * (high - low), 0.02 * high)
+    floor = 0.0 if low < 0.4 * high else low - air
+    ratio = 1.21 * rungs[-1].rows / rungs[0].rows
+    places: dict[str, list[float]] = {}
+    for name, of_row in averages.items():
+        for rows, average in of_row.items():
+            x = 44 + 308 * np.log(1.1 * rows / rungs[0].rows) / np.log(ratio)
+            places.setdefault(name, []).extend([x, 170 - 162 * (average - floor) / (high + air - floor)])
+    return places
+
+
 def test_a_race_ends_with_a_page(tmp_path, capsys):
     words, rng = [*TINY, f"machine.results={tmp_path}"], np.random.default_rng(0)
 
@@ -281,7 +305,12 @@ def test_a_race_ends_with_a_page(tmp_path, capsys):
     for sentence in race_text.sentences(Race.of(words), rungs):
         assert sentence in unescape(page)
     assert 'href="eighth.html"' in page and 'href="quarter.html"' not in page  # which nobody has written here
-    assert page.count("<polyline") == 5 and "http" not in page.replace("http-equiv", "")
+    drawn = re.findall(r'<polyline [^>]*data-label="([^"]*)"[^>]* points="([^"]*)"', page)
+    places = {label: [float(number) for number in re.split("[ ,]", points)] for label, points in drawn}
+    assert page.count("<polyline") == len(places) == 5
+    for name, expected in places_of_averages(rungs).items():
+        assert places[name] == pytest.approx(expected, abs=0.06), name
+    assert "http" not in page.replace("http-equiv", "")
     # 15 cells of 2 s of scoring and 18 later ones without the base's; 30 of 10 s of a device of training
     race_line = re.search(r"<th scope=row>race</th>(.*)</tr>", page)
     assert race_line and re.findall(r">([^<]+)<", race_line[1]) == ["9,600", "33", "5.0 min", "1.1 min"]

@@ -293,6 +293,48 @@ def test_a_chart_has_its_points_where_the_values_are():
     assert (low - high) == pytest.approx(first - second, abs=0.11) and low + high == pytest.approx(2 * second, abs=0.11)
 
 
+def attributes(svg: str, tag: str, *names: str) -> list[tuple[float, ...]]:
+    """Of all elements that have these attributes, in their order, as numbers."""
+    found = [dict(re.findall(r'([\w-]+)="([^"]*)"', text)) for text in re.findall(rf"<{tag} ([^>]*)>", svg)]
+    return [tuple(float(of[name]) for name in names) for of in found if "grid" not in of["class"]]
+
+
+def test_the_intervals_of_rows_are_where_their_values_are():
+    """Names of three letters end at 18 + 3 * 6.3; the scale begins there, at 28.5, and ends at 346, at 61.5: that is
+    5% of the 30 points from 30 to 60 on each side."""
+    svg = charts.intervals("x", [(1, "sft", 40.0, 10.0), (2, "dft", 60.0, None), (3, "nft", 60.0, float("inf"))])
+    left, unit = 36.9, (346 - 36.9) / 33
+    places = [left + unit * (value - 28.5) for value in (30.0, 40.0, 50.0, 60.0)]
+    assert attributes(svg, "line", "x1", "x2", "y1", "y2") == [pytest.approx((places[0], places[2], 19, 19), abs=0.06)]
+    rows = [(places[1], 8 + 11), (places[3], 8 + 33), (places[3], 8 + 55)]
+    assert attributes(svg, "circle", "cx", "cy") == [pytest.approx(row, abs=0.06) for row in rows]
+    ticks = re.findall(r'<text x="([^"]*)" y="[^"]*" text-anchor="middle">([^<]*)<', svg)
+    assert ticks and all(float(x) == pytest.approx(left + unit * (float(t) - 28.5), abs=0.06) for x, t in ticks)
+
+
+def test_gain_and_loss_are_crosses_where_their_values_are():
+    """Both scales begin at zero, at the lower left corner (44, 210), and end 5% above their largest value: 15.75 of the
+    loss at 352, 31.5 of the gain at 8."""
+    svg = charts.crosses("x", [(1, "sft", Estimate(10.0, 5.0), Estimate(20.0, 10.0))])
+    x, y = (lambda loss: 44 + 308 * loss / 15.75), (lambda gain: 210 - 202 * gain / 31.5)
+    assert attributes(svg, "circle", "cx", "cy") == [(44, 210), pytest.approx((x(10), y(20)), abs=0.06)]
+    lines = attributes(svg, "line", "x1", "x2", "y1", "y2")
+    assert lines[:2] == [(44, 44, 210, 210)] * 2  # of the base
+    assert lines[2:] == [
+        pytest.approx((x(5), x(15), y(20), y(20)), abs=0.06),
+        pytest.approx((x(10), x(10), y(10), y(30)), abs=0.06),
+    ]
+
+
+def test_a_histogram_has_bars_after_and_a_line_before_training():
+    """From 0.01% at 150 to 100% at 8, by their logarithms; two bins from 44 to 352."""
+    svg = charts.histogram("x", [0.0, 0.5, 1.0], [100.0, 1.0], [10.0, 0.001], 1)
+    bars = [row for row in attributes(svg, "rect", "x", "y", "width", "height") if row[1] != 8]  # those behind the tips
+    assert bars == [(45.5, 43.5, 151.0, 106.5), (199.5, 150.0, 151.0, 0.0)]  # what is below the scale has no height
+    (stairs,) = re.findall(r'<polyline class="before" points="([^"]*)"', svg)
+    assert stairs == "44.0,8.0 198.0,8.0 198.0,79.0 352.0,79.0"
+
+
 def test_pages_are_of_sweeps_that_are_there(root, results, page):
     command = [*LOSSLAB, "report", "study", f"results={results}", "against=base"]
     done = subprocess.run(command, capture_output=True, text=True)
