@@ -171,6 +171,30 @@ def test_wandb_has_config_curves_scores_over_steps_samples_and_the_table(cell):
     assert shown["data"] == [["tiny", "dft", 1, 1, 75.0, 3.0, 75.0, 3.0]]
 
 
+def test_the_run_of_the_table_says_which_objective_is_better(cell):
+    """Two seeds of each: of two samples of a problem dft has one more right than sft."""
+    config, of_dft = cell
+    for loss, more in (("sft", 0), ("dft", 1)):
+        for seed in (0, 1):
+            target = {"_target_": f"losslab.objectives.{loss}.{loss.upper()}"}
+            own = replace(config, names=replace(config.names, loss=loss), loss=target, seed=seed)
+            found, right = Cell.of(own), [more, more + 1] * 20
+            found.declare(own)
+            score(found, own, 100 * sum(right) / 80)
+            scores = found.scores(own) / "scores.json"
+            content = read_json(scores)
+            content["benchmarks"]["tiny_add"]["right"] = dict.fromkeys(("official", "corrected"), right)
+            write_json(scores, content)
+    with follow.follow(config, of_dft):  # in a process of its own, at whose end the files are complete
+        pass
+    table = Offline(Path(config.machine.results) / "tables/ablation")
+    answer, grounds, *_ = table.summary["conclusion"].split("\n")
+    assert answer == "dft is the best, with an average of 75.0%: better than sft (50.0 points, 50.0 to 50.0)."
+    assert "over 2 seeds and 40 problems of tiny_add with 2 samples each" in grounds
+    assert [r.run.notes for r in table.records if r.HasField("run")][-1] == table.summary["conclusion"]
+    assert (table.summary["cells"], table.summary["scored"]) == (4, 4)
+
+
 def test_a_run_that_goes_on_is_one_run_and_told_once(cell):
     config, found = cell
     write_lines(found.metrics, [row(1), row(2)])
