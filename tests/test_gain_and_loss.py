@@ -115,7 +115,7 @@ def test_the_table_names_the_front_and_the_page_draws_it(tmp_path, capsys):
     html = page.write_report(SweepConfig(name="study"), str(tmp_path)).read_text()
     assert "points gained on mathematics over points lost on forgetting" in html
     titles = re.findall("^## (.*)", (folder / "table.md").read_text(), re.MULTILINE)
-    assert titles == ["Gain against loss"] and all(f"<h3>{title}</h3>" in html for title in titles)
+    assert titles == ["Gain against loss", "pass@k"] and all(f"<h3>{title}</h3>" in html for title in titles)
     assert "sft: gain +25.0, loss +25.0" in html and "base: gain +0.0, loss +0.0" in html
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from losslab.evaluation import mastery
 from losslab.statistics.intervals import Estimate, over_benchmarks, over_problems, over_seeds
-from losslab.statistics.pass_at_k import majority_at, pass_at, rounded
+from losslab.statistics.pass_at_k import majority_at, pass_at, rounded, sizes
 from losslab.statistics.versions import Originals, Versions
 
 UNKNOWN = "unknown"  # the finish reason of an answer to a task of lm_eval, which does not say
@@ -37,7 +37,6 @@ def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dic
     right = {name: mastery.points(of, members) for name, of in marks.items()} if members else marks
     correct = right[verdict]
     flat = [sample for row in samples for sample in row]
-    sizes = [n for n in (2**i for i in range(k.bit_length())) if n < k] + [k]
     return {
         "problems": len(correct),
         **({"questions": len(records), "mastery": mastery.summary(answered, members)} if members else {}),
@@ -52,8 +51,10 @@ def summarise(records: Sequence[Mapping[str, Any]], k: int, verdict: str) -> dic
         "rounded": rounded(correct),
         "right": {name: _counts(of) for name, of in right.items()},  # of each problem
         "first_sample": 100 * float(correct[:, 0].mean()),
-        "pass_at": {str(n): pass_at(answered, n) for n in sizes},
-        "maj_at": {str(n): majority_at([[s["extracted"] for s in row] for row in samples], answered, n) for n in sizes},
+        "pass_at": {str(n): pass_at(answered, n) for n in sizes(k)},
+        "maj_at": {
+            str(n): majority_at([[s["extracted"] for s in row] for row in samples], answered, n) for n in sizes(k)
+        },
         "only_official": sum(s["official"] and not s["corrected"] for s in flat),
         "only_corrected": sum(s["corrected"] and not s["official"] for s in flat),
         "without_answer": share(not s["extracted"] for s in flat),

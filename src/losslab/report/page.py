@@ -24,6 +24,7 @@ from losslab.results import (
     gain_and_loss,
     kl_to_base,
     paper,
+    passes,
     probability_plots,
     sheets,
     table_formats,
@@ -115,7 +116,8 @@ def _limits(ablation: Ablation) -> list[str]:
 def _numbers(ablation: Ablation, points: Sequence[Tradeoff], divergences: Sequence[Divergence]) -> dict[str, Any]:
     """What the template shows in tables, by the name that it has there."""
     table, rows, shares = ablation.table, ablation.rows, ablation.shares
-    comparison, by_part = paper.compare(table), list(breakdown.sheets(table))
+    comparison, passed = paper.compare(table), passes.measure(table, shares)
+    by_part = [*passes.sheets(table, passed), *breakdown.sheets(table)]
     judged, tuned = claims.judged(table, shares), tuning.tune(table, shares)
     divergences = shown_divergences(table, divergences)
     of_cells = {cell.folder: costs.cell_cost(cell, shares.scores) for row in rows for cell in row.cells}

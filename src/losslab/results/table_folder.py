@@ -10,7 +10,16 @@ from losslab.results import plots
 # All that a table may have; the folder has other files too, such as those of a race, of a tracker and of the user.
 FIGURES = ("figure", "steps", "settings", "probabilities", "gain_and_loss")
 TEXTS = (
-    *("table.md", "table.tex", "table.csv", "breakdown.csv", "conclusion.md", "tuning.json", "claims.csv"),
+    *(
+        "table.md",
+        "table.tex",
+        "table.csv",
+        "passes.csv",
+        "breakdown.csv",
+        "conclusion.md",
+        "tuning.json",
+        "claims.csv",
+    ),
     *("gain_and_loss.csv", "kl_to_base.csv", "steps.csv", "settings.csv", "probabilities.md", "probabilities.csv"),
 )
 

@@ -83,7 +83,7 @@ class Row:
 
         The interval is over seeds; of one seed, and of a base whose seeds are `alike`, over problems.
         """
-        return self._over_seeds(column, [(entry, entry.scores.get(column)) for entry in self.scored])
+        return self.mean_over_seeds(column, [(entry, entry.scores.get(column)) for entry in self.scored])
 
     def seeds(self, column: str) -> int:
         """How many seeds have a score in this column; seeds that lack a benchmark have scores on the others."""
@@ -91,7 +91,7 @@ class Row:
 
     def part(self, part: Part) -> Estimate | None:
         """As `value`, for the problems of a benchmark that have one value in a column of its rows."""
-        return self._over_seeds(part[0], [(entry, entry.breakdown.get(part)) for entry in self.scored])
+        return self.mean_over_seeds(part[0], [(entry, entry.breakdown.get(part)) for entry in self.scored])
 
     def alike(self, column: str) -> bool:
         """Whether the seeds are entries of one base with equal scores, over which there is no interval."""
@@ -102,7 +102,7 @@ class Row:
         shared = not self.trains and self.config.get("model.pretrain_seed", 0) is not None
         return shared and len({score.mean for score in scores}) == 1
 
-    def _over_seeds(self, column: str, scores: Sequence[tuple[CellScores, Estimate | None]]) -> Estimate | None:
+    def mean_over_seeds(self, column: str, scores: Sequence[tuple[CellScores, Estimate | None]]) -> Estimate | None:
         having = [(entry, score) for entry, score in scores if score is not None]
         problems = {entry.problems.get(column) for entry, _ in having} - {None}
         if len({entry.samples.get(column) for entry, _ in having}) > 1 or len(problems) > 1:

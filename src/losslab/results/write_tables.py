@@ -24,6 +24,7 @@ from losslab.results import (
     kl_to_base,
     learning_curves,
     paper,
+    passes,
     plots,
     probability_plots,
     setting_curves,
@@ -74,16 +75,21 @@ def write_table(sweep: SweepConfig, results: str, since: int | None = None) -> N
         curves, measured = curves_of(table), probability_plots.measured_rows(table)
         points, bars = gain_and_loss.tradeoffs(table, shares), bar_rows(table)
         judged, measured_kl = claims.judged(table, shares), kl_to_base.divergences(table)
+        passed = passes.measure(table, shares)
         divergences = shown_divergences(table, measured_kl)
         beside = sheets.beside_scores(table, comparison, judged, tuned, points, divergences)
         # After all that reads records, since its notes name those that cannot be read.
         scores = table_formats.scores_sheet(table, list(notes(table, curves, measured, measured_kl)))
         parts = list(breakdown.sheets(table))
-        texts = [table_formats.markdown(sheet, 1 if i == 0 else 2) for i, sheet in enumerate([scores, *beside, *parts])]
+        sheets_of_files = [scores, *beside, *passes.sheets(table, passed), *parts]
+        texts = [table_formats.markdown(sheet, 1 if i == 0 else 2) for i, sheet in enumerate(sheets_of_files)]
         folder.write("table.md", "\n".join(texts))
-        folder.write("table.tex", "\n".join(map(table_formats.latex, [scores, *beside, *parts])))
+        folder.write("table.tex", "\n".join(map(table_formats.latex, sheets_of_files)))
         folder.write("table.csv", table_formats.to_csv(table, comparison))
         written = {"table": "table.md, table.tex, table.csv"}
+        if passed:
+            folder.write("passes.csv", passes.to_csv(table, passed))
+            written["pass@k"] = "passes.csv, and in table.md"
         if parts:
             folder.write("breakdown.csv", breakdown.to_csv(table))
             written["parts"] = "breakdown.csv, and in table.md by " + ", ".join(

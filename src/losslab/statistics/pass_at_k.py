@@ -7,18 +7,28 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+
+def sizes(samples: int) -> list[int]:
+    """The numbers k of so many samples that are reported: 1, 2, 4, … and all."""
+    return [k for k in (2**i for i in range(samples.bit_length())) if k < samples] + [samples]
 
 
 def pass_at(correct: ArrayLike, k: int) -> float:
-    """Unbiased probability that one of k samples is right (Chen et al. 2021, arXiv 2107.03374, equation 1)."""
+    """The mean of `passes` over problems, in percent."""
     right = np.asarray(correct, float)
-    n = right.shape[1]
-    wrong = n - right.sum(1)
-    none = np.ones(len(right))
+    return 100 * float(passes(right.sum(1), right.shape[1], k).mean())
+
+
+def passes(right: ArrayLike, samples: int, k: int) -> NDArray[np.float64]:
+    """For each problem, of whose samples so many are right: the unbiased probability that one of k samples is right
+    (Chen et al. 2021, arXiv 2107.03374, equation 1)."""
+    wrong = samples - np.asarray(right, float)
+    none = np.ones(len(wrong))
     for i in range(k):
-        none *= np.clip(wrong - i, 0, None) / (n - i)
-    return 100 * float((1 - none).mean())
+        none *= np.clip(wrong - i, 0, None) / (samples - i)
+    return 1 - none
 
 
 def majority_at(answers: Sequence[Sequence[str]], correct: ArrayLike, k: int) -> float:
