@@ -38,12 +38,13 @@ def _of_row(row: Row, column: Column, shares: ProblemShares) -> Estimate | None:
     name, samples, k = column
     having = [entry for entry in row.scored if name in entry.scores]
     over_seeds = len(having) > 1 and row.trains  # else an interval over problems may be asked for
+    chances = 100 * passes(np.arange(samples + 1), samples, k)  # by the number of right samples
     estimates = []
     for entry in having:
         scored, part = shares.of(entry), shares.scores.of(entry)["benchmarks"].get(name, {})
         if entry.samples.get(name) != samples or name not in scored.shares or "questions" in part:
             return None
-        values = 100 * passes(np.rint(samples * scored.shares[name]), samples, k)
+        values = chances[np.rint(samples * scored.shares[name]).astype(int)]
         plain = Estimate(float(values.mean())) if over_seeds else over_problems(values, scored.originals.get(name))
         estimates.append((entry, plain))
     return row.mean_over_seeds(name, estimates)
