@@ -119,6 +119,7 @@ def test_hydra_ends_at_the_edge():
 # What another interface dictates: Triton has no structures, and torch's operators take and return plain tensors.
 LONG = {"models.fused_loss_triton.rows_kernel"}
 MANY_ARGUMENTS = {
+    "keys.key",  # its bounds, by name
     "models.attention.packed_attention",  # as transformers calls an attention
     "models.flash_attention_4._",  # an operator of torch without values
     "models.flash_attention_4._backward",

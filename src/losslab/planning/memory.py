@@ -94,12 +94,7 @@ def on_device(
     tied = getattr(architecture, "tie_word_embeddings", False)
     outer = vocabulary * width * (1 if tied else 2)
     layer = (parameters - outer) / layers
-    # As `models.layout.sharded`: one GPU without FSDP2 has copies of all weights.
-    wrapped = machine.cpu_offload or (held == 2 and not config.adapter.rank)
-    sharded = devices.count > 1 or (devices.gpu and wrapped)
-    gathered = computed * (outer + 2 * layer if sharded and machine.reshard else parameters)
-    if not sharded and (config.adapter.rank or held == computed) and not online and not machine.cpu_offload:
-        gathered = 0  # weights are used as they are held
+    gathered = computed * _gathered(config, devices, held == computed, parameters, outer + 2 * layer)
     copied_reference = config.reference.path or not config.adapter.rank or online
     if "reference_distribution" in config.objective.needs and copied_reference:
         state += computed * (reference_parameters(config) or parameters)  # frozen
@@ -110,13 +105,7 @@ def on_device(
             online, PPO
         )
     once = _activations(config, devices, (width, kv, inner), layers)
-    # Of the micro-batches before, in float32; of bfloat16 weights the gradient of the last one is there beside them.
-    whole = earlier = 0.0
-    if not config.adapter.rank:
-        if not machine.cpu_offload:
-            whole, earlier = parameters / shards * (held + 4 * (held == 2)), parameters / shards * 4
-        if devices.count > 1 and not machine.reshard:
-            earlier += 4 * parameters  # reduced after the last micro-batch of a step
+    whole, earlier = _gradients(config, devices, held, parameters, parameters / shards)
     of_steps = (
         tokens * once + _head(config, devices, (vocabulary, width), tokens) + (earlier if several else 0)
         for tokens, several in _micro_batches(config, devices, steps)
@@ -128,6 +117,30 @@ def on_device(
     learned = parameters * (2 if isinstance(online, PPO) else 1)
     copied = 0 if config.adapter.rank else 3 * held * learned / shards
     return FRAGMENTS * (peak + copied + PROCESS + (SKLEARN if find_spec("sklearn") else 0))
+
+
+def _gathered(config: Config, devices: Devices, as_held: bool, parameters: int, at_once: float) -> float:
+    """Weights that are there beside the shards: those gathered at once, all, or none where they are used as held."""
+    machine, rank = config.machine, config.adapter.rank
+    # As `models.layout.sharded`: one GPU without FSDP2 has copies of all weights.
+    wrapped = machine.cpu_offload or (config.train.weights == Precision.bf16 and not rank)
+    sharded = devices.count > 1 or (devices.gpu and wrapped)
+    if not sharded and (rank or as_held) and not cost.online(config) and not machine.cpu_offload:
+        return 0
+    return at_once if sharded and machine.reshard else parameters
+
+
+def _gradients(config: Config, devices: Devices, held: int, parameters: int, of_shard: float) -> tuple[float, float]:
+    """Bytes of the gradients at the end of a step, and of those of its earlier micro-batches.
+
+    These are summed in float32; of bfloat16 weights the gradient of the last micro-batch is there beside the sum.
+    """
+    if config.adapter.rank:
+        return 0.0, 0.0
+    whole, earlier = (0.0, 0.0) if config.machine.cpu_offload else (of_shard * (held + 4 * (held == 2)), of_shard * 4)
+    if devices.count > 1 and not config.machine.reshard:
+        earlier += 4 * parameters  # reduced after the last micro-batch of a step
+    return whole, earlier
 
 
 def _micro_batches(config: Config, devices: Devices, steps: Sequence[int] | None) -> Iterator[tuple[int, bool]]:

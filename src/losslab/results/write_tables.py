@@ -81,10 +81,7 @@ def write_table(sweep: SweepConfig, results: str, since: int | None = None) -> N
         # After all that reads records, since its notes name those that cannot be read.
         scores = table_formats.scores_sheet(table, list(notes(table, curves, measured, measured_kl)))
         parts = list(breakdown.sheets(table))
-        sheets_of_files = [scores, *beside, *passes.sheets(table, passed), *parts]
-        texts = [table_formats.markdown(sheet, 1 if i == 0 else 2) for i, sheet in enumerate(sheets_of_files)]
-        folder.write("table.md", "\n".join(texts))
-        folder.write("table.tex", "\n".join(map(table_formats.latex, sheets_of_files)))
+        _texts([scores, *beside, *passes.sheets(table, passed), *parts], folder)
         folder.write("table.csv", table_formats.to_csv(table, comparison))
         written = {"table": "table.md, table.tex, table.csv"}
         if passed:
@@ -108,11 +105,23 @@ def write_table(sweep: SweepConfig, results: str, since: int | None = None) -> N
         folder.remove_stale()
     lines = {name: f"{folder.path}/{files}" for name, files in written.items()}
     lines["records"] = str(Path(results) / "cells")
-    if sweep.next:
-        python = os.path.relpath(sys.executable)
-        lines["next"] = sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)
+    lines |= _next(sweep)
     _print(concluded, [scores, *beside], lines)
     report_faults(table.faults)
+
+
+def _texts(shown: Sequence[table_formats.Sheet], folder: TableFolder) -> None:
+    parts = [table_formats.markdown(sheet, 1 if i == 0 else 2) for i, sheet in enumerate(shown)]
+    folder.write("table.md", "\n".join(parts))
+    folder.write("table.tex", "\n".join(map(table_formats.latex, shown)))
+
+
+def _next(sweep: SweepConfig) -> dict[str, str]:
+    """The command that the sweep's file proposes, with this Python where its path is short."""
+    if not sweep.next:
+        return {}
+    python = os.path.relpath(sys.executable)
+    return {"next": sweep.next.replace("python ", f"{python} " if not python.startswith("..") else "python ", 1)}
 
 
 def _cache(sweep: SweepConfig, results: str) -> Path:
