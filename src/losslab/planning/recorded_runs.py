@@ -61,9 +61,9 @@ class Runs:
         )
 
 
-def scored(config: Config) -> dict[str, tuple[Floats, int]]:
+def scored(config: Config, cell: Cell | None = None) -> dict[str, tuple[Floats, int]]:
     """The share of right samples of each problem, and the samples, by benchmark; empty where the cell lacks a score."""
-    folder = Cell.of(config).scores(config)
+    folder = (cell or Cell.of(config)).scores(config)
     if not (folder / "scores.json").is_file():
         return {}
     try:
@@ -78,8 +78,10 @@ def scored(config: Config) -> dict[str, tuple[Floats, int]]:
 
 def _recorded(group: Sequence[Config]) -> OfSeeds:
     """The scored cells of a row."""
-    cells = {config.seed: scored(config) for config in group}
-    return {seed: {name: 100 * shares for name, (shares, _) in of.items()} for seed, of in cells.items() if of}
+    cells = Cell.of_seeds(group[0], [config.seed for config in group])
+    # Of a hundred thousand seeds most have no record.
+    recorded = {c.seed: scored(c, cell) for c, cell in zip(group, cells, strict=True) if cell.folder.exists()}
+    return {seed: {name: 100 * shares for name, (shares, _) in of.items()} for seed, of in recorded.items() if of}
 
 
 def _common(a: OfSeeds, b: OfSeeds) -> list[int]:
