@@ -32,11 +32,11 @@ Made from `src/losslab/config/schema.py`, `src/losslab/objectives` and `conf/` b
 stale.
 
 A group is a folder of `conf/`, and `group=file` chooses one of its files; `group.key=value` changes one value. Defaults
-are those of `python train.py` without any option. `null` means none. A number has bounds, and a whole number without a
-limit may be as large as 1,000,000,000. All that decides what is trained is part of a cell's identity. `machine`,
-`tracker`, `sweep`, `eval`, `prompt`, `benchmark`, `stage`, `plan`, `check` and `force` are not part of it, with one
-exception (`machine.grading_seconds`). Keys of `model` and `dataset` that only scoring or sampling reads are not either,
-nor is a key that nothing reads beside the others ([results.md](results.md)).
+are those of `python train.py` without any option. `null` means none. Most numbers have bounds, and a whole
+number without a limit may be as large as 1,000,000,000. All that decides what is trained is part of a cell's identity.
+`machine`, `tracker`, `sweep`, `eval`, `prompt`, `benchmark`, `stage`, `plan`, `check` and `force` are not part of it,
+with one exception (`machine.grading_seconds`). Keys of `model` and `dataset` that only scoring or sampling reads are
+not either, nor is a key that nothing reads beside the others ([results.md](results.md)).
 """
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 def run(job: Any, requests: list[Any], on_gpu: bool) -> Iterator[list[int]]:
     child = subprocess.Popen(["sleep", "600"])
+    if requests[0] == "load":
+        print(child.pid, flush=True)
+        time.sleep(600)
     yield []
     yield [child.pid]
     if requests[0] == "stay":

@@ -13,7 +13,6 @@ the kernel's out-of-memory killer does.
 import argparse
 import hashlib
 import json
-import os
 import random
 import signal
 import sys
@@ -98,19 +97,19 @@ class Run:
                 assert status == 0, (self.folder / "output.txt").read_text()
                 return None
             if due():
-                os.killpg(process.pid, signal.SIGSTOP)
+                warm.signal_session(process.pid, signal.SIGSTOP)
                 if due():  # a checkpoint may have become whole in between
                     break
-                os.killpg(process.pid, signal.SIGCONT)
+                warm.signal_session(process.pid, signal.SIGCONT)
             time.sleep(0.001)
         rows = self.metrics()
         trained = any(self.folder.glob("results/cells/*/model"))
         hit = Kill(self.phase(), everything, rows, len(rows) if trained else self.checkpoint())
         if everything:
-            os.killpg(process.pid, signal.SIGKILL)
+            warm.signal_session(process.pid, signal.SIGKILL)
         else:
             process.kill()
-            os.killpg(process.pid, signal.SIGCONT)
+            warm.signal_session(process.pid, signal.SIGCONT)
         self.killed.append(process)
         return hit
 
@@ -222,8 +221,7 @@ def main() -> None:
         drill(chosen)
     finally:
         for process in STARTED:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            warm.signal_session(process.pid, signal.SIGKILL)
 
 
 def drill(chosen: argparse.Namespace) -> None:

@@ -130,7 +130,7 @@ SHOWN_BY = {
     "test_passed_through.py::test_without_seeds_of_requests_the_engine_has_one_and_another_when_it_goes_on": (
         "eval.request_seeds"
     ),
-        "test_power.py::test_a_plan_says_what_it_can_show_from_assumptions_and_from_the_base": "sweep.difference",
+    "test_power.py::test_a_plan_says_what_it_can_show_from_assumptions_and_from_the_base": "sweep.difference",
     "test_preview.py::test_the_prompt_is_that_of_the_data_set_where_it_has_one": "dataset.template",
     "test_prompting.py::test_a_benchmark_keeps_its_own_prompt_and_examples": (
         "benchmark.examples.problem benchmark.examples.answer prompt.stop"
@@ -248,7 +248,7 @@ def hydra() -> Iterator[None]:
 
 @pytest.fixture
 def worker(one_rank, monkeypatch) -> Iterator[None]:
-    """This process as the only worker; what a worker sets for its process is as before in the end."""
+    """This process as the only worker; in the end it computes as all tests do, with one thread."""
     for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, str(int(name == "LOCAL_WORLD_SIZE")))
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -199,6 +200,31 @@ def test_no_process_of_an_engine_outlives_it(model, tmp_path, end):
                         (process,) = generation._engines.values()
                         os.kill(process.pid, signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE
+    while is_running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_an_engine_that_loads_ends_with_its_caller(model, tmp_path):
+    """The kill hits the caller alone, as that of a terminal's or of SLURM's group of processes does."""
+    code = (
+        "import sys, time; from pathlib import Path; from losslab.config.choices import Device\n"
+        "from losslab.config.schema import Engine; from losslab.evaluation.engine_interface import Job, Sampling\n"
+        "from losslab.evaluation.engines import Generation; sys.path.insert(0, sys.argv[1])\n"
+        "job = Job('', Sampling(1.0, 1.0, 8), threads=1, device=Device.cpu)\n"
+        "Generation(Engine.transformers, job, ['load'], Path(sys.argv[2]), 'engine_with_child')\n"
+        "time.sleep(600)"
+    )
+    log = tmp_path / "engine.log"
+    caller = subprocess.Popen([sys.executable, "-c", code, str(Path(__file__).parent), str(log)])
+    deadline = time.monotonic() + PATIENCE
+    while not log.exists() or not log.read_text().strip():
+        assert caller.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    child = int(log.read_text().split()[0])
+    assert is_running(child)
+    caller.kill()
+    caller.wait()
     while is_running(child):
         assert time.monotonic() < deadline
         time.sleep(0.05)

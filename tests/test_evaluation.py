@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import warm
 import yaml
 from endpoint import Endpoint
 from tiny_models import random_toy_model
@@ -457,10 +458,10 @@ def test_a_killed_evaluation_goes_on_where_it_was(model, tmp_path):
     process.kill()
     process.wait()
     for _ in range(200):  # the engine and its server notice it
-        if not alive(process.pid):
+        if not warm.in_session(process.pid):
             break
         time.sleep(0.1)
-    assert not alive(process.pid)
+    assert not warm.in_session(process.pid)
 
     kept = [json.loads(line) for line in samples.read_text().splitlines(keepends=True) if line.endswith("\n")]
     assert 20 <= len(kept) < 4 * 40
@@ -475,12 +476,6 @@ def test_a_killed_evaluation_goes_on_where_it_was(model, tmp_path):
     assert result["generation"]["samples"] == total - len(kept)
     for line in kept:
         assert records(folder, "tiny_add")[line["index"]]["samples"][line["sample"]]["text"] == line["text"]
-
-
-def alive(session: int) -> bool:
-    """Whether a process of the session is left."""
-    found = subprocess.run(["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True).stdout
-    return bool(found.strip())
 
 
 def test_an_engine_that_dies_keeps_what_is_finished(config, model, tmp_path, monkeypatch):

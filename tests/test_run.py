@@ -291,16 +291,14 @@ def test_a_run_that_leaves_while_scoring_goes_on_from_its_samples(root, place):
         assert records[row["index"]]["samples"][row["sample"]]["text"] == row["text"]
 
 
-def wait_for_the_end_of_all(group: int) -> None:
+def wait_for_the_end_of_all(session: int) -> None:
     """Engines and servers notice the end of a run and leave too."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
+        if not warm.in_session(session):
             return
         time.sleep(0.1)
-    raise AssertionError(subprocess.run(["ps", "-s", str(group)], capture_output=True, text=True).stdout)
+    raise AssertionError(subprocess.run(["ps", "-s", str(session)], capture_output=True, text=True).stdout)
 
 
 def test_force_runs_a_finished_cell_again_but_once(root, finished):

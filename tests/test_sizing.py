@@ -119,3 +119,19 @@ def test_layers_are_compiled_where_training_takes_a_minute(monkeypatch):
     assert {n: sizing.resolve(config, ONE, 80 * GIB, n).compile for n in tokens} == tokens
     monkeypatch.setattr(sizing, "can_compile", lambda: False)
     assert not sizing.resolve(config, ONE, 80 * GIB, None).compile
+
+
+@pytest.mark.parametrize(
+    ("rows", "devices", "expected"),
+    [
+        (4, EIGHT, [(16_384, False)]),  # four of them have a row, and the others none
+        (3, Devices(1, 2, gpu=True), [(26_112, False), (16_384, True)]),  # two rows on one of them
+        (6, Devices(1, 2, gpu=True), [(26_112, False), (26_112, True)]),
+    ],
+)
+def test_a_row_lies_on_one_device(rows, devices, expected):
+    train = TrainConfig(batch_size=rows, max_length=16_384)
+    config = Config(
+        loss={"_target_": "losslab.objectives.dft.DFT"}, train=train, machine=MachineConfig(micro_batch_tokens=26_112)
+    )
+    assert list(memory._micro_batches(config, devices, None)) == expected

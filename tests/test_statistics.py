@@ -46,12 +46,13 @@ def test_over_seeds_by_hand():
 
 
 def test_a_few_equal_numbers_have_no_interval():
-    """Also if they are equal but for rounding; thirty of seeds and problems have one, and so have those of one seed."""
+    """Also if they are equal but for rounding, and of one seed; thirty of seeds and problems have one."""
     assert 70.3 - 70 != 20.3 - 20 and over_seeds([70.3 - 70, 20.3 - 20]).half is None
     assert not over_seeds([0.3, 0.3]).nonzero and over_seeds([0.3, 0.31]).half > 0.06
     assert over_seeds_and_problems([np.full((2, 14), 0.3)]).half is None
     assert over_seeds_and_problems([np.full((2, 7), 0.3), np.full((2, 7), 0.5)], 0.99).half is None
-    assert [over_seeds_and_problems([np.full(shape, 0.25)]).half for shape in ((2, 15), (1, 4))] == [0.0, 0.0]
+    assert [over_seeds_and_problems([np.full(shape, 0.25)]).half for shape in ((2, 15), (1, 30))] == [0.0, 0.0]
+    assert over_seeds_and_problems([np.full((1, 4), 0.25)]).half is None
     assert intervals.over_clusters(np.full(4, 3.0), np.full(4, 2.0)) == Estimate(1.5, 0.0)
 
 

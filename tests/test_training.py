@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from transformers import AutoModelForCausalLM
 
+from losslab.cells import training
 from losslab.cells.training import train_model
 from losslab.config.machine import MachineConfig
 from losslab.config.schema import (
@@ -34,7 +35,7 @@ from losslab.config.schema import (
 from losslab.data import toy_task
 from losslab.data.batch_sampler import RandomBatchSampler
 from losslab.distributed.process_group import WorkerError
-from losslab.files.json_files import read_json, read_lines, write_lines
+from losslab.files.json_files import read_json, read_lines, write_json, write_lines
 from losslab.models.loading import load_model
 from losslab.models.policy import Policy
 from losslab.objectives import Objective, Targets
@@ -498,3 +499,18 @@ def test_a_warm_up_that_leaves_no_step_of_the_shape_is_refused(checkpoint, rows,
     config = make(checkpoint, rows, tmp_path, "sft")
     with pytest.raises(ValueError, match="the warm-up of 500 steps is not over"):
         train_model(replace(config, scheduler=SchedulerConfig(warmup_steps=500)), tmp_path / "cell")
+
+
+def test_what_was_measured_of_another_layout_is_not_kept(checkpoint, rows, tmp_path, monkeypatch):
+    """A cell that goes on elsewhere keeps what the first steps showed, if its layout is the same."""
+    monkeypatch.setattr(training, "launch", lambda *_, **__: None)
+    config, file = make(checkpoint, rows, tmp_path, "sft", micro_batch_tokens=64), tmp_path / "cell/layout.json"
+    train_model(config, tmp_path / "cell")
+    written = read_json(file)
+    assert written["micro_batch_tokens"] == 64 and written["planned_memory"] > 0
+    write_json(file, written | {"attention": "x", "measured_memory": 7})
+    train_model(config, tmp_path / "cell")
+    assert read_json(file) == written | {"attention": "x", "measured_memory": 7}
+    config.machine.micro_batch_tokens = 128
+    train_model(config, tmp_path / "cell")
+    assert read_json(file).keys() == written.keys() and read_json(file)["micro_batch_tokens"] == 128

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import forkserver, util
 from pathlib import Path
 
@@ -81,6 +82,18 @@ class Popen:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def in_session(leader: int) -> list[int]:
+    """The processes of a session: a run's engines lead groups of their own, which a signal to its group misses."""
+    listed = subprocess.run(["ps", "-o", "pid=", "-s", str(leader)], capture_output=True, text=True).stdout
+    return [int(word) for word in listed.split()]
+
+
+def signal_session(leader: int, number: int) -> None:
+    for process in in_session(leader):
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
 
 
 def _temporary() -> Path:

@@ -112,7 +112,10 @@ def train_model(config: Config, folder: Path) -> None:
     if is_main_process():
         file = folder / "layout.json"
         memory = {"planned_memory": planned_memory(config, first)} if first else {}
-        write_json(file, read_json(file) | settings(config.machine) | memory)
+        layout, before = settings(config.machine) | memory, read_json(file)
+        if all(before.get(key) == value for key, value in layout.items()):  # else its measurement is of another layout
+            layout = before | layout
+        write_json(file, layout)
     if online:
         launch(train_online, config, data, str(folder), machine=config.machine, logs=folder / "logs")
         return

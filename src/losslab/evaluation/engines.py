@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ PRELOAD = {  # modules that an engine's first request would import
     Engine.transformers: ["transformers.generation.utils", "transformers.models.auto.modeling_auto"],
     Engine.api: [],
 }
+SECONDS_TO_END = 10  # that an engine has for its own end
 START, DONE, FAILED, SAMPLES = "start", "done", "failed", "samples"  # messages of an engine's process
 
 logging.getLogger("vllm").addHandler(logging.NullHandler())  # it warns before it configures its logging
@@ -130,9 +132,7 @@ class Generation:
             if kind is not None:
                 _kill(process)  # it has nothing to save, and while starting up it would not notice
         for process in self._engines.values():
-            process.join(10)
-            _kill(process)  # where it is still there, or has left children behind
-            process.join()
+            _end(process)
 
     def __iter__(self) -> Iterator[list[Any]]:
         running = dict(self._engines)
@@ -147,6 +147,8 @@ class Generation:
                     self.start_seconds = time.perf_counter() - self._begin
                     yield []
                 elif kind == DONE:
+                    _end(self._engines.pop(connection))
+                    connection.close()
                     del running[connection]
                 elif kind == FAILED:
                     raise RuntimeError(f"{content}; its output is in {self.log}; repeat the command to continue")
@@ -154,11 +156,18 @@ class Generation:
                     yield content
 
     def _death(self, process: BaseProcess) -> str:
-        process.join(10)
+        process.join(SECONDS_TO_END)
         code = process.exitcode
         if code == -9:
             return "the engine was killed, perhaps because memory ran out"
         return f"the engine died (exit status {code})"
+
+
+def _end(process: BaseProcess) -> None:
+    """Wait for the end of an engine, and kill it where it does not come, or what it leaves behind."""
+    process.join(SECONDS_TO_END)
+    _kill(process)
+    process.join()
 
 
 def _kill(process: BaseProcess) -> None:
@@ -195,9 +204,17 @@ def warm_up(engine: Engine, device: Device, *modules: str) -> Any:
     return fork_server.start([*modules, __name__, MODULES[engine], *(PRELOAD[engine] if harmless else [])])
 
 
+def _end_with_caller(connection: Connection) -> None:
+    """End this process and what it started where the caller is gone, which an engine that loads would not notice."""
+    connection.poll(None)  # the caller never sends: it has closed its end
+    time.sleep(SECONDS_TO_END)
+    os.killpg(0, signal.SIGKILL)
+
+
 def _serve(module: str, job: Job, requests: list[Any], gpus: str, log: Path, connection: Connection) -> None:
     """Run an engine in its process: sends a message when ready, then lists of completions, then one at the end."""
     os.setpgid(0, 0)  # what it starts belongs to its group, and `_kill` ends all of it
+    threading.Thread(target=_end_with_caller, args=[connection], daemon=True).start()
     with log.open("a") as output:
         os.dup2(output.fileno(), sys.stdout.fileno())
         os.dup2(output.fileno(), sys.stderr.fileno())

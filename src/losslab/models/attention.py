@@ -27,7 +27,8 @@ from losslab.models.cpu_products import computes_in_float32
 from losslab.models.decoder import decoder
 
 NAME = "packed"
-RAN: set[str] = set()  # the kernels that have computed packed attention in this process
+RAN: set[str] = set()  # the kernels that have computed packed attention since `forget`
+BEFORE: set[str] = set()  # and before it
 TOLD = "packed, layers told"  # and layers other than attention receive the boundaries of the sequences
 FLASH_WIDTH = 256  # of a head, at most, in flash attention
 # Fewer heads of keys and values than of queries: torch 2.11 takes them without an option.
@@ -247,9 +248,21 @@ def implementation(model: PreTrainedModel) -> str:
     return decoder(model).config._attn_implementation
 
 
+def forget() -> None:
+    """Note from here on what computes packed attention."""
+    if RAN:
+        BEFORE.clear()
+        BEFORE.update(RAN)
+        RAN.clear()
+
+
 def kernels_of(model: PreTrainedModel) -> str:
-    """What has computed the attention of the model's decoder in this process; transformers' name of it if not ours."""
-    return ", ".join(sorted(RAN)) if implementation(model) == NAME and RAN else implementation(model)
+    """What has computed the attention of the model's decoder; transformers' name of it if that is not ours.
+
+    Where nothing was noted since `forget`, layers that were compiled before run again, with the kernels of then.
+    """
+    noted = sorted(RAN or BEFORE) if implementation(model) == NAME else []
+    return ", ".join(noted) or implementation(model)
 
 
 AttentionInterface.register(NAME, packed_attention)

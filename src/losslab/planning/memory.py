@@ -67,9 +67,10 @@ def on_device(
     steps: Sequence[int] | None = None,
 ) -> float | None:
     """Estimated peak bytes on each device: weights and Adam's two moments, sharded over the workers; the gathered
-    weights of the outermost group and of two layers; activations and loss of one micro-batch, with the gradients of
-    those before it in a step. None for an architecture whose layers are not those of a transformer. Online training
-    shards nothing, and what generates the answers takes memory that is not counted.
+    weights of the outermost group and of two layers; activations and loss of one micro-batch with the gradients of
+    those before it in a step, or all gradients after it, whichever is more. None for an architecture whose
+    layers are not those of a transformer. Online training shards nothing, and what generates the answers takes memory
+    that is not counted.
 
     `steps` are the tokens of each step. Where they are not known, a step may have as many as its rows can be long.
 
@@ -147,10 +148,11 @@ def _micro_batches(config: Config, devices: Devices, steps: Sequence[int] | None
     """The tokens of the largest micro-batch of a step, and whether its step has several, for each kind of step."""
     budget = _micro_batch_tokens(config)
     if steps is None or config.train.micro_batch is not None:
-        most = -(-cost.step_tokens(config) // devices.count)
-        yield min(budget, most), False
-        if most > budget:
-            yield min(budget, -(-most // 2)), True
+        unit = _unit(config)  # which no micro-batch splits
+        units = -(-cost.step_tokens(config) // unit // devices.count)  # of the device that has the most
+        yield min(budget, units * unit), False
+        if units * unit > budget:
+            yield min(budget, -(-units // 2) * unit), True
         return
     for tokens in steps:
         count = -(-tokens // (budget * devices.count))
@@ -161,8 +163,13 @@ def _micro_batch_tokens(config: Config) -> int:
     """The most tokens of a micro-batch."""
     machine, train = config.machine, config.train
     assert isinstance(machine.micro_batch_tokens, int), "losslab.planning.sizing resolves it"
-    unit = train.max_length * (1 if config.dataset.rejected_column is None else 2)  # one above the budget stands alone
+    unit = _unit(config)  # one above the budget stands alone
     return max(machine.micro_batch_tokens, unit) if train.micro_batch is None else train.micro_batch * unit
+
+
+def _unit(config: Config) -> int:
+    """The most tokens of a row, or of a pair."""
+    return config.train.max_length * (1 if config.dataset.rejected_column is None else 2)
 
 
 def _head(config: Config, devices: Devices, shape: tuple[int, int], tokens: int) -> float:

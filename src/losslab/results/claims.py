@@ -24,8 +24,8 @@ from losslab.statistics.intervals import Estimate, over_seeds, over_seeds_and_pr
 
 CAPTION = (
     "Differences in percentage points of the average, or of the answer tokens, with 95% intervals. A claim holds if "
-    "the interval of several seeds is above zero, and is open if zero lies inside or if there is no interval, as of "
-    "equal differences. Intervals of averages are paired by seed and problem, for other seeds and other problems of "
+    "the interval of several seeds is above zero, and is open if zero lies inside or if there is no interval, as of a "
+    "few equal numbers. Intervals of averages are paired by seed and problem, for other seeds and other problems of "
     "these kinds; those of claims about a step or about tokens, and of records without problems, are for other seeds "
     "on the same problems. They are not corrected for the number of claims."
 )

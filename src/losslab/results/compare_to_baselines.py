@@ -18,7 +18,7 @@ CAPTION = (
     "In brackets, the objective minus the baseline, paired by seed and problem: better or worse if the interval of "
     "several seeds excludes zero. Each is a 95% interval by itself, for other seeds and other problems of these kinds, "
     "or for other seeds on the same problems where the records have no problems: of twenty comparisons in which "
-    "nothing differs, one is expected to say better or worse. Equal differences have no interval, and are open."
+    "nothing differs, one is expected to say better or worse. A few equal numbers have no interval, and are open."
 )
 
 

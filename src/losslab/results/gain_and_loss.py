@@ -147,7 +147,8 @@ def figure(points: Sequence[Drawn]) -> Any:
     for panel, model in zip(grid[0], models, strict=True):
         of_model = [point for point in points if point[0] == model]
         for _, label, gain, loss, front, _ in of_model:
-            bars = {"xerr": loss.half or 0.0, "yerr": gain.half or 0.0, "capsize": 3, "markersize": 8 if front else 5}
+            halves = {"xerr": plots.error_bar(loss), "yerr": plots.error_bar(gain)}
+            bars = halves | {"capsize": 3, "markersize": 8 if front else 5}
             panel.errorbar(loss.mean, gain.mean, fmt="o", color=colour[label], label=label, **bars)
         for measure in dict.fromkeys(point[5] for point in of_model):
             edge = sorted((p[3].mean, p[2].mean) for p in of_model if p[4] and p[5] == measure)

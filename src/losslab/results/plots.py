@@ -6,6 +6,7 @@ changed, and only then loads matplotlib.
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def _scores(panel: Any, rows: Sequence[BarRow], columns: Sequence[str], colour: 
     thin = min(1.0, 7 * width)  # intervals no wider than their bars
     for i, row in enumerate(rows):
         means = [value.mean if value else np.nan for value in row.values]  # a missing value has no bar; it is not zero
-        halves = [_half(value) for value in row.values]
+        halves = [error_bar(value) for value in row.values]
         place = np.arange(len(row.values)) + (i - (len(rows) - 1) / 2) * width
         kind = {"capsize": 2 * thin, "elinewidth": 1.5 * thin}
         panel.bar(place, means, width * 0.9, yerr=halves, color=colour[row.label], label=row.label, error_kw=kind)
@@ -144,7 +145,7 @@ def over_steps(curves: Mapping[str, LearningCurve], columns: Sequence[str]) -> A
         for label, curve in curves.items():
             means = learning_curves.means(curve, column)
             centre = np.array([mean.mean for mean in means.values()])
-            half = np.array([_half(mean) for mean in means.values()])
+            half = np.nan_to_num([error_bar(mean) for mean in means.values()])
             panel.plot(list(means), centre, marker=".", color=colour[label], label=label)
             panel.fill_between(list(means), centre - half, centre + half, color=colour[label], alpha=0.2, linewidth=0)
         panel.set_title(column)
@@ -163,7 +164,7 @@ def over_settings(curves: Mapping[str, Mapping[str, SettingCurve]]) -> Any:
     for panel, (key, by_name) in zip(grid[0], curves.items(), strict=True):
         for name, curve in by_name.items():
             scored = [(x, y) for x, y in curve if y]
-            xs, means, halves = [x for x, _ in scored], [y.mean for _, y in scored], [_half(y) for _, y in scored]
+            xs, means, halves = [x for x, _ in scored], [y.mean for _, y in scored], [error_bar(y) for _, y in scored]
             panel.errorbar(xs, means, yerr=halves, marker="o", capsize=3, color=colour[name], label=name)
         ticks = sorted({x for curve in by_name.values() for x, _ in curve})
         if ticks[0] > 0:  # a log axis leaves out 0 and what is below
@@ -176,6 +177,6 @@ def over_settings(curves: Mapping[str, Mapping[str, SettingCurve]]) -> Any:
     return figure
 
 
-def _half(value: Estimate | None) -> float:
-    """Half of an interval as the length of an error bar; 0 without an interval."""
-    return value.half if value and value.half is not None else 0.0
+def error_bar(value: Estimate | None) -> float:
+    """Half of an interval as the length of an error bar; NaN, which draws none, without an interval."""
+    return value.half if value and value.half is not None else math.nan

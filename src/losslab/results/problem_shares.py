@@ -73,9 +73,8 @@ class ProblemShares:
     def __init__(self, table: Table, scores: Scores | None = None) -> None:
         self.table, self.scores = table, scores or Scores(table)
         self.cells: dict[tuple[Path, str], ScoredProblems] = {}
-        self.rows: dict[
-            int, tuple[Row, dict[int, ScoredProblems]]
-        ] = {}  # by id(row); the row is held, so that no other gets its id
+        # By id(row); the row is held, so that no other gets its id.
+        self.rows: dict[int, tuple[Row, dict[int, ScoredProblems]]] = {}
         # Of each benchmark and hash of its problems, from any cell: earlier records of the same problems have none.
         self.originals = {
             (name, entry.problems.get(name)): list(versions.originals)

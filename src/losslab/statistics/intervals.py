@@ -26,7 +26,7 @@ the means of the seeds. At the levels of simultaneous intervals it is the longer
 than the one over the problems alone, however well a few seeds agree by chance.
 
 A few equal numbers do not tell how much others would differ: equal values of several seeds have no interval, and
-neither have fewer than 30 numbers of several seeds and problems that are all equal.
+neither have fewer than 30 numbers of seeds and problems that are all equal.
 
 What an interval covers. That of several seeds and problems: another seed (order of the data, sampling), other problems
 of the same kind, other samples. That over problems alone, where there is one seed: other problems and other samples of
@@ -124,7 +124,7 @@ def over_seeds_and_problems(
         level: of the interval.
         originals: of each benchmark, where some problems are versions of one another.
 
-    There is no interval where a benchmark has a single problem, or where FEW numbers of several seeds are all equal.
+    There is no interval where a benchmark has a single problem, or where fewer than FEW numbers are all equal.
     With one seed, `rest` counts with the problems.
     """
     return with_variances(benchmarks, level, originals)[0]
@@ -193,7 +193,7 @@ def _mean_over(benchmarks: Sequence[_Parts], weights: Sequence[int], level: floa
     rest = float(shares**2 @ [part.rest for part in benchmarks])
     parts = Variances(float(seeds.var(ddof=1)) if len(seeds) > 1 else 0.0, tuple(problems), rest)
     half = half_of(parts, len(seeds), level)
-    few = len(seeds) > 1 and len(seeds) * sum(degrees + 1 for _, degrees in problems) < FEW
+    few = len(seeds) * sum(degrees + 1 for _, degrees in problems) < FEW
     return Estimate(mean, None if few and half <= EQUAL else half), parts
 
 

@@ -35,7 +35,7 @@ from losslab.training.reference_logps import Reference, batch_statistics, old_lo
 from losslab.training.step_log import StepLog, StepResult
 from losslab.training.step_metrics import StepSums, measure, normaliser
 from losslab.training.steps import Steps, StopSignal
-from losslab.training.throughput import Speed, gpu_peak
+from losslab.training.throughput import Speed, forget_peak, gpu_peak
 from losslab.training.token_view import TokenView
 from losslab.training.trim_malloc import trim_malloc
 from losslab.training.validation import Validation
@@ -73,6 +73,7 @@ def train(config: Config, data: str, folder: str, reference: str, held_out: tupl
             view.measure("before")
         if validation is not None:
             validation.begin(todo.start)
+        forget_peak(device)  # of what was before the first step
         for step in todo:
             batch, sums = trainer.forward_backward(step)
             sums = sums.all_reduce(stop.asked)

@@ -140,7 +140,7 @@ def check(policy: Policy, examples: Examples, device: torch.device) -> PackingCh
     finally:
         policy.precision = asked
         policy.end_backward()
-        attention.RAN.clear()  # for what training runs
+        attention.forget()  # what training runs follows
     raise ValueError(
         f"{type(policy.model).__name__} cannot be trained exactly: compared with its own forward over each sequence, "
         f"{list(failed.values())[-1]}; choose another model"

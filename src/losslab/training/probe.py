@@ -71,19 +71,20 @@ def measure(config: Config, data: str, file: str) -> None:
         counts = np.array([np.isin(of_example, examples.ends).sum() for of_example in targets], float)
         assert examples.rows is not None, "`prepare` says which rows they are of"
         named, numbers = np.array(sources(config.dataset, examples.rows[units * examples.unit])), sums.cpu().numpy()
-        parts = {name: named == name for name in sorted(set(named.tolist()))}
+        parts = {name: named == name for name in sorted(set(named.tolist()) - {""})}
         of_sources = {n: summary(numbers[:, part], counts[part]) for n, part in parts.items() if part.sum() >= FEWEST}
         write_json(Path(file), summary(numbers, counts) | {"sources": of_sources})
     dist.barrier()
 
 
 def sources(dataset: DatasetConfig, numbers: np.ndarray) -> list[str]:
-    """Where the rows of these numbers come from, by their column `source`; empty where there is no such column."""
+    """Where the rows of these numbers come from, by their column `source`: "" for one that does not say, and nothing
+    where there is no such column."""
     table = load(dataset)
     if SOURCE not in table.columns:
         return []
     named = {number: row.get(SOURCE) for number, row in zip(table.numbers.tolist(), table.rows([SOURCE]), strict=True)}
-    return [str(named[number]) for number in numbers.tolist()]
+    return [str(named[number] or "") for number in numbers.tolist()]
 
 
 def summary(sums: np.ndarray, ends: np.ndarray) -> dict[str, Any]:

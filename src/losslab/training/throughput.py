@@ -102,13 +102,19 @@ def peak_flops(device: torch.device) -> float | None:
     return gpus.peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
+def forget_peak(device: torch.device) -> None:
+    """Measure the peak of a GPU's memory from here on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def gpu_peak(device: torch.device) -> int | None:
-    """Peak bytes so far of the GPU's allocator; None on a CPU."""
+    """Peak bytes of the GPU's allocator since `forget_peak`; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes so far: of the GPU's allocator, or of this process on a CPU."""
+    """Peak bytes: of the GPU's allocator since `forget_peak`, or of this process so far on a CPU."""
     if (peak := gpu_peak(device)) is not None:
         return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
