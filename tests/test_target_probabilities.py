@@ -122,7 +122,7 @@ def test_the_table_the_numbers_and_the_figure(tmp_path):
     ]
     table = [line.split(",") for line in probability_plots.to_csv(pairs).splitlines()]
     assert len(table) == 1 + 3 * 13 and table[1] == ["before", "0.0", "0.0001", "10.0", "", "1"]
-    assert [row[3:] for row in table if row[0] == "dft" and row[1] == "0.5"] == [["0.0", "0.0", "2"]]
+    assert [row[3:] for row in table if row[0] == "dft" and row[1] == "0.5"] == [["0.0", "", "2"]]  # equal: no interval
     figure = probability_plots.figure(pairs)
     bars, line = figure.axes[0].patches
     assert bars.get_data().values.tolist() == [10.0] + [0.0] * 7 + [80.0] + [0.0] * 3 + [10.0]
