@@ -1,8 +1,11 @@
 """An OpenAI-compatible endpoint of our own, in a thread of the tests: what it answers is a subclass's."""
 
 import json
+import threading
 from abc import ABC, abstractmethod
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Endpoint(BaseHTTPRequestHandler, ABC):
@@ -35,3 +38,15 @@ class Endpoint(BaseHTTPRequestHandler, ABC):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a real server whose requests a handler answers."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()

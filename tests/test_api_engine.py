@@ -12,12 +12,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
+from endpoint import served
 from tiny_models import random_toy_model
 
 from losslab.cells.run import run
@@ -131,13 +132,8 @@ def proxy(url: str, status: int, fails: set[int], edit: dict[str, object] | None
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with served(Handler) as address:
+        yield address
 
 
 def test_a_served_model_is_scored_as_others_are(config, tmp_path):

@@ -5,9 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import datasets
@@ -16,7 +14,7 @@ import torch
 import torch.distributed as dist
 import wandb
 from conftest import ROOT
-from endpoint import Endpoint
+from endpoint import Endpoint, served
 from hydra import initialize_config_dir
 from test_compose import make
 from test_configuration import KEYS
@@ -511,18 +509,6 @@ class Pairs(Endpoint):
         with self.count:
             Pairs.waiting -= 1
         return "\\boxed{4}"
-
-
-@contextmanager
-def served(handler: type[Endpoint]) -> Iterator[str]:
-    """The address of a real server."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def scores_of(folder: Path, **machine) -> dict:
